@@ -1,0 +1,46 @@
+"""memsim: how a real neural network behaves when its matrix products run on memristor crossbars.
+
+    spec = memsim.load_hardware("physical")
+    chip = memsim.map_model(model, spec, bits=3, seed=0, calibration=batches)
+    chip.mapping                          # what was mapped, tiles, cells, what stayed digital and why
+
+Importing memsim is cheap: torch is imported when one of these names is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from memsim.errors import InputError
+
+if TYPE_CHECKING:
+    from memsim.checkpoint import load_checkpoint, save_checkpoint
+    from memsim.nn.mapping import map_model
+    from memsim.spec import HardwareSpec, load_hardware
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "HardwareSpec": "memsim.spec",
+    "load_checkpoint": "memsim.checkpoint",
+    "load_hardware": "memsim.spec",
+    "map_model": "memsim.nn.mapping",
+    "save_checkpoint": "memsim.checkpoint",
+}
+
+__all__ = [
+    "HardwareSpec",
+    "InputError",
+    "__version__",
+    "load_checkpoint",
+    "load_hardware",
+    "map_model",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'memsim' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

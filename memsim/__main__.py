@@ -1,0 +1,5 @@
+"""`python -m memsim` is `memsim`."""
+
+from memsim.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Speech recognition: corpora, audio, features, tokens, models, decoding, scoring."""

@@ -1,0 +1,88 @@
+"""Utterances as waveforms: the stretch of a recording that was transcribed, mono, at one sample rate."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import soundfile
+import torch
+
+from memsim.asr.corpora import Utterance
+from memsim.errors import InputError
+
+logger = logging.getLogger("memsim")
+
+MAX_OVERSHOOT_SECONDS = 0.5
+"""A segment may end this much after its recording does and is then cut there, as Kaldi's extract-segments does."""
+
+
+def read_audio(utterance: Utterance, sample_rate_hz: int = 16000) -> torch.Tensor:
+    """The samples of `utterance`, float32 [samples] in [-1, 1], the mean of its channels, at `sample_rate_hz`.
+
+    Reads only the utterance's own part of the file (SPHERE, FLAC, WAV and whatever else libsndfile knows), which may
+    be hours long. A recording at another rate is resampled, and a warning says so once. Raises InputError, naming the
+    file, when there is no such file, it is not audio, it ends before the segment does, or a sample is not finite.
+    """
+    with _open(utterance) as recording:
+        rate_hz: int = recording.samplerate
+        first, last = _sample_range(utterance, recording.frames, rate_hz)
+        try:
+            recording.seek(first)
+            samples = recording.read(last - first, dtype="float32", always_2d=True)  # [samples, channels]
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{utterance.audio}: cannot be read ({error.error_string})") from None
+    if len(samples) < last - first:
+        found = f"{len(samples)} of the {last - first} samples of {utterance.id}"
+        raise InputError(f"{utterance.audio}: cut short: only {found} could be read")
+    waveform = torch.from_numpy(samples).mean(dim=1)  # [samples]
+    if not torch.isfinite(waveform).all():
+        raise InputError(f"{utterance.audio}: {utterance.id} has samples that are not finite (NaN or infinity)")
+    return waveform if rate_hz == sample_rate_hz else _resample(waveform, rate_hz, sample_rate_hz)
+
+
+def duration_seconds(utterance: Utterance) -> float:
+    """How long `utterance` is, in seconds: from its own times where it has both, else from the file's header."""
+    if utterance.start_seconds is not None and utterance.end_seconds is not None:
+        return utterance.end_seconds - utterance.start_seconds
+    with _open(utterance) as recording:
+        first, last = _sample_range(utterance, recording.frames, recording.samplerate)
+        return (last - first) / float(recording.samplerate)
+
+
+def _open(utterance: Utterance) -> soundfile.SoundFile:
+    if not utterance.audio.is_file():
+        raise InputError(f"{utterance.audio}: no such audio file (utterance {utterance.id})")
+    try:
+        return soundfile.SoundFile(utterance.audio)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless (.raw), whose rate it cannot know
+        reason = getattr(error, "error_string", str(error)).strip()
+        remedy = "; compressed SPHERE needs `sph2pipe -f wav` first" if utterance.audio.suffix == ".sph" else ""
+        raise InputError(f"{utterance.audio}: not audio that can be read ({reason}){remedy}") from None
+
+
+def _sample_range(utterance: Utterance, frames: int, rate_hz: int) -> tuple[int, int]:
+    """The samples [first, last) of `utterance` in a recording of `frames` samples a channel."""
+    first = round((utterance.start_seconds or 0.0) * rate_hz)
+    last = frames if utterance.end_seconds is None else round(utterance.end_seconds * rate_hz)
+    if first >= frames or last > frames + MAX_OVERSHOOT_SECONDS * rate_hz:
+        wanted = f"{first / rate_hz:.2f} to {last / rate_hz:.2f} s"
+        raise InputError(f"{utterance.audio}: is {frames / rate_hz:.2f} s long, but {utterance.id} is {wanted}")
+    last = min(last, frames)
+    if last <= first:
+        raise InputError(f"{utterance.audio}: {utterance.id} holds no samples")
+    return first, last
+
+
+def _resample(waveform: torch.Tensor, from_hz: int, to_hz: int) -> torch.Tensor:
+    from torchaudio.functional import resample  # here, as most corpora never need it
+
+    _warn_resampling(from_hz, to_hz)
+    resampled: torch.Tensor = resample(waveform, from_hz, to_hz)
+    return resampled
+
+
+@functools.cache
+def _warn_resampling(from_hz: int, to_hz: int) -> None:
+    """Said once for each pair of rates."""
+    logger.warning("audio at %d Hz is resampled to %d Hz", from_hz, to_hz)

@@ -1,0 +1,91 @@
+"""Utterances as batches of features: cached and shuffled for training, a function of the data alone for evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from memsim.asr.audio import duration_seconds, read_audio
+from memsim.asr.corpora import Utterance
+from memsim.asr.features import FeatureConfig, LogMel, perturb_speed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded features of some utterances: features [batch, frames, mel_bins], lengths [batch] in frames."""
+
+    key: str
+    indices: tuple[int, ...]
+    features: Tensor
+    lengths: Tensor
+
+
+class FeatureSource:
+    """Log-mel features of utterances, at the speeds asked for; `cache` keeps them in memory in 16 bits."""
+
+    def __init__(self, config: FeatureConfig, *, cache: bool = False) -> None:
+        self._log_mel = LogMel(config)
+        self._cache: dict[tuple[Utterance, float], Tensor] | None = {} if cache else None
+
+    def __call__(self, utterance: Utterance, speed: float = 1.0) -> Tensor:
+        """[frames, mel_bins]. Raises InputError when the audio cannot be read."""
+        if self._cache is not None and (utterance, speed) in self._cache:
+            return self._cache[utterance, speed].float()
+        sample_rate_hz = self._log_mel.config.sample_rate_hz
+        waveform = read_audio(utterance, sample_rate_hz)
+        features = self._log_mel(perturb_speed(waveform, sample_rate_hz, speed))
+        if self._cache is not None:
+            self._cache[utterance, speed] = features.half()
+        return features
+
+
+def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """[frames, mel_bins] each -> [batch, frames, mel_bins] and [batch] lengths."""
+    return pad_sequence(list(features), batch_first=True), torch.tensor([len(f) for f in features])
+
+
+def bucket(durations_seconds: Sequence[float], batch_seconds: float) -> list[list[int]]:
+    """Indices grouped into batches of similar length, each at most `batch_seconds` long with its padding."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(durations_seconds)), key=lambda i: (durations_seconds[i], i)):
+        longest = durations_seconds[index]
+        if not groups or longest * (len(groups[-1]) + 1) > batch_seconds:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
+def evaluation_batches(
+    utterances: Sequence[Utterance], features: FeatureSource, batch_seconds: float = 60.0
+) -> Iterator[Batch]:
+    """Batches that depend on the utterances alone; each carries the key under which its read noise is drawn."""
+    for group in bucket([duration_seconds(u) for u in utterances], batch_seconds):
+        padded, lengths = pad([features(utterances[i]) for i in group])
+        key = hashlib.blake2b("\n".join(utterances[i].id for i in group).encode(), digest_size=8).hexdigest()
+        yield Batch(key, tuple(group), padded, lengths)
+
+
+def training_batches(
+    durations_seconds: Sequence[float], speeds: Sequence[float], batch_seconds: float, generator: torch.Generator
+) -> list[list[tuple[int, float]]]:
+    """One epoch in random order: batches of (index, speed), each utterance at one speed drawn for it.
+
+    Lengths are jittered before bucketing, so that batches differ from epoch to epoch.
+    """
+    count = len(durations_seconds)
+    choice = torch.randint(len(speeds), (count,), generator=generator).tolist()
+    jitter = torch.empty(count).uniform_(0.9, 1.1, generator=generator).tolist()
+    drawn = [speeds[i] for i in choice]
+    groups = bucket([d / s * j for d, s, j in zip(durations_seconds, drawn, jitter, strict=True)], batch_seconds)
+    order = torch.randperm(len(groups), generator=generator).tolist()
+    return [[(i, drawn[i]) for i in groups[g]] for g in order]
+
+
+def total_seconds(utterances: Iterable[Utterance]) -> float:
+    """Seconds of audio in `utterances`."""
+    return sum(duration_seconds(u) for u in utterances)

@@ -1,0 +1,17 @@
+"""From CTC log-probabilities to text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from memsim.asr.tokens import CharacterTokens
+
+
+def greedy(log_probs: Tensor, lengths: Tensor, tokens: CharacterTokens) -> list[str]:
+    """Best path: [batch, frames, tokens] and [batch] -> a text each (repeats merged, blanks dropped)."""
+    best = log_probs.argmax(dim=-1).cpu()
+    return [
+        tokens.decode(torch.unique_consecutive(path[:length]).tolist()).strip()
+        for path, length in zip(best, lengths.tolist(), strict=True)
+    ]

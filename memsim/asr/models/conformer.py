@@ -1,0 +1,194 @@
+"""The Conformer CTC recogniser of arXiv 2505.24721, section 4: one file, built from one config.
+
+A VGG front end over time and frequency, Conformer blocks without positional encoding and with a LayerNorm in the
+convolution module, and an output layer to the tokens. Pointwise convolutions are `nn.Linear`: with the other linear
+layers they are what a crossbar computes.
+
+Padding never changes a result: every layer that mixes frames masks the frames beyond an utterance's length.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from pydantic.types import Strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memsim.asr.features import FeatureConfig
+from memsim.schema import Section, Within, problem
+
+Count = Annotated[int, Within(1, 65536)]
+
+
+class ConvConfig(Section):
+    """One 3 x 3 convolution of the front end, ReLU, then max-pooling by (`pool_time`, `pool_frequency`)."""
+
+    channels: Count
+    stride_time: Count = 1
+    stride_frequency: Count = 1
+    pool_time: Count = 1
+    pool_frequency: Count = 1
+
+
+class ConformerConfig(Section):
+    """The shape of a Conformer CTC; `tokens` (with the blank) is filled in from the token table."""
+
+    features: FeatureConfig = FeatureConfig()
+    frontend: Annotated[tuple[ConvConfig, ...], Strict(False), Field(min_length=1)]
+    width: Count
+    blocks: Count
+    heads: Count
+    feed_forward_width: Count
+    kernel_frames: Count = 31
+    dropout: Annotated[float, Within(low=0, below=1)] = 0.2
+    tokens: Annotated[int, Within(0)] = 0
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> ConformerConfig:
+        if self.width % self.heads:
+            raise problem(f"heads ({self.heads}) must divide width ({self.width})", key="heads")
+        if self.kernel_frames % 2 == 0:
+            raise problem(f"{self.kernel_frames} is even; a centred kernel is odd", key="kernel_frames")
+        return self
+
+
+class ConformerCTC(nn.Module):
+    """Features to CTC log-probabilities: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch])."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.frontend = Frontend(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.output = nn.Linear(config.width, config.tokens)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, lengths = self.frontend(features, lengths)
+        valid = frame_mask(lengths, hidden.shape[1])
+        for block in self.blocks:
+            hidden = block(hidden, valid)
+        return self.output(hidden).log_softmax(dim=-1), lengths
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """True where a frame belongs to its utterance: [batch] -> [batch, frames]."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+class Frontend(nn.Module):
+    """VGG-like subsampling: [batch, frames, mel_bins] -> [batch, frames', width]."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels_in = [1, *(conv.channels for conv in config.frontend)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(c_in, conv.channels, 3, stride=(conv.stride_time, conv.stride_frequency), padding=1)
+            for c_in, conv in zip(channels_in, config.frontend, strict=False)
+        )
+        bins = config.features.mel_bins
+        for conv in config.frontend:
+            bins = -(-bins // conv.stride_frequency) // conv.pool_frequency
+        self.projection = nn.Linear(channels_in[-1] * bins, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        maps = features.unsqueeze(1)  # [batch, channels, frames, bins]
+        for convolution, conv in zip(self.convolutions, self.config.frontend, strict=True):
+            # Zeros beyond an utterance's end are what it would see alone.
+            maps = maps * frame_mask(lengths, maps.shape[2])[:, None, :, None]
+            maps = F.relu(convolution(maps))
+            lengths = -(-lengths // conv.stride_time)
+            if conv.pool_time * conv.pool_frequency > 1:
+                maps = F.max_pool2d(maps, (conv.pool_time, conv.pool_frequency))
+                lengths = lengths // conv.pool_time
+        hidden = self.projection(maps.transpose(1, 2).flatten(2))
+        return self.dropout(hidden), lengths
+
+
+class Block(nn.Module):
+    """Half a feed-forward, attention, convolution, half a feed-forward, LayerNorm (Gulati et al., 2020)."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.feed_forward_1 = FeedForward(config)
+        self.attention = Attention(config)
+        self.convolution = Convolution(config)
+        self.feed_forward_2 = FeedForward(config)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        x = x + 0.5 * self.feed_forward_1(x)
+        x = x + self.attention(x, valid)
+        x = x + self.convolution(x, valid)
+        x = x + 0.5 * self.feed_forward_2(x)
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.expand = nn.Linear(config.width, config.feed_forward_width)
+        self.contract = nn.Linear(config.feed_forward_width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.dropout(F.silu(self.expand(self.norm(x))))
+        projected: Tensor = self.dropout(self.contract(hidden))
+        return projected
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the valid frames, without positional encoding."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.width)
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.output = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        normed = self.norm(x)
+        query, key, value = (
+            linear(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [batch, heads, frames, width / heads]
+            for linear in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=valid[:, None, None, :],
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )
+        attended: Tensor = self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))
+        return attended
+
+
+class Convolution(nn.Module):
+    """Gated pointwise, depthwise over time, LayerNorm, SiLU, pointwise."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.pointwise_in = nn.Linear(config.width, 2 * config.width)
+        self.depthwise = nn.Conv1d(
+            config.width, config.width, config.kernel_frames, padding="same", groups=config.width
+        )
+        self.depthwise_norm = nn.LayerNorm(config.width)
+        self.pointwise_out = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        gated = F.glu(self.pointwise_in(self.norm(x)), dim=-1) * valid[:, :, None]
+        mixed = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
+        projected: Tensor = self.dropout(self.pointwise_out(F.silu(self.depthwise_norm(mixed))))
+        return projected

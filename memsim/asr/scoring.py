@@ -1,0 +1,78 @@
+"""Word and character error rates, counted by jiwer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jiwer
+
+from memsim.errors import InputError
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of hypotheses against references. Rates are fractions of the references (0.25 is 25 %) and may exceed 1.
+
+    `hits`, `substitutions`, `insertions` and `deletions` count words; `words` and `characters` (spaces included) are
+    what the references hold.
+    """
+
+    wer: float
+    cer: float
+    hits: int
+    substitutions: int
+    insertions: int
+    deletions: int
+    words: int
+    characters: int
+    utterance_errors: tuple[tuple[int, int], ...]
+    """Of each utterance: (word errors, words of its reference)."""
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The entries of a result file."""
+        return {
+            "wer": self.wer,
+            "cer": self.cer,
+            "hits": self.hits,
+            "substitutions": self.substitutions,
+            "insertions": self.insertions,
+            "deletions": self.deletions,
+        }
+
+
+def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
+    """The errors of `hypotheses`, any of which may be empty, against the `references` at the same places.
+
+    Both are compared as they are: bring them into one text style first. Raises InputError when their numbers differ
+    or the references hold no words, as then there is no rate.
+    """
+    if len(references) != len(hypotheses):
+        raise InputError(f"{len(references)} references but {len(hypotheses)} hypotheses; each needs the other")
+    if not any(reference.strip() for reference in references):
+        raise InputError(f"the {len(references)} references hold no words, so there is no word error rate")
+    words = jiwer.process_words(list(references), list(hypotheses))
+    characters = jiwer.process_characters(list(references), list(hypotheses))
+    return Score(
+        wer=words.wer,
+        cer=characters.cer,
+        hits=words.hits,
+        substitutions=words.substitutions,
+        insertions=words.insertions,
+        deletions=words.deletions,
+        words=sum(map(len, words.references)),
+        characters=sum(map(len, characters.references)),
+        utterance_errors=tuple(
+            (_errors(alignment), len(reference))
+            for alignment, reference in zip(words.alignments, words.references, strict=True)
+        ),
+    )
+
+
+def _errors(alignment: Sequence[jiwer.AlignmentChunk]) -> int:
+    """The substitutions, insertions and deletions of one aligned utterance."""
+    return sum(
+        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        for chunk in alignment
+        if chunk.type != "equal"
+    )

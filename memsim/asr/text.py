@@ -1,0 +1,39 @@
+"""The conventions by which transcripts are written; a word error rate has to name its own.
+
+TED-LIUM writes `it 's`, in two words. Kaldi's recipe joins them before scoring; RWTH's systems, the paper's among
+them, keep them split, which gives more and easier words. The same recogniser has another WER under each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from memsim.errors import InputError
+
+
+def _split(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _joined(text: str) -> str:
+    return re.sub(r" (?=')", "", _split(text))
+
+
+TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _split}
+"""By name, what each style does to a transcript. Both lower-case it and leave one space between words.
+
+- `kaldi`: a word that begins with an apostrophe is joined to the one before: `it 's` -> `it's`
+  (Kaldi, egs/tedlium/s5_r2, local/join_suffix.py).
+- `rwth`: words stay as the corpus splits them: `it 's`.
+"""
+
+
+def normalise(text: str, style: str = "kaldi") -> str:
+    """`text` in the convention `style`, a key of TEXT_STYLES. Applying it twice changes nothing more.
+
+    Raises InputError for an unknown style.
+    """
+    if style not in TEXT_STYLES:
+        raise InputError(f"text style {style!r} is unknown; there are: {', '.join(TEXT_STYLES)}")
+    return TEXT_STYLES[style](text)

@@ -1,0 +1,98 @@
+"""Checkpoints: safetensors files with memsim's metadata, read lazily and written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from memsim import __version__
+from memsim.errors import InputError
+from memsim.files import writing
+
+FORMAT = "memsim/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open safetensors file: `metadata` (strings) and tensors by name, read when asked for."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    names: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """`model`, `mapped` or `device` for memsim's own files, `foreign` for any other."""
+        return self.metadata.get("kind", "foreign") if self.metadata.get("format") == FORMAT else "foreign"
+
+    @cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        with safe_open(self.path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in self.names}
+
+    def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors of these names (default: all). Raises InputError when a floating one holds NaN or Inf."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                loaded = {name: file.get_tensor(name) for name in (self.names if names is None else names)}
+        except SafetensorError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        for name, tensor in loaded.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
+        return loaded
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a safetensors file. Raises InputError for a missing, foreign-format, truncated or newer-format file."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the .safetensors file in it")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(10)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if magic[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and magic[8:9] != b"{":
+        raise InputError(
+            f"{path}: a pickle (torch.save); pickles can run code and are refused, convert it: "
+            "safetensors.torch.save_file(state_dict, 'model.safetensors')"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = tuple(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+    version = metadata.get("format", "")
+    if version.startswith("memsim/") and version != FORMAT:
+        raise InputError(f"{path}: format {version}; this memsim {__version__} reads {FORMAT}, a newer one is needed")
+    return Checkpoint(path, metadata, names)
+
+
+def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all. Raises InputError when it cannot be written there."""
+    stored = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with writing(path) as temporary:
+        try:
+            save_file(stored, temporary, {"format": FORMAT, "memsim_version": __version__, **metadata})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None

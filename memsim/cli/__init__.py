@@ -1,0 +1,67 @@
+"""The command line: one module a subcommand, each parsing, calling and rendering. Heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from memsim import __version__
+from memsim.cli.evaluate import command as evaluate_command
+from memsim.cli.map import command as map_command
+from memsim.cli.qat import command as qat_command
+from memsim.errors import InputError
+
+app = typer.Typer(
+    name="memsim",
+    help="How a neural network behaves when its matrix products run on memristor crossbars.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("map")(map_command)
+app.command("qat")(qat_command)
+app.command("eval")(evaluate_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"memsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
+    logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.UsageError as error:
+        # click's own text: which option, and what it expected
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; nothing half-written was left", 130)
+    except InputError as error:
+        _fail(str(error), 2)
+    except (FloatingPointError, OSError, MemoryError) as error:
+        _fail(str(error) or type(error).__name__, 1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"memsim: {message}", file=sys.stderr)
+    sys.exit(status)

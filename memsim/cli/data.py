@@ -1,0 +1,47 @@
+"""What --data, --split and CHECKPOINT mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memsim.errors import InputError
+from memsim.resources import ASSETS
+
+if TYPE_CHECKING:
+    from memsim.checkpoint import Checkpoint
+
+# Until quantization-aware training, `demo` is the full-precision checkpoint.
+BUNDLED = {"demo-float": "demo-float.safetensors", "demo": "demo-float.safetensors"}
+
+
+def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
+    """The file that CHECKPOINT means, and a line that says so where it was not spelled out.
+
+    A path that exists, else a bundled name. Without one: $MEMSIM_CHECKPOINT, else the newest `*.mapped.safetensors` in
+    the folder, else the bundled `demo`.
+    """
+    if name is not None:
+        path = Path(name)
+        if not path.exists() and name in BUNDLED:
+            return ASSETS / "checkpoints" / BUNDLED[name], None
+        if not path.exists():
+            raise InputError(
+                f"{name}: no such file, and no bundled checkpoint of that name (there are: demo-float, demo)"
+            )
+        return path, None
+    if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
+        return Path(from_environment), f"checkpoint: {from_environment} (from $MEMSIM_CHECKPOINT)"
+    newest = max(Path().glob("*.mapped.safetensors"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is not None:
+        return newest, f"checkpoint: {newest} (the newest mapped one in this folder)"
+    return ASSETS / "checkpoints" / BUNDLED["demo"], "checkpoint: demo (bundled)"
+
+
+def open_checkpoint(name: str | None) -> tuple[Checkpoint, str | None]:
+    """`find_checkpoint`, opened."""
+    from memsim.checkpoint import load_checkpoint
+
+    path, said = find_checkpoint(name)
+    return load_checkpoint(path), said

@@ -1,0 +1,192 @@
+"""`memsim eval`: a recogniser on simulated chips, beside its digital self."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memsim.cli import options
+from memsim.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from memsim.asr.scoring import Score
+    from memsim.checkpoint import Checkpoint
+    from memsim.evaluate import Evaluation
+    from memsim.spec import HardwareSpec
+
+
+def command(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl).",
+            rich_help_panel=options.DATA_PANEL,
+        ),
+    ],
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A safetensors file, mapped or not, or demo-float. Default: $MEMSIM_CHECKPOINT, else the newest "
+            "*.mapped.safetensors here, else the bundled demo.",
+            show_default=False,
+        ),
+    ] = None,
+    data_root: options.DataRoot = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Split of the corpus.", rich_help_panel=options.DATA_PANEL)
+    ] = "dev",
+    text_style: options.TextStyle = "kaldi",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", help="Only the first N utterances.", rich_help_panel=options.DATA_PANEL),
+    ] = None,
+    hardware: options.Hardware = None,
+    bits: options.Bits = None,
+    cell: options.Cell = None,
+    set_: options.Set = None,
+    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, help="How many chips.")] = 1,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="CHECKPOINT", help="Full-precision checkpoint to compare with."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="Seed of the first chip (default 0; of a mapped file, its own)."),
+    ] = None,
+    compute: options.Compute = "auto",
+    json_file: options.Json = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Evaluate a recogniser on simulated chips: WER and CER, digital against mapped.
+
+    An unmapped checkpoint is mapped in memory on the given hardware; a mapped file runs as it is, unless hardware
+    options ask for its levels to be mapped again.
+    """
+    options.require_new(json_file, force)
+    from memsim.cli.data import open_checkpoint
+    from memsim.cli.progress import pass_progress, say, warn
+
+    opened, said = open_checkpoint(checkpoint)
+    from memsim.asr.corpora import load_corpus
+
+    corpus = load_corpus(data, split=split, root=data_root, text_style=text_style, limit=limit)
+    wants_hardware = any((hardware, bits is not None, cell, set_))
+    if opened.kind == "device":
+        raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
+    spec = None
+    if opened.kind != "mapped":
+        spec = options.choose_hardware(hardware, bits, cell, set_)
+    elif wants_hardware:
+        spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
+    from memsim.evaluate import evaluate
+
+    quiet = quiet or str(json_file) == "-"
+    if not quiet:
+        if said:
+            say(said)
+        if opened.kind == "mapped":
+            how = f"levels mapped again on {spec.name}" if spec else "chip 1 as it is in the file"
+            say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
+    with pass_progress(quiet) as progress:
+        result = evaluate(
+            opened,
+            corpus,
+            spec=spec,
+            trials=trials,
+            seed=seed,
+            reference=open_checkpoint(reference)[0] if reference else None,
+            device=options.choose_device(compute),
+            progress=progress,
+        )
+    if not quiet:
+        _render(result, verbose)
+    options.write_json(json_file, result.to_dict())
+    if corpus.skipped:
+        warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
+
+
+def _hardware_for_mapped(
+    opened: Checkpoint, hardware: str | None, bits: int | None, cell: str | None, settings: list[str] | None
+) -> HardwareSpec:
+    """The spec under which a mapped file's levels are to be mapped again: --hardware, else the file's own, changed."""
+    from memsim.mapped import stored_spec
+    from memsim.spec import load_hardware
+
+    spec, stored_bits = stored_spec(opened)
+    if bits is not None and any(b != bits for b in stored_bits.values()):
+        found = ", ".join(map(str, sorted(set(stored_bits.values()))))
+        raise InputError(
+            f"--bits {bits}: {opened.path} was mapped at {found} bits and holds levels, not weights; "
+            "map or evaluate the unmapped checkpoint"
+        )
+    return options.change_hardware(load_hardware(hardware) if hardware else spec, None, cell, settings)
+
+
+def _render(result: Evaluation, verbose: bool) -> None:
+    from rich.table import Table
+
+    from memsim.cli.progress import stdout
+    from memsim.evaluate import spread
+
+    corpus = result.corpus
+    kind = "synthetic speech" if corpus.synthetic else "speech"
+    bits = sorted({layer.tiling.bits for layer in result.mapping.mapped})
+    title = (
+        f"{corpus.name} {corpus.split}: {len(corpus.utterances)} utterances, {corpus.words} words, "
+        f"{result.seconds:.0f} s of {kind}\n"
+        f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, bits))}-bit weights, "
+        f"{len(result.mapping.mapped)} layers on {sum(layer.tiling.tiles for layer in result.mapping.mapped):,} arrays"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for column in ("WER %", "std", "min", "max", "CER %"):
+        table.add_column(column, justify="right")
+    if result.full_precision is not None:
+        table.add_row("full precision", *_single(result.full_precision))
+    table.add_row("digital, quantised", *_single(result.digital))
+    wer = spread([trial.score.wer for trial in result.trials])
+    cer = spread([trial.score.cer for trial in result.trials])
+    chips = f"mapped, {len(result.trials)} chip" + ("s" if len(result.trials) > 1 else "")
+    table.add_row(
+        chips, *(f"{100 * wer[key]:.2f}" for key in ("mean", "std", "min", "max")), f"{100 * cer['mean']:.2f}"
+    )
+    stdout.print(table)
+    if verbose:
+        stdout.print(_clip_table(result))
+    facts = result.to_dict()
+    lines = [
+        f"relative degradation {key.replace('_', ' ')}: {value:+.1%}"
+        for key, value in facts["relative_degradation"].items()
+    ]
+    clips = [f"{key.upper()} {rate:.3%}" for key, rate in facts["clip_rate"].items() if rate is not None]
+    if clips:
+        lines.append(f"clipped: {', '.join(clips)}")
+    lines.append(f"real-time factor on chips: {facts['real_time_factor']:.3f}")
+    if corpus.synthetic:
+        lines.append("the speech is synthetic: this shows that the chain works, and says little of real speech")
+    stdout.print("\n".join(lines), highlight=False)
+
+
+def _clip_table(result: Evaluation) -> Table:
+    """Clip rates of every layer on the last chip."""
+    from rich.table import Table
+
+    table = Table(title="conversions beyond full scale, last chip", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for column in ("DAC %", "ADC %"):
+        table.add_column(column, justify="right")
+    for name, rate in result.mapping.clip_rates().items():
+        table.add_row(name, *("" if r is None else f"{100 * r:.3f}" for r in (rate.dac, rate.adc)))
+    return table
+
+
+def _single(score: Score) -> tuple[str, ...]:
+    return f"{100 * score.wer:.2f}", "", "", "", f"{100 * score.cer:.2f}"

@@ -1,0 +1,214 @@
+"""`memsim map`: the weights of a checkpoint onto simulated arrays."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memsim.cli import options
+
+if TYPE_CHECKING:
+    from memsim.checkpoint import Checkpoint
+    from memsim.crossbar.statistics import InputStatistics
+    from memsim.mapped import MappedTensors
+    from memsim.nn.plan import MappedLayer, Plan
+    from memsim.spec import HardwareSpec
+
+
+def command(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Any safetensors file, or the bundled demo-float.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="OUT", help="Default: CHECKPOINT with the suffix .mapped.safetensors."),
+    ] = None,
+    hardware: options.Hardware = None,
+    bits: options.Bits = None,
+    cell: options.Cell = None,
+    set_: options.Set = None,
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Map only layers that match. Repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Keep layers digital. Repeatable.")
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DATA",
+            help="Run the recogniser on this data (its dev split) to set converter ranges.",
+            rich_help_panel=options.DATA_PANEL,
+        ),
+    ] = None,
+    data_root: options.DataRoot = None,
+    seed: options.Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mapped; program nothing.")] = False,
+    json_file: options.Json = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Program the linear layers of a checkpoint onto memristor arrays.
+
+    Says what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
+    """
+    from memsim.cli.data import open_checkpoint
+
+    opened, _ = open_checkpoint(checkpoint)
+    if out is None:
+        # A bundled checkpoint is mapped into the folder that one works in.
+        folder = opened.path.parent if Path(checkpoint).exists() else Path()
+        out = folder / f"{opened.path.name.removesuffix('.safetensors')}.mapped.safetensors"
+    if not dry_run:
+        options.require_new(out, force)
+    options.require_new(json_file, force)
+    spec = options.choose_hardware(hardware, bits, cell, set_)
+    from memsim.mapped import map_checkpoint, plan_checkpoint
+    from memsim.nn.plan import Selection
+
+    plan = plan_checkpoint(opened, spec, Selection(include or (), exclude or ()))
+    quiet = quiet or str(json_file) == "-"
+    if dry_run:
+        _report(opened, spec, plan, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
+        return
+    from memsim.checkpoint import save_checkpoint
+    from memsim.cli.progress import pass_progress, warn
+
+    statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else None
+    with pass_progress(quiet) as progress:
+        cells, done = plan.cells, 0
+
+        def count(layer: Any) -> None:
+            nonlocal done
+            done += layer.tiling.cells
+            progress(f"programming {cells:,} cells", done / cells)
+
+        mapped = map_checkpoint(opened, spec, plan, seed=seed, statistics=statistics, on_layer=count)
+    save_checkpoint(out, mapped.tensors, mapped.metadata)
+    _report(opened, spec, plan, mapped, out, quiet=quiet, verbose=verbose, json_file=json_file)
+    if mapped.uncalibrated and not quiet:
+        warn(
+            f"{len(mapped.uncalibrated)} layers are uncalibrated: the checkpoint holds no input statistics, "
+            "so converter ranges are open; --calibrate DATA sets them"
+        )
+
+
+def _calibrate(opened: Checkpoint, data: str, root: Path | None, seed: int) -> dict[str, InputStatistics]:
+    from memsim.asr.corpora import load_corpus
+    from memsim.asr.data import FeatureSource
+    from memsim.asr.recogniser import load_recogniser
+    from memsim.evaluate import input_statistics
+
+    recogniser = load_recogniser(opened)
+    corpus = load_corpus(data, split="dev", root=root, text_style=recogniser.text_style)
+    return input_statistics(recogniser, corpus.utterances, FeatureSource(recogniser.features), seed=seed)
+
+
+def _report(
+    opened: Checkpoint,
+    spec: HardwareSpec,
+    plan: Plan,
+    mapped: MappedTensors | None,
+    out: Path | None,
+    *,
+    quiet: bool,
+    verbose: bool,
+    json_file: Path | None,
+) -> None:
+    errors = mapped.programming_errors if mapped else {}
+    if not quiet:
+        _render(opened, spec, plan, errors, out, verbose)
+    options.write_json(json_file, _to_dict(opened, spec, plan, errors, out))
+
+
+def _render(
+    opened: Checkpoint, spec: HardwareSpec, plan: Plan, errors: dict[str, float], out: Path | None, verbose: bool
+) -> None:
+    from rich.table import Table
+
+    from memsim.cli.progress import stdout
+
+    table = Table(title=f"{opened.path.name} on {spec.name}", title_justify="left", title_style="bold")
+    table.add_column("layer", overflow="fold", min_width=32)
+    columns = ["layers", "out x in", "bits", "planes", "arrays", "cells", "used", *(["error"] if errors else [])]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, layers in _alike(plan, verbose).items():
+        tiling = layers[0].tiling
+        row = [
+            f"{len(layers)}",
+            f"{tiling.out_features} x {tiling.in_features}",
+            f"{tiling.bits}",
+            f"{tiling.planes}",
+            f"{sum(layer.tiling.tiles for layer in layers):,}",
+            f"{sum(layer.tiling.cells for layer in layers):,}",
+            f"{tiling.utilisation:.0%}",
+        ]
+        if errors:
+            row.append(f"{fmean(errors[layer.name] for layer in layers):.1%}")
+        table.add_row(name, *row)
+    stdout.print(table)
+    if errors:
+        stdout.print("error: programmed against intended weights, relative (Frobenius norm)", style="dim")
+    weights = sum(layer.tiling.out_features * layer.tiling.in_features for layer in plan.mapped)
+    arrays = sum(layer.tiling.tiles for layer in plan.mapped)
+    lines = [f"{len(plan.mapped)} layers, {weights:,} weights on {plan.cells:,} cells in {arrays:,} arrays"]
+    for reason, names in _by_reason(plan, verbose).items():
+        most = len(names) if verbose else 4
+        shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        lines.append(f"digital: {shown} ({reason})")
+    lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
+    stdout.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _alike(plan: Plan, verbose: bool) -> dict[str, list[MappedLayer]]:
+    """Layers in rows: those whose names differ in numbers only and that lie on arrays alike share one."""
+    rows: dict[tuple[str, object], list[MappedLayer]] = {}
+    for layer in plan.mapped:
+        name = layer.name if verbose else _pattern(layer.name)
+        rows.setdefault((name, layer.tiling), []).append(layer)
+    return {(name if len(layers) > 1 else layers[0].name): layers for (name, _), layers in rows.items()}
+
+
+def _pattern(name: str) -> str:
+    """`name` with its numbers as *: `blocks.3.norm` is `blocks.*.norm`."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+def _by_reason(plan: Plan, verbose: bool) -> dict[str, list[str]]:
+    grouped: dict[str, dict[str, None]] = {}
+    for layer in plan.digital:
+        grouped.setdefault(layer.reason, {})[layer.name if verbose else _pattern(layer.name)] = None
+    return {reason: list(names) for reason, names in grouped.items()}
+
+
+def _to_dict(
+    opened: Checkpoint, spec: HardwareSpec, plan: Plan, errors: dict[str, float], out: Path | None
+) -> dict[str, Any]:
+    return {
+        "checkpoint": {"path": str(opened.path), "kind": opened.kind, "sha256": opened.sha256},
+        "hardware": {"name": spec.name, "sha256": spec.sha256(), "spec": spec.to_dict()},
+        "out": None if out is None else str(out),
+        "cells": plan.cells,
+        "layers": [
+            {
+                "name": layer.name,
+                "out_features": layer.tiling.out_features,
+                "in_features": layer.tiling.in_features,
+                "bits": layer.tiling.bits,
+                "planes": layer.tiling.planes,
+                "tiles": layer.tiling.tiles,
+                "cells": layer.tiling.cells,
+                "utilisation": layer.tiling.utilisation,
+                "programming_error": errors.get(layer.name),
+            }
+            for layer in plan.mapped
+        ],
+        "digital": [{"name": d.name, "shape": list(d.shape), "reason": d.reason} for d in plan.digital],
+    }

@@ -1,0 +1,128 @@
+"""Options that several subcommands share, and what they mean together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memsim.errors import InputError
+
+if TYPE_CHECKING:
+    from memsim.spec import HardwareSpec
+
+HARDWARE_PANEL = "Hardware"
+DATA_PANEL = "Data"
+
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        "--hardware",
+        metavar="NAME|FILE",
+        help="Hardware spec: a shipped name or a YAML file.",
+        rich_help_panel=HARDWARE_PANEL,
+    ),
+]
+Bits = Annotated[
+    int | None, typer.Option("--bits", metavar="B", help="Weight bits, 2 to 16.", rich_help_panel=HARDWARE_PANEL)
+]
+Cell = Annotated[
+    str | None,
+    typer.Option("--cell", metavar="NAME|FILE", help="Device model of the cells.", rich_help_panel=HARDWARE_PANEL),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the spec, such as adc.bits=6. Repeatable.",
+        rich_help_panel=HARDWARE_PANEL,
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        help="Root of the corpus; otherwise $MEMSIM_DATA/NAME.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+TextStyle = Annotated[
+    str,
+    typer.Option(
+        "--text-style",
+        help="Convention of the transcripts: kaldi joins it 's to it's, rwth keeps it split.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every layer.")]
+Compute = Annotated[
+    str,
+    typer.Option("--compute", metavar="auto|cpu|cuda", help="Where to compute; auto takes CUDA where there is one."),
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output.")
+]
+
+
+def choose_hardware(source: str | None, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
+    """The spec that the hardware options mean together; `physical` where they name none."""
+    from memsim.spec import load_hardware
+
+    return change_hardware(load_hardware(source or "physical"), bits, cell, settings)
+
+
+def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
+    """`spec` with --cell, --set and --bits applied, in this order."""
+    from memsim.spec import apply_settings
+
+    if cell is not None:
+        spec = spec.with_settings({"cell": json.dumps(cell)}, flag="--cell")
+    spec = apply_settings(spec, settings or [])
+    if bits is not None:
+        spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
+    return spec
+
+
+def choose_device(compute: str) -> str:
+    """The torch device of `--compute`."""
+    import torch
+
+    if compute not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--compute {compute}: expected auto, cpu or cuda")
+    if compute == "cuda" and not torch.cuda.is_available():
+        raise InputError("--compute cuda: torch sees no CUDA device here; use --compute cpu")
+    return "cuda" if compute != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def require_new(path: Path | None, force: bool) -> None:
+    """Raise InputError, before any work is done, when `path` must not or cannot be written."""
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists already; --force overwrites it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
+
+
+def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Write `result` whole or not at all; `-` is standard output."""
+    from memsim.files import writing
+
+    if path is None:
+        return
+    text = json.dumps(result, indent=2) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    with writing(path) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,70 @@
+"""What long jobs show: a bar on a terminal, plain lines elsewhere, nothing when quiet. All of it on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PIPED_COLUMNS = 120
+"""The width of tables that are not written to a terminal."""
+
+stderr = Console(stderr=True)
+stdout = Console()
+if not stdout.is_terminal:
+    stdout.width = PIPED_COLUMNS
+if not stderr.is_terminal:
+    stderr.soft_wrap = True
+
+LINE_SECONDS = 60.0
+"""Without a terminal, a job says how far it is this often."""
+
+
+def say(message: str) -> None:
+    """A line of information."""
+    stderr.print(message, style="dim", highlight=False, markup=False)
+
+
+def warn(message: str) -> None:
+    """A line that matters although the command goes on."""
+    stderr.print(f"warning: {message}", style="yellow", highlight=False, markup=False)
+
+
+@contextmanager
+def pass_progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """A function to call with (what is running, the fraction of it done), once for every step of any number of jobs."""
+    if quiet:
+        yield lambda name, done: None
+    elif stderr.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=stderr, transient=True) as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def draw(name: str, done: float) -> None:
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name, total=1.0)
+                bar.update(tasks[name], completed=done)
+
+            yield draw
+    else:
+        yield _lines()
+
+
+def _lines() -> Callable[[str, float], None]:
+    started: dict[str, float] = {}
+    said: dict[str, float] = {}
+
+    def line(name: str, done: float) -> None:
+        now = time.monotonic()
+        started.setdefault(name, now)
+        if done >= 1.0:
+            stderr.print(f"{name}: done in {now - started[name]:.1f} s", highlight=False)
+        elif now - said.setdefault(name, now) >= LINE_SECONDS:
+            said[name] = now
+            left = (now - started[name]) * (1 - done) / max(done, 1e-9)
+            stderr.print(f"{name}: {done:.0%}, about {left:.0f} s left", highlight=False)
+
+    return line

@@ -1,0 +1,1 @@
+"""Many memristors as a matrix: encoding, programming, converters and the tiled read."""

@@ -1,0 +1,74 @@
+"""What a column of cells does to a row voltage: the signal f(U), and the variance of its read noise.
+
+A cell's current is affine in its state r, so a differential column carries sum f(U) (r_pos - r_neg), and its noise has
+the variance sum q(U) [2 G_LLRS(U) + (G_HHRS(U) - G_LLRS(U)) (r_pos + r_neg)] with q(U) = 4kTB + 2eB|U| and conductances
+G(U) = I(U) / U that are finite at 0 V. Each is one matrix product (Hennen et al., 2022, for currents and noise).
+
+Inputs u are fractions of full scale in [-1, 1]; signals come out in units of (weight 1 x full-scale input).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from memsim.device import DeviceModel, read_noise_std_amperes
+from memsim.spec import ReadNoise
+
+
+class CellLaw(Protocol):
+    """How row voltages act on the columns of a cell type."""
+
+    def signal(self, u: Tensor) -> Tensor:
+        """What a unit of r_pos - r_neg (or, for ideal cells, of weight) adds to a column at input `u`; any shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class IdealCell:
+    """A perfectly linear cell with two exact states and no noise: a column computes sum u * weight."""
+
+    def signal(self, u: Tensor) -> Tensor:
+        return u
+
+
+@dataclass(frozen=True)
+class MemristorCell:
+    """Cells of `device`, read at u * `vmax_volts`; currents are multiplied by `gain_per_ampere`."""
+
+    device: DeviceModel
+    vmax_volts: float
+    gain_per_ampere: float
+
+    def signal(self, u: Tensor) -> Tensor:
+        return self.device.window_amperes(u * self.vmax_volts) * self.gain_per_ampere
+
+    def noise_variances(self, u: Tensor, noise: ReadNoise) -> tuple[Tensor, Tensor]:
+        """(variance of a pair at r_pos + r_neg = 0, its change per unit of r_pos + r_neg), as `u`, in signal units."""
+        volts = u * self.vmax_volts
+        per_siemens = (
+            read_noise_std_amperes(
+                torch.ones_like(volts),
+                volts,
+                bandwidth_hz=noise.bandwidth_hz,
+                temperature_kelvin=noise.temperature_kelvin,
+                shot_scale=noise.shot_scale,
+                johnson_scale=noise.johnson_scale,
+            ).square()
+            * self.gain_per_ampere**2
+        )
+        llrs = self.device.llrs_conductance_siemens(volts)
+        hhrs = self.device.hhrs_conductance_siemens(volts)
+        return 2 * per_siemens * llrs, per_siemens * (hhrs - llrs)
+
+
+def fit_gain(device: DeviceModel, vmax_volts: float, mean_window: float, u: Tensor, weights: Tensor) -> float:
+    """The gain per ampere that makes a mean weight-1 pair read closest to u, least squares over `u` [n] x `weights` [n].
+
+    `mean_window` is the mean r of set minus unset cells.
+    """
+    amperes = device.window_amperes(u * vmax_volts) * mean_window
+    return float((weights * u * amperes).sum() / (weights * amperes.square()).sum())

@@ -1,0 +1,249 @@
+"""The one mapped matrix product: every layer that runs on arrays is a front end of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from memsim import rng
+from memsim.crossbar import convert, encode
+from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
+from memsim.crossbar.program import mean_window, program
+from memsim.crossbar.read import ClipCounts, Drive, Operator, split_planes
+from memsim.crossbar.statistics import InputStatistics
+from memsim.crossbar.tiling import Tiling, split_rows
+from memsim.device import DeviceModel, load_device
+from memsim.errors import InputError
+from memsim.spec import FixedAdc, HardwareSpec
+
+CALIBRATED = ("input_range", "gain_per_ampere", "adc_range")
+"""The tensors that calibration sets."""
+
+
+@dataclass
+class Reads:
+    """Which reads of which chip are under way: the key of their noise. One object is shared by a chip's matrices."""
+
+    seed: int = 0
+    trial: int = 0
+    batch: str = ""
+    count_clips: bool = False
+    _calls: Counter[str] = field(default_factory=Counter)
+
+    def begin(self, batch: str) -> None:
+        """The reads to come are of `batch`; beginning it again repeats its noise."""
+        self.batch = batch
+        self._calls.clear()
+
+    def generator(self, name: str, device: torch.device) -> torch.Generator:
+        """The noise source of the next read of matrix `name`."""
+        self._calls[name] += 1
+        return rng.generator(self.seed, self.trial, name, "read", self.batch, self._calls[name], device=device)
+
+
+class MappedMatrix(nn.Module):
+    """A [out, in] matrix on simulated arrays: ``matrix(x)`` is x @ W.T as the chip computes it.
+
+    Tensors (those of a mapped checkpoint): `levels` [out, in], `scale` [out] or [1]; `states` [planes, 2, in, out] of
+    the cells (none for ideal cells); `input_range` [], the input that drives full scale; `gain_per_ampere` [];
+    `adc_range` [row_tiles or 1, planes or 1], full scale in units of (weight 1 x full-scale input). The last three are
+    None until `calibrate` has set them, and where the spec has no such converter.
+    """
+
+    levels: Tensor
+    scale: Tensor
+    states: Tensor | None
+    input_range: Tensor | None
+    gain_per_ampere: Tensor | None
+    adc_range: Tensor | None
+
+    def __init__(self, name: str, spec: HardwareSpec, levels: Tensor, scale: Tensor, states: Tensor | None) -> None:
+        """`spec` is that of this layer: its bits set, no overrides left."""
+        super().__init__()
+        self.name = name
+        self.spec = spec
+        self.reads = Reads()
+        self.clips = ClipCounts()
+        self.register_buffer("levels", levels)
+        self.register_buffer("scale", scale)
+        self.register_buffer("states", states)
+        for calibrated in CALIBRATED:
+            self.register_buffer(calibrated, None)
+        self._operator: Operator | None = None
+
+    @classmethod
+    def from_weight(
+        cls, name: str, weight: Tensor, spec: HardwareSpec, seed: int, statistics: InputStatistics | None = None
+    ) -> MappedMatrix:
+        """Quantise `weight` [out, in] to the spec's bits and program it."""
+        bits = bits_of(spec)
+        scale = encode.fit_scale(weight, bits, spec.weights)
+        return cls.from_levels(name, encode.quantise(weight, scale, bits), scale, spec, seed, statistics)
+
+    @classmethod
+    def from_levels(
+        cls,
+        name: str,
+        levels: Tensor,
+        scale: Tensor,
+        spec: HardwareSpec,
+        seed: int,
+        statistics: InputStatistics | None = None,
+    ) -> MappedMatrix:
+        """Program `levels` [out, in] on fresh cells, drawn by (seed, name); calibrate if there are statistics."""
+        states = None
+        if spec.cell != "ideal":
+            generator = rng.generator(seed, name, "programming", device=levels.device)
+            states = program(levels, tiling_of(levels, spec), spec.programming, _device(spec, levels), generator)
+        matrix = cls(name, spec, levels, scale, states)
+        if statistics is not None:
+            matrix.calibrate(statistics)
+        return matrix
+
+    @classmethod
+    def from_tensors(cls, name: str, spec: HardwareSpec, tensors: dict[str, Tensor]) -> MappedMatrix:
+        """The matrix that a mapped checkpoint holds. Raises InputError when its tensors do not fit `spec`."""
+        try:
+            matrix = cls(name, spec, tensors["levels"], tensors["scale"].float(), tensors.get("states"))
+        except KeyError as error:
+            raise InputError(f"{name}: the mapped file lacks the tensor {error}; map the checkpoint again") from None
+        shape = matrix.tiling
+        expected = [shape.planes, 2, shape.in_features, shape.out_features]
+        found = None if matrix.states is None else list(matrix.states.shape)
+        if spec.cell != "ideal" and found != expected:
+            raise InputError(f"{name}: states are {found}, but {shape.bits} bits need {expected}; map it again")
+        for calibrated in CALIBRATED:
+            if calibrated in tensors:
+                setattr(matrix, calibrated, tensors[calibrated].float())
+        return matrix
+
+    @property
+    def tiling(self) -> Tiling:
+        return tiling_of(self.levels, self.spec)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether every range that the spec's converters and cells need is set."""
+        return not (
+            (self.spec.dac is not None and self.input_range is None)
+            or (self.spec.cell != "ideal" and self.gain_per_ampere is None)
+            or (self.spec.adc is not None and self.adc_range is None)
+        )
+
+    def calibrate(self, statistics: InputStatistics) -> None:
+        """Set input range, gain and ADC range from what is known of the input; the ADC's through the hardware read."""
+        spec, where = self.spec, self.levels.device
+        if statistics.sample.shape[1] != self.levels.shape[1]:
+            raise InputError(
+                f"{self.name}: the input statistics are of {statistics.sample.shape[1]} features, "
+                f"the matrix has {self.levels.shape[1]}; calibrate again"
+            )
+        self._operator = None
+        if spec.dac is not None:
+            self.input_range = torch.tensor(convert.dac_range(spec.dac, statistics), device=where)
+        if spec.cell != "ideal":
+            self.gain_per_ampere = torch.tensor(self._fitted_gain(statistics), device=where)
+        if isinstance(spec.adc, FixedAdc):
+            self.adc_range = torch.tensor([[convert.fixed_adc_range(spec.adc)]], device=where)
+        elif spec.adc is not None:
+            signal, *_ = self._drive()(statistics.sample.to(where), None)
+            columns = split_planes(self._difference(), spec.tile.rows)
+            currents = torch.bmm(split_rows(signal, spec.tile.rows), columns.flatten(2))
+            self.adc_range = convert.calibrated_adc_range(spec.adc, currents.unflatten(2, columns.shape[2:]))
+
+    def programming_error(self) -> float:
+        """||programmed - intended|| / ||intended|| of the matrix (Frobenius), a mean weight-1 pair counting as 1."""
+        if self.states is None:
+            return 0.0
+        window = mean_window(self.spec.programming, _device(self.spec, self.levels))
+        programmed = torch.zeros(self.states.shape[2:], device=self.levels.device)
+        for plane, (positive, negative) in enumerate(self.states.float()):
+            programmed += (positive - negative) * (2**plane / window)
+        intended = self.levels.T.float()
+        return float((programmed - intended).norm() / intended.norm().clamp_min(1e-12))
+
+    def _fitted_gain(self, statistics: InputStatistics) -> float:
+        spec = self.spec
+        if spec.gain_per_ampere != "calibrated":
+            return spec.gain_per_ampere
+        assert spec.dac is not None  # the spec's own rule: cells need voltages
+        assert self.input_range is not None
+        device = _device(spec, statistics.histogram)
+        u = (statistics.bin_centres / float(self.input_range)).clamp(-1, 1)
+        weights = statistics.histogram.double()
+        return fit_gain(device, spec.dac.vmax_volts, mean_window(spec.programming, device), u, weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T.
+
+        Raises InputError where the matrix is not calibrated, FloatingPointError where `x` holds NaN or Inf.
+        """
+        if not self.is_calibrated:
+            raise InputError(
+                f"{self.name}: the ranges of its converters are not calibrated; map the checkpoint with "
+                "--calibrate DATA (in Python: map_model(..., calibration=batches))"
+            )
+        rows = x.reshape(-1, x.shape[-1]).float()
+        if not torch.isfinite(rows).all():
+            raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
+        if self._operator is None:
+            self._operator = self._make_operator()
+        noisy = self._operator.noise_columns is not None
+        generator = self.reads.generator(self.name, rows.device) if noisy else None
+        product = self._operator.read(rows, generator, self.clips if self.reads.count_clips else None)
+        scale = self.scale if self.input_range is None else self.scale * self.input_range
+        return product.mul_(scale).view(*x.shape[:-1], -1).to(x.dtype)
+
+    def _make_operator(self) -> Operator:
+        drive = self._drive()
+        total = None
+        if drive.noise is not None:
+            assert self.states is not None
+            total = self.states[:, 0].float() + self.states[:, 1].float()
+        return Operator.make(drive, self._difference(), total, self.spec.tile.rows, self.spec.adc, self.adc_range)
+
+    def _drive(self) -> Drive:
+        spec = self.spec
+        input_range = 1.0 if self.input_range is None else float(self.input_range)
+        cell: IdealCell | MemristorCell = IdealCell()
+        if spec.cell != "ideal":
+            assert spec.dac is not None
+            assert self.gain_per_ampere is not None
+            cell = MemristorCell(_device(spec, self.levels), spec.dac.vmax_volts, float(self.gain_per_ampere))
+        return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels)
+
+    def _difference(self) -> Tensor:
+        """[planes, in, out]: r_pos - r_neg of the cells, or the planes themselves where cells are ideal."""
+        if self.states is not None:
+            return self.states[:, 0].float() - self.states[:, 1].float()
+        return encode.to_planes(self.levels, bits_of(self.spec)).transpose(1, 2).float()
+
+    def _apply(self, fn, recurse: bool = True) -> MappedMatrix:  # type: ignore[no-untyped-def]
+        self._operator = None  # it lives where the tensors did
+        super()._apply(fn, recurse)
+        return self
+
+
+def bits_of(spec: HardwareSpec) -> int:
+    """The weight bits of a layer's resolved spec."""
+    if spec.weights.bits is None:
+        raise ValueError(f"hardware {spec.name} leaves weights.bits open; choose them before mapping")
+    return spec.weights.bits
+
+
+def tiling_of(levels: Tensor, spec: HardwareSpec) -> Tiling:
+    """How `levels` [out, in] lie on the tiles of `spec`."""
+    return Tiling(spec.tile.rows, spec.tile.cols, levels.shape[0], levels.shape[1], bits_of(spec))
+
+
+def _device(spec: HardwareSpec, like: Tensor) -> DeviceModel:
+    return _load_device(spec.cell, str(like.device))
+
+
+@lru_cache(maxsize=16)
+def _load_device(cell: str, where: str) -> DeviceModel:
+    return load_device(cell).to(where)

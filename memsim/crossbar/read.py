@@ -1,0 +1,187 @@
+"""The read: inputs through DAC, cells and ADC to numbers, as matrix products.
+
+x -> DAC codes -> f(U) of the row voltages -> columns, per row tile and plane (+ read noise) -> ADC codes -> shift-add
+
+Row tiles are the batch of a `bmm` and planes lie side by side on its output axis, so no [batch, in, out] tensor ever
+exists. Where there is no ADC nothing needs tiles and planes apart, and they are summed before the read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memsim.crossbar import convert
+from memsim.crossbar.cell import IdealCell, MemristorCell
+from memsim.crossbar.tiling import split_rows
+from memsim.spec import CalibratedAdc, Dac, FixedAdc, ReadNoise
+
+CHUNK_VALUES = 1 << 20
+"""About how many column values are in flight at a time: changes speed and memory, never a result."""
+NOISE_FRAMES = 32
+"""Read noise is drawn for this many frames at a time, whatever the chunk."""
+
+
+@dataclass
+class ClipCounts:
+    """How many conversions went beyond full scale, of how many."""
+
+    dac_clipped: Tensor | int = 0
+    dac_total: int = 0
+    adc_clipped: Tensor | int = 0
+    adc_total: int = 0
+
+
+@dataclass(frozen=True)
+class Drive:
+    """From inputs to what the rows contribute: the DAC and the cells' voltage law, tabulated by code where it can be.
+
+    `tables` holds, by DAC code, the signal f(U) and (with read noise) the two noise variances of MemristorCell.
+    """
+
+    dac: Dac | None
+    input_range: float
+    cell: IdealCell | MemristorCell
+    noise: ReadNoise | None
+    tables: tuple[Tensor, ...] | None
+
+    @classmethod
+    def make(
+        cls, dac: Dac | None, input_range: float, cell: IdealCell | MemristorCell, noise: ReadNoise | None, like: Tensor
+    ) -> Drive:
+        """`noise` None reads without noise, as ideal cells always do."""
+        noise = noise if isinstance(cell, MemristorCell) else None
+        untabulated = cls(dac, input_range, cell, noise, None)
+        if dac is None or dac.bits is None or isinstance(cell, IdealCell):
+            return untabulated
+        largest = convert.dac_max_code(dac.bits)
+        u = torch.arange(-largest, largest + 1, dtype=torch.float64, device=like.device) / largest
+        return cls(dac, input_range, cell, noise, tuple(t.float() for t in untabulated._evaluate(u)))
+
+    def __call__(self, x: Tensor, clips: ClipCounts | None) -> tuple[Tensor, ...]:
+        """The signals (and the two noise variances) of inputs [n, in], each [n, in]."""
+        if self.dac is None:
+            return self._evaluate(x)
+        if clips is not None:
+            clips.dac_clipped = clips.dac_clipped + convert.dac_clipped(x, self.input_range, self.dac.bits)
+            clips.dac_total += x.numel()
+        if self.dac.bits is None:
+            return self._evaluate((x / self.input_range).clamp_(-1, 1))
+        codes = convert.dac_codes(x, self.input_range, self.dac.bits)
+        largest = convert.dac_max_code(self.dac.bits)
+        if self.tables is None:
+            return self._evaluate(codes.div_(largest))
+        index = codes.add_(largest).int().view(-1)
+        return tuple(table.index_select(0, index).view(x.shape) for table in self.tables)
+
+    def _evaluate(self, u: Tensor) -> tuple[Tensor, ...]:
+        signal = self.cell.signal(u)
+        if self.noise is None or isinstance(self.cell, IdealCell):
+            return (signal,)
+        return (signal, *self.cell.noise_variances(u, self.noise))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A programmed matrix, ready to be read. With an ADC, column signals are in units of its codes.
+
+    `columns` [row_tiles, rows, planes * out]; `noise_columns` [row_tiles, rows + 1, planes * out], whose last row takes
+    the part of the variance that no state changes; `weights` [row_tiles][planes]: what one code is worth in the sum, in
+    units of (weight 1 x full-scale input); `max_code` None without an ADC.
+    """
+
+    drive: Drive
+    out_features: int
+    columns: Tensor
+    noise_columns: Tensor | None
+    weights: list[list[float]]
+    max_code: int | None
+
+    @classmethod
+    def make(
+        cls,
+        drive: Drive,
+        difference: Tensor,
+        total: Tensor | None,
+        rows: int,
+        adc: CalibratedAdc | FixedAdc | None,
+        adc_range: Tensor | None,
+    ) -> Operator:
+        """From `difference` r_pos - r_neg and (for read noise) `total` r_pos + r_neg, each [planes, in, out].
+
+        `adc_range` [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x full-scale input).
+        """
+        planes, _, out_features = difference.shape
+        worth = 2.0 ** torch.arange(planes, device=difference.device)  # of a plane
+        if adc is None:
+            columns = torch.einsum("p,pio->io", worth, difference)[None]
+            noise = None if total is None else torch.einsum("p,pio->io", worth.square(), total)[None]
+            constant = worth.square().sum()[None, None]
+            return cls(drive, out_features, columns, _with_constant(noise, constant, out_features), [[1.0]], None)
+        assert adc_range is not None  # a calibrated matrix has one for its ADC
+        columns = split_planes(difference, rows)
+        steps, max_code = convert.adc_steps(adc, adc_range.expand(len(columns), planes))
+        per_step = (1 / steps)[:, None, :, None]
+        columns = (columns * per_step).flatten(2)
+        noise = None if total is None else (split_planes(total, rows) * per_step.square()).flatten(2)
+        noise_columns = _with_constant(noise, 1 / steps.square(), out_features)
+        return cls(drive, out_features, columns, noise_columns, (steps * worth).tolist(), max_code)
+
+    def read(self, x: Tensor, generator: torch.Generator | None = None, clips: ClipCounts | None = None) -> Tensor:
+        """[n, in] -> [n, out] in units of (weight 1 x full-scale input), in chunks of whole noise blocks."""
+        tiles, _, width = self.columns.shape
+        frames = max(1, CHUNK_VALUES // (tiles * width * NOISE_FRAMES)) * NOISE_FRAMES
+        product = x.new_zeros(len(x), self.out_features)
+        for start in range(0, len(x), frames):
+            part = slice(start, start + frames)
+            self._shift_add(self._convert(self._columns(x[part], generator, clips), clips), product[part])
+        return product
+
+    def _columns(self, x: Tensor, generator: torch.Generator | None, clips: ClipCounts | None) -> Tensor:
+        """Column signals [row_tiles, n, planes * out] of inputs [n, in], with read noise."""
+        rows = self.columns.shape[1]
+        signal, *variances = self.drive(x, clips)
+        signals = torch.bmm(split_rows(signal, rows), self.columns)
+        if self.noise_columns is not None:
+            assert generator is not None
+            constant, by_state = (split_rows(variance, rows) for variance in variances)
+            rows_and_constant = torch.cat([by_state, constant.sum(dim=2, keepdim=True)], dim=2)
+            deviation = torch.bmm(rows_and_constant, self.noise_columns).clamp_(min=0).sqrt_()
+            for start in range(0, x.shape[0], NOISE_FRAMES):
+                part = slice(start, start + NOISE_FRAMES)
+                normal = torch.randn(deviation[:, part].shape, generator=generator, device=x.device)
+                signals[:, part].addcmul_(deviation[:, part], normal)
+        return signals
+
+    def _convert(self, signals: Tensor, clips: ClipCounts | None) -> Tensor:
+        """ADC codes, in place."""
+        if self.max_code is None:
+            return signals
+        codes = signals.round_()
+        if clips is not None:
+            clips.adc_clipped = clips.adc_clipped + (codes.abs() > self.max_code).sum()
+            clips.adc_total += codes.numel()
+        return codes.clamp_(-self.max_code, self.max_code)
+
+    def _shift_add(self, codes: Tensor, product: Tensor) -> None:
+        """Add codes [row_tiles, n, planes * out], weighted, to `product` [n, out]."""
+        for tile_codes, weights in zip(codes, self.weights, strict=True):
+            for plane_codes, weight in zip(tile_codes.split(self.out_features, dim=1), weights, strict=True):
+                product.add_(plane_codes, alpha=weight)
+
+
+def split_planes(cells: Tensor, rows: int) -> Tensor:
+    """[planes, in, out] -> [row_tiles, rows, planes, out], zeros beyond the matrix."""
+    planes, in_features, out_features = cells.shape
+    tiles = -(-in_features // rows)
+    padded = torch.nn.functional.pad(cells, (0, 0, 0, tiles * rows - in_features))
+    return padded.view(planes, tiles, rows, out_features).permute(1, 2, 0, 3).contiguous()
+
+
+def _with_constant(noise: Tensor | None, constant: Tensor, out_features: int) -> Tensor | None:
+    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, planes]."""
+    if noise is None:
+        return None
+    return torch.cat([noise, constant.repeat_interleave(out_features, dim=1)[:, None, :]], dim=1)

@@ -1,0 +1,18 @@
+"""One memristor: its model's parameters and current equations, its cells, and how a population of them is drawn."""
+
+from memsim.device.cells import Cells, RandomCycling, program_cells
+from memsim.device.features import draw_states, state_means
+from memsim.device.model import DeviceModel, load_device, save_device
+from memsim.device.noise import read_noise_std_amperes
+
+__all__ = [
+    "Cells",
+    "DeviceModel",
+    "RandomCycling",
+    "draw_states",
+    "load_device",
+    "program_cells",
+    "read_noise_std_amperes",
+    "save_device",
+    "state_means",
+]

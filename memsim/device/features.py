@@ -1,0 +1,181 @@
+"""Drawing the features of cells: device to device (a Gaussian mixture) and cycle to cycle (a vector autoregression).
+
+Equations: Hennen et al., Front. Neurosci. 16:941753 (2022). All draws are float32 on the model's device and come from
+the generator given, which must live on that device. They are made in chunks of a fixed size, so memory is bounded and
+a result depends on the state of the generator alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from memsim.device.model import HRS, LRS, DeviceModel, companion, polynomial
+
+History = Literal["stationary", "zero"]
+"""Where the cycles of a fresh cell start: in the stationary state, or from zeros as in the published simulation (whose
+LRS variance is 79 % of the stationary one after 10 cycles)."""
+
+LARGEST_NORMAL = math.sqrt(2.0 * 24.0 * math.log(2.0))
+"""The largest |x| that a float32 Box-Muller normal takes: 5.77."""
+
+
+def chunks(n: int, device: torch.device) -> Iterator[slice]:
+    """[0, n) in slices of fixed size: what fits a CPU's cache (and no more than torch runs on one thread), or what
+    fills a GPU."""
+    size = 2**15 if device.type == "cpu" else 2**19
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def draw_components(device: DeviceModel, n: int, generator: Generator) -> Tensor:
+    """[n] int64: the mixture component of each of `n` cells."""
+    u = torch.rand(n, generator=generator, device=device.device)
+    component = torch.zeros(n, dtype=torch.int64, device=device.device)
+    for boundary in device.mixture_weights.cumsum(0)[:-1].tolist():
+        component += u >= boundary
+    return component
+
+
+def draw_offsets_and_scales(
+    device: DeviceModel, n: int, generator: Generator, features: Sequence[int] = (0, 1, 2, 3)
+) -> tuple[Tensor, Tensor]:
+    """(mu, sigma), each [len(features), n], of the features asked for: the marginal of the mixture over all four."""
+    means, cholesky = _marginal_mixture(device, tuple(features))
+    component = draw_components(device, n, generator)
+    z = torch.randn(means.shape[0], n, generator=generator, device=device.device)
+    drawn = torch.zeros_like(z)
+    for k in range(means.shape[1]):
+        drawn = torch.where(component == k, torch.addmm(means[:, k : k + 1], cholesky[k], z), drawn)
+    mu, sigma = drawn.chunk(2)
+    return mu, sigma
+
+
+def draw_history(
+    device: DeviceModel, n: int, generator: Generator, history: History = "stationary", order: int | None = None
+) -> Tensor:
+    """[n, 4p]: the last p normal feature vectors of `n` fresh cells, oldest to newest (the present cycle)."""
+    var = device.var_matrix(order)
+    if history == "zero":
+        past = torch.zeros(n, var.shape[1] - 4, device=device.device)
+        past[:, -4:] = torch.randn(n, 4, generator=generator, device=device.device) @ var[:, :4].float().T
+        return past
+    factor: Tensor = torch.linalg.cholesky(stationary_covariance(device, order))
+    return torch.randn(n, factor.shape[0], generator=generator, device=device.device) @ factor.float().T
+
+
+@lru_cache(maxsize=32)
+def stationary_covariance(device: DeviceModel, order: int | None = None) -> Tensor:
+    """[4p, 4p] covariance P of a stationary history: P = F P F^T + Q, F the companion matrix, Q the draw's covariance.
+
+    Solved by doubling: P <- P + F P F^T, F <- F^2 (float64; a device file's process is stationary, so it converges).
+    """
+    var = device.var_matrix(order)
+    step = companion(var)
+    covariance = torch.zeros_like(step)
+    covariance[-4:, -4:] = var[:, :4] @ var[:, :4].T
+    for _ in range(64):
+        growth = step @ covariance @ step.T
+        covariance = covariance + growth
+        step = step @ step
+        if growth.abs().max() <= 1e-17 * covariance.abs().max():
+            break
+    return (covariance + covariance.T) / 2
+
+
+def draw_states(
+    device: DeviceModel,
+    set_mask: Tensor,
+    generator: Generator,
+    history: History = "stationary",
+    order: int | None = None,
+) -> Tensor:
+    """States r [...] (float32) of fresh cells after one SET pulse for those in `set_mask` [...] (bool).
+
+    What `Cells` gives after ``apply(-2.0)`` on the set cells, drawn at once: a set cell is in the LRS of its first
+    cycle, any other in its HRS (in Cells, one cell in some 10^6 needs more than -2 V). Every cell takes two normals
+    and a uniform, whether it is set or not, so states from equal generators differ only where the masks do.
+    """
+    laws = {feature: _state_law(device, feature, history, order) for feature in (LRS, HRS)}
+    flat_mask = set_mask.reshape(-1)
+    r = torch.empty(flat_mask.shape, device=device.device)
+    for part in chunks(flat_mask.numel(), device.device):
+        is_set, out = flat_mask[part], r[part]
+        component = draw_components(device, out.numel(), generator)
+        x = torch.randn(out.shape, generator=generator, device=device.device)
+        z = torch.randn(out.shape, generator=generator, device=device.device)
+        for feature, mask in ((LRS, is_set), (HRS, ~is_set)):
+            cells = mask.nonzero().squeeze(1)
+            drawn = (value.index_select(0, cells) for value in (component, x, z))
+            out.index_copy_(0, cells, laws[feature](*drawn))
+    return r.view(set_mask.shape)
+
+
+@lru_cache(maxsize=32)
+def state_means(device: DeviceModel, history: History = "stationary", order: int | None = None) -> tuple[float, float]:
+    """(mean r of set cells, mean r of unset cells) over the population that `draw_states` draws from.
+
+    1/R of a polynomial of normals has, strictly, no mean: far enough out a resistance passes zero or the exponential of
+    the HRS outgrows the normal density. No draw goes there (float32 normals end at 5.77), so this is the mean over what
+    can be drawn: a trapezoid rule over both normals within that range, exact sums over the components, float64.
+    """
+    grid = torch.linspace(-LARGEST_NORMAL, LARGEST_NORMAL, 401, dtype=torch.float64, device=device.device)
+    density = torch.exp(-grid.square() / 2)
+    density /= density.sum()
+    x, z = torch.cartesian_prod(grid, grid).T  # (401 * 401)
+
+    def mean(feature: int) -> float:
+        law = _state_law(device, feature, history, order)
+        components = torch.arange(device.mixture_weights.numel(), device=device.device)
+        r = law(components.repeat_interleave(x.numel()), x.repeat(len(components)), z.repeat(len(components)))
+        weights = device.mixture_weights / device.mixture_weights.sum()
+        return torch.einsum("kij,k,i,j->", r.view(-1, len(grid), len(grid)), weights, density, density).item()
+
+    return mean(LRS), mean(HRS)
+
+
+@dataclass(frozen=True)
+class _StateLaw:
+    """How one feature (HRS or LRS) of a fresh cell, and with it the state r, follows from two normals.
+
+    y = mu + sigma g(x) where (mu, sigma) is Gaussian within a component. Given x, y is therefore Gaussian too, with
+    mean m_mu + m_sigma g and, [[a, 0], [b, c]] being the Cholesky factor of (mu, sigma), standard deviation
+    hypot(a + b g, c g). So one normal z stands for the two of mu and sigma.
+    """
+
+    device: DeviceModel
+    feature: int
+    x_std: float
+    table: Tensor  # [5, K] m_mu, m_sigma, a, b, c
+
+    def __call__(self, component: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """States r [n] from components [n] (int64) and standard normals x and z [n], in the dtype of `x`."""
+        m_mu, m_sigma, a, b, c = (row.index_select(0, component) for row in self.table.to(x.dtype))
+        g = polynomial(self.device.gamma[self.feature], x * self.x_std)
+        spread = torch.hypot(a.addcmul_(b, g), c.mul_(g))
+        y = m_mu.addcmul_(m_sigma, g).addcmul_(spread, z)
+        return self.device.state_of_resistance(torch.pow(10.0, y) if self.feature == HRS else y)
+
+
+@lru_cache(maxsize=32)
+def _state_law(device: DeviceModel, feature: int, history: History, order: int | None) -> _StateLaw:
+    var = device.var_matrix(order)
+    drawn = var[:, :4] @ var[:, :4].T if history == "zero" else stationary_covariance(device, order)[-4:, -4:]
+    means, cholesky = _marginal_mixture(device, (feature,), torch.float64)
+    table = torch.stack([means[0], means[1], cholesky[:, 0, 0], cholesky[:, 1, 0], cholesky[:, 1, 1]])
+    return _StateLaw(device, feature, math.sqrt(drawn[feature, feature].item()), table)
+
+
+@lru_cache(maxsize=32)
+def _marginal_mixture(
+    device: DeviceModel, features: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """(means [2F, K], Cholesky factors [K, 2F, 2F]) of (mu, sigma) of `features`, from the joint of all four."""
+    rows = [*features, *(4 + feature for feature in features)]
+    joint = device.mixture_cholesky[:, rows]  # (K, 2F, 8)
+    return device.mixture_means[rows].to(dtype), torch.linalg.cholesky(joint @ joint.mT).to(dtype)

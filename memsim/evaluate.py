@@ -1,0 +1,236 @@
+"""Running a recogniser over speech: in full precision, quantised, and on simulated chips."""
+
+from __future__ import annotations
+
+import statistics as stats
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from memsim import __version__
+from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
+from memsim.asr.decoding import greedy
+from memsim.asr.recogniser import Recogniser, load_recogniser
+from memsim.asr.scoring import Score, score
+from memsim.checkpoint import Checkpoint
+from memsim.crossbar.statistics import InputStatistics, statistics_from_tensors
+from memsim.errors import InputError
+from memsim.mapped import load_chip
+from memsim.nn.mapping import ChipMapping, clip_rate, map_model, mapping_of, measure, remap
+from memsim.spec import HardwareSpec
+
+CACHED_SECONDS = 3600.0
+"""Features of at most this much audio are kept between passes; longer corpora are read again by each."""
+
+STATISTICS_UTTERANCES = 200
+
+Progress = Callable[[str, float], None]
+"""Told which pass is running and the fraction of it that is done."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One chip's result."""
+
+    seed: int
+    score: Score
+    real_time_factor: float  # seconds of computing per second of audio
+    dac_clip_rate: float | None
+    adc_clip_rate: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `memsim eval` finds out. `full_precision` is None where no full-precision weights were at hand."""
+
+    checkpoint: Checkpoint
+    corpus: Corpus
+    seconds: float
+    spec: HardwareSpec
+    seed: int
+    full_precision: Score | None
+    digital: Score
+    trials: tuple[Trial, ...]
+    mapping: ChipMapping
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of interface.md."""
+        references = {"to_digital": self.digital, "to_full_precision": self.full_precision}
+        mean_wer = stats.fmean(trial.score.wer for trial in self.trials)
+        return {
+            "memsim": __version__,
+            "checkpoint": {
+                "path": str(self.checkpoint.path),
+                "kind": self.checkpoint.kind,
+                "sha256": self.checkpoint.sha256,
+            },
+            "data": {
+                "name": self.corpus.name,
+                "split": self.corpus.split,
+                "text_style": self.corpus.text_style,
+                "synthetic": self.corpus.synthetic,
+                "utterances": len(self.corpus.utterances),
+                "words": self.corpus.words,
+                "seconds": round(self.seconds, 3),
+            },
+            "hardware": {"name": self.spec.name, "sha256": self.spec.sha256(), "spec": self.spec.to_dict()},
+            "seed": self.seed,
+            **({} if self.full_precision is None else {"full_precision": self.full_precision.to_dict()}),
+            "digital": self.digital.to_dict(),
+            "mapped": {
+                "wer": spread([trial.score.wer for trial in self.trials]),
+                "cer": spread([trial.score.cer for trial in self.trials]),
+                "trials": [{"seed": trial.seed, **trial.score.to_dict()} for trial in self.trials],
+            },
+            "relative_degradation": {
+                key: mean_wer / reference.wer - 1
+                for key, reference in references.items()
+                if reference is not None and reference.wer > 0
+            },
+            "clip_rate": {
+                "dac": _mean([trial.dac_clip_rate for trial in self.trials]),
+                "adc": _mean([trial.adc_clip_rate for trial in self.trials]),
+            },
+            "real_time_factor": stats.fmean(trial.real_time_factor for trial in self.trials),
+        }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean, sample standard deviation (0 of a single value), minimum and maximum."""
+    return {
+        "mean": stats.fmean(values),
+        "std": stats.stdev(values) if len(values) > 1 else 0.0,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return stats.fmean(known) if known else None
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    *,
+    spec: HardwareSpec | None,
+    trials: int = 1,
+    seed: int | None = None,
+    reference: Checkpoint | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda name, done: None,
+) -> Evaluation:
+    """Evaluate `checkpoint` on `trials` chips.
+
+    An unmapped checkpoint is mapped on `spec`, chips having the seeds `seed`, `seed` + 1, ... A mapped one runs as it
+    is where `spec` and `seed` are None, and further trials program its levels again; otherwise its levels are mapped
+    under `spec`. Raises InputError when the checkpoint cannot be run or lacks the statistics that its converters need.
+    """
+    first: nn.Module | None = None
+    full_precision_model: Recogniser | None = None
+    if checkpoint.kind == "mapped":
+        recogniser, statistics = load_chip(checkpoint)
+        mapping = mapping_of(recogniser.model)
+        if spec is None and seed is None:
+            first = recogniser.model
+        seed = mapping.seed if seed is None else seed
+        spec = spec or mapping.spec
+        digital = remap(recogniser.model, spec.digital_twin(), seed=seed, statistics=statistics)
+    else:
+        if spec is None:
+            raise ValueError("an unmapped checkpoint needs a hardware spec")
+        full_precision_model = recogniser = load_recogniser(checkpoint)
+        statistics = statistics_from_tensors(checkpoint.tensors())
+        seed = seed or 0
+        digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
+    if reference is not None:
+        full_precision_model = load_recogniser(reference)
+
+    seconds = total_seconds(corpus.utterances)
+    source = FeatureSource(recogniser.features, cache=seconds <= CACHED_SECONDS)
+    runner = _Runner(corpus, source, seconds, device, progress)
+    full_precision = None if full_precision_model is None else runner.score(full_precision_model, "full precision")
+    digital_score = runner.score(replace(recogniser, model=digital), "digital")
+    results = []
+    for trial in range(trials):
+        chip = first if first is not None and trial == 0 else None
+        if chip is None:
+            chip = remap(digital, spec, seed=seed + trial, trial=trial, statistics=statistics)
+        _require_calibrated(checkpoint, mapping_of(chip))
+        results.append(runner.trial(replace(recogniser, model=chip), f"chip {trial + 1} of {trials}"))
+        mapping = mapping_of(chip)
+    return Evaluation(checkpoint, corpus, seconds, spec, seed, full_precision, digital_score, tuple(results), mapping)
+
+
+@dataclass
+class _Runner:
+    corpus: Corpus
+    source: FeatureSource
+    seconds: float
+    device: str
+    progress: Progress
+
+    def score(self, recogniser: Recogniser, name: str) -> Score:
+        recogniser.model.to(self.device)
+        batches = evaluation_batches(self.corpus.utterances, self.source)
+        hypotheses = transcribe(recogniser, self._counted(batches, name))
+        return score([u.text for u in self.corpus.utterances], hypotheses)
+
+    def trial(self, recogniser: Recogniser, name: str) -> Trial:
+        mapping = mapping_of(recogniser.model)
+        mapping.reads.count_clips = True
+        started = time.perf_counter()
+        result = self.score(recogniser, name)
+        elapsed = time.perf_counter() - started
+        rate = clip_rate(mapping.layers.values())
+        return Trial(mapping.seed, result, elapsed / self.seconds, rate.dac, rate.adc)
+
+    def _counted(self, batches: Iterable[Batch], name: str) -> Iterable[Batch]:
+        done = 0
+        self.progress(name, 0.0)
+        for batch in batches:
+            yield batch
+            done += len(batch.indices)
+            self.progress(name, done / len(self.corpus.utterances))
+
+
+def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
+    """Greedy transcripts in the order of the utterances that `batches` were made from."""
+    texts: dict[int, str] = {}
+    mapping = getattr(recogniser.model, "mapping", None)
+    device = next(iter(recogniser.model.state_dict().values())).device
+    with torch.inference_mode():
+        for batch in batches:
+            if isinstance(mapping, ChipMapping):
+                mapping.begin_batch(batch.key)
+            log_probs, lengths = recogniser.model(batch.features.to(device), batch.lengths.to(device))
+            texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
+    return [texts[i] for i in range(len(texts))]
+
+
+def _require_calibrated(checkpoint: Checkpoint, mapping: ChipMapping) -> None:
+    missing = [name for name, matrix in mapping.layers.items() if not matrix.is_calibrated]
+    if missing:
+        raise InputError(
+            f"{checkpoint.path}: the converters of {missing[0]} (and {len(missing) - 1} more layers) are not "
+            "calibrated and the file holds no input statistics; map it with `memsim map --calibrate DATA`"
+        )
+
+
+def input_statistics(
+    recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, seed: int = 0
+) -> dict[str, InputStatistics]:
+    """The input statistics of every linear layer over about 200 utterances, evenly taken, one at a time."""
+    every = max(1, len(utterances) // STATISTICS_UTTERANCES)
+
+    def run(model: nn.Module) -> None:
+        for utterance in utterances[::every]:
+            model(*pad([source(utterance)]))
+
+    return measure(recogniser.model, run, seed=seed)

@@ -1,0 +1,141 @@
+"""Checkpoints on arrays: mapping the tensors of any safetensors file, and reading a mapped file back as a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from memsim.asr.recogniser import Recogniser, assign_state, skeleton
+from memsim.checkpoint import Checkpoint
+from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
+from memsim.errors import InputError
+from memsim.nn.mapping import ChipMapping, install, with_mapping
+from memsim.nn.plan import MappedLayer, Plan, Selection, plan_tensors
+from memsim.spec import HardwareSpec, load_hardware
+
+_MATRIX = ".matrix."
+
+
+@dataclass(frozen=True)
+class MappedTensors:
+    """What a mapped checkpoint holds, and what the mapping did."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    plan: Plan
+    programming_errors: dict[str, float]
+    uncalibrated: tuple[str, ...]
+
+
+def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
+    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped or has no linear layer."""
+    if checkpoint.kind not in ("model", "foreign"):
+        raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
+    plan = plan_tensors(checkpoint.shapes, spec, selection)
+    if not plan.mapped:
+        raise InputError(
+            f"{checkpoint.path}: no linear layer to map among its {len(checkpoint.names)} tensors "
+            "(looked for 2-dimensional tensors named <layer>.weight); --dry-run lists them with the reasons"
+        )
+    return plan
+
+
+def map_checkpoint(
+    checkpoint: Checkpoint,
+    spec: HardwareSpec,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    statistics: Mapping[str, InputStatistics] | None = None,
+    on_layer: Callable[[MappedLayer], None] = lambda layer: None,
+) -> MappedTensors:
+    """Program every layer of `plan`, one at a time; every other tensor is carried over as it is.
+
+    `statistics` (default: those in the file) set the converters' ranges. Raises InputError for NaN weights.
+    """
+    tensors: dict[str, Tensor] = {}
+    stored = checkpoint.tensors(name for name in checkpoint.names if name.startswith(PREFIX))
+    if statistics is None:
+        statistics = statistics_from_tensors(stored)
+    for layer_name, measured in statistics.items():
+        tensors |= measured.to_tensors(layer_name)
+    errors, uncalibrated = {}, []
+    weights = {f"{layer.name}.weight" for layer in plan.mapped}
+    for layer in plan.mapped:
+        weight = checkpoint.tensors([f"{layer.name}.weight"])[f"{layer.name}.weight"]
+        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name))
+        tensors |= {f"{layer.name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
+        errors[layer.name] = matrix.programming_error()
+        if not matrix.is_calibrated:
+            uncalibrated.append(layer.name)
+        on_layer(layer)
+    rest = [name for name in checkpoint.names if name not in weights and not name.startswith(PREFIX)]
+    tensors |= checkpoint.tensors(rest)
+    carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
+    metadata = carried | {
+        "kind": "mapped",
+        "hardware": spec.to_json(),
+        "layers": json.dumps({layer.name: layer.tiling.bits for layer in plan.mapped}),
+        "seed": str(seed),
+        "source_sha256": checkpoint.sha256,
+    }
+    return MappedTensors(tensors, metadata, plan, errors, tuple(uncalibrated))
+
+
+def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
+    """A mapped checkpoint as a recogniser whose layers run on its arrays, and the statistics it carries.
+
+    Raises InputError when the file is not a mapped recogniser or its tensors do not fit together.
+    """
+    recogniser = skeleton(checkpoint)
+    spec, bits = stored_spec(checkpoint)
+    tensors = checkpoint.tensors()
+    statistics = statistics_from_tensors(tensors)
+    matrices, layers = {}, []
+    for name, layer_bits in bits.items():
+        prefix = f"{name}{_MATRIX}"
+        own = {key[len(prefix) :]: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
+        bias = tensors.pop(f"{name}.bias", None)
+        try:
+            _require_linear(recogniser.model, name, own.get("levels"), bias)
+            layer = MappedLayer.make(name, tuple(own["levels"].shape), spec, layer_bits)
+            matrices[name] = MappedMatrix.from_tensors(name, layer.spec, own)
+        except InputError as error:
+            raise InputError(f"{checkpoint.path}: {error}") from None
+        install(recogniser.model, name, matrices[name], None if bias is None else bias.float())
+        layers.append(layer)
+    state = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items() if not n.startswith(PREFIX)}
+    installed = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
+    assign_state(recogniser.model, state | installed, str(checkpoint.path))
+    seed = int(checkpoint.metadata.get("seed", "0"))
+    mapping = ChipMapping(Plan(tuple(layers), ()), spec, seed, matrices, Reads(seed))
+    with_mapping(recogniser.model, mapping)
+    return recogniser, statistics
+
+
+def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
+    """The hardware that a mapped file was made for, and the weight bits of each layer on arrays."""
+    try:
+        return load_hardware(json.loads(checkpoint.metadata["hardware"])), json.loads(checkpoint.metadata["layers"])
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint.path}: its metadata lacks a readable hardware spec ({error}); map it again"
+        ) from None
+
+
+def _require_linear(model: nn.Module, name: str, levels: Tensor | None, bias: Tensor | None) -> None:
+    """Raise InputError unless layer `name` of the architecture is the linear layer that the file's tensors describe."""
+    if levels is None:
+        raise InputError(f"lacks the levels of {name}; the file is damaged, map the checkpoint again")
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        module = None
+    if not isinstance(module, nn.Linear) or module.weight.shape != levels.shape:
+        raise InputError(f"mapped layer {name} {list(levels.shape)} is no linear layer of the architecture")
+    if (None if bias is None else bias.shape) != (None if module.bias is None else module.bias.shape):
+        raise InputError(f"the bias of mapped layer {name} does not fit the architecture")

@@ -1,0 +1,1 @@
+"""Neural-network layers on simulated arrays, and what is measured about a network to map it."""

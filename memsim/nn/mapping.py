@@ -1,0 +1,200 @@
+"""Putting the linear layers of any nn.Module on simulated arrays."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memsim import rng
+from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.statistics import InputStatistics
+from memsim.errors import InputError
+from memsim.nn.collect import collecting
+from memsim.nn.linear import MappedLinear
+from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, plan_modules
+from memsim.spec import HardwareSpec, load_hardware
+
+Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class ClipRate:
+    """The fraction of conversions of a layer that went beyond full scale; None where nothing was counted."""
+
+    dac: float | None
+    adc: float | None
+
+
+@dataclass
+class ChipMapping:
+    """What of a network is on arrays. `begin_batch` keys the read noise of the forward passes that follow."""
+
+    plan: Plan
+    spec: HardwareSpec
+    seed: int
+    layers: dict[str, MappedMatrix]
+    reads: Reads = field(default_factory=Reads)
+
+    def __post_init__(self) -> None:
+        for matrix in self.layers.values():
+            matrix.reads = self.reads
+
+    @property
+    def mapped(self) -> tuple[MappedLayer, ...]:
+        return self.plan.mapped
+
+    @property
+    def digital(self) -> tuple[DigitalLayer, ...]:
+        return self.plan.digital
+
+    def begin_batch(self, key: str) -> None:
+        """The forward pass to come reads the batch `key`: the same key repeats its noise."""
+        self.reads.begin(key)
+
+    def clip_rates(self) -> dict[str, ClipRate]:
+        """Clip rates by layer since `reads.count_clips` was set."""
+        return {name: clip_rate([matrix]) for name, matrix in self.layers.items()}
+
+
+def clip_rate(matrices: Iterable[MappedMatrix]) -> ClipRate:
+    """Over all conversions of `matrices` together."""
+    counts = [matrix.clips for matrix in matrices]
+
+    def rate(clipped: float, total: int) -> float | None:
+        return clipped / total if total else None
+
+    return ClipRate(
+        rate(float(sum(int(c.dac_clipped) for c in counts)), sum(c.dac_total for c in counts)),
+        rate(float(sum(int(c.adc_clipped) for c in counts)), sum(c.adc_total for c in counts)),
+    )
+
+
+def map_model(
+    model: nn.Module,
+    spec: HardwareSpec | str | Path | Mapping[str, Any],
+    *,
+    bits: int | None = None,
+    seed: int = 0,
+    trial: int = 0,
+    calibration: Calibration | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> nn.Module:
+    """A copy of `model` whose linear layers run on simulated arrays; `model` itself is untouched.
+
+    Args:
+        spec: the hardware, as `load_hardware` takes it.
+        bits: weight bits, in place of the spec's (8 where neither says).
+        seed: the chip; layers draw their cells by (seed, layer name).
+        trial: distinguishes repeated reads of one chip in their noise.
+        calibration: what sets converter ranges: batches to run the model on (a tensor, or a tuple of arguments each), a
+            function that runs it, or statistics by layer name. Without it a spec with converters cannot be run.
+        include, exclude: globs over layer names.
+
+    The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
+    Raises InputError for weights that hold NaN or Inf, globs that match nothing, and a layer without statistics.
+    """
+    if not isinstance(spec, HardwareSpec):
+        spec = load_hardware(spec)
+    if bits is not None:
+        spec = spec.with_settings({"weights.bits": bits})
+    plan = plan_modules(model, spec, Selection(include, exclude))
+    statistics = {} if calibration is None else measure(model, calibration, seed=seed)
+    chip = copy.deepcopy(model)
+    matrices = {}
+    for layer in plan.mapped:
+        linear = chip.get_submodule(layer.name)
+        assert isinstance(linear, nn.Linear)
+        weight = linear.weight.detach()
+        if not torch.isfinite(weight).all():
+            raise InputError(f"{layer.name}: its weight holds NaN or Inf")
+        matrices[layer.name] = MappedMatrix.from_weight(
+            layer.name, weight, layer.spec, seed, statistics.get(layer.name)
+        )
+        install(chip, layer.name, matrices[layer.name], linear.bias)
+    return with_mapping(chip, ChipMapping(plan, spec, seed, matrices, Reads(seed, trial)))
+
+
+def remap(
+    chip: nn.Module,
+    spec: HardwareSpec,
+    *,
+    seed: int,
+    trial: int = 0,
+    statistics: Mapping[str, InputStatistics] | None = None,
+) -> nn.Module:
+    """Another chip with the levels and scales of `chip`, programmed anew under `spec` from `seed`; `chip` is untouched.
+
+    Each layer keeps its bits, and the layers on arrays stay those of `chip`.
+    """
+    old = mapping_of(chip)
+    layers = [MappedLayer.make(o.name, _shape(o), spec, o.tiling.bits) for o in old.mapped]
+    matrices = {
+        layer.name: MappedMatrix.from_levels(
+            layer.name,
+            old.layers[layer.name].levels,
+            old.layers[layer.name].scale,
+            layer.spec,
+            seed,
+            (statistics or {}).get(layer.name),
+        )
+        for layer in layers
+    }
+    mapping = ChipMapping(Plan(tuple(layers), old.digital), spec, seed, matrices, Reads(seed, trial))
+    memo: dict[int, Any] = {id(old.layers[name]): matrix for name, matrix in matrices.items()}
+    return copy.deepcopy(chip, memo | {id(old): mapping})
+
+
+def mapping_of(chip: nn.Module) -> ChipMapping:
+    """The mapping that `map_model` left on its copy."""
+    mapping = getattr(chip, "mapping", None)
+    if not isinstance(mapping, ChipMapping):
+        raise TypeError(f"{type(chip).__name__} is not a mapped model")
+    return mapping
+
+
+def _shape(layer: MappedLayer) -> tuple[int, int]:
+    return layer.tiling.out_features, layer.tiling.in_features
+
+
+def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
+    """`chip`, in evaluation mode, carrying `mapping`."""
+    if hasattr(chip, "mapping"):
+        raise InputError(f"{type(chip).__name__} has an attribute `mapping` of its own, where memsim keeps its report")
+    chip.mapping = mapping  # type: ignore[assignment]
+    return chip.eval()
+
+
+def install(model: nn.Module, name: str, matrix: MappedMatrix, bias: Tensor | None) -> None:
+    """Put a mapped linear layer where the layer `name` was."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, MappedLinear(matrix, None if bias is None else bias.detach()))
+
+
+def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dict[str, InputStatistics]:
+    """Statistics of every linear layer's input: those given, or those of running `model` on the calibration data.
+
+    A layer that the data never reach has none.
+    """
+    if isinstance(calibration, Mapping):
+        return dict(calibration)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors:
+            if callable(calibration):
+                calibration(model)
+            else:
+                for batch in calibration:
+                    model(*batch) if isinstance(batch, tuple | list) else model(batch)
+    finally:
+        model.train(training)
+    results = {name: collector.result() for name, collector in collectors.items()}
+    return {name: result for name, result in results.items() if result is not None}

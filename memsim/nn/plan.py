@@ -1,0 +1,137 @@
+"""Which matrices of a network go on arrays, and why the others do not: by module, or by tensor name and shape alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from memsim.crossbar.statistics import PREFIX
+from memsim.crossbar.tiling import Tiling
+from memsim.errors import InputError
+from memsim.spec import HardwareSpec
+
+DEFAULT_BITS = 8
+
+
+@dataclass(frozen=True)
+class MappedLayer:
+    """A layer that goes on arrays, under its own resolved spec."""
+
+    name: str
+    tiling: Tiling
+    spec: HardwareSpec
+
+    @classmethod
+    def make(cls, name: str, shape: tuple[int, ...], spec: HardwareSpec, bits: int | None = None) -> MappedLayer:
+        """Layer `name` with a weight of `shape` (out, in) on the chip `spec`, at `bits` (else the spec's, else 8)."""
+        own = spec.for_layer(name)
+        bits = bits or own.weights.bits or DEFAULT_BITS
+        if own.weights.bits != bits:
+            own = own.with_settings({"weights.bits": bits})
+        out_features, in_features = shape
+        return cls(name, Tiling(own.tile.rows, own.tile.cols, out_features, in_features, bits), own)
+
+
+@dataclass(frozen=True)
+class DigitalLayer:
+    """What stays digital: `parameters` values of shape `shape`, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    mapped: tuple[MappedLayer, ...]
+    digital: tuple[DigitalLayer, ...]
+
+    @property
+    def cells(self) -> int:
+        """Physical cells, those of unused rows and columns included."""
+        return sum(layer.tiling.cells for layer in self.mapped)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Globs over layer names; with `include`, only layers that match one of them are mapped."""
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+    def reason_to_skip(self, layer: str, spec: HardwareSpec) -> str | None:
+        """Why `layer` is not wanted on arrays, or None."""
+        if self.include and not any(fnmatchcase(layer, glob) for glob in self.include):
+            return "not in --include"
+        for glob in self.exclude:
+            if fnmatchcase(layer, glob):
+                return f"--exclude {glob}"
+        digital = spec.is_digital(layer)
+        return None if digital is None else f"digital: {digital} (hardware spec)"
+
+
+def plan_tensors(shapes: Mapping[str, tuple[int, ...]], spec: HardwareSpec, selection: Selection) -> Plan:
+    """Plan from the tensors of a checkpoint alone: `<layer>.weight` with two dimensions is taken as a linear layer.
+
+    Raises InputError when an `include` or `exclude` glob matches no tensor's layer.
+    """
+    mapped, digital = [], []
+    names = [name for name in shapes if not name.startswith(PREFIX)]
+    _require_matches(selection, {name.rpartition(".")[0] for name in names})
+    for name in names:
+        layer, _, kind = name.rpartition(".")
+        reason = _why_not_linear(name, shapes[name]) or selection.reason_to_skip(layer, spec)
+        if reason is None:
+            mapped.append(MappedLayer.make(layer, shapes[name], spec))
+        elif kind != "bias" or len(shapes[name]) > 1:
+            digital.append(DigitalLayer(name, shapes[name], reason))
+    return Plan(tuple(mapped), tuple(digital))
+
+
+def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> Plan:
+    """Plan from the modules of a network: every `nn.Linear` that the spec and the selection want on arrays."""
+    mapped, digital = [], []
+    owners = {name: module for name, module in model.named_modules() if any(True for _ in module.parameters(False))}
+    _require_matches(selection, owners)
+    for name, module in owners.items():
+        shape = tuple(next(module.parameters(False)).shape)
+        if type(module) is not nn.Linear:
+            digital.append(DigitalLayer(name, shape, f"{type(module).__name__} stays digital"))
+        elif (reason := selection.reason_to_skip(name, spec)) is not None:
+            digital.append(DigitalLayer(name, shape, reason))
+        else:
+            mapped.append(MappedLayer.make(name, shape, spec))
+    return Plan(tuple(mapped), tuple(digital))
+
+
+_EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe|emb|lookup|relative_attention_bias)\b|position", re.IGNORECASE)
+_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
+
+
+def _why_not_linear(name: str, shape: tuple[int, ...]) -> str | None:
+    """Why the tensor is not taken for a linear layer's weight, judged by its name and shape; None if it is."""
+    if len(shape) < 2:
+        return "norm, bias or scalar"
+    if 0 in shape:
+        return "empty"
+    if len(shape) > 2:
+        return f"{len(shape)}-dimensional: convolutions are not mapped yet"
+    if _RECURRENT.search(name):
+        return "recurrent layers are not mapped yet"
+    if not name.endswith(".weight"):
+        return "2-dimensional, but not named <layer>.weight"
+    if _EMBEDDING.search(name):
+        return "embedding table (by its name)"
+    return None
+
+
+def _require_matches(selection: Selection, layers: Iterable[str]) -> None:
+    layers = list(layers)
+    for flag, globs in (("--include", selection.include), ("--exclude", selection.exclude)):
+        for glob in globs:
+            if not any(fnmatchcase(layer, glob) for layer in layers):
+                raise InputError(f"{flag} {glob}: matches no layer (layers are named like {', '.join(layers[:3])})")

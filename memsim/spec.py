@@ -1,0 +1,337 @@
+"""The hardware spec: what a chip is, from cells to converters, as data.
+
+    spec = load_hardware("physical")                                # a shipped name, a YAML file, or a mapping
+    spec = apply_settings(spec, ["adc.bits=6", "read_noise=none"])  # what --set does
+    spec.for_layer("encoder.0.linear_pos").adc                      # the overrides of that layer applied
+
+The defaults of every section are those of the shipped spec `physical`; `configs/hardware/physical.yaml` writes them out
+with a comment for each key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_serializer, model_validator
+from pydantic.types import Strict
+
+from memsim.errors import InputError
+from memsim.resources import find_config
+from memsim.schema import Schema, Section, Within, problem
+from memsim.yaml_config import Config, parse_value, read_config
+
+Percentile = Annotated[float, Within(above=50, high=100)]
+Names = Annotated[tuple[str, ...], Strict(False)]  # a YAML list, kept as an immutable tuple
+
+
+class Tile(Section):
+    """Cells of one crossbar: `rows` word lines (inputs) by `cols` bit lines (outputs)."""
+
+    rows: Annotated[int, Within(1, 65536)] = 128
+    cols: Annotated[int, Within(1, 65536)] = 128
+
+
+class Weights(Section):
+    """How a weight becomes cells."""
+
+    bits: Annotated[int, Within(2, 16)] | None = None  # None: those the checkpoint was trained for, else 8
+    encoding: Literal["binary_planes"] = "binary_planes"
+    scale: Literal["per_channel", "per_tensor"] = "per_channel"
+    scale_method: Literal["mse", "minmax"] = "mse"
+    copies: Literal[1] = 1
+
+
+class Dac(Section):
+    """How an input becomes a row voltage. `method` chooses, from calibration, the input that drives full scale."""
+
+    bits: Annotated[int, Within(2, 12)] | None = 8  # None: voltages are not quantised
+    vmax_volts: Annotated[float, Within(above=0, high=2)] = 0.4
+    transfer: Literal["uniform"] = "uniform"
+    polarity: Literal["signed"] = "signed"
+    method: Literal["percentile", "max", "mse"] = "percentile"
+    percentile: Percentile = 99.99  # read by method percentile
+
+
+class CalibratedAdc(Section):
+    """An ADC whose full scale is chosen per layer, from calibration."""
+
+    range: Literal["calibrated"] = "calibrated"
+    bits: Annotated[int, Within(2, 16)] = 8
+    method: Literal["percentile", "max"] = "percentile"
+    percentile: Percentile = 99.99  # read by method percentile
+
+
+class FixedAdc(Section):
+    """An ADC with steps of 2^-precision_bits and a range of +-2^(range_bits - 1), in units of (weight 1 x input 1)."""
+
+    range: Literal["fixed"]
+    precision_bits: Annotated[int, Within(-8, 16)]
+    range_bits: Annotated[int, Within(-8, 16)]
+
+    @model_validator(mode="after")
+    def _has_a_bit(self) -> FixedAdc:
+        bits = self.precision_bits + self.range_bits
+        if bits < 1:
+            raise problem(f"precision_bits + range_bits is {bits}: an ADC needs at least 1 bit", key="range_bits")
+        return self
+
+
+def _adc_kind(adc: Any) -> str:
+    """The model that an `adc` section is checked against, also when its range is misspelt."""
+    if not isinstance(adc, Mapping):
+        return type(adc).__name__ if isinstance(adc, FixedAdc) else "CalibratedAdc"
+    if adc.get("range", "calibrated") == "calibrated":
+        return "CalibratedAdc"
+    return "FixedAdc" if adc["range"] == "fixed" or "precision_bits" in adc or "range_bits" in adc else "CalibratedAdc"
+
+
+Adc = Annotated[
+    Annotated[CalibratedAdc, Tag("CalibratedAdc")] | Annotated[FixedAdc, Tag("FixedAdc")], Discriminator(_adc_kind)
+]
+
+
+class Cycling(Section):
+    """Random switching before programming: each pulse is one voltage from U(-vmax, vmax) for the whole tile."""
+
+    rounds: Annotated[int, Within(1, 1000)] = 1
+    pulses_per_round: Annotated[int, Within(1, 100_000)] = 50
+    vmax_volts: Annotated[float, Within(above=0, high=5)] = 2.0
+
+
+class Programming(Section):
+    """How cells get their states."""
+
+    scheme: Literal["single_pulse"] = "single_pulse"
+    set_volts: Annotated[float, Within(low=-5, below=0)] = -2.0
+    reset_volts: Annotated[float, Within(above=0, high=5)] = 2.0
+    history: Literal["stationary", "zero"] = "stationary"
+    cycling: Cycling | None = None
+
+
+class ReadNoise(Section):
+    """Johnson and shot noise of a read. The scales multiply the standard deviations; 1 is physics."""
+
+    bandwidth_hz: Annotated[float, Within(above=0)] = 1.0e8
+    temperature_kelvin: Annotated[float, Within(low=0)] = 300.0
+    shot_scale: Annotated[float, Within(low=0)] = 1.0
+    johnson_scale: Annotated[float, Within(low=0)] = 1.0
+
+
+Gain = Literal["calibrated"] | Annotated[float, Within(above=0)]
+
+
+class Override(Section):
+    """What differs in the layers that `match`; a section names only the keys that change."""
+
+    match: Annotated[str, Field(min_length=1)]
+    weights: dict[str, Any] | None = None
+    dac: dict[str, Any] | None = None
+    adc: dict[str, Any] | None = None
+    gain_per_ampere: Gain = "calibrated"
+    programming: dict[str, Any] | None = None
+    read_noise: dict[str, Any] | None = None
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in type(self).model_fields if key in self.model_fields_set}
+
+
+OVERRIDABLE = tuple(key for key in Override.model_fields if key != "match")
+
+
+class HardwareSpec(Section):
+    """A chip, resolved (no `base` left) and immutable. Made by `load_hardware`."""
+
+    name: str
+    cell: Annotated[str, Field(min_length=1)] = "synaptogen"
+    tile: Tile = Tile()
+    weights: Weights = Weights()
+    dac: Dac | None = Dac()
+    adc: Adc | None = CalibratedAdc()
+    gain_per_ampere: Gain = "calibrated"
+    programming: Programming = Programming()
+    read_noise: ReadNoise | None = ReadNoise()
+    read_disturb: None = None
+    faults: None = None
+    digital: Names = ("output*", "frontend.*")  # as in arXiv 2505.24721
+    overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
+
+    @model_validator(mode="after")
+    def _voltages_have_a_full_scale(self) -> HardwareSpec:
+        if self.dac is None and self.cell != "ideal":
+            raise problem(
+                f"none works only with cell: ideal; the voltages on {self.cell} cells need a full scale"
+                " (for inputs that are not quantised write dac: {bits: none})",
+                key="dac",
+            )
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.sha256())
+
+    def is_digital(self, layer: str) -> str | None:
+        """The glob that keeps `layer` digital, or None."""
+        return next((glob for glob in self.digital if fnmatchcase(layer, glob)), None)
+
+    def for_layer(self, layer: str) -> HardwareSpec:
+        """The spec of one layer: every override that matches its name applied, later ones last, and none left.
+
+        Raises InputError if overrides that match together contradict each other.
+        """
+        chosen = tuple(index for index, override in enumerate(self.overrides) if fnmatchcase(layer, override.match))
+        if chosen not in self._resolved:
+            config = Config.from_mapping(self.to_dict(), f"hardware {self.name}, layer {layer}")
+            self._resolved[chosen] = _SCHEMA.validate(_override(config, chosen))
+        return self._resolved[chosen]
+
+    @cached_property
+    def _resolved(self) -> dict[tuple[int, ...], HardwareSpec]:
+        return {}
+
+    def with_settings(self, settings: Mapping[str, object], flag: str = "--set {key}={value}") -> HardwareSpec:
+        """A copy with dotted keys set: `{"adc.bits": 6, "dac": "{bits: 6}"}`; text is read as YAML, sections merge.
+
+        Settings change the base values: an override still wins in the layers that it matches. Changing the kind of a
+        section (`adc.range`) drops the keys of the other kind. `flag` is what errors call a setting.
+        """
+        config = Config.from_mapping(self.to_dict(), f"hardware {self.name}")
+        for key, value in settings.items():
+            source = flag.format(key=key, value=value)
+            if key.split(".")[0] == "base":
+                raise InputError(f"{source}: base is for files; choose the spec to start from with --hardware")
+            tree: Any = parse_value(value, source) if isinstance(value, str) else value
+            for step in reversed(key.split(".")):
+                tree = {step: tree}
+            config = _SCHEMA.merge(config, Config.from_mapping(tree, source))
+        return _build(config)
+
+    def digital_twin(self) -> HardwareSpec:
+        """The quantised digital result of the same spec: its weights and DAC, and everything after them exact."""
+        spec = self.to_dict()
+        exact: dict[str, Any] = {"cell": "ideal", "adc": None, "gain_per_ampere": "calibrated", "read_noise": None}
+        kept = [{key: o[key] for key in ("match", "weights", "dac") if key in o} for o in spec["overrides"]]
+        twin = spec | exact | {"name": f"{self.name} (digital)", "programming": {}, "overrides": kept}
+        return _build(Config.from_mapping(twin, f"hardware {self.name}"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `load_hardware` reads back to an equal spec."""
+        return self.model_dump(mode="json")
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal specs give equal text."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def sha256(self) -> str:
+        """Identifies the spec, its name included."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+# Keys, or values of keys (None: any value), whose effect is still to be built. What is built leaves this table.
+NOT_BUILT: dict[str, Container[object] | None] = {
+    "weights.encoding": ("multilevel",),
+    "weights.cell_bits": None,
+    "weights.copies": range(2, 1025),
+    "dac.transfer": ("linearised",),
+    "dac.level_grid": None,
+    "dac.polarity": ("two_phase",),
+    "dac.slice_bits": None,
+    "adc.method": ("mse",),
+    "programming.scheme": ("write_verify", "incremental_reset"),
+    "programming.relaxation": None,
+    "read_disturb": None,
+    "faults": None,
+    "wire_ohms": None,
+    "cost": None,
+    "age_seconds": None,
+}
+
+_SCHEMA = Schema(HardwareSpec, NOT_BUILT)
+
+
+def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
+    """The spec of that name (shipped in configs/hardware), in that YAML file, or in that mapping, its `base` resolved.
+
+    A spec without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
+    """
+    if isinstance(source, Mapping):
+        config = _with_base(Config.from_mapping({"name": "custom", **source}, "hardware"), Path(), ())
+    else:
+        config = _read(source, Path(), ())
+    return _build(config)
+
+
+def apply_settings(spec: HardwareSpec, settings: Iterable[str]) -> HardwareSpec:
+    """`spec` with the KEY=VALUE texts of `--set`; see `HardwareSpec.with_settings`."""
+    pairs = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {setting}: expected KEY=VALUE, such as --set adc.bits=6")
+        pairs[key.strip()] = value
+    return spec.with_settings(pairs)
+
+
+def _read(source: str | Path, folder: Path, seen: tuple[Path, ...]) -> Config:
+    """The config that a name or path means, seen from `folder`, merged over its bases; `seen` leads to it."""
+    try:
+        path = folder / source if (folder / source).is_file() else find_config("hardware", source)
+    except (InputError, OSError) as error:
+        raise InputError(f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)) from None
+    path = path.absolute()
+    if path in seen:
+        chain = " -> ".join(step.name for step in (*seen[seen.index(path) :], path))
+        raise InputError(f"the bases go round in a circle: {chain}")
+    config = read_config(path)
+    config.data.setdefault("name", path.stem)
+    return _with_base(config, path.parent, (*seen, path))
+
+
+def _is_dir(source: str | Path) -> bool:
+    try:
+        return Path(source).is_dir()
+    except OSError:
+        return False
+
+
+def _with_base(config: Config, folder: Path, seen: tuple[Path, ...]) -> Config:
+    base = config.data.pop("base", None)
+    if base is None:
+        return config
+    if not isinstance(base, str):
+        raise InputError(f"{config.mark(('base',))}: expected the name or file of another spec")
+    try:
+        below = _read(base, folder, seen)
+    except InputError as error:
+        raise InputError(f"{config.mark(('base',))}: {error}") from None
+    return _SCHEMA.merge(below, config)
+
+
+def _override(config: Config, chosen: Iterable[int]) -> Config:
+    """`config` with its overrides of those positions applied, and none left."""
+    resolved = config.part((), (key for key in config.data if key != "overrides"))
+    for index in chosen:
+        resolved = _SCHEMA.merge(resolved, config.part(("overrides", index), OVERRIDABLE))
+    return resolved
+
+
+def _build(config: Config) -> HardwareSpec:
+    """Validates a spec and each of its overrides, the latter as a layer named like its glob would see it."""
+    spec, problems = _SCHEMA.check(config)
+    overrides = config.data.get("overrides")
+    globs = {
+        index: override["match"]
+        for index, override in enumerate(overrides if isinstance(overrides, list) else ())
+        if isinstance(override, dict) and isinstance(override.get("match"), str)
+    }
+    for index, glob in globs.items():
+        earlier = [other for other in globs if other < index and fnmatchcase(glob, globs[other])]
+        problems += _SCHEMA.check(_override(config, [*earlier, index]))[1]
+    if spec is None or problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return spec

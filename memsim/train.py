@@ -1,0 +1,224 @@
+"""Training a CTC recogniser: schedule, clipping, averaged weights, a dev WER an epoch, best and last checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import torch
+from pydantic import field_validator
+from pydantic.types import Strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from memsim.asr.audio import duration_seconds
+from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.data import FeatureSource, evaluation_batches, pad, training_batches
+from memsim.asr.features import AugmentConfig, spec_augment
+from memsim.asr.recogniser import Recogniser
+from memsim.asr.scoring import Score, score
+from memsim.checkpoint import save_checkpoint
+from memsim.crossbar.statistics import InputStatistics
+from memsim.errors import InputError
+from memsim.evaluate import input_statistics, transcribe
+from memsim.rng import derive_seed, generator
+from memsim.schema import Section, Within, problem
+
+Pair = Annotated[tuple[float, float], Strict(False)]
+
+
+class TrainConfig(Section):
+    """A training recipe (configs/qat/*.yaml)."""
+
+    name: str
+    model: str = "conformer-small"
+    epochs: Annotated[int, Within(1)]
+    batch_seconds: Annotated[float, Within(above=0)]
+    optimiser: Literal["adamw", "radam"] = "adamw"
+    learning_rate: Annotated[tuple[Pair, ...], Strict(False)]  # (fraction of the training, rate), linear between them
+    weight_decay: Annotated[float, Within(low=0)] = 0.01
+    clip_norm: Annotated[float, Within(above=0)] = 1.0
+    average_decay: Annotated[float, Within(low=0, below=1)] = (
+        0.0  # of the moving average of the weights; 0 evaluates the weights
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the matrix products in training
+    cache_features: bool = True
+    augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _rates_are_a_curve(cls, points: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        fractions = [fraction for fraction, _ in points]
+        if len(points) < 2 or fractions[0] != 0 or fractions[-1] != 1 or fractions != sorted(set(fractions)):
+            raise problem("expected [fraction, rate] pairs whose fractions rise from 0 to 1")
+        return points
+
+    def learning_rate_at(self, fraction: float) -> float:
+        """The learning rate after `fraction` of the training."""
+        for (start, low), (end, high) in zip(self.learning_rate, self.learning_rate[1:], strict=False):
+            if fraction <= end:
+                return low + (high - low) * (fraction - start) / (end - start)
+        return self.learning_rate[-1][1]
+
+
+class Watcher(Protocol):
+    """Told how a training goes; the command line draws it."""
+
+    def step(self, epoch: int, done: int, total: int, loss: float) -> None: ...
+
+    def epoch(self, result: EpochResult) -> None: ...
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    epoch: int
+    seconds: float
+    learning_rate: float
+    train_loss: float  # mean CTC loss a character
+    dev_wer: float
+    dev_cer: float
+    is_best: bool
+
+
+def train(
+    recogniser: Recogniser,
+    config: TrainConfig,
+    train_corpora: Sequence[Corpus],
+    dev: Corpus,
+    out: Path,
+    *,
+    seed: int,
+    provenance: Mapping[str, str],
+    watcher: Watcher,
+) -> Score:
+    """Train `recogniser` and write `out` (best by dev WER, with input statistics), `*.last.safetensors` and `*.csv`.
+
+    A corpus named twice in `train_corpora` counts twice in every epoch. Raises InputError when a transcript has a
+    character without a token, FloatingPointError when the loss is not finite.
+    """
+    model = recogniser.model
+    utterances = [u for corpus in train_corpora for u in corpus.utterances]
+    targets = [_encode(recogniser, u) for u in utterances]
+    durations = [duration_seconds(u) for u in utterances]
+    source = FeatureSource(recogniser.features, cache=config.cache_features)
+    dev_source = FeatureSource(recogniser.features, cache=True)
+    optimiser = _optimiser(model, config)
+    average = AveragedModel(model, multi_avg_fn=_warming_average(config.average_decay))
+    evaluated = replace(recogniser, model=average.module)
+    last = out.with_name(f"{out.stem}.last.safetensors")
+    log = out.with_suffix(".csv")
+    best = math.inf
+    best_score: Score | None = None
+    step = 0
+
+    for epoch in range(1, config.epochs + 1):
+        started = time.monotonic()
+        batches = training_batches(
+            durations, config.augment.speeds, config.batch_seconds, generator(seed, "batches", epoch)
+        )
+        losses = []
+        model.train()
+        for done, batch in enumerate(batches, start=1):
+            rate = config.learning_rate_at((epoch - 1 + done / len(batches)) / config.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            # Dropout and SpecAugment draw from torch's own generator: a step is a function of the seed and its number.
+            torch.manual_seed(derive_seed(seed, "step", step))
+            step += 1
+            features, lengths = pad([source(utterances[i], speed) for i, speed in batch])
+            features = spec_augment(features, config.augment)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+                log_probs, frames = model(features, lengths)
+            loss = _ctc_loss(log_probs.float(), frames, [targets[i] for i, _ in batch])
+            if not torch.isfinite(loss):
+                names = ", ".join(utterances[i].id for i, _ in batch[:3])
+                raise FloatingPointError(f"the loss is {loss.item()} at epoch {epoch}, batch {done} ({names}, ...)")
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimiser.step()
+            average.update_parameters(model)
+            losses.append(loss.item())
+            watcher.step(epoch, done, len(batches), losses[-1])
+
+        average.module.eval()
+        hypotheses = transcribe(evaluated, evaluation_batches(dev.utterances, dev_source))
+        dev_score = score([u.text for u in dev.utterances], hypotheses)
+        is_best = dev_score.wer <= best
+        result = EpochResult(
+            epoch,
+            time.monotonic() - started,
+            config.learning_rate_at(epoch / config.epochs),
+            sum(losses) / len(losses),
+            dev_score.wer,
+            dev_score.cer,
+            is_best,
+        )
+        _append_row(log, result, new=epoch == 1)
+        metadata = {"kind": "model", "seed": str(seed), **provenance, **recogniser.metadata()}
+        if is_best:
+            best, best_score = dev_score.wer, dev_score
+            statistics = input_statistics(evaluated, train_corpora[0].utterances, source, seed=seed)
+            save_checkpoint(out, _with_statistics(average.module, statistics), metadata)
+        save_checkpoint(last, average.module.state_dict(), metadata)
+        watcher.epoch(result)
+    assert best_score is not None
+    return best_score
+
+
+def _with_statistics(model: nn.Module, statistics: Mapping[str, InputStatistics]) -> dict[str, Tensor]:
+    tensors = dict(model.state_dict())
+    for layer, measured in statistics.items():
+        tensors |= measured.to_tensors(layer)
+    return tensors
+
+
+def _encode(recogniser: Recogniser, utterance: Utterance) -> Tensor:
+    try:
+        return torch.tensor(recogniser.tokens.encode(utterance.text))
+    except InputError as error:
+        raise InputError(f"{utterance.audio}: {utterance.id}: {error}") from None
+
+
+def _ctc_loss(log_probs: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:
+    """The mean over utterances of the CTC loss a character."""
+    lengths = torch.tensor([len(t) for t in targets])
+    return F.ctc_loss(log_probs.transpose(0, 1), torch.cat(list(targets)), frames, lengths, zero_infinity=True)
+
+
+def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Weight decay, decoupled, on matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if config.optimiser == "radam":
+        return torch.optim.RAdam(groups, lr=config.learning_rate[0][1], decoupled_weight_decay=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate[0][1], betas=(0.9, 0.98))
+
+
+def _warming_average(decay: float) -> Any:
+    """An exponential moving average whose decay grows from 0 to `decay`, so that the first steps do not linger."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def _append_row(log: Path, result: EpochResult, *, new: bool) -> None:
+    row = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in vars(result).items()}
+    with log.open("w" if new else "a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

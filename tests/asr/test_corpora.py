@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memsim.asr import corpora
+from memsim.asr.corpora import StmSegment, load_corpus, parse_stm_line
+from memsim.errors import InputError
+
+
+def write(path: Path, text: str | bytes = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+# ---- TED-LIUM 2 ----
+
+TALK_B = """\
+;; a comment
+b 1 inter_segment_gap 0 1.5 <o,,unknown> ignore_time_segment_in_scoring
+b 1 Bea 4.00 5.25 <o,f0,female> it 's {NOISE} read(2) <sil> twice (b-4.00-5.25-<F0_F>)
+b 1 Bea 1.50 4.00 <o,f0,female> And SO it begins
+
+b 1 Bea 6.00 7.00 <o,f0,female> {NOISE} <sil>
+"""
+TALK_A = "a 1 Al 0.29 2 <F0_M> yes\n"
+
+
+@pytest.fixture
+def tedlium(tmp_path: Path) -> Path:
+    """A TED-LIUM of one split, whose talks have their audio in three formats and places."""
+    split = tmp_path / "TEDLIUM_release2" / "dev"
+    write(split / "stm" / "b.stm", TALK_B)
+    write(split / "stm" / "a.stm", TALK_A)
+    write(split / "sph" / "b.sph")
+    write(split / "stm" / "a.flac")
+    return tmp_path
+
+
+def test_tedlium2(tedlium: Path) -> None:
+    corpus = load_corpus("tedlium2", root=tedlium)
+    assert (corpus.name, corpus.split, corpus.synthetic, corpus.text_style) == ("tedlium2", "dev", False, "kaldi")
+    assert [u.id for u in corpus.utterances] == ["a-0000029-0000200", "b-0000150-0000400", "b-0000400-0000525"]
+    assert [u.text for u in corpus.utterances] == ["yes", "and so it begins", "it's read twice"]
+    assert [u.speaker for u in corpus.utterances] == ["Al", "Bea", "Bea"]
+    assert [u.audio.name for u in corpus.utterances] == ["a.flac", "b.sph", "b.sph"]
+    assert [(u.start_seconds, u.end_seconds) for u in corpus.utterances] == [(0.29, 2.0), (1.5, 4.0), (4.0, 5.25)]
+    assert corpus.skipped == 1
+    assert corpus.words == 8
+
+
+def test_text_style(tedlium: Path) -> None:
+    corpus = load_corpus("tedlium2", root=tedlium, text_style="rwth")
+    assert corpus.utterances[2].text == "it 's read twice"
+    assert corpus.text_style == "rwth"
+    with pytest.raises(InputError, match="text style 'x' is unknown"):
+        load_corpus("tedlium2", root=tedlium, text_style="x")
+
+
+def test_limit_keeps_the_first(tedlium: Path) -> None:
+    everything = load_corpus("tedlium2", root=tedlium)
+    assert load_corpus("tedlium2", root=tedlium, limit=2).utterances == everything.utterances[:2]
+    assert load_corpus("tedlium2", root=tedlium, limit=99) == everything
+    with pytest.raises(InputError, match="limit is 0"):
+        load_corpus("tedlium2", root=tedlium, limit=0)
+
+
+def test_root_is_the_folder_or_its_parent_or_from_the_environment(
+    tedlium: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_corpus("tedlium2", root=tedlium)
+    assert load_corpus("tedlium2", root=tedlium / "TEDLIUM_release2") == expected
+    monkeypatch.setenv("MEMSIM_DATA", str(tedlium.parent))
+    tedlium.rename(tedlium.parent / "tedlium2")
+    assert [u.id for u in load_corpus("tedlium2").utterances] == [u.id for u in expected.utterances]
+
+
+def test_repeated_segments_get_ids_of_their_own(tedlium: Path) -> None:
+    write(tedlium / "TEDLIUM_release2/dev/stm/a.stm", TALK_A + TALK_A.replace("yes", "no"))
+    first, second, *_ = load_corpus("tedlium2", root=tedlium).utterances
+    assert (first.id, second.id) == ("a-0000029-0000200", "a-0000029-0000200-2")
+
+
+def test_missing_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEMSIM_DATA", raising=False)
+    with pytest.raises(InputError, match=r"--data-root .*TEDLIUM_release2/.*MEMSIM_DATA.*openslr\.org/19") as raised:
+        load_corpus("tedlium2")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match=r"holds no TEDLIUM_release2/.*openslr\.org/19"):
+        load_corpus("tedlium2", root=tmp_path)
+    monkeypatch.setenv("MEMSIM_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=r"tedlium2: is no folder; it should hold TEDLIUM_release2/"):
+        load_corpus("tedlium2")
+    with pytest.raises(InputError, match=r"librispeech: is no folder.*LibriSpeech/.*openslr\.org/12"):
+        load_corpus("librispeech")
+
+
+def test_unknown_split_names_those_there_are(tedlium: Path) -> None:
+    write(tedlium / "TEDLIUM_release2/test/stm/c.stm")
+    with pytest.raises(InputError, match=r"tedlium2 has no split 'train' here; there are: dev, test"):
+        load_corpus("tedlium2", split="train", root=tedlium)
+    with pytest.raises(InputError, match="tedlium2: split test has no utterances"):
+        load_corpus("tedlium2", split="test", root=tedlium)
+
+
+def test_missing_talk(tedlium: Path) -> None:
+    (tedlium / "TEDLIUM_release2/dev/sph/b.sph").unlink()
+    with pytest.raises(InputError, match=r"b\.stm:4: no audio for it: no .*dev/sph/b\.sph, nor a \.flac"):
+        load_corpus("tedlium2", root=tedlium)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a 1 Al 0 1", "expected `talk channel speaker start end <label> words...`, found 'a 1 Al 0 1'"),
+        ("a 1 Al 0 1 yes", "expected `talk channel"),
+        ("a 1 Al zero 1 <NA> yes", "start must be a time in seconds, not 'zero'"),
+        ("a 1 Al 0 nan <NA> yes", "end must be a time in seconds, not 'nan'"),
+        ("a 1 Al -1 1 <NA> yes", "start must be a time in seconds, not '-1'"),
+        ("a 1 Al 2 2 <NA> yes", "ends at 2 s, not after its start at 2 s"),
+    ],
+)
+def test_malformed_stm(tedlium: Path, line: str, message: str) -> None:
+    path = write(tedlium / "TEDLIUM_release2/dev/stm/a.stm", f";;\n{line}\n")
+    with pytest.raises(InputError) as raised:
+        load_corpus("tedlium2", root=tedlium)
+    assert str(raised.value).startswith(f"{path}:2: {message}")
+
+
+def test_stm_that_is_not_utf8(tedlium: Path) -> None:
+    write(tedlium / "TEDLIUM_release2/dev/stm/a.stm", b";;\na 1 Al 0 1 <NA> caf\xe9\n")
+    with pytest.raises(InputError, match=r"a\.stm:2: not UTF-8 text \(byte 0xe9\)"):
+        load_corpus("tedlium2", root=tedlium)
+
+
+words = st.text(alphabet="abcdefghijklmnopqrstuvwxyz'", min_size=1)
+marks = st.sampled_from(["", "(2)", "(13)", " <sil>", " {NOISE}", " {BREATH}", " <unk>"])
+times = st.integers(min_value=0, max_value=10**6).map(lambda hundredths: hundredths / 100)
+
+
+@given(
+    talk=words,
+    speaker=words,
+    marked=st.lists(st.tuples(words, marks)),
+    start=times,
+    duration=st.integers(min_value=1, max_value=3000),
+    label=st.sampled_from(["<o,f0,male>", "<NA>", "<F0_M>"]),
+    name=st.sampled_from(["", " (talk-1.00-2.00-<F0_M>-<sil>)"]),
+)
+def test_stm_line_round_trip(
+    talk: str, speaker: str, marked: list[tuple[str, str]], start: float, duration: int, label: str, name: str
+) -> None:
+    end = start + duration / 100
+    text = " ".join(word + mark for word, mark in marked)
+    segment = parse_stm_line(f"{talk} 1 {speaker} {start} {end} {label} {text}{name}", "x.stm:1")
+    assert segment == StmSegment(talk, speaker, start, end, " ".join(word for word, _ in marked))
+
+
+@given(st.text())
+def test_any_stm_line_parses_or_is_bad_input(line: str) -> None:
+    try:
+        segment = parse_stm_line(line, "x.stm:7")
+    except InputError as error:
+        assert str(error).startswith("x.stm:7: ")  # noqa: PT017 - the other outcomes are right too
+    else:
+        assert segment is None or segment.end_seconds > segment.start_seconds
+
+
+@pytest.mark.parametrize(("split", "segments", "words"), [("train", 743, 4235), ("dev", 101, 617), ("test", 104, 590)])
+def test_an4(an4_root: Path, split: str, segments: int, words: int) -> None:
+    corpus = load_corpus("tedlium2", split=split, root=an4_root)
+    assert (len(corpus.utterances), corpus.words, corpus.skipped) == (segments, words, 0)
+    assert len({utterance.id for utterance in corpus.utterances}) == segments
+
+
+# ---- LibriSpeech ----
+
+
+@pytest.fixture
+def librispeech(tmp_path: Path) -> Path:
+    root = tmp_path / "LibriSpeech"
+    for split, chapter in [("dev-clean", "84/12"), ("dev-clean", "84/9"), ("test-other", "7/1")]:
+        name = chapter.replace("/", "-")
+        write(root / split / chapter / f"{name}.trans.txt", f"{name}-0000 IT'S ONE\n{name}-0001 TWO\n")
+        for number in ("0000", "0001"):
+            write(root / split / chapter / f"{name}-{number}.flac")
+    return tmp_path
+
+
+def test_librispeech(librispeech: Path) -> None:
+    corpus = load_corpus("librispeech", root=librispeech)
+    assert (corpus.name, corpus.split) == ("librispeech", "dev-clean")
+    assert [u.id for u in corpus.utterances] == ["84-12-0000", "84-12-0001", "84-9-0000", "84-9-0001"]
+    assert [u.text for u in corpus.utterances] == ["it's one", "two", "it's one", "two"]
+    first = corpus.utterances[0]
+    assert first.audio == librispeech / "LibriSpeech/dev-clean/84/12/84-12-0000.flac"
+    assert (first.speaker, first.start_seconds, first.end_seconds) == ("84", None, None)
+
+
+def test_librispeech_splits_by_their_own_names(librispeech: Path) -> None:
+    inner = librispeech / "LibriSpeech"
+    assert load_corpus("librispeech", split="test-other", root=inner).split == "test-other"
+    with pytest.raises(InputError, match="no split 'train-clean-100' here; there are: dev-clean, test-other"):
+        load_corpus("librispeech", split="train", root=inner)
+
+
+def test_librispeech_errors(librispeech: Path) -> None:
+    chapter = librispeech / "LibriSpeech/dev-clean/84/12"
+    (chapter / "84-12-0001.flac").unlink()
+    with pytest.raises(InputError, match=r"84-12\.trans\.txt:2: no audio for it: no .*84-12-0001"):
+        load_corpus("librispeech", root=librispeech)
+    write(chapter / "84-12.trans.txt", "YES AND NO\n")
+    with pytest.raises(InputError, match=r"84-12\.trans\.txt:1: expected `SPEAKER-CHAPTER-NUMBER WORDS"):
+        load_corpus("librispeech", root=librispeech)
+
+
+# ---- manifests ----
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Callable[[str, str | bytes], str]:
+    """Writes a manifest beside `sounds/b.wav` and `sounds/a.wav`; its path."""
+    write(tmp_path / "sounds" / "a.wav")
+    write(tmp_path / "sounds" / "b.wav")
+    return lambda name, text: str(write(tmp_path / name, text))
+
+
+def test_tsv(manifest: Callable[..., str], tmp_path: Path) -> None:
+    path = manifest(
+        "m.tsv",
+        "\ufeffaudio\ttext\tstart\tend\tspeaker\r\n"
+        'sounds/b.wav\tSay "YES"\t0.5\t1.25\tBea\r\n\r\n'
+        "sounds/a.wav\tit 's\t\t\t\r\n",
+    )
+    corpus = load_corpus(path)
+    assert (corpus.name, corpus.split, corpus.synthetic) == (path, "all", False)
+    first, second = corpus.utterances
+    assert (first.id, first.text, first.speaker) == ("b-0000050-0000125", 'say "yes"', "Bea")
+    assert (first.start_seconds, first.end_seconds) == (0.5, 1.25)
+    assert (second.id, second.text, second.speaker) == ("a", "it's", None)
+    assert (second.start_seconds, second.end_seconds, second.audio) == (None, None, tmp_path / "sounds/a.wav")
+
+
+def test_jsonl(manifest: Callable[..., str], tmp_path: Path) -> None:
+    rows = [
+        {"audio": "sounds/a.wav", "text": "one", "start": 1, "id": "first", "speaker": None},
+        {"audio": str(tmp_path / "sounds/a.wav"), "text": "two"},
+        {"audio": "sounds/a.wav", "text": "three"},
+    ]
+    corpus = load_corpus(manifest("m.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [u.id for u in corpus.utterances] == ["first", "a", "a-2"]
+    assert [u.text for u in corpus.utterances] == ["one", "two", "three"]
+    assert (corpus.utterances[0].start_seconds, corpus.utterances[0].end_seconds) == (1.0, None)
+
+
+def test_root_moves_a_manifests_audio(manifest: Callable[..., str], tmp_path: Path) -> None:
+    path = manifest("m.tsv", "audio\ttext\na.wav\tone\n")
+    assert load_corpus(path, root=tmp_path / "sounds").utterances[0].audio == tmp_path / "sounds/a.wav"
+
+
+TSV_ERRORS = [
+    ("text\none\n", ":1: lacks `audio`; a manifest's keys are audio, text, start, end, id, speaker"),
+    ("audio\ttext\ttext\tstrat\n", ":1: has `text` twice, has the unknown key `strat`"),
+    ("audio\ttext\nsounds/a.wav\n", ":2: has 1 tab-separated columns, the header has 2"),
+    ("audio\ttext\nsounds/a.wav\tone\n\nsounds/b.wav\t \n", ":4: `text` is empty"),
+    ("audio\ttext\n\tone\n", ":2: `audio` is empty"),
+    ("audio\ttext\nsounds/c.wav\tone\n", ":2: no such audio file: "),
+    ("audio\ttext\tstart\nsounds/a.wav\tone\tsoon\n", ":2: start must be a time in seconds, not 'soon'"),
+    ("audio\ttext\tend\nsounds/a.wav\tone\t0\n", ":2: ends at 0 s, not after its start at 0 s"),
+    ("audio\ttext\tid\nsounds/a.wav\tone\tx\nsounds/b.wav\ttwo\tx\n", ":3: id 'x' was given already at "),
+    (b"audio\ttext\nsounds/a.wav\tcaf\xe9\n", ":2: not UTF-8 text (byte 0xe9)"),
+    ("audio\ttext\n", ": holds no utterances"),
+    ("", ": holds no utterances"),
+]
+JSONL_ERRORS = [
+    ('{"audio": ', ":1: not JSON"),
+    ("[1]", ":1: expected an object such as"),
+    ('\n{"audio": "sounds/a.wav"}', ":2: lacks `text`"),
+    ('{"audio": "sounds/a.wav", "text": "", "x": 1}', ":1: has the unknown key `x`"),
+    ('{"audio": "sounds/a.wav", "text": 3}', ":1: `text` must be a string, not 3"),
+    ('{"audio": "sounds/a.wav", "text": "one", "start": true}', ":1: start must be a time in seconds, not True"),
+    ('{"audio": "sounds/a.wav", "text": "one", "end": NaN}', ":1: end must be a time in seconds, not nan"),
+    ('{"audio": "sounds/a.wav", "text": "one", "end": 1' + "0" * 400 + "}", ":1: end must be a time in seconds"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [("m.tsv", *case) for case in TSV_ERRORS] + [("m.jsonl", *case) for case in JSONL_ERRORS],
+)
+def test_bad_manifests(manifest: Callable[..., str], name: str, text: str | bytes, message: str) -> None:
+    path = manifest(name, text)
+    with pytest.raises(InputError) as raised:
+        load_corpus(path)
+    assert str(raised.value).startswith(f"{path}{message}")
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_manifest_and_unknown_data(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"m\.tsv: no such manifest"):
+        load_corpus(str(tmp_path / "m.tsv"))
+    with pytest.raises(InputError, match=r"data 'timit': no such corpus \(there are: demo, tedlium2, librispeech\)"):
+        load_corpus("timit")
+
+
+# ---- the demo ----
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "ASSETS", tmp_path)
+    write(tmp_path / "demo/one.flac")
+    write(tmp_path / "demo/manifest.tsv", "audio\ttext\none.flac\tone\n")
+    corpus = load_corpus("demo", split="ignored")
+    assert (corpus.name, corpus.split, corpus.synthetic) == ("demo", "all", True)
+    assert [u.text for u in corpus.utterances] == ["one"]
+    with pytest.raises(InputError, match="leave --data-root out"):
+        load_corpus("demo", root=tmp_path)
+
+
+def test_corpora_need_no_torch() -> None:
+    program = "import sys, memsim.asr.corpora; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,594 @@
+"""Hardware specs: the shipped ones, what users write, and every way to get it wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from memsim.errors import InputError
+from memsim.resources import configs_root
+from memsim.spec import (
+    _SCHEMA,
+    NOT_BUILT,
+    OVERRIDABLE,
+    CalibratedAdc,
+    Cycling,
+    FixedAdc,
+    HardwareSpec,
+    apply_settings,
+    load_hardware,
+)
+
+SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
+
+
+def problems(source: str | Path | dict[Any, Any]) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load_hardware(source)
+    return str(caught.value).splitlines()
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes YAML files into a fresh working folder, and gives their names back."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | bytes, name: str = "x.yaml") -> str:
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return name
+
+    return write
+
+
+# --- what ships ------------------------------------------------------------------------------------------------------
+
+
+def test_the_promised_specs_ship():
+    assert {"ideal", "paper", "physical"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_spec_loads_and_round_trips(name):
+    spec = load_hardware(name)
+    assert spec.name == name
+    assert spec.weights.bits is None  # the checkpoint's own
+    again = load_hardware(json.loads(spec.to_json()))
+    assert again == spec
+    assert again.sha256() == spec.sha256()
+    assert hash(again) == hash(spec)
+
+
+@pytest.mark.parametrize("name", ["ideal", "paper", "physical"])
+def test_basic_specs_write_out_every_key(name):
+    """They are the users' documentation. Kinds and sections that are not in use need not appear."""
+    lines = (configs_root() / "hardware" / f"{name}.yaml").read_text().splitlines()
+    for key in HardwareSpec.model_fields:
+        assert any(line.startswith(f"{key}:") for line in lines), key
+    for section in ("tile", "weights", "dac", "adc", "programming", "read_noise"):
+        value = getattr(load_hardware(name), section)
+        for key in type(value).model_fields if value is not None else ():
+            assert any(line.strip(" #").startswith(f"{key}:") for line in lines), f"{section}.{key}"
+
+
+def test_physical_is_the_default():
+    assert HardwareSpec(name="physical") == load_hardware("physical") == load_hardware({"name": "physical"})
+
+
+def test_ideal_is_ideal():
+    spec = load_hardware("ideal")
+    assert (spec.cell, spec.dac, spec.adc, spec.read_noise) == ("ideal", None, None, None)
+
+
+def test_paper_has_the_published_numbers():
+    spec = load_hardware("paper")
+    assert spec.dac.vmax_volts == 0.6
+    assert spec.adc == FixedAdc(range="fixed", precision_bits=4, range_bits=4)
+    assert spec.gain_per_ampere == 8020
+    assert spec.programming.history == "zero"
+    assert spec.programming.cycling == Cycling(rounds=1, pulses_per_round=50, vmax_volts=2.0)
+    published, real = 2.718 * 1e-8, 1.602e-19 * 1e8  # e [C] x bandwidth [Hz]
+    assert spec.read_noise.shot_scale == pytest.approx((published / real) ** 0.5, rel=1e-3)
+
+
+def test_spec_does_not_import_torch():
+    code = "import sys, memsim.spec; memsim.spec.load_hardware('physical'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("none", ["none", "None", "null", "~"])
+def test_none_is_none(write, none):
+    assert load_hardware(write(f"adc: {none}\nread_noise: {none}")).adc is None
+
+
+def test_the_word_none_is_none_in_a_mapping():
+    assert load_hardware({"adc": "none", "dac": {"bits": "none"}}).dac.bits is None
+
+
+@pytest.mark.parametrize("number", ["1.0e8", "1e8", "1e+8", "1.e8", "100000000", "+1.0E8"])
+def test_floats_in_any_spelling(write, number):
+    assert load_hardware(write(f"read_noise: {{bandwidth_hz: {number}}}")).read_noise.bandwidth_hz == 1e8
+
+
+def test_name_is_the_file_name_unless_given(write):
+    assert load_hardware(write("{adc: none}", "mine.yaml")).name == "mine"
+    assert load_hardware(write("name: other")).name == "other"
+    assert load_hardware({}).name == "custom"
+
+
+def test_specs_are_immutable():
+    spec = load_hardware("physical")
+    with pytest.raises(ValueError, match="frozen"):
+        spec.name = "other"
+
+
+# --- base ------------------------------------------------------------------------------------------------------------
+
+
+def test_base_by_name_and_by_file_recursively(write):
+    write("base: paper\nadc: {precision_bits: 8}", "a.yaml")
+    Path("sub").mkdir()
+    Path("sub/b.yaml").write_text("base: ../a.yaml\nadc: {range_bits: 10}\nread_noise: none")
+    spec = load_hardware("sub/b.yaml")
+    assert spec.adc == FixedAdc(range="fixed", precision_bits=8, range_bits=10)
+    assert spec.read_noise is None
+    assert spec.gain_per_ampere == 8020
+    assert spec.name == "b"
+    assert "base" not in spec.to_dict()
+
+
+def test_base_in_a_mapping():
+    assert load_hardware({"base": "paper", "weights": {"bits": 3}}).weights.scale == "per_tensor"
+
+
+def test_another_kind_of_adc_drops_the_keys_of_the_old_one(write):
+    fixed = load_hardware(write("base: physical\nadc: {range: fixed, precision_bits: 2, range_bits: 6}"))
+    assert fixed.adc == FixedAdc(range="fixed", precision_bits=2, range_bits=6)
+    assert load_hardware(write("base: paper\nadc: {range: calibrated, bits: 6}")).adc == CalibratedAdc(bits=6)
+
+
+def test_a_file_may_have_the_name_of_its_shipped_base(write):
+    assert load_hardware(write("base: physical\nadc: none", "physical.yaml")).adc is None
+
+
+def test_base_in_a_circle(write):
+    write("base: b.yaml", "a.yaml")
+    write("base: a.yaml", "b.yaml")
+    (line,) = problems("a.yaml")
+    assert "circle: a.yaml -> b.yaml -> a.yaml" in line
+    assert line.startswith("a.yaml:1: base: b.yaml:1: base: ")
+
+
+def test_base_that_is_missing_or_no_name(write):
+    (line,) = problems(write("adc: none\nbase: nowhere"))
+    assert line.startswith("x.yaml:2: base: nowhere: no such file")
+    assert "physical" in line
+    assert problems(write("base: 3")) == ["x.yaml:1: base: expected the name or file of another spec"]
+
+
+def test_errors_stand_where_the_bad_value_stands(write):
+    write("name: a\nweights:\n  bits: 40\n  scale: per_channel\nadc: {bitz: 3}", "a.yaml")
+    found = problems(write("# comment\nbase: a.yaml\nweights:\n  scale: per_row\n", "b.yaml"))
+    assert found == [
+        "a.yaml:3: weights.bits: 40 is out of range (2 to 16)",
+        "b.yaml:4: weights.scale: expected per_channel or per_tensor, got 'per_row'",
+        "a.yaml:5: adc.bitz: unknown key (nearest: adc.bits)",
+    ]
+
+
+def test_a_corrected_base_has_no_error(write):
+    write("weights: {bits: 40}", "a.yaml")
+    assert load_hardware(write("base: a.yaml\nweights: {bits: 4}", "b.yaml")).weights.bits == 4
+
+
+# --- what can be wrong -----------------------------------------------------------------------------------------------
+
+
+def test_all_problems_at_once_each_with_its_line(write):
+    found = problems(
+        write(
+            """\
+name: 3
+tile: 128
+weights: {bits: "3"}
+dac:
+  bits: 8.0
+  vmax_volts: 2.5
+adc:
+  range: fixd
+  bitz: 8
+gain_per_ampere: lots
+programming:
+  cycling: {rounds: 0}
+read_noise:
+  shot_scale: yes
+  temperature: 300
+digital: output*
+vmax_volts: 0.4
+quite_something: 1
+"""
+        )
+    )
+    assert found == [
+        "x.yaml:1: name: expected text, got 3",
+        "x.yaml:2: tile: expected a section of keys, got 128",
+        "x.yaml:3: weights.bits: expected an integer (2 to 16) or none, got '3'",
+        "x.yaml:5: dac.bits: expected an integer (2 to 12) or none, got 8.0",
+        "x.yaml:6: dac.vmax_volts: 2.5 is out of range (above 0 and at most 2)",
+        "x.yaml:8: adc.range: expected calibrated or fixed, got 'fixd'",
+        "x.yaml:9: adc.bitz: unknown key (nearest: adc.bits)",
+        "x.yaml:10: gain_per_ampere: expected calibrated or a number (above 0), got 'lots'",
+        "x.yaml:12: programming.cycling.rounds: 0 is out of range (1 to 1000)",
+        "x.yaml:14: read_noise.shot_scale: expected a number (at least 0), got 'yes'",
+        "x.yaml:15: read_noise.temperature: unknown key (nearest: read_noise.temperature_kelvin)",
+        "x.yaml:16: digital: expected a list, got 'output*'",
+        "x.yaml:17: vmax_volts: unknown key (nearest: dac.vmax_volts, programming.cycling.vmax_volts)",
+        "x.yaml:18: quite_something: unknown key (known here: name, cell, tile, weights, dac, adc, gain_per_ampere,"
+        " programming, read_noise, read_disturb, faults, digital, overrides)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("adc: {bits: true}", "x.yaml:1: adc.bits: expected an integer (2 to 16), got true"),
+        ("dac: {percentile: 50}", "x.yaml:1: dac.percentile: 50.0 is out of range (above 50 and at most 100)"),
+        ("dac: {vmax_volts: .inf}", "x.yaml:1: dac.vmax_volts: expected a number (above 0 and at most 2), got inf"),
+        ("read_noise: {shot_scale: .nan}", "x.yaml:1: read_noise.shot_scale: expected a number (at least 0), got nan"),
+        ("gain_per_ampere: 0", "x.yaml:1: gain_per_ampere: 0.0 is out of range (above 0)"),
+        (
+            "programming: {set_volts: 2}",
+            "x.yaml:1: programming.set_volts: 2.0 is out of range (at least -5 and below 0)",
+        ),
+        ("programming: none", "x.yaml:1: programming: expected a section of keys, got none"),
+        ("cell: ''", "x.yaml:1: cell: String should have at least 1 character"),
+        ("digital: [3]", "x.yaml:1: digital[0]: expected text, got 3"),
+        ("weights: {copies: 0}", "x.yaml:1: weights.copies: expected 1, got 0"),
+        ("name: a\nname: b", "x.yaml:2: name: is there twice (first: x.yaml:1)"),
+        ("tile: {rows: 1,\n rows: 2}", "x.yaml:2: tile.rows: is there twice (first: x.yaml:1)"),
+        ("tile:\nadc: none", "x.yaml:1: tile: has no value (write none if that is meant)"),
+        ("adc: !!python/name:os.system x", "the tag 'tag:yaml.org,2002:python/name:os.system' is not allowed here"),
+        ("? [a]\n: 3", "x.yaml:1: a key must be a word"),
+        ("tile: &t {rows: *t}", "too large, or nested more than 30 deep"),
+        ("name: !!int x", "x.yaml:1: name: 'x' is no int"),
+        ("adc: {bits: 3", "x.yaml:1: not valid YAML"),
+        ("adc: none\n\tdac: none", "x.yaml:2: not valid YAML"),
+        ("a: 1\n---\nb: 2", "x.yaml:2: not valid YAML: expected a single document"),
+        ('a: "\\UFFFFFFFF"', "x.yaml: not valid YAML"),
+        ("[" * 5000, "x.yaml: not valid YAML: nested too deep"),
+        ("", "x.yaml: is empty"),
+        ("# only a comment\n", "x.yaml: is empty"),
+        ("- adc: none", "x.yaml: is a list; expected keys and values, such as `name: mine`"),
+        ("physical", "x.yaml: is 'physical'; expected keys and values, such as `name: mine`"),
+        (b"\x93NUMPY\x00\xff", "x.yaml: is not a text file"),
+        (b"\x00\x01", "x.yaml: not valid YAML"),
+        (b" " * (2 << 20), "x.yaml: is too large for a config"),
+    ],
+)
+def test_one_line_for_one_mistake(write, text, expected):
+    found = problems(write(text))
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_aliases_cannot_expand_without_bound(write):
+    laughs = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else '1'] * 10)}]\n" for i in range(10))
+    assert "too large" in problems(write(laughs))[0]
+
+
+def test_files_that_are_not_there(write):
+    (line,) = problems("fysical")
+    assert line.startswith("fysical: no such file")
+    assert "ideal, paper, physical" in line
+    Path("folder").mkdir()
+    assert problems("folder") == ["folder: is a folder; expected a YAML file"]
+    assert problems(Path("folder")) == ["folder: is a folder; expected a YAML file"]
+    for name in ("", "a\0b", "x" * 5000):
+        assert len(problems(name)) == 1
+
+
+def test_mapping_with_keys_that_are_not_text():
+    assert problems({3: 4}) == ["hardware: a key must be text, not 3"]
+    assert problems({"adc": {None: 4}}) == ["hardware: adc: a key must be text, not none"]
+
+
+def test_keys_of_the_other_kind_of_adc():
+    assert problems({"adc": {"range": "fixed", "precision_bits": 4, "range_bits": 4, "bits": 8, "method": "max"}}) == [
+        "hardware: adc.bits: goes with range: calibrated only (range: fixed has precision_bits, range_bits)",
+        "hardware: adc.method: goes with range: calibrated only (range: fixed has precision_bits, range_bits)",
+    ]
+    assert problems({"adc": {"precision_bits": 4, "range": "calibrated"}}) == [
+        "hardware: adc.precision_bits: goes with range: fixed only (range: calibrated has bits, method, percentile)"
+    ]
+    assert problems({"adc": {"range": "fixed"}}) == [
+        "hardware: adc.precision_bits: missing; expected an integer (-8 to 16)",
+        "hardware: adc.range_bits: missing; expected an integer (-8 to 16)",
+    ]
+
+
+def test_fixed_adc_needs_a_bit():
+    (line,) = problems({"adc": {"range": "fixed", "precision_bits": 2, "range_bits": -2}})
+    assert line == "hardware: adc.range_bits: precision_bits + range_bits is 0: an ADC needs at least 1 bit"
+
+
+def test_no_dac_needs_ideal_cells():
+    (line,) = problems({"dac": None})
+    assert line.startswith("hardware: dac: none works only with cell: ideal")
+    assert "dac: {bits: none}" in line
+    assert load_hardware({"dac": None, "cell": "ideal"}).dac is None
+
+
+PLANNED_VALUES = {
+    "weights.copies": [2, 4],
+    "read_disturb": ["settle"],
+    "faults": [{"stuck": 0.1}, "stuck"],
+    "weights.cell_bits": [2, None],
+    "wire_ohms": [1.0],
+}
+
+
+@pytest.mark.parametrize("key", sorted(NOT_BUILT))
+def test_what_is_not_built_is_rejected_by_name(key):
+    values = NOT_BUILT[key]
+    for value in PLANNED_VALUES.get(key) or (values if isinstance(values, tuple) else ["anything"]):
+        tree: Any = value
+        for step in reversed(key.split(".")):
+            tree = {step: tree}
+        (line,) = problems(tree)
+        assert line.startswith(f"hardware: {key}: ")
+        assert "is not built yet (" in line
+        assert repr(value) in line or values is None
+
+
+def test_not_built_names_what_there_is():
+    assert problems({"weights": {"encoding": "multilevel"}}) == [
+        "hardware: weights.encoding: 'multilevel' is not built yet (available: binary_planes)"
+    ]
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+LAYERED = """\
+base: physical
+digital: ["output*", "frontend.?"]
+overrides:
+  - match: "encoder.*"
+    adc: {range: fixed, precision_bits: 4, range_bits: 4}
+  - match: "encoder.*.linear_pos"
+    adc: {precision_bits: 2}
+    read_noise: none
+"""
+
+
+def test_later_overrides_win(write):
+    spec = load_hardware(write(LAYERED))
+    assert spec.for_layer("decoder.linear").adc == spec.adc
+    assert spec.for_layer("encoder.0.ff").adc == FixedAdc(range="fixed", precision_bits=4, range_bits=4)
+    both = spec.for_layer("encoder.0.linear_pos")
+    assert both.adc == FixedAdc(range="fixed", precision_bits=2, range_bits=4)
+    assert both.read_noise is None
+    assert both.overrides == ()
+    assert both.for_layer("encoder.0.linear_pos") == both
+    assert spec.for_layer("encoder.1.linear_pos") is both
+
+
+def test_override_that_stands_only_on_an_earlier_one_is_checked_with_it(write):
+    spec = load_hardware(write(LAYERED))
+    assert spec.for_layer("encoder.0.linear_pos").adc.precision_bits == 2
+    lines = problems(write(LAYERED.replace("encoder.*.linear_pos", "*.linear_pos")))
+    assert lines == [
+        "x.yaml:7: overrides[1].adc.precision_bits: goes with range: fixed only"
+        " (range: calibrated has bits, method, percentile)"
+    ]
+
+
+def test_overrides_are_validated_where_they_stand(write):
+    found = problems(
+        write(
+            """\
+overrides:
+  - match: a
+    adc: {bits: 40}
+    dac: none
+  - adc: 3
+    cell: ideal
+  - match: b
+    weights: {encoding: multilevel}
+    adcs: none
+  - c
+"""
+        )
+    )
+    assert sorted(found) == sorted(
+        [
+            "x.yaml:5: overrides[1].match: missing; expected text",
+            "x.yaml:5: overrides[1].adc: expected a section of keys or none, got 3",
+            "x.yaml:6: overrides[1].cell: unknown key (known here: match, weights, dac, adc, gain_per_ampere,"
+            " programming, read_noise)",
+            "x.yaml:9: overrides[2].adcs: unknown key (nearest: overrides[2].adc)",
+            "x.yaml:10: overrides[3]: expected a section of keys, got 'c'",
+            "x.yaml:3: overrides[0].adc.bits: 40 is out of range (2 to 16)",
+            "x.yaml:8: overrides[2].weights.encoding: 'multilevel' is not built yet (available: binary_planes)",
+        ]
+    )
+    (line,) = problems(write("overrides: [{match: a, dac: none}]"))
+    assert line.startswith("x.yaml:1: overrides[0].dac: none works only with cell: ideal")
+
+
+def test_contradicting_overrides_are_named_with_the_layer():
+    spec = load_hardware(
+        {
+            "overrides": [
+                {"match": "a*", "adc": {"range": "fixed", "precision_bits": 4, "range_bits": 4}},
+                {"match": "*b", "adc": {"bits": 6}},
+            ]
+        }
+    )
+    assert spec.for_layer("xb").adc.bits == 6
+    with pytest.raises(InputError, match=r"^hardware custom, layer ab: overrides\[1\]\.adc\.bits: goes with range"):
+        spec.for_layer("ab")
+
+
+def test_overrides_round_trip_as_written(write):
+    spec = load_hardware(write(LAYERED))
+    assert spec.to_dict()["overrides"][1] == {
+        "match": "encoder.*.linear_pos",
+        "adc": {"precision_bits": 2},
+        "read_noise": None,
+    }
+    assert load_hardware(json.loads(spec.to_json())) == spec
+    assert set(OVERRIDABLE) < set(HardwareSpec.model_fields)
+
+
+def test_digital_globs(write):
+    spec = load_hardware(write(LAYERED))
+    assert spec.is_digital("output.linear") == "output*"
+    assert spec.is_digital("frontend.0") == "frontend.?"
+    assert spec.is_digital("frontend.10") is None
+    assert spec.is_digital("Output") is None
+
+
+def test_digital_twin_keeps_weights_and_dac(write):
+    spec = load_hardware(write(LAYERED + '  - match: "last"\n    dac: {bits: 4}\n    weights: {bits: 2}\n'))
+    twin = spec.digital_twin()
+    assert (twin.weights, twin.dac, twin.tile, twin.digital) == (spec.weights, spec.dac, spec.tile, spec.digital)
+    for layer in ("encoder.0.linear_pos", "last", "other"):
+        exact = twin.for_layer(layer)
+        assert (exact.cell, exact.adc, exact.read_noise, exact.gain_per_ampere) == ("ideal", None, None, "calibrated")
+        assert exact.dac == spec.for_layer(layer).dac
+        assert exact.weights == spec.for_layer(layer).weights
+    assert load_hardware("paper").digital_twin().programming == HardwareSpec(name="x").programming
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_settings():
+    spec = load_hardware("physical")
+    changed = apply_settings(spec, ["adc.bits=6", "read_noise.bandwidth_hz=1e6", "digital=[out*, in*]", "cell=ideal"])
+    assert changed.adc.bits == 6
+    assert changed.read_noise.bandwidth_hz == 1e6
+    assert changed.digital == ("out*", "in*")
+    assert apply_settings(changed, ["cell=synaptogen", "adc=none"]).adc is None
+    assert spec.with_settings({"weights.bits": 3, "dac": {"bits": 4}}).dac.vmax_volts == 0.4
+    assert spec.adc.bits == 8
+    assert apply_settings(spec, []) == spec
+    assert changed.sha256() != spec.sha256()
+
+
+def test_a_section_that_was_none_starts_from_its_defaults():
+    assert apply_settings(load_hardware("ideal"), ["adc.bits=6"]).adc == CalibratedAdc(bits=6)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_settings_change_the_kind_of_adc_in_any_order(order):
+    texts = ["adc.range=fixed", "adc.precision_bits=4", "adc.range_bits=4"][::order]
+    assert apply_settings(load_hardware("physical"), texts).adc == load_hardware("paper").adc
+
+
+def test_overrides_beat_settings(write):
+    spec = apply_settings(load_hardware(write(LAYERED)), ["read_noise.shot_scale=2"])
+    assert spec.for_layer("x").read_noise.shot_scale == 2
+    assert spec.for_layer("encoder.1.linear_pos").read_noise is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("adc.bitz=6", "--set adc.bitz=6: adc.bitz: unknown key (nearest: adc.bits)"),
+        ("adc.bits=60", "--set adc.bits=60: adc.bits: 60 is out of range (2 to 16)"),
+        ("adc.bits=", "--set adc.bits=: has no value (write none if that is meant)"),
+        ("adc.bits", "--set adc.bits: expected KEY=VALUE, such as --set adc.bits=6"),
+        ("=6", "--set =6: expected KEY=VALUE, such as --set adc.bits=6"),
+        ("adc.bits=[", "--set adc.bits=[: not valid YAML: while parsing a flow node expected the node content"),
+        ("dac={bitz: 3}", "--set dac={bitz: 3}: dac.bitz: unknown key (nearest: dac.bits)"),
+        ("dac={bits: 3, bits: 4}", "--set dac={bits: 3, bits: 4}: bits: is there twice"),
+        ("dac=none", "--set dac=none: dac: none works only with cell: ideal"),
+        ("cell.x=3", "--set cell.x=3: cell: expected text, got a section of keys"),
+        ("base=paper", "--set base=paper: base is for files; choose the spec to start from with --hardware"),
+        ("cost=1", "--set cost=1: cost: is not built yet"),
+    ],
+)
+def test_bad_settings_name_the_flag(setting, expected):
+    with pytest.raises(InputError) as caught:
+        apply_settings(load_hardware("physical"), [setting])
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_from_another_flag():
+    with pytest.raises(InputError, match=r"^--bits 40: weights\.bits: 40 is out of range"):
+        load_hardware("physical").with_settings({"weights.bits": "40"}, flag="--bits {value}")
+
+
+# --- garbage ---------------------------------------------------------------------------------------------------------
+
+WORDS = sorted({step for key in _SCHEMA.keys for step in key} | {"base", "none", "fixed", "calibrated", "cell_bits"})
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(WORDS)
+KEYS = st.sampled_from(WORDS) | st.text(max_size=4) | st.integers()
+TREES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=25
+)
+SECTIONS = st.dictionaries(
+    st.sampled_from(WORDS), st.dictionaries(st.sampled_from(WORDS), TREES, max_size=4) | TREES, max_size=6
+)
+OVERRIDES = st.fixed_dictionaries({"overrides": st.lists(SECTIONS.map(lambda tree: {"match": "*"} | tree), max_size=3)})
+
+
+def attempt(source: Any) -> None:
+    """Loads or raises InputError, whose every line names where; what loads round-trips."""
+    try:
+        spec = load_hardware(source)
+    except InputError as error:
+        lines = str(error).splitlines()
+        assert len(lines) == len(set(lines)) > 0
+        assert all(": " in line for line in lines)
+    else:
+        assert load_hardware(json.loads(spec.to_json())) == spec
+
+
+@given(st.dictionaries(KEYS, TREES, max_size=6) | SECTIONS | OVERRIDES)
+@settings(deadline=None, max_examples=300)
+def test_any_mapping_loads_or_is_bad_input(mapping):
+    attempt(mapping)
+
+
+@given(
+    st.text(max_size=60)
+    | st.lists(
+        st.sampled_from(
+            [*WORDS, ": ", "\n", "  ", "- ", "{", "}", "[", "]", ", ", "&a ", "*a", "!!", '"', "|", "8", "?"]
+        ),
+        max_size=30,
+    ).map("".join)
+)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_loads_or_is_bad_input(write, text):
+    attempt(write(text))
+
+
+@given(st.binary(max_size=60))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_load_or_are_bad_input(write, content):
+    attempt(write(content))
+
+
+@given(st.text(max_size=30))
+@settings(deadline=None)
+def test_any_setting_applies_or_is_bad_input(value):
+    for setting in (value, f"adc.bits={value}", f"adc.{value}=3", f"digital={value}"):
+        message = "--set applies"
+        try:
+            apply_settings(load_hardware({}), [setting])
+        except InputError as error:
+            message = str(error)
+        assert message.startswith("--set ")
