@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,7 +57,8 @@ class Checkpoint:
         except SafetensorError as error:
             raise InputError(f"{self.path}: {error}") from None
         for name, tensor in loaded.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            values = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
+            if tensor.is_floating_point() and not torch.isfinite(values).all():
                 raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
         return loaded
 
@@ -62,13 +66,13 @@ class Checkpoint:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Open a safetensors file. Raises InputError for a missing, foreign-format, truncated or newer-format file."""
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; name the .safetensors file in it")
     try:
         with path.open("rb") as file:
             magic = file.read(10)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder; name the .safetensors file in it") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if magic[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and magic[8:9] != b"{":
@@ -89,10 +93,28 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all. Raises InputError when it cannot be written there."""
-    stored = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    """Write a safetensors file whole or not at all; a tensor of several names is stored once for each.
+
+    Raises InputError when it cannot be written there.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
+    stored = {n: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for n, t in stored.items()}
     with writing(path) as temporary:
         try:
             save_file(stored, temporary, {"format": FORMAT, "memsim_version": __version__, **metadata})
         except SafetensorError as error:
             raise OSError(str(error)) from None
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Bring the header's metadata into order, in place: safetensors writes it in another order each time."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the same content, so the same length but for the padding
+            file.seek(8)
+            file.write(text.ljust(length))

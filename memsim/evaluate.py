@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics as stats
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,12 @@ from memsim.asr.decoding import greedy
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
-from memsim.crossbar.statistics import InputStatistics, statistics_from_tensors
+from memsim.crossbar.matrix import needs_calibration
+from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.errors import InputError
 from memsim.mapped import load_chip
 from memsim.nn.mapping import ChipMapping, clip_rate, map_model, mapping_of, measure, remap
+from memsim.nn.plan import with_bits
 from memsim.spec import HardwareSpec
 
 CACHED_SECONDS = 3600.0
@@ -115,57 +117,115 @@ def _mean(values: list[float | None]) -> float | None:
     return stats.fmean(known) if known else None
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint ready to be evaluated: its quantised digital self, and how chips are made of it."""
+
+    checkpoint: Checkpoint
+    recogniser: Recogniser
+    spec: HardwareSpec
+    seed: int
+    statistics: Mapping[str, InputStatistics]
+    full_precision: Recogniser | None
+    digital: nn.Module
+    programmed: nn.Module | None  # the chip of a mapped file, where it is to run as it is
+
+    def chip(self, trial: int) -> nn.Module:
+        """The chip of seed `seed` + `trial`."""
+        if trial == 0 and self.programmed is not None:
+            return self.programmed
+        return remap(self.digital, self.spec, seed=self.seed + trial, trial=trial, statistics=self.statistics)
+
+
+def prepare(
     checkpoint: Checkpoint,
-    corpus: Corpus,
     *,
-    spec: HardwareSpec | None,
-    trials: int = 1,
+    spec: HardwareSpec | None = None,
     seed: int | None = None,
     reference: Checkpoint | None = None,
-    device: str = "cpu",
-    progress: Progress = lambda name, done: None,
-) -> Evaluation:
-    """Evaluate `checkpoint` on `trials` chips.
+) -> Subject:
+    """Load `checkpoint` for evaluation on chips with the seeds `seed` (default 0), `seed` + 1, ...
 
-    An unmapped checkpoint is mapped on `spec`, chips having the seeds `seed`, `seed` + 1, ... A mapped one runs as it
-    is where `spec` and `seed` are None, and further trials program its levels again; otherwise its levels are mapped
-    under `spec`. Raises InputError when the checkpoint cannot be run or lacks the statistics that its converters need.
+    An unmapped checkpoint needs a `spec`, on which it is mapped. A mapped one runs as it is where `spec` and `seed` are
+    None, and later chips program its levels again; otherwise its levels are mapped under `spec` (default: its own).
+    Raises InputError when the checkpoint cannot be run or lacks the statistics that the spec's converters need.
     """
-    first: nn.Module | None = None
-    full_precision_model: Recogniser | None = None
+    programmed: nn.Module | None = None
+    full_precision: Recogniser | None = None
+    statistics: Mapping[str, InputStatistics]
     if checkpoint.kind == "mapped":
         recogniser, statistics = load_chip(checkpoint)
         mapping = mapping_of(recogniser.model)
         if spec is None and seed is None:
-            first = recogniser.model
+            programmed = recogniser.model
         seed = mapping.seed if seed is None else seed
         spec = spec or mapping.spec
         digital = remap(recogniser.model, spec.digital_twin(), seed=seed, statistics=statistics)
     else:
         if spec is None:
             raise ValueError("an unmapped checkpoint needs a hardware spec")
-        full_precision_model = recogniser = load_recogniser(checkpoint)
-        statistics = statistics_from_tensors(checkpoint.tensors())
+        spec = with_bits(spec)
+        full_precision = recogniser = load_recogniser(checkpoint)
+        names = [name for name in checkpoint.names if name.startswith(PREFIX)]
+        statistics = statistics_from_tensors(checkpoint.tensors(names))
         seed = seed or 0
         digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
+    _require_statistics(checkpoint, spec, mapping_of(digital), statistics)
     if reference is not None:
-        full_precision_model = load_recogniser(reference)
+        full_precision = load_recogniser(reference)
+    return Subject(checkpoint, recogniser, spec, seed, statistics, full_precision, digital, programmed)
 
+
+def _require_statistics(
+    checkpoint: Checkpoint, spec: HardwareSpec, mapping: ChipMapping, statistics: Mapping[str, InputStatistics]
+) -> None:
+    """Converters and cells take their ranges from input statistics; exact hardware needs none."""
+    missing = [
+        layer.name
+        for layer in mapping.mapped
+        if layer.name not in statistics and needs_calibration(spec.for_layer(layer.name))
+    ]
+    if missing:
+        more = f" and {len(missing) - 1} more layers" if len(missing) > 1 else ""
+        raise InputError(
+            f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are open; "
+            "map it with `memsim map --calibrate DATA`"
+        )
+
+
+def evaluate(
+    subject: Subject,
+    corpus: Corpus,
+    *,
+    trials: int = 1,
+    device: str = "cpu",
+    progress: Progress = lambda name, done: None,
+) -> Evaluation:
+    """WER of `subject` on `corpus`: full precision where there is one, digital, and `trials` chips."""
     seconds = total_seconds(corpus.utterances)
+    recogniser = subject.recogniser
     source = FeatureSource(recogniser.features, cache=seconds <= CACHED_SECONDS)
     runner = _Runner(corpus, source, seconds, device, progress)
-    full_precision = None if full_precision_model is None else runner.score(full_precision_model, "full precision")
-    digital_score = runner.score(replace(recogniser, model=digital), "digital")
+    full_precision = None
+    if subject.full_precision is not None:
+        full_precision = runner.score(subject.full_precision, "full precision")
+    digital = runner.score(replace(recogniser, model=subject.digital), "digital")
     results = []
     for trial in range(trials):
-        chip = first if first is not None and trial == 0 else None
-        if chip is None:
-            chip = remap(digital, spec, seed=seed + trial, trial=trial, statistics=statistics)
-        _require_calibrated(checkpoint, mapping_of(chip))
+        chip = subject.chip(trial)
         results.append(runner.trial(replace(recogniser, model=chip), f"chip {trial + 1} of {trials}"))
         mapping = mapping_of(chip)
-    return Evaluation(checkpoint, corpus, seconds, spec, seed, full_precision, digital_score, tuple(results), mapping)
+    return Evaluation(
+        subject.checkpoint,
+        corpus,
+        seconds,
+        subject.spec,
+        subject.seed,
+        full_precision,
+        digital,
+        tuple(results),
+        mapping,
+    )
 
 
 @dataclass
@@ -212,15 +272,6 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
             log_probs, lengths = recogniser.model(batch.features.to(device), batch.lengths.to(device))
             texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
     return [texts[i] for i in range(len(texts))]
-
-
-def _require_calibrated(checkpoint: Checkpoint, mapping: ChipMapping) -> None:
-    missing = [name for name, matrix in mapping.layers.items() if not matrix.is_calibrated]
-    if missing:
-        raise InputError(
-            f"{checkpoint.path}: the converters of {missing[0]} (and {len(missing) - 1} more layers) are not "
-            "calibrated and the file holds no input statistics; map it with `memsim map --calibrate DATA`"
-        )
 
 
 def input_statistics(

@@ -15,23 +15,28 @@ from memsim.errors import InputError
 def writing(path: str | Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place in one step when the block ends, and vanishes if it fails.
 
-    Whoever reads `path` sees the old file or the new one, whole. Raises InputError when it cannot be written there.
+    Whoever reads `path` sees the old file or the new one, whole. A link is followed: it keeps pointing at the file.
+    Raises InputError when it cannot be written there.
     """
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: cannot be written (a folder or device, not a file)")
+        target = path.resolve()
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     temporary = Path(name)
     try:
         yield temporary
-        os.fsync(handle)
+        with temporary.open("rb") as written:  # opened anew: whoever wrote may have put another file in its place
+            os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        os.close(handle)
         temporary.unlink(missing_ok=True)

@@ -32,16 +32,10 @@ class MappedTensors:
 
 
 def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
-    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped or has no linear layer."""
+    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already."""
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    plan = plan_tensors(checkpoint.shapes, spec, selection)
-    if not plan.mapped:
-        raise InputError(
-            f"{checkpoint.path}: no linear layer to map among its {len(checkpoint.names)} tensors "
-            "(looked for 2-dimensional tensors named <layer>.weight); --dry-run lists them with the reasons"
-        )
-    return plan
+    return plan_tensors(checkpoint.shapes, spec, selection)
 
 
 def map_checkpoint(
@@ -55,8 +49,14 @@ def map_checkpoint(
 ) -> MappedTensors:
     """Program every layer of `plan`, one at a time; every other tensor is carried over as it is.
 
-    `statistics` (default: those in the file) set the converters' ranges. Raises InputError for NaN weights.
+    `statistics` (default: those in the file) set the converters' ranges. Raises InputError when there is nothing to map
+    and for weights that hold NaN or Inf.
     """
+    if not plan.mapped:
+        raise InputError(
+            f"{checkpoint.path}: no linear layer to map among its {len(checkpoint.names)} tensors (looked for "
+            "2-dimensional ones named <layer>.weight); --dry-run lists them with the reasons"
+        )
     tensors: dict[str, Tensor] = {}
     stored = checkpoint.tensors(name for name in checkpoint.names if name.startswith(PREFIX))
     if statistics is None:

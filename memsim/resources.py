@@ -22,14 +22,20 @@ def find_config(kind: str, name_or_path: str | Path, suffixes: tuple[str, ...] =
     Raises InputError, naming what is shipped, when there is neither.
     """
     path = Path(name_or_path)
-    if path.is_file():
-        return path
+    try:
+        is_folder = path.is_dir()
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise InputError(f"{name_or_path}: cannot be read ({error.strerror})") from None
     folder = configs_root() / kind
     if path.name == str(name_or_path):
         for suffix in suffixes:
             shipped = folder / f"{path.name}{suffix}"
             if shipped.is_file():
                 return shipped
+    if is_folder:
+        raise InputError(f"{name_or_path}: is a folder; expected a file")
     names = sorted({p.stem for p in folder.iterdir() if p.suffix in suffixes}) if folder.is_dir() else []
     known = f"(there are: {', '.join(names)})"
     raise InputError(f"{name_or_path}: no such file, and no shipped {kind} config of that name {known}")

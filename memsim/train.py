@@ -6,7 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -27,10 +27,12 @@ from memsim.checkpoint import save_checkpoint
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.evaluate import input_statistics, transcribe
+from memsim.resources import find_config
 from memsim.rng import derive_seed, generator
-from memsim.schema import Section, Within, problem
+from memsim.schema import Schema, Section, Within, problem
+from memsim.yaml_config import read_config
 
-Pair = Annotated[tuple[float, float], Strict(False)]
+Pair = Annotated[tuple[float, Annotated[float, Within(low=0)]], Strict(False)]
 
 
 class TrainConfig(Section):
@@ -44,9 +46,7 @@ class TrainConfig(Section):
     learning_rate: Annotated[tuple[Pair, ...], Strict(False)]  # (fraction of the training, rate), linear between them
     weight_decay: Annotated[float, Within(low=0)] = 0.01
     clip_norm: Annotated[float, Within(above=0)] = 1.0
-    average_decay: Annotated[float, Within(low=0, below=1)] = (
-        0.0  # of the moving average of the weights; 0 evaluates the weights
-    )
+    average_decay: Annotated[float, Within(low=0, below=1)] = 0.0  # of the weights' moving average; 0: the weights
     precision: Literal["float32", "bfloat16"] = "float32"  # of the matrix products in training
     cache_features: bool = True
     augment: AugmentConfig = AugmentConfig()
@@ -65,6 +65,20 @@ class TrainConfig(Section):
             if fraction <= end:
                 return low + (high - low) * (fraction - start) / (end - start)
         return self.learning_rate[-1][1]
+
+
+def load_train_config(name_or_path: str | Path) -> TrainConfig:
+    """The recipe of that name (shipped in configs/qat) or in that YAML file, seen from whose folder is its `model`.
+
+    A recipe without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
+    """
+    path = find_config("qat", name_or_path)
+    config = read_config(path)
+    config.data.setdefault("name", path.stem)
+    model = config.data.get("model")
+    if isinstance(model, str) and (path.parent / model).is_file():
+        config.data["model"] = str(path.parent / model)
+    return Schema(TrainConfig).validate(config)
 
 
 class Watcher(Protocol):
@@ -100,7 +114,7 @@ def train(
     """Train `recogniser` and write `out` (best by dev WER, with input statistics), `*.last.safetensors` and `*.csv`.
 
     A corpus named twice in `train_corpora` counts twice in every epoch. Raises InputError when a transcript has a
-    character without a token, FloatingPointError when the loss is not finite.
+    character without a token or `out` cannot be written, FloatingPointError when the loss or gradient is not finite.
     """
     model = recogniser.model
     utterances = [u for corpus in train_corpora for u in corpus.utterances]
@@ -113,6 +127,7 @@ def train(
     evaluated = replace(recogniser, model=average.module)
     last = out.with_name(f"{out.stem}.last.safetensors")
     log = out.with_suffix(".csv")
+    _start_log(log)
     best = math.inf
     best_score: Score | None = None
     step = 0
@@ -136,12 +151,15 @@ def train(
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
                 log_probs, frames = model(features, lengths)
             loss = _ctc_loss(log_probs.float(), frames, [targets[i] for i, _ in batch])
-            if not torch.isfinite(loss):
-                names = ", ".join(utterances[i].id for i, _ in batch[:3])
-                raise FloatingPointError(f"the loss is {loss.item()} at epoch {epoch}, batch {done} ({names}, ...)")
             optimiser.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            for what, value in (("loss", loss), ("norm of the gradient", norm)):
+                if not torch.isfinite(value):
+                    names = ", ".join(utterances[i].id for i, _ in batch[:3])
+                    raise FloatingPointError(
+                        f"the {what} is {value.item()} at epoch {epoch}, batch {done} ({names}, ...)"
+                    )
             optimiser.step()
             average.update_parameters(model)
             losses.append(loss.item())
@@ -160,7 +178,7 @@ def train(
             dev_score.cer,
             is_best,
         )
-        _append_row(log, result, new=epoch == 1)
+        _append_row(log, result)
         metadata = {"kind": "model", "seed": str(seed), **provenance, **recogniser.metadata()}
         if is_best:
             best, best_score = dev_score.wer, dev_score
@@ -215,10 +233,15 @@ def _warming_average(decay: float) -> Any:
     return update
 
 
-def _append_row(log: Path, result: EpochResult, *, new: bool) -> None:
-    row = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in vars(result).items()}
-    with log.open("w" if new else "a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def _start_log(log: Path) -> None:
+    """Write the header, and so find out before the first epoch whether there is a place to write to."""
+    try:
+        with log.open("w", newline="") as file:
+            csv.writer(file).writerow(field.name for field in fields(EpochResult))
+    except OSError as error:
+        raise InputError(f"{log}: cannot be written ({error.strerror})") from None
+
+
+def _append_row(log: Path, result: EpochResult) -> None:
+    with log.open("a", newline="") as file:
+        csv.writer(file).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in vars(result).values())

@@ -26,7 +26,10 @@ class Batch:
 
 
 class FeatureSource:
-    """Log-mel features of utterances, at the speeds asked for; `cache` keeps them in memory in 16 bits."""
+    """Log-mel features of utterances, at the speeds asked for; `cache` keeps them in memory.
+
+    They are rounded to 16 bits, cached or not, so that caching changes nothing but the time.
+    """
 
     def __init__(self, config: FeatureConfig, *, cache: bool = False) -> None:
         self._log_mel = LogMel(config)
@@ -38,10 +41,10 @@ class FeatureSource:
             return self._cache[utterance, speed].float()
         sample_rate_hz = self._log_mel.config.sample_rate_hz
         waveform = read_audio(utterance, sample_rate_hz)
-        features = self._log_mel(perturb_speed(waveform, sample_rate_hz, speed))
+        features = self._log_mel(perturb_speed(waveform, sample_rate_hz, speed)).half()
         if self._cache is not None:
-            self._cache[utterance, speed] = features.half()
-        return features
+            self._cache[utterance, speed] = features
+        return features.float()
 
 
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -50,7 +53,10 @@ def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def bucket(durations_seconds: Sequence[float], batch_seconds: float) -> list[list[int]]:
-    """Indices grouped into batches of similar length, each at most `batch_seconds` long with its padding."""
+    """Indices grouped into batches of similar length, each at most `batch_seconds` long with its padding.
+
+    An utterance that is longer makes a batch of its own.
+    """
     groups: list[list[int]] = []
     for index in sorted(range(len(durations_seconds)), key=lambda i: (durations_seconds[i], i)):
         longest = durations_seconds[index]
@@ -63,7 +69,10 @@ def bucket(durations_seconds: Sequence[float], batch_seconds: float) -> list[lis
 def evaluation_batches(
     utterances: Sequence[Utterance], features: FeatureSource, batch_seconds: float = 60.0
 ) -> Iterator[Batch]:
-    """Batches that depend on the utterances alone; each carries the key under which its read noise is drawn."""
+    """Batches that depend on the utterances alone; each carries the key under which its read noise is drawn.
+
+    Shortest first, whatever their order; where durations are equal, in the order given.
+    """
     for group in bucket([duration_seconds(u) for u in utterances], batch_seconds):
         padded, lengths = pad([features(utterances[i]) for i in group])
         key = hashlib.blake2b("\n".join(utterances[i].id for i in group).encode(), digest_size=8).hexdigest()
@@ -75,7 +84,8 @@ def training_batches(
 ) -> list[list[tuple[int, float]]]:
     """One epoch in random order: batches of (index, speed), each utterance at one speed drawn for it.
 
-    Lengths are jittered before bucketing, so that batches differ from epoch to epoch.
+    Lengths are jittered by 10 % before bucketing, so that batches differ from epoch to epoch; a batch may be that much
+    longer than `batch_seconds`.
     """
     count = len(durations_seconds)
     choice = torch.randint(len(speeds), (count,), generator=generator).tolist()

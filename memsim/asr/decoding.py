@@ -9,9 +9,9 @@ from memsim.asr.tokens import CharacterTokens
 
 
 def greedy(log_probs: Tensor, lengths: Tensor, tokens: CharacterTokens) -> list[str]:
-    """Best path: [batch, frames, tokens] and [batch] -> a text each (repeats merged, blanks dropped)."""
+    """Best path: [batch, frames, tokens] and [batch] -> a text each (repeats merged, blanks dropped, spaces single)."""
     best = log_probs.argmax(dim=-1).cpu()
     return [
-        tokens.decode(torch.unique_consecutive(path[:length]).tolist()).strip()
+        " ".join(tokens.decode(torch.unique_consecutive(path[:length]).tolist()).split())
         for path, length in zip(best, lengths.tolist(), strict=True)
     ]

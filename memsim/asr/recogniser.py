@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from memsim.asr.features import FeatureConfig
@@ -15,6 +15,9 @@ from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
+from memsim.resources import find_config
+from memsim.schema import Schema
+from memsim.yaml_config import Config, read_config, shown
 
 # Architectures by the name that checkpoints and configs/models/*.yaml give them.
 ARCHITECTURES = {"conformer_ctc": (ConformerConfig, ConformerCTC)}
@@ -44,6 +47,21 @@ class Recogniser:
         }
 
 
+def load_model_config(name_or_path: str | Path) -> tuple[str, ConformerConfig]:
+    """The architecture and its config that a name (shipped in configs/models) or YAML file means.
+
+    Raises InputError that lists every problem with its file, line and key.
+    """
+    config = read_config(find_config("models", name_or_path))
+    architecture = config.data.get("architecture")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        found = f"unknown architecture {shown(architecture)}" if "architecture" in config.data else "missing"
+        known = f"{config.mark(('architecture',))}: {found} (known: {', '.join(sorted(ARCHITECTURES))})"
+        raise InputError("\n".join([*config.problems, known]))
+    shape = {key: value for key, value in config.data.items() if key != "architecture"}
+    return architecture, Schema(ARCHITECTURES[architecture][0]).validate(replace(config, data=shape))
+
+
 def build(architecture: str, config: ConformerConfig, tokens: CharacterTokens, text_style: str) -> Recogniser:
     """A recogniser with fresh weights, drawn from torch's default generator."""
     config = config.model_copy(update={"tokens": len(tokens)})
@@ -62,18 +80,31 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
         raise InputError(
             f"{checkpoint.path}: unknown architecture {architecture} (known: {', '.join(sorted(ARCHITECTURES))})"
         )
+    config_class, model_class = ARCHITECTURES[architecture]
+    for key in ("architecture_config", "tokens"):
+        if key not in checkpoint.metadata:
+            raise InputError(f"{checkpoint.path}: the metadata lacks {key}, so the file cannot be run")
     try:
-        config_class, model_class = ARCHITECTURES[architecture]
-        config = config_class.model_validate_json(checkpoint.metadata["architecture_config"])
+        config = Schema(config_class).validate(_json_config(checkpoint.metadata["architecture_config"]))
         tokens = CharacterTokens.from_json(checkpoint.metadata["tokens"])
+        if config.tokens != len(tokens):
+            raise InputError(f"architecture_config: has {config.tokens} tokens, but there are {len(tokens)}")
         with torch.device("meta"):
             model = model_class(config)
-    except (KeyError, ValidationError, json.JSONDecodeError, ValueError) as error:
+    except ValueError as error:
         summary = str(error).splitlines()[0]
-        raise InputError(
-            f"{checkpoint.path}: unusable architecture_config or tokens in the metadata ({summary})"
-        ) from None
+        raise InputError(f"{checkpoint.path}: unusable metadata: {summary}") from None
     return Recogniser(model, architecture, config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+
+
+def _json_config(document: str) -> Config:
+    try:
+        fields = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"architecture_config: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise InputError("architecture_config: expected keys and values")
+    return Config.from_mapping(fields, "architecture_config")
 
 
 def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:
@@ -94,6 +125,11 @@ def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None
         f"{n} is {list(t.shape)}, not {list(expected[n].shape)}"
         for n, t in state.items()
         if n in expected and t.shape != expected[n].shape
+    ]
+    problems += [
+        f"{n} is {t.dtype}, not {expected[n].dtype}"
+        for n, t in state.items()
+        if n in expected and t.is_floating_point() != expected[n].is_floating_point()
     ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 from memsim import __version__
@@ -23,9 +24,33 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("map")(map_command)
-app.command("qat")(qat_command)
-app.command("eval")(evaluate_command)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with its failures as one line and an exit status; usage errors are typer's own."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            _fail("interrupted; nothing half-written was left", 130)
+        except InputError as error:
+            _fail(str(error), 2)
+        except (FloatingPointError, OSError, MemoryError) as error:
+            _fail(str(error) or type(error).__name__, 1)
+
+    return run
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"memsim: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+app.command("map")(_guarded(map_command))
+app.command("qat")(_guarded(qat_command))
+app.command("eval")(_guarded(evaluate_command))
 
 
 def _show_version(wanted: bool) -> None:
@@ -43,25 +68,8 @@ def _root(
     pass
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line. Exit 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        status = app(standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
-    except click.UsageError as error:
-        # click's own text: which option, and what it expected
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing half-written was left", 130)
-    except InputError as error:
-        _fail(str(error), 2)
-    except (FloatingPointError, OSError, MemoryError) as error:
-        _fail(str(error) or type(error).__name__, 1)
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    print(f"memsim: {message}", file=sys.stderr)
-    sys.exit(status)
+    app()

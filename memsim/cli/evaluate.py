@@ -86,26 +86,19 @@ def command(
         spec = options.choose_hardware(hardware, bits, cell, set_)
     elif wants_hardware:
         spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
-    from memsim.evaluate import evaluate
+    from memsim.evaluate import evaluate, prepare
 
+    device = options.choose_device(compute)
+    subject = prepare(opened, spec=spec, seed=seed, reference=open_checkpoint(reference)[0] if reference else None)
     quiet = quiet or str(json_file) == "-"
     if not quiet:
         if said:
             say(said)
         if opened.kind == "mapped":
-            how = f"levels mapped again on {spec.name}" if spec else "chip 1 as it is in the file"
+            how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
             say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
     with pass_progress(quiet) as progress:
-        result = evaluate(
-            opened,
-            corpus,
-            spec=spec,
-            trials=trials,
-            seed=seed,
-            reference=open_checkpoint(reference)[0] if reference else None,
-            device=options.choose_device(compute),
-            progress=progress,
-        )
+        result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
     if not quiet:
         _render(result, verbose)
     options.write_json(json_file, result.to_dict())

@@ -68,9 +68,10 @@ def command(
     if not dry_run:
         options.require_new(out, force)
     options.require_new(json_file, force)
-    spec = options.choose_hardware(hardware, bits, cell, set_)
     from memsim.mapped import map_checkpoint, plan_checkpoint
-    from memsim.nn.plan import Selection
+    from memsim.nn.plan import Selection, with_bits
+
+    spec = with_bits(options.choose_hardware(hardware, bits, cell, set_))
 
     plan = plan_checkpoint(opened, spec, Selection(include or (), exclude or ()))
     quiet = quiet or str(json_file) == "-"

@@ -66,7 +66,7 @@ class MemristorCell:
 
 
 def fit_gain(device: DeviceModel, vmax_volts: float, mean_window: float, u: Tensor, weights: Tensor) -> float:
-    """The gain per ampere that makes a mean weight-1 pair read closest to u, least squares over `u` [n] x `weights` [n].
+    """The gain per ampere that makes a mean weight-1 pair read closest to u: least squares over `u` [n], `weights` [n].
 
     `mean_window` is the mean r of set minus unset cells.
     """

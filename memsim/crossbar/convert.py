@@ -8,6 +8,8 @@ from torch import Tensor
 from memsim.crossbar.statistics import InputStatistics
 from memsim.spec import CalibratedAdc, Dac, FixedAdc
 
+_POINTS_PER_BIN = 16
+
 
 def dac_max_code(bits: int) -> int:
     """The largest code of a signed DAC; codes are symmetric, so 8 bits have 255 levels."""
@@ -35,7 +37,7 @@ def mse_range(values: Tensor, weights: Tensor, largest: float, bits: int) -> flo
 
 
 def adc_steps(config: CalibratedAdc | FixedAdc, adc_range: Tensor) -> tuple[Tensor, int]:
-    """(the size of one code, the largest code) of an ADC whose full scale is `adc_range` (any shape), in signal units."""
+    """(size of one code, largest code) of an ADC whose full scale is `adc_range` (any shape), in signal units."""
     if isinstance(config, FixedAdc):
         return torch.full_like(adc_range, 2.0**-config.precision_bits), fixed_adc_max_code(config)
     largest = (1 << (config.bits - 1)) - 1
@@ -59,8 +61,12 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
     elif config.method == "percentile":
         chosen = statistics.percentile(config.percentile)
     else:
-        weights = statistics.histogram.double()
-        chosen = mse_range(statistics.bin_centres, weights, statistics.absmax, config.bits or 12)
+        # Several points a bin: where a code is narrower than a bin, the centres alone would say little of rounding.
+        inside = (torch.arange(_POINTS_PER_BIN, dtype=torch.float64) + 0.5) / _POINTS_PER_BIN - 0.5
+        width = statistics.bin_centres[1] - statistics.bin_centres[0]
+        values = (statistics.bin_centres[:, None] + inside * width).flatten()
+        weights = statistics.histogram.double().repeat_interleave(_POINTS_PER_BIN)
+        chosen = mse_range(values, weights, statistics.absmax, config.bits or 12)
     return max(chosen, 1e-12)
 
 

@@ -112,10 +112,14 @@ class MappedMatrix(nn.Module):
         except KeyError as error:
             raise InputError(f"{name}: the mapped file lacks the tensor {error}; map the checkpoint again") from None
         shape = matrix.tiling
-        expected = [shape.planes, 2, shape.in_features, shape.out_features]
+        cells = [shape.planes, 2, shape.in_features, shape.out_features]
         found = None if matrix.states is None else list(matrix.states.shape)
-        if spec.cell != "ideal" and found != expected:
+        expected = None if spec.cell == "ideal" else cells
+        if found != expected:
             raise InputError(f"{name}: states are {found}, but {shape.bits} bits need {expected}; map it again")
+        if matrix.scale.shape not in ((1,), (shape.out_features,)):
+            wanted = f"[{shape.out_features}] or [1]"
+            raise InputError(f"{name}: scale is {list(matrix.scale.shape)}, but it must be {wanted}; map it again")
         for calibrated in CALIBRATED:
             if calibrated in tensors:
                 setattr(matrix, calibrated, tensors[calibrated].float())
@@ -178,16 +182,22 @@ class MappedMatrix(nn.Module):
         return fit_gain(device, spec.dac.vmax_volts, mean_window(spec.programming, device), u, weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T.
+        """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T and the dtype of `x`.
 
-        Raises InputError where the matrix is not calibrated, FloatingPointError where `x` holds NaN or Inf.
+        Raises InputError where the matrix is not calibrated, ValueError where `x` has another width, TypeError where it
+        holds no floating-point numbers, FloatingPointError where they are NaN or Inf.
         """
+        out_features, in_features = self.levels.shape
+        if x.shape[-1] != in_features:
+            raise ValueError(f"{self.name}: its input has {x.shape[-1]} features, the matrix has {in_features}")
+        if not x.is_floating_point():
+            raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
         if not self.is_calibrated:
             raise InputError(
                 f"{self.name}: the ranges of its converters are not calibrated; map the checkpoint with "
                 "--calibrate DATA (in Python: map_model(..., calibration=batches))"
             )
-        rows = x.reshape(-1, x.shape[-1]).float()
+        rows = x.reshape(-1, in_features).float()
         if not torch.isfinite(rows).all():
             raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
         if self._operator is None:
@@ -196,7 +206,7 @@ class MappedMatrix(nn.Module):
         generator = self.reads.generator(self.name, rows.device) if noisy else None
         product = self._operator.read(rows, generator, self.clips if self.reads.count_clips else None)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
-        return product.mul_(scale).view(*x.shape[:-1], -1).to(x.dtype)
+        return product.mul_(scale).view(*x.shape[:-1], out_features).to(x.dtype)
 
     def _make_operator(self) -> Operator:
         drive = self._drive()
@@ -222,10 +232,22 @@ class MappedMatrix(nn.Module):
             return self.states[:, 0].float() - self.states[:, 1].float()
         return encode.to_planes(self.levels, bits_of(self.spec)).transpose(1, 2).float()
 
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:  # type: ignore[no-untyped-def]
+        self._operator = None  # it is made from the tensors that are replaced
+        for name in CALIBRATED:
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(stored, device=self.levels.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _apply(self, fn, recurse: bool = True) -> MappedMatrix:  # type: ignore[no-untyped-def]
         self._operator = None  # it lives where the tensors did
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def needs_calibration(spec: HardwareSpec) -> bool:
+    """Whether a layer's resolved spec has ranges that only its input can set."""
+    return spec.dac is not None or spec.adc is not None or spec.cell != "ideal"
 
 
 def bits_of(spec: HardwareSpec) -> int:

@@ -21,7 +21,10 @@ from memsim.spec import CalibratedAdc, Dac, FixedAdc, ReadNoise
 CHUNK_VALUES = 1 << 20
 """About how many column values are in flight at a time: changes speed and memory, never a result."""
 NOISE_FRAMES = 32
-"""Read noise is drawn for this many frames at a time, whatever the chunk."""
+"""Frames are multiplied, and read noise is drawn, in whole blocks of this many, whatever the chunk: a matrix product of
+a few rows rounds differently from one of many, and a last bit can move an ADC code."""
+ALIGNED_COLUMNS = 16
+"""Columns are padded to a multiple of this for the same reason: torch deals them out to threads in such vectors."""
 
 
 @dataclass
@@ -73,7 +76,7 @@ class Drive:
         largest = convert.dac_max_code(self.dac.bits)
         if self.tables is None:
             return self._evaluate(codes.div_(largest))
-        index = codes.add_(largest).int().view(-1)
+        index = codes.add_(largest).int().reshape(-1)
         return tuple(table.index_select(0, index).view(x.shape) for table in self.tables)
 
     def _evaluate(self, u: Tensor) -> tuple[Tensor, ...]:
@@ -87,9 +90,9 @@ class Drive:
 class Operator:
     """A programmed matrix, ready to be read. With an ADC, column signals are in units of its codes.
 
-    `columns` [row_tiles, rows, planes * out]; `noise_columns` [row_tiles, rows + 1, planes * out], whose last row takes
-    the part of the variance that no state changes; `weights` [row_tiles][planes]: what one code is worth in the sum, in
-    units of (weight 1 x full-scale input); `max_code` None without an ADC.
+    `columns` [row_tiles, rows, planes * out, aligned]; `noise_columns` [row_tiles, rows + 1, as `columns`], whose last
+    row takes the part of the variance that no state changes; `weights` [row_tiles][planes]: what one code is worth in
+    the sum, in units of (weight 1 x full-scale input); `max_code` None without an ADC.
     """
 
     drive: Drive
@@ -119,7 +122,8 @@ class Operator:
             columns = torch.einsum("p,pio->io", worth, difference)[None]
             noise = None if total is None else torch.einsum("p,pio->io", worth.square(), total)[None]
             constant = worth.square().sum()[None, None]
-            return cls(drive, out_features, columns, _with_constant(noise, constant, out_features), [[1.0]], None)
+            noise_columns = _with_constant(noise, constant, out_features)
+            return cls(drive, out_features, _aligned(columns), noise_columns, [[1.0]], None)
         assert adc_range is not None  # a calibrated matrix has one for its ADC
         columns = split_planes(difference, rows)
         steps, max_code = convert.adc_steps(adc, adc_range.expand(len(columns), planes))
@@ -127,7 +131,7 @@ class Operator:
         columns = (columns * per_step).flatten(2)
         noise = None if total is None else (split_planes(total, rows) * per_step.square()).flatten(2)
         noise_columns = _with_constant(noise, 1 / steps.square(), out_features)
-        return cls(drive, out_features, columns, noise_columns, (steps * worth).tolist(), max_code)
+        return cls(drive, out_features, _aligned(columns), noise_columns, (steps * worth).tolist(), max_code)
 
     def read(self, x: Tensor, generator: torch.Generator | None = None, clips: ClipCounts | None = None) -> Tensor:
         """[n, in] -> [n, out] in units of (weight 1 x full-scale input), in chunks of whole noise blocks."""
@@ -141,15 +145,17 @@ class Operator:
 
     def _columns(self, x: Tensor, generator: torch.Generator | None, clips: ClipCounts | None) -> Tensor:
         """Column signals [row_tiles, n, planes * out] of inputs [n, in], with read noise."""
-        rows = self.columns.shape[1]
-        signal, *variances = self.drive(x, clips)
-        signals = torch.bmm(split_rows(signal, rows), self.columns)
+        (frames, _), rows = x.shape, self.columns.shape[1]
+        width = len(self.weights[0]) * self.out_features
+        signal, *variances = (split_rows(_whole_blocks(row), rows) for row in self.drive(x, clips))
+        signals = torch.bmm(signal, self.columns)[:, :frames, :width]
         if self.noise_columns is not None:
             assert generator is not None
-            constant, by_state = (split_rows(variance, rows) for variance in variances)
+            constant, by_state = variances
             rows_and_constant = torch.cat([by_state, constant.sum(dim=2, keepdim=True)], dim=2)
-            deviation = torch.bmm(rows_and_constant, self.noise_columns).clamp_(min=0).sqrt_()
-            for start in range(0, x.shape[0], NOISE_FRAMES):
+            variance = torch.bmm(rows_and_constant, self.noise_columns)[:, :frames, :width]
+            deviation = variance.clamp_(min=0).sqrt_()
+            for start in range(0, frames, NOISE_FRAMES):
                 part = slice(start, start + NOISE_FRAMES)
                 normal = torch.randn(deviation[:, part].shape, generator=generator, device=x.device)
                 signals[:, part].addcmul_(deviation[:, part], normal)
@@ -180,8 +186,18 @@ def split_planes(cells: Tensor, rows: int) -> Tensor:
     return padded.view(planes, tiles, rows, out_features).permute(1, 2, 0, 3).contiguous()
 
 
+def _whole_blocks(rows: Tensor) -> Tensor:
+    """[n, in] with rows of zeros up to a multiple of NOISE_FRAMES."""
+    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % NOISE_FRAMES))
+
+
+def _aligned(columns: Tensor) -> Tensor:
+    """[row_tiles, rows, n] with columns of zeros up to a multiple of ALIGNED_COLUMNS."""
+    return torch.nn.functional.pad(columns, (0, -columns.shape[2] % ALIGNED_COLUMNS))
+
+
 def _with_constant(noise: Tensor | None, constant: Tensor, out_features: int) -> Tensor | None:
-    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, planes]."""
+    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, planes], aligned."""
     if noise is None:
         return None
-    return torch.cat([noise, constant.repeat_interleave(out_features, dim=1)[:, None, :]], dim=1)
+    return _aligned(torch.cat([noise, constant.repeat_interleave(out_features, dim=1)[:, None, :]], dim=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -68,12 +69,14 @@ def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, InputSta
             histogram, sample, scales = (
                 tensors[f"{PREFIX}{layer}/{part}"].float() for part in ("histogram", "sample", "scales")
             )
-            limit, absmax, step = scales.tolist()
-        except (KeyError, ValueError) as error:
+            limit, absmax, step = scales.view(3).tolist()
+        except (KeyError, RuntimeError) as error:
             raise InputError(
                 f"{PREFIX}{layer}: incomplete input statistics ({error}); train or calibrate again"
             ) from None
-        if histogram.shape != (BINS,) or sample.ndim != 2 or not torch.isfinite(scales).all() or limit <= 0:
+        shapes_fit = histogram.shape == (BINS,) and sample.ndim == 2 and len(sample) > 0
+        numbers_fit = 0 < limit < inf and 0 <= absmax < inf and 0 < step < inf and (histogram >= 0).all()
+        if not (shapes_fit and numbers_fit and 0 < histogram.sum() < inf and sample.isfinite().all()):
             raise InputError(f"{PREFIX}{layer}: malformed input statistics; train or calibrate again")
-        found[layer] = InputStatistics(limit, absmax, histogram / histogram.sum().clamp_min(1e-12), sample * step)
+        found[layer] = InputStatistics(limit, absmax, histogram / histogram.sum(), sample * step)
     return found

@@ -17,7 +17,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.collect import collecting
 from memsim.nn.linear import MappedLinear
-from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, plan_modules
+from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, plan_modules, with_bits
 from memsim.spec import HardwareSpec, load_hardware
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
@@ -104,6 +104,8 @@ def map_model(
         spec = load_hardware(spec)
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits})
+    if isinstance(model, nn.Linear):
+        raise InputError("the model is itself a linear layer, which has no name; wrap it: nn.Sequential(model)")
     plan = plan_modules(model, spec, Selection(include, exclude))
     statistics = {} if calibration is None else measure(model, calibration, seed=seed)
     chip = copy.deepcopy(model)
@@ -167,14 +169,23 @@ def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
     """`chip`, in evaluation mode, carrying `mapping`."""
     if hasattr(chip, "mapping"):
         raise InputError(f"{type(chip).__name__} has an attribute `mapping` of its own, where memsim keeps its report")
+    for module in chip.modules():  # their fused kernels read the weights of digital layers
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
     chip.mapping = mapping  # type: ignore[assignment]
     return chip.eval()
 
 
 def install(model: nn.Module, name: str, matrix: MappedMatrix, bias: Tensor | None) -> None:
-    """Put a mapped linear layer where the layer `name` was."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, MappedLinear(matrix, None if bias is None else bias.detach()))
+    """Put a mapped linear layer where the layer `name` was, under every name that shares it."""
+    replaced = model.get_submodule(name)
+    mapped = MappedLinear(matrix, None if bias is None else bias.detach())
+    for alias, module in list(model.named_modules(remove_duplicate=False)):
+        if module is replaced:
+            parent, _, child = alias.rpartition(".")
+            setattr(model.get_submodule(parent), child, mapped)
 
 
 def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dict[str, InputStatistics]:
@@ -185,7 +196,7 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
     if isinstance(calibration, Mapping):
         return dict(calibration)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad(), collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors:
@@ -195,6 +206,7 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
                 for batch in calibration:
                     model(*batch) if isinstance(batch, tuple | list) else model(batch)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
     results = {name: collector.result() for name, collector in collectors.items()}
     return {name: result for name, result in results.items() if result is not None}

@@ -9,12 +9,18 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from memsim.crossbar.matrix import bits_of
 from memsim.crossbar.statistics import PREFIX
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
 from memsim.spec import HardwareSpec
 
 DEFAULT_BITS = 8
+
+
+def with_bits(spec: HardwareSpec) -> HardwareSpec:
+    """`spec` with its weight bits chosen: 8 where it leaves them open."""
+    return spec if spec.weights.bits else spec.with_settings({"weights.bits": DEFAULT_BITS})
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,11 @@ class MappedLayer:
     @classmethod
     def make(cls, name: str, shape: tuple[int, ...], spec: HardwareSpec, bits: int | None = None) -> MappedLayer:
         """Layer `name` with a weight of `shape` (out, in) on the chip `spec`, at `bits` (else the spec's, else 8)."""
-        own = spec.for_layer(name)
-        bits = bits or own.weights.bits or DEFAULT_BITS
-        if own.weights.bits != bits:
+        own = with_bits(spec.for_layer(name))
+        if bits is not None and own.weights.bits != bits:
             own = own.with_settings({"weights.bits": bits})
         out_features, in_features = shape
-        return cls(name, Tiling(own.tile.rows, own.tile.cols, out_features, in_features, bits), own)
+        return cls(name, Tiling(own.tile.rows, own.tile.cols, out_features, in_features, bits_of(own)), own)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,11 @@ class Selection:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        for flag in ("include", "exclude"):
+            if isinstance(globs := getattr(self, flag), str):  # a sequence of globs of one letter
+                raise TypeError(f"{flag} is the text {globs!r}; it must be a list of globs, [{globs!r}]")
+
     def reason_to_skip(self, layer: str, spec: HardwareSpec) -> str | None:
         """Why `layer` is not wanted on arrays, or None."""
         if self.include and not any(fnmatchcase(layer, glob) for glob in self.include):
@@ -81,13 +91,13 @@ def plan_tensors(shapes: Mapping[str, tuple[int, ...]], spec: HardwareSpec, sele
     """
     mapped, digital = [], []
     names = [name for name in shapes if not name.startswith(PREFIX)]
-    _require_matches(selection, {name.rpartition(".")[0] for name in names})
+    _require_matches(selection, dict.fromkeys(name.rpartition(".")[0] for name in names))
     for name in names:
         layer, _, kind = name.rpartition(".")
         reason = _why_not_linear(name, shapes[name]) or selection.reason_to_skip(layer, spec)
         if reason is None:
             mapped.append(MappedLayer.make(layer, shapes[name], spec))
-        elif kind != "bias" or len(shapes[name]) > 1:
+        elif kind != "bias" or f"{layer}.weight" not in shapes:  # a bias goes where its weight goes
             digital.append(DigitalLayer(name, shapes[name], reason))
     return Plan(tuple(mapped), tuple(digital))
 
@@ -108,7 +118,7 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
     return Plan(tuple(mapped), tuple(digital))
 
 
-_EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe|emb|lookup|relative_attention_bias)\b|position", re.IGNORECASE)
+_EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe|emb|lookup|relative_attention_bias)\b|position(?!_?wise)", re.IGNORECASE)
 _RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
 
 

@@ -52,11 +52,23 @@ class ConformerConfig(Section):
             raise problem(f"heads ({self.heads}) must divide width ({self.width})", key="heads")
         if self.kernel_frames % 2 == 0:
             raise problem(f"{self.kernel_frames} is even; a centred kernel is odd", key="kernel_frames")
+        if self.bins_left() < 1:
+            raise problem(f"nothing is left of {self.features.mel_bins} mel bins after its pooling", key="frontend")
         return self
+
+    def bins_left(self) -> int:
+        """Mel bins after the front end's strides and pooling."""
+        bins = self.features.mel_bins
+        for conv in self.frontend:
+            bins = -(-bins // conv.stride_frequency) // conv.pool_frequency
+        return bins
 
 
 class ConformerCTC(nn.Module):
-    """Features to CTC log-probabilities: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch])."""
+    """Features to CTC log-probabilities: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch]).
+
+    An utterance shorter than the subsampling has no frames left: a length of 0.
+    """
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -89,10 +101,7 @@ class Frontend(nn.Module):
             nn.Conv2d(c_in, conv.channels, 3, stride=(conv.stride_time, conv.stride_frequency), padding=1)
             for c_in, conv in zip(channels_in, config.frontend, strict=False)
         )
-        bins = config.features.mel_bins
-        for conv in config.frontend:
-            bins = -(-bins // conv.stride_frequency) // conv.pool_frequency
-        self.projection = nn.Linear(channels_in[-1] * bins, config.width)
+        self.projection = nn.Linear(channels_in[-1] * config.bins_left(), config.width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +112,8 @@ class Frontend(nn.Module):
             maps = F.relu(convolution(maps))
             lengths = -(-lengths // conv.stride_time)
             if conv.pool_time * conv.pool_frequency > 1:
+                # Where all are shorter than the pool, one frame that belongs to none of them.
+                maps = F.pad(maps, (0, 0, 0, max(0, conv.pool_time - maps.shape[2])))
                 maps = F.max_pool2d(maps, (conv.pool_time, conv.pool_frequency))
                 lengths = lengths // conv.pool_time
         hidden = self.projection(maps.transpose(1, 2).flatten(2))

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memsim.asr import data
+from memsim.asr.corpora import Utterance
+from memsim.asr.data import FeatureSource, bucket, evaluation_batches, pad, total_seconds, training_batches
+from memsim.asr.features import FeatureConfig
+from memsim.errors import InputError
+from memsim.rng import generator
+
+DURATIONS = st.lists(st.floats(0.01, 50), max_size=40)
+CONFIG = FeatureConfig(mel_bins=20)
+
+
+@pytest.fixture
+def speak(tmp_path: Path) -> Callable[..., Utterance]:
+    """Writes an utterance of noise."""
+
+    def speak(name: str, seconds: float) -> Utterance:
+        path = tmp_path / f"{name}.wav"
+        samples = torch.randn(round(16000 * seconds), generator=generator(name)) / 10
+        soundfile.write(path, samples.numpy(), 16000, subtype="FLOAT")
+        return Utterance(name, path, "yes")
+
+    return speak
+
+
+@given(DURATIONS, st.floats(0.1, 100))
+def test_buckets_hold_everything_once_and_are_no_longer_than_asked(durations: list[float], most: float) -> None:
+    groups = bucket(durations, most)
+    assert sorted(i for group in groups for i in group) == list(range(len(durations)))
+    for group in groups:
+        assert len(group) == 1 or max(durations[i] for i in group) * len(group) <= most
+
+
+@given(DURATIONS, st.floats(0.1, 100))
+def test_buckets_hold_similar_lengths(durations: list[float], most: float) -> None:
+    flat = [durations[i] for group in bucket(durations, most) for i in group]
+    assert flat == sorted(durations)
+
+
+def test_a_long_utterance_has_a_batch_of_its_own() -> None:
+    assert bucket([1.0, 100.0, 2.0, 200.0], 10) == [[0, 2], [1], [3]]
+    assert bucket([], 10) == []
+
+
+def test_padding() -> None:
+    padded, lengths = pad([torch.ones(3, 4), torch.ones(5, 4)])
+    assert lengths.tolist() == [3, 5]
+    assert padded.shape == (2, 5, 4)
+    assert padded[0].sum() == 12
+    assert not padded[0, 3:].any()
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def batches(utterances: list[Utterance], seconds: float = 1.0) -> dict[str, list[str]]:
+    """The ids in each batch by key."""
+    made = list(evaluation_batches(utterances, FeatureSource(CONFIG), seconds))
+    assert sorted(i for batch in made for i in batch.indices) == list(range(len(utterances)))
+    return {batch.key: [utterances[i].id for i in batch.indices] for batch in made}
+
+
+def test_evaluation_batches_depend_on_the_utterances_alone(speak: Callable[..., Utterance]) -> None:
+    spoken = [speak(f"u{i}", 0.1 * (1 + i * 7 % 10)) for i in range(10)]  # all durations differ
+    made = batches(spoken)
+    assert len(made) > 3
+    assert batches(spoken) == made
+    torch.manual_seed(123)
+    assert batches(spoken[::-1]) == made  # in any order
+    assert batches(spoken, 100.0).keys().isdisjoint(made)
+
+
+def test_equal_durations_go_in_the_order_given(speak: Callable[..., Utterance]) -> None:
+    spoken = [speak(f"u{i}", 0.3) for i in range(4)]
+    assert list(batches(spoken).values()) == [["u0", "u1", "u2"], ["u3"]]
+    assert list(batches(spoken[::-1]).values()) == [["u3", "u2", "u1"], ["u0"]]
+
+
+def test_keys_tell_batches_apart_by_the_ids_in_them(speak: Callable[..., Utterance]) -> None:
+    a, b, c = speak("a", 0.1), speak("b", 0.2), speak("c", 0.3)
+    keys = [next(iter(batches(chosen))) for chosen in ([a], [b], [a, b], [a, b, c], [c])]
+    assert len(set(keys)) == 5
+    assert keys[0] == "40f89e395b66422f"  # pinned: read noise that is drawn by it can be drawn again
+
+
+def test_a_batch_holds_each_utterance_s_features(speak: Callable[..., Utterance]) -> None:
+    spoken = [speak("a", 0.2), speak("b", 0.3)]
+    source = FeatureSource(CONFIG)
+    (batch,) = evaluation_batches(spoken, source)
+    assert batch.features.shape == (2, 31, 20)
+    for row, (index, length) in enumerate(zip(batch.indices, batch.lengths.tolist(), strict=True)):
+        assert torch.equal(batch.features[row, :length], source(spoken[index]))
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def epoch(durations: list[float], *key: int | str, seconds: float = 20.0) -> list[list[tuple[int, float]]]:
+    return training_batches(durations, (0.9, 1.0, 1.1), seconds, generator(*key))
+
+
+@given(DURATIONS, st.integers(0, 1000))
+@settings(deadline=None)
+def test_an_epoch_holds_every_utterance_once(durations: list[float], seed: int) -> None:
+    made = epoch(durations, seed)
+    assert sorted(i for batch in made for i, _ in batch) == list(range(len(durations)))
+    assert {speed for batch in made for _, speed in batch} <= {0.9, 1.0, 1.1}
+    for batch in made:
+        longest = max(durations[i] / speed for i, speed in batch)
+        assert len(batch) == 1 or len(batch) * longest <= 20 * 1.1 / 0.9
+
+
+def test_the_generator_decides_an_epoch() -> None:
+    durations = [1 + i % 17 / 3 for i in range(100)]
+    torch.manual_seed(1)
+    made = epoch(durations, "a")
+    torch.manual_seed(2)
+    assert epoch(durations, "a") == made
+    assert epoch(durations, "b") != made
+    lengths = [max(durations[i] for i, _ in batch) for batch in made]
+    assert lengths not in (sorted(lengths), sorted(lengths, reverse=True))
+    speeds = [speed for batch in made for _, speed in batch]
+    assert all(15 < speeds.count(speed) < 55 for speed in (0.9, 1.0, 1.1))
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_changes_nothing_but_the_time(speak: Callable[..., Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = speak("a", 0.3)
+    cached, uncached = FeatureSource(CONFIG, cache=True), FeatureSource(CONFIG)
+    first = {speed: cached(spoken, speed) for speed in (0.9, 1.0)}
+    assert all(torch.equal(features, uncached(spoken, speed)) for speed, features in first.items())
+    monkeypatch.setattr(data, "read_audio", lambda *_: pytest.fail("read again"))
+    for speed, features in first.items():
+        assert features.dtype == torch.float32
+        assert torch.equal(features, cached(spoken, speed))
+    with pytest.raises(pytest.fail.Exception):
+        cached(spoken, 1.1)
+
+
+def test_features_are_rounded_to_16_bits(speak: Callable[..., Utterance]) -> None:
+    spoken = speak("a", 0.3)
+    source = FeatureSource(CONFIG)
+    exact = source._log_mel(data.read_audio(spoken))
+    torch.testing.assert_close(source(spoken), exact, atol=1e-3, rtol=2**-11)
+    assert torch.equal(source(spoken), exact.half().float())
+
+
+def test_what_a_caller_does_to_features_stays_out_of_the_cache(speak: Callable[..., Utterance]) -> None:
+    spoken = speak("a", 0.3)
+    source = FeatureSource(CONFIG, cache=True)
+    expected = source(spoken).clone()
+    source(spoken).zero_()
+    assert torch.equal(source(spoken), expected)
+
+
+def test_speed_changes_the_number_of_frames(speak: Callable[..., Utterance]) -> None:
+    spoken = speak("a", 0.99)
+    source = FeatureSource(CONFIG)
+    assert [len(source(spoken, speed)) for speed in (0.9, 1.0, 1.1)] == [111, 100, 91]
+
+
+def test_audio_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such audio file"):
+        FeatureSource(CONFIG)(Utterance("u", tmp_path / "none.wav", "yes"))
+
+
+def test_total_seconds(speak: Callable[..., Utterance]) -> None:
+    assert total_seconds([speak("a", 0.25), speak("b", 0.5)]) == pytest.approx(0.75)

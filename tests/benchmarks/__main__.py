@@ -1,0 +1,85 @@
+"""`make bench`: reads as ratios to nn.Linear in the same run, and programming rates. Prints tables and JSON.
+
+Timings are interleaved and medians are taken, as machines are shared and noisy. Threads: OMP_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import memsim
+from memsim import rng
+from memsim.crossbar.encode import set_mask
+from memsim.crossbar.program import program
+from memsim.crossbar.tiling import Tiling
+from memsim.device import load_device
+from memsim.spec import Programming
+
+ROUNDS = 9
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def read_ratio(width: int, frames: int, bits: int, settings: dict[str, object]) -> float:
+    """Median time of a mapped width x width linear over nn.Linear's, 128 x 128 tiles, 8-bit DAC and ADC."""
+    model = nn.Sequential(nn.Linear(width, width))
+    x = torch.randn(frames, width)
+    spec = memsim.load_hardware("physical").with_settings(settings)
+    chip = memsim.map_model(model, spec, bits=bits, calibration=[x[:64]])
+    with torch.inference_mode():
+        chip(x), model(x)
+        ratios = []
+        for _ in range(ROUNDS):
+            plain = statistics.median(seconds(lambda: model(x)) for _ in range(5))
+            ratios.append(seconds(lambda: chip(x)) / plain)
+    return statistics.median(ratios)
+
+
+def programming_rate(scheme: str, config: Programming, weights: int) -> tuple[str, float]:
+    """Million cells a second of programming `weights` 3-bit weights."""
+    device = load_device("synaptogen")
+    width = int(weights**0.5)
+    levels = torch.randint(-3, 4, (width, width), dtype=torch.int8)
+    tiling = Tiling(128, 128, width, width, 3)
+    cells = set_mask(levels, 3).numel()
+    times = [seconds(lambda: program(levels, tiling, config, device, rng.generator(0))) for _ in range(3)]
+    return scheme, cells / statistics.median(times) / 1e6
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    results: dict[str, list[dict[str, object]]] = {"read": [], "programming": []}
+    reads = Table(title=f"read, times nn.Linear ({torch.get_num_threads()} threads)", title_justify="left")
+    for column in ("shape", "frames", "bits", "read noise", "ratio"):
+        reads.add_column(column, justify="right")
+    for width, frames, bits in ((512, 256, 3), (512, 1024, 3), (512, 4096, 3), (512, 1024, 8), (384, 1024, 4)):
+        for noise in (False, True):
+            ratio = read_ratio(width, frames, bits, {} if noise else {"read_noise": None})
+            results["read"].append({"width": width, "frames": frames, "bits": bits, "noise": noise, "ratio": ratio})
+            reads.add_row(f"{width} x {width}", f"{frames}", f"{bits}", "yes" if noise else "no", f"{ratio:.1f}")
+    rates = Table(title="programming", title_justify="left")
+    for column in ("scheme", "million cells/s"):
+        rates.add_column(column, justify="right")
+    cycled = Programming.model_validate({"cycling": {"rounds": 1, "pulses_per_round": 50}, "history": "zero"})
+    for scheme, config, weights in (("single pulse", Programming(), 1 << 22), ("50 random pulses", cycled, 1 << 17)):
+        name, rate = programming_rate(scheme, config, weights)
+        results["programming"].append({"scheme": name, "million_cells_per_second": rate})
+        rates.add_row(name, f"{rate:.1f}")
+    Console().print(reads, rates)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

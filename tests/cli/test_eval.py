@@ -1,0 +1,204 @@
+"""`memsim eval` as users type it, on the bundled checkpoint and speech."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from memsim.asr.corpora import load_corpus
+from memsim.resources import ASSETS
+
+DEMO = ("--data", "demo", "--limit", "6")
+
+
+def result_of(done) -> dict:
+    assert done.status == 0, done.err
+    return json.loads(done.out)
+
+
+def without_timing(result: dict) -> dict:
+    return {key: value for key, value in result.items() if key != "real_time_factor"}
+
+
+def test_the_table_says_what_was_measured(memsim):
+    done = memsim("eval", "demo-float", *DEMO, "--bits", "3", "--trials", "2", "--verbose")
+    assert done.status == 0
+    for said in (
+        "6 utterances",
+        "of synthetic speech",
+        "demo-float.safetensors on physical, 3-bit weights, 60 layers",
+        "full precision",
+        "digital, quantised",
+        "mapped, 2 chips",
+        "relative degradation to digital",
+        "clipped: DAC",
+        "real-time factor on chips",
+        "says little of real speech",
+        "blocks.5.feed_forward_2.expand",
+    ):
+        assert said in done.said
+
+
+def test_the_json_has_the_contract(memsim):
+    result = result_of(
+        memsim("eval", "demo-float", *DEMO, "--bits", "4", "--trials", "3", "--seed", "5", "--json", "-")
+    )
+    assert result["data"]["name"] == "demo"
+    assert result["data"]["utterances"] == 6
+    assert result["data"]["synthetic"] is True
+    assert result["data"]["words"] == load_corpus("demo", limit=6).words
+    assert result["hardware"]["name"] == "physical"
+    assert result["hardware"]["spec"]["weights"]["bits"] == 4
+    assert result["seed"] == 5
+    trials = result["mapped"]["trials"]
+    assert [trial["seed"] for trial in trials] == [5, 6, 7]
+    wers = [trial["wer"] for trial in trials]
+    assert result["mapped"]["wer"]["mean"] == pytest.approx(sum(wers) / 3)
+    assert result["mapped"]["wer"]["min"] == min(wers)
+    assert result["mapped"]["wer"]["max"] == max(wers)
+    for part in (result["digital"], result["full_precision"], trials[0]):
+        assert {"wer", "cer", "hits", "substitutions", "insertions", "deletions"} <= part.keys()
+        assert part["hits"] + part["substitutions"] + part["deletions"] == result["data"]["words"]
+    assert result["relative_degradation"]["to_digital"] == pytest.approx(
+        result["mapped"]["wer"]["mean"] / result["digital"]["wer"] - 1
+    )
+    assert 0 <= result["clip_rate"]["dac"] < 0.01
+    assert 0 <= result["clip_rate"]["adc"] < 0.01
+    assert result["real_time_factor"] > 0
+
+
+def test_the_same_seed_gives_the_same_result(memsim):
+    command = ("eval", "demo-float", *DEMO, "--bits", "3", "--json", "-")
+    first, again, other = memsim(*command), memsim(*command), memsim(*command, "--seed", "1")
+    assert without_timing(result_of(first)) == without_timing(result_of(again))
+    assert result_of(first)["mapped"] != result_of(other)["mapped"]
+
+
+def test_ideal_hardware_with_enough_bits_is_full_precision(memsim):
+    result = result_of(memsim("eval", "demo-float", *DEMO, "--hardware", "ideal", "--bits", "16", "--json", "-"))
+    assert result["digital"] == result["full_precision"]
+    assert result["mapped"]["trials"] == [{"seed": 0, **result["full_precision"]}]
+    assert result["clip_rate"] == {"dac": None, "adc": None}
+
+
+def test_mapping_first_gives_the_result_of_mapping_in_memory(memsim):
+    assert memsim("map", "demo-float", "--bits", "3", "--seed", "4").status == 0
+    # without CHECKPOINT, the newest mapped file in the folder
+    mapped = memsim("eval", *DEMO, "--trials", "2", "--json", "-")
+    in_memory = memsim("eval", "demo-float", *DEMO, "--bits", "3", "--seed", "4", "--trials", "2", "--json", "-")
+    for key in ("digital", "mapped", "clip_rate", "seed"):
+        assert result_of(mapped)[key] == result_of(in_memory)[key]
+    assert result_of(mapped)["checkpoint"]["path"] == "demo-float.mapped.safetensors"
+
+
+def test_which_checkpoint_is_taken_is_said(memsim, monkeypatch):
+    done = memsim("eval", *DEMO, "--bits", "2")
+    assert "checkpoint: demo (bundled)" in done.said
+    memsim("map", "demo-float", "--bits", "2")
+    assert "the newest mapped one in this folder" in memsim("eval", *DEMO).said
+    monkeypatch.setenv("MEMSIM_CHECKPOINT", str(ASSETS / "checkpoints" / "demo-float.safetensors"))
+    assert "(from $MEMSIM_CHECKPOINT)" in memsim("eval", *DEMO, "--bits", "2").said
+
+
+def test_hardware_options_map_a_mapped_file_again_and_say_so(memsim):
+    memsim("map", "demo-float", "--bits", "3")
+    as_it_is = memsim("eval", "demo-float.mapped.safetensors", *DEMO)
+    assert "chip 1 as it is in the file" in as_it_is.said
+    again = memsim("eval", "demo-float.mapped.safetensors", *DEMO, "--hardware", "ideal")
+    assert "levels mapped again on ideal" in again.said
+    assert "on ideal, 3-bit weights" in again.said
+    changed = memsim("eval", "demo-float.mapped.safetensors", *DEMO, "--set", "adc.bits=6", "--json", "-")
+    spec = result_of(changed)["hardware"]["spec"]
+    assert (spec["adc"]["bits"], spec["weights"]["bits"]) == (6, 3)
+    refused = memsim("eval", "demo-float.mapped.safetensors", *DEMO, "--bits", "2")
+    assert refused.status == 2
+    assert "was mapped at 3 bits and holds levels, not weights" in refused.err
+
+
+def test_a_reference_adds_full_precision_to_a_mapped_file(memsim):
+    memsim("map", "demo-float", "--bits", "2", "--quiet")
+    command = ("eval", "demo-float.mapped.safetensors", *DEMO, "--json", "-")
+    assert "full_precision" not in result_of(memsim(*command))
+    with_reference = result_of(memsim(*command, "--reference", "demo-float"))
+    assert with_reference["full_precision"]["wer"] < 0.5
+    assert "to_full_precision" in with_reference["relative_degradation"]
+
+
+def strip_statistics(target) -> None:
+    source = ASSETS / "checkpoints" / "demo-float.safetensors"
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
+    tensors = {name: tensor for name, tensor in load_file(source).items() if not name.startswith("statistics/")}
+    save_file(tensors, target, metadata)
+
+
+def test_an_uncalibrated_checkpoint_is_calibrated_by_map(memsim, tmp_path):
+    strip_statistics(tmp_path / "bare.safetensors")
+    for command in (["eval", "bare.safetensors", *DEMO], ["map", "bare.safetensors", "--bits", "3"]):
+        done = memsim(*command)
+        assert "--calibrate DATA" in done.said
+        assert done.status == (2 if command[0] == "eval" else 0)
+    refused = memsim("eval", "bare.mapped.safetensors", *DEMO)
+    assert refused.status == 2
+    assert "holds no input statistics for blocks.0." in refused.err
+    assert memsim("map", "bare.safetensors", "--bits", "3", "--calibrate", "demo", "--force").status == 0
+    assert memsim("eval", "bare.mapped.safetensors", *DEMO).status == 0
+    # exact hardware has no ranges to calibrate
+    assert memsim("eval", "bare.safetensors", *DEMO, "--hardware", "ideal", "--bits", "4").status == 0
+
+
+def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
+    import soundfile
+
+    corpus = load_corpus("demo", limit=2)
+    rows = ["audio\ttext"]
+    for utterance in corpus.utterances:
+        samples, rate = soundfile.read(utterance.audio)
+        assert rate == 16000
+        soundfile.write(tmp_path / f"{utterance.id}.wav", samples, 22050)
+        rows.append(f"{utterance.id}.wav\t{utterance.text}")
+    (tmp_path / "m.tsv").write_text("\n".join(rows) + "\n")
+    done = memsim("eval", "demo-float", "--data", "m.tsv", "--hardware", "ideal", "--bits", "8")
+    assert done.status == 0
+    assert "2 utterances" in done.said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nosuch.safetensors", *DEMO], "nosuch.safetensors: no such file, and no bundled checkpoint of that name"),
+        (["foreign.safetensors", *DEMO], "names no architecture, so it can be mapped but not run"),
+        (["demo-float", "--data", "nosuch"], "data 'nosuch': no such corpus (there are: demo, tedlium2, librispeech)"),
+        (["demo-float", "--data", "tedlium2"], "https://www.openslr.org/19"),
+        (["demo-float", "--data", "tedlium2", "--data-root", "."], "holds no TEDLIUM_release2/"),
+        (["demo-float", "--data", "missing.tsv"], "missing.tsv: no such manifest"),
+        (["demo-float", "--data", "audio.tsv"], "audio.tsv:2: no such audio file: gone.wav"),
+        (["demo-float", "--data", "text.tsv"], "text.tsv:2: `text` is empty"),
+        (["demo-float", "--data", "demo", "--limit", "0"], "limit is 0; it must be at least 1"),
+        (["demo-float", *DEMO, "--trials", "0"], "greater than or equal to 1"),
+        (["demo-float", *DEMO, "--compute", "tpu"], "--compute tpu: expected auto, cpu or cuda"),
+        (["demo-float", *DEMO, "--bits", "1"], "out of range (2 to 16)"),
+        (
+            ["demo-float", *DEMO, "--hardware", "broken.yaml"],
+            "broken.yaml:1: adc.bitz: unknown key (nearest: adc.bits)",
+        ),
+        (["demo-float", *DEMO, "--json", "foreign.safetensors"], "exists already; --force overwrites it"),
+        (["demo-float", *DEMO, "--text-style", "odd"], "odd"),
+        (["device.safetensors", *DEMO], "a device model; eval takes a recogniser"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(memsim, foreign, arguments, said):
+    folder = foreign.parent
+    (folder / "audio.tsv").write_text("audio\ttext\ngone.wav\tyes\n")
+    (folder / "text.tsv").write_text("audio\ttext\nforeign.safetensors\t\n")
+    (folder / "broken.yaml").write_text("adc: {bitz: 3}\n")
+    save_file({"llrs": torch.ones(3)}, folder / "device.safetensors", {"format": "memsim/1", "kind": "device"})
+    done = memsim("eval", *arguments)
+    assert done.status == 2
+    assert said in " ".join(done.err.split())
+    assert done.out == ""
+    assert "Traceback" not in done.err

@@ -1,0 +1,94 @@
+"""The command line as a process: start-up cost, signals, `python -m`, and the wheel in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """User and system time of a finished process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("arguments", [[], ["map"], ["qat"], ["eval"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from memsim.cli import main\n"
+        f"sys.argv = ['memsim', *{arguments}, '--help']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'torchaudio', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    command = [sys.executable, "-m", "memsim", *arguments, "--help"]
+    # 0.2 s on a quiet machine; importing torch alone takes 1.5 s
+    assert min(cpu_seconds(command) for _ in range(2)) - cpu_seconds([sys.executable, "-c", "pass"]) < 0.8
+
+
+def test_the_core_imports_without_torchaudio():
+    code = (
+        "import sys; sys.modules['torchaudio'] = None; sys.modules['soundfile'] = None\n"
+        "import torch, memsim; from memsim.nn.mapping import map_model\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(5, 3))\n"
+        "chip = memsim.map_model(model, 'physical', bits=3, calibration=[torch.randn(20, 5)])\n"
+        "assert chip(torch.randn(2, 5)).shape == (2, 3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_map_leaves_nothing_half_written(tmp_path, signal_):
+    save_file({f"layers.{i}.weight": torch.randn(1024, 1024) for i in range(24)}, tmp_path / "big.safetensors")
+    command = [sys.executable, "-m", "memsim", "map", "big.safetensors", "--bits", "8", "--hardware", "paper"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    process.send_signal(signal_)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "memsim: interrupted; nothing half-written was left"
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["big.safetensors"]
+
+
+def test_the_wheel_runs_the_demo_from_any_folder(tmp_path):
+    """Built, installed without dependencies beside the test environment's packages, and run from elsewhere."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheels = tmp_path / "wheels"
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, REPOSITORY], check=True, cwd=tmp_path
+    )
+    (wheel,) = wheels.glob("memsim-*.whl")
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+    environment = os.environ | {"PYTHONPATH": str(site)}
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("-c", "import memsim; print(memsim.__file__)").strip() == str(site / "memsim" / "__init__.py")
+    assert "mapped, 1 chip" in run(
+        "-m", "memsim", "eval", "--data", "demo", "--limit", "4", "--hardware", "paper", "--bits", "2"
+    )
+    for shipped in (REPOSITORY / "configs").rglob("*.*"):
+        assert (site / "memsim" / shipped.relative_to(REPOSITORY)).is_file(), shipped
+    assert (site / "bin" / "memsim").is_file()

@@ -1,0 +1,149 @@
+"""`memsim map` as users type it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from memsim.crossbar.encode import fit_scale, quantise
+from memsim.spec import load_hardware
+
+
+def test_a_foreign_checkpoint_is_mapped_and_explained(memsim, foreign):
+    done = memsim("map", foreign, "--bits", "3", "--json", "map.json")
+    assert done.status == 0
+    for said in (
+        "3 layers, 3,400 weights on",
+        "encoder.embed_tokens.weight (embedding table (by its name))",
+        "frontend.conv.weight (3-dimensional: convolutions are not mapped yet)",
+        "decoder.lstm.weight_ih_l0 (recurrent layers are not mapped yet)",
+        "output.weight (digital: output* (hardware spec))",
+        "encoder.layers.*.norm.weight (norm, bias or scalar)",
+        "wrote " + str(foreign.with_name("foreign.mapped.safetensors")),
+        "3 layers are uncalibrated",
+    ):
+        assert said in done.said
+    report = json.loads(foreign.with_name("map.json").read_text())
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    # 130 x 20 at 3 bits: 2 planes x 2 polarities x 2 column tiles of 128 x 128
+    assert layers["encoder.layers.0.fc1"]["tiles"] == 8
+    assert layers["encoder.layers.0.fc1"]["cells"] == 8 * 128 * 128
+    assert report["cells"] == (8 + 4 + 4) * 128 * 128
+    assert 0.03 < layers["encoder.layers.0.fc1"]["programming_error"] < 0.15
+
+
+def test_the_mapped_file_holds_levels_states_and_everything_digital(memsim, foreign):
+    assert memsim("map", foreign, "--bits", "4", "--seed", "3", "-o", "out.safetensors", "--quiet") == (0, "", "")
+    source, mapped = load_file(foreign), load_file("out.safetensors")
+    with safe_open("out.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["kind"] == "mapped"
+    assert metadata["format"] == "memsim/1"
+    assert metadata["seed"] == "3"
+    assert metadata["made_by"] == "somebody"
+    assert load_hardware(json.loads(metadata["hardware"])).weights.bits == 4
+    name = "encoder.layers.0.self_attn.q_proj"
+    spec = load_hardware("physical")
+    scale = fit_scale(source[f"{name}.weight"], 4, spec.weights)
+    assert torch.equal(mapped[f"{name}.matrix.scale"], scale)
+    assert torch.equal(mapped[f"{name}.matrix.levels"], quantise(source[f"{name}.weight"], scale, 4))
+    assert mapped[f"{name}.matrix.states"].shape == (3, 2, 20, 20)
+    assert f"{name}.weight" not in mapped
+    for kept in (f"{name}.bias", "encoder.embed_tokens.weight", "frontend.conv.weight", "output.weight"):
+        assert torch.equal(mapped[kept], source[kept])
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another_chip(memsim, foreign):
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert memsim("map", foreign, "--seed", str(seed), "-o", f"{out}.safetensors").status == 0
+    folder = foreign.parent
+    contents = [(folder / f"{out}.safetensors").read_bytes() for out in "abc"]
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_nothing_is_overwritten_without_force(memsim, foreign):
+    memsim("map", foreign)
+    mapped = foreign.with_name("foreign.mapped.safetensors")
+    before = mapped.read_bytes()
+    refused = memsim("map", foreign, "--seed", "1")
+    assert refused.status == 2
+    assert refused.err == f"memsim: {mapped}: exists already; --force overwrites it\n"
+    assert mapped.read_bytes() == before
+    assert memsim("map", foreign, "--seed", "1", "--force").status == 0
+    assert mapped.read_bytes() != before
+
+
+def test_dry_run_writes_nothing(memsim, foreign):
+    done = memsim("map", foreign, "--dry-run")
+    assert done.status == 0
+    assert "dry run: nothing was programmed or written" in done.said
+    assert [path.name for path in foreign.parent.iterdir()] == ["foreign.safetensors"]
+
+
+def test_layers_are_chosen_by_globs(memsim, foreign):
+    done = memsim(
+        "map", foreign, "--include", "encoder.layers.0.*", "--exclude", "*.fc1", "--dry-run", "--json", "report.json"
+    )
+    assert "1 layers, 400 weights" in done.said
+    report = json.loads((foreign.parent / "report.json").read_text())
+    reasons = {layer["name"]: layer["reason"] for layer in report["digital"]}
+    assert reasons["encoder.layers.1.self_attn.q_proj.weight"] == "not in --include"
+    assert reasons["encoder.layers.0.fc1.weight"] == "--exclude *.fc1"
+
+
+def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "base: physical\nweights: {bits: 4}\noverrides:\n  - {match: '*.fc1', weights: {bits: 2}}\n"
+    )
+    done = memsim("map", foreign, "--hardware", "mine.yaml", "--json", "-", "--dry-run")
+    layers = {layer["name"]: layer["bits"] for layer in json.loads(done.out)["layers"]}
+    assert layers["encoder.layers.0.fc1"] == 2
+    assert layers["encoder.layers.0.self_attn.q_proj"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nosuch.safetensors"], "nosuch.safetensors: no such file"),
+        (["."], ".: a folder; name the .safetensors file in it"),
+        (["model.pt"], "model.pt: a pickle (torch.save)"),
+        (["cut.safetensors"], "cut.safetensors: not a whole safetensors file"),
+        (["text.safetensors"], "text.safetensors: not a whole safetensors file"),
+        (["nan.safetensors"], "nan.safetensors: tensor a.weight holds NaN or Inf"),
+        (["bias.safetensors"], "bias.safetensors: no linear layer to map among its 1 tensors"),
+        (["foreign.safetensors", "--bits", "1"], "--bits 1: weights.bits: 1 is out of range (2 to 16)"),
+        (["foreign.safetensors", "--bits", "17"], "--bits 17: weights.bits: 17 is out of range (2 to 16)"),
+        (["foreign.safetensors", "--hardware", "nosuch"], "nosuch: no such file, and no shipped hardware config"),
+        (["foreign.safetensors", "--cell", "nosuch"], "nosuch: no such file, and no shipped devices config"),
+        (["foreign.safetensors", "--set", "adc.bitz=3"], "adc.bitz: unknown key (nearest: adc.bits)"),
+        (["foreign.safetensors", "--set", "dac.polarity=two_phase"], "'two_phase' is not built yet"),
+        (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
+        (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),
+        (["foreign.safetensors", "-o", "no/such.safetensors"], "the folder no does not exist"),
+        (["foreign.safetensors", "--calibrate", "demo"], "names no architecture, so it can be mapped but not run"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(memsim, foreign, arguments, said):
+    folder = foreign.parent
+    torch.save({"a": torch.ones(2)}, folder / "model.pt")
+    (folder / "cut.safetensors").write_bytes(foreign.read_bytes()[:3000])
+    (folder / "text.safetensors").write_text("this is not a checkpoint at all")
+    save_file({"a.weight": torch.full((3, 3), torch.nan)}, folder / "nan.safetensors")
+    save_file({"a.bias": torch.ones(3)}, folder / "bias.safetensors")
+    before = sorted(folder.iterdir())
+    done = memsim("map", *arguments)
+    assert done.status == 2
+    assert said in done.err
+    assert [line for line in done.err.splitlines() if not line.startswith("programming")] == done.err.splitlines()[-1:]
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_mapped_file_is_not_mapped_again(memsim, foreign):
+    memsim("map", foreign)
+    done = memsim("map", "foreign.mapped.safetensors")
+    assert done.status == 2
+    assert "a mapped file; map takes an unmapped model" in done.err

@@ -1,0 +1,98 @@
+"""The read of a small matrix cell by cell, from the current of one cell: what the matrix products must amount to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.statistics import InputStatistics
+from memsim.device import load_device, read_noise_std_amperes
+from memsim.nn.collect import StatisticsCollector
+from memsim.spec import HardwareSpec, load_hardware
+
+
+def spec_of(bits: int = 3, rows: int = 2, **changes: Any) -> HardwareSpec:
+    """`physical` with small tiles and the sections in `changes`."""
+    return load_hardware({"base": "physical", "weights": {"bits": bits}, "tile": {"rows": rows, "cols": 2}, **changes})
+
+
+def statistics_of(x: Tensor, rows: int = 24) -> InputStatistics:
+    collector = StatisticsCollector(rows, torch.Generator().manual_seed(0))
+    collector.add(x)
+    result = collector.result()
+    assert result is not None
+    return result
+
+
+def small_matrix(spec: HardwareSpec, out_features: int = 3, in_features: int = 5, seed: int = 1) -> MappedMatrix:
+    """A calibrated matrix of random weights, with at least one of the largest level."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out_features, in_features, generator=generator)
+    x = torch.randn(500, in_features, generator=generator)
+    return MappedMatrix.from_weight("layer", weight, spec, seed, statistics_of(x))
+
+
+def fractions(matrix: MappedMatrix, x: Tensor) -> Tensor:
+    """Inputs as fractions of full scale, float64, through the DAC of the spec."""
+    dac, x = matrix.spec.dac, x.double()
+    if dac is None:
+        return x
+    assert matrix.input_range is not None
+    u = x / float(matrix.input_range)
+    if dac.bits is None:
+        return u.clamp(-1, 1)
+    largest = 2 ** (dac.bits - 1) - 1
+    return (u * largest).round().clamp(-largest, largest) / largest
+
+
+def column_signals(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(signal, variance of its read noise), each [row_tiles, n, planes, out], summed over every single cell."""
+    spec, u = matrix.spec, fractions(matrix, x)
+    assert matrix.states is not None
+    assert spec.dac is not None
+    assert matrix.gain_per_ampere is not None
+    device, gain, rows = load_device(spec.cell), float(matrix.gain_per_ampere), spec.tile.rows
+    planes, polarities, in_features, out_features = matrix.states.shape
+    signal = torch.zeros(-(-in_features // rows), len(x), planes, out_features, dtype=torch.float64)
+    variance = torch.zeros_like(signal)
+    for row in range(in_features):
+        volts = u[:, row] * spec.dac.vmax_volts
+        for plane in range(planes):
+            for polarity in range(polarities):
+                for column in range(out_features):
+                    r = matrix.states[plane, polarity, row, column].double()
+                    current = device.current_amperes(volts, r)
+                    signal[row // rows, :, plane, column] += (1 - 2 * polarity) * gain * current
+                    if spec.read_noise is not None:
+                        conductance = device.conductance_siemens(volts, r)
+                        std = read_noise_std_amperes(conductance, volts, **spec.read_noise.model_dump())
+                        variance[row // rows, :, plane, column] += (gain * std) ** 2
+    return signal, variance
+
+
+def shift_add(matrix: MappedMatrix, signal: Tensor) -> Tensor:
+    """[n, out] from signals [row_tiles, n, planes, out]: the ADC of every tile and plane, then the digital sum."""
+    adc = matrix.spec.adc
+    total = torch.zeros(signal.shape[1], signal.shape[3], dtype=torch.float64)
+    for tile in range(signal.shape[0]):
+        for plane in range(signal.shape[2]):
+            value = signal[tile, :, plane]
+            if adc is not None and adc.range == "fixed":
+                edge = 2.0 ** (adc.precision_bits + adc.range_bits - 1)
+                value = (value * 2.0**adc.precision_bits).round().clamp(-edge, edge) / 2.0**adc.precision_bits
+            elif adc is not None:
+                assert matrix.adc_range is not None
+                largest = 2 ** (adc.bits - 1) - 1
+                step = float(matrix.adc_range[0, plane]) / largest
+                value = (value / step).round().clamp(-largest, largest) * step
+            total += value * 2**plane
+    return total
+
+
+def in_weights_and_inputs(matrix: MappedMatrix, product: Tensor) -> Tensor:
+    """`product` [n, out], in units of (weight 1 x full-scale input), in the units of x @ W.T."""
+    input_range = 1.0 if matrix.input_range is None else float(matrix.input_range)
+    return product * matrix.scale.double() * input_range

@@ -1,0 +1,24 @@
+"""One thread, as in tests/device, and the device model whose cells the arrays are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from memsim.device import DeviceModel, load_device
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread, so that the tests are quick on cores that others use too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def device() -> DeviceModel:
+    return load_device("synaptogen")

@@ -1,0 +1,231 @@
+"""The read against sums over single cells: signals, converters and noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
+from memsim.crossbar import read
+from memsim.crossbar.matrix import MappedMatrix
+
+FIXED = {"range": "fixed", "precision_bits": 4, "range_bits": 3}
+CALIBRATED = {"range": "calibrated", "bits": 6}
+FINE = {"range": "calibrated", "bits": 16, "method": "max"}
+
+
+def inputs(n: int, features: int = 5, seed: int = 7) -> Tensor:
+    """Random inputs, some beyond full scale, and a row of zeros (code 0)."""
+    x = 1.5 * torch.randn(n, features, generator=torch.Generator().manual_seed(seed))
+    x[0] = 0
+    return x
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 128])
+@pytest.mark.parametrize("dac", [{"bits": 8}, {"bits": 3}, {"bits": None}], ids=["8 bits", "3 bits", "voltages"])
+@pytest.mark.parametrize("adc", [None, FIXED, CALIBRATED], ids=["none", "fixed", "calibrated"])
+def test_a_read_is_the_sum_over_its_cells(adc: dict[str, Any] | None, dac: dict[str, Any], rows: int) -> None:
+    matrix = small_matrix(spec_of(4, rows, adc=adc, dac={"vmax_volts": 0.6, **dac}, read_noise=None))
+    x = inputs(40)
+    by_hand = in_weights_and_inputs(matrix, shift_add(matrix, column_signals(matrix, x)[0]))
+    # sums of some ten float32 terms; no code happens to lie so near a tie that it rounds the other way
+    torch.testing.assert_close(matrix(x).double(), by_hand, rtol=0, atol=2e-6 * float(by_hand.abs().max()))
+    assert by_hand[0].abs().max() == 0
+
+
+def test_the_fixed_adc_takes_effect_and_clips() -> None:
+    """Otherwise the comparison above would not see it."""
+    matrix = small_matrix(spec_of(4, 3, adc={**FIXED, "range_bits": 1}, read_noise=None))
+    x = inputs(40)
+    signal, _ = column_signals(matrix, x)
+    matrix.reads.count_clips = True
+    by_hand = in_weights_and_inputs(matrix, shift_add(matrix, signal))
+    torch.testing.assert_close(matrix(x).double(), by_hand, rtol=0, atol=2e-6 * float(by_hand.abs().max()))
+    clipped = int(((signal * 16).round().abs() > 16).sum())
+    assert int(matrix.clips.adc_clipped) == clipped > 10
+    assert matrix.clips.adc_total == signal.numel()
+    assert matrix.input_range is not None
+    assert int(matrix.clips.dac_clipped) == int((x.abs() > matrix.input_range * (1 + 0.5 / 127)).sum()) > 0
+    assert matrix.clips.dac_total == x.numel()
+
+
+def test_every_plane_has_its_own_adc_range() -> None:
+    matrix = small_matrix(spec_of(4, 3, adc=CALIBRATED, read_noise=None))
+    assert matrix.adc_range is not None
+    assert matrix.adc_range.shape == (1, 3)
+    ranges = torch.tensor([[0.5, 1.0, 2.0], [1.5, 0.7, 0.3]])  # and every row tile could have one
+    matrix.adc_range = ranges
+    x = inputs(40)
+    signal, _ = column_signals(matrix, x)
+    total = torch.zeros(40, 3, dtype=torch.float64)
+    for tile in range(2):
+        for plane in range(3):
+            step = float(ranges[tile, plane]) / 31
+            total += (signal[tile, :, plane] / step).round().clamp(-31, 31) * step * 2**plane
+    torch.testing.assert_close(matrix(x).double(), in_weights_and_inputs(matrix, total), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("adc", [None, FIXED, CALIBRATED], ids=["none", "fixed", "calibrated"])
+@pytest.mark.parametrize("dac", [None, {"bits": 8}, {"bits": None}], ids=["none", "8 bits", "voltages"])
+def test_ideal_cells_compute_levels_times_inputs(dac: dict[str, Any] | None, adc: dict[str, Any] | None) -> None:
+    matrix = small_matrix(spec_of(4, 2, cell="ideal", dac=dac, adc=adc, read_noise=None))
+    x = inputs(40)
+    u = x.double()
+    if dac is not None:
+        assert matrix.input_range is not None
+        u = u / float(matrix.input_range)
+        u = u.clamp(-1, 1) if dac["bits"] is None else (u * 127).round().clamp(-127, 127) / 127
+    signal = torch.zeros(3, 40, 3, 3, dtype=torch.float64)
+    for (o, i), q in zip(torch.cartesian_prod(torch.arange(3), torch.arange(5)), matrix.levels.view(-1), strict=True):
+        for plane in range(3):
+            bit = (abs(int(q)) >> plane) & 1
+            signal[i // 2, :, plane, o] += bit * int(q.sign()) * u[:, i]
+    by_hand = in_weights_and_inputs(matrix, shift_add(matrix, signal))
+    torch.testing.assert_close(matrix(x).double(), by_hand, rtol=0, atol=2e-6 * float(by_hand.abs().max()))
+
+
+# Noise
+
+FRAMES = 40_000
+
+
+def noisy_reads(adc: dict[str, Any] | None, row: Tensor, **changes: Any) -> tuple[MappedMatrix, Tensor, Tensor]:
+    """(matrix, deviations of FRAMES reads of one input from the noiseless signal, the std by hand [out]).
+
+    With an ADC it is a wide one of 16 bits, and the noise ten times as large, some ten of its steps.
+    """
+    if adc is not None:
+        changes["read_noise"] = {"shot_scale": 10.0, "johnson_scale": 10.0}
+    matrix = small_matrix(spec_of(3, 2, adc=adc, **changes))
+    signal, variance = column_signals(matrix, row[None])
+    if adc is not None:
+        matrix.adc_range = 1.1 * signal.abs().amax((0, 1, 3)).float()[None] + 0.1
+        variance += (matrix.adc_range.double() / 32767).square().view(1, 1, 2, 1) / 12
+    mean = in_weights_and_inputs(matrix, torch.einsum("tnpo,p->no", signal, torch.tensor([1.0, 2.0]).double()))[0]
+    std = in_weights_and_inputs(matrix, torch.einsum("tnpo,p->no", variance, torch.tensor([1.0, 4.0]).double()).sqrt())[
+        0
+    ]
+    return matrix, matrix(row.expand(FRAMES, -1)).double() - mean, std
+
+
+ROWS = {
+    "mixed": torch.tensor([0.9, -1.4, 0.3, 0.05, -0.7]),
+    "zero": torch.zeros(5),
+    "negative": torch.full((5,), -2.0),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("adc", [None, FINE], ids=["none", "16 bits"])
+def test_noise_is_the_sum_of_the_cells_variances(adc: dict[str, Any] | None, row: str) -> None:
+    """Five standard errors of a mean (std / sqrt(N)) and of a standard deviation (std / sqrt(2 N)): 1.8 %."""
+    _, deviations, std = noisy_reads(adc, ROWS[row])
+    assert (deviations.mean(0).abs() < 5 * std / math.sqrt(FRAMES)).all()
+    assert ((deviations.std(0) / std - 1).abs() < 5 / math.sqrt(2 * FRAMES)).all()
+
+
+@pytest.mark.parametrize("adc", [None, FINE], ids=["none", "16 bits"])
+def test_noise_is_gaussian_and_independent(adc: dict[str, Any] | None) -> None:
+    _, deviations, std = noisy_reads(adc, ROWS["mixed"])
+    z = deviations / std
+    for column in z.T:
+        assert scipy.stats.kstest(column.numpy(), "norm").pvalue > 1e-3
+        assert column.pow(4).mean().item() == pytest.approx(3, abs=5 * math.sqrt(96 / FRAMES))
+        for lag in (1, 2, 16, 31, 32, 64):  # whatever is repeated within a block or between blocks
+            assert abs(float((column[lag:] * column[:-lag]).mean())) < 5 / math.sqrt(FRAMES - lag)
+    between = torch.corrcoef(z.T) - torch.eye(3, dtype=torch.float64)
+    assert between.abs().max() < 5 / math.sqrt(FRAMES)
+
+
+def test_noise_is_drawn_for_every_tile_and_plane() -> None:
+    """The codes before the shift-add: shared draws would correlate them."""
+    matrix, _, _ = noisy_reads(FINE, ROWS["mixed"])
+    operator = matrix._make_operator()
+    x = ROWS["mixed"].expand(FRAMES, -1)
+    signals = operator._columns(x, torch.Generator().manual_seed(3), None).double()  # [tiles, n, planes * out]
+    expected, variance = column_signals(matrix, x[:1])
+    assert matrix.adc_range is not None
+    step = matrix.adc_range.double() / 32767
+    deviations = signals.unflatten(2, (2, 3)) * step.view(1, 1, 2, 1) - expected
+    ratio = deviations.std(1) / variance[:, 0].sqrt()
+    assert ((ratio - 1).abs() < 5 / math.sqrt(2 * FRAMES)).all()
+    channels = deviations.permute(0, 2, 3, 1).flatten(0, 2)
+    between = torch.corrcoef(channels) - torch.eye(len(channels), dtype=torch.float64)
+    assert between.abs().max() < 5.5 / math.sqrt(FRAMES)  # 153 pairs
+
+
+def test_noise_follows_each_frames_own_input() -> None:
+    matrix = small_matrix(spec_of(3, 2, adc=None))
+    rows = torch.stack([ROWS["mixed"], ROWS["zero"]])
+    signal, variance = column_signals(matrix, rows)
+    assert variance[:, 0].sum() > 2 * variance[:, 1].sum()
+    matrix.reads.begin("alternating")
+    got = matrix(rows.repeat(FRAMES // 2, 1)).double().unflatten(0, (-1, 2))
+    std = in_weights_and_inputs(matrix, torch.einsum("tnpo,p->no", variance, torch.tensor([1.0, 4.0]).double()).sqrt())
+    mean = in_weights_and_inputs(matrix, shift_add(matrix, signal))
+    assert (((got - mean).std(0) / std - 1).abs() < 5 / math.sqrt(FRAMES)).all()
+
+
+def test_noise_scales() -> None:
+    """Johnson noise alone goes with the root of the temperature, shot noise is gone at 0 V."""
+    johnson = {"shot_scale": 0.0}
+    _, cold, cold_std = noisy_reads(None, ROWS["zero"], read_noise=johnson)
+    _, hot, hot_std = noisy_reads(None, ROWS["zero"], read_noise={**johnson, "temperature_kelvin": 1200})
+    torch.testing.assert_close(hot_std, 2 * cold_std)
+    torch.testing.assert_close(hot.std(0) / cold.std(0), torch.full((3,), 2.0).double(), rtol=1e-5, atol=0)
+    _, none, _ = noisy_reads(None, ROWS["zero"], read_noise={"johnson_scale": 0.0})
+    assert not none.any()
+
+
+def test_without_read_noise_there_is_none() -> None:
+    matrix = small_matrix(spec_of(3, 2, read_noise=None))
+    y = matrix(ROWS["mixed"].expand(1000, -1))
+    assert torch.equal(y, y[:1].expand_as(y))
+    assert torch.equal(matrix(ROWS["mixed"]), y[0])
+
+
+# Chunks
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (73, 16), (200, 33), (384, 128)])
+@pytest.mark.parametrize("adc", [None, CALIBRATED], ids=["none", "calibrated"])
+@pytest.mark.parametrize("noise", [None, {}], ids=["noiseless", "noisy"])
+def test_chunks_and_threads_change_nothing(
+    noise: dict[str, Any] | None, adc: dict[str, Any] | None, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: 201 frames make a last chunk of 9, whose products would round differently on their own."""
+    matrix = small_matrix(spec_of(3, 16, adc=adc, read_noise=noise), *shape)
+    x = inputs(201, shape[1])
+    matrix.reads.begin("batch")
+    whole = matrix(x)
+    for chunk_values, threads in ((1, 1), (1, 2), (50_000, 1), (1 << 20, 2)):
+        monkeypatch.setattr(read, "CHUNK_VALUES", chunk_values)
+        torch.set_num_threads(threads)
+        matrix.reads.begin("batch")
+        again = matrix(x)
+        torch.set_num_threads(1)
+        assert torch.equal(again, whole)
+
+
+@pytest.mark.parametrize("adc", [None, FIXED, CALIBRATED], ids=["none", "fixed", "calibrated"])
+def test_a_frame_alone_reads_as_in_company(adc: dict[str, Any] | None) -> None:
+    matrix = small_matrix(spec_of(3, 16, adc=adc, read_noise=None), 70, 40)
+    x = inputs(100, 40)
+    together = matrix(x)
+    for frame in (0, 1, 31, 32, 99):
+        assert torch.equal(matrix(x[frame]), together[frame])
+    assert torch.equal(matrix(x[30:37]), together[30:37])
+
+
+def test_reads_leave_their_input_alone() -> None:
+    for changes in ({}, {"dac": {"bits": None}}, {"cell": "ideal", "dac": None, "adc": None}, {"cell": "ideal"}):
+        matrix = small_matrix(spec_of(3, 2, **changes))
+        x = inputs(10)
+        before = x.clone()
+        matrix(x)
+        assert torch.equal(x, before)

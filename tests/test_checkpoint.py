@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from memsim import __version__, checkpoint
+from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.errors import InputError
+
+TENSORS = {"weight": torch.arange(6.0).view(2, 3), "levels": torch.tensor([[-3, 3]], dtype=torch.int8)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.safetensors"
+
+
+def refusal(path: Path) -> str:
+    """Why `path` is refused, in one line that begins with its name."""
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+def test_round_trip(path: Path) -> None:
+    save_checkpoint(path, TENSORS, {"kind": "model", "seed": "3"})
+    loaded = load_checkpoint(path)
+    assert loaded.metadata == {"format": "memsim/1", "memsim_version": __version__, "kind": "model", "seed": "3"}
+    assert sorted(loaded.names) == ["levels", "weight"]
+    assert loaded.kind == "model"
+    assert loaded.shapes == {"levels": (1, 2), "weight": (2, 3)}
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    for name, tensor in loaded.tensors().items():
+        assert tensor.dtype == TENSORS[name].dtype
+        assert torch.equal(tensor, TENSORS[name])
+    assert list(loaded.tensors(["weight"])) == ["weight"]
+
+
+def test_equal_contents_are_equal_files(path: Path, tmp_path: Path) -> None:
+    save_checkpoint(path, TENSORS, {"kind": "model"})
+    save_checkpoint(tmp_path / "b", dict(reversed(TENSORS.items())), {"kind": "model"})
+    assert load_checkpoint(path).sha256 == load_checkpoint(tmp_path / "b").sha256
+
+
+def test_views_and_parameters(path: Path) -> None:
+    base = torch.arange(12.0).view(3, 4)
+    tensors = {"transposed": base.T, "row": base[1], "same": base[1], "parameter": torch.nn.Parameter(base[:2])}
+    save_checkpoint(path, tensors, {})
+    for name, tensor in load_checkpoint(path).tensors().items():
+        assert torch.equal(tensor, tensors[name])
+
+
+def test_a_foreign_file(path: Path) -> None:
+    save_file({"w": torch.ones(2)}, path)
+    assert load_checkpoint(path).kind == "foreign"
+    assert load_checkpoint(path).metadata == {}
+    save_file({"w": torch.ones(2)}, path, {"kind": "model", "format": "pt"})
+    assert load_checkpoint(path).kind == "foreign"
+
+
+def test_an_unknown_tensor(path: Path) -> None:
+    save_checkpoint(path, TENSORS, {})
+    with pytest.raises(InputError, match="bias"):
+        load_checkpoint(path).tensors(["bias"])
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file(path: Path) -> None:
+    assert refusal(path) == "no such file"
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == "a folder; name the .safetensors file in it"
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert refusal(tmp_path / ("x" * 300)) == "cannot be read (File name too long)"
+    assert refusal(tmp_path / "file" / "a") == "cannot be read (Not a directory)"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles(path: Path, zipped: bool) -> None:
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=zipped)
+    assert refusal(path).startswith("a pickle (torch.save); pickles can run code and are refused, convert it: ")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_is_never_run(path: Path, tmp_path: Path, protocol: int) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    path.write_bytes(pickle.dumps(Trap(), protocol))
+    assert "pickle" in refusal(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_header_as_long_as_a_pickle_s_mark_is_none(path: Path) -> None:
+    length = int.from_bytes(b"PK\0\0\0\0\0\0", "little")
+    save_file({"w": torch.ones(2)}, path, {"note": ""})
+    start = len(path.read_bytes()) - 2 * 4 - 8
+    save_file({"w": torch.ones(2)}, path, {"note": "x" * (length - start)})
+    raw = path.read_bytes()
+    header = raw[8 : 8 + int.from_bytes(raw[:8], "little")].rstrip().ljust(length)
+    path.write_bytes(length.to_bytes(8, "little") + header + raw[-8:])
+    assert path.read_bytes()[:2] == b"PK"
+    assert torch.equal(load_checkpoint(path).tensors()["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8, 40, -1])
+def test_truncated(path: Path, kept: int) -> None:
+    save_checkpoint(path, TENSORS, {})
+    path.write_bytes(path.read_bytes()[:kept])
+    assert refusal(path).startswith("not a whole safetensors file (")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_bytes(path: Path, seed: int) -> None:
+    path.write_bytes(torch.randint(256, (999,), generator=torch.Generator().manual_seed(seed)).byte().numpy().tobytes())
+    assert refusal(path).startswith("not a whole safetensors file (")
+
+
+@pytest.mark.parametrize("version", ["memsim/2", "memsim/11", "memsim/0"])
+def test_another_format(path: Path, version: str) -> None:
+    save_checkpoint(path, TENSORS, {"format": version})
+    assert refusal(path).startswith(f"format {version}; this memsim {__version__} reads memsim/1")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_that_are_not_finite(path: Path, value: float, dtype: torch.dtype) -> None:
+    save_checkpoint(path, TENSORS | {"bad": torch.tensor([0, value], dtype=dtype)}, {})
+    loaded = load_checkpoint(path)
+    assert set(loaded.tensors(TENSORS)) == set(TENSORS)  # the others can be read
+    with pytest.raises(InputError, match=r"a\.safetensors: tensor bad holds NaN or Inf"):
+        loaded.tensors()
+
+
+def test_8_bit_floats(path: Path) -> None:
+    save_file({"w": torch.ones(2).to(torch.float8_e4m3fn)}, path)
+    assert load_checkpoint(path).tensors()["w"].float().tolist() == [1, 1]
+    save_file({"w": torch.tensor([float("nan")]).to(torch.float8_e4m3fn)}, path)
+    with pytest.raises(InputError, match="holds NaN or Inf"):
+        load_checkpoint(path).tensors()
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_leaves_the_old_file_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(path, TENSORS, {"seed": "1"})
+
+    def fail(tensors: object, target: Path, metadata: object) -> None:
+        Path(target).write_bytes(b"half")
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(MemoryError):
+        save_checkpoint(path, TENSORS, {"seed": "2"})
+    assert load_checkpoint(path).metadata["seed"] == "1"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.safetensors: cannot be written"):
+        save_checkpoint(tmp_path / "none" / "a.safetensors", TENSORS, {})
+
+
+def test_a_folder_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        save_checkpoint(tmp_path, TENSORS, {})
+
+
+def test_permissions_honour_the_umask(path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        save_checkpoint(path, TENSORS, {})
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_readers_see_the_old_file_or_the_new_one(path: Path) -> None:
+    def save(value: int) -> None:
+        save_checkpoint(path, {"w": torch.full((20_000,), float(value))}, {"seed": str(value)})
+
+    save(0)
+    errors: list[str] = []
+    seen: set[float] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                values = load_checkpoint(path).tensors()["w"].unique().tolist()
+                assert len(values) == 1
+                seen.update(values)
+            except Exception as error:
+                errors.append(repr(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for value in range(1, 40):
+        save(value)
+    done.set()
+    reader.join()
+    assert errors == []
+    assert seen

@@ -1,0 +1,133 @@
+"""Every config of models and training that ships can be loaded, and bad ones are explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from memsim.asr.recogniser import ARCHITECTURES, build, load_model_config
+from memsim.asr.tokens import CharacterTokens
+from memsim.errors import InputError
+from memsim.resources import configs_root
+from memsim.train import load_train_config
+
+MODELS = sorted(path.stem for path in (configs_root() / "models").iterdir())
+RECIPES = sorted(path.stem for path in (configs_root() / "qat").iterdir())
+
+
+def saved(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shipped_models(name: str) -> None:
+    architecture, config = load_model_config(name)
+    assert (architecture, config) == load_model_config(configs_root() / "models" / f"{name}.yaml")
+    assert isinstance(config, ARCHITECTURES[architecture][0])
+    with torch.device("meta"):
+        recogniser = build(architecture, config, CharacterTokens(tuple("abc")), "kaldi")
+    assert recogniser.config.tokens == 4
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipes(name: str) -> None:
+    config = load_train_config(name)
+    assert config == load_train_config(configs_root() / "qat" / f"{name}.yaml")
+    assert config.name == name
+    load_model_config(config.model)
+    assert config.learning_rate_at(0) == config.learning_rate[0][1]
+
+
+MODEL = """\
+architecture: conformer_ctc
+frontend: [{channels: 4}]
+width: 8
+blocks: 1
+heads: 2
+feed_forward_width: 16
+"""
+
+
+def model_problems(path: Path) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load_model_config(path)
+    return [line.removeprefix(f"{path}").lstrip(":") for line in str(caught.value).splitlines()]
+
+
+def test_a_model_of_one_s_own(tmp_path: Path) -> None:
+    architecture, config = load_model_config(saved(tmp_path / "m.yaml", MODEL))
+    assert (architecture, config.width, config.features.mel_bins) == ("conformer_ctc", 8, 80)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (MODEL.replace("conformer_ctc", "lstm"), "1: architecture: unknown architecture 'lstm' (known: conformer_ctc)"),
+        (MODEL.replace("conformer_ctc", "[a]"), "1: architecture: unknown architecture a list (known: conformer_ctc)"),
+        (MODEL.removeprefix("architecture: conformer_ctc\n"), " architecture: missing (known: conformer_ctc)"),
+        (MODEL.replace("heads: 2", "heads: 3"), "5: heads: heads (3) must divide width (8)"),
+        (MODEL + "kernel_frames: 4", "7: kernel_frames: 4 is even; a centred kernel is odd"),
+        (MODEL + "features: {max_hz: 9000}", "7: features.max_hz: 9000.0 is above half of sample_rate_hz (16000)"),
+        (MODEL + "width: 9", "7: width: is there twice (first: FILE:3)"),
+    ],
+)
+def test_bad_models(tmp_path: Path, text: str, found: str) -> None:
+    path = saved(tmp_path / "m.yaml", text)
+    assert model_problems(path) == [found.replace("FILE", str(path))]
+
+
+def test_every_problem_of_a_model_is_told_at_once(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.yaml", MODEL.replace("8", "0").replace("heads: 2", "heads: many") + "colour: red")
+    assert [problem.split(":")[0] for problem in model_problems(path)] == ["3", "5", "7"]
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(InputError, match="conformer-paper, conformer-small"):
+        load_model_config("conformer")
+    with pytest.raises(InputError, match="no shipped qat config of that name"):
+        load_train_config("flaot")
+
+
+RECIPE = "epochs: 2\nbatch_seconds: 10\nlearning_rate: [[0, 1.0e-3], [1, 0]]\n"
+
+
+def test_a_recipe_of_one_s_own_is_named_after_its_file(tmp_path: Path) -> None:
+    config = load_train_config(saved(tmp_path / "mine.yaml", RECIPE))
+    assert (config.name, config.model, config.epochs) == ("mine", "conformer-small", 2)
+    assert load_train_config(saved(tmp_path / "mine.yaml", RECIPE + "name: other")).name == "other"
+
+
+def test_a_recipe_s_model_is_seen_from_its_folder(tmp_path: Path) -> None:
+    saved(tmp_path / "m.yaml", MODEL)
+    config = load_train_config(saved(tmp_path / "mine.yaml", RECIPE + "model: m.yaml"))
+    assert load_model_config(config.model)[1].width == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (RECIPE.replace("epochs: 2", "epochs: 0"), "1: epochs: 0 is out of range (at least 1)"),
+        (RECIPE.replace("10", "-1"), "2: batch_seconds: -1.0 is out of range (above 0)"),
+        (RECIPE.replace("[1, 0]", "[1, -1]"), "3: learning_rate[1][1]: -1.0 is out of range (at least 0)"),
+        (RECIPE + "optimizer: adamw", "4: optimizer: unknown key (nearest: optimiser)"),
+        (RECIPE + "optimiser: sgd", "4: optimiser: expected adamw or radam, got 'sgd'"),
+        (RECIPE + "average_decay: 1.0", "4: average_decay: 1.0 is out of range (at least 0 and below 1)"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, text: str, found: str) -> None:
+    path = saved(tmp_path / "t.yaml", text)
+    with pytest.raises(InputError) as caught:
+        load_train_config(path)
+    assert str(caught.value) == f"{path}:{found}"
+
+
+@pytest.mark.parametrize(
+    "points", ["[[0, 1]]", "[[0.1, 1], [1, 1]]", "[[0, 1], [0.9, 1]]", "[[0, 1], [0.5, 1], [0.5, 2], [1, 1]]"]
+)
+def test_learning_rates_that_are_no_curve(tmp_path: Path, points: str) -> None:
+    path = saved(tmp_path / "t.yaml", f"epochs: 1\nbatch_seconds: 1\nlearning_rate: {points}")
+    with pytest.raises(InputError, match=r"t\.yaml:3: learning_rate: expected .* fractions rise from 0 to 1"):
+        load_train_config(path)

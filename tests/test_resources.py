@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memsim import resources
+from memsim.errors import InputError
+from memsim.resources import ASSETS, configs_root, find_config
+
+
+def test_what_ships_is_there() -> None:
+    assert (ASSETS / "demo" / "manifest.tsv").is_file()
+    assert {"hardware", "devices", "models", "qat"} <= {path.name for path in configs_root().iterdir()}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("models", "conformer-small"), ("qat", "float"), ("hardware", "physical")])
+def test_a_shipped_name_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()  # a folder of that name is no config
+    assert find_config(kind, name) == configs_root() / kind / f"{name}.yaml"
+
+
+def test_a_file_comes_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "float").write_text("mine")
+    assert find_config("qat", "float") == Path("float")
+    assert find_config("qat", tmp_path / "float") == tmp_path / "float"
+
+
+def test_other_suffixes() -> None:
+    found = find_config("devices", "synaptogen", suffixes=(".safetensors",))
+    assert found.name == "synaptogen.safetensors"
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(InputError) as caught:
+        find_config("models", "conformer-large")
+    assert str(caught.value) == (
+        "conformer-large: no such file, and no shipped models config of that name "
+        "(there are: conformer-paper, conformer-small)"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "../models/conformer-small", "models/conformer-small", "no\0name"])
+def test_names_lead_nowhere_else(name: str) -> None:
+    with pytest.raises(InputError):
+        find_config("models", name)
+
+
+def test_an_unknown_kind() -> None:
+    with pytest.raises(InputError, match=r"\(there are: \)"):
+        find_config("lampshades", "green")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder; expected a file"):
+        find_config("models", tmp_path)
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+        find_config("models", "x" * 300)
+
+
+def test_an_installed_package_has_its_configs_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memsim" / "configs" / "qat").mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "memsim" / "configs" / "qat" / "mine.yaml").touch()
+    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "memsim")
+    assert find_config("qat", "mine") == tmp_path / "memsim" / "configs" / "qat" / "mine.yaml"

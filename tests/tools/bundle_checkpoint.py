@@ -1,0 +1,34 @@
+"""Make a bundled checkpoint of a trained one: the same tensors with weights in 16 bits.
+
+python tests/tools/bundle_checkpoint.py runs/an4.safetensors memsim/assets/checkpoints/demo-float.safetensors
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.crossbar.statistics import PREFIX
+
+MOST_BYTES = 3_000_000
+
+
+def main(source: Path, target: Path) -> None:
+    """Write `target`; refuse one that is too large to bundle."""
+    checkpoint = load_checkpoint(source)
+    tensors = {
+        name: tensor.half() if tensor.dtype == torch.float32 and not name.startswith(PREFIX) else tensor
+        for name, tensor in checkpoint.tensors().items()
+    }
+    save_checkpoint(target, tensors, {key: value for key, value in checkpoint.metadata.items() if key != "format"})
+    size = target.stat().st_size
+    print(f"{target}: {size:,} bytes")
+    if size > MOST_BYTES:
+        sys.exit(f"more than {MOST_BYTES:,} bytes: too large to bundle")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

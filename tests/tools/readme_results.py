@@ -1,0 +1,71 @@
+"""The results table and figure of the README: one checkpoint over hardware and weight bits, through `memsim eval`.
+
+    python tests/tools/readme_results.py --data-root AN4 --split test --trials 5 --out build/results
+
+Writes one JSON a point (a point that is there already is kept, so a stopped run goes on), then the table in Markdown
+and the figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from memsim.report import wer_by_bits
+
+HARDWARE = ("ideal", "paper", "physical")
+BITS = (8, 4, 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="demo-float")
+    parser.add_argument("--data", default="tedlium2")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("build/results"))
+    parser.add_argument("--figure", type=Path)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = [point(arguments, hardware, bits) for hardware in HARDWARE for bits in BITS]
+    print(table(results))
+    if arguments.figure:
+        data = results[0]["data"]
+        wer_by_bits(results, arguments.figure, f"{data['words']} words, {arguments.trials} chips, no QAT, greedy, no LM")
+
+
+def point(arguments: argparse.Namespace, hardware: str, bits: int) -> dict:
+    """The result of one `memsim eval`. Chips on ideal hardware are all alike: one will do."""
+    path = arguments.out / f"{arguments.data}-{arguments.split}-{hardware}-{bits}.json"
+    if not path.is_file():
+        trials = 1 if hardware == "ideal" else arguments.trials
+        command = [sys.executable, "-m", "memsim", "eval", arguments.checkpoint, "--data", arguments.data]
+        command += ["--split", arguments.split, "--hardware", hardware, "--bits", bits, "--trials", trials]
+        command += ["--json", path, *(["--data-root", arguments.data_root] if arguments.data_root else [])]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    return json.loads(path.read_text())
+
+
+def table(results: list[dict]) -> str:
+    """Markdown rows of WER in percent."""
+    lines = [
+        "| hardware | bits | digital | mapped: mean | std | min | max | chips | CER mean |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        wer, trials = result["mapped"]["wer"], result["mapped"]["trials"]
+        values = [result["digital"]["wer"], wer["mean"], wer["std"], wer["min"], wer["max"]]
+        cells = [f"{100 * value:.1f}" for value in values]
+        name, bits = result["hardware"]["name"], result["hardware"]["spec"]["weights"]["bits"]
+        cer = f"{100 * result['mapped']['cer']['mean']:.1f}"
+        lines.append(f"| `{name}` | {bits} | {' | '.join(cells)} | {len(trials)} | {cer} |")
+    full_precision = results[0]["full_precision"]
+    return "\n".join([*lines, "", f"full precision: WER {full_precision['wer']:.2%}, CER {full_precision['cer']:.2%}"])
+
+
+if __name__ == "__main__":
+    main()
