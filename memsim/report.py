@@ -33,7 +33,9 @@ def wer_by_bits(results: Sequence[Mapping[str, Any]], path: Path, title: str) ->
             bars = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
             axes.errorbar(bits, mean, bars, marker="o", capsize=4, color=f"C{index}", label=f"mapped on {name}")
             digital = [100 * row["digital"]["wer"] for row in rows]
-            axes.plot(bits, digital, linestyle="--", color=f"C{index}", alpha=0.6, label=f"digital, as {name} quantises")
+            axes.plot(
+                bits, digital, linestyle="--", color=f"C{index}", alpha=0.6, label=f"digital, as {name} quantises"
+            )
         full_precision = next((100 * r["full_precision"]["wer"] for r in results if "full_precision" in r), None)
         if full_precision is not None:
             axes.axhline(full_precision, linestyle=":", color="black", label="full precision")

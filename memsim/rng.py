@@ -12,8 +12,12 @@ import torch
 
 
 def derive_seed(*key: int | str) -> int:
-    """A 63-bit seed for `key`, for example ``derive_seed(seed, layer_name, "programming")``."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    """A 63-bit seed for `key`, for example ``derive_seed(seed, layer_name, "programming")``.
+
+    torch's CPU generator uses the lower 32 bits of it.
+    """
+    plain = tuple(part if isinstance(part, str) else int(part) for part in key)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from memsim.spec import Weights
 
-# Scales tried as fractions of the MinMax scale, densely near 1, where the best for many bits is one of many local minima;
-# the best is then refined by its own least squares.
+# Scales tried as fractions of the MinMax scale (and refitted): densely near 1, where many bits have many local minima.
 _FRACTIONS = (*(1 - 0.005 * step for step in range(20)), *(0.9 - 0.02 * step for step in range(36)))
-_REFINEMENTS = 4
 _CHUNK_VALUES = 1 << 22
 
 
@@ -47,9 +45,8 @@ def _least_squares_scale(rows: Tensor, largest: int) -> Tensor:
     """The scale of each of `rows` [channels, values] that minimises ||row - scale * level||^2, by search."""
     minmax = rows.abs().amax(dim=1, keepdim=True) / largest
     best_scale, best_error = minmax, torch.full_like(minmax, torch.inf)
-    for fraction in (*_FRACTIONS, *[None] * _REFINEMENTS):
-        scale = best_scale if fraction is None else minmax * fraction
-        levels = (rows / scale).round_().clamp_(-largest, largest).nan_to_num_()
+    for fraction in _FRACTIONS:
+        levels = (rows / (minmax * fraction)).round_().clamp_(-largest, largest).nan_to_num_()
         power = levels.square().sum(dim=1, keepdim=True)
         fitted = (rows * levels).sum(dim=1, keepdim=True) / power
         error = (rows - fitted * levels).square_().sum(dim=1, keepdim=True)

@@ -204,7 +204,11 @@ class MappedMatrix(nn.Module):
             self._operator = self._make_operator()
         noisy = self._operator.noise_columns is not None
         generator = self.reads.generator(self.name, rows.device) if noisy else None
-        product = self._operator.read(rows, generator, self.clips if self.reads.count_clips else None)
+        clips = self.clips if self.reads.count_clips else None
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # arrays compute as they do, whatever the network's precision
+            product = self._operator.read(rows, generator, clips)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
         return product.mul_(scale).view(*x.shape[:-1], out_features).to(x.dtype)
 
@@ -240,8 +244,14 @@ class MappedMatrix(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn, recurse: bool = True) -> MappedMatrix:  # type: ignore[no-untyped-def]
+        """Move to another device; a dtype that the network is cast to is for its digital part, cells keep theirs."""
         self._operator = None  # it lives where the tensors did
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+        def moved(tensor: Tensor) -> Tensor:
+            there: Tensor = fn(tensor)
+            return there if there.dtype == tensor.dtype else tensor.to(there.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
 
 

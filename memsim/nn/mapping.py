@@ -98,12 +98,14 @@ def map_model(
         include, exclude: globs over layer names.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
-    Raises InputError for weights that hold NaN or Inf, globs that match nothing, and a layer without statistics.
+    Raises InputError for weights that hold NaN or Inf and for globs that match nothing; running a layer that the
+    calibration never reached raises it, too.
     """
     if not isinstance(spec, HardwareSpec):
         spec = load_hardware(spec)
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits})
+    spec = with_bits(spec)
     if isinstance(model, nn.Linear):
         raise InputError("the model is itself a linear layer, which has no name; wrap it: nn.Sequential(model)")
     plan = plan_modules(model, spec, Selection(include, exclude))

@@ -192,18 +192,19 @@ def test_without_read_noise_there_is_none() -> None:
 # Chunks
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (73, 16), (200, 33), (384, 128)])
+@pytest.mark.parametrize("shape", [(3, 5), (35, 5), (66, 128), (73, 16), (200, 33), (384, 128)])
 @pytest.mark.parametrize("adc", [None, CALIBRATED], ids=["none", "calibrated"])
 @pytest.mark.parametrize("noise", [None, {}], ids=["noiseless", "noisy"])
 def test_chunks_and_threads_change_nothing(
     noise: dict[str, Any] | None, adc: dict[str, Any] | None, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit: 201 frames make a last chunk of 9, whose products would round differently on their own."""
-    matrix = small_matrix(spec_of(3, 16, adc=adc, read_noise=noise), *shape)
+    """Bit for bit: 201 frames make a last chunk of 9, and 35 columns dealt out to threads odd parts, which on their own
+    round differently."""
+    matrix = small_matrix(spec_of(3, 128, adc=adc, read_noise=noise), *shape)
     x = inputs(201, shape[1])
     matrix.reads.begin("batch")
     whole = matrix(x)
-    for chunk_values, threads in ((1, 1), (1, 2), (50_000, 1), (1 << 20, 2)):
+    for chunk_values, threads in ((1, 1), (1, 3), (50_000, 1), (1 << 20, 2), (1 << 20, 4)):
         monkeypatch.setattr(read, "CHUNK_VALUES", chunk_values)
         torch.set_num_threads(threads)
         matrix.reads.begin("batch")

@@ -35,7 +35,9 @@ def main() -> None:
     print(table(results))
     if arguments.figure:
         data = results[0]["data"]
-        wer_by_bits(results, arguments.figure, f"{data['words']} words, {arguments.trials} chips, no QAT, greedy, no LM")
+        wer_by_bits(
+            results, arguments.figure, f"{data['words']} words, {arguments.trials} chips, no QAT, greedy, no LM"
+        )
 
 
 def point(arguments: argparse.Namespace, hardware: str, bits: int) -> dict:

@@ -1,0 +1,299 @@
+"""map_model on networks of many kinds: what it leaves alone, what it answers to mistakes, files."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import memsim
+from memsim.crossbar import read
+from memsim.errors import InputError
+from memsim.nn.linear import MappedLinear
+from memsim.nn.mapping import mapping_of, measure, remap
+
+X = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
+SMALL = {"weights": {"bits": 3}, "tile": {"rows": 4, "cols": 4}, "digital": []}
+PHYSICAL = {"base": "physical", **SMALL}
+
+
+class Net(nn.Module):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first, self.second = nn.Linear(6, 9), nn.Linear(9, 4, bias=False)
+            self.norm, self.drop, self.last = nn.BatchNorm1d(9), nn.Dropout(0.5), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.drop(self.norm(self.first(x).relu()))
+        return self.last(self.second(hidden))
+
+
+def chip_of(net: nn.Module, spec: Any = PHYSICAL, **options: Any) -> nn.Module:
+    return memsim.map_model(net, spec, **{"calibration": [X], **options})
+
+
+def test_the_original_is_untouched() -> None:
+    net = Net()
+    net.norm.eval()  # a part that is frozen while the rest trains
+    before = copy.deepcopy(net.state_dict())
+    modes = {name: module.training for name, module in net.named_modules()}
+    random = torch.get_rng_state()
+    chip = chip_of(net)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert isinstance(net.first, nn.Linear)
+    assert not hasattr(net, "mapping")
+    assert not any(module._forward_pre_hooks for module in net.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not chip.training
+    before_copy = net.last.weight.clone()
+    with torch.no_grad():
+        chip.last.bias.add_(1)
+    assert torch.equal(net.last.weight, before_copy)
+    assert torch.equal(net.last.bias, before["last.bias"])
+
+
+def test_the_copy_says_what_was_mapped() -> None:
+    chip = chip_of(Net(), exclude=["last"])
+    mapping = mapping_of(chip)
+    assert chip.mapping is mapping
+    assert [layer.name for layer in mapping.mapped] == ["first", "second"]
+    assert {layer.name: layer.reason for layer in mapping.digital} == {
+        "norm": "BatchNorm1d stays digital",
+        "last": "--exclude last",
+    }
+    assert isinstance(chip.first, MappedLinear)
+    assert isinstance(chip.last, nn.Linear)
+    assert "in_features=6, out_features=9, hardware=custom" in repr(chip)
+    assert mapping.plan.cells == sum(layer.tiling.cells for layer in mapping.mapped)
+    assert set(mapping.layers) == {"first", "second"}
+    with pytest.raises(TypeError, match="Net is not a mapped model"):
+        mapping_of(Net())
+
+
+def test_ideal_at_16_bits_is_the_network() -> None:
+    net = Net().eval()
+    chip = memsim.map_model(net, {"base": "ideal", **SMALL}, bits=16)
+    with torch.no_grad():
+        torch.testing.assert_close(chip(X), net(X), rtol=1e-3, atol=1e-3)
+        wide = torch.nn.functional.linear(X, net.first.weight)
+        torch.testing.assert_close(chip.first(X) - net.first.bias, wide, rtol=1e-3, atol=1e-3)
+        assert chip.first(X[0]).shape == (9,)
+        assert chip.first(X.view(5, 6, 6)).shape == (5, 6, 9)
+
+
+def test_bits_of_the_call_come_before_the_specs() -> None:
+    chip = memsim.map_model(Net(), {"base": "ideal", **SMALL}, bits=5)
+    assert {layer.tiling.bits for layer in mapping_of(chip).mapped} == {5}
+    assert mapping_of(chip).spec.weights.bits == 5
+
+
+def test_a_chip_is_a_function_of_its_seed() -> None:
+    def outputs(seed: int = 0, trial: int = 0) -> Tensor:
+        chip = chip_of(Net(), seed=seed, trial=trial)
+        mapping_of(chip).begin_batch("0")
+        return chip(X)
+
+    torch.rand(3)
+    assert torch.equal(outputs(), outputs())
+    assert not torch.equal(outputs(), outputs(seed=1))
+    assert not torch.equal(outputs(), outputs(trial=1))
+    states = [mapping_of(chip_of(Net(), trial=trial)).layers["first"].states for trial in (0, 1)]
+    assert torch.equal(states[0], states[1])  # another read of the same chip
+
+
+def test_layers_do_not_depend_on_the_order_or_company_of_others() -> None:
+    class Backwards(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            first = self.first
+            del self.first
+            self.first = first
+
+    a, b = (mapping_of(chip).layers for chip in (chip_of(Net()), chip_of(Backwards(), exclude=["last"])))
+    assert next(iter(a)) != next(iter(b))
+    for name in b:
+        assert all(torch.equal(value, b[name].state_dict()[key]) for key, value in a[name].state_dict().items())
+
+
+def test_noise_is_keyed_by_batch_and_not_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    chip = chip_of(Net())
+    x = X.repeat(4, 1)
+
+    def outputs(key: str) -> Tensor:
+        mapping_of(chip).begin_batch(key)
+        return chip(x)
+
+    first = outputs("a")
+    assert not torch.equal(outputs("b"), first)
+    monkeypatch.setattr(read, "CHUNK_VALUES", 1)
+    assert torch.equal(outputs("a"), first)
+
+
+CALIBRATIONS: dict[str, Callable[[], Any]] = {
+    "tensors": lambda: [X[:10], X[10:]],
+    "tuples": lambda: [(X[:10],), [X[10:]]],
+    "an iterator": lambda: iter([X[:10], X[10:]]),
+    "a function": lambda: lambda net: [net(X[:10]), net(X[10:])],
+    "statistics": lambda: measure(Net(), [X[:10], X[10:]]),
+}
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS.values(), ids=CALIBRATIONS)
+def test_ways_to_calibrate(calibration: Callable[[], Any]) -> None:
+    reference, chip = chip_of(Net(), calibration=[X[:10], X[10:]]), chip_of(Net(), calibration=calibration())
+    for name, matrix in mapping_of(chip).layers.items():
+        for key, value in mapping_of(reference).layers[name].state_dict().items():
+            assert torch.equal(matrix.state_dict()[key], value)
+
+
+def test_calibration_runs_the_network_as_in_evaluation() -> None:
+    net = Net()
+    first, again = measure(net, [X]), measure(net.eval(), [X])
+    assert torch.equal(first["second"].histogram, again["second"].histogram)  # no dropout, no batch statistics
+    assert not first["second"].sample.requires_grad
+
+
+def with_nan(net: Net) -> Net:
+    with torch.no_grad():
+        net.second.weight[1, 2] = torch.nan
+    return net
+
+
+def test_errors_name_the_layer() -> None:
+    with pytest.raises(InputError, match="second: its weight holds NaN or Inf"):
+        chip_of(with_nan(Net()), calibration=None)
+    with pytest.raises(InputError, match="first: an input holds NaN or Inf"):
+        chip_of(Net(), calibration=[X * torch.inf])
+    chip = memsim.map_model(Net(), PHYSICAL)
+    with pytest.raises(InputError, match=r"first: .*not calibrated; map the checkpoint with --calibrate"):
+        chip(X)
+    with pytest.raises(FloatingPointError, match="first: its input holds NaN"):
+        chip_of(Net())(X * torch.nan)
+    with pytest.raises(
+        InputError, match=r"--exclude nowhere\*: matches no layer \(layers are named like first, second"
+    ):
+        chip_of(Net(), exclude=["nowhere*"])
+    with pytest.raises(TypeError, match="include is the text"):
+        chip_of(Net(), include="first")
+    with pytest.raises(InputError, match=r"nn\.Sequential"):
+        memsim.map_model(nn.Linear(3, 3), "ideal")
+    taken = Net()
+    taken.mapping = "a map of its own"
+    with pytest.raises(InputError, match="attribute `mapping`"):
+        chip_of(taken)
+
+
+def test_a_layer_that_calibration_never_reached_is_named_when_run() -> None:
+    chip = chip_of(Net(), calibration=lambda net: net.first(X))
+    with pytest.raises(InputError, match=r"second: .*not calibrated"):
+        chip(X)
+
+
+def test_nothing_to_map_is_a_digital_copy() -> None:
+    chip = memsim.map_model(nn.Sequential(nn.ReLU()), "ideal")
+    assert mapping_of(chip).mapped == ()
+
+
+def test_a_layer_under_two_names_is_one_layer() -> None:
+    net = Net()
+    net.again = net.first
+    chip = chip_of(net)
+    assert chip.again is chip.first
+    assert isinstance(chip.again, MappedLinear)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("mask", [False, True])
+def test_fused_transformer_kernels_do_not_go_round_the_arrays(mask: bool) -> None:
+    layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2)
+    chip = memsim.map_model(net, {"base": "ideal", **SMALL}, bits=16)
+    coarse = memsim.map_model(net, {"base": "ideal", **SMALL}, bits=2)
+    padding = torch.arange(6).expand(5, 6) >= torch.tensor([6, 6, 4, 3, 6])[:, None] if mask else None
+    x = X.view(5, 6, 6)
+    with torch.no_grad():
+        wanted = net.eval()(x, src_key_padding_mask=padding)
+        got, rough = (c(x, src_key_padding_mask=padding) for c in (chip, coarse))
+    valid = torch.ones(5, 6, dtype=torch.bool) if padding is None else ~padding
+    torch.testing.assert_close(got[valid], wanted[valid], rtol=1e-2, atol=1e-2)
+    assert (rough[valid] - wanted[valid]).abs().max() > 0.1
+
+
+def test_a_chip_survives_files_and_copies() -> None:
+    chip = chip_of(Net())
+
+    def outputs(of: nn.Module) -> Tensor:
+        mapping_of(of).begin_batch("0")
+        return of(X)
+
+    wanted = outputs(chip)
+    stored = safetensors.torch.load(safetensors.torch.save(chip.state_dict()))
+    for other in (chip_of(Net(), seed=5), memsim.map_model(Net(7), PHYSICAL, seed=5)):
+        mapping_of(other).reads.seed = 0
+        if mapping_of(other).layers["first"].is_calibrated:
+            assert not torch.equal(outputs(other), wanted)
+        other.load_state_dict(stored)
+        assert torch.equal(outputs(other), wanted)
+    for other in (copy.deepcopy(chip), pickle.loads(pickle.dumps(chip))):
+        assert torch.equal(outputs(other), wanted)
+        assert all(matrix.reads is mapping_of(other).reads for matrix in mapping_of(other).layers.values())
+        assert mapping_of(other).layers["first"] is other.first.matrix
+
+
+def test_gradients_and_dtypes() -> None:
+    chip = chip_of(Net())
+
+    def outputs(x: Tensor) -> Tensor:
+        mapping_of(chip).begin_batch("0")
+        return chip(x)
+
+    wanted = outputs(X)
+    with torch.no_grad():
+        assert torch.equal(outputs(X), wanted)
+    assert torch.equal(outputs(X.clone().requires_grad_()), wanted)
+    half = chip_of(Net()).half()  # digital parts in half precision; the cells stay as they are
+    mapping_of(half).begin_batch("0")
+    got = half(X.half())
+    assert got.dtype == torch.float16
+    assert (got.float() - wanted).norm() < 0.3 * wanted.norm()
+
+
+def test_clip_rates_are_counted_when_asked_for() -> None:
+    chip = chip_of(Net())
+    mapping = mapping_of(chip)
+    chip(X)
+    assert mapping.clip_rates()["first"].dac is None
+    mapping.reads.count_clips = True
+    chip(5 * X)
+    rate = mapping.clip_rates()["first"].dac
+    matrix = mapping.layers["first"]
+    assert rate == pytest.approx(float(((5 * X).abs() > matrix.input_range * (1 + 0.5 / 127)).double().mean()))
+    assert 0.2 < rate < 1
+    adc = mapping.clip_rates()["second"].adc
+    assert adc is not None
+    assert 0 <= adc <= 1
+
+
+def test_remapping_keeps_levels_and_draws_new_cells() -> None:
+    chip = chip_of(Net())
+    wanted = chip.first.matrix.states.clone()
+    statistics = measure(Net(), [X])
+    other = remap(chip, mapping_of(chip).spec, seed=1, statistics=statistics)
+    same = remap(chip, mapping_of(chip).spec, seed=0, statistics=statistics)
+    assert torch.equal(other.first.matrix.levels, chip.first.matrix.levels)
+    assert not torch.equal(other.first.matrix.states, wanted)
+    assert torch.equal(same.first.matrix.states, wanted)
+    assert torch.equal(chip.first.matrix.states, wanted)
+    assert mapping_of(other).layers["first"] is other.first.matrix
+    mapping_of(chip).begin_batch("0")
+    mapping_of(same).begin_batch("0")
+    assert torch.equal(chip(X), same(X))

@@ -1,0 +1,164 @@
+"""What goes on arrays and why the rest does not, by modules and by tensor names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from memsim import load_hardware
+from memsim.errors import InputError
+from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules, plan_tensors
+
+PHYSICAL = load_hardware("physical")
+ALL = Selection()
+
+
+def mapped(plan: Plan) -> list[str]:
+    return [layer.name for layer in plan.mapped]
+
+
+def reasons(plan: Plan) -> dict[str, str]:
+    return {layer.name: layer.reason for layer in plan.digital}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "reason"),
+    [
+        ("encoder.0.fc.weight", (4, 3), None),
+        ("model.layers.0.self_attn.q_proj.weight", (4, 3), None),
+        ("encoder.linear_pos.weight", (4, 3), None),
+        ("layers.0.positionwise_feedforward.fc_1.weight", (4, 3), None),
+        ("layers.0.position_wise.w_1.weight", (4, 3), None),
+        ("membrane.weight", (4, 3), None),
+        ("embed_tokens.weight", (4, 3), "embedding table"),
+        ("bert.embeddings.word_embeddings.weight", (4, 3), "embedding table"),
+        ("decoder.embed_positions.weight", (4, 3), "embedding table"),
+        ("pos.position_table.weight", (4, 3), "embedding table"),
+        ("transformer.wte.weight", (4, 3), "embedding table"),
+        ("transformer.wpe.weight", (4, 3), "embedding table"),
+        ("emb.weight", (4, 3), "embedding table"),
+        ("conv.weight", (4, 3, 3), "3-dimensional: convolutions"),
+        ("conv.weight", (4, 3, 3, 3), "4-dimensional: convolutions"),
+        ("rnn.weight_ih_l0", (4, 3), "recurrent"),
+        ("rnn.weight_hh_l1_reverse", (4, 3), "recurrent"),
+        ("cell.weight_ih", (4, 3), "recurrent"),
+        ("attn.in_proj_weight", (4, 3), "not named <layer>.weight"),
+        ("weight", (4, 3), "not named <layer>.weight"),
+        ("attn.pos_bias_u", (4, 3), "not named <layer>.weight"),
+        ("norm.weight", (4,), "norm, bias or scalar"),
+        ("norm.running_mean", (4,), "norm, bias or scalar"),
+        ("norm.num_batches_tracked", (), "norm, bias or scalar"),
+        ("gone.weight", (0, 3), "empty"),
+        ("output.weight", (4, 3), r"digital: output* (hardware spec)"),
+        ("frontend.conv.1.weight", (4, 3), r"digital: frontend.* (hardware spec)"),
+    ],
+)
+def test_foreign_names(name: str, shape: tuple[int, ...], reason: str | None) -> None:
+    plan = plan_tensors({name: shape}, PHYSICAL, ALL)
+    if reason is None:
+        assert mapped(plan) == [name.removesuffix(".weight")]
+        assert not plan.digital
+    else:
+        assert not plan.mapped
+        (digital,) = plan.digital
+        assert (digital.name, digital.shape) == (name, shape)
+        assert reason in digital.reason
+
+
+def test_biases_and_statistics_are_not_worth_a_line() -> None:
+    shapes: Mapping[str, tuple[int, ...]] = {
+        "fc.weight": (4, 3),
+        "fc.bias": (4,),
+        "statistics/fc/histogram": (256,),
+        "statistics/fc/sample": (24, 3),
+        "odd.bias": (4, 3),
+    }
+    plan = plan_tensors(shapes, PHYSICAL, ALL)
+    assert mapped(plan) == ["fc"]
+    assert list(reasons(plan)) == ["odd.bias"]
+
+
+SHAPES = {"a.fc1.weight": (300, 100), "a.fc2.weight": (100, 300), "b.fc1.weight": (10, 10), "b.norm.weight": (10,)}
+
+
+def test_include_and_exclude() -> None:
+    assert mapped(plan_tensors(SHAPES, PHYSICAL, ALL)) == ["a.fc1", "a.fc2", "b.fc1"]
+    plan = plan_tensors(SHAPES, PHYSICAL, Selection(include=["a.*"], exclude=["*.fc2"]))
+    assert mapped(plan) == ["a.fc1"]
+    assert reasons(plan)["a.fc2.weight"] == "--exclude *.fc2"
+    assert reasons(plan)["b.fc1.weight"] == "not in --include"
+    spec = PHYSICAL.with_settings({"digital": ["b.*"]})
+    assert mapped(plan_tensors(SHAPES, spec, Selection(include=["*"]))) == ["a.fc1", "a.fc2"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "flag"),
+    [(Selection(include=["a.*", "c.*"]), "--include c.*"), (Selection(exclude=["*.fc3"]), "--exclude *.fc3")],
+)
+def test_globs_that_match_nothing(selection: Selection, flag: str) -> None:
+    with pytest.raises(InputError) as error:
+        plan_tensors(SHAPES, PHYSICAL, selection)
+    assert str(error.value) == f"{flag}: matches no layer (layers are named like a.fc1, a.fc2, b.fc1)"
+
+
+def test_one_glob_as_text_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"include is the text 'a\.\*'; it must be a list of globs, \['a\.\*'\]"):
+        Selection(include="a.*")
+
+
+def test_layers_have_their_own_spec_bits_and_tiles() -> None:
+    spec = load_hardware(
+        {
+            "base": "physical",
+            "weights": {"bits": 4},
+            "tile": {"rows": 64},
+            "overrides": [{"match": "a.fc2", "weights": {"bits": 2}, "adc": {"bits": 5}}],
+        }
+    )
+    plan = plan_tensors(SHAPES, spec, ALL)
+    assert [layer.tiling.bits for layer in plan.mapped] == [4, 2, 4]
+    assert [layer.spec.weights.bits for layer in plan.mapped] == [4, 2, 4]
+    fc1, fc2, _ = plan.mapped
+    assert fc2.spec.adc is not None
+    assert fc2.spec.adc.bits == 5
+    assert (fc1.tiling.in_features, fc1.tiling.out_features) == (100, 300)
+    assert (fc1.tiling.row_tiles, fc1.tiling.col_tiles) == (2, 3)
+    assert plan.cells == (2 * 3 * 3 * 2 + 5 * 1 * 1 * 2 + 1 * 1 * 3 * 2) * 64 * 128
+
+
+def test_bits_default_to_8() -> None:
+    (layer,) = plan_tensors({"fc.weight": (4, 3)}, PHYSICAL, ALL).mapped
+    assert layer.tiling.bits == layer.spec.weights.bits == 8
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.norm = nn.Embedding(10, 6), nn.LayerNorm(6)
+        self.fc, self.conv = nn.Linear(6, 8, bias=False), nn.Conv1d(6, 6, 3)
+        self.attention = nn.MultiheadAttention(6, 2)
+        self.rnn, self.output = nn.LSTM(6, 6), nn.Linear(6, 3)
+        self.free = nn.Parameter(torch.zeros(2, 2))
+
+
+def test_modules() -> None:
+    plan = plan_modules(Net(), PHYSICAL, ALL)
+    assert mapped(plan) == ["fc"]
+    assert reasons(plan) == {
+        "": "Net stays digital",
+        "embedding": "Embedding stays digital",
+        "norm": "LayerNorm stays digital",
+        "conv": "Conv1d stays digital",
+        "attention": "MultiheadAttention stays digital",
+        "attention.out_proj": "NonDynamicallyQuantizableLinear stays digital",  # read past its forward
+        "rnn": "LSTM stays digital",
+        "output": "digital: output* (hardware spec)",
+    }
+    assert DigitalLayer("conv", (6, 6, 3), "Conv1d stays digital") in plan.digital
+    (fc,) = plan.mapped
+    assert (fc.tiling.out_features, fc.tiling.in_features) == (8, 6)
+    with pytest.raises(InputError, match="--include nothing"):
+        plan_modules(Net(), PHYSICAL, Selection(include=["nothing*"]))
