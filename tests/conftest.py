@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from memsim.device import DeviceModel, load_device
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread, so that the tests are quick on cores that others use too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def device() -> DeviceModel:
+    return load_device("synaptogen")
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +33,7 @@ def an4_root() -> Path:
     if home := os.environ.get("MEMSIM_DATA"):
         candidates.append(Path(home) / "tedlium2")
     for root in candidates:
-        if (
-            root / "TEDLIUM_release2" / "dev" / "stm" / "fwxs.stm"
-        ).is_file():  # an AN4 speaker: TED-LIUM itself has none
+        # an AN4 speaker: TED-LIUM itself has none of that name
+        if (root / "TEDLIUM_release2" / "dev" / "stm" / "fwxs.stm").is_file():
             return root
     pytest.skip(f"AN4 is not in {' or '.join(map(str, candidates))}")

@@ -1,4 +1,4 @@
-"""The command line: one module a subcommand, each parsing, calling and rendering. Heavy imports happen inside commands."""
+"""The command line: one module a subcommand, each parsing, calling and rendering. Heavy imports wait for commands."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from memsim.device.cells import Cells, RandomCycling, program_cells
 from memsim.device.features import draw_states, state_means
-from memsim.device.model import DeviceModel, load_device, save_device
+from memsim.device.file import load_device, save_device
+from memsim.device.model import DeviceModel
 from memsim.device.noise import read_noise_std_amperes
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The parameters of one memristor type and the equations of its current, and the file that holds it.
+"""The parameters of one memristor type and the equations of its current.
 
 The model is Synaptogen: Hennen et al., Front. Neurosci. 16:941753 (2022), and Hennen et al., IEEE TED 2024
 (arXiv 2404.06344). A cell is described by a scalar state r that mixes two envelope curves, and every switching cycle by
@@ -8,30 +8,15 @@ four features: the resistances of its two states and the voltages at which it sw
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-
-import memsim
-from memsim.errors import InputError
-from memsim.resources import find_config
 
 HRS, US, LRS, UR = range(4)
 """Rows of a feature tensor: high resistance (log10 ohm; ohm once de-normalised), SET voltage (negative), low
 resistance (ohm), RESET voltage."""
-
-FORMAT, KIND = "memsim/1", "device"
-TEXTS = ("name", "source", "licence")
-SCALARS = ("reference_volts", "reset_full_volts", "reset_exponent")
-TENSORS = ("llrs", "hhrs", "gamma", "mixture_weights", "mixture_means", "mixture_cholesky")  # and var_001, var_002, ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,125 +141,3 @@ def companion(var: Tensor) -> Tensor:
     shift = torch.diag(var.new_ones(var.shape[1] - 8), 4)
     shift[-4:] = var[:, 4:]
     return shift
-
-
-# The file: tensors by name; scalars and provenance in the metadata
-
-
-def load_device(name_or_path: str | Path) -> DeviceModel:
-    """The device model in a safetensors file, or the shipped one of that name (`synaptogen`); tensors are float64.
-
-    Raises InputError, in one line, for a file that is missing, broken, of another kind or physically impossible.
-    """
-    path = find_config("devices", name_or_path, suffixes=(".safetensors",))
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); it must be a device model") from None
-    for key, wanted in (("format", FORMAT), ("kind", KIND)):
-        if (have := metadata.get(key)) != wanted:
-            raise InputError(f"{path}: {key} is {have!r}; in a device model it must be {wanted!r}")
-    try:
-        model = _model(tensors, metadata, default_name=path.stem)
-        _check(model)
-    except _FaultError as fault:
-        raise InputError(f"{path}: {fault}") from None
-    return model
-
-
-def save_device(model: DeviceModel, path: str | Path) -> None:
-    """Write `model` as a safetensors file, whole or not at all. Raises InputError if the folder does not exist."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-    tensors = {key: getattr(model, key) for key in TENSORS}
-    tensors |= {f"var_{order:03d}": matrix for order, matrix in model.var.items()}
-    tensors = {key: value.to("cpu", torch.float64).contiguous() for key, value in tensors.items()}
-    metadata = {"format": FORMAT, "kind": KIND, "memsim_version": memsim.__version__}
-    metadata |= {key: getattr(model, key) for key in TEXTS} | {key: repr(getattr(model, key)) for key in SCALARS}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class _FaultError(Exception):
-    """What is wrong with a device file: the key, the fault and what would be right."""
-
-
-def _model(tensors: dict[str, Tensor], metadata: dict[str, str], default_name: str) -> DeviceModel:
-    """The model, its numbers finite and its shapes right. Raises _FaultError."""
-    weights = _tensor(tensors, "mixture_weights", None)
-    components = len(weights)
-    stored = [int(key[4:]) for key in tensors if key.startswith("var_") and key[4:].isdecimal()]
-    orders = range(1, max([1, *stored]) + 1)
-    return DeviceModel(
-        name=metadata.get("name") or default_name,
-        llrs=_tensor(tensors, "llrs", None),
-        hhrs=_tensor(tensors, "hhrs", None),
-        gamma=_tensor(tensors, "gamma", 4, 5),
-        mixture_weights=weights,
-        mixture_means=_tensor(tensors, "mixture_means", 8, components),
-        mixture_cholesky=_tensor(tensors, "mixture_cholesky", components, 8, 8),
-        var={order: _tensor(tensors, f"var_{order:03d}", 4, 4 * (order + 1)) for order in orders},
-        reference_volts=_scalar(metadata, "reference_volts"),
-        reset_full_volts=_scalar(metadata, "reset_full_volts"),
-        reset_exponent=_scalar(metadata, "reset_exponent"),
-        source=metadata.get("source", ""),
-        licence=metadata.get("licence", ""),
-    )
-
-
-def _scalar(metadata: dict[str, str], key: str) -> float:
-    text = metadata.get(key, "missing")
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise _FaultError(f"{key} (metadata) is {text}; it must be a positive number")
-    return value
-
-
-def _tensor(tensors: dict[str, Tensor], key: str, *shape: int | None) -> Tensor:
-    """The tensor `key` as float64, of `shape` (None: any length but 0)."""
-    wanted = "[" + ", ".join("any" if n is None else str(n) for n in shape) + "]"
-    if key not in tensors:
-        raise _FaultError(f"{key} is missing; it must be a tensor of shape {wanted}")
-    value = tensors[key]
-    if value.dim() != len(shape) or any(n == 0 or m not in (None, n) for n, m in zip(value.shape, shape, strict=True)):
-        raise _FaultError(f"{key} has shape {list(value.shape)}; it must be {wanted}")
-    if not value.is_floating_point():
-        raise _FaultError(f"{key} holds {value.dtype}; it must hold floating-point numbers")
-    value = value.double()
-    if not value.isfinite().all():
-        raise _FaultError(f"{key} holds numbers that are not finite; all must be")
-    return value
-
-
-def _check(model: DeviceModel) -> None:
-    """What shapes alone cannot say. Raises _FaultError."""
-    for key in ("llrs", "hhrs"):
-        if (constant := getattr(model, key)[-1].item()) != 0:
-            raise _FaultError(f"{key} ends in {constant}; its last coefficient must be 0 (no current at 0 V)")
-    llrs, hhrs = model.reference_conductances_siemens
-    if not llrs > hhrs:
-        raise _FaultError(f"llrs conducts {llrs:.3g} S at {model.reference_volts} V; hhrs, {hhrs:.3g} S, must be less")
-    weights, cholesky = model.mixture_weights, model.mixture_cholesky
-    if (weights < 0).any() or abs(weights.sum().item() - 1) > 1e-6:
-        raise _FaultError(f"mixture_weights are {weights.tolist()}; they must be at least 0, with sum 1")
-    if cholesky.triu(1).any() or (cholesky.diagonal(dim1=-2, dim2=-1) <= 0).any():
-        raise _FaultError("mixture_cholesky is not lower triangular with a positive diagonal, as it must be")
-    for order, matrix in model.var.items():
-        radius = torch.linalg.eigvals(companion(matrix)).abs().max().item()
-        if radius >= 1:
-            raise _FaultError(f"var_{order:03d} has spectral radius {radius:.4f}; it must be below 1 (stationary)")
-        if torch.linalg.matrix_rank(matrix[:, :4]) < 4:
-            raise _FaultError(f"var_{order:03d} has a singular B (its first four columns); it must have full rank")

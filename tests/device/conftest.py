@@ -1,8 +1,7 @@
-"""The shipped device, and the published implementation of it to compare with."""
+"""The published implementation of the device model to compare with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
 
@@ -10,22 +9,6 @@ import numpy as np
 import pytest
 import synaptogen.synaptogen as published_module
 import torch
-
-from memsim.device import DeviceModel, load_device
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """One thread, so that the tests are quick on cores that others use too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def device() -> DeviceModel:
-    return load_device("synaptogen")
 
 
 @pytest.fixture
