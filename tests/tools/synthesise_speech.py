@@ -3,7 +3,7 @@
     synthesise_speech.py --set train --out DIR --utterances 3200 --seed 1 [--pico DIR]
 
 The speech engines are programs, not Python packages: `apt-get install flite espeak-ng festival festvox-kallpc16k
-festvox-kdlpc16k festvox-us-slt-hts`; numpy, scipy and soundfile come beside. `--pico` names a folder with SVOX Pico
+festvox-kdlpc16k` (the demo needs the first two); numpy, scipy and soundfile come beside. `--pico` names a folder with SVOX Pico
 built as libpico.so and its language files; its two voices speak in the training set only. Build it from the source
 package ttspico 0.3.2 on PyPI (Apache 2.0):
 
@@ -183,7 +183,6 @@ PICO = [Voice("pico", "en-US", 16), Voice("pico", "en-GB", 11)]
 DEMO = [
     Voice("flite", "slt", 4),
     Voice("flite", "rms", 4),
-    Voice("festival", "cmu_us_slt_arctic_hts", 2),
     Voice("espeak", "en-us+f2", 1),
     Voice("espeak", "en-us+m3", 1),
 ]
