@@ -12,6 +12,7 @@ from memsim.cli import options
 from memsim.errors import InputError
 
 if TYPE_CHECKING:
+    from memsim.asr.recogniser import Recogniser
     from memsim.train import EpochResult
 
 
@@ -42,6 +43,12 @@ def command(
     config: Annotated[
         str, typer.Option("--config", metavar="NAME|FILE", help="Training recipe: a shipped name or a YAML file.")
     ] = "float",
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init", metavar="CHECKPOINT", help="Start from this checkpoint's weights, tokens and text style."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     json_file: options.Json = None,
     force: options.Force = False,
@@ -63,8 +70,9 @@ def command(
     import torch
 
     from memsim.asr.corpora import load_corpus
-    from memsim.asr.recogniser import build, load_model_config
+    from memsim.asr.recogniser import build, load_model_config, load_recogniser
     from memsim.asr.tokens import CharacterTokens
+    from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import say
     from memsim.rng import derive_seed
     from memsim.train import load_train_config, train
@@ -76,13 +84,17 @@ def command(
     }
     dev_name = dev or data[0]
     dev_corpus = load_corpus(dev_name, split="dev", root=_root(dev_name, data_root), text_style=text_style)
-    tokens = CharacterTokens.from_texts(u.text for name in data for u in corpora[name].utterances)
-    torch.manual_seed(derive_seed(seed, "init"))
-    recogniser = build(architecture, model_config, tokens, text_style)
+    if init is None:
+        tokens = CharacterTokens.from_texts(u.text for name in data for u in corpora[name].utterances)
+        torch.manual_seed(derive_seed(seed, "init"))
+        recogniser = build(architecture, model_config, tokens, text_style)
+    else:
+        recogniser = load_recogniser(open_checkpoint(init)[0])
+        _require_same_model(init, recogniser, recipe.model, build(architecture, model_config, recogniser.tokens, ""))
     if not quiet:
         size = sum(parameter.numel() for parameter in recogniser.model.parameters())
         count = sum(len(corpora[name].utterances) for name in data)
-        say(f"{recipe.model}: {size:,} parameters, {len(tokens)} tokens; {count:,} utterances an epoch")
+        say(f"{recipe.model}: {size:,} parameters, {len(recogniser.tokens)} tokens; {count:,} utterances an epoch")
     watcher = _Watcher(recipe.epochs, quiet)
     with watcher:
         best = train(
@@ -98,6 +110,17 @@ def command(
     if not quiet:
         say(f"best dev WER {best.wer:.2%}: wrote {out}")
     options.write_json(json_file, {"checkpoint": str(out), "dev": best.to_dict(), "seed": seed})
+
+
+def _require_same_model(init: str, given: Recogniser, model: str, wanted: Recogniser) -> None:
+    """Raise InputError unless the checkpoint holds the model that the recipe trains (dropout may differ)."""
+    if (given.architecture, _shape(given)) != (wanted.architecture, _shape(wanted)):
+        different = [key for key, value in _shape(wanted).items() if _shape(given).get(key) != value]
+        raise InputError(f"--init {init}: is not a {model}: {', '.join(different) or 'architecture'} differ")
+
+
+def _shape(recogniser: Recogniser) -> dict[str, object]:
+    return recogniser.config.model_dump(exclude={"dropout"})
 
 
 def _root(name: str, data_root: Path | None) -> Path | None:

@@ -46,8 +46,20 @@ class MemristorCell:
     def signal(self, u: Tensor) -> Tensor:
         return self.device.window_amperes(u * self.vmax_volts) * self.gain_per_ampere
 
+    @property
+    def dark_total(self) -> float:
+        """The r_pos + r_neg at which a pair conducts nothing at 0 V; real pairs stay below it (0.3 to 1.7 of 1.78)."""
+        llrs, hhrs = (
+            float(conductance(torch.zeros((), dtype=torch.float64, device=self.device.device)))
+            for conductance in (self.device.llrs_conductance_siemens, self.device.hhrs_conductance_siemens)
+        )
+        return 2 * llrs / (llrs - hhrs)
+
     def noise_variances(self, u: Tensor, noise: ReadNoise) -> tuple[Tensor, Tensor]:
-        """(variance of a pair at r_pos + r_neg = 0, its change per unit of r_pos + r_neg), as `u`, in signal units."""
+        """(variance of a pair at `dark_total`, what each unit of r_pos + r_neg below it adds), as `u`, in signal units.
+
+        Counted from there, the variance of a column is a sum of positive terms: little is lost to rounding.
+        """
         volts = u * self.vmax_volts
         per_siemens = (
             read_noise_std_amperes(
@@ -62,7 +74,8 @@ class MemristorCell:
         )
         llrs = self.device.llrs_conductance_siemens(volts)
         hhrs = self.device.hhrs_conductance_siemens(volts)
-        return 2 * per_siemens * llrs, per_siemens * (hhrs - llrs)
+        slope = per_siemens * (llrs - hhrs)
+        return 2 * per_siemens * llrs - self.dark_total * slope, slope
 
 
 def fit_gain(device: DeviceModel, vmax_volts: float, mean_window: float, u: Tensor, weights: Tensor) -> float:

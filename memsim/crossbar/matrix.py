@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from memsim import rng
 from memsim.crossbar import convert, encode
 from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
+from memsim.crossbar.noise import BlockNormals
 from memsim.crossbar.program import mean_window, program
 from memsim.crossbar.read import ClipCounts, Drive, Operator, split_planes
 from memsim.crossbar.statistics import InputStatistics
@@ -39,10 +40,10 @@ class Reads:
         self.batch = batch
         self._calls.clear()
 
-    def generator(self, name: str, device: torch.device) -> torch.Generator:
+    def normals(self, name: str) -> BlockNormals:
         """The noise source of the next read of matrix `name`."""
         self._calls[name] += 1
-        return rng.generator(self.seed, self.trial, name, "read", self.batch, self._calls[name], device=device)
+        return BlockNormals(rng.derive_seed(self.seed, self.trial, name, "read", self.batch, self._calls[name]))
 
 
 class MappedMatrix(nn.Module):
@@ -203,22 +204,23 @@ class MappedMatrix(nn.Module):
         if self._operator is None:
             self._operator = self._make_operator()
         noisy = self._operator.noise_columns is not None
-        generator = self.reads.generator(self.name, rows.device) if noisy else None
+        normals = self.reads.normals(self.name) if noisy else None
         clips = self.clips if self.reads.count_clips else None
         with torch.autocast(
             x.device.type, enabled=False
         ):  # arrays compute as they do, whatever the network's precision
-            product = self._operator.read(rows, generator, clips)
+            product = self._operator.read(rows, normals, clips)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
         return product.mul_(scale).view(*x.shape[:-1], out_features).to(x.dtype)
 
     def _make_operator(self) -> Operator:
         drive = self._drive()
-        total = None
-        if drive.noise is not None:
+        below_dark = None
+        if drive.noise is not None and isinstance(drive.cell, MemristorCell):
             assert self.states is not None
-            total = self.states[:, 0].float() + self.states[:, 1].float()
-        return Operator.make(drive, self._difference(), total, self.spec.tile.rows, self.spec.adc, self.adc_range)
+            below_dark = drive.cell.dark_total - self.states[:, 0].float() - self.states[:, 1].float()
+        spec = self.spec
+        return Operator.make(drive, self._difference(), below_dark, spec.tile.rows, spec.adc, self.adc_range)
 
     def _drive(self) -> Drive:
         spec = self.spec

@@ -53,12 +53,25 @@ def test_what_was_trained_can_be_mapped_and_evaluated(memsim, folder):
     assert "out.safetensors: exists already; --force overwrites it" in again.err
 
 
+def test_init_goes_on_from_a_checkpoint(memsim, folder):
+    command = ("qat", "--bits", "float", "--data", "few.tsv", "--config", "recipe.yaml", "--quiet")
+    assert memsim(*command, "-o", "first.safetensors").status == 0
+    assert memsim(*command, "-o", "second.safetensors", "--init", "first.safetensors").status == 0
+    losses = [float((folder / f"{name}.csv").read_text().splitlines()[1].split(",")[3]) for name in ("first", "second")]
+    assert losses[1] < losses[0]  # in the first epoch already
+    (folder / "model.yaml").write_text(MODEL.replace("width: 8", "width: 12"))
+    refused = memsim(*command, "-o", "third.safetensors", "--init", "first.safetensors")
+    assert refused.status == 2
+    assert "--init first.safetensors: is not a" in refused.err
+    assert "width differ" in refused.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--bits", "3"], "--bits 3: quantization-aware training is not built yet"),
         (["--bits", "float", "-o", "out.pt"], "out.pt: expected a name that ends in .safetensors"),
-        (["--bits", "float", "--config", "nosuch"], "no shipped qat config of that name (there are: float)"),
+        (["--bits", "float", "--config", "nosuch"], "no shipped qat config of that name (there are: float, float-finetune)"),
         (["--bits", "float", "--config", "bad.yaml"], "bad.yaml:2: epochz: unknown key (nearest: epochs)"),
         (["--bits", "float", "--data", "nosuch"], "no such corpus"),
     ],

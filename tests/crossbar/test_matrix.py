@@ -75,7 +75,7 @@ def test_the_digital_twin_multiplies_quantised_inputs(out: int, width: int, dac:
     assert matrix.states is None
     assert matrix.input_range is not None
     x = 2 * torch.randn(30, width, generator=torch.Generator().manual_seed(1))
-    codes = dac_codes(x, matrix.input_range, dac).double()
+    codes = dac_codes(x, float(matrix.input_range), dac).double()
     step = matrix.input_range.double() / (2 ** (dac - 1) - 1)
     wanted = (codes * step) @ quantised(matrix).T
     bound = 1e-6 * ((codes * step).abs() @ quantised(matrix).abs().T)
@@ -297,7 +297,7 @@ def test_calibration_hits_the_adc_range_that_the_read_needs() -> None:
     matrix.reads.count_clips = True
     matrix(x)
     assert int(matrix.clips.adc_clipped) == 0
-    codes = matrix._make_operator()._columns(x, None, None).unflatten(2, (3, 3))
+    codes = matrix._make_operator()._columns(x, None, 0, None)[:, :24, :9].unflatten(2, (3, 3))
     torch.testing.assert_close(codes.abs().amax((0, 1, 3)), torch.full((3,), 127.0))
 
 

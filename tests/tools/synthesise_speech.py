@@ -3,9 +3,9 @@
     synthesise_speech.py --set train --out DIR --utterances 3200 --seed 1 [--pico DIR]
 
 The speech engines are programs, not Python packages: `apt-get install flite espeak-ng festival festvox-kallpc16k
-festvox-kdlpc16k` (the demo needs the first two); numpy, scipy and soundfile come beside. `--pico` names a folder with SVOX Pico
-built as libpico.so and its language files; its two voices speak in the training set only. Build it from the source
-package ttspico 0.3.2 on PyPI (Apache 2.0):
+festvox-kdlpc16k` (the demo needs the first two); numpy, scipy and soundfile come beside. `--pico` names a folder with
+SVOX Pico built as libpico.so and its language files; its two voices speak in the training set only. Build it from the
+source package ttspico 0.3.2 on PyPI (Apache 2.0):
 
     gcc -O2 -w -shared -fPIC -Ipicopi/pico/tts -Ipicopi/pico/lib picopi/pico/*/*.c -lm -o DIR/libpico.so
     cp picopi/pico/lang/en-* DIR
