@@ -49,6 +49,13 @@ class Checkpoint:
         with safe_open(self.path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in self.names}
 
+    @cached_property
+    def integers(self) -> frozenset[str]:
+        """The names of the tensors that hold whole numbers or truth values."""
+        with safe_open(self.path, framework="pt") as file:
+            types = {name: file.get_slice(name).get_dtype() for name in self.names}
+        return frozenset(name for name, dtype in types.items() if dtype[0] in "IUB" and dtype != "BF16")
+
     def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The tensors of these names (default: all). Raises InputError when a floating one holds NaN or Inf."""
         try:
@@ -80,6 +87,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: a pickle (torch.save); pickles can run code and are refused, convert it: "
             "safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
+    if magic[:1] in (b"{", b"["):
+        raise InputError(f"{path}: JSON, not safetensors; of a sharded checkpoint, name one of the shards")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

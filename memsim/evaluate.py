@@ -20,6 +20,7 @@ from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import needs_calibration
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
+from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.mapped import load_chip
 from memsim.nn.mapping import ChipMapping, clip_rate, map_model, mapping_of, measure, remap
@@ -152,6 +153,8 @@ def prepare(
     """
     programmed: nn.Module | None = None
     full_precision: Recogniser | None = None
+    if spec is not None and spec.cell != "ideal":
+        load_device(spec.cell)  # a broken device file is said before anything runs
     statistics: Mapping[str, InputStatistics]
     if checkpoint.kind == "mapped":
         recogniser, statistics = load_chip(checkpoint)

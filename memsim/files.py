@@ -16,7 +16,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place in one step when the block ends, and vanishes if it fails.
 
     Whoever reads `path` sees the old file or the new one, whole. A link is followed: it keeps pointing at the file.
-    Raises InputError when it cannot be written there.
+    Raises InputError when nothing can be written there, OSError (with the path) when writing fails, as on a full disk.
     """
     path = Path(path)
     try:
@@ -37,6 +37,6 @@ def writing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise OSError(f"{path}: could not be written ({error.strerror or error}); nothing was left of it") from None
     finally:
         temporary.unlink(missing_ok=True)

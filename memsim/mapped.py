@@ -35,7 +35,7 @@ def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selec
     """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already."""
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    return plan_tensors(checkpoint.shapes, spec, selection)
+    return plan_tensors(checkpoint.shapes, spec, selection, integers=checkpoint.integers)
 
 
 def map_checkpoint(
@@ -54,8 +54,8 @@ def map_checkpoint(
     """
     if not plan.mapped:
         raise InputError(
-            f"{checkpoint.path}: no linear layer to map among its {len(checkpoint.names)} tensors (looked for "
-            "2-dimensional ones named <layer>.weight); --dry-run lists them with the reasons"
+            f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a linear "
+            "layer that is wanted on arrays; --dry-run lists them with the reasons"
         )
     tensors: dict[str, Tensor] = {}
     stored = checkpoint.tensors(name for name in checkpoint.names if name.startswith(PREFIX))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -98,6 +99,7 @@ class EpochResult:
     dev_wer: float
     dev_cer: float
     is_best: bool
+    too_short: int  # utterances with fewer frames than their text needs, which taught nothing
 
 
 def train(
@@ -127,7 +129,8 @@ def train(
     evaluated = replace(recogniser, model=average.module)
     last = out.with_name(f"{out.stem}.last.safetensors")
     log = out.with_suffix(".csv")
-    _start_log(log)
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise InputError(f"{out}: the folder {out.absolute().parent} does not exist or is not writable")
     best = math.inf
     best_score: Score | None = None
     step = 0
@@ -138,6 +141,7 @@ def train(
             durations, config.augment.speeds, config.batch_seconds, generator(seed, "batches", epoch)
         )
         losses = []
+        too_short = 0
         model.train()
         for done, batch in enumerate(batches, start=1):
             rate = config.learning_rate_at((epoch - 1 + done / len(batches)) / config.epochs)
@@ -150,7 +154,9 @@ def train(
             features = spec_augment(features, config.augment)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
                 log_probs, frames = model(features, lengths)
-            loss = _ctc_loss(log_probs.float(), frames, [targets[i] for i, _ in batch])
+            chosen = [targets[i] for i, _ in batch]
+            too_short += sum(_frames_needed(t) > n for t, n in zip(chosen, frames.tolist(), strict=True))
+            loss = _ctc_loss(log_probs.float(), frames, chosen)
             optimiser.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -177,8 +183,11 @@ def train(
             dev_score.wer,
             dev_score.cer,
             is_best,
+            too_short,
         )
-        _append_row(log, result)
+        if too_short == len(utterances):
+            raise InputError(f"{utterances[0].audio}: every utterance has fewer frames than its text has characters")
+        _append_row(log, result, new=epoch == 1)
         metadata = {"kind": "model", "seed": str(seed), **provenance, **recogniser.metadata()}
         if is_best:
             best, best_score = dev_score.wer, dev_score
@@ -202,6 +211,11 @@ def _encode(recogniser: Recogniser, utterance: Utterance) -> Tensor:
         return torch.tensor(recogniser.tokens.encode(utterance.text))
     except InputError as error:
         raise InputError(f"{utterance.audio}: {utterance.id}: {error}") from None
+
+
+def _frames_needed(target: Tensor) -> int:
+    """CTC spends a frame on every token, and one on the blank between two that are alike."""
+    return len(target) + int((target[1:] == target[:-1]).sum())
 
 
 def _ctc_loss(log_probs: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:
@@ -233,15 +247,9 @@ def _warming_average(decay: float) -> Any:
     return update
 
 
-def _start_log(log: Path) -> None:
-    """Write the header, and so find out before the first epoch whether there is a place to write to."""
-    try:
-        with log.open("w", newline="") as file:
-            csv.writer(file).writerow(field.name for field in fields(EpochResult))
-    except OSError as error:
-        raise InputError(f"{log}: cannot be written ({error.strerror})") from None
-
-
-def _append_row(log: Path, result: EpochResult) -> None:
-    with log.open("a", newline="") as file:
-        csv.writer(file).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in vars(result).values())
+def _append_row(log: Path, result: EpochResult, *, new: bool) -> None:
+    with log.open("w" if new else "a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(field.name for field in fields(EpochResult))
+        writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in vars(result).values())

@@ -49,7 +49,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, error: BaseExceptio
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match=r"a\.txt: cannot be written \(No space left on device\)"),
+        pytest.raises(OSError, match=r"a\.txt: could not be written \(No space left on device\); nothing was left"),
         writing(tmp_path / "a.txt"),
     ):
         raise OSError(28, os.strerror(28))

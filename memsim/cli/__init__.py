@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -37,6 +38,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             _fail("interrupted; nothing half-written was left", 130)
         except InputError as error:
             _fail(str(error), 2)
+        except BrokenPipeError:  # whoever read has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
         except (FloatingPointError, OSError, MemoryError) as error:
             _fail(str(error) or type(error).__name__, 1)
 
@@ -71,5 +75,7 @@ def _root(
 def main() -> None:
     """Run the command line. Exit 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stop in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, stop):
+            signal.signal(getattr(signal, stop), signal.default_int_handler)
     app()

@@ -24,7 +24,7 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
     """
     if name is not None:
         path = Path(name)
-        if not path.exists() and name in BUNDLED:
+        if not path.is_file() and name in BUNDLED:
             return ASSETS / "checkpoints" / BUNDLED[name], None
         if not path.exists():
             raise InputError(
@@ -33,7 +33,8 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
         return Path(from_environment), f"checkpoint: {from_environment} (from $MEMSIM_CHECKPOINT)"
-    newest = max(Path().glob("*.mapped.safetensors"), key=lambda path: path.stat().st_mtime, default=None)
+    mapped = (path for path in Path().glob("*.mapped.safetensors") if path.is_file())
+    newest = max(mapped, key=lambda path: path.stat().st_mtime, default=None)
     if newest is not None:
         return newest, f"checkpoint: {newest} (the newest mapped one in this folder)"
     return ASSETS / "checkpoints" / BUNDLED["demo"], "checkpoint: demo (bundled)"

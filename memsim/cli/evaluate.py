@@ -39,8 +39,14 @@ def command(
     ] = None,
     data_root: options.DataRoot = None,
     split: Annotated[
-        str, typer.Option("--split", help="Split of the corpus.", rich_help_panel=options.DATA_PANEL)
-    ] = "dev",
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="SPLIT",
+            help="Split of a corpus, such as train, dev (default) or test.",
+            rich_help_panel=options.DATA_PANEL,
+        ),
+    ] = None,
     text_style: options.TextStyle = "kaldi",
     limit: Annotated[
         int | None,
@@ -74,10 +80,15 @@ def command(
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
+    if split is not None and options.has_one_split(data):
+        raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
+    quiet = quiet or str(json_file) == "-"
     opened, said = open_checkpoint(checkpoint)
+    if said and not quiet:
+        say(said)
     from memsim.asr.corpora import load_corpus
 
-    corpus = load_corpus(data, split=split, root=data_root, text_style=text_style, limit=limit)
+    corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
     wants_hardware = any((hardware, bits is not None, cell, set_))
     if opened.kind == "device":
         raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
@@ -87,16 +98,16 @@ def command(
     elif wants_hardware:
         spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
     from memsim.evaluate import evaluate, prepare
+    from memsim.nn.mapping import mapping_of
+    from memsim.nn.plan import unmatched_globs
 
     device = options.choose_device(compute)
     subject = prepare(opened, spec=spec, seed=seed, reference=open_checkpoint(reference)[0] if reference else None)
-    quiet = quiet or str(json_file) == "-"
-    if not quiet:
-        if said:
-            say(said)
-        if opened.kind == "mapped":
-            how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
-            say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
+    if opened.kind == "mapped" and not quiet:
+        how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
+        say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
+    for glob in () if quiet else unmatched_globs(mapping_of(subject.digital).plan, subject.spec):
+        warn(f"hardware {subject.spec.name}: {glob}: matches no layer")
     with pass_progress(quiet) as progress:
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
     if not quiet:
@@ -138,7 +149,8 @@ def _render(result: Evaluation, verbose: bool) -> None:
         f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, bits))}-bit weights, "
         f"{len(result.mapping.mapped)} layers on {sum(layer.tiling.tiles for layer in result.mapping.mapped):,} arrays"
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
+    stdout.print(title, style="bold", highlight=False, soft_wrap=True)
+    table = Table()
     table.add_column("")
     for column in ("WER %", "std", "min", "max", "CER %"):
         table.add_column(column, justify="right")

@@ -65,6 +65,7 @@ def command(
         # A bundled checkpoint is mapped into the folder that one works in.
         folder = opened.path.parent if Path(checkpoint).exists() else Path()
         out = folder / f"{opened.path.name.removesuffix('.safetensors')}.mapped.safetensors"
+    options.require_safetensors(out)
     if not dry_run:
         options.require_new(out, force)
     options.require_new(json_file, force)
@@ -75,6 +76,7 @@ def command(
 
     plan = plan_checkpoint(opened, spec, Selection(include or (), exclude or ()))
     quiet = quiet or str(json_file) == "-"
+    _warn_of_globs(plan, spec, quiet)
     if dry_run:
         _report(opened, spec, plan, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
         return
@@ -94,10 +96,23 @@ def command(
     save_checkpoint(out, mapped.tensors, mapped.metadata)
     _report(opened, spec, plan, mapped, out, quiet=quiet, verbose=verbose, json_file=json_file)
     if mapped.uncalibrated and not quiet:
+        remedy = (
+            "--calibrate DATA sets them"
+            if "architecture" in opened.metadata
+            else "memsim does not know the network that these layers belong to, so it cannot run it to set them"
+        )
         warn(
             f"{len(mapped.uncalibrated)} layers are uncalibrated: the checkpoint holds no input statistics, "
-            "so converter ranges are open; --calibrate DATA sets them"
+            f"so converter ranges are open; {remedy}"
         )
+
+
+def _warn_of_globs(plan: Plan, spec: HardwareSpec, quiet: bool) -> None:
+    from memsim.cli.progress import warn
+    from memsim.nn.plan import unmatched_globs
+
+    for glob in () if quiet else unmatched_globs(plan, spec):
+        warn(f"hardware {spec.name}: {glob}: matches no layer")
 
 
 def _calibrate(opened: Checkpoint, data: str, root: Path | None, seed: int) -> dict[str, InputStatistics]:
@@ -131,15 +146,17 @@ def _report(
 def _render(
     opened: Checkpoint, spec: HardwareSpec, plan: Plan, errors: dict[str, float], out: Path | None, verbose: bool
 ) -> None:
+    from rich.box import SIMPLE
     from rich.table import Table
 
     from memsim.cli.progress import stdout
 
-    table = Table(title=f"{opened.path.name} on {spec.name}", title_justify="left", title_style="bold")
-    table.add_column("layer", overflow="fold", min_width=32)
+    stdout.print(f"{opened.path.name} on {spec.name}", style="bold", highlight=False, soft_wrap=True)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer", overflow="fold", min_width=16)
     columns = ["layers", "out x in", "bits", "planes", "arrays", "cells", "used", *(["error"] if errors else [])]
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, layers in _alike(plan, verbose).items():
         tiling = layers[0].tiling
         row = [
@@ -148,7 +165,7 @@ def _render(
             f"{tiling.bits}",
             f"{tiling.planes}",
             f"{sum(layer.tiling.tiles for layer in layers):,}",
-            f"{sum(layer.tiling.cells for layer in layers):,}",
+            _short(sum(layer.tiling.cells for layer in layers)),
             f"{tiling.utilisation:.0%}",
         ]
         if errors:
@@ -175,6 +192,14 @@ def _alike(plan: Plan, verbose: bool) -> dict[str, list[MappedLayer]]:
         name = layer.name if verbose else _pattern(layer.name)
         rows.setdefault((name, layer.tiling), []).append(layer)
     return {(name if len(layers) > 1 else layers[0].name): layers for (name, _), layers in rows.items()}
+
+
+def _short(count: int) -> str:
+    """`count` to three digits: 1,179,648 is 1.18 M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
 
 
 def _pattern(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,11 +82,14 @@ def choose_hardware(source: str | None, bits: int | None, cell: str | None, sett
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
     """`spec` with --cell, --set and --bits applied, in this order."""
+    from memsim.resources import find_config
     from memsim.spec import apply_settings
 
     if cell is not None:
         spec = spec.with_settings({"cell": json.dumps(cell)}, flag="--cell")
     spec = apply_settings(spec, settings or [])
+    if spec.cell != "ideal":
+        find_config("devices", spec.cell, suffixes=(".safetensors",))  # missing is said now, not after an hour
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
     return spec
@@ -102,6 +106,11 @@ def choose_device(compute: str) -> str:
     return "cuda" if compute != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def has_one_split(data: str) -> bool:
+    """Whether --data means something that is not divided into train, dev and test: the demo, or a manifest."""
+    return data == "demo" or data.endswith((".tsv", ".jsonl"))
+
+
 def require_new(path: Path | None, force: bool) -> None:
     """Raise InputError, before any work is done, when `path` must not or cannot be written."""
     if path is None or str(path) == "-":
@@ -112,6 +121,14 @@ def require_new(path: Path | None, force: bool) -> None:
         raise InputError(f"{path}: exists already; --force overwrites it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.absolute().parent} is not writable")
+
+
+def require_safetensors(path: Path) -> None:
+    """Raise InputError unless `path` is named as what it will hold."""
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: expected a name that ends in .safetensors")
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:

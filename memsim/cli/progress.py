@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +34,15 @@ def warn(message: str) -> None:
     stderr.print(f"warning: {message}", style="yellow", highlight=False, markup=False)
 
 
+def hush(quiet: bool) -> None:
+    """With `quiet`, warnings of the library (resampled audio) are left out, too."""
+    logging.getLogger("memsim").setLevel(logging.ERROR if quiet else logging.WARNING)
+
+
 @contextmanager
 def pass_progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     """A function to call with (what is running, the fraction of it done), once for every step of any number of jobs."""
+    hush(quiet)
     if quiet:
         yield lambda name, done: None
     elif stderr.is_terminal:

@@ -63,8 +63,9 @@ def command(
         raise InputError(
             f"--bits {bits}: quantization-aware training is not built yet; --bits float trains in full precision"
         )
-    if out.suffix != ".safetensors":
-        raise InputError(f"{out}: expected a name that ends in .safetensors")
+    options.require_safetensors(out)
+    if dev is None and options.has_one_split(data[0]):
+        raise InputError(f"--data {data[0]}: has no dev split of its own; name a dev set with --dev DATA")
     for path in (out, out.with_name(f"{out.stem}.last.safetensors"), out.with_suffix(".csv"), json_file):
         options.require_new(path, force)
     import torch
@@ -125,7 +126,7 @@ def _shape(recogniser: Recogniser) -> dict[str, object]:
 
 def _root(name: str, data_root: Path | None) -> Path | None:
     """--data-root is for the named corpora; manifests say themselves where their audio is."""
-    return None if name.endswith((".tsv", ".jsonl")) else data_root
+    return None if options.has_one_split(name) else data_root
 
 
 class _Watcher:
@@ -154,7 +155,8 @@ class _Watcher:
 
         if not self._quiet:
             left = (time.monotonic() - self._started) * (self._epochs / result.epoch - 1) / 60
+            short = f", {result.too_short} utterances too short for their text" if result.too_short else ""
             say(
                 f"epoch {result.epoch}/{self._epochs}: loss {result.train_loss:.3f}, dev WER {result.dev_wer:.2%}, "
-                f"CER {result.dev_cer:.2%}{' (best)' if result.is_best else ''}, about {left:.0f} min left"
+                f"CER {result.dev_cer:.2%}{' (best)' if result.is_best else ''}{short}, about {left:.0f} min left"
             )

@@ -161,7 +161,10 @@ class MappedMatrix(nn.Module):
             self.adc_range = convert.calibrated_adc_range(spec.adc, currents.unflatten(2, columns.shape[2:]))
 
     def programming_error(self) -> float:
-        """||programmed - intended|| / ||intended|| of the matrix (Frobenius), a mean weight-1 pair counting as 1."""
+        """||programmed - intended|| / ||intended|| of the matrix (Frobenius), a mean weight-1 pair counting as 1.
+
+        0 for ideal cells, and for a matrix of zeros, where there is nothing to relate the error to.
+        """
         if self.states is None:
             return 0.0
         window = mean_window(self.spec.programming, _device(self.spec, self.levels))
@@ -169,7 +172,8 @@ class MappedMatrix(nn.Module):
         for plane, (positive, negative) in enumerate(self.states.float()):
             programmed += (positive - negative) * (2**plane / window)
         intended = self.levels.T.float()
-        return float((programmed - intended).norm() / intended.norm().clamp_min(1e-12))
+        size = float(intended.norm())
+        return float((programmed - intended).norm()) / size if size else 0.0
 
     def _fitted_gain(self, statistics: InputStatistics) -> float:
         spec = self.spec

@@ -57,6 +57,10 @@ class ChipMapping:
         """The forward pass to come reads the batch `key`: the same key repeats its noise."""
         self.reads.begin(key)
 
+    def programming_errors(self) -> dict[str, float]:
+        """By layer: ||programmed - intended|| / ||intended|| of its matrix (Frobenius)."""
+        return {name: matrix.programming_error() for name, matrix in self.layers.items()}
+
     def clip_rates(self) -> dict[str, ClipRate]:
         """Clip rates by layer since `reads.count_clips` was set."""
         return {name: clip_rate([matrix]) for name, matrix in self.layers.items()}
@@ -169,6 +173,8 @@ def _shape(layer: MappedLayer) -> tuple[int, int]:
 
 def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
     """`chip`, in evaluation mode, carrying `mapping`."""
+    if isinstance(getattr(chip, "mapping", None), ChipMapping):
+        raise InputError("the model is mapped already; map the original, or use remap for other hardware")
     if hasattr(chip, "mapping"):
         raise InputError(f"{type(chip).__name__} has an attribute `mapping` of its own, where memsim keeps its report")
     for module in chip.modules():  # their fused kernels read the weights of digital layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -84,17 +84,23 @@ class Selection:
         return None if digital is None else f"digital: {digital} (hardware spec)"
 
 
-def plan_tensors(shapes: Mapping[str, tuple[int, ...]], spec: HardwareSpec, selection: Selection) -> Plan:
+def plan_tensors(
+    shapes: Mapping[str, tuple[int, ...]],
+    spec: HardwareSpec,
+    selection: Selection,
+    integers: Collection[str] = (),
+) -> Plan:
     """Plan from the tensors of a checkpoint alone: `<layer>.weight` with two dimensions is taken as a linear layer.
 
-    Raises InputError when an `include` or `exclude` glob matches no tensor's layer.
+    `integers` names the tensors that hold whole numbers. Raises InputError when an `include` or `exclude` glob matches
+    no tensor's layer.
     """
     mapped, digital = [], []
     names = [name for name in shapes if not name.startswith(PREFIX)]
     _require_matches(selection, dict.fromkeys(name.rpartition(".")[0] for name in names))
     for name in names:
         layer, _, kind = name.rpartition(".")
-        reason = _why_not_linear(name, shapes[name]) or selection.reason_to_skip(layer, spec)
+        reason = _why_not_linear(name, shapes, integers) or selection.reason_to_skip(layer, spec)
         if reason is None:
             mapped.append(MappedLayer.make(layer, shapes[name], spec))
         elif kind != "bias" or f"{layer}.weight" not in shapes:  # a bias goes where its weight goes
@@ -122,8 +128,10 @@ _EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe|emb|lookup|relative_attention_bia
 _RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
 
 
-def _why_not_linear(name: str, shape: tuple[int, ...]) -> str | None:
-    """Why the tensor is not taken for a linear layer's weight, judged by its name and shape; None if it is."""
+def _why_not_linear(name: str, shapes: Mapping[str, tuple[int, ...]], integers: Collection[str]) -> str | None:
+    """Why the tensor is not taken for a linear layer's weight, judged by names and shapes; None if it is."""
+    shape = shapes[name]
+    layer = name.rpartition(".")[0]
     if len(shape) < 2:
         return "norm, bias or scalar"
     if 0 in shape:
@@ -136,7 +144,24 @@ def _why_not_linear(name: str, shape: tuple[int, ...]) -> str | None:
         return "2-dimensional, but not named <layer>.weight"
     if _EMBEDDING.search(name):
         return "embedding table (by its name)"
+    if name in integers:
+        return "whole numbers, whose scale is unknown"
+    if f"{layer.rpartition('.')[0]}.in_proj_weight" in shapes:
+        return "part of nn.MultiheadAttention, which is not mapped yet"
+    out_features, in_features = shape
+    if shapes.get(f"{layer}.bias") == (in_features,) and in_features != out_features:
+        return "stored [in, out], as its bias tells (GPT-2's Conv1D): not mapped yet"
     return None
+
+
+def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:
+    """The globs of `spec` that no layer's name matches: typing errors, but for the default `digital` ones."""
+    names = [layer.name for layer in plan.mapped] + [layer.name for layer in plan.digital]
+    names += [name.rpartition(".")[0] for name in names]
+    default = type(spec).model_fields["digital"].default
+    globs = [f"digital: {glob}" for glob in spec.digital if glob not in default]
+    globs += [f"overrides: match: {override.match}" for override in spec.overrides]
+    return [glob for glob in globs if not any(fnmatchcase(name, glob.rpartition(": ")[2]) for name in names)]
 
 
 def _require_matches(selection: Selection, layers: Iterable[str]) -> None:

@@ -104,6 +104,14 @@ def test_which_checkpoint_is_taken_is_said(memsim, monkeypatch):
     assert "(from $MEMSIM_CHECKPOINT)" in memsim("eval", *DEMO, "--bits", "2").said
 
 
+def test_a_folder_or_dangling_link_is_not_taken_for_a_checkpoint(memsim, tmp_path):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "gone.mapped.safetensors").symlink_to("nowhere")
+    (tmp_path / "folder.mapped.safetensors").mkdir()
+    assert "checkpoint: demo (bundled)" in memsim("eval", *DEMO, "--bits", "2").said
+    assert memsim("eval", "demo", *DEMO, "--bits", "2").status == 0
+
+
 def test_hardware_options_map_a_mapped_file_again_and_say_so(memsim):
     memsim("map", "demo-float", "--bits", "3")
     as_it_is = memsim("eval", "demo-float.mapped.safetensors", *DEMO)
@@ -179,6 +187,8 @@ def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
         (["demo-float", "--data", "audio.tsv"], "audio.tsv:2: no such audio file: gone.wav"),
         (["demo-float", "--data", "text.tsv"], "text.tsv:2: `text` is empty"),
         (["demo-float", "--data", "demo", "--limit", "0"], "limit is 0; it must be at least 1"),
+        (["demo-float", *DEMO, "--split", "test"], "--split test: demo is not divided into splits; leave --split out"),
+        (["demo-float", *DEMO, "--cell", "nosuch"], "nosuch: no such file, and no shipped devices config"),
         (["demo-float", *DEMO, "--trials", "0"], "greater than or equal to 1"),
         (["demo-float", *DEMO, "--compute", "tpu"], "--compute tpu: expected auto, cpu or cuda"),
         (["demo-float", *DEMO, "--bits", "1"], "out of range (2 to 16)"),

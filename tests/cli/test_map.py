@@ -114,7 +114,9 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["cut.safetensors"], "cut.safetensors: not a whole safetensors file"),
         (["text.safetensors"], "text.safetensors: not a whole safetensors file"),
         (["nan.safetensors"], "nan.safetensors: tensor a.weight holds NaN or Inf"),
-        (["bias.safetensors"], "bias.safetensors: no linear layer to map among its 1 tensors"),
+        (["bias.safetensors"], "bias.safetensors: nothing to map: none of its 1 tensors"),
+        (["foreign.safetensors", "-o", "out.bin"], "out.bin: expected a name that ends in .safetensors"),
+        (["model.safetensors.index.json"], "JSON, not safetensors; of a sharded checkpoint, name one of the shards"),
         (["foreign.safetensors", "--bits", "1"], "--bits 1: weights.bits: 1 is out of range (2 to 16)"),
         (["foreign.safetensors", "--bits", "17"], "--bits 17: weights.bits: 17 is out of range (2 to 16)"),
         (["foreign.safetensors", "--hardware", "nosuch"], "nosuch: no such file, and no shipped hardware config"),
@@ -134,12 +136,44 @@ def test_bad_input_is_one_line_and_leaves_nothing(memsim, foreign, arguments, sa
     (folder / "text.safetensors").write_text("this is not a checkpoint at all")
     save_file({"a.weight": torch.full((3, 3), torch.nan)}, folder / "nan.safetensors")
     save_file({"a.bias": torch.ones(3)}, folder / "bias.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a.weight": "model-1.safetensors"}}')
     before = sorted(folder.iterdir())
     done = memsim("map", *arguments)
     assert done.status == 2
     assert said in done.err
     assert [line for line in done.err.splitlines() if not line.startswith("programming")] == done.err.splitlines()[-1:]
     assert sorted(folder.iterdir()) == before
+
+
+def test_what_is_no_linear_weight_stays_digital(memsim, tmp_path):
+    tensors = {
+        "h.0.attn.c_attn.weight": torch.randn(16, 48),
+        "h.0.attn.c_attn.bias": torch.randn(48),
+        "mha.in_proj_weight": torch.randn(48, 16),
+        "mha.out_proj.weight": torch.randn(16, 16),
+        "packed.weight": torch.ones(8, 8, dtype=torch.int8),
+        "empty.weight": torch.zeros(4, 16),
+        "fc.weight": torch.randn(4, 16),
+    }
+    save_file(tensors, tmp_path / "odd.safetensors")
+    report = json.loads(memsim("map", "odd.safetensors", "--json", "-").out)
+    reasons = {layer["name"]: layer["reason"] for layer in report["digital"]}
+    assert "GPT-2's Conv1D" in reasons["h.0.attn.c_attn.weight"]
+    assert "nn.MultiheadAttention" in reasons["mha.out_proj.weight"]
+    assert "whole numbers" in reasons["packed.weight"]
+    errors = {layer["name"]: layer["programming_error"] for layer in report["layers"]}
+    assert errors.keys() == {"empty", "fc"}
+    assert errors["empty"] == 0  # of a matrix of zeros there is no relative error
+
+
+def test_a_spec_whose_globs_match_nothing_is_warned_of(memsim, foreign, tmp_path):
+    (tmp_path / "typo.yaml").write_text(
+        "base: physical\ndigital: ['fcc*']\noverrides: [{match: 'nosuch.*', weights: {bits: 2}}]\n"
+    )
+    done = memsim("map", foreign, "--hardware", "typo.yaml", "--dry-run")
+    assert "warning: hardware typo: digital: fcc*: matches no layer" in done.said
+    assert "warning: hardware typo: overrides: match: nosuch.*: matches no layer" in done.said
+    assert "matches no layer" not in memsim("map", foreign, "--dry-run").said
 
 
 def test_a_mapped_file_is_not_mapped_again(memsim, foreign):

@@ -36,13 +36,17 @@ def folder(tmp_path):
 
 def test_what_was_trained_can_be_mapped_and_evaluated(memsim, folder):
     command = ("qat", "--bits", "float", "--data", "few.tsv", "--config", "recipe.yaml", "-o", "out.safetensors")
+    refused = memsim(*command)
+    assert refused.status == 2
+    assert "has no dev split of its own; name a dev set with --dev DATA" in refused.err
+    command = (*command, "--dev", "few.tsv")
     done = memsim(*command, "--json", "result.json")
     assert done.status == 0, done.err
     assert "epoch 2/2: loss" in done.said
     assert "best dev WER" in done.said
     assert {"out.safetensors", "out.last.safetensors", "out.csv"} <= {path.name for path in folder.iterdir()}
     log = (folder / "out.csv").read_text().splitlines()
-    assert log[0] == "epoch,seconds,learning_rate,train_loss,dev_wer,dev_cer,is_best"
+    assert log[0] == "epoch,seconds,learning_rate,train_loss,dev_wer,dev_cer,is_best,too_short"
     assert len(log) == 3
     assert json.loads((folder / "result.json").read_text())["dev"]["wer"] > 0
     assert memsim("map", "out.safetensors", "--bits", "4", "--quiet") == (0, "", "")
@@ -54,7 +58,7 @@ def test_what_was_trained_can_be_mapped_and_evaluated(memsim, folder):
 
 
 def test_init_goes_on_from_a_checkpoint(memsim, folder):
-    command = ("qat", "--bits", "float", "--data", "few.tsv", "--config", "recipe.yaml", "--quiet")
+    command = ("qat", "--bits", "float", "--data", "few.tsv", "--dev", "few.tsv", "--config", "recipe.yaml", "--quiet")
     assert memsim(*command, "-o", "first.safetensors").status == 0
     assert memsim(*command, "-o", "second.safetensors", "--init", "first.safetensors").status == 0
     losses = [float((folder / f"{name}.csv").read_text().splitlines()[1].split(",")[3]) for name in ("first", "second")]
@@ -71,7 +75,10 @@ def test_init_goes_on_from_a_checkpoint(memsim, folder):
     [
         (["--bits", "3"], "--bits 3: quantization-aware training is not built yet"),
         (["--bits", "float", "-o", "out.pt"], "out.pt: expected a name that ends in .safetensors"),
-        (["--bits", "float", "--config", "nosuch"], "no shipped qat config of that name (there are: float, float-finetune)"),
+        (
+            ["--bits", "float", "--config", "nosuch"],
+            "nosuch: no such file, and no shipped qat config",
+        ),
         (["--bits", "float", "--config", "bad.yaml"], "bad.yaml:2: epochz: unknown key (nearest: epochs)"),
         (["--bits", "float", "--data", "nosuch"], "no such corpus"),
     ],
@@ -80,7 +87,7 @@ def test_bad_input_is_one_line(memsim, folder, arguments, said):
     (folder / "bad.yaml").write_text(
         RECIPE.replace("epochs", "epochz").replace("model: model.yaml", "model: model.yaml", 1).strip()
     )
-    defaults = {"--data": "few.tsv", "-o": "out.safetensors"}
+    defaults = {"--data": "few.tsv", "--dev": "few.tsv", "-o": "out.safetensors"}
     given = [item for pair in defaults.items() if pair[0] not in arguments for item in pair]
     done = memsim("qat", *arguments, *given)
     assert done.status == 2
