@@ -6,9 +6,12 @@ Timings are interleaved and medians are taken, as machines are shared and noisy.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
 
 import torch
 from rich.console import Console
