@@ -74,8 +74,8 @@ def _root(
 
 def main() -> None:
     """Run the command line. Exit 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
-    # Idle threads of torch spin for a moment, not a millisecond: on a busy machine, and beside the threads that draw read
-    # noise, they would keep a core from those with work. libgomp reads this when torch is imported.
+    # Idle threads of torch spin for a moment, not a millisecond: on a busy machine, and beside the threads that draw
+    # read noise, they would keep a core from those with work. libgomp reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
     for stop in ("SIGTERM", "SIGHUP"):
