@@ -219,5 +219,6 @@ def _variance_dtype(device: torch.device) -> torch.dtype:
     It rounds the deviation of a column's noise by some 0.2 %, at random (as all terms of the sum are positive, nothing
     is magnified). To tell that from the exact deviation takes 100,000 frames of one input.
     """
-    native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    native = device.type == "cpu" and known.get("avx512_bf16", False)
     return torch.bfloat16 if native else torch.float32
