@@ -155,9 +155,9 @@ class MappedMatrix(nn.Module):
         if isinstance(spec.adc, FixedAdc):
             self.adc_range = torch.tensor([[convert.fixed_adc_range(spec.adc)]], device=where)
         elif spec.adc is not None:
-            signal, *_ = self._drive()(statistics.sample.to(where), None)
+            signal, *_ = self._drive()(split_rows(statistics.sample.to(where), spec.tile.rows))
             columns = split_planes(self._difference(), spec.tile.rows)
-            currents = torch.bmm(split_rows(signal, spec.tile.rows), columns.flatten(2))
+            currents = torch.bmm(signal, columns.flatten(2))
             self.adc_range = convert.calibrated_adc_range(spec.adc, currents.unflatten(2, columns.shape[2:]))
 
     def programming_error(self) -> float:

@@ -25,16 +25,17 @@ class BlockNormals:
         drawn = torch.empty(blocks, *shape, device=device)
         inference = torch.is_inference_mode_enabled()  # a thread has a mode of its own
 
-        def fill(block: int) -> None:
+        def fill(some: range) -> None:
             with torch.inference_mode(inference):
-                drawn[block].normal_(generator=rng.generator(self._seed, first + block, device=device))
+                for block in some:
+                    drawn[block].normal_(generator=rng.generator(self._seed, first + block, device=device))
 
-        threads = torch.get_num_threads()
-        if device.type == "cpu" and threads > 1 and blocks > 1:
-            list(_pool(threads).map(fill, range(blocks)))
-        else:
-            for block in range(blocks):
-                fill(block)
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
+        shares = [range(start, blocks, threads) for start in range(min(threads, blocks))]
+        others = [_pool(threads).submit(fill, share) for share in shares[1:]]
+        fill(shares[0])
+        for other in others:
+            other.result()
         return drawn
 
 

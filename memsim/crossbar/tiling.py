@@ -72,4 +72,4 @@ def split_rows(x: Tensor, rows: int) -> Tensor:
     n, width = x.shape
     tiles = -(-width // rows)
     padded = torch.nn.functional.pad(x, (0, tiles * rows - width)) if width % rows else x
-    return padded.view(n, tiles, rows).transpose(0, 1)
+    return padded.view(n, tiles, rows).transpose(0, 1).contiguous()

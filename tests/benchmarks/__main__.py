@@ -1,4 +1,6 @@
-"""`make bench`: reads as ratios to nn.Linear in the same run, and programming rates. Prints tables and JSON.
+"""`make bench`: reads as ratios to nn.Linear in the same run, programming rates, and the paper-size model.
+
+Prints tables and JSON.
 
 Timings are interleaved and medians are taken, as machines are shared and noisy. Threads: OMP_NUM_THREADS.
 """
@@ -7,9 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
 
@@ -20,6 +27,10 @@ from torch import nn
 
 import memsim
 from memsim import rng
+from memsim.asr.corpora import load_corpus
+from memsim.asr.recogniser import build, load_model_config
+from memsim.asr.tokens import CharacterTokens
+from memsim.checkpoint import save_checkpoint
 from memsim.crossbar.encode import set_mask
 from memsim.crossbar.program import program
 from memsim.crossbar.tiling import Tiling
@@ -61,6 +72,28 @@ def programming_rate(scheme: str, config: Programming, weights: int) -> tuple[st
     return scheme, cells / statistics.median(times) / 1e6
 
 
+def paper_size() -> list[dict[str, object]]:
+    """`memsim map` and `memsim eval` of conformer-paper with random weights, as whole processes."""
+    architecture, config = load_model_config("conformer-paper")
+    tokens = CharacterTokens.from_texts(u.text for u in load_corpus("demo").utterances)
+    recogniser = build(architecture, config, tokens, "kaldi")
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        source, mapped, result = (Path(name) / file for file in ("p.safetensors", "m.safetensors", "r.json"))
+        save_checkpoint(source, recogniser.model.state_dict(), {"kind": "model", **recogniser.metadata()})
+        memsim_ = [sys.executable, "-m", "memsim"]
+        map_ = [*memsim_, "map", source, "--bits", "3", "--calibrate", "demo", "-o", mapped, "--quiet"]
+        eval_ = [*memsim_, "eval", mapped, "--data", "demo", "--json", result, "--quiet"]
+        for command in (map_, eval_):
+            elapsed = seconds(lambda command=command: subprocess.run(list(map(str, command)), check=True))  # type: ignore[misc]
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+            rows.append({"command": command[3], "seconds": elapsed, "peak_gigabytes": peak})
+        weights = sum(m.weight.numel() for m in recogniser.model.blocks.modules() if isinstance(m, nn.Linear))
+        rows[0]["bytes_per_weight"] = mapped.stat().st_size / weights
+        rows[1]["real_time_factor"] = json.loads(result.read_text())["real_time_factor"]
+    return rows
+
+
 def main() -> None:
     torch.manual_seed(0)
     results: dict[str, list[dict[str, object]]] = {"read": [], "programming": []}
@@ -80,7 +113,14 @@ def main() -> None:
         name, rate = programming_rate(scheme, config, weights)
         results["programming"].append({"scheme": name, "million_cells_per_second": rate})
         rates.add_row(name, f"{rate:.1f}")
-    Console().print(reads, rates)
+    results["paper_size"] = paper_size()
+    sizes = Table(title="conformer-paper (42 M parameters), 3 bits, whole process", title_justify="left")
+    for column in ("command", "seconds", "peak GB (of either)", "bytes a weight", "real-time factor"):
+        sizes.add_column(column, justify="right")
+    for row in results["paper_size"]:
+        cells = (row.get(key) for key in ("seconds", "peak_gigabytes", "bytes_per_weight", "real_time_factor"))
+        sizes.add_row(str(row["command"]), *("" if cell is None else f"{cell:.2f}" for cell in cells))
+    Console().print(reads, rates, sizes)
     print(json.dumps(results))
 
 

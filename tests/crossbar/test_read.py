@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -149,7 +151,7 @@ def test_noise_is_drawn_for_every_tile_and_plane() -> None:
     matrix, _, _ = noisy_reads(FINE, ROWS["mixed"])
     operator = matrix._make_operator()
     x = ROWS["mixed"].expand(FRAMES, -1)
-    signals = operator._columns(x, BlockNormals(3), 0, None)[:, :FRAMES, :6].double()  # [tiles, n, planes * out]
+    signals = operator._columns(x, BlockNormals(3), 0)[:, :FRAMES, :6].double()  # [tiles, n, planes * out]
     expected, variance = column_signals(matrix, x[:1])
     assert matrix.adc_range is not None
     step = matrix.adc_range.double() / 32767
@@ -190,8 +192,8 @@ def test_the_variance_product_is_precise_enough() -> None:
     matrix = small_matrix(spec_of(3, 32, adc=FINE, read_noise=noise), 20, 60)
     x = inputs(64, 60)
     operator = matrix._make_operator()
-    noiseless = dataclasses.replace(operator, noise_columns=None)._columns(x, None, 0, None)
-    with_ones = operator._columns(x, _Ones(0), 0, None)
+    noiseless = dataclasses.replace(operator, noise_columns=None)._columns(x, None, 0)
+    with_ones = operator._columns(x, _Ones(0), 0)
     deviation = (with_ones - noiseless)[:, :, :40].double().unflatten(2, (2, 20))
     _, variance = column_signals(matrix, x)
     assert matrix.adc_range is not None
@@ -247,6 +249,33 @@ def test_a_frame_alone_reads_as_in_company(adc: dict[str, Any] | None) -> None:
     for frame in (0, 1, 31, 32, 99):
         assert torch.equal(matrix(x[frame]), together[frame])
     assert torch.equal(matrix(x[30:37]), together[30:37])
+
+
+def test_memory_of_a_read_does_not_grow_with_the_batch() -> None:
+    """Beyond inputs and outputs: a process that reads 8 times as many frames may take 16 MB more (allocator's slack).
+
+    A [batch, in, out] tensor of the larger batch would take 16 GB, column signals of all its frames 0.5 GB.
+    """
+    code = """
+import resource, sys, torch
+from memsim.nn.mapping import map_model
+torch.set_num_threads(1)
+frames = int(sys.argv[1])
+model = torch.nn.Sequential(torch.nn.Linear(256, 256))
+chip = map_model(model, "physical", bits=3, calibration=[torch.randn(64, 256)])
+x = torch.randn(32768, 256)
+with torch.inference_mode():
+    chip(x[:4096])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    chip(x[:frames])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown_kilobytes = [
+        int(subprocess.run([sys.executable, "-c", code, str(frames)], check=True, capture_output=True).stdout)
+        for frames in (4096, 32768)
+    ]
+    # outputs, and the scaled copy of them: 2 x 32 MB; what else there is stays
+    assert grown_kilobytes[1] - grown_kilobytes[0] < (2 * 32 + 16) * 1024
 
 
 def test_reads_leave_their_input_alone() -> None:
