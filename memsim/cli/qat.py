@@ -105,7 +105,7 @@ def command(
             dev_corpus,
             out,
             seed=seed,
-            provenance={"recipe": recipe.model_dump_json(), "data": ", ".join(data)},
+            provenance={"recipe": recipe.model_dump_json(), "data": ", ".join("/".join(Path(name).parts[-2:]) for name in data)},
             watcher=watcher,
         )
     if not quiet:
