@@ -105,7 +105,7 @@ def command(
             dev_corpus,
             out,
             seed=seed,
-            provenance={"recipe": recipe.model_dump_json(), "data": ", ".join("/".join(Path(name).parts[-2:]) for name in data)},
+            provenance={"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, data))},
             watcher=watcher,
         )
     if not quiet:
@@ -122,6 +122,11 @@ def _require_same_model(init: str, given: Recogniser, model: str, wanted: Recogn
 
 def _shape(recogniser: Recogniser) -> dict[str, object]:
     return recogniser.config.model_dump(exclude={"dropout"})
+
+
+def _without_place(name: str) -> str:
+    """A manifest by its folder and file name: where it lay is nobody's business."""
+    return "/".join(Path(name).parts[-2:])
 
 
 def _root(name: str, data_root: Path | None) -> Path | None:
