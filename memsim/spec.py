@@ -121,6 +121,7 @@ class ReadNoise(Section):
     temperature_kelvin: Annotated[float, Within(low=0)] = 300.0
     shot_scale: Annotated[float, Within(low=0)] = 1.0
     johnson_scale: Annotated[float, Within(low=0)] = 1.0
+    variance_product: Literal["float32", "bfloat16"] = "float32"  # bfloat16 approximates, for speed
 
 
 Gain = Literal["calibrated"] | Annotated[float, Within(above=0)]

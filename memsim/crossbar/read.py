@@ -131,7 +131,7 @@ class Operator:
             columns = torch.einsum("p,pio->io", worth, difference)[None]
             noise = None if below_dark is None else torch.einsum("p,pio->io", worth.square(), below_dark)[None]
             constant = worth.square().sum()[None, None]
-            noise_columns = _with_constant(noise, constant, out_features)
+            noise_columns = _with_constant(noise, constant, out_features, drive.noise)
             return cls(drive, out_features, _aligned(columns), noise_columns, [[1.0]], None)
         assert adc_range is not None  # a calibrated matrix has one for its ADC
         columns = split_planes(difference, rows)
@@ -139,7 +139,7 @@ class Operator:
         per_step = (1 / steps)[:, None, :, None]
         columns = (columns * per_step).flatten(2)
         noise = None if below_dark is None else (split_planes(below_dark, rows) * per_step.square()).flatten(2)
-        noise_columns = _with_constant(noise, 1 / steps.square(), out_features)
+        noise_columns = _with_constant(noise, 1 / steps.square(), out_features, drive.noise)
         return cls(drive, out_features, _aligned(columns), noise_columns, (steps * worth).tolist(), max_code)
 
     def read(self, x: Tensor, normals: BlockNormals | None = None, clips: ClipCounts | None = None) -> Tensor:
@@ -222,20 +222,15 @@ def _aligned(columns: Tensor) -> Tensor:
     return torch.nn.functional.pad(columns, (0, -columns.shape[2] % ALIGNED_COLUMNS))
 
 
-def _with_constant(noise: Tensor | None, constant: Tensor, out_features: int) -> Tensor | None:
-    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, planes], aligned."""
-    if noise is None:
+def _with_constant(
+    noise: Tensor | None, constant: Tensor, out_features: int, config: ReadNoise | None
+) -> Tensor | None:
+    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, planes], aligned.
+
+    In bfloat16, where the spec asks for it, the product rounds the deviation of a column's noise by some 0.2 %, at
+    random: as all terms of the sum are positive, nothing is magnified.
+    """
+    if noise is None or config is None:
         return None
     whole = _aligned(torch.cat([noise, constant.repeat_interleave(out_features, dim=1)[:, None, :]], dim=1))
-    return whole.to(_variance_dtype(whole.device))
-
-
-def _variance_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where a CPU multiplies it natively, four times as fast as float32.
-
-    It rounds the deviation of a column's noise by some 0.2 %, at random (as all terms of the sum are positive, nothing
-    is magnified). To tell that from the exact deviation takes 100,000 frames of one input.
-    """
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    native = device.type == "cpu" and known.get("avx512_bf16", False)
-    return torch.bfloat16 if native else torch.float32
+    return whole.to(torch.bfloat16 if config.variance_product == "bfloat16" else torch.float32)

@@ -68,7 +68,9 @@ def column_signals(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor]:
                     signal[row // rows, :, plane, column] += (1 - 2 * polarity) * gain * current
                     if spec.read_noise is not None:
                         conductance = device.conductance_siemens(volts, r)
-                        std = read_noise_std_amperes(conductance, volts, **spec.read_noise.model_dump())
+                        std = read_noise_std_amperes(
+                            conductance, volts, **spec.read_noise.model_dump(exclude={"variance_product"})
+                        )
                         variance[row // rows, :, plane, column] += (gain * std) ** 2
     return signal, variance
 

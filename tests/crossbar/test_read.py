@@ -186,9 +186,12 @@ def test_noise_scales() -> None:
     assert not none.any()
 
 
-def test_the_variance_product_is_precise_enough() -> None:
-    """Whatever the type it is computed in, a column's deviation is right to 0.3 % (rms), and without a bias."""
-    noise = {"shot_scale": 30.0, "johnson_scale": 30.0}  # many steps of the ADC
+@pytest.mark.parametrize(
+    ("product", "rms", "most", "bias"), [("float32", 2e-4, 2e-3, 2e-5), ("bfloat16", 3e-3, 1e-2, 5e-4)]
+)
+def test_the_deviation_of_every_column_is_that_of_its_cells(product: str, rms: float, most: float, bias: float) -> None:
+    """float32 by default: exact but for the rounding of signals that it is taken from here; bfloat16 as documented."""
+    noise = {"shot_scale": 30.0, "johnson_scale": 30.0, "variance_product": product}  # many steps of the ADC
     matrix = small_matrix(spec_of(3, 32, adc=FINE, read_noise=noise), 20, 60)
     x = inputs(64, 60)
     operator = matrix._make_operator()
@@ -198,9 +201,9 @@ def test_the_variance_product_is_precise_enough() -> None:
     _, variance = column_signals(matrix, x)
     assert matrix.adc_range is not None
     ratio = deviation * (matrix.adc_range.double() / 32767).view(1, 1, 2, 1) / variance.sqrt()
-    assert (ratio - 1).square().mean().sqrt() < 3e-3
-    assert (ratio - 1).abs().max() < 1e-2
-    assert abs(float(ratio.mean()) - 1) < 5e-4
+    assert (ratio - 1).square().mean().sqrt() < rms
+    assert (ratio - 1).abs().max() < most
+    assert abs(float(ratio.mean()) - 1) < bias
 
 
 class _Ones(BlockNormals):
