@@ -82,12 +82,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: a folder; name the .safetensors file in it") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if magic[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and magic[8:9] != b"{":
+    has_header = magic[8:9] == b"{"  # after the header's length, which may have any bytes
+    if not has_header and magic[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise InputError(
             f"{path}: a pickle (torch.save); pickles can run code and are refused, convert it: "
             "safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
-    if magic[:1] in (b"{", b"["):
+    if not has_header and magic[:1] in (b"{", b"["):
         raise InputError(f"{path}: JSON, not safetensors; of a sharded checkpoint, name one of the shards")
     try:
         with safe_open(path, framework="pt") as file:

@@ -32,6 +32,13 @@ def refusal(path: Path) -> str:
     return text.removeprefix(f"{path}: ")
 
 
+def test_a_header_whose_length_looks_like_json_is_read(tmp_path: Path) -> None:
+    """The first byte of a file is the length of its header: 123 is an opening brace."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(123)
+    (tmp_path / "odd.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert load_checkpoint(tmp_path / "odd.safetensors").names == ("a",)
+
+
 def test_round_trip(path: Path) -> None:
     save_checkpoint(path, TENSORS, {"kind": "model", "seed": "3"})
     loaded = load_checkpoint(path)

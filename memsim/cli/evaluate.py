@@ -106,8 +106,9 @@ def command(
     if opened.kind == "mapped" and not quiet:
         how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
         say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
-    for glob in () if quiet else unmatched_globs(mapping_of(subject.digital).plan, subject.spec):
-        warn(f"hardware {subject.spec.name}: {glob}: matches no layer")
+    if opened.kind != "mapped" and not quiet:  # a mapped file does not know what its globs kept digital
+        for glob in unmatched_globs(mapping_of(subject.digital).plan, subject.spec):
+            warn(f"hardware {subject.spec.name}: {glob}: matches no layer")
     with pass_progress(quiet) as progress:
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
     if not quiet:

@@ -127,6 +127,15 @@ def test_hardware_options_map_a_mapped_file_again_and_say_so(memsim):
     assert "was mapped at 3 bits and holds levels, not weights" in refused.err
 
 
+def test_globs_that_match_nothing_are_warned_of_where_layers_are_known(memsim, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: physical\nweights: {bits: 2}\ndigital: ['blocks.0.*', 'typo*']\n")
+    done = memsim("eval", "demo-float", *DEMO, "--hardware", "mine.yaml")
+    assert "digital: typo*: matches no layer" in done.said
+    assert "blocks.0.*: matches" not in done.said
+    memsim("map", "demo-float", "--hardware", "mine.yaml")
+    assert "matches no layer" not in memsim("eval", "demo-float.mapped.safetensors", *DEMO).said
+
+
 def test_a_reference_adds_full_precision_to_a_mapped_file(memsim):
     memsim("map", "demo-float", "--bits", "2", "--quiet")
     command = ("eval", "demo-float.mapped.safetensors", *DEMO, "--json", "-")
