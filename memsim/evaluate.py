@@ -273,6 +273,8 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
             if isinstance(mapping, ChipMapping):
                 mapping.begin_batch(batch.key)
             log_probs, lengths = recogniser.model(batch.features.to(device), batch.lengths.to(device))
+            if log_probs.isnan().any():
+                raise FloatingPointError("the network's output holds NaN")
             texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
     return [texts[i] for i in range(len(texts))]
 

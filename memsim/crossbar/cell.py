@@ -47,12 +47,10 @@ class MemristorCell:
         return self.device.window_amperes(u * self.vmax_volts) * self.gain_per_ampere
 
     @property
-    def dark_total(self) -> float:
-        """The r_pos + r_neg at which a pair conducts nothing at 0 V; real pairs stay below it (0.3 to 1.7 of 1.78)."""
-        llrs, hhrs = (
-            float(conductance(torch.zeros((), dtype=torch.float64, device=self.device.device)))
-            for conductance in (self.device.llrs_conductance_siemens, self.device.hhrs_conductance_siemens)
-        )
+    def dark_total(self) -> Tensor:
+        """[] the r_pos + r_neg of a pair that conducts nothing at 0 V; real pairs stay below it (0.3 to 1.7 of 1.78)."""
+        zero = torch.zeros((), dtype=torch.float64, device=self.device.device)
+        llrs, hhrs = self.device.llrs_conductance_siemens(zero), self.device.hhrs_conductance_siemens(zero)
         return 2 * llrs / (llrs - hhrs)
 
     def noise_variances(self, u: Tensor, noise: ReadNoise) -> tuple[Tensor, Tensor]:

@@ -22,12 +22,6 @@ def dac_codes(x: Tensor, input_range: Tensor | float, bits: int) -> Tensor:
     return (x * (largest / input_range)).round_().clamp_(-largest, largest)
 
 
-def dac_clipped(x: Tensor, input_range: Tensor | float, bits: int | None) -> Tensor:
-    """How many values of `x` lie beyond full scale (by more than the rounding of the last code)."""
-    beyond = 1.0 if bits is None else 1 + 0.5 / dac_max_code(bits)
-    return (x.abs() > input_range * beyond).sum()
-
-
 def mse_range(values: Tensor, weights: Tensor, largest: float, bits: int) -> float:
     """The full scale that minimises the mean squared error of `bits`-bit codes over `values` [n] x `weights` [n]."""
     candidates = largest * torch.linspace(0.05, 1.0, 96, dtype=values.dtype)[:, None]

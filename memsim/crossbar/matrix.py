@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from memsim import rng
 from memsim.crossbar import convert, encode
 from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
-from memsim.crossbar.noise import BlockNormals
 from memsim.crossbar.program import mean_window, program
 from memsim.crossbar.read import ClipCounts, Drive, Operator, split_planes
 from memsim.crossbar.statistics import InputStatistics
-from memsim.crossbar.tiling import Tiling, split_rows
+from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
 from memsim.spec import FixedAdc, HardwareSpec
@@ -40,10 +39,10 @@ class Reads:
         self.batch = batch
         self._calls.clear()
 
-    def normals(self, name: str) -> BlockNormals:
-        """The noise source of the next read of matrix `name`."""
+    def noise_key(self, name: str) -> int:
+        """The key of the noise of the next read of matrix `name`."""
         self._calls[name] += 1
-        return BlockNormals(rng.derive_seed(self.seed, self.trial, name, "read", self.batch, self._calls[name]))
+        return rng.derive_seed(self.seed, self.trial, name, "read", self.batch, self._calls[name])
 
 
 class MappedMatrix(nn.Module):
@@ -155,7 +154,7 @@ class MappedMatrix(nn.Module):
         if isinstance(spec.adc, FixedAdc):
             self.adc_range = torch.tensor([[convert.fixed_adc_range(spec.adc)]], device=where)
         elif spec.adc is not None:
-            signal, *_ = self._drive()(split_rows(statistics.sample.to(where), spec.tile.rows))
+            signal, _, _ = self._drive()(statistics.sample.to(where), spec.tile.rows)
             columns = split_planes(self._difference(), spec.tile.rows)
             currents = torch.bmm(signal, columns.flatten(2))
             self.adc_range = convert.calibrated_adc_range(spec.adc, currents.unflatten(2, columns.shape[2:]))
@@ -190,7 +189,8 @@ class MappedMatrix(nn.Module):
         """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T and the dtype of `x`.
 
         Raises InputError where the matrix is not calibrated, ValueError where `x` has another width, TypeError where it
-        holds no floating-point numbers, FloatingPointError where they are NaN or Inf.
+        holds no floating-point numbers, FloatingPointError where they are NaN or Inf (on other devices than a CPU,
+        which are not waited for, rows of the input that hold any give NaN). No gradient flows through a read.
         """
         out_features, in_features = self.levels.shape
         if x.shape[-1] != in_features:
@@ -202,19 +202,20 @@ class MappedMatrix(nn.Module):
                 f"{self.name}: the ranges of its converters are not calibrated; map the checkpoint with "
                 "--calibrate DATA (in Python: map_model(..., calibration=batches))"
             )
-        rows = x.reshape(-1, in_features).float()
+        rows = x.detach().reshape(-1, in_features).float()
         # one sum tells, at a quarter of the price of looking at every value; a sum of huge values may overflow
-        if not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
+        if x.device.type == "cpu" and not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
             raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
         if self._operator is None:
             self._operator = self._make_operator()
         noisy = self._operator.noise_columns is not None
-        normals = self.reads.normals(self.name) if noisy else None
+        noise_key = self.reads.noise_key(self.name) if noisy else 0
         clips = self.clips if self.reads.count_clips else None
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # arrays compute as they do, whatever the network's precision
-            product = self._operator.read(rows, normals, clips)
+        # arrays compute as they do, whatever the network's precision
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            product = self._operator.read(rows, noise_key, clips)
+        if x.device.type != "cpu":  # to raise would be to wait for the device
+            product.masked_fill_(~torch.isfinite(rows).all(dim=1, keepdim=True), torch.nan)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
         return product.mul_(scale).view(*x.shape[:-1], out_features).to(x.dtype)
 

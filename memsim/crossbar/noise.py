@@ -1,44 +1,54 @@
-"""Standard normal numbers for read noise: keyed by block, so that they are the same however they are drawn."""
+"""Standard normal numbers for read noise, from a counter-based generator.
+
+Every number is a function of (key, frame, row tile, column) alone, so it is the same in whatever chunks, on whatever
+device and by however many threads a read is done. Philox 4x32-10 (Salmon et al., SC 2011) turns the counter (column
+modulo a quarter of the columns, frame, row tile, 0) into four words, and Box and Muller's transform turns each two of
+them into two normals, for the four columns that lie a quarter apart. With 32-bit words they reach 6.8 deviations.
+
+This is the definition, in torch operations for any device; `compiled` has the same for CPUs, ten times as fast.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+import math
 
 import torch
 from torch import Tensor
 
-from memsim import rng
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+PHILOX_ROUNDS = 10
+LOW_32 = 0xFFFFFFFF
 
 
-class BlockNormals:
-    """An endless sequence of blocks of standard normals, each from a generator of its own, keyed by (seed, index).
-
-    On a CPU, where torch draws normals on one thread, as many blocks are drawn at a time as torch has threads.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def draw(self, first: int, blocks: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Blocks `first` to `first` + `blocks` - 1, [blocks, *shape], on `device`."""
-        drawn = torch.empty(blocks, *shape, device=device)
-        inference = torch.is_inference_mode_enabled()  # a thread has a mode of its own
-
-        def fill(some: range) -> None:
-            with torch.inference_mode(inference):
-                for block in some:
-                    drawn[block].normal_(generator=rng.generator(self._seed, first + block, device=device))
-
-        threads = torch.get_num_threads() if device.type == "cpu" else 1
-        shares = [range(start, blocks, threads) for start in range(min(threads, blocks))]
-        others = [_pool(threads).submit(fill, share) for share in shares[1:]]
-        fill(shares[0])
-        for other in others:
-            other.result()
-        return drawn
+def split_key(key: int) -> tuple[int, int]:
+    """The two 32-bit words of a 64-bit key."""
+    return key & LOW_32, (key >> 32) & LOW_32
 
 
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="memsim-noise")
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four words from four, each int64 holding 32 bits, of shapes that broadcast."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = split_key(key)
+    for _ in range(PHILOX_ROUNDS):
+        product_0, product_1 = c0 * PHILOX_MULTIPLIERS[0], c2 * PHILOX_MULTIPLIERS[1]  # modulo 2^64, as they wrap
+        c0, c1 = ((product_1 >> 32) & LOW_32) ^ c1 ^ k0, product_1 & LOW_32
+        c2, c3 = ((product_0 >> 32) & LOW_32) ^ c3 ^ k1, product_0 & LOW_32
+        k0, k1 = (k0 + PHILOX_INCREMENTS[0]) & LOW_32, (k1 + PHILOX_INCREMENTS[1]) & LOW_32
+    return c0, c1, c2, c3
+
+
+def standard_normals(key: int, first_frame: int, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """[row_tiles, n, columns] float32 (`shape`) of the frames from `first_frame` on; columns are a multiple of 4."""
+    tiles, n, columns = shape
+    column = torch.arange(columns // 4, device=device)
+    frame = torch.arange(first_frame, first_frame + n, device=device)[:, None]
+    tile = torch.arange(tiles, device=device)[:, None, None]
+    words = philox((column, frame, tile, torch.zeros_like(column)), key)
+    return torch.cat([normal for pair in (words[:2], words[2:]) for normal in _box_muller(*pair)], dim=2)
+
+
+def _box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
+    radius = ((radius_word.float() + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
+    angle = angle_word.float() * (2 * math.pi * 2.0**-32)
+    return radius * torch.sin(angle), radius * torch.cos(angle)

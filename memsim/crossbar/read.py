@@ -10,23 +10,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from memsim.crossbar import convert
+from memsim.crossbar import compiled, convert, elementwise
 from memsim.crossbar.cell import IdealCell, MemristorCell
-from memsim.crossbar.noise import BlockNormals
 from memsim.crossbar.tiling import split_rows
 from memsim.spec import CalibratedAdc, Dac, FixedAdc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
-"""About how many column values are in flight at a time: changes speed and memory, never a result."""
+"""About how many column values are in flight at a time on a CPU: changes speed and memory, never a result."""
+DEVICE_CHUNK_VALUES = 1 << 26
+"""The same for other devices, where every chunk costs launches and memory is faster."""
 BLOCK_FRAMES = 32
-"""Frames are multiplied, and read noise is drawn, in whole blocks of this many, whatever the chunk: a matrix product of
-a few rows rounds differently from one of many, and a last bit can move an ADC code."""
+"""Frames are multiplied in whole blocks of this many, whatever the chunk: a matrix product of a few rows rounds
+differently from one of many, and a last bit can move an ADC code."""
 ALIGNED_COLUMNS = 16
 """Columns are padded to a multiple of this for the same reason: torch deals them out to threads in such vectors."""
+
+
+LookedUp = tuple[Tensor, Tensor | None, Tensor | int]
+"""Signals, noise terms and how many inputs were clipped: see `elementwise.look_up`."""
 
 
 @dataclass
@@ -59,30 +65,26 @@ class Drive:
         """`noise` None reads without noise, as ideal cells always do."""
         noise = noise if isinstance(cell, MemristorCell) else None
         untabulated = cls(dac, input_range, cell, noise, None)
-        if dac is None or dac.bits is None or isinstance(cell, IdealCell):
+        if dac is None or dac.bits is None:
             return untabulated
         largest = convert.dac_max_code(dac.bits)
         u = torch.arange(-largest, largest + 1, dtype=torch.float64, device=like.device) / largest
         return cls(dac, input_range, cell, noise, tuple(t.float() for t in untabulated._evaluate(u)))
 
-    def count_clips(self, x: Tensor, clips: ClipCounts) -> None:
-        """Count the inputs [n, in] that the DAC clips."""
+    def __call__(self, x: Tensor, rows: int) -> LookedUp:
+        """Signals [row_tiles, n, rows] of inputs [n, in], noise terms, clipped inputs: see `elementwise.look_up`."""
+        if self.tables is not None:
+            assert self.dac is not None
+            assert self.dac.bits is not None
+            codes_per_input = convert.dac_max_code(self.dac.bits) / self.input_range
+            looked_up: LookedUp = _steps(x).look_up(x, codes_per_input, self.tables, rows)
+            return looked_up
+        clipped: Tensor | int = 0
         if self.dac is not None:
-            clips.dac_clipped = clips.dac_clipped + convert.dac_clipped(x, self.input_range, self.dac.bits)
-            clips.dac_total += x.numel()
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The signals (and the two noise variances) of inputs of any shape, each of that shape."""
-        if self.dac is None:
-            return self._evaluate(x)
-        if self.dac.bits is None:
-            return self._evaluate((x / self.input_range).clamp_(-1, 1))
-        codes = convert.dac_codes(x, self.input_range, self.dac.bits)
-        largest = convert.dac_max_code(self.dac.bits)
-        if self.tables is None:
-            return self._evaluate(codes.div_(largest))
-        index = codes.add_(largest).int().reshape(-1)
-        return tuple(table.index_select(0, index).view(x.shape) for table in self.tables)
+            clipped = (x.abs() > self.input_range).sum()
+            x = (x / self.input_range).clamp_(-1, 1)
+        signals, *variances = self._evaluate(split_rows(x, rows))
+        return signals, elementwise.noise_terms(*variances) if variances else None, clipped
 
     def _evaluate(self, u: Tensor) -> tuple[Tensor, ...]:
         signal = self.cell.signal(u)
@@ -142,56 +144,41 @@ class Operator:
         noise_columns = _with_constant(noise, 1 / steps.square(), out_features, drive.noise)
         return cls(drive, out_features, _aligned(columns), noise_columns, (steps * worth).tolist(), max_code)
 
-    def read(self, x: Tensor, normals: BlockNormals | None = None, clips: ClipCounts | None = None) -> Tensor:
+    def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None) -> Tensor:
         """[n, in] -> [n, out] in units of (weight 1 x full-scale input), in chunks of whole blocks.
 
-        `normals` are needed where there is read noise.
+        `noise_key` (64 bits) is the key of the read noise, where there is any.
         """
         tiles, _, width = self.columns.shape
-        blocks = max(1, CHUNK_VALUES // (tiles * width * BLOCK_FRAMES))
+        values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
+        chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
         product = x.new_zeros(len(x), self.out_features)
-        for first_block in range(0, -(-len(x) // BLOCK_FRAMES), blocks):
-            part = slice(first_block * BLOCK_FRAMES, (first_block + blocks) * BLOCK_FRAMES)
+        for first in range(0, len(x), chunk):
+            part = product[first : first + chunk]
+            signals, variances, dac_clipped = self._columns(x[first : first + chunk])
+            adc_clipped = _steps(x).digitise(signals, variances, noise_key, first, self.weights, self.max_code, part)
             if clips is not None:
-                self.drive.count_clips(x[part], clips)
-                if self.max_code is not None:
-                    clips.adc_total += len(x[part]) * self.out_features * sum(map(len, self.weights))
-            self._shift_add(self._convert(self._columns(x[part], normals, first_block), clips), product[part])
+                clips.dac_clipped = clips.dac_clipped + dac_clipped
+                clips.adc_clipped = clips.adc_clipped + adc_clipped
+        if clips is not None:
+            clips.dac_total += x.numel() if self.drive.dac is not None else 0
+            clips.adc_total += product.numel() * sum(map(len, self.weights)) if self.max_code is not None else 0
         return product
 
-    def _columns(self, x: Tensor, normals: BlockNormals | None, first_block: int) -> Tensor:
-        """Column signals [row_tiles, n in whole blocks, columns] of inputs [n, in], with read noise."""
+    def _columns(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
+        """Column signals [row_tiles, n in whole blocks, columns] of inputs [n, in], variances of their noise; clips."""
         # Rows and frames that are added read 0 V: no signal, and (see dark_total) no noise without a cell.
-        signal, *variances = self.drive(split_rows(_whole_blocks(x), self.columns.shape[1]))
-        signals = torch.bmm(signal, self.columns)
+        signals, noise_terms, clipped = self.drive(_whole_blocks(x), self.columns.shape[1])
+        variances = None
         if self.noise_columns is not None:
-            assert normals is not None
-            dark, below_dark = variances
-            dtype = self.noise_columns.dtype
-            by_row = torch.cat([below_dark.to(dtype), dark.sum(dim=2, keepdim=True).to(dtype)], dim=2)
-            deviation = torch.bmm(by_row, self.noise_columns).clamp_(min=0).sqrt_()
-            tiles, frames, width = signals.shape
-            blocks = frames // BLOCK_FRAMES
-            drawn = normals.draw(first_block, blocks, (tiles, BLOCK_FRAMES, width), x.device)
-            blocked = (tiles, blocks, BLOCK_FRAMES, width)
-            signals.view(blocked).addcmul_(deviation.view(blocked), drawn.transpose(0, 1))
-        return signals
+            assert noise_terms is not None  # the drive has the noise of the columns
+            variances = torch.bmm(noise_terms.to(self.noise_columns.dtype), self.noise_columns)
+        return torch.bmm(signals, self.columns), variances, clipped
 
-    def _convert(self, signals: Tensor, clips: ClipCounts | None) -> Tensor:
-        """ADC codes, in place."""
-        if self.max_code is None:
-            return signals
-        codes = signals.round_()
-        if clips is not None:
-            clips.adc_clipped = clips.adc_clipped + (codes.abs() > self.max_code).sum()
-        return codes.clamp_(-self.max_code, self.max_code)
 
-    def _shift_add(self, codes: Tensor, product: Tensor) -> None:
-        """Add codes [row_tiles, n in whole blocks, columns], weighted, to `product` [n, out]."""
-        for tile_codes, weights in zip(codes, self.weights, strict=True):
-            for plane, weight in enumerate(weights):
-                columns = slice(plane * self.out_features, (plane + 1) * self.out_features)
-                product.add_(tile_codes[: len(product), columns], alpha=weight)
+def _steps(x: Tensor) -> ModuleType:
+    """The module that does the steps around the matrix products where `x` is."""
+    return compiled if x.device.type == "cpu" else elementwise
 
 
 @cache

@@ -40,13 +40,14 @@ def test_dac_codes_are_a_symmetric_grid(bits: int, input_range: float, seed: int
 def test_dac_counts_what_lies_beyond_the_last_code() -> None:
     half = 0.5 / 127
     x = torch.tensor([0.0, 1.0, -1.0, 1 + 0.9 * half, 1 + 1.1 * half, -1 - 1.1 * half, 7.0]) * 3
-    assert convert.dac_clipped(x, 3.0, 8) == 3
-    assert convert.dac_clipped(x, 3.0, None) == 4
-    clips = ClipCounts()
-    drive = Drive.make(Dac(bits=8), 3.0, IdealCell(), None, x)
-    drive.count_clips(x[None], clips)
-    drive.count_clips(x[None], clips)
-    assert (int(clips.dac_clipped), clips.dac_total) == (6, 14)
+    for bits, clipped in ((8, 3), (None, 4)):
+        drive = Drive.make(Dac(bits=bits), 3.0, IdealCell(), None, x)
+        assert int(drive(x[None], 4)[2]) == clipped
+        operator = Operator.make(drive, torch.ones(1, 7, 1), None, 4, None, None)
+        clips = ClipCounts()
+        operator.read(x[None], clips=clips)
+        operator.read(x[None], clips=clips)
+        assert (int(clips.dac_clipped), clips.dac_total) == (2 * clipped, 14)
 
 
 @pytest.mark.parametrize(("precision", "width"), [(4, 4), (2, 6), (8, 10), (0, 3), (-2, 6), (3, -1), (4, 1)])

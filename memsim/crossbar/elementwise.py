@@ -1,0 +1,65 @@
+"""The steps of a read before and after its matrix products, in torch operations: they run on any device.
+
+`compiled` has the same two functions for CPUs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from memsim.crossbar.noise import standard_normals
+from memsim.crossbar.tiling import split_rows
+
+
+def look_up(
+    x: Tensor, codes_per_input: float, tables: tuple[Tensor, ...], rows: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What inputs [n, in] amount to on the rows: signals, noise terms and how many inputs the DAC clipped.
+
+    `tables`, by DAC code, hold the signal and, for noise, the two variances of `MemristorCell.noise_variances`. Signals
+    are [row_tiles, n, rows]; noise terms (None without noise) [row_tiles, n, rows + 1], of each row what it adds below
+    the dark total, and last the sum of the variances at it. Rows beyond the matrix are at 0 V, code 0. NaN, too, is
+    taken for 0: nothing here may wait for the device to tell.
+    """
+    largest = len(tables[0]) // 2
+    codes = split_rows(x, rows) * codes_per_input
+    clipped = (codes.abs() > largest + 0.5).sum()
+    index = codes.round_().nan_to_num_().clamp_(-largest, largest).add_(largest).int().reshape(-1)
+    signals, *variances = (table.index_select(0, index).view(codes.shape) for table in tables)
+    return signals, noise_terms(*variances) if variances else None, clipped
+
+
+def noise_terms(dark: Tensor, below_dark: Tensor) -> Tensor:
+    """[row_tiles, n, rows + 1] from the two variances [row_tiles, n, rows] of `MemristorCell.noise_variances`."""
+    return torch.cat([below_dark, dark.sum(dim=2, keepdim=True)], dim=2)
+
+
+def digitise(
+    signals: Tensor,
+    variances: Tensor | None,
+    noise_key: int,
+    first_frame: int,
+    weights: list[list[float]],
+    max_code: int | None,
+    product: Tensor,
+) -> Tensor:
+    """Add read noise to column signals [row_tiles, n, columns], convert them, and add them up in `product` [n, out].
+
+    `variances` (of the noise) are None without noise; `weights` [row_tiles][planes] are what a code is worth. Without
+    an ADC (`max_code` None) the signals themselves are added. Overwrites `signals` and `variances`. Returns how many
+    conversions were clipped. Frames and columns beyond those of `product` are padding.
+    """
+    if variances is not None:
+        normals = standard_normals(noise_key, first_frame, (*signals.shape,), signals.device)
+        signals.addcmul_(variances.float().clamp_(min=0).sqrt_(), normals)
+    n, out_features = product.shape
+    clipped = signals.new_zeros((), dtype=torch.int64)
+    if max_code is not None:
+        used = signals.round_()[:, :n, : len(weights[0]) * out_features]
+        clipped = (used.abs() > max_code).sum()
+        signals.clamp_(-max_code, max_code)
+    for codes, worths in zip(signals, weights, strict=True):
+        for plane, worth in enumerate(worths):
+            product.add_(codes[:n, plane * out_features : (plane + 1) * out_features], alpha=worth)
+    return clipped
