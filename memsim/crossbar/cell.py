@@ -48,7 +48,7 @@ class MemristorCell:
 
     @property
     def dark_total(self) -> Tensor:
-        """[] the r_pos + r_neg of a pair that conducts nothing at 0 V; real pairs stay below it (0.3 to 1.7 of 1.78)."""
+        """[] r_pos + r_neg of a pair that conducts nothing at 0 V; real pairs stay below it (0.3 to 1.7 of 1.78)."""
         zero = torch.zeros((), dtype=torch.float64, device=self.device.device)
         llrs, hhrs = self.device.llrs_conductance_siemens(zero), self.device.hhrs_conductance_siemens(zero)
         return 2 * llrs / (llrs - hhrs)
