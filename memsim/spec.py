@@ -52,22 +52,43 @@ class Dac(Section):
 
     bits: Annotated[int, Within(2, 12)] | None = 8  # None: voltages are not quantised
     vmax_volts: Annotated[float, Within(above=0, high=2)] = 0.4
-    transfer: Literal["uniform"] = "uniform"
-    polarity: Literal["signed"] = "signed"
+    transfer: Literal["uniform", "linearised"] = "uniform"
+    level_grid: Literal["programmable", "uniform"] = "programmable"  # read by transfer linearised
+    polarity: Literal["signed", "two_phase"] = "signed"
+    slice_bits: Annotated[int, Within(1, 11)] | None = None  # None: all at once
+    range: Literal["per_layer", "per_vector"] = "per_layer"
+    method: Literal["percentile", "max", "mse"] = "percentile"  # read by range per_layer
+    percentile: Percentile = 99.99  # read by method percentile
+
+    @model_validator(mode="after")
+    def _levels_need_bits(self) -> Dac:
+        if self.bits is None and self.transfer == "linearised":
+            raise problem("linearised chooses the voltage of each level; give dac.bits", key="transfer")
+        if self.slice_bits is not None and (self.bits is None or self.slice_bits >= self.bits):
+            magnitude = "none" if self.bits is None else f"{self.bits - 1}, besides the sign"
+            raise problem(f"slices of {self.slice_bits} bits of an input that has {magnitude}", key="slice_bits")
+        return self
+
+
+class AdcImperfections(Section):
+    """What real converters add. Gain and offset errors are standard deviations over converters, one at each column."""
+
+    gain_error: Annotated[float, Within(0, 1)] = 0.0
+    offset_error_codes: Annotated[float, Within(0, 1000)] = 0.0
+    nonlinearity_codes: Annotated[float, Within(-100, 100)] = 0.0  # largest deviation from the straight line
+
+
+class CalibratedAdc(AdcImperfections):
+    """An ADC whose full scale is chosen from calibration, for each layer, plane or tile."""
+
+    range: Literal["calibrated"] = "calibrated"
+    bits: Annotated[int, Within(2, 16)] = 8
+    granularity: Literal["layer", "plane", "tile"] = "plane"
     method: Literal["percentile", "max", "mse"] = "percentile"
     percentile: Percentile = 99.99  # read by method percentile
 
 
-class CalibratedAdc(Section):
-    """An ADC whose full scale is chosen per layer, from calibration."""
-
-    range: Literal["calibrated"] = "calibrated"
-    bits: Annotated[int, Within(2, 16)] = 8
-    method: Literal["percentile", "max"] = "percentile"
-    percentile: Percentile = 99.99  # read by method percentile
-
-
-class FixedAdc(Section):
+class FixedAdc(AdcImperfections):
     """An ADC with steps of 2^-precision_bits and a range of +-2^(range_bits - 1), in units of (weight 1 x input 1)."""
 
     range: Literal["fixed"]
@@ -238,11 +259,6 @@ NOT_BUILT: dict[str, Container[object] | None] = {
     "weights.encoding": ("multilevel",),
     "weights.cell_bits": None,
     "weights.copies": range(2, 1025),
-    "dac.transfer": ("linearised",),
-    "dac.level_grid": None,
-    "dac.polarity": ("two_phase",),
-    "dac.slice_bits": None,
-    "adc.method": ("mse",),
     "programming.scheme": ("write_verify", "incremental_reset"),
     "programming.relaxation": None,
     "read_disturb": None,

@@ -76,10 +76,6 @@ class MemristorCell:
         return 2 * per_siemens * llrs - self.dark_total * slope, slope
 
 
-def fit_gain(device: DeviceModel, vmax_volts: float, mean_window: float, u: Tensor, weights: Tensor) -> float:
-    """The gain per ampere that makes a mean weight-1 pair read closest to u: least squares over `u` [n], `weights` [n].
-
-    `mean_window` is the mean r of set minus unset cells.
-    """
-    amperes = device.window_amperes(u * vmax_volts) * mean_window
-    return float((weights * u * amperes).sum() / (weights * amperes.square()).sum())
+def fit_gain(inputs: Tensor, products: Tensor, weights: Tensor) -> float:
+    """The gain that brings `products` [n] closest to `inputs` [n]: least squares with `weights` [n]."""
+    return float((weights * inputs * products).sum() / (weights * products.square()).sum())

@@ -17,6 +17,7 @@ import torch
 from numba import float32, int32, njit, uint32, uint64
 from torch import Tensor
 
+from memsim.crossbar.convert import Conversion
 from memsim.crossbar.noise import PHILOX_INCREMENTS, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, split_key
 
 
@@ -38,15 +39,17 @@ def digitise(
     variances: Tensor | None,
     noise_key: int,
     first_frame: int,
-    weights: list[list[float]],
-    max_code: int | None,
+    conversion: Conversion,
+    worth: float,
     product: Tensor,
 ) -> int:
     """See `elementwise.digitise`; leaves `signals` and `variances` as they are."""
     spread = np.empty((0, 0, 0), np.float32) if variances is None else _numpy(variances.float())
+    offsets = np.empty((0, 0), np.float32) if conversion.offsets is None else _numpy(conversion.offsets)
     key = (np.uint32(word) for word in split_key(noise_key))
-    worths = np.asarray(weights, np.float32)
-    arrays = (_numpy(signals), spread, *key, first_frame, worths, max_code or 0, _numpy(product))
+    weights = (worth * np.asarray(conversion.weights)).astype(np.float32)
+    adc = (conversion.max_code or 0, offsets, np.float32(conversion.bow))
+    arrays = (_numpy(signals), spread, *key, first_frame, weights, *adc, product.detach().numpy())
     return _in_threads(lambda first, last: _digitise(*arrays, first, last), len(product))
 
 
@@ -165,7 +168,7 @@ def _standard_normals(out, k0, k1, frame, tile):  # type: ignore[no-untyped-def]
 
 @partial(_compiled, fastmath={"contract"})
 def _digitise(  # type: ignore[no-untyped-def]
-    signals, variances, k0, k1, first_frame, weights, max_code, product, first, last
+    signals, variances, k0, k1, first_frame, weights, max_code, offsets, bow, product, first, last
 ):
     tiles, _, columns = signals.shape
     planes, out_features = weights.shape[1], product.shape[1]
@@ -183,6 +186,11 @@ def _digitise(  # type: ignore[no-untyped-def]
                     value = signals[tile, n, column]
                     if len(variances):
                         value += np.sqrt(max(variances[tile, n, column], _ZERO)) * normals[column]
+                    if len(offsets):
+                        value += offsets[tile, column]
+                    if bow != _ZERO:
+                        of_full_scale = min(max(value / full_scale, -_ONE), _ONE)
+                        value += bow * of_full_scale * (_ONE - of_full_scale * of_full_scale)
                     if max_code:
                         value = np.rint(value)
                         clipped += abs(value) > full_scale

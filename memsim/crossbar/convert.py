@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from memsim.crossbar.statistics import InputStatistics
 from memsim.spec import CalibratedAdc, Dac, FixedAdc
 
 _POINTS_PER_BIN = 16
+_MSE_VALUES = 1 << 16  # of which an ADC's best range is found
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the signals of columns become numbers.
+
+    `weights` [row_tiles][planes]: what one code (or, without an ADC, one unit of signal) is worth in the sum, in units
+    of (weight 1 x full-scale input). `max_code` None: no ADC. `offsets` [row_tiles, columns] (codes) and
+    `nonlinearity_codes`, the most by which the characteristic deviates from a straight line, are its errors.
+    """
+
+    weights: list[list[float]]
+    max_code: int | None = None
+    offsets: Tensor | None = None
+    nonlinearity_codes: float = 0.0
+
+    @property
+    def planes(self) -> int:
+        return len(self.weights[0])
+
+    @property
+    def per_output(self) -> int:
+        """Conversions for each output and phase."""
+        return 0 if self.max_code is None else len(self.weights) * self.planes
+
+    @property
+    def bow(self) -> float:
+        """The factor b of the deviation b t (1 - t^2), t being the signal over full scale; its peak is 2 b / 3^1.5."""
+        return self.nonlinearity_codes * 3**1.5 / 2
+
+
+@dataclass(frozen=True)
+class AdcErrors:
+    """Of every column's converter: the relative error of its gain and its offset in codes, [row_tiles, planes, out]."""
+
+    gain: Tensor
+    offset_codes: Tensor
+
+    @classmethod
+    def draw(
+        cls, config: CalibratedAdc | FixedAdc | None, shape: tuple[int, int, int], generator: Generator
+    ) -> AdcErrors | None:
+        """Gaussian, with the deviations of the spec; None for converters without such errors."""
+        if config is None or not (config.gain_error or config.offset_error_codes):
+            return None
+        drawn = torch.randn(2, *shape, generator=generator, device=generator.device)
+        return cls(drawn[0] * config.gain_error, drawn[1] * config.offset_error_codes)
 
 
 def dac_max_code(bits: int) -> int:
@@ -20,6 +72,28 @@ def dac_codes(x: Tensor, input_range: Tensor | float, bits: int) -> Tensor:
     """Codes (whole numbers in the dtype of `x`) of inputs `x`; `input_range` is the input that drives full scale."""
     largest = dac_max_code(bits)
     return (x * (largest / input_range)).round_().clamp_(-largest, largest)
+
+
+def dac_fractions(config: Dac, largest: int, signal: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+    """Voltages, as fractions of full scale, of the codes -largest to `largest`; [2 largest + 1], float64.
+
+    `uniform`: equal steps. `linearised`: those whose `signal` (what a row adds to a column at a fraction of full scale,
+    monotone) is proportional to the code, by bisection. Full scale is then the lesser of the two ends' signals, unless
+    no negative voltage is used. With `level_grid: uniform` each is rounded to the nearest of a DAC with equal steps.
+    """
+    codes = torch.arange(-largest, largest + 1, dtype=torch.float64, device=device) / largest
+    if config.transfer == "uniform":
+        return codes
+    ends = signal(torch.tensor([-1.0, 1.0], dtype=torch.float64, device=device))
+    full = ends[1] if config.polarity == "two_phase" else torch.minimum(-ends[0] * ends[1].sign(), ends[1].abs())
+    wanted = codes.abs() * full.abs()
+    low, high = torch.zeros_like(codes), torch.ones_like(codes)
+    for _ in range(52):  # halvings: to the last bit of a float64
+        middle = (low + high) / 2
+        too_low = signal(middle * codes.sign()).abs() < wanted
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
+    fractions = codes.sign() * (low + high) / 2
+    return (fractions * largest).round() / largest if config.level_grid == "uniform" else fractions
 
 
 def mse_range(values: Tensor, weights: Tensor, largest: float, bits: int) -> float:
@@ -65,11 +139,23 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
 
 
 def calibrated_adc_range(config: CalibratedAdc, columns: Tensor) -> Tensor:
-    """Full scale [1, planes] that covers the noiseless column signals `columns` [row_tiles, n, planes, out]."""
-    magnitudes = columns.abs().transpose(0, 2).flatten(1)  # (planes, values)
+    """Full scale [row_tiles or 1, planes or 1] for the noiseless column signals `columns` [row_tiles, n, planes, out].
+
+    One for all, for each plane or for each tile of each plane, as the config says.
+    """
+    magnitudes = columns.abs().transpose(1, 2).flatten(2)  # (row_tiles, planes, values)
+    if config.granularity == "layer":
+        magnitudes = magnitudes.reshape(1, 1, -1)
+    elif config.granularity == "plane":
+        magnitudes = magnitudes.transpose(0, 1).flatten(1)[None]
     if config.method == "max":
-        chosen = magnitudes.amax(dim=1)
+        chosen = magnitudes.amax(dim=2)
+    elif config.method == "percentile":
+        rank = round(config.percentile / 100 * magnitudes.shape[2])
+        chosen = magnitudes.kthvalue(max(1, rank), dim=2).values
     else:
-        rank = round(config.percentile / 100 * magnitudes.shape[1])
-        chosen = magnitudes.kthvalue(max(1, rank), dim=1).values
-    return chosen.clamp_min(1e-12)[None]
+        sample = magnitudes[:, :, :: math.ceil(magnitudes.shape[2] / _MSE_VALUES)].double()
+        uniform = torch.ones_like(sample[0, 0])
+        ranges = [mse_range(values, uniform, float(values.max()), config.bits) for values in sample.flatten(0, 1)]
+        chosen = torch.tensor(ranges, device=columns.device).view(magnitudes.shape[:2])
+    return chosen.float().clamp_min(1e-12)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from memsim.crossbar.convert import Conversion
 from memsim.crossbar.noise import standard_normals
 from memsim.crossbar.tiling import split_rows
 
@@ -40,26 +41,30 @@ def digitise(
     variances: Tensor | None,
     noise_key: int,
     first_frame: int,
-    weights: list[list[float]],
-    max_code: int | None,
+    conversion: Conversion,
+    worth: float,
     product: Tensor,
 ) -> Tensor:
     """Add read noise to column signals [row_tiles, n, columns], convert them, and add them up in `product` [n, out].
 
-    `variances` (of the noise) are None without noise; `weights` [row_tiles][planes] are what a code is worth. Without
-    an ADC (`max_code` None) the signals themselves are added. Overwrites `signals` and `variances`. Returns how many
-    conversions were clipped. Frames and columns beyond those of `product` are padding.
+    `variances` (of the noise) are None without noise; the sum counts `worth` times. Overwrites `signals` and
+    `variances`. Returns how many conversions were clipped. Frames and columns beyond those of `product` are padding.
     """
     if variances is not None:
         normals = standard_normals(noise_key, first_frame, (*signals.shape,), signals.device)
         signals.addcmul_(variances.float().clamp_(min=0).sqrt_(), normals)
     n, out_features = product.shape
     clipped = signals.new_zeros((), dtype=torch.int64)
-    if max_code is not None:
-        used = signals.round_()[:, :n, : len(weights[0]) * out_features]
-        clipped = (used.abs() > max_code).sum()
-        signals.clamp_(-max_code, max_code)
-    for codes, worths in zip(signals, weights, strict=True):
-        for plane, worth in enumerate(worths):
-            product.add_(codes[:n, plane * out_features : (plane + 1) * out_features], alpha=worth)
+    if conversion.max_code is not None:
+        if conversion.offsets is not None:
+            signals.add_(conversion.offsets[:, None])
+        if conversion.nonlinearity_codes:
+            of_full_scale = (signals / conversion.max_code).clamp_(-1, 1)
+            signals.add_(conversion.bow * of_full_scale * (1 - of_full_scale.square()))
+        used = signals.round_()[:, :n, : conversion.planes * out_features]
+        clipped = (used.abs() > conversion.max_code).sum()
+        signals.clamp_(-conversion.max_code, conversion.max_code)
+    for codes, weights in zip(signals, conversion.weights, strict=True):
+        for plane, weight in enumerate(weights):
+            product.add_(codes[:n, plane * out_features : (plane + 1) * out_features], alpha=worth * weight)
     return clipped

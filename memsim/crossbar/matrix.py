@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from memsim import rng
 from memsim.crossbar import convert, encode
 from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
+from memsim.crossbar.convert import AdcErrors
+from memsim.crossbar.drive import Drive
 from memsim.crossbar.program import mean_window, program
-from memsim.crossbar.read import ClipCounts, Drive, Operator, split_planes
+from memsim.crossbar.read import ClipCounts, Operator, split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, load_device
@@ -22,6 +24,8 @@ from memsim.spec import FixedAdc, HardwareSpec
 
 CALIBRATED = ("input_range", "gain_per_ampere", "adc_range")
 """The tensors that calibration sets."""
+ADC_ERRORS = ("adc_gain_error", "adc_offset_codes")
+"""The tensors of converters with such errors."""
 
 
 @dataclass
@@ -51,7 +55,8 @@ class MappedMatrix(nn.Module):
     Tensors (those of a mapped checkpoint): `levels` [out, in], `scale` [out] or [1]; `states` [planes, 2, in, out] of
     the cells (none for ideal cells); `input_range` [], the input that drives full scale; `gain_per_ampere` [];
     `adc_range` [row_tiles or 1, planes or 1], full scale in units of (weight 1 x full-scale input). The last three are
-    None until `calibrate` has set them, and where the spec has no such converter.
+    None until `calibrate` has set them, and where the spec has no use for them. `adc_gain_error` (relative) and
+    `adc_offset_codes` [row_tiles, planes, out] are there where the spec's converters have such errors.
     """
 
     levels: Tensor
@@ -60,6 +65,8 @@ class MappedMatrix(nn.Module):
     input_range: Tensor | None
     gain_per_ampere: Tensor | None
     adc_range: Tensor | None
+    adc_gain_error: Tensor | None
+    adc_offset_codes: Tensor | None
 
     def __init__(self, name: str, spec: HardwareSpec, levels: Tensor, scale: Tensor, states: Tensor | None) -> None:
         """`spec` is that of this layer: its bits set, no overrides left."""
@@ -71,8 +78,8 @@ class MappedMatrix(nn.Module):
         self.register_buffer("levels", levels)
         self.register_buffer("scale", scale)
         self.register_buffer("states", states)
-        for calibrated in CALIBRATED:
-            self.register_buffer(calibrated, None)
+        for optional in (*CALIBRATED, *ADC_ERRORS):
+            self.register_buffer(optional, None)
         self._operator: Operator | None = None
 
     @classmethod
@@ -100,6 +107,10 @@ class MappedMatrix(nn.Module):
             generator = rng.generator(seed, name, "programming", device=levels.device)
             states = program(levels, tiling_of(levels, spec), spec.programming, _device(spec, levels), generator)
         matrix = cls(name, spec, levels, scale, states)
+        shape = (matrix.tiling.row_tiles, matrix.tiling.planes, len(levels))
+        errors = AdcErrors.draw(spec.adc, shape, rng.generator(seed, name, "converters", device=levels.device))
+        if errors is not None:
+            matrix.adc_gain_error, matrix.adc_offset_codes = errors.gain, errors.offset_codes
         if statistics is not None:
             matrix.calibrate(statistics)
         return matrix
@@ -120,9 +131,9 @@ class MappedMatrix(nn.Module):
         if matrix.scale.shape not in ((1,), (shape.out_features,)):
             wanted = f"[{shape.out_features}] or [1]"
             raise InputError(f"{name}: scale is {list(matrix.scale.shape)}, but it must be {wanted}; map it again")
-        for calibrated in CALIBRATED:
-            if calibrated in tensors:
-                setattr(matrix, calibrated, tensors[calibrated].float())
+        for optional in (*CALIBRATED, *ADC_ERRORS):
+            if optional in tensors:
+                setattr(matrix, optional, tensors[optional].float())
         return matrix
 
     @property
@@ -133,7 +144,7 @@ class MappedMatrix(nn.Module):
     def is_calibrated(self) -> bool:
         """Whether every range that the spec's converters and cells need is set."""
         return not (
-            (self.spec.dac is not None and self.input_range is None)
+            (_has_input_range(self.spec) and self.input_range is None)
             or (self.spec.cell != "ideal" and self.gain_per_ampere is None)
             or (self.spec.adc is not None and self.adc_range is None)
         )
@@ -147,17 +158,20 @@ class MappedMatrix(nn.Module):
                 f"the matrix has {self.levels.shape[1]}; calibrate again"
             )
         self._operator = None
-        if spec.dac is not None:
+        if spec.dac is not None and _has_input_range(spec):
             self.input_range = torch.tensor(convert.dac_range(spec.dac, statistics), device=where)
         if spec.cell != "ideal":
             self.gain_per_ampere = torch.tensor(self._fitted_gain(statistics), device=where)
         if isinstance(spec.adc, FixedAdc):
             self.adc_range = torch.tensor([[convert.fixed_adc_range(spec.adc)]], device=where)
         elif spec.adc is not None:
-            signal, _, _ = self._drive()(statistics.sample.to(where), spec.tile.rows)
+            drive, (sample, _) = self._drive(), self._in_range(statistics.sample.to(where))
             columns = split_planes(self._difference(), spec.tile.rows)
-            currents = torch.bmm(signal, columns.flatten(2))
-            self.adc_range = convert.calibrated_adc_range(spec.adc, currents.unflatten(2, columns.shape[2:]))
+            currents = [
+                torch.bmm(drive(phase, sample, spec.tile.rows)[0], columns.flatten(2)) for phase in drive.phases
+            ]
+            columns_of_all = torch.cat(currents, dim=1).unflatten(2, columns.shape[2:])
+            self.adc_range = convert.calibrated_adc_range(spec.adc, columns_of_all)
 
     def programming_error(self) -> float:
         """||programmed - intended|| / ||intended|| of the matrix (Frobenius), a mean weight-1 pair counting as 1.
@@ -178,12 +192,24 @@ class MappedMatrix(nn.Module):
         spec = self.spec
         if spec.gain_per_ampere != "calibrated":
             return spec.gain_per_ampere
-        assert spec.dac is not None  # the spec's own rule: cells need voltages
-        assert self.input_range is not None
-        device = _device(spec, statistics.histogram)
-        u = (statistics.bin_centres / float(self.input_range)).clamp(-1, 1)
-        weights = statistics.histogram.double()
-        return fit_gain(device, spec.dac.vmax_volts, mean_window(spec.programming, device), u, weights)
+        if _has_input_range(spec):
+            inputs, weights = statistics.bin_centres, statistics.histogram.double()
+        else:
+            inputs = self._in_range(statistics.sample)[0].flatten().double()
+            weights = torch.ones_like(inputs)
+        drive = self._drive(gain_per_ampere=1.0)
+        products = drive.response(inputs.to(self.levels.device)).cpu() * mean_window(
+            spec.programming, _device(spec, inputs)
+        )
+        return fit_gain((inputs / drive.input_range).clamp(-1, 1), products.double(), weights)
+
+    def _in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Inputs [n, in] as the DAC takes them, and the range of each [n, 1] where every vector has its own."""
+        if self.spec.dac is None or _has_input_range(self.spec):
+            return rows, None
+        largest = rows.abs().amax(dim=1, keepdim=True)
+        ranges = torch.where(largest > 0, largest, torch.ones_like(largest))
+        return rows / ranges, ranges
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T and the dtype of `x`.
@@ -213,9 +239,12 @@ class MappedMatrix(nn.Module):
         clips = self.clips if self.reads.count_clips else None
         # arrays compute as they do, whatever the network's precision
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            product = self._operator.read(rows, noise_key, clips)
+            rows_in_range, ranges = self._in_range(rows)
+            product = self._operator.read(rows_in_range, noise_key, clips)
         if x.device.type != "cpu":  # to raise would be to wait for the device
             product.masked_fill_(~torch.isfinite(rows).all(dim=1, keepdim=True), torch.nan)
+        if ranges is not None:
+            product.mul_(ranges)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
         return product.mul_(scale).view(*x.shape[:-1], out_features).to(x.dtype)
 
@@ -226,17 +255,23 @@ class MappedMatrix(nn.Module):
             assert self.states is not None
             below_dark = drive.cell.dark_total - self.states[:, 0].float() - self.states[:, 1].float()
         spec = self.spec
-        return Operator.make(drive, self._difference(), below_dark, spec.tile.rows, spec.adc, self.adc_range)
+        errors = None
+        if self.adc_gain_error is not None and self.adc_offset_codes is not None:
+            errors = AdcErrors(self.adc_gain_error, self.adc_offset_codes)
+        difference = self._difference()
+        return Operator.make(drive, difference, below_dark, spec.tile.rows, spec.adc, self.adc_range, errors)
 
-    def _drive(self) -> Drive:
+    def _drive(self, gain_per_ampere: float | None = None) -> Drive:
         spec = self.spec
         input_range = 1.0 if self.input_range is None else float(self.input_range)
         cell: IdealCell | MemristorCell = IdealCell()
         if spec.cell != "ideal":
             assert spec.dac is not None
-            assert self.gain_per_ampere is not None
-            cell = MemristorCell(_device(spec, self.levels), spec.dac.vmax_volts, float(self.gain_per_ampere))
-        return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels)
+            if gain_per_ampere is None:
+                assert self.gain_per_ampere is not None
+                gain_per_ampere = float(self.gain_per_ampere)
+            cell = MemristorCell(_device(spec, self.levels), spec.dac.vmax_volts, gain_per_ampere)
+        return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels.device)
 
     def _difference(self) -> Tensor:
         """[planes, in, out]: r_pos - r_neg of the cells, or the planes themselves where cells are ideal."""
@@ -246,7 +281,7 @@ class MappedMatrix(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:  # type: ignore[no-untyped-def]
         self._operator = None  # it is made from the tensors that are replaced
-        for name in CALIBRATED:
+        for name in (*CALIBRATED, *ADC_ERRORS):
             if (stored := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(stored, device=self.levels.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -266,6 +301,11 @@ class MappedMatrix(nn.Module):
 def needs_calibration(spec: HardwareSpec) -> bool:
     """Whether a layer's resolved spec has ranges that only its input can set."""
     return spec.dac is not None or spec.adc is not None or spec.cell != "ideal"
+
+
+def _has_input_range(spec: HardwareSpec) -> bool:
+    """Whether one input, the same for all vectors, drives full scale."""
+    return spec.dac is not None and spec.dac.range == "per_layer"
 
 
 def bits_of(spec: HardwareSpec) -> int:

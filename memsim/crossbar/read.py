@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from memsim.crossbar import compiled, convert, elementwise
-from memsim.crossbar.cell import IdealCell, MemristorCell
-from memsim.crossbar.tiling import split_rows
-from memsim.spec import CalibratedAdc, Dac, FixedAdc, ReadNoise
+from memsim import rng
+from memsim.crossbar import convert
+from memsim.crossbar.convert import AdcErrors, Conversion
+from memsim.crossbar.drive import Drive, Phase, steps
+from memsim.spec import CalibratedAdc, FixedAdc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
 """About how many column values are in flight at a time on a CPU: changes speed and memory, never a result."""
@@ -29,10 +29,6 @@ BLOCK_FRAMES = 32
 differently from one of many, and a last bit can move an ADC code."""
 ALIGNED_COLUMNS = 16
 """Columns are padded to a multiple of this for the same reason: torch deals them out to threads in such vectors."""
-
-
-LookedUp = tuple[Tensor, Tensor | None, Tensor | int]
-"""Signals, noise terms and how many inputs were clipped: see `elementwise.look_up`."""
 
 
 @dataclass
@@ -46,69 +42,18 @@ class ClipCounts:
 
 
 @dataclass(frozen=True)
-class Drive:
-    """From inputs to what the rows contribute: the DAC and the cells' voltage law, tabulated by code where it can be.
-
-    `tables` holds, by DAC code, the signal f(U) and (with read noise) the two noise variances of MemristorCell.
-    """
-
-    dac: Dac | None
-    input_range: float
-    cell: IdealCell | MemristorCell
-    noise: ReadNoise | None
-    tables: tuple[Tensor, ...] | None
-
-    @classmethod
-    def make(
-        cls, dac: Dac | None, input_range: float, cell: IdealCell | MemristorCell, noise: ReadNoise | None, like: Tensor
-    ) -> Drive:
-        """`noise` None reads without noise, as ideal cells always do."""
-        noise = noise if isinstance(cell, MemristorCell) else None
-        untabulated = cls(dac, input_range, cell, noise, None)
-        if dac is None or dac.bits is None:
-            return untabulated
-        largest = convert.dac_max_code(dac.bits)
-        u = torch.arange(-largest, largest + 1, dtype=torch.float64, device=like.device) / largest
-        return cls(dac, input_range, cell, noise, tuple(t.float() for t in untabulated._evaluate(u)))
-
-    def __call__(self, x: Tensor, rows: int) -> LookedUp:
-        """Signals [row_tiles, n, rows] of inputs [n, in], noise terms, clipped inputs: see `elementwise.look_up`."""
-        if self.tables is not None:
-            assert self.dac is not None
-            assert self.dac.bits is not None
-            codes_per_input = convert.dac_max_code(self.dac.bits) / self.input_range
-            looked_up: LookedUp = _steps(x).look_up(x, codes_per_input, self.tables, rows)
-            return looked_up
-        clipped: Tensor | int = 0
-        if self.dac is not None:
-            clipped = (x.abs() > self.input_range).sum()
-            x = (x / self.input_range).clamp_(-1, 1)
-        signals, *variances = self._evaluate(split_rows(x, rows))
-        return signals, elementwise.noise_terms(*variances) if variances else None, clipped
-
-    def _evaluate(self, u: Tensor) -> tuple[Tensor, ...]:
-        signal = self.cell.signal(u)
-        if self.noise is None or isinstance(self.cell, IdealCell):
-            return (signal,)
-        return (signal, *self.cell.noise_variances(u, self.noise))
-
-
-@dataclass(frozen=True)
 class Operator:
     """A programmed matrix, ready to be read. With an ADC, column signals are in units of its codes.
 
     `columns` [row_tiles, rows, planes * out, aligned]; `noise_columns` [row_tiles, rows + 1, same], how far each pair
-    is below MemristorCell.dark_total and, in the last row, the variance that no state changes; `weights`
-    [row_tiles][planes]: what one code is worth in the sum, in units of (weight 1 x full-scale input); `max_code` None
-    without an ADC.
+    is below MemristorCell.dark_total and, in the last row, the variance that no state changes.
     """
 
     drive: Drive
     out_features: int
     columns: Tensor
     noise_columns: Tensor | None
-    weights: list[list[float]]
-    max_code: int | None
+    conversion: Conversion
 
     @classmethod
     def make(
@@ -119,12 +64,12 @@ class Operator:
         rows: int,
         adc: CalibratedAdc | FixedAdc | None,
         adc_range: Tensor | None,
+        errors: AdcErrors | None = None,
     ) -> Operator:
         """From `difference` r_pos - r_neg and (for read noise) `below_dark`, dark_total - r_pos - r_neg.
 
-        Each is [planes, in, out].
-
-        `adc_range` [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x full-scale input).
+        Each is [planes, in, out]. `adc_range` [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x
+        full-scale input); `errors` are those of the converters.
         """
         _keep_freed_memory()
         planes, _, out_features = difference.shape
@@ -132,17 +77,22 @@ class Operator:
         if adc is None:
             columns = torch.einsum("p,pio->io", worth, difference)[None]
             noise = None if below_dark is None else torch.einsum("p,pio->io", worth.square(), below_dark)[None]
-            constant = worth.square().sum()[None, None]
-            noise_columns = _with_constant(noise, constant, out_features, drive.noise)
-            return cls(drive, out_features, _aligned(columns), noise_columns, [[1.0]], None)
+            constant = worth.square().sum().expand(1, 1, out_features)
+            noise_columns = _with_constant(noise, constant, drive.noise)
+            return cls(drive, out_features, _aligned(columns), noise_columns, Conversion([[1.0]]))
         assert adc_range is not None  # a calibrated matrix has one for its ADC
         columns = split_planes(difference, rows)
-        steps, max_code = convert.adc_steps(adc, adc_range.expand(len(columns), planes))
-        per_step = (1 / steps)[:, None, :, None]
-        columns = (columns * per_step).flatten(2)
-        noise = None if below_dark is None else (split_planes(below_dark, rows) * per_step.square()).flatten(2)
-        noise_columns = _with_constant(noise, 1 / steps.square(), out_features, drive.noise)
-        return cls(drive, out_features, _aligned(columns), noise_columns, (steps * worth).tolist(), max_code)
+        code, max_code = convert.adc_steps(adc, adc_range.expand(len(columns), planes))
+        codes_per_signal = (1 / code)[:, None, :, None].expand(-1, -1, -1, out_features)
+        offsets = None
+        if errors is not None:
+            codes_per_signal = codes_per_signal * (1 + errors.gain[:, None])
+            offsets = _aligned(errors.offset_codes.flatten(1)[:, None])[:, 0]
+        columns = (columns * codes_per_signal).flatten(2)
+        noise = None if below_dark is None else (split_planes(below_dark, rows) * codes_per_signal.square()).flatten(2)
+        noise_columns = _with_constant(noise, codes_per_signal.square().flatten(2), drive.noise)
+        conversion = Conversion((code * worth).tolist(), max_code, offsets, adc.nonlinearity_codes)
+        return cls(drive, out_features, _aligned(columns), noise_columns, conversion)
 
     def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None) -> Tensor:
         """[n, in] -> [n, out] in units of (weight 1 x full-scale input), in chunks of whole blocks.
@@ -153,32 +103,30 @@ class Operator:
         values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
         chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
         product = x.new_zeros(len(x), self.out_features)
+        keys = [noise_key, *(rng.derive_seed(noise_key, index) for index in range(1, len(self.drive.phases)))]
         for first in range(0, len(x), chunk):
-            part = product[first : first + chunk]
-            signals, variances, dac_clipped = self._columns(x[first : first + chunk])
-            adc_clipped = _steps(x).digitise(signals, variances, noise_key, first, self.weights, self.max_code, part)
-            if clips is not None:
-                clips.dac_clipped = clips.dac_clipped + dac_clipped
-                clips.adc_clipped = clips.adc_clipped + adc_clipped
+            part, out = x[first : first + chunk], product[first : first + chunk]
+            for phase, key in zip(self.drive.phases, keys, strict=True):
+                signals, variances, dac_clipped = self._columns(part, phase)
+                adc_clipped = steps(x).digitise(signals, variances, key, first, self.conversion, phase.worth, out)
+                if clips is not None:
+                    clips.dac_clipped = clips.dac_clipped + dac_clipped
+                    clips.adc_clipped = clips.adc_clipped + adc_clipped
         if clips is not None:
-            clips.dac_total += x.numel() if self.drive.dac is not None else 0
-            clips.adc_total += product.numel() * sum(map(len, self.weights)) if self.max_code is not None else 0
+            phases = len(self.drive.phases)
+            clips.dac_total += phases * x.numel() if self.drive.dac is not None else 0
+            clips.adc_total += phases * self.conversion.per_output * product.numel()
         return product
 
-    def _columns(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
+    def _columns(self, x: Tensor, phase: Phase) -> tuple[Tensor, Tensor | None, Tensor | int]:
         """Column signals [row_tiles, n in whole blocks, columns] of inputs [n, in], variances of their noise; clips."""
         # Rows and frames that are added read 0 V: no signal, and (see dark_total) no noise without a cell.
-        signals, noise_terms, clipped = self.drive(_whole_blocks(x), self.columns.shape[1])
+        signals, noise_terms, clipped = self.drive(phase, _whole_blocks(x), self.columns.shape[1])
         variances = None
         if self.noise_columns is not None:
             assert noise_terms is not None  # the drive has the noise of the columns
             variances = torch.bmm(noise_terms.to(self.noise_columns.dtype), self.noise_columns)
         return torch.bmm(signals, self.columns), variances, clipped
-
-
-def _steps(x: Tensor) -> ModuleType:
-    """The module that does the steps around the matrix products where `x` is."""
-    return compiled if x.device.type == "cpu" else elementwise
 
 
 @cache
@@ -209,15 +157,13 @@ def _aligned(columns: Tensor) -> Tensor:
     return torch.nn.functional.pad(columns, (0, -columns.shape[2] % ALIGNED_COLUMNS))
 
 
-def _with_constant(
-    noise: Tensor | None, constant: Tensor, out_features: int, config: ReadNoise | None
-) -> Tensor | None:
-    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, planes], aligned.
+def _with_constant(noise: Tensor | None, constant: Tensor, config: ReadNoise | None) -> Tensor | None:
+    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, 1, planes * out], aligned.
 
     In bfloat16, where the spec asks for it, the product rounds the deviation of a column's noise by some 0.2 %, at
     random: as all terms of the sum are positive, nothing is magnified.
     """
     if noise is None or config is None:
         return None
-    whole = _aligned(torch.cat([noise, constant.repeat_interleave(out_features, dim=1)[:, None, :]], dim=1))
+    whole = _aligned(torch.cat([noise, constant], dim=1))
     return whole.to(torch.bfloat16 if config.variance_product == "bfloat16" else torch.float32)

@@ -122,7 +122,7 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--hardware", "nosuch"], "nosuch: no such file, and no shipped hardware config"),
         (["foreign.safetensors", "--cell", "nosuch"], "nosuch: no such file, and no shipped devices config"),
         (["foreign.safetensors", "--set", "adc.bitz=3"], "adc.bitz: unknown key (nearest: adc.bits)"),
-        (["foreign.safetensors", "--set", "dac.polarity=two_phase"], "'two_phase' is not built yet"),
+        (["foreign.safetensors", "--set", "weights.encoding=multilevel"], "'multilevel' is not built yet"),
         (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
         (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),
         (["foreign.safetensors", "-o", "no/such.safetensors"], "the folder no does not exist"),

@@ -51,8 +51,8 @@ def test_johnson_noise_is_left_at_zero_volts(device: DeviceModel) -> None:
 def test_the_gain_is_the_least_squares_one(device: DeviceModel) -> None:
     lrs, hrs = state_means(device)
     u, weights = U, torch.linspace(1, 3, 41, dtype=torch.float64)
-    gain = fit_gain(device, 0.5, lrs - hrs, u, weights)
     amperes = device.current_amperes(0.5 * u, torch.tensor(lrs)) - device.current_amperes(0.5 * u, torch.tensor(hrs))
+    gain = fit_gain(u, amperes, weights)
 
     def error(g: float) -> float:
         return float((weights * (g * amperes - u).square()).sum())

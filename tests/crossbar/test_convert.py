@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from crossbar.by_hand import statistics_of
 from memsim.crossbar import convert
 from memsim.crossbar.cell import IdealCell
-from memsim.crossbar.read import ClipCounts, Drive, Operator
+from memsim.crossbar.drive import Drive
+from memsim.crossbar.read import ClipCounts, Operator
 from memsim.spec import CalibratedAdc, Dac, FixedAdc
 
 BITS = st.integers(2, 12)
@@ -41,8 +42,8 @@ def test_dac_counts_what_lies_beyond_the_last_code() -> None:
     half = 0.5 / 127
     x = torch.tensor([0.0, 1.0, -1.0, 1 + 0.9 * half, 1 + 1.1 * half, -1 - 1.1 * half, 7.0]) * 3
     for bits, clipped in ((8, 3), (None, 4)):
-        drive = Drive.make(Dac(bits=bits), 3.0, IdealCell(), None, x)
-        assert int(drive(x[None], 4)[2]) == clipped
+        drive = Drive.make(Dac(bits=bits), 3.0, IdealCell(), None, x.device)
+        assert int(drive(drive.phases[0], x[None], 4)[2]) == clipped
         operator = Operator.make(drive, torch.ones(1, 7, 1), None, 4, None, None)
         clips = ClipCounts()
         operator.read(x[None], clips=clips)
@@ -85,7 +86,7 @@ def through_adc(
     v: torch.Tensor, config: CalibratedAdc | FixedAdc, adc_range: torch.Tensor
 ) -> tuple[torch.Tensor, ClipCounts]:
     """`v` [n] sent through the ADC of a 1 x 1 matrix of weight 1."""
-    drive = Drive.make(None, 1.0, IdealCell(), None, v)
+    drive = Drive.make(None, 1.0, IdealCell(), None, v.device)
     operator = Operator.make(drive, torch.ones(1, 1, 1), None, 4, config, adc_range)
     clips = ClipCounts()
     return operator.read(v[:, None], clips=clips)[:, 0], clips

@@ -297,7 +297,8 @@ def test_calibration_hits_the_adc_range_that_the_read_needs() -> None:
     matrix.reads.count_clips = True
     matrix(x)
     assert int(matrix.clips.adc_clipped) == 0
-    codes = matrix._make_operator()._columns(x)[0][:, :24, :9].round().unflatten(2, (3, 3))
+    operator = matrix._make_operator()
+    codes = operator._columns(x, operator.drive.phases[0])[0][:, :24, :9].round().unflatten(2, (3, 3))
     torch.testing.assert_close(codes.abs().amax((0, 1, 3)), torch.full((3,), 127.0))
 
 

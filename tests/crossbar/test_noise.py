@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.stats
 import torch
 
 from memsim.crossbar import compiled, elementwise
+from memsim.crossbar.convert import Conversion
 from memsim.crossbar.noise import philox, standard_normals
 
 CPU = torch.device("cpu")
@@ -49,7 +51,7 @@ def test_compiled_code_draws_the_same_numbers() -> None:
     for tile in range(shape[0]):
         only = [[float(t == tile)] for t in range(shape[0])]
         product = torch.zeros(500, 512)
-        compiled.digitise(signals, ones, key, 1000, only, None, product)
+        compiled.digitise(signals, ones, key, 1000, Conversion(only), 1.0, product)
         expected = standard_normals(key, 1000, shape, CPU)[tile]
         assert expected.abs().max() > 4.3
         torch.testing.assert_close(product, expected, rtol=2e-6, atol=2e-6)
@@ -110,16 +112,20 @@ def test_looking_up(width: int, rows: int, tables: int) -> None:
 
 @pytest.mark.parametrize("max_code", [None, 7, 127])
 @pytest.mark.parametrize("noisy", [False, True])
-def test_digitising(noisy: bool, max_code: int | None) -> None:
+@pytest.mark.parametrize("erring", [False, True])
+def test_digitising(erring: bool, noisy: bool, max_code: int | None) -> None:
     generator = torch.Generator().manual_seed(3)
     signals = 30 * torch.randn(2, 96, 32, generator=generator)
     variances = torch.rand(2, 96, 32, generator=generator) if noisy else None
     if variances is not None:
         variances[0, :, 3] = -1e-9  # rounding may leave it there: no noise, and no NaN
-    weights = [[1.0, 2.0], [0.5, 1.25]]
+    conversion = Conversion([[1.0, 2.0], [0.5, 1.25]], max_code)
+    if erring and max_code is not None:
+        offsets = torch.randn(2, 32, generator=generator)
+        conversion = dataclasses.replace(conversion, offsets=offsets, nonlinearity_codes=-1.5)
     products = [torch.ones(90, 15), torch.ones(90, 15)]
-    clipped = compiled.digitise(signals, variances, 9, 64, weights, max_code, products[0])
-    expected_clipped = elementwise.digitise(signals, variances, 9, 64, weights, max_code, products[1])
+    clipped = compiled.digitise(signals, variances, 9, 64, conversion, -0.5, products[0])
+    expected_clipped = elementwise.digitise(signals, variances, 9, 64, conversion, -0.5, products[1])
     torch.testing.assert_close(products[0], products[1])
     assert clipped == int(expected_clipped)
     assert (clipped > 0) == (max_code is not None and max_code < 100)
@@ -129,7 +135,7 @@ def test_rounding_is_to_even() -> None:
     """As the torch operations do; a converter that rounds halves away from zero would be biased by offsets of one."""
     halves = torch.arange(-8, 8).add(0.5).view(1, 1, 16)
     product = torch.zeros(1, 16)
-    compiled.digitise(halves, None, 0, 0, [[1.0]], 100, product)
+    compiled.digitise(halves, None, 0, 0, Conversion([[1.0]], 100), 1.0, product)
     assert torch.equal(product, halves[0].round())
 
 

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 
 from crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
-from memsim.crossbar import elementwise, read
+from memsim.crossbar import drive, elementwise, read
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.matrix import MappedMatrix
 
 FIXED = {"range": "fixed", "precision_bits": 4, "range_bits": 3}
 CALIBRATED = {"range": "calibrated", "bits": 6}
 FINE = {"range": "calibrated", "bits": 16, "method": "max"}
+
+
+def columns_of(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
+    operator = matrix._make_operator()
+    return operator._columns(x, operator.drive.phases[0])
 
 
 def inputs(n: int, features: int = 5, seed: int = 7) -> Tensor:
@@ -157,7 +162,8 @@ def test_noise_is_drawn_for_every_tile_and_plane() -> None:
     codes = torch.zeros(tiles, FRAMES, planes, out_features, dtype=torch.float64)
     for tile, plane in itertools.product(range(tiles), range(planes)):
         only = [[float((t, p) == (tile, plane)) for p in range(planes)] for t in range(tiles)]
-        codes[tile, :, plane] = dataclasses.replace(operator, weights=only).read(x, 3)
+        conversion = dataclasses.replace(operator.conversion, weights=only)
+        codes[tile, :, plane] = dataclasses.replace(operator, conversion=conversion).read(x, 3)
     assert matrix.adc_range is not None
     step = matrix.adc_range.double() / 32767
     deviations = codes * step.view(1, 1, 2, 1) - expected
@@ -199,7 +205,7 @@ def test_the_deviation_of_every_column_is_that_of_its_cells(product: str, rms: f
     noise = {"shot_scale": 30.0, "johnson_scale": 30.0, "variance_product": product}  # many steps of the ADC
     matrix = small_matrix(spec_of(3, 32, adc=FINE, read_noise=noise), 20, 60)
     x = inputs(64, 60)
-    _, variances, _ = matrix._make_operator()._columns(x)
+    _, variances, _ = columns_of(matrix, x)
     assert variances is not None
     deviation = variances[:, :, :40].double().sqrt().unflatten(2, (2, 20))
     _, variance = column_signals(matrix, x)
@@ -307,13 +313,14 @@ def test_a_read_never_waits_for_its_device(
 
 
 def _on_meta(operator: read.Operator) -> read.Operator:
-    drive, noise = operator.drive, operator.noise_columns
-    assert isinstance(drive.cell, MemristorCell)
-    cell = dataclasses.replace(drive.cell, device=drive.cell.device.to("meta"))
-    tables = None if drive.tables is None else tuple(table.to("meta") for table in drive.tables)
+    driven, noise = operator.drive, operator.noise_columns
+    assert isinstance(driven.cell, MemristorCell)
+    cell = dataclasses.replace(driven.cell, device=driven.cell.device.to("meta"))
+    (phase,) = driven.phases
+    tables = None if phase.tables is None else tuple(table.to("meta") for table in phase.tables)
     return dataclasses.replace(
         operator,
-        drive=dataclasses.replace(drive, cell=cell, tables=tables),
+        drive=dataclasses.replace(driven, cell=cell, phases=(dataclasses.replace(phase, tables=tables),)),
         columns=operator.columns.to("meta"),
         noise_columns=None if noise is None else noise.to("meta"),
     )
@@ -326,7 +333,8 @@ def test_other_devices_read_what_the_cpu_reads(adc: dict[str, Any] | None, monke
     x = inputs(500, 40)
     matrix.reads.begin("batch")
     compiled = matrix(x)
-    monkeypatch.setattr(read, "_steps", lambda x: elementwise)
+    for module in (drive, read):
+        monkeypatch.setattr(module, "steps", lambda x: elementwise)
     matrix.reads.begin("batch")
     differs = (matrix(x) - compiled).abs() > 1e-5 * compiled.abs().max()
     assert int(differs.sum()) <= (0 if adc is None else 5)
