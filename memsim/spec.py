@@ -135,6 +135,33 @@ class Programming(Section):
     cycling: Cycling | None = None
 
 
+Fraction = Annotated[float, Within(0, 1)]
+
+
+class Faults(Section):
+    """Cells and lines that do not work, as fractions of all."""
+
+    stuck_lrs: Fraction = 0.0
+    stuck_hrs: Fraction = 0.0
+    dead_rows: Fraction = 0.0
+    dead_cols: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _a_cell_is_stuck_once(self) -> Faults:
+        if self.stuck_lrs + self.stuck_hrs > 1:
+            raise problem("with stuck_lrs more than all cells are stuck", key="stuck_hrs")
+        return self
+
+
+class Retention(Section):
+    """How long before the reads the cells were programmed, and how they drift. Not fitted to measurements."""
+
+    age_seconds: Annotated[float, Within(low=0)]
+    exponent: Annotated[float, Within(0, 1)] = 0.005
+    exponent_std: Annotated[float, Within(0, 1)] = 0.0
+    reference_seconds: Annotated[float, Within(above=0)] = 1.0
+
+
 class ReadNoise(Section):
     """Johnson and shot noise of a read. The scales multiply the standard deviations; 1 is physics."""
 
@@ -180,7 +207,8 @@ class HardwareSpec(Section):
     programming: Programming = Programming()
     read_noise: ReadNoise | None = ReadNoise()
     read_disturb: None = None
-    faults: None = None
+    faults: Faults | None = None
+    retention: Retention | None = None
     digital: Names = ("output*", "frontend.*")  # as in arXiv 2505.24721
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
 
@@ -192,6 +220,13 @@ class HardwareSpec(Section):
                 " (for inputs that are not quantised write dac: {bits: none})",
                 key="dac",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ideal_cells_do_not_fail(self) -> HardwareSpec:
+        for key in ("faults", "retention"):
+            if self.cell == "ideal" and getattr(self, key) is not None:
+                raise problem("ideal cells neither fail nor drift; name a device as cell, or write none", key=key)
         return self
 
     def __hash__(self) -> int:
@@ -236,7 +271,8 @@ class HardwareSpec(Section):
     def digital_twin(self) -> HardwareSpec:
         """The quantised digital result of the same spec: its weights and DAC, and everything after them exact."""
         spec = self.to_dict()
-        exact: dict[str, Any] = {"cell": "ideal", "adc": None, "gain_per_ampere": "calibrated", "read_noise": None}
+        exact: dict[str, Any] = {"cell": "ideal", "gain_per_ampere": "calibrated"}
+        exact |= dict.fromkeys(("adc", "read_noise", "faults", "retention"))
         kept = [{key: o[key] for key in ("match", "weights", "dac") if key in o} for o in spec["overrides"]]
         twin = spec | exact | {"name": f"{self.name} (digital)", "programming": {}, "overrides": kept}
         return _build(Config.from_mapping(twin, f"hardware {self.name}"))
@@ -262,10 +298,8 @@ NOT_BUILT: dict[str, Container[object] | None] = {
     "programming.scheme": ("write_verify", "incremental_reset"),
     "programming.relaxation": None,
     "read_disturb": None,
-    "faults": None,
     "wire_ohms": None,
     "cost": None,
-    "age_seconds": None,
 }
 
 _SCHEMA = Schema(HardwareSpec, NOT_BUILT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memsim.cli import options
+from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs
 from memsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,16 +100,17 @@ def command(
         spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
     from memsim.evaluate import evaluate, prepare
     from memsim.nn.mapping import mapping_of
-    from memsim.nn.plan import unmatched_globs
 
     device = options.choose_device(compute)
     subject = prepare(opened, spec=spec, seed=seed, reference=open_checkpoint(reference)[0] if reference else None)
     if opened.kind == "mapped" and not quiet:
         how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
         say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
-    if opened.kind != "mapped" and not quiet:  # a mapped file does not know what its globs kept digital
-        for glob in unmatched_globs(mapping_of(subject.digital).plan, subject.spec):
-            warn(f"hardware {subject.spec.name}: {glob}: matches no layer")
+    if not quiet:
+        plan = mapping_of(subject.digital).plan
+        if opened.kind != "mapped":  # a mapped file does not know what its globs kept digital
+            warn_of_globs(plan, subject.spec)
+        warn_of_disturbing_reads(plan, subject.spec)
     with pass_progress(quiet) as progress:
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
     if not quiet:

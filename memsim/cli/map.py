@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memsim.cli import options
+from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs
 
 if TYPE_CHECKING:
     from memsim.checkpoint import Checkpoint
@@ -76,7 +77,9 @@ def command(
 
     plan = plan_checkpoint(opened, spec, Selection(include or (), exclude or ()))
     quiet = quiet or str(json_file) == "-"
-    _warn_of_globs(plan, spec, quiet)
+    if not quiet:
+        warn_of_globs(plan, spec)
+        warn_of_disturbing_reads(plan, spec)
     if dry_run:
         _report(opened, spec, plan, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
         return
@@ -105,14 +108,6 @@ def command(
             f"{len(mapped.uncalibrated)} layers are uncalibrated: the checkpoint holds no input statistics, "
             f"so converter ranges are open; {remedy}"
         )
-
-
-def _warn_of_globs(plan: Plan, spec: HardwareSpec, quiet: bool) -> None:
-    from memsim.cli.progress import warn
-    from memsim.nn.plan import unmatched_globs
-
-    for glob in () if quiet else unmatched_globs(plan, spec):
-        warn(f"hardware {spec.name}: {glob}: matches no layer")
 
 
 def _calibrate(opened: Checkpoint, data: str, root: Path | None, seed: int) -> dict[str, InputStatistics]:

@@ -49,9 +49,7 @@ class MemristorCell:
     @property
     def dark_total(self) -> Tensor:
         """[] r_pos + r_neg of a pair that conducts nothing at 0 V; real pairs stay below it (0.3 to 1.7 of 1.78)."""
-        zero = torch.zeros((), dtype=torch.float64, device=self.device.device)
-        llrs, hhrs = self.device.llrs_conductance_siemens(zero), self.device.hhrs_conductance_siemens(zero)
-        return 2 * llrs / (llrs - hhrs)
+        return 2 * dark_state(self.device)
 
     def noise_variances(self, u: Tensor, noise: ReadNoise) -> tuple[Tensor, Tensor]:
         """(variance of a pair at `dark_total`, what each unit of r_pos + r_neg below it adds), as `u`, in signal units.
@@ -74,6 +72,13 @@ class MemristorCell:
         hhrs = self.device.hhrs_conductance_siemens(volts)
         slope = per_siemens * (llrs - hhrs)
         return 2 * per_siemens * llrs - self.dark_total * slope, slope
+
+
+def dark_state(device: DeviceModel) -> Tensor:
+    """[] the r of a cell that conducts nothing at 0 V, and at -0.6 V 3 % of an LRS cell; float64."""
+    zero = torch.zeros((), dtype=torch.float64, device=device.device)
+    llrs, hhrs = device.llrs_conductance_siemens(zero), device.hhrs_conductance_siemens(zero)
+    return llrs / (llrs - hhrs)
 
 
 def fit_gain(inputs: Tensor, products: Tensor, weights: Tensor) -> float:

@@ -13,6 +13,7 @@ from memsim import rng
 from memsim.crossbar import convert, encode
 from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
 from memsim.crossbar.convert import AdcErrors
+from memsim.crossbar.damage import age, break_cells
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.program import mean_window, program
 from memsim.crossbar.read import ClipCounts, Operator, split_planes
@@ -105,7 +106,13 @@ class MappedMatrix(nn.Module):
         states = None
         if spec.cell != "ideal":
             generator = rng.generator(seed, name, "programming", device=levels.device)
-            states = program(levels, tiling_of(levels, spec), spec.programming, _device(spec, levels), generator)
+            tiling, device = tiling_of(levels, spec), _device(spec, levels)
+            states = program(levels, tiling, spec.programming, device, generator)
+            if spec.retention is not None:
+                states = age(states, spec.retention, rng.generator(seed, name, "retention", device=levels.device))
+            if spec.faults is not None:
+                faults = rng.generator(seed, name, "faults", device=levels.device)
+                states = break_cells(states, spec.faults, tiling, device, faults)
         matrix = cls(name, spec, levels, scale, states)
         shape = (matrix.tiling.row_tiles, matrix.tiling.planes, len(levels))
         errors = AdcErrors.draw(spec.adc, shape, rng.generator(seed, name, "converters", device=levels.device))

@@ -1,16 +1,19 @@
 """One memristor: its model's parameters and current equations, its cells, and how a population of them is drawn."""
 
 from memsim.device.cells import Cells, RandomCycling, program_cells
-from memsim.device.features import draw_states, state_means
+from memsim.device.features import draw_states, fraction_below, state_means
 from memsim.device.file import load_device, save_device
-from memsim.device.model import DeviceModel
+from memsim.device.model import UR, US, DeviceModel
 from memsim.device.noise import read_noise_std_amperes
 
 __all__ = [
+    "UR",
+    "US",
     "Cells",
     "DeviceModel",
     "RandomCycling",
     "draw_states",
+    "fraction_below",
     "load_device",
     "program_cells",
     "read_noise_std_amperes",

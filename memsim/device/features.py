@@ -139,9 +139,25 @@ def state_means(device: DeviceModel, history: History = "stationary", order: int
     return mean(LRS), mean(HRS)
 
 
+def fraction_below(
+    device: DeviceModel, feature: int, value: float, history: History = "stationary", order: int | None = None
+) -> float:
+    """The fraction of cells whose `feature` (US or UR in volts, LRS in ohms, HRS in log10 ohms) is below `value`.
+
+    Given x the feature is Gaussian within a component of the mixture; a trapezoid rule over x, float64.
+    """
+    law = _state_law(device, feature, history, order)
+    x = torch.linspace(-8, 8, 801, dtype=torch.float64, device=device.device)
+    density = torch.exp(-x.square() / 2)
+    components = torch.arange(device.mixture_weights.numel(), device=device.device)
+    mean, spread = law.moments(components.repeat_interleave(len(x)), x.repeat(len(components)))
+    below = torch.special.ndtr((value - mean) / spread).view(len(components), -1) @ (density / density.sum())
+    return float(below @ device.mixture_weights.double() / device.mixture_weights.double().sum())
+
+
 @dataclass(frozen=True)
 class _StateLaw:
-    """How one feature (HRS or LRS) of a fresh cell, and with it the state r, follows from two normals.
+    """How one feature of a fresh cell (and, of HRS or LRS, the state r) follows from two normals.
 
     y = mu + sigma g(x) where (mu, sigma) is Gaussian within a component. Given x, y is therefore Gaussian too, with
     mean m_mu + m_sigma g and, [[a, 0], [b, c]] being the Cholesky factor of (mu, sigma), standard deviation
@@ -155,11 +171,15 @@ class _StateLaw:
 
     def __call__(self, component: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """States r [n] from components [n] (int64) and standard normals x and z [n], in the dtype of `x`."""
+        mean, spread = self.moments(component, x)
+        y = mean.addcmul_(spread, z)
+        return self.device.state_of_resistance(torch.pow(10.0, y) if self.feature == HRS else y)
+
+    def moments(self, component: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, standard deviation), [n] each, of the feature given components [n] (int64) and x [n]."""
         m_mu, m_sigma, a, b, c = (row.index_select(0, component) for row in self.table.to(x.dtype))
         g = polynomial(self.device.gamma[self.feature], x * self.x_std)
-        spread = torch.hypot(a.addcmul_(b, g), c.mul_(g))
-        y = m_mu.addcmul_(m_sigma, g).addcmul_(spread, z)
-        return self.device.state_of_resistance(torch.pow(10.0, y) if self.feature == HRS else y)
+        return m_mu.addcmul_(m_sigma, g), torch.hypot(a.addcmul_(b, g), c.mul_(g))
 
 
 @lru_cache(maxsize=32)

@@ -181,3 +181,11 @@ def test_a_mapped_file_is_not_mapped_again(memsim, foreign):
     done = memsim("map", "foreign.mapped.safetensors")
     assert done.status == 2
     assert "a mapped file; map takes an unmapped model" in done.err
+
+
+def test_reads_that_disturb_are_warned_of(memsim, foreign):
+    warning = "a read at 0.6 V SETs 11.13% of the HRS cells and moves 0.06% of the LRS cells"
+    assert warning in memsim("map", foreign, "--hardware", "paper", "--dry-run").err
+    assert "disturbs less" not in memsim("map", foreign, "--dry-run").err
+    assert memsim("map", foreign, "--hardware", "paper", "--dry-run", "--quiet") == (0, "", "")
+    assert memsim("map", foreign, "--hardware", "ideal", "--dry-run").err == ""

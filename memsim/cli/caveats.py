@@ -1,0 +1,35 @@
+"""What `map` and `eval` warn of before they begin: parts of a hardware spec that do nothing, or that do harm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memsim.nn.plan import Plan
+    from memsim.spec import HardwareSpec
+
+
+def warn_of_globs(plan: Plan, spec: HardwareSpec) -> None:
+    """Globs of the spec that match no layer of the checkpoint."""
+    from memsim.cli.progress import warn
+    from memsim.nn.plan import unmatched_globs
+
+    for glob in unmatched_globs(plan, spec):
+        warn(f"hardware {spec.name}: {glob}: matches no layer")
+
+
+def warn_of_disturbing_reads(plan: Plan, spec: HardwareSpec) -> None:
+    """Read voltages that change the cells they read, with the fraction of the cells."""
+    from memsim.cli.progress import warn
+    from memsim.crossbar.disturb import disturb_risk
+
+    specs = {spec.for_layer(layer.name) for layer in plan.mapped}
+    risks = {risk for resolved in specs if (risk := disturb_risk(resolved)) is not None}
+    for risk in sorted(risks, key=lambda risk: risk.volts):
+        if not risk.is_negligible:
+            ignored = "; read_disturb: none leaves that out" if spec.read_disturb is None else ""
+            warn(
+                f"hardware {spec.name}: a read at {risk.volts:g} V SETs {risk.hrs_set:.2%} of the HRS cells and moves "
+                f"{risk.lrs_reset:.2%} of the LRS cells{ignored}; a lower dac.vmax_volts or dac.polarity: two_phase "
+                "disturbs less"
+            )
