@@ -81,7 +81,7 @@ class WiredArrays:
             raise ValueError(f"wire_ohms is {wire_ohms}; it must be finite and at least 0")
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance is {tolerance}; it must lie between 0 and 1")
-        if vmax_volts > LARGEST_VMAX_VOLTS:
+        if wire_ohms > 0 and vmax_volts > LARGEST_VMAX_VOLTS:
             raise InputError(
                 f"wire_ohms: wires are solved for up to {LARGEST_VMAX_VOLTS} V, not for vmax_volts {vmax_volts:g}"
             )
