@@ -13,7 +13,8 @@ eigenvalue mu, is enough, and how far it is raised is taken as linear,
 
     phi_ij = psi_i sum_k beta_kj V_k,        beta_kj = w mu sum_l psi_l I_lj(1 V on row k, cells linearised)
 
-So a read is three matrix products. With linear cells, with a single row driven, or with wires of 0 ohm it is exact.
+So a read is three matrix products. It is exact with linear cells, with wires of 0 ohm and, but for the polynomials (to
+1e-4), with a single row driven.
 """
 
 from __future__ import annotations
