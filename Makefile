@@ -21,8 +21,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev   ## speed, as ratios to nn.Linear in the same run
-	$(BIN)/python -m tests.benchmarks
+bench: $(VENV)/.installed-dev   ## speed, as ratios to nn.Linear in the same run; make bench TABLES="reads scaling"
+	$(BIN)/python -m tests.benchmarks $(TABLES)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

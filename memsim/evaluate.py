@@ -213,11 +213,13 @@ def evaluate(
     if subject.full_precision is not None:
         full_precision = runner.score(subject.full_precision, "full precision")
     digital = runner.score(replace(recogniser, model=subject.digital), "digital")
+    mapping_of(subject.digital).release()
     results = []
     for trial in range(trials):
         chip = subject.chip(trial)
         results.append(runner.trial(replace(recogniser, model=chip), f"chip {trial + 1} of {trials}"))
         mapping = mapping_of(chip)
+        mapping.release()
     return Evaluation(
         subject.checkpoint,
         corpus,

@@ -13,11 +13,13 @@ from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.errors import InputError
+from memsim.nn.linear import MappedLinear
 from memsim.nn.mapping import ChipMapping, install, with_mapping
 from memsim.nn.plan import MappedLayer, Plan, Selection, plan_tensors
 from memsim.spec import HardwareSpec, load_hardware
 
 _MATRIX = ".matrix."
+_STATES = f"{_MATRIX}states"
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,21 @@ def map_checkpoint(
             "layer that is wanted on arrays; --dry-run lists them with the reasons"
         )
     tensors: dict[str, Tensor] = {}
-    stored = checkpoint.tensors(name for name in checkpoint.names if name.startswith(PREFIX))
+    source = checkpoint.tensors()
     if statistics is None:
-        statistics = statistics_from_tensors(stored)
+        statistics = statistics_from_tensors(source)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
     errors, uncalibrated = {}, []
-    weights = {f"{layer.name}.weight" for layer in plan.mapped}
     for layer in plan.mapped:
-        weight = checkpoint.tensors([f"{layer.name}.weight"])[f"{layer.name}.weight"]
+        weight = source.pop(f"{layer.name}.weight")
         matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name))
         tensors |= {f"{layer.name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
         errors[layer.name] = matrix.programming_error()
         if not matrix.is_calibrated:
             uncalibrated.append(layer.name)
         on_layer(layer)
-    rest = [name for name in checkpoint.names if name not in weights and not name.startswith(PREFIX)]
-    tensors |= checkpoint.tensors(rest)
+    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX)}
     carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
     metadata = carried | {
         "kind": "mapped",
@@ -89,31 +89,40 @@ def map_checkpoint(
 def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
     """A mapped checkpoint as a recogniser whose layers run on its arrays, and the statistics it carries.
 
+    Levels and cell states stay views of the file until their layer is read, which then checks them.
     Raises InputError when the file is not a mapped recogniser or its tensors do not fit together.
     """
     recogniser = skeleton(checkpoint)
     spec, bits = stored_spec(checkpoint)
-    tensors = checkpoint.tensors()
-    statistics = statistics_from_tensors(tensors)
-    matrices, layers = {}, []
-    for name, layer_bits in bits.items():
-        prefix = f"{name}{_MATRIX}"
-        own = {key[len(prefix) :]: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
-        bias = tensors.pop(f"{name}.bias", None)
+    on_arrays: dict[str, dict[str, Tensor]] = {name: {} for name in bits}
+    digital: dict[str, Tensor] = {}
+    for key, tensor in checkpoint.views().items():
+        if not key.endswith(_STATES):
+            checkpoint.require_finite(key, tensor)
+        name, _, part = key.rpartition(_MATRIX)
+        if name in on_arrays:
+            on_arrays[name][part] = tensor
+        else:
+            digital[key] = tensor
+    statistics = statistics_from_tensors(digital)
+    plan, installed = [], {}
+    for name, tensors in on_arrays.items():
+        bias = digital.pop(f"{name}.bias", None)
         try:
-            _require_linear(recogniser.model, name, own.get("levels"), bias)
-            layer = MappedLayer.make(name, tuple(own["levels"].shape), spec, layer_bits)
-            matrices[name] = MappedMatrix.from_tensors(name, layer.spec, own)
+            _require_linear(recogniser.model, name, tensors.get("levels"), bias)
+            layer = MappedLayer.make(name, tuple(tensors["levels"].shape), spec, bits[name])
+            matrix = MappedMatrix.from_tensors(name, layer.spec, tensors)
         except InputError as error:
             raise InputError(f"{checkpoint.path}: {error}") from None
-        install(recogniser.model, name, matrices[name], None if bias is None else bias.float())
-        layers.append(layer)
-    state = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items() if not n.startswith(PREFIX)}
-    installed = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
-    assign_state(recogniser.model, state | installed, str(checkpoint.path))
+        installed[name] = MappedLinear(matrix, None if bias is None else bias.float())
+        plan.append(layer)
+    install(recogniser.model, installed)
+    state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(PREFIX)}
+    mapped = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
+    assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = int(checkpoint.metadata.get("seed", "0"))
-    mapping = ChipMapping(Plan(tuple(layers), ()), spec, seed, matrices, Reads(seed))
-    with_mapping(recogniser.model, mapping)
+    matrices = {name: layer.matrix for name, layer in installed.items()}
+    with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed)))
     return recogniser, statistics
 
 

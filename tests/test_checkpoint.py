@@ -75,6 +75,19 @@ def test_a_foreign_file(path: Path) -> None:
     assert load_checkpoint(path).kind == "foreign"
 
 
+def test_views_are_of_the_file_and_unchecked(path: Path) -> None:
+    save_checkpoint(path, TENSORS | {"bad": torch.tensor([0, torch.nan])}, {})
+    before = path.read_bytes()
+    views = load_checkpoint(path).views()
+    assert set(views) == {*TENSORS, "bad"}
+    assert all(torch.equal(views[name], tensor) for name, tensor in TENSORS.items())
+    views["weight"].add_(1)
+    assert torch.equal(views["weight"], TENSORS["weight"] + 1)
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match=r"a\.safetensors: tensor bad holds NaN or Inf"):
+        load_checkpoint(path).require_finite("bad", views["bad"])
+
+
 def test_an_unknown_tensor(path: Path) -> None:
     save_checkpoint(path, TENSORS, {})
     with pytest.raises(InputError, match="bias"):

@@ -240,6 +240,7 @@ class MappedMatrix(nn.Module):
         if x.device.type == "cpu" and not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
             raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
         if self._operator is None:
+            self._require_finite_states()
             self._operator = self._make_operator()
         noisy = self._operator.noise_columns is not None
         noise_key = self.reads.noise_key(self.name) if noisy else 0
@@ -285,6 +286,15 @@ class MappedMatrix(nn.Module):
         if self.states is not None:
             return self.states[:, 0].float() - self.states[:, 1].float()
         return encode.to_planes(self.levels, bits_of(self.spec)).transpose(1, 2).float()
+
+    def release(self) -> None:
+        """Free what is kept between reads; the next read makes it anew, with the same result."""
+        self._operator = None
+
+    def _require_finite_states(self) -> None:
+        """Those of a mapped file were not looked at when it was loaded."""
+        if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
+            raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:  # type: ignore[no-untyped-def]
         self._operator = None  # it is made from the tensors that are replaced

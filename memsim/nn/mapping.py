@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix, Reads
@@ -60,6 +60,11 @@ class ChipMapping:
     def programming_errors(self) -> dict[str, float]:
         """By layer: ||programmed - intended|| / ||intended|| of its matrix (Frobenius)."""
         return {name: matrix.programming_error() for name, matrix in self.layers.items()}
+
+    def release(self) -> None:
+        """Free what the layers keep between reads; the next read makes it anew, with the same result."""
+        for matrix in self.layers.values():
+            matrix.release()
 
     def clip_rates(self) -> dict[str, ClipRate]:
         """Clip rates by layer since `reads.count_clips` was set."""
@@ -115,17 +120,17 @@ def map_model(
     plan = plan_modules(model, spec, Selection(include, exclude))
     statistics = {} if calibration is None else measure(model, calibration, seed=seed)
     chip = copy.deepcopy(model)
-    matrices = {}
+    layers = {}
     for layer in plan.mapped:
         linear = chip.get_submodule(layer.name)
         assert isinstance(linear, nn.Linear)
         weight = linear.weight.detach()
         if not torch.isfinite(weight).all():
             raise InputError(f"{layer.name}: its weight holds NaN or Inf")
-        matrices[layer.name] = MappedMatrix.from_weight(
-            layer.name, weight, layer.spec, seed, statistics.get(layer.name)
-        )
-        install(chip, layer.name, matrices[layer.name], linear.bias)
+        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name))
+        layers[layer.name] = MappedLinear(matrix, None if linear.bias is None else linear.bias.detach())
+    install(chip, layers)
+    matrices = {name: layer.matrix for name, layer in layers.items()}
     return with_mapping(chip, ChipMapping(plan, spec, seed, matrices, Reads(seed, trial)))
 
 
@@ -186,14 +191,13 @@ def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
     return chip.eval()
 
 
-def install(model: nn.Module, name: str, matrix: MappedMatrix, bias: Tensor | None) -> None:
-    """Put a mapped linear layer where the layer `name` was, under every name that shares it."""
-    replaced = model.get_submodule(name)
-    mapped = MappedLinear(matrix, None if bias is None else bias.detach())
+def install(model: nn.Module, layers: Mapping[str, MappedLinear]) -> None:
+    """Put `layers` where the layers of these names were, each under every name that shares it."""
+    replacements = {model.get_submodule(name): layer for name, layer in layers.items()}
     for alias, module in list(model.named_modules(remove_duplicate=False)):
-        if module is replaced:
+        if (layer := replacements.get(module)) is not None:
             parent, _, child = alias.rpartition(".")
-            setattr(model.get_submodule(parent), child, mapped)
+            setattr(model.get_submodule(parent), child, layer)
 
 
 def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dict[str, InputStatistics]:

@@ -1,21 +1,15 @@
-"""`make bench`: reads as ratios to nn.Linear in the same run, programming rates, and the paper-size model.
+"""`make bench`: speed, as ratios to nn.Linear in the same run where that says more than seconds. Tables and JSON.
 
-Prints tables and JSON.
+    python -m tests.benchmarks [TABLE...] [--json FILE]
 
-Timings are interleaved and medians are taken, as machines are shared and noisy. Threads: OMP_NUM_THREADS.
+Machines are shared and noisy: runs are interleaved and medians are taken. Threads: OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
@@ -23,110 +17,57 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-import memsim
-from memsim import rng
-from memsim.asr.corpora import load_corpus
-from memsim.asr.recogniser import build, load_model_config
-from memsim.asr.tokens import CharacterTokens
-from memsim.checkpoint import save_checkpoint
-from memsim.crossbar.encode import set_mask
-from memsim.crossbar.program import program
-from memsim.crossbar.tiling import Tiling
-from memsim.device import load_device
-from memsim.spec import Programming
+from tests.benchmarks.models import MANY_LAYERS, PAPER_SIZE
+from tests.benchmarks.peers import PROGRAMMING_OF_PEERS, READS_OF_PEERS
+from tests.benchmarks.programming import PROGRAMMING
+from tests.benchmarks.reads import READS
+from tests.benchmarks.scaling import SCALING
+from tests.benchmarks.timing import Benchmark, Row
 
-ROUNDS = 9
-NOISES: dict[str, dict[str, object]] = {
-    "none": {"read_noise": None},
-    "exact": {},
-    "bfloat16 variances": {"read_noise.variance_product": "bfloat16"},
+TABLES = {
+    "reads": READS,
+    "programming": PROGRAMMING,
+    "paper_size": PAPER_SIZE,
+    "many_layers": MANY_LAYERS,
+    "scaling": SCALING,
+    "peer_reads": READS_OF_PEERS,
+    "peer_programming": PROGRAMMING_OF_PEERS,
 }
 
 
-def seconds(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
+def shown(benchmark: Benchmark, rows: list[Row]) -> Table:
+    table = Table(title=f"{benchmark.title} ({torch.get_num_threads()} threads)", title_justify="left")
+    for column in benchmark.columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(text(row.get(column), format_) for column, format_ in benchmark.columns.items()))
+    return table
 
 
-def read_ratio(width: int, frames: int, bits: int, settings: dict[str, object]) -> float:
-    """Median time of a mapped width x width linear over nn.Linear's, 128 x 128 tiles, 8-bit DAC and ADC."""
-    model = nn.Sequential(nn.Linear(width, width))
-    x = torch.randn(frames, width)
-    spec = memsim.load_hardware("physical").with_settings(settings)
-    chip = memsim.map_model(model, spec, bits=bits, calibration=[x[:64]])
-    with torch.inference_mode():
-        chip(x), model(x)
-        ratios = []
-        for _ in range(ROUNDS):
-            plain = statistics.median(seconds(lambda: model(x)) for _ in range(5))
-            ratios.append(seconds(lambda: chip(x)) / plain)
-    return statistics.median(ratios)
-
-
-def programming_rate(scheme: str, config: Programming, weights: int) -> tuple[str, float]:
-    """Million cells a second of programming `weights` 3-bit weights."""
-    device = load_device("synaptogen")
-    width = int(weights**0.5)
-    levels = torch.randint(-3, 4, (width, width), dtype=torch.int8)
-    tiling = Tiling(128, 128, width, width, 3)
-    cells = set_mask(levels, 3).numel()
-    times = [seconds(lambda: program(levels, tiling, config, device, rng.generator(0))) for _ in range(3)]
-    return scheme, cells / statistics.median(times) / 1e6
-
-
-def paper_size() -> list[dict[str, object]]:
-    """`memsim map` and `memsim eval` of conformer-paper with random weights, as whole processes."""
-    architecture, config = load_model_config("conformer-paper")
-    tokens = CharacterTokens.from_texts(u.text for u in load_corpus("demo").utterances)
-    recogniser = build(architecture, config, tokens, "kaldi")
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as name:
-        source, mapped, result = (Path(name) / file for file in ("p.safetensors", "m.safetensors", "r.json"))
-        save_checkpoint(source, recogniser.model.state_dict(), {"kind": "model", **recogniser.metadata()})
-        memsim_ = [sys.executable, "-m", "memsim"]
-        map_ = [*memsim_, "map", source, "--bits", "3", "--calibrate", "demo", "-o", mapped, "--quiet"]
-        eval_ = [*memsim_, "eval", mapped, "--data", "demo", "--json", result, "--quiet"]
-        for command in (map_, eval_):
-            elapsed = seconds(lambda command=command: subprocess.run(list(map(str, command)), check=True))  # type: ignore[misc]
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-            rows.append({"command": command[3], "seconds": elapsed, "peak_gigabytes": peak})
-        weights = sum(m.weight.numel() for m in recogniser.model.blocks.modules() if isinstance(m, nn.Linear))
-        rows[0]["bytes_per_weight"] = mapped.stat().st_size / weights
-        rows[1]["real_time_factor"] = json.loads(result.read_text())["real_time_factor"]
-    return rows
+def text(value: object, format_: str) -> str:
+    """A cell of a table; lists are spaced, None is empty."""
+    if isinstance(value, list | tuple):
+        return " ".join(format(part, format_) for part in value)
+    return "" if value is None else format(value, format_)
 
 
 def main() -> None:
-    torch.manual_seed(0)
-    results: dict[str, list[dict[str, object]]] = {"read": [], "programming": []}
-    reads = Table(title=f"read, times nn.Linear ({torch.get_num_threads()} threads)", title_justify="left")
-    for column in ("shape", "frames", "bits", "read noise", "ratio"):
-        reads.add_column(column, justify="right")
-    for width, frames, bits in ((512, 256, 3), (512, 1024, 3), (512, 4096, 3), (512, 1024, 8), (384, 1024, 4)):
-        for noise, settings in NOISES.items():
-            ratio = read_ratio(width, frames, bits, settings)
-            results["read"].append({"width": width, "frames": frames, "bits": bits, "noise": noise, "ratio": ratio})
-            reads.add_row(f"{width} x {width}", f"{frames}", f"{bits}", noise, f"{ratio:.1f}")
-    rates = Table(title="programming", title_justify="left")
-    for column in ("scheme", "million cells/s"):
-        rates.add_column(column, justify="right")
-    cycled = Programming.model_validate({"cycling": {"rounds": 1, "pulses_per_round": 50}, "history": "zero"})
-    for scheme, config, weights in (("single pulse", Programming(), 1 << 22), ("50 random pulses", cycled, 1 << 17)):
-        name, rate = programming_rate(scheme, config, weights)
-        results["programming"].append({"scheme": name, "million_cells_per_second": rate})
-        rates.add_row(name, f"{rate:.1f}")
-    results["paper_size"] = paper_size()
-    sizes = Table(title="conformer-paper (42 M parameters), 3 bits, whole process", title_justify="left")
-    for column in ("command", "seconds", "peak GB (of either)", "bytes a weight", "real-time factor"):
-        sizes.add_column(column, justify="right")
-    for row in results["paper_size"]:
-        cells = (row.get(key) for key in ("seconds", "peak_gigabytes", "bytes_per_weight", "real_time_factor"))
-        sizes.add_row(str(row["command"]), *("" if cell is None else f"{cell:.2f}" for cell in cells))
-    Console().print(reads, rates, sizes)
-    print(json.dumps(results))
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="memsim's speed")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)} (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of all tables there")
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.tables) - set(TABLES)):
+        parser.error(f"no table {unknown[0]} (there are: {', '.join(TABLES)})")
+    console, results = Console(width=120), {}
+    for name in arguments.tables or TABLES:
+        results[name] = list(TABLES[name].rows())
+        console.print(shown(TABLES[name], results[name]))
+    text = json.dumps(results)
+    if arguments.json:
+        arguments.json.write_text(f"{text}\n")
+    else:
+        print(text)
 
 
 if __name__ == "__main__":

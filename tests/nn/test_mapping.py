@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from calls import growth_beyond_linear
 from torch import Tensor, nn
 
 import memsim
@@ -136,6 +137,16 @@ def test_noise_is_keyed_by_batch_and_not_by_chunk(monkeypatch: pytest.MonkeyPatc
     assert not torch.equal(outputs("b"), first)
     monkeypatch.setattr(read, "CHUNK_VALUES", 1)
     assert torch.equal(outputs("a"), first)
+
+
+def test_mapping_takes_work_that_grows_with_the_layers() -> None:
+    spec = {"base": "ideal", "weights": {"bits": 4, "scale_method": "minmax"}}
+
+    def mapping(layers: int) -> Callable[[], object]:
+        net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(layers)))
+        return lambda: memsim.map_model(net, spec)
+
+    assert abs(growth_beyond_linear(mapping, 20)) < 0.01
 
 
 CALIBRATIONS: dict[str, Callable[[], Any]] = {
