@@ -11,6 +11,9 @@ import torch
 
 from memsim.device import DeviceModel, load_device
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run in Python, on the CPU
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:

@@ -18,7 +18,7 @@ from numba import float32, int32, njit, uint32, uint64
 from torch import Tensor
 
 from memsim.crossbar.convert import Conversion
-from memsim.crossbar.noise import PHILOX_INCREMENTS, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, split_key
+from memsim.crossbar.noise import COSINE, PHILOX_INCREMENTS, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, SINE, split_key
 
 
 def look_up(
@@ -47,7 +47,7 @@ def digitise(
     spread = np.empty((0, 0, 0), np.float32) if variances is None else _numpy(variances.float())
     offsets = np.empty((0, 0), np.float32) if conversion.offsets is None else _numpy(conversion.offsets)
     key = (np.uint32(word) for word in split_key(noise_key))
-    weights = (worth * np.asarray(conversion.weights)).astype(np.float32)
+    weights = _numpy(worth * conversion.weights)
     adc = (conversion.max_code or 0, offsets, np.float32(conversion.bow))
     arrays = (_numpy(signals), spread, *key, first_frame, weights, *adc, product.detach().numpy())
     return _in_threads(lambda first, last: _digitise(*arrays, first, last), len(product))
@@ -89,8 +89,8 @@ _LOG = tuple(
         *(-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
     )
 )
-_SIN = tuple(np.float32(coefficient) for coefficient in (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
-_COS = tuple(np.float32(coefficient) for coefficient in (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568e-2))
+_SIN = tuple(np.float32(coefficient) for coefficient in SINE)
+_COS = tuple(np.float32(coefficient) for coefficient in COSINE)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _PER_WORD, _TURN_PER_WORD = np.float32(2.0**-32), np.float32(2 * math.pi * 2.0**-32)
 _LOG_2 = np.float32(math.log(2))

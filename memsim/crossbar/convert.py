@@ -20,24 +20,24 @@ _MSE_VALUES = 1 << 16  # of which an ADC's best range is found
 class Conversion:
     """How the signals of columns become numbers.
 
-    `weights` [row_tiles][planes]: what one code (or, without an ADC, one unit of signal) is worth in the sum, in units
+    `weights` [row_tiles, planes]: what one code (or, without an ADC, one unit of signal) is worth in the sum, in units
     of (weight 1 x full-scale input). `max_code` None: no ADC. `offsets` [row_tiles, columns] (codes) and
     `nonlinearity_codes`, the most by which the characteristic deviates from a straight line, are its errors.
     """
 
-    weights: list[list[float]]
+    weights: Tensor
     max_code: int | None = None
     offsets: Tensor | None = None
     nonlinearity_codes: float = 0.0
 
     @property
     def planes(self) -> int:
-        return len(self.weights[0])
+        return self.weights.shape[1]
 
     @property
     def per_output(self) -> int:
         """Conversions for each output and phase."""
-        return 0 if self.max_code is None else len(self.weights) * self.planes
+        return 0 if self.max_code is None else self.weights.numel()
 
     @property
     def bow(self) -> float:

@@ -1,6 +1,6 @@
 """The steps of a read before and after its matrix products, in torch operations: they run on any device.
 
-`compiled` has the same two functions for CPUs.
+`compiled` has the same two functions for CPUs, and `fused` the second one with the products for GPUs.
 """
 
 from __future__ import annotations
@@ -66,5 +66,5 @@ def digitise(
         signals.clamp_(-conversion.max_code, conversion.max_code)
     for codes, weights in zip(signals, conversion.weights, strict=True):
         for plane, weight in enumerate(weights):
-            product.add_(codes[:n, plane * out_features : (plane + 1) * out_features], alpha=worth * weight)
+            product.addcmul_(codes[:n, plane * out_features : (plane + 1) * out_features], weight, value=worth)
     return clipped

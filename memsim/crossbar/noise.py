@@ -5,7 +5,8 @@ device and by however many threads a read is done. Philox 4x32-10 (Salmon et al.
 modulo a quarter of the columns, frame, row tile, 0) into four words, and Box and Muller's transform turns each two of
 them into two normals, for the four columns that lie a quarter apart. With 32-bit words they reach 6.8 deviations.
 
-This is the definition, in torch operations for any device; `compiled` has the same for CPUs, ten times as fast.
+This is the definition, in torch operations for any device; `compiled` has the same for CPUs, ten times as fast, and
+`fused` for GPUs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 PHILOX_ROUNDS = 10
 LOW_32 = 0xFFFFFFFF
+SINE = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
+COSINE = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568e-2)
+"""Polynomials of the compiled versions, good to the last bits of a float32 within an eighth of a turn (coefficients of
+the Cephes library's single-precision functions, S. L. Moshier)."""
 
 
 def split_key(key: int) -> tuple[int, int]:

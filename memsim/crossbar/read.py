@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from memsim import rng
 from memsim.crossbar import convert
 from memsim.crossbar.convert import AdcErrors, Conversion
-from memsim.crossbar.drive import Drive, Phase, steps
+from memsim.crossbar.drive import Drive, steps
 from memsim.spec import CalibratedAdc, FixedAdc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
@@ -79,7 +80,7 @@ class Operator:
             noise = None if below_dark is None else torch.einsum("p,pio->io", worth.square(), below_dark)[None]
             constant = worth.square().sum().expand(1, 1, out_features)
             noise_columns = _with_constant(noise, constant, drive.noise)
-            return cls(drive, out_features, _aligned(columns), noise_columns, Conversion([[1.0]]))
+            return cls(drive, out_features, _aligned(columns), noise_columns, Conversion(columns.new_ones(1, 1)))
         assert adc_range is not None  # a calibrated matrix has one for its ADC
         columns = split_planes(difference, rows)
         code, max_code = convert.adc_steps(adc, adc_range.expand(len(columns), planes))
@@ -91,7 +92,7 @@ class Operator:
         columns = (columns * codes_per_signal).flatten(2)
         noise = None if below_dark is None else (split_planes(below_dark, rows) * codes_per_signal.square()).flatten(2)
         noise_columns = _with_constant(noise, codes_per_signal.square().flatten(2), drive.noise)
-        conversion = Conversion((code * worth).tolist(), max_code, offsets, adc.nonlinearity_codes)
+        conversion = Conversion(code * worth, max_code, offsets, adc.nonlinearity_codes)
         return cls(drive, out_features, _aligned(columns), noise_columns, conversion)
 
     def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None) -> Tensor:
@@ -99,7 +100,7 @@ class Operator:
 
         `noise_key` (64 bits) is the key of the read noise, where there is any.
         """
-        tiles, _, width = self.columns.shape
+        tiles, rows, width = self.columns.shape
         values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
         chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
         product = x.new_zeros(len(x), self.out_features)
@@ -107,8 +108,9 @@ class Operator:
         for first in range(0, len(x), chunk):
             part, out = x[first : first + chunk], product[first : first + chunk]
             for phase, key in zip(self.drive.phases, keys, strict=True):
-                signals, variances, dac_clipped = self._columns(part, phase)
-                adc_clipped = steps(x).digitise(signals, variances, key, first, self.conversion, phase.worth, out)
+                # Rows and frames that are added read 0 V: no signal, and (see dark_total) no noise without a cell.
+                signals, noise_terms, dac_clipped = self.drive(phase, _whole_blocks(part), rows)
+                adc_clipped = self._add(signals, noise_terms, key, first, phase.worth, out)
                 if clips is not None:
                     clips.dac_clipped = clips.dac_clipped + dac_clipped
                     clips.adc_clipped = clips.adc_clipped + adc_clipped
@@ -118,15 +120,47 @@ class Operator:
             clips.adc_total += phases * self.conversion.per_output * product.numel()
         return product
 
-    def _columns(self, x: Tensor, phase: Phase) -> tuple[Tensor, Tensor | None, Tensor | int]:
-        """Column signals [row_tiles, n in whole blocks, columns] of inputs [n, in], variances of their noise; clips."""
-        # Rows and frames that are added read 0 V: no signal, and (see dark_total) no noise without a cell.
-        signals, noise_terms, clipped = self.drive(phase, _whole_blocks(x), self.columns.shape[1])
+    def _add(
+        self,
+        signals: Tensor,
+        noise_terms: Tensor | None,
+        noise_key: int,
+        first_frame: int,
+        worth: float,
+        product: Tensor,
+    ) -> Tensor | int:
+        """Multiply, convert and add up in `product` [n, out] what is on the rows; returns the conversions clipped."""
+        rest = (noise_key, first_frame, self.conversion, worth, product)
+        clipped: Tensor | int | None = None
+        is_bare = self.noise_columns is None and self.conversion.max_code is None  # nothing to fuse the product with
+        if not is_bare and (fused := _fused(signals)) is not None:
+            clipped = fused.multiply_and_digitise(signals, noise_terms, self.columns, self.noise_columns, *rest)
+        if clipped is None:
+            clipped = steps(signals).digitise(*self._columns(signals, noise_terms), *rest)
+        assert clipped is not None
+        return clipped
+
+    def _columns(self, signals: Tensor, noise_terms: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Column signals [row_tiles, n, columns] of what is on the rows, and the variances of their noise."""
         variances = None
         if self.noise_columns is not None:
             assert noise_terms is not None  # the drive has the noise of the columns
             variances = torch.bmm(noise_terms.to(self.noise_columns.dtype), self.noise_columns)
-        return torch.bmm(signals, self.columns), variances, clipped
+        return torch.bmm(signals, self.columns), variances
+
+
+def _fused(x: Tensor) -> ModuleType | None:
+    """The module that does the matrix products, too, where `x` is; None where there is none."""
+    return _triton() if x.device.type == "cuda" else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    try:
+        from memsim.crossbar import fused
+    except ImportError:
+        return None
+    return fused
 
 
 @cache

@@ -35,6 +35,13 @@ def small_matrix(spec: HardwareSpec, out_features: int = 3, in_features: int = 5
     return MappedMatrix.from_weight("layer", weight, spec, seed, statistics_of(x))
 
 
+def columns_of(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What the first phase of inputs [n, in] puts on the columns, and the variances of its noise."""
+    operator = matrix._make_operator()
+    signals, noise_terms, _ = operator.drive(operator.drive.phases[0], x, operator.columns.shape[1])
+    return operator._columns(signals, noise_terms)
+
+
 def fractions(matrix: MappedMatrix, x: Tensor) -> Tensor:
     """Inputs as fractions of full scale, float64, through the DAC of the spec."""
     dac, x = matrix.spec.dac, x.double()

@@ -203,7 +203,7 @@ def test_nonlinearity_bends_by_so_many_codes() -> None:
     operator = bent._make_operator()
     t = torch.linspace(-1, 1, 2001)[None, :, None]
     product = torch.zeros(2001, 1)
-    conversion = convert.Conversion([[1.0]], 2047, None, 40.0)
+    conversion = convert.Conversion(torch.ones(1, 1), 2047, None, 40.0)
     elementwise.digitise(t * 2047, None, 0, 0, conversion, 1.0, product)
     deviation = product.flatten() - t.flatten() * 2047
     assert float(deviation.max()) == pytest.approx(40, abs=1)

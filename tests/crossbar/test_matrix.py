@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossbar.by_hand import small_matrix, spec_of, statistics_of
+from crossbar.by_hand import columns_of, small_matrix, spec_of, statistics_of
 from memsim import load_hardware
 from memsim.crossbar import encode
 from memsim.crossbar.convert import dac_codes
@@ -297,8 +297,7 @@ def test_calibration_hits_the_adc_range_that_the_read_needs() -> None:
     matrix.reads.count_clips = True
     matrix(x)
     assert int(matrix.clips.adc_clipped) == 0
-    operator = matrix._make_operator()
-    codes = operator._columns(x, operator.drive.phases[0])[0][:, :24, :9].round().unflatten(2, (3, 3))
+    codes = columns_of(matrix, x)[0][:, :, :9].round().unflatten(2, (3, 3))
     torch.testing.assert_close(codes.abs().amax((0, 1, 3)), torch.full((3,), 127.0))
 
 

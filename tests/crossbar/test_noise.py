@@ -49,7 +49,8 @@ def test_compiled_code_draws_the_same_numbers() -> None:
     key, shape = 0x0123456789ABCDEF, (3, 500, 512)
     signals, ones = torch.zeros(shape), torch.ones(shape)
     for tile in range(shape[0]):
-        only = [[float(t == tile)] for t in range(shape[0])]
+        only = torch.zeros(shape[0], 1)
+        only[tile] = 1
         product = torch.zeros(500, 512)
         compiled.digitise(signals, ones, key, 1000, Conversion(only), 1.0, product)
         expected = standard_normals(key, 1000, shape, CPU)[tile]
@@ -119,7 +120,7 @@ def test_digitising(erring: bool, noisy: bool, max_code: int | None) -> None:
     variances = torch.rand(2, 96, 32, generator=generator) if noisy else None
     if variances is not None:
         variances[0, :, 3] = -1e-9  # rounding may leave it there: no noise, and no NaN
-    conversion = Conversion([[1.0, 2.0], [0.5, 1.25]], max_code)
+    conversion = Conversion(torch.tensor([[1.0, 2.0], [0.5, 1.25]]), max_code)
     if erring and max_code is not None:
         offsets = torch.randn(2, 32, generator=generator)
         conversion = dataclasses.replace(conversion, offsets=offsets, nonlinearity_codes=-1.5)
@@ -135,7 +136,7 @@ def test_rounding_is_to_even() -> None:
     """As the torch operations do; a converter that rounds halves away from zero would be biased by offsets of one."""
     halves = torch.arange(-8, 8).add(0.5).view(1, 1, 16)
     product = torch.zeros(1, 16)
-    compiled.digitise(halves, None, 0, 0, Conversion([[1.0]], 100), 1.0, product)
+    compiled.digitise(halves, None, 0, 0, Conversion(torch.ones(1, 1), 100), 1.0, product)
     assert torch.equal(product, halves[0].round())
 
 

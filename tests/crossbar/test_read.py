@@ -7,6 +7,7 @@ import itertools
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,19 +15,17 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
+from crossbar.by_hand import column_signals, columns_of, in_weights_and_inputs, shift_add, small_matrix, spec_of
 from memsim.crossbar import drive, elementwise, read
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.nn.linear import MappedLinear
 
 FIXED = {"range": "fixed", "precision_bits": 4, "range_bits": 3}
 CALIBRATED = {"range": "calibrated", "bits": 6}
 FINE = {"range": "calibrated", "bits": 16, "method": "max"}
-
-
-def columns_of(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
-    operator = matrix._make_operator()
-    return operator._columns(x, operator.drive.phases[0])
+ERRING = {**CALIBRATED, "gain_error": 0.02, "offset_error_codes": 0.5, "nonlinearity_codes": 0.5}
+TWO_PHASE = {"bits": 8, "polarity": "two_phase", "slice_bits": 4}
 
 
 def inputs(n: int, features: int = 5, seed: int = 7) -> Tensor:
@@ -161,7 +160,8 @@ def test_noise_is_drawn_for_every_tile_and_plane() -> None:
     tiles, _, planes, out_features = variance.shape
     codes = torch.zeros(tiles, FRAMES, planes, out_features, dtype=torch.float64)
     for tile, plane in itertools.product(range(tiles), range(planes)):
-        only = [[float((t, p) == (tile, plane)) for p in range(planes)] for t in range(tiles)]
+        only = torch.zeros(tiles, planes)
+        only[tile, plane] = 1
         conversion = dataclasses.replace(operator.conversion, weights=only)
         codes[tile, :, plane] = dataclasses.replace(operator, conversion=conversion).read(x, 3)
     assert matrix.adc_range is not None
@@ -205,7 +205,7 @@ def test_the_deviation_of_every_column_is_that_of_its_cells(product: str, rms: f
     noise = {"shot_scale": 30.0, "johnson_scale": 30.0, "variance_product": product}  # many steps of the ADC
     matrix = small_matrix(spec_of(3, 32, adc=FINE, read_noise=noise), 20, 60)
     x = inputs(64, 60)
-    _, variances, _ = columns_of(matrix, x)
+    _, variances = columns_of(matrix, x)
     assert variances is not None
     deviation = variances[:, :, :40].double().sqrt().unflatten(2, (2, 20))
     _, variance = column_signals(matrix, x)
@@ -296,33 +296,46 @@ def test_reads_leave_their_input_alone() -> None:
 # Devices
 
 
-@pytest.mark.parametrize("adc", [None, CALIBRATED], ids=["none", "calibrated"])
-@pytest.mark.parametrize("dac", [{"bits": 8}, {"bits": None}], ids=["8 bits", "voltages"])
+@pytest.mark.parametrize("adc", [None, CALIBRATED, ERRING], ids=["none", "calibrated", "erring"])
+@pytest.mark.parametrize("dac", [{"bits": 8}, {"bits": None}, TWO_PHASE], ids=["8 bits", "voltages", "two phases"])
 @pytest.mark.parametrize("noise", [None, {}], ids=["noiseless", "noisy"])
-def test_a_read_never_waits_for_its_device(
-    noise: dict[str, Any] | None, dac: dict[str, Any], adc: dict[str, Any] | None
+def test_a_layer_never_waits_for_its_device(
+    noise: dict[str, Any] | None, dac: dict[str, Any], adc: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meta tensors have no values: whatever asked for one, moved one to the CPU or made one there would fail."""
     matrix = small_matrix(spec_of(3, 16, adc=adc, dac=dac, read_noise=noise), 20, 40)
-    clips = read.ClipCounts()
-    x = torch.empty(231, 40, device="meta")
-    y = _on_meta(matrix._make_operator()).read(x, 3, clips)
-    assert (y.shape, y.device.type) == ((231, 20), "meta")
-    assert isinstance(clips.dac_clipped, Tensor)
-    assert clips.dac_clipped.device.type == "meta"
+    operator = _on_meta(matrix._make_operator())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta tensors
+    layer = MappedLinear(matrix, torch.zeros(20)).to("meta")
+    matrix._operator = operator
+    matrix.reads.count_clips = True
+    y = layer(torch.empty(7, 33, 40, device="meta", dtype=torch.bfloat16))
+    assert (y.shape, y.device.type, y.dtype) == ((7, 33, 20), "meta", torch.bfloat16)
+    for clipped in (matrix.clips.dac_clipped, matrix.clips.adc_clipped):
+        assert isinstance(clipped, Tensor)
+        assert clipped.device.type == "meta"
 
 
 def _on_meta(operator: read.Operator) -> read.Operator:
     driven, noise = operator.drive, operator.noise_columns
     assert isinstance(driven.cell, MemristorCell)
     cell = dataclasses.replace(driven.cell, device=driven.cell.device.to("meta"))
-    (phase,) = driven.phases
-    tables = None if phase.tables is None else tuple(table.to("meta") for table in phase.tables)
+    phases = ()
+    for phase in driven.phases:
+        tables = None if phase.tables is None else tuple(table.to("meta") for table in phase.tables)
+        phases += (dataclasses.replace(phase, tables=tables),)
+    offsets = operator.conversion.offsets
+    conversion = dataclasses.replace(
+        operator.conversion,
+        weights=operator.conversion.weights.to("meta"),
+        offsets=None if offsets is None else offsets.to("meta"),
+    )
     return dataclasses.replace(
         operator,
-        drive=dataclasses.replace(driven, cell=cell, phases=(dataclasses.replace(phase, tables=tables),)),
+        drive=dataclasses.replace(driven, cell=cell, phases=phases),
         columns=operator.columns.to("meta"),
         noise_columns=None if noise is None else noise.to("meta"),
+        conversion=conversion,
     )
 
 
