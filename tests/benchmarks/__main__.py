@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks import cuda
 from tests.benchmarks.models import MANY_LAYERS, PAPER_SIZE
 from tests.benchmarks.peers import PROGRAMMING_OF_PEERS, READS_OF_PEERS
 from tests.benchmarks.programming import PROGRAMMING
@@ -31,6 +32,7 @@ TABLES = {
     "paper_size": PAPER_SIZE,
     "many_layers": MANY_LAYERS,
     "scaling": SCALING,
+    "cuda_reads": Benchmark("reads on CUDA, 4096 x 4096, 8192 frames", cuda.COLUMNS, cuda.rows),
     "peer_reads": READS_OF_PEERS,
     "peer_programming": PROGRAMMING_OF_PEERS,
 }

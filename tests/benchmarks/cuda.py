@@ -16,14 +16,10 @@ from torch import nn
 
 import memsim
 from memsim.crossbar import read
+from tests.benchmarks.reads import NOISES
 
 WIDTH, FRAMES = 4096, 8192
 ROUNDS = 9
-NOISES: dict[str, dict[str, object]] = {
-    "without noise": {"read_noise": None},
-    "exact noise": {},
-    "bfloat16 variances": {"read_noise.variance_product": "bfloat16"},
-}
 WAYS = {
     "Triton": nullcontext,
     "torch operations": lambda: mock.patch.object(read, "_fused", return_value=None),
