@@ -9,7 +9,6 @@ exists. Where there is no ADC nothing needs tiles and planes apart, and they are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from memsim.crossbar import convert
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.noise import BlockNormals
 from memsim.crossbar.tiling import split_rows
+from memsim.memory import keep_freed_memory
 from memsim.spec import CalibratedAdc, Dac, FixedAdc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
@@ -114,19 +114,19 @@ class Operator:
         drive: Drive,
         difference: Tensor,
         below_dark: Tensor | None,
+        worth: Tensor,
         rows: int,
         adc: CalibratedAdc | FixedAdc | None,
         adc_range: Tensor | None,
     ) -> Operator:
         """From `difference` r_pos - r_neg and (for read noise) `below_dark`, dark_total - r_pos - r_neg.
 
-        Each is [planes, in, out].
+        Each is [planes, in, out]; `worth` [planes] is what a plane counts in the sum.
 
         `adc_range` [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x full-scale input).
         """
-        _keep_freed_memory()
+        keep_freed_memory()
         planes, _, out_features = difference.shape
-        worth = 2.0 ** torch.arange(planes, device=difference.device)  # of a plane
         if adc is None:
             columns = torch.einsum("p,pio->io", worth, difference)[None]
             noise = None if below_dark is None else torch.einsum("p,pio->io", worth.square(), below_dark)[None]
@@ -192,16 +192,6 @@ class Operator:
             for plane, weight in enumerate(weights):
                 columns = slice(plane * self.out_features, (plane + 1) * self.out_features)
                 product.add_(tile_codes[: len(product), columns], alpha=weight)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have glibc keep the megabytes that a chunk frees for the next, in place of faulting them in anew: a third faster.
-
-    Its allocator holds on to freed memory by the size of the largest block (up to 32 MB) that it saw freed; this one is
-    never touched. Other allocators take no notice.
-    """
-    torch.empty(30 << 20, dtype=torch.uint8)
 
 
 def split_planes(cells: Tensor, rows: int) -> Tensor:

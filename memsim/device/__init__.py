@@ -1,6 +1,6 @@
 """One memristor: its model's parameters and current equations, its cells, and how a population of them is drawn."""
 
-from memsim.device.cells import Cells, RandomCycling, program_cells
+from memsim.device.cells import Cells, draw_cycling_volts, pulse_cells
 from memsim.device.features import draw_states, state_means
 from memsim.device.file import load_device, save_device
 from memsim.device.model import DeviceModel
@@ -9,10 +9,10 @@ from memsim.device.noise import read_noise_std_amperes
 __all__ = [
     "Cells",
     "DeviceModel",
-    "RandomCycling",
+    "draw_cycling_volts",
     "draw_states",
     "load_device",
-    "program_cells",
+    "pulse_cells",
     "read_noise_std_amperes",
     "save_device",
     "state_means",

@@ -8,6 +8,7 @@ Timings are interleaved and medians are taken, as machines are shared and noisy.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import statistics
@@ -31,11 +32,10 @@ from memsim.asr.corpora import load_corpus
 from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import save_checkpoint
-from memsim.crossbar.encode import set_mask
 from memsim.crossbar.program import program
 from memsim.crossbar.tiling import Tiling
-from memsim.device import load_device
-from memsim.spec import Programming
+from memsim.device import Cells, draw_cycling_volts, load_device
+from memsim.spec import Cycling
 
 ROUNDS = 9
 NOISES: dict[str, dict[str, object]] = {
@@ -66,15 +66,38 @@ def read_ratio(width: int, frames: int, bits: int, settings: dict[str, object]) 
     return statistics.median(ratios)
 
 
-def programming_rate(scheme: str, config: Programming, weights: int) -> tuple[str, float]:
+CYCLED = {"cycling": {"rounds": 1, "pulses_per_round": 50}, "history": "zero"}
+SCHEMES: dict[str, tuple[dict[str, object], int, int]] = {  # programming, weights, bits a cell
+    "single pulse": ({}, 1 << 22, 1),
+    "50 random pulses": (CYCLED, 1 << 17, 1),
+    "write-verify": ({"scheme": "write_verify"}, 1 << 20, 1),
+    "incremental-reset": ({"scheme": "incremental_reset"}, 1 << 19, 1),
+    "multilevel, 2 bits a cell": ({"scheme": "incremental_reset"}, 1 << 20, 2),
+}
+
+
+def programming_rate(programming: dict[str, object], weights: int, cell_bits: int) -> float:
     """Million cells a second of programming `weights` 3-bit weights."""
     device = load_device("synaptogen")
+    config = memsim.load_hardware({"programming": programming}).programming
     width = int(weights**0.5)
     levels = torch.randint(-3, 4, (width, width), dtype=torch.int8)
-    tiling = Tiling(128, 128, width, width, 3)
-    cells = set_mask(levels, 3).numel()
+    tiling = Tiling(128, 128, width, width, 3, cell_bits)
+    program(levels[:9, :9], Tiling(128, 128, 9, 9, 3, cell_bits), config, device, rng.generator(0))  # its tables
     times = [seconds(lambda: program(levels, tiling, config, device, rng.generator(0))) for _ in range(3)]
-    return scheme, cells / statistics.median(times) / 1e6
+    return math.prod(tiling.shape) / statistics.median(times) / 1e6
+
+
+def cycles_per_cell(pulses: int, tiles: int = 200) -> float:
+    """How often `pulses` random pulses take a cell through SET and RESET: how often it draws a next cycle."""
+    generator = rng.generator(0)
+    cells = Cells(load_device("synaptogen"), 100 * tiles, generator, "zero")
+    cycles = 0
+    for volts in draw_cycling_volts(Cycling(rounds=1, pulses_per_round=pulses), tiles, generator):
+        before = cells.features.clone()
+        cells.apply(volts.repeat_interleave(100))
+        cycles += int((cells.features != before).any(0).sum())
+    return cycles / (100 * tiles)
 
 
 def paper_size() -> list[dict[str, object]]:
@@ -111,13 +134,17 @@ def main() -> None:
             results["read"].append({"width": width, "frames": frames, "bits": bits, "noise": noise, "ratio": ratio})
             reads.add_row(f"{width} x {width}", f"{frames}", f"{bits}", noise, f"{ratio:.1f}")
     rates = Table(title="programming", title_justify="left")
-    for column in ("scheme", "million cells/s"):
+    for column in ("scheme", "million cells/s", "million cell-cycles/s"):
         rates.add_column(column, justify="right")
-    cycled = Programming.model_validate({"cycling": {"rounds": 1, "pulses_per_round": 50}, "history": "zero"})
-    for scheme, config, weights in (("single pulse", Programming(), 1 << 22), ("50 random pulses", cycled, 1 << 17)):
-        name, rate = programming_rate(scheme, config, weights)
-        results["programming"].append({"scheme": name, "million_cells_per_second": rate})
-        rates.add_row(name, f"{rate:.1f}")
+    for scheme, arguments in SCHEMES.items():
+        rate = programming_rate(*arguments)
+        row: dict[str, object] = {"scheme": scheme, "million_cells_per_second": rate}
+        cycles = ""
+        if arguments[0] is CYCLED:
+            row["million_cell_cycles_per_second"] = rate * cycles_per_cell(50)
+            cycles = f"{row['million_cell_cycles_per_second']:.1f}"
+        results["programming"].append(row)
+        rates.add_row(scheme, f"{rate:.1f}", cycles)
     results["paper_size"] = paper_size()
     sizes = Table(title="conformer-paper (42 M parameters), 3 bits, whole process", title_justify="left")
     for column in ("command", "seconds", "peak GB (of either)", "bytes a weight", "real-time factor"):

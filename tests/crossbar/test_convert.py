@@ -85,7 +85,7 @@ def through_adc(
 ) -> tuple[torch.Tensor, ClipCounts]:
     """`v` [n] sent through the ADC of a 1 x 1 matrix of weight 1."""
     drive = Drive.make(None, 1.0, IdealCell(), None, v)
-    operator = Operator.make(drive, torch.ones(1, 1, 1), None, 4, config, adc_range)
+    operator = Operator.make(drive, torch.ones(1, 1, 1), None, torch.ones(1), 4, config, adc_range)
     clips = ClipCounts()
     return operator.read(v[:, None], clips=clips)[:, 0], clips
 
