@@ -40,20 +40,18 @@ def program(
     Raises InputError where a closed loop is to work with pulses that do not switch every cell.
     """
     keep_freed_memory()
-    programmer = make_programmer(config, device, 1 << tiling.cell_bits)
-    tally = Tally(config, programmer)
-    states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
-    flat = states.view(-1)
-    if isinstance(programmer, SinglePulseProgrammer):
-        assert isinstance(config, SinglePulse)
+    if isinstance(config, SinglePulse):
         if config.cycling is not None or not _switches_fully(config, device):
-            _pulse_tiles(flat, levels, tiling, config, device, programmer, tally, generator)
-            return states, tally.report()
+            return _program_by_pulse(levels, tiling, config, device, generator)
     elif not _switches_fully(config, device):
         raise InputError(
             f"programming: closed loops need pulses that switch every cell: set_volts at most {FULL_SET_VOLTS} (it is"
             f" {config.set_volts}), reset_volts at least {device.reset_full_volts} (it is {config.reset_volts})"
         )
+    programmer = make_programmer(config, device, 1 << tiling.cell_bits)
+    tally = Tally(config, programmer)
+    states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
+    flat = states.view(-1)
     for part in chunks(flat.numel(), levels.device):
         digits = tiling.digits(levels, part)
         outcome = programmer(digits, generator)
@@ -67,19 +65,15 @@ def _switches_fully(config: Scheme, device: DeviceModel) -> bool:
     return config.set_volts <= FULL_SET_VOLTS and config.reset_volts >= device.reset_full_volts
 
 
-def _pulse_tiles(
-    flat: Tensor,
-    levels: Tensor,
-    tiling: Tiling,
-    config: SinglePulse,
-    device: DeviceModel,
-    programmer: SinglePulseProgrammer,
-    tally: Tally,
-    generator: Generator,
-) -> None:
-    """Fill the states `flat`, pulse by pulse, as each cell's past or threshold matters; unused cells are pulsed too."""
-    tiles = tiling.tiles
-    cycling = draw_cycling_volts(config.cycling, tiles, generator) if config.cycling else ()
+def _program_by_pulse(
+    levels: Tensor, tiling: Tiling, config: SinglePulse, device: DeviceModel, generator: Generator
+) -> tuple[Tensor, ProgrammingReport]:
+    """`program` for cells whose past or thresholds matter: every pulse on every cell of a tile, used or not."""
+    programmer = SinglePulseProgrammer(config, device)
+    tally = Tally(config, programmer)
+    states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
+    flat = states.view(-1)
+    cycling = draw_cycling_volts(config.cycling, tiling.tiles, generator) if config.cycling else ()
     for part in chunks(tiling.cells, levels.device):
         tile, place = tiling.tile_cells(part, levels.device)
         used = (place >= 0).nonzero().squeeze(1)
@@ -98,13 +92,14 @@ def _pulse_tiles(
         digits, r = digits.index_select(0, used), r.index_select(0, used)
         flat.index_copy_(0, place, r.to(flat.dtype))
         tally.add(digits, programmer.outcome(digits, r))
+    return states, tally.report()
 
 
 def relax(states: Tensor, fraction: float, device: DeviceModel, generator: Generator) -> None:
     """Change the conductance of each of `states` (any shape), in place, by a Gaussian `fraction` of itself.
 
-    The conductance is that at the device's reference voltage. Real cells relax so after programming; the data that the
-    device was fitted to do not contain it.
+    The conductance is that at the device's reference voltage; it does not become negative. Real cells relax so after
+    programming; the data that the device was fitted to do not contain it.
     """
     llrs, hhrs = device.reference_conductances_siemens
     dark = llrs / (llrs - hhrs)  # the state that conducts nothing
@@ -112,7 +107,7 @@ def relax(states: Tensor, fraction: float, device: DeviceModel, generator: Gener
     for part in chunks(flat.numel(), states.device):
         r = flat[part].float()
         normal = torch.randn(r.shape, generator=generator, device=states.device)
-        flat[part] = r + (r - dark) * (fraction * normal)
+        flat[part] = dark + (r - dark) * (1 + fraction * normal).clamp_(min=0)
 
 
 def mean_window(config: Scheme, device: DeviceModel, cell_bits: int = 1) -> float:

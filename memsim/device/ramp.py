@@ -42,9 +42,10 @@ class ResetRamp:
         at = self.volts.clamp(max=device.reset_full_volts)  # there the transition has arrived at the HRS
         self._distance = device.reset_distance(at)
         self._llrs, self._window = device.llrs_current_amperes(at), device.window_amperes(at)
-        # work of a pulse, U I, summed over the pulses before k: [K + 1]
+        # work of a pulse, U I (ohmic beyond Umax, as that of a FullPulse), summed over the pulses before k: [K + 1]
+        by_current = self.volts.double().square() / at.double()
         self._work = {
-            name: torch.cat([volts.new_zeros(1), (at.double() * amperes.double()).cumsum(0)]).float()
+            name: torch.cat([by_current.new_zeros(1), (by_current * amperes.double()).cumsum(0)]).float()
             for name, amperes in (
                 ("llrs", self._llrs),
                 ("window", self._window),

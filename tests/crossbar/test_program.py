@@ -207,6 +207,16 @@ def test_relaxation_spreads_currents_by_its_fraction(device: DeviceModel) -> Non
         assert ratio.std().item() == pytest.approx(0.02, rel=5 / math.sqrt(2 * n))
 
 
+def test_no_relaxation_turns_a_current_round(device: DeviceModel) -> None:
+    states = torch.full((100_000,), 0.5)
+    relax(states, 0.5, device, generator())
+    volts = torch.tensor(device.reference_volts)
+    currents = device.current_amperes(volts, states)
+    assert currents.min() >= -1e-10  # beyond the rounding of currents of 5e-5 A
+    nothing = (currents < 1e-10).double().mean().item()
+    assert nothing == pytest.approx(0.0228, abs=5 * math.sqrt(0.0228 / 100_000))  # two standard deviations below
+
+
 def test_relaxation_comes_after_programming_and_its_draws_are_its_own() -> None:
     """The same cells as without: its normals scale, and nothing else is drawn differently."""
     levels = torch.randint(-3, 4, (40, 40), generator=generator())

@@ -12,25 +12,17 @@ from hypothesis import strategies as st
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.tiling import Tiling, split_rows
 
-SIZES = st.integers(1, 7)
+SIZES, SHAPES = st.integers(1, 7), st.integers(1, 15)
 TILINGS = st.builds(
-    Tiling,
-    SIZES,
-    SIZES,
-    st.integers(1, 15),
-    st.integers(1, 15),
-    st.integers(2, 8),
-    st.integers(1, 4),
-    st.integers(1, 3),
+    Tiling, SIZES, SIZES, SHAPES, SHAPES, bits=st.integers(2, 16), cell_bits=st.integers(1, 4), copies=st.integers(1, 3)
 )
 
 
 def levels_for(tiling: Tiling) -> torch.Tensor:
     largest = 2 ** (tiling.bits - 1) - 1
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(-largest, largest + 1, (tiling.out_features, tiling.in_features), generator=generator).to(
-        torch.int8
-    )
+    shape = (tiling.out_features, tiling.in_features)
+    levels = torch.randint(-largest, largest + 1, shape, generator=torch.Generator().manual_seed(0))
+    return levels.to(torch.int8 if tiling.bits <= 8 else torch.int16)
 
 
 @settings(deadline=None)
@@ -46,7 +38,7 @@ def test_the_digits_of_pairs_make_up_the_levels(tiling: Tiling) -> None:
     assert not ((digits[:, 0] > 0) & (digits[:, 1] > 0)).any()  # never both cells of a pair
     worths = (2**tiling.cell_bits) ** torch.arange(tiling.slices)
     difference = (digits[:, 0, 0] - digits[:, 1, 0]) * worths[:, None, None]
-    assert torch.equal(difference.sum(0).T, levels)
+    assert torch.equal(difference.sum(0).T, levels.long())
 
 
 @settings(deadline=None)

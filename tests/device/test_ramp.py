@@ -60,8 +60,8 @@ def test_the_stopping_pulse_is_that_of_pulse_by_pulse(
         above = cells.current_amperes(READ_VOLTS) > target
         cells.apply(torch.where(above, volts, 0.0))
         expected += above
-        at = volts.double().clamp(max=device.reset_full_volts)
-        work += above * at * device.current_amperes(at, cells.r.double())
+        at = volts.double().clamp(max=device.reset_full_volts)  # ohmic beyond
+        work += above * volts * volts / at * device.current_amperes(at, cells.r.double())
     expected += cells.current_amperes(READ_VOLTS) > target  # K + 1: all were not enough
 
     in_lrs = seen_ahead(ramp, ahead)
