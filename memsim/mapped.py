@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from memsim.asr.recogniser import Recogniser, assign_state, skeleton
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.errors import InputError
 from memsim.nn.linear import MappedLinear
@@ -30,6 +31,7 @@ class MappedTensors:
     metadata: dict[str, str]
     plan: Plan
     programming_errors: dict[str, float]
+    programming: dict[str, ProgrammingReport]  # of the layers that lie on real cells
     uncalibrated: tuple[str, ...]
 
 
@@ -65,12 +67,14 @@ def map_checkpoint(
         statistics = statistics_from_tensors(source)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
-    errors, uncalibrated = {}, []
+    errors, reports, uncalibrated = {}, {}, []
     for layer in plan.mapped:
         weight = source.pop(f"{layer.name}.weight")
         matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name))
         tensors |= {f"{layer.name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
         errors[layer.name] = matrix.programming_error()
+        if matrix.programming is not None:
+            reports[layer.name] = matrix.programming
         if not matrix.is_calibrated:
             uncalibrated.append(layer.name)
         on_layer(layer)
@@ -83,7 +87,7 @@ def map_checkpoint(
         "seed": str(seed),
         "source_sha256": checkpoint.sha256,
     }
-    return MappedTensors(tensors, metadata, plan, errors, tuple(uncalibrated))
+    return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated))
 
 
 def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputStatistics]]:

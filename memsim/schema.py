@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from memsim.errors import InputError
@@ -66,8 +66,28 @@ class Within:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
 
+def kind_of(key: str, *kinds: type[Section]) -> Discriminator:
+    """Tells the kinds of a section apart, each tagged with its class's name, by their one-valued literal `key`.
+
+    Where it is missing, the section is of the first kind; where it is misspelt, of the kind that has most of its keys.
+    """
+    names = {get_args(kind.model_fields[key].annotation)[0]: kind.__name__ for kind in kinds}
+
+    def name(section: Any) -> str:
+        if isinstance(section, kinds):
+            return type(section).__name__
+        if not isinstance(section, Mapping) or key not in section:
+            return kinds[0].__name__
+        for value, kind in names.items():
+            if section[key] == value:
+                return kind
+        return max(kinds, key=lambda kind: len(kind.model_fields.keys() & section.keys())).__name__
+
+    return Discriminator(name)
+
+
 def problem(text: str, key: str | None = None) -> PydanticCustomError:
-    """What a validator of a `Section` raises: `text` is shown as it is, at `key` of that section if given."""
+    """What a validator of a `Section` raises: `text` is shown as it is, at that section's (dotted) `key` if given."""
     return PydanticCustomError("problem", "{text}", {"text": text, "key": key})
 
 
@@ -216,7 +236,7 @@ def _path_of(error: ErrorDetails, data: Any) -> KeyPath:
             path = (*path, step)
             data = None if missing else data[step]  # type: ignore[index]
     key = error.get("ctx", {}).get("key")
-    return (*path, key) if key else path
+    return (*path, *key.split(".")) if key else path
 
 
 def _models_in(hint: Any) -> list[type[BaseModel]]:

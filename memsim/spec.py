@@ -18,12 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_serializer, model_validator
+from pydantic import Field, Tag, model_serializer, model_validator
 from pydantic.types import Strict
 
 from memsim.errors import InputError
 from memsim.resources import find_config
-from memsim.schema import Schema, Section, Within, problem
+from memsim.schema import Schema, Section, Within, kind_of, problem
 from memsim.yaml_config import Config, parse_value, read_config
 
 Percentile = Annotated[float, Within(above=50, high=100)]
@@ -38,13 +38,35 @@ class Tile(Section):
 
 
 class Weights(Section):
-    """How a weight becomes cells."""
+    """How a weight becomes cells: what every encoding has."""
 
     bits: Annotated[int, Within(2, 16)] | None = None  # None: those the checkpoint was trained for, else 8
-    encoding: Literal["binary_planes"] = "binary_planes"
     scale: Literal["per_channel", "per_tensor"] = "per_channel"
     scale_method: Literal["mse", "minmax"] = "mse"
-    copies: Literal[1] = 1
+    copies: Annotated[int, Within(1, 1024)] = 1
+
+
+class BinaryPlanes(Weights):
+    """A pair of two-level cells for each bit of the magnitude."""
+
+    encoding: Literal["binary_planes"] = "binary_planes"
+
+    @property
+    def cell_bits(self) -> int:
+        return 1
+
+
+class Multilevel(Weights):
+    """A pair of cells of 2^cell_bits levels for each `cell_bits` bits of the magnitude."""
+
+    encoding: Literal["multilevel"]
+    cell_bits: Annotated[int, Within(1, 4)] = 2
+
+
+Encoding = Annotated[
+    Annotated[BinaryPlanes, Tag("BinaryPlanes")] | Annotated[Multilevel, Tag("Multilevel")],
+    kind_of("encoding", BinaryPlanes, Multilevel),
+]
 
 
 class Dac(Section):
@@ -103,17 +125,9 @@ class FixedAdc(AdcImperfections):
         return self
 
 
-def _adc_kind(adc: Any) -> str:
-    """The model that an `adc` section is checked against, also when its range is misspelt."""
-    if not isinstance(adc, Mapping):
-        return type(adc).__name__ if isinstance(adc, FixedAdc) else "CalibratedAdc"
-    if adc.get("range", "calibrated") == "calibrated":
-        return "CalibratedAdc"
-    return "FixedAdc" if adc["range"] == "fixed" or "precision_bits" in adc or "range_bits" in adc else "CalibratedAdc"
-
-
 Adc = Annotated[
-    Annotated[CalibratedAdc, Tag("CalibratedAdc")] | Annotated[FixedAdc, Tag("FixedAdc")], Discriminator(_adc_kind)
+    Annotated[CalibratedAdc, Tag("CalibratedAdc")] | Annotated[FixedAdc, Tag("FixedAdc")],
+    kind_of("range", CalibratedAdc, FixedAdc),
 ]
 
 
@@ -123,16 +137,6 @@ class Cycling(Section):
     rounds: Annotated[int, Within(1, 1000)] = 1
     pulses_per_round: Annotated[int, Within(1, 100_000)] = 50
     vmax_volts: Annotated[float, Within(above=0, high=5)] = 2.0
-
-
-class Programming(Section):
-    """How cells get their states."""
-
-    scheme: Literal["single_pulse"] = "single_pulse"
-    set_volts: Annotated[float, Within(low=-5, below=0)] = -2.0
-    reset_volts: Annotated[float, Within(above=0, high=5)] = 2.0
-    history: Literal["stationary", "zero"] = "stationary"
-    cycling: Cycling | None = None
 
 
 Fraction = Annotated[float, Within(0, 1)]
@@ -162,14 +166,99 @@ class Retention(Section):
     reference_seconds: Annotated[float, Within(above=0)] = 1.0
 
 
-class ReadNoise(Section):
-    """Johnson and shot noise of a read. The scales multiply the standard deviations; 1 is physics."""
+class Noise(Section):
+    """Johnson and shot noise. The scales multiply the standard deviations; 1 is physics."""
 
     bandwidth_hz: Annotated[float, Within(above=0)] = 1.0e8
     temperature_kelvin: Annotated[float, Within(low=0)] = 300.0
     shot_scale: Annotated[float, Within(low=0)] = 1.0
     johnson_scale: Annotated[float, Within(low=0)] = 1.0
+
+
+class ReadNoise(Noise):
+    """Noise of the reads that compute."""
+
     variance_product: Literal["float32", "bfloat16"] = "float32"  # bfloat16 approximates, for speed
+
+
+class VerifyAdc(Section):
+    """An ADC for verify reads; currents beyond `full_scale`, a fraction of the mean LRS current, read as full scale."""
+
+    bits: Annotated[int, Within(2, 16)] = 8
+    full_scale: Annotated[float, Within(1.25, 10)] = 1.5
+
+
+class Verify(Section):
+    """How a programmer measures a single cell."""
+
+    read_volts: Annotated[float, Within(above=0, high=1)] = 0.3
+    read_seconds: Annotated[float, Within(above=0)] = 1.0e-7
+    noise: Noise | None = Noise()
+    adc: VerifyAdc | None = None
+
+
+class Programming(Section):
+    """How cells get their states: what every scheme has. `relaxation` is the standard deviation of what a cell's
+    current changes by after programming, as a fraction of it; the fitted data do not contain it."""
+
+    set_volts: Annotated[float, Within(low=-5, below=0)] = -2.0
+    reset_volts: Annotated[float, Within(above=0, high=5)] = 2.0
+    pulse_seconds: Annotated[float, Within(above=0)] = 1.0e-6
+    history: Literal["stationary", "zero"] = "stationary"
+    relaxation: Annotated[float, Within(above=0, high=0.5)] | None = None
+
+
+class SinglePulse(Programming):
+    """RESET of all cells, then one SET pulse to those that hold a 1; no verify."""
+
+    scheme: Literal["single_pulse"] = "single_pulse"
+    cycling: Cycling | None = None
+
+
+class WriteVerify(Programming):
+    """Cells whose current is off what their level has on average are cycled again, at most `tries` times in all.
+
+    `tolerance` is a fraction of the mean LRS current.
+    """
+
+    scheme: Literal["write_verify"]
+    verify: Verify = Verify()
+    tolerance: Annotated[float, Within(above=0, high=1)] = 0.03
+    tries: Annotated[int, Within(1, 100)] = 10
+
+
+class IncrementalReset(Programming):
+    """SET, then rising partial-RESET pulses to the cells still above target, each verified; cells that end outside the
+    tolerance are cycled and tried again.
+
+    Levels and tolerance are fractions of the mean LRS current, levels at the verify voltage.
+    """
+
+    scheme: Literal["incremental_reset"]
+    verify: Verify = Verify()
+    start_volts: Annotated[float, Within(above=0, high=2)] = 0.6
+    step_volts: Annotated[float, Within(low=1.0e-4, high=1)] = 0.005
+    stop_volts: Annotated[float, Within(above=0, high=2)] = 1.45
+    low_level: Annotated[float, Within(low=0, high=1)] = 0.2
+    high_level: Annotated[float, Within(low=0, high=1.25)] = 0.85
+    tolerance: Annotated[float, Within(above=0, high=1)] = 0.015
+    retries: Annotated[int, Within(0, 20)] = 3
+
+    @model_validator(mode="after")
+    def _rises(self) -> IncrementalReset:
+        if self.start_volts > self.stop_volts:
+            raise problem(f"{self.stop_volts} is below start_volts ({self.start_volts})", key="stop_volts")
+        if self.low_level >= self.high_level:
+            raise problem(f"{self.low_level} is not below high_level ({self.high_level})", key="low_level")
+        return self
+
+
+Scheme = Annotated[
+    Annotated[SinglePulse, Tag("SinglePulse")]
+    | Annotated[WriteVerify, Tag("WriteVerify")]
+    | Annotated[IncrementalReset, Tag("IncrementalReset")],
+    kind_of("scheme", SinglePulse, WriteVerify, IncrementalReset),
+]
 
 
 Gain = Literal["calibrated"] | Annotated[float, Within(above=0)]
@@ -200,11 +289,11 @@ class HardwareSpec(Section):
     name: str
     cell: Annotated[str, Field(min_length=1)] = "synaptogen"
     tile: Tile = Tile()
-    weights: Weights = Weights()
+    weights: Encoding = BinaryPlanes()
     dac: Dac | None = Dac()
     adc: Adc | None = CalibratedAdc()
     gain_per_ampere: Gain = "calibrated"
-    programming: Programming = Programming()
+    programming: Scheme = SinglePulse()
     read_noise: ReadNoise | None = ReadNoise()
     read_disturb: None = None
     faults: Faults | None = None
@@ -227,6 +316,17 @@ class HardwareSpec(Section):
         for key in ("faults", "retention"):
             if self.cell == "ideal" and getattr(self, key) is not None:
                 raise problem("ideal cells neither fail nor drift; name a device as cell, or write none", key=key)
+        return self
+
+    @model_validator(mode="after")
+    def _several_levels_need_a_closed_loop(self) -> HardwareSpec:
+        weights, scheme = self.weights, self.programming.scheme
+        if weights.cell_bits > 1 and self.cell != "ideal" and scheme != "incremental_reset":
+            raise problem(
+                f"{weights.cell_bits} bits a cell need programming: {{scheme: incremental_reset}}; {scheme} gives"
+                " a cell two states",
+                key="weights.cell_bits",
+            )
         return self
 
     def __hash__(self) -> int:
@@ -292,11 +392,6 @@ class HardwareSpec(Section):
 
 # Keys, or values of keys (None: any value), whose effect is still to be built. What is built leaves this table.
 NOT_BUILT: dict[str, Container[object] | None] = {
-    "weights.encoding": ("multilevel",),
-    "weights.cell_bits": None,
-    "weights.copies": range(2, 1025),
-    "programming.scheme": ("write_verify", "incremental_reset"),
-    "programming.relaxation": None,
     "read_disturb": None,
     "wire_ohms": None,
     "cost": None,

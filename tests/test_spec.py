@@ -22,6 +22,13 @@ from memsim.spec import (
     Cycling,
     FixedAdc,
     HardwareSpec,
+    IncrementalReset,
+    Multilevel,
+    Noise,
+    SinglePulse,
+    Verify,
+    VerifyAdc,
+    WriteVerify,
     apply_settings,
     load_hardware,
 )
@@ -51,7 +58,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_promised_specs_ship():
-    assert {"ideal", "paper", "physical"} <= set(SHIPPED)
+    promised = {"ideal", "paper", "physical", "write-verify", "incremental-reset", "multilevel"}
+    assert promised <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -75,6 +83,28 @@ def test_basic_specs_write_out_every_key(name):
         value = getattr(load_hardware(name), section)
         for key in type(value).model_fields if value is not None else ():
             assert any(line.strip(" #").startswith(f"{key}:") for line in lines), f"{section}.{key}"
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("write-verify", WriteVerify), ("incremental-reset", IncrementalReset)])
+def test_closed_loop_specs_write_out_the_defaults_of_their_scheme(name, scheme):
+    """They explain its keys. All else is physical's."""
+    spec = load_hardware(name)
+    default = scheme(scheme=name.replace("-", "_"))
+    assert spec.programming == default
+    assert {**spec.to_dict(), "name": "", "programming": {}} == {
+        **load_hardware("physical").to_dict(),
+        "name": "",
+        "programming": {},
+    }
+    lines = (configs_root() / "hardware" / f"{name}.yaml").read_text().splitlines()
+    for key in [*scheme.model_fields, *Verify.model_fields, *Noise.model_fields, *VerifyAdc.model_fields]:
+        assert any(f"{key}:" in line for line in lines), key
+
+
+def test_multilevel_is_incremental_reset_with_two_bits_a_cell():
+    spec, below = load_hardware("multilevel"), load_hardware("incremental-reset")
+    assert spec.weights == Multilevel(encoding="multilevel", cell_bits=2)
+    assert spec.with_settings({"weights.encoding": "binary_planes", "name": below.name}) == below
 
 
 def test_physical_is_the_default():
@@ -252,7 +282,7 @@ quite_something: 1
         ("programming: none", "x.yaml:1: programming: expected a section of keys, got none"),
         ("cell: ''", "x.yaml:1: cell: String should have at least 1 character"),
         ("digital: [3]", "x.yaml:1: digital[0]: expected text, got 3"),
-        ("weights: {copies: 0}", "x.yaml:1: weights.copies: expected 1, got 0"),
+        ("weights: {copies: 0}", "x.yaml:1: weights.copies: 0 is out of range (1 to 1024)"),
         ("name: a\nname: b", "x.yaml:2: name: is there twice (first: x.yaml:1)"),
         ("tile: {rows: 1,\n rows: 2}", "x.yaml:2: tile.rows: is there twice (first: x.yaml:1)"),
         ("tile:\nadc: none", "x.yaml:1: tile: has no value (write none if that is meant)"),
@@ -288,7 +318,7 @@ def test_aliases_cannot_expand_without_bound(write):
 def test_files_that_are_not_there(write):
     (line,) = problems("fysical")
     assert line.startswith("fysical: no such file")
-    assert "ideal, paper, physical" in line
+    assert "ideal, incremental-reset, multilevel, paper, physical, two-phase, write-verify" in line
     Path("folder").mkdir()
     assert problems("folder") == ["folder: is a folder; expected a YAML file"]
     assert problems(Path("folder")) == ["folder: is a folder; expected a YAML file"]
@@ -319,6 +349,70 @@ def test_keys_of_the_other_kind_of_adc():
     ]
 
 
+def test_keys_of_another_scheme_or_encoding():
+    assert problems({"base": "physical", "programming": {"tries": 3}}) == [
+        "hardware: programming.tries: goes with scheme: write_verify only"
+        " (scheme: single_pulse has cycling, history, pulse_seconds, relaxation, reset_volts, set_volts)"
+    ]
+    (line,) = problems({"programming": {"scheme": "incremental_reset", "cycling": {"rounds": 1}}})
+    assert line.startswith("hardware: programming.cycling: goes with scheme: single_pulse only")
+    (line,) = problems({"programming": {"scheme": "single_pulse", "verify": {}}})
+    assert line.startswith("hardware: programming.verify: goes with scheme: write_verify or scheme: incremental_reset")
+    (line,) = problems({"weights": {"cell_bits": 2}})
+    assert line.startswith("hardware: weights.cell_bits: goes with encoding: multilevel only")
+    assert problems({"programming": {"scheme": "write_verify", "verify": {"read_volt": 1}}}) == [
+        "hardware: programming.verify.read_volt: unknown key (nearest: programming.verify.read_volts)"
+    ]
+    assert problems({"programming": {"scheme": "incremental", "retries": 300}}) == [
+        "hardware: programming.scheme: expected single_pulse or write_verify or incremental_reset, got 'incremental'",
+        "hardware: programming.retries: 300 is out of range (0 to 20)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("low_level: 0.9", "low_level: 0.9 is not below high_level (0.85)"),
+        ("start_volts: 1.5", "stop_volts: 1.45 is below start_volts (1.5)"),
+        ("step_volts: 0", "step_volts: 0.0 is out of range (0.0001 to 1)"),
+        ("tolerance: 0", "tolerance: 0.0 is out of range (above 0 and at most 1)"),
+        ("relaxation: 0", "relaxation: 0.0 is out of range (above 0 and at most 0.5)"),
+        (
+            "verify: {adc: {full_scale: 1}}",
+            "verify.adc.full_scale: 1.0 is out of range (1.25 to 10)",
+        ),
+        ("verify: {noise: {variance_product: float32}}", "verify.noise.variance_product: unknown key"),
+    ],
+)
+def test_impossible_incremental_resets(write, text, expected):
+    (line,) = problems(write(f"programming:\n  scheme: incremental_reset\n  {text}"))
+    assert line.startswith("x.yaml:")
+    assert f" programming.{expected}" in line
+
+
+def test_several_levels_need_incremental_reset(write):
+    text = "weights:\n  encoding: multilevel\n  cell_bits: {bits}\nprogramming: {{scheme: {scheme}}}"
+    for scheme in ("single_pulse", "write_verify"):
+        assert problems(write(text.format(bits=3, scheme=scheme))) == [
+            "x.yaml:3: weights.cell_bits: 3 bits a cell need programming: {scheme: incremental_reset};"
+            f" {scheme} gives a cell two states"
+        ]
+        assert load_hardware(write(text.format(bits=1, scheme=scheme))).weights.cell_bits == 1
+    spec = load_hardware(write(text.format(bits=4, scheme="incremental_reset")))
+    assert spec.weights.cell_bits == 4
+    ideal = load_hardware({"base": "ideal", "weights": {"encoding": "multilevel", "cell_bits": 4}})
+    assert ideal.weights.cell_bits == 4  # ideal cells have as many levels as wanted
+    assert spec.digital_twin().weights == spec.weights
+    assert load_hardware({}).weights.cell_bits == 1
+
+
+def test_changing_the_scheme_drops_the_keys_of_the_old_one():
+    spec = apply_settings(load_hardware("paper"), ["programming.scheme=write_verify", "programming.tries=4"])
+    assert spec.programming == WriteVerify(scheme="write_verify", history="zero", tries=4)
+    back = apply_settings(spec, ["programming.scheme=single_pulse"])
+    assert back.programming == SinglePulse(history="zero")
+
+
 def test_fixed_adc_needs_a_bit():
     (line,) = problems({"adc": {"range": "fixed", "precision_bits": 2, "range_bits": -2}})
     assert line == "hardware: adc.range_bits: precision_bits + range_bits is 0: an ADC needs at least 1 bit"
@@ -332,9 +426,7 @@ def test_no_dac_needs_ideal_cells():
 
 
 PLANNED_VALUES = {
-    "weights.copies": [2, 4],
     "read_disturb": ["settle"],
-    "weights.cell_bits": [2, None],
     "wire_ohms": [1.0],
 }
 
@@ -350,12 +442,6 @@ def test_what_is_not_built_is_rejected_by_name(key):
         assert line.startswith(f"hardware: {key}: ")
         assert "is not built yet (" in line
         assert repr(value) in line or values is None
-
-
-def test_not_built_names_what_there_is():
-    assert problems({"weights": {"encoding": "multilevel"}}) == [
-        "hardware: weights.encoding: 'multilevel' is not built yet (available: binary_planes)"
-    ]
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -420,7 +506,8 @@ overrides:
             "x.yaml:9: overrides[2].adcs: unknown key (nearest: overrides[2].adc)",
             "x.yaml:10: overrides[3]: expected a section of keys, got 'c'",
             "x.yaml:3: overrides[0].adc.bits: 40 is out of range (2 to 16)",
-            "x.yaml:8: overrides[2].weights.encoding: 'multilevel' is not built yet (available: binary_planes)",
+            "x.yaml:8: overrides[2].weights.cell_bits: 2 bits a cell need programming: {scheme: incremental_reset};"
+            " single_pulse gives a cell two states",
         ]
     )
     (line,) = problems(write("overrides: [{match: a, dac: none}]"))

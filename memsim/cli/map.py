@@ -13,7 +13,10 @@ from memsim.cli import options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from memsim.checkpoint import Checkpoint
+    from memsim.crossbar.programming_report import ProgrammingReport
     from memsim.crossbar.statistics import InputStatistics
     from memsim.mapped import MappedTensors
     from memsim.nn.plan import MappedLayer, Plan
@@ -133,13 +136,20 @@ def _report(
     json_file: Path | None,
 ) -> None:
     errors = mapped.programming_errors if mapped else {}
+    reports = mapped.programming if mapped else {}
     if not quiet:
-        _render(opened, spec, plan, errors, out, verbose)
-    options.write_json(json_file, _to_dict(opened, spec, plan, errors, out))
+        _render(opened, spec, plan, errors, reports, out, verbose)
+    options.write_json(json_file, _to_dict(opened, spec, plan, errors, reports, out))
 
 
 def _render(
-    opened: Checkpoint, spec: HardwareSpec, plan: Plan, errors: dict[str, float], out: Path | None, verbose: bool
+    opened: Checkpoint,
+    spec: HardwareSpec,
+    plan: Plan,
+    errors: dict[str, float],
+    reports: dict[str, ProgrammingReport],
+    out: Path | None,
+    verbose: bool,
 ) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
@@ -149,7 +159,7 @@ def _render(
     stdout.print(f"{opened.path.name} on {spec.name}", style="bold", highlight=False, soft_wrap=True)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("layer", overflow="fold", min_width=16)
-    columns = ["layers", "out x in", "bits", "planes", "arrays", "cells", "used", *(["error"] if errors else [])]
+    columns = ["layers", "out x in", "bits", "slices", "arrays", "cells", "used", *(["error"] if errors else [])]
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for name, layers in _alike(plan, verbose).items():
@@ -158,7 +168,7 @@ def _render(
             f"{len(layers)}",
             f"{tiling.out_features} x {tiling.in_features}",
             f"{tiling.bits}",
-            f"{tiling.planes}",
+            f"{tiling.slices}",
             f"{sum(layer.tiling.tiles for layer in layers):,}",
             _short(sum(layer.tiling.cells for layer in layers)),
             f"{tiling.utilisation:.0%}",
@@ -169,15 +179,51 @@ def _render(
     stdout.print(table)
     if errors:
         stdout.print("error: programmed against intended weights, relative (Frobenius norm)", style="dim")
+    if reports:
+        stdout.print(_programming_table(reports))
+        stdout.print(
+            "time: one pulse or read after the other; spread: standard deviation of the cells' currents by level, in % "
+            "of the mean LRS current",
+            style="dim",
+        )
     weights = sum(layer.tiling.out_features * layer.tiling.in_features for layer in plan.mapped)
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
-    lines = [f"{len(plan.mapped)} layers, {weights:,} weights on {plan.cells:,} cells in {arrays:,} arrays"]
+    lines = [
+        f"{len(plan.mapped)} layers, {weights:,} weights on {plan.cells:,} cells in {arrays:,} arrays; "
+        f"{plan.conversions:,} conversions for one input of each layer"
+    ]
     for reason, names in _by_reason(plan, verbose).items():
         most = len(names) if verbose else 4
         shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
         lines.append(f"digital: {shown} ({reason})")
     lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
     stdout.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _programming_table(reports: dict[str, ProgrammingReport]) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from memsim.crossbar.programming_report import total
+
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("programming", no_wrap=True)
+    for column in ("cells", "pulses a cell", "most", "verify reads", "failed", "time", "energy"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("spread %", justify="right")
+    for report in total(reports.values()):
+        table.add_row(
+            report.scheme,
+            _short(report.cells),
+            f"{report.pulses / report.cells:.2f}",
+            f"{report.max_pulses:,}",
+            f"{report.verify_reads / report.cells:.2f}",
+            "" if report.failures is None else f"{report.failures:,}",
+            f"{report.seconds:.3g} s",
+            f"{report.joules:.3g} J",
+            ", ".join("-" if level.spread is None else f"{100 * level.spread:.2f}" for level in report.levels),
+        )
+    return table
 
 
 def _alike(plan: Plan, verbose: bool) -> dict[str, list[MappedLayer]]:
@@ -210,24 +256,37 @@ def _by_reason(plan: Plan, verbose: bool) -> dict[str, list[str]]:
 
 
 def _to_dict(
-    opened: Checkpoint, spec: HardwareSpec, plan: Plan, errors: dict[str, float], out: Path | None
+    opened: Checkpoint,
+    spec: HardwareSpec,
+    plan: Plan,
+    errors: dict[str, float],
+    reports: dict[str, ProgrammingReport],
+    out: Path | None,
 ) -> dict[str, Any]:
+    from memsim.crossbar.programming_report import total
+
     return {
         "checkpoint": {"path": str(opened.path), "kind": opened.kind, "sha256": opened.sha256},
         "hardware": {"name": spec.name, "sha256": spec.sha256(), "spec": spec.to_dict()},
         "out": None if out is None else str(out),
         "cells": plan.cells,
+        "conversions": plan.conversions,
+        "programming": [report.to_dict() for report in total(reports.values())],
         "layers": [
             {
                 "name": layer.name,
                 "out_features": layer.tiling.out_features,
                 "in_features": layer.tiling.in_features,
                 "bits": layer.tiling.bits,
-                "planes": layer.tiling.planes,
+                "cell_bits": layer.tiling.cell_bits,
+                "slices": layer.tiling.slices,
+                "copies": layer.tiling.copies,
                 "tiles": layer.tiling.tiles,
                 "cells": layer.tiling.cells,
+                "conversions": layer.conversions,
                 "utilisation": layer.tiling.utilisation,
                 "programming_error": errors.get(layer.name),
+                "programming": reports[layer.name].to_dict() if layer.name in reports else None,
             }
             for layer in plan.mapped
         ],

@@ -37,11 +37,15 @@ class IdealCell:
 
 @dataclass(frozen=True)
 class MemristorCell:
-    """Cells of `device`, read at u * `vmax_volts`; currents are multiplied by `gain_per_ampere`."""
+    """Cells of `device`, read at u * `vmax_volts`; currents are multiplied by `gain_per_ampere`.
+
+    In place of a cell there may be `copies` of it, of which the mean counts.
+    """
 
     device: DeviceModel
     vmax_volts: float
     gain_per_ampere: float
+    copies: int = 1
 
     def signal(self, u: Tensor) -> Tensor:
         return self.device.window_amperes(u * self.vmax_volts) * self.gain_per_ampere
@@ -54,7 +58,8 @@ class MemristorCell:
     def noise_variances(self, u: Tensor, noise: ReadNoise) -> tuple[Tensor, Tensor]:
         """(variance of a pair at `dark_total`, what each unit of r_pos + r_neg below it adds), as `u`, in signal units.
 
-        Counted from there, the variance of a column is a sum of positive terms: little is lost to rounding.
+        The variance of a mean over copies is that of one, at their mean r, over their number. Counted from there, the
+        variance of a column is a sum of positive terms: little is lost to rounding.
         """
         volts = u * self.vmax_volts
         per_siemens = (
@@ -67,6 +72,7 @@ class MemristorCell:
                 johnson_scale=noise.johnson_scale,
             ).square()
             * self.gain_per_ampere**2
+            / self.copies
         )
         llrs = self.device.llrs_conductance_siemens(volts)
         hhrs = self.device.hhrs_conductance_siemens(volts)

@@ -1,8 +1,9 @@
-"""Weights as levels, and levels as binary planes of differential pairs.
+"""Weights as levels, and levels as the digits of cells in differential pairs.
 
-A weight becomes a level q = round(W / scale) in +-(2^(bits-1) - 1). Plane k holds bit k of |q| with the sign of q; each
-of its entries is a pair of cells, positive and negative, of which the one that the sign names is in LRS when the bit is
-set (arXiv 2505.24721, section 2). 2 bits are the ternary weights.
+A weight becomes a level q = round(W / scale) in +-(2^(bits-1) - 1). Its magnitude is cut into slices of `cell_bits`
+bits: slice k holds a digit of |q|, counts (2^cell_bits)^k, and is a pair of cells, positive and negative, of which the
+one that the sign names holds the digit, the other 0. Slices of one bit are the binary planes of arXiv 2505.24721,
+section 2; 2 bits are the ternary weights.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ def max_level(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
-def planes_of(bits: int) -> int:
-    """How many binary planes hold the magnitudes of `bits`-bit weights."""
-    return bits - 1
+def slices_of(bits: int, cell_bits: int = 1) -> int:
+    """How many slices of `cell_bits` bits hold the magnitudes of `bits`-bit weights."""
+    return -(-(bits - 1) // cell_bits)
+
+
+def slice_worths(bits: int, cell_bits: int = 1) -> Tensor:
+    """[slices] float32: what a digit of each slice counts."""
+    return (2.0**cell_bits) ** torch.arange(slices_of(bits, cell_bits))
 
 
 def fit_scale(weight: Tensor, bits: int, config: Weights) -> Tensor:
@@ -63,21 +69,15 @@ def quantise(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     return levels.to(torch.int8 if bits <= 8 else torch.int16)
 
 
-def to_planes(levels: Tensor, bits: int) -> Tensor:
-    """[planes, out, in] int8 in {-1, 0, 1} from levels [out, in]; plane k counts 2^k."""
+def to_slices(levels: Tensor, bits: int, cell_bits: int = 1) -> Tensor:
+    """[slices, out, in] int8, digits with the sign of their weight, from levels [out, in]."""
     magnitude = levels.abs().to(torch.int32)
-    shifts = torch.arange(planes_of(bits), device=levels.device)[:, None, None]
-    bit = (magnitude >> shifts) & 1
-    return (bit * levels.sign()).to(torch.int8)
+    shifts = cell_bits * torch.arange(slices_of(bits, cell_bits), device=levels.device)[:, None, None]
+    digit = (magnitude >> shifts) & ((1 << cell_bits) - 1)
+    return (digit * levels.sign()).to(torch.int8)
 
 
-def from_planes(planes: Tensor) -> Tensor:
-    """Levels [out, in] (int32) from planes [planes, out, in]: the inverse of `to_planes`."""
-    weights = 2 ** torch.arange(len(planes), device=planes.device, dtype=torch.int32)
-    return (planes.to(torch.int32) * weights[:, None, None]).sum(dim=0)
-
-
-def set_mask(levels: Tensor, bits: int) -> Tensor:
-    """Which cells are SET: bool [planes, 2, in, out]; polarity 0 is the positive array, rows are inputs."""
-    planes = to_planes(levels, bits).transpose(1, 2)
-    return torch.stack([planes > 0, planes < 0], dim=1)
+def from_slices(slices: Tensor, cell_bits: int = 1) -> Tensor:
+    """Levels [out, in] (int32) from [slices, out, in]: the inverse of `to_slices`."""
+    shifts = cell_bits * torch.arange(len(slices), device=slices.device)[:, None, None]
+    return (slices.to(torch.int32) << shifts).sum(dim=0, dtype=torch.int32)

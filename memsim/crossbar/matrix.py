@@ -15,7 +15,8 @@ from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
 from memsim.crossbar.convert import AdcErrors
 from memsim.crossbar.damage import age, break_cells
 from memsim.crossbar.drive import Drive
-from memsim.crossbar.program import mean_window, program
+from memsim.crossbar.program import mean_window, program, relax
+from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.read import ClipCounts, Operator, split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
@@ -53,11 +54,14 @@ class Reads:
 class MappedMatrix(nn.Module):
     """A [out, in] matrix on simulated arrays: ``matrix(x)`` is x @ W.T as the chip computes it.
 
-    Tensors (those of a mapped checkpoint): `levels` [out, in], `scale` [out] or [1]; `states` [planes, 2, in, out] of
-    the cells (none for ideal cells); `input_range` [], the input that drives full scale; `gain_per_ampere` [];
-    `adc_range` [row_tiles or 1, planes or 1], full scale in units of (weight 1 x full-scale input). The last three are
-    None until `calibrate` has set them, and where the spec has no use for them. `adc_gain_error` (relative) and
-    `adc_offset_codes` [row_tiles, planes, out] are there where the spec's converters have such errors.
+    Tensors (those of a mapped checkpoint): `levels` [out, in], `scale` [out] or [1]; `states` [slices, 2, copies, in,
+    out] of the cells (none for ideal cells), float16, those of the positive array first; `input_range` [], the input
+    that drives full scale; `gain_per_ampere` []; `adc_range` [row_tiles or 1, slices or 1], full scale in units of
+    (weight 1 x full-scale input). The last three are None until `calibrate` has set them, and where the spec has no use
+    for them. `adc_gain_error` (relative) and `adc_offset_codes` [row_tiles, slices, out] are there where the spec's
+    converters have such errors.
+
+    `programming` says what programming took; None for ideal cells and for a matrix that was loaded.
     """
 
     levels: Tensor
@@ -76,6 +80,7 @@ class MappedMatrix(nn.Module):
         self.spec = spec
         self.reads = Reads()
         self.clips = ClipCounts()
+        self.programming: ProgrammingReport | None = None
         self.register_buffer("levels", levels)
         self.register_buffer("scale", scale)
         self.register_buffer("states", states)
@@ -103,18 +108,23 @@ class MappedMatrix(nn.Module):
         statistics: InputStatistics | None = None,
     ) -> MappedMatrix:
         """Program `levels` [out, in] on fresh cells, drawn by (seed, name); calibrate if there are statistics."""
-        states = None
+        states, report = None, None
         if spec.cell != "ideal":
+            config, device = spec.programming, _device(spec, levels)
             generator = rng.generator(seed, name, "programming", device=levels.device)
-            tiling, device = tiling_of(levels, spec), _device(spec, levels)
-            states = program(levels, tiling, spec.programming, device, generator)
+            tiling = tiling_of(levels, spec)
+            states, report = program(levels, tiling, config, device, generator)
+            if config.relaxation is not None:
+                generator = rng.generator(seed, name, "relaxation", device=levels.device)
+                relax(states, config.relaxation, device, generator)
             if spec.retention is not None:
                 states = age(states, spec.retention, rng.generator(seed, name, "retention", device=levels.device))
             if spec.faults is not None:
                 faults = rng.generator(seed, name, "faults", device=levels.device)
                 states = break_cells(states, spec.faults, tiling, device, faults)
         matrix = cls(name, spec, levels, scale, states)
-        shape = (matrix.tiling.row_tiles, matrix.tiling.planes, len(levels))
+        matrix.programming = report
+        shape = (matrix.tiling.row_tiles, matrix.tiling.slices, len(levels))
         errors = AdcErrors.draw(spec.adc, shape, rng.generator(seed, name, "converters", device=levels.device))
         if errors is not None:
             matrix.adc_gain_error, matrix.adc_offset_codes = errors.gain, errors.offset_codes
@@ -129,14 +139,13 @@ class MappedMatrix(nn.Module):
             matrix = cls(name, spec, tensors["levels"], tensors["scale"].float(), tensors.get("states"))
         except KeyError as error:
             raise InputError(f"{name}: the mapped file lacks the tensor {error}; map the checkpoint again") from None
-        shape = matrix.tiling
-        cells = [shape.planes, 2, shape.in_features, shape.out_features]
+        tiling = matrix.tiling
         found = None if matrix.states is None else list(matrix.states.shape)
-        expected = None if spec.cell == "ideal" else cells
+        expected = None if spec.cell == "ideal" else list(tiling.shape)
         if found != expected:
-            raise InputError(f"{name}: states are {found}, but {shape.bits} bits need {expected}; map it again")
-        if matrix.scale.shape not in ((1,), (shape.out_features,)):
-            wanted = f"[{shape.out_features}] or [1]"
+            raise InputError(f"{name}: states are {found}, but {tiling.bits} bits need {expected}; map it again")
+        if matrix.scale.shape not in ((1,), (tiling.out_features,)):
+            wanted = f"[{tiling.out_features}] or [1]"
             raise InputError(f"{name}: scale is {list(matrix.scale.shape)}, but it must be {wanted}; map it again")
         for optional in (*CALIBRATED, *ADC_ERRORS):
             if optional in tensors:
@@ -181,16 +190,14 @@ class MappedMatrix(nn.Module):
             self.adc_range = convert.calibrated_adc_range(spec.adc, columns_of_all)
 
     def programming_error(self) -> float:
-        """||programmed - intended|| / ||intended|| of the matrix (Frobenius), a mean weight-1 pair counting as 1.
+        """||programmed - intended|| / ||intended|| of the matrix (Frobenius), where the mean step between levels is 1.
 
         0 for ideal cells, and for a matrix of zeros, where there is nothing to relate the error to.
         """
         if self.states is None:
             return 0.0
-        window = mean_window(self.spec.programming, _device(self.spec, self.levels))
-        programmed = torch.zeros(self.states.shape[2:], device=self.levels.device)
-        for plane, (positive, negative) in enumerate(self.states.float()):
-            programmed += (positive - negative) * (2**plane / window)
+        worths = self._worths() / self._mean_window()
+        programmed = torch.einsum("s,sio->io", worths, self._difference())
         intended = self.levels.T.float()
         size = float(intended.norm())
         return float((programmed - intended).norm()) / size if size else 0.0
@@ -205,10 +212,8 @@ class MappedMatrix(nn.Module):
             inputs = self._in_range(statistics.sample)[0].flatten().double()
             weights = torch.ones_like(inputs)
         drive = self._drive(gain_per_ampere=1.0)
-        products = drive.response(inputs.to(self.levels.device)).cpu() * mean_window(
-            spec.programming, _device(spec, inputs)
-        )
-        return fit_gain((inputs / drive.input_range).clamp(-1, 1), products.double(), weights)
+        products = drive.response(inputs.to(self.levels.device)).cpu().double() * self._mean_window()
+        return fit_gain((inputs / drive.input_range).clamp(-1, 1), products, weights)
 
     def _in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inputs [n, in] as the DAC takes them, and the range of each [n, 1] where every vector has its own."""
@@ -217,6 +222,15 @@ class MappedMatrix(nn.Module):
         largest = rows.abs().amax(dim=1, keepdim=True)
         ranges = torch.where(largest > 0, largest, torch.ones_like(largest))
         return rows / ranges, ranges
+
+    def _mean_window(self) -> float:
+        spec = self.spec
+        return mean_window(spec.programming, _device(spec, self.levels), spec.weights.cell_bits)
+
+    def _worths(self) -> Tensor:
+        """[slices]: what a digit of each slice counts."""
+        spec = self.spec
+        return encode.slice_worths(bits_of(spec), spec.weights.cell_bits).to(self.levels.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T and the dtype of `x`.
@@ -261,13 +275,13 @@ class MappedMatrix(nn.Module):
         below_dark = None
         if drive.noise is not None and isinstance(drive.cell, MemristorCell):
             assert self.states is not None
-            below_dark = drive.cell.dark_total - self.states[:, 0].float() - self.states[:, 1].float()
+            below_dark = drive.cell.dark_total - self.states.float().mean(dim=2).sum(dim=1)
         spec = self.spec
         errors = None
         if self.adc_gain_error is not None and self.adc_offset_codes is not None:
             errors = AdcErrors(self.adc_gain_error, self.adc_offset_codes)
-        difference = self._difference()
-        return Operator.make(drive, difference, below_dark, spec.tile.rows, spec.adc, self.adc_range, errors)
+        cells = (self._difference(), below_dark, self._worths())
+        return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range, errors)
 
     def _drive(self, gain_per_ampere: float | None = None) -> Drive:
         spec = self.spec
@@ -278,14 +292,15 @@ class MappedMatrix(nn.Module):
             if gain_per_ampere is None:
                 assert self.gain_per_ampere is not None
                 gain_per_ampere = float(self.gain_per_ampere)
-            cell = MemristorCell(_device(spec, self.levels), spec.dac.vmax_volts, gain_per_ampere)
+            device = _device(spec, self.levels)
+            cell = MemristorCell(device, spec.dac.vmax_volts, gain_per_ampere, spec.weights.copies)
         return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels.device)
 
     def _difference(self) -> Tensor:
-        """[planes, in, out]: r_pos - r_neg of the cells, or the planes themselves where cells are ideal."""
+        """[slices, in, out]: r_pos - r_neg, the mean over copies, or the digits themselves where cells are ideal."""
         if self.states is not None:
-            return self.states[:, 0].float() - self.states[:, 1].float()
-        return encode.to_planes(self.levels, bits_of(self.spec)).transpose(1, 2).float()
+            return (self.states[:, 0].float() - self.states[:, 1].float()).mean(dim=1)
+        return encode.to_slices(self.levels, bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
 
     def release(self) -> None:
         """Free what is kept between reads; the next read makes it anew, with the same result."""
@@ -334,7 +349,13 @@ def bits_of(spec: HardwareSpec) -> int:
 
 def tiling_of(levels: Tensor, spec: HardwareSpec) -> Tiling:
     """How `levels` [out, in] lie on the tiles of `spec`."""
-    return Tiling(spec.tile.rows, spec.tile.cols, levels.shape[0], levels.shape[1], bits_of(spec))
+    return tiling_for((levels.shape[0], levels.shape[1]), spec)
+
+
+def tiling_for(shape: tuple[int, int], spec: HardwareSpec) -> Tiling:
+    """How a matrix of `shape` (out, in) lies on the tiles of `spec`."""
+    tile, weights = spec.tile, spec.weights
+    return Tiling(tile.rows, tile.cols, *shape, bits_of(spec), weights.cell_bits, weights.copies)
 
 
 def _device(spec: HardwareSpec, like: Tensor) -> DeviceModel:

@@ -19,6 +19,7 @@ from memsim import rng
 from memsim.crossbar import convert
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
+from memsim.memory import keep_freed_memory
 from memsim.spec import CalibratedAdc, FixedAdc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
@@ -62,6 +63,7 @@ class Operator:
         drive: Drive,
         difference: Tensor,
         below_dark: Tensor | None,
+        worth: Tensor,
         rows: int,
         adc: CalibratedAdc | FixedAdc | None,
         adc_range: Tensor | None,
@@ -69,12 +71,12 @@ class Operator:
     ) -> Operator:
         """From `difference` r_pos - r_neg and (for read noise) `below_dark`, dark_total - r_pos - r_neg.
 
-        Each is [planes, in, out]. `adc_range` [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x
-        full-scale input); `errors` are those of the converters.
+        Each is [planes, in, out]; `worth` [planes] is what a plane counts in the sum.
+
+        `adc_range` [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x full-scale input).
         """
-        _keep_freed_memory()
+        keep_freed_memory()
         planes, _, out_features = difference.shape
-        worth = 2.0 ** torch.arange(planes, device=difference.device)  # of a plane
         if adc is None:
             columns = torch.einsum("p,pio->io", worth, difference)[None]
             noise = None if below_dark is None else torch.einsum("p,pio->io", worth.square(), below_dark)[None]
@@ -161,16 +163,6 @@ def _triton() -> ModuleType | None:
     except ImportError:
         return None
     return fused
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have glibc keep the megabytes that a chunk frees for the next, in place of faulting them in anew: a third faster.
-
-    Its allocator holds on to freed memory by the size of the largest block (up to 32 MB) that it saw freed; this one is
-    never touched. Other allocators take no notice.
-    """
-    torch.empty(30 << 20, dtype=torch.uint8)
 
 
 def split_planes(cells: Tensor, rows: int) -> Tensor:

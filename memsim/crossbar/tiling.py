@@ -1,24 +1,30 @@
-"""How a matrix is cut into tiles, and what that takes."""
+"""How a matrix lies on cells: how it is cut into slices, pairs, copies and tiles, and what that takes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from memsim.crossbar.encode import planes_of
+from memsim.crossbar.encode import slices_of
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A [out, in] matrix of `bits`-bit weights on tiles of `rows` word lines (inputs) by `cols` bit lines (outputs)."""
+    """A [out, in] matrix of `bits`-bit weights on tiles of `rows` word lines (inputs) by `cols` bit lines (outputs).
+
+    A cell holds `cell_bits` bits of a magnitude, and `copies` cells hold the same.
+    """
 
     rows: int
     cols: int
     out_features: int
     in_features: int
     bits: int
+    cell_bits: int = 1
+    copies: int = 1
 
     @property
     def row_tiles(self) -> int:
@@ -29,17 +35,22 @@ class Tiling:
         return -(-self.out_features // self.cols)
 
     @property
-    def planes(self) -> int:
-        return planes_of(self.bits)
+    def slices(self) -> int:
+        return slices_of(self.bits, self.cell_bits)
 
     @property
-    def tiles_per_plane(self) -> int:
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """[slices, 2, copies, in, out]: the cells that hold weights; polarity 0 is the positive array."""
+        return self.slices, 2, self.copies, self.in_features, self.out_features
+
+    @property
+    def tiles_per_slice(self) -> int:
         return self.row_tiles * self.col_tiles
 
     @property
     def tiles(self) -> int:
-        """Physical arrays: planes and polarities each have their own."""
-        return self.tiles_per_plane * self.planes * 2
+        """Physical arrays: slices, polarities and copies each have their own."""
+        return self.tiles_per_slice * self.slices * 2 * self.copies
 
     @property
     def cells(self) -> int:
@@ -47,24 +58,57 @@ class Tiling:
         return self.tiles * self.rows * self.cols
 
     @property
+    def conversions(self) -> int:
+        """Column currents to convert for one input: one a row tile, slice and output, which pairs and copies share."""
+        return self.row_tiles * self.slices * self.out_features
+
+    @property
     def utilisation(self) -> float:
         """The fraction of the cells that hold a weight."""
-        return self.out_features * self.in_features / (self.tiles_per_plane * self.rows * self.cols)
+        return self.out_features * self.in_features / (self.tiles_per_slice * self.rows * self.cols)
 
-    def cut(self, cells: Tensor) -> Tensor:
-        """[planes, 2, in, out] -> [tiles, rows * cols], unused cells zero (False)."""
-        planes, polarities = cells.shape[:2]
-        padded = cells.new_zeros(planes, polarities, self.row_tiles * self.rows, self.col_tiles * self.cols)
-        padded[:, :, : self.in_features, : self.out_features] = cells
-        tiles = padded.view(planes, polarities, self.row_tiles, self.rows, self.col_tiles, self.cols)
-        return tiles.transpose(3, 4).reshape(-1, self.rows * self.cols)
+    def digits(self, levels: Tensor, part: slice | None = None) -> Tensor:
+        """The digits, int32 [n], of the cells `part` (default: all) of `shape`, flat, for `levels` [out, in].
 
-    def join(self, tiles: Tensor) -> Tensor:
-        """[tiles, rows * cols] -> [planes, 2, in, out]: the inverse of `cut`."""
-        shape = (self.planes, 2, self.row_tiles, self.col_tiles, self.rows, self.cols)
-        padded = tiles.reshape(shape).transpose(3, 4)
-        whole = padded.reshape(self.planes, 2, self.row_tiles * self.rows, self.col_tiles * self.cols)
-        return whole[:, :, : self.in_features, : self.out_features].contiguous()
+        Takes memory for the part only.
+        """
+        part = slice(0, math.prod(self.shape)) if part is None else part
+        size = self.in_features * self.out_features
+        pieces = []
+        for array in range(part.start // size, -(-part.stop // size)):
+            start, stop = (min(max(end - array * size, 0), size) for end in (part.start, part.stop))
+            first_row = start // self.out_features
+            rows = levels[:, first_row : -(-stop // self.out_features)].T.reshape(-1)
+            here = rows[start - first_row * self.out_features : stop - first_row * self.out_features]
+            slice_, negative = divmod(array // self.copies, 2)
+            magnitude = (-here if negative else here).clamp(min=0)
+            pieces.append((magnitude >> (slice_ * self.cell_bits)) & self._max_digit)
+        return torch.cat(pieces).int()
+
+    def digits_at(self, levels: Tensor, places: Tensor) -> Tensor:
+        """The digits, int32 [n], of the cells at `places` [n] of `shape`, flat, for `levels` [out, in]."""
+        row = places // self.out_features
+        values = levels[places % self.out_features, row % self.in_features].int()
+        array = row // self.in_features // self.copies
+        magnitude = torch.where(array % 2 == 1, -values, values).clamp(min=0)
+        return (magnitude >> (array // 2 * self.cell_bits).int()) & self._max_digit
+
+    def tile_cells(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of the physical cells `part`, tile by tile: (their tile [n], their place in `shape` [n], flat; -1 if unused).
+
+        Tiles follow each other by slice, polarity, copy, row tile and column tile.
+        """
+        cell = torch.arange(part.start, part.stop, device=device)
+        tile, within = cell // (self.rows * self.cols), cell % (self.rows * self.cols)
+        array, in_array = tile // self.tiles_per_slice, tile % self.tiles_per_slice
+        row = in_array // self.col_tiles * self.rows + within // self.cols
+        column = in_array % self.col_tiles * self.cols + within % self.cols
+        place = (array * self.in_features + row) * self.out_features + column
+        return tile, place.where((row < self.in_features) & (column < self.out_features), -1)
+
+    @property
+    def _max_digit(self) -> int:
+        return (1 << self.cell_bits) - 1
 
 
 def split_rows(x: Tensor, rows: int) -> Tensor:

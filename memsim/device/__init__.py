@@ -1,6 +1,6 @@
 """One memristor: its model's parameters and current equations, its cells, and how a population of them is drawn."""
 
-from memsim.device.cells import Cells, RandomCycling, program_cells
+from memsim.device.cells import Cells, draw_cycling_volts, pulse_cells
 from memsim.device.features import draw_states, fraction_below, state_means
 from memsim.device.file import load_device, save_device
 from memsim.device.model import UR, US, DeviceModel
@@ -11,11 +11,11 @@ __all__ = [
     "US",
     "Cells",
     "DeviceModel",
-    "RandomCycling",
+    "draw_cycling_volts",
     "draw_states",
     "fraction_below",
     "load_device",
-    "program_cells",
+    "pulse_cells",
     "read_noise_std_amperes",
     "save_device",
     "state_means",

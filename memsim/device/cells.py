@@ -6,13 +6,14 @@ The switching rules are those of Hennen et al., Front. Neurosci. 16:941753 (2022
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch import Generator, Tensor
 
-from memsim.device.features import History, chunks, draw_history, draw_offsets_and_scales
+from memsim.device.features import History, draw_history, draw_offsets_and_scales
 from memsim.device.model import HRS, LRS, UR, US, DeviceModel
+from memsim.spec import Cycling
 
 
 class Cells:
@@ -23,7 +24,7 @@ class Cells:
     - `set_volts` [n]: a pulse at or below it SETs; -inf in a cell that is in LRS;
     - `reset_volts` [n]: a pulse above it RESETs; +inf in a cell that is in HRS.
 
-    A cell takes some 240 bytes, for it remembers its last 10 cycles: draw large arrays with `program_cells`, in chunks.
+    A cell takes some 240 bytes, for it remembers its last 10 cycles: simulate large arrays in `chunks`.
     """
 
     def __init__(
@@ -97,9 +98,9 @@ class Cells:
             self.reset_volts.index_fill_(0, full, math.inf)
         if full.numel() < cells.numel():
             partial, at = cells.masked_select(~is_full), volts.masked_select(~is_full)
-            current = self._transition.index_select(0, partial) * self._distance(at) + self._end_amperes(partial)
-            r = (current - self.device.llrs_current_amperes(at)) / self.device.window_amperes(at)
-            self.r.index_copy_(0, partial, r)
+            distance = self.device.reset_distance(at)
+            current = self._transition.index_select(0, partial) * distance + self._end_amperes(partial)
+            self.r.index_copy_(0, partial, self.device.state_of_current(at, current))
             self.reset_volts.index_copy_(0, partial, at)
 
     def _next_cycle(self, cells: Tensor) -> None:
@@ -114,11 +115,7 @@ class Cells:
 
         start_volts, start_r = self.reset_volts.index_select(0, cells), self.r.index_select(0, cells)
         fall = self.device.current_amperes(start_volts, start_r) - self._end_amperes(cells)
-        self._transition.index_copy_(0, cells, fall / self._distance(start_volts))
-
-    def _distance(self, volts: Tensor) -> Tensor:
-        """|Umax - U| ^ eta, for the transition I_tr(U) = a |Umax - U|^eta + c from the LRS at UR to the HRS at Umax."""
-        return (self.device.reset_full_volts - volts).abs().pow_(self.device.reset_exponent)
+        self._transition.index_copy_(0, cells, fall / self.device.reset_distance(start_volts))
 
     def _end_amperes(self, cells: Tensor) -> Tensor:
         """c: the current at Umax of the HRS of the present cycle."""
@@ -129,47 +126,31 @@ class Cells:
         return self.device.state_of_resistance(self.features[HRS].index_select(0, cells))
 
 
-@dataclass(frozen=True)
-class RandomCycling:
-    """Pulses before programming, each one voltage from U(-vmax, vmax) for a whole tile (the paper: N rounds of 50)."""
-
-    rounds: int
-    pulses_per_round: int = 50
-    vmax_volts: float = 2.0
-
-    @property
-    def pulses(self) -> int:
-        return self.rounds * self.pulses_per_round
+def draw_cycling_volts(cycling: Cycling, tiles: int, generator: Generator) -> Tensor:
+    """[pulses, tiles] the voltages of random switching: one for all cells of a tile, from U(-vmax, vmax)."""
+    uniform = torch.rand(cycling.rounds * cycling.pulses_per_round, tiles, generator=generator, device=generator.device)
+    return (2.0 * uniform - 1.0) * cycling.vmax_volts
 
 
-def program_cells(
+def pulse_cells(
     device: DeviceModel,
     set_mask: Tensor,
     generator: Generator,
     *,
     history: History = "stationary",
     order: int | None = None,
-    cycling: RandomCycling | None = None,
+    cycling_volts: Iterable[Tensor] = (),
     set_volts: float = -2.0,
     reset_volts: float = 2.0,
 ) -> Tensor:
-    """States r [tiles, cells] (float32) of fresh cells after random cycling, one RESET of all, one SET of `set_mask`.
+    """States r [n] (float32) of fresh cells after pulses of `cycling_volts`, a RESET of all, a SET of those to be set.
 
-    `set_mask` is [tiles, cells] (bool); all cells of a tile share the voltages of the cycling. Cells are simulated in
-    chunks of a fixed size, pulse by pulse. Without cycling, `draw_states` draws the same states far faster.
+    `set_mask` is [n] (bool), and so is each of the pulses (V). Cells are simulated pulse by pulse and all at once: give
+    large arrays in `chunks`. Without cycling, `draw_states` draws the same states far faster.
     """
-    tiles, cells_per_tile = set_mask.shape
-    flat_mask = set_mask.reshape(-1)
-    pulses = cycling.pulses if cycling else 0
-    vmax_volts = cycling.vmax_volts if cycling else 0.0
-    voltages = (2.0 * torch.rand(pulses, tiles, generator=generator, device=device.device) - 1.0) * vmax_volts
-    r = torch.empty(flat_mask.shape, device=device.device)
-    for part in chunks(flat_mask.numel(), device.device):
-        cells = Cells(device, part.stop - part.start, generator, history, order)
-        tile = torch.arange(part.start, part.stop, device=device.device) // cells_per_tile
-        for volts in voltages:
-            cells.apply(volts[tile])
-        cells.apply(reset_volts)
-        cells.apply(flat_mask[part] * set_volts)
-        r[part] = cells.r
-    return r.view(tiles, cells_per_tile)
+    cells = Cells(device, set_mask.numel(), generator, history, order)
+    for volts in cycling_volts:
+        cells.apply(volts)
+    cells.apply(reset_volts)
+    cells.apply(set_mask * set_volts)
+    return cells.r

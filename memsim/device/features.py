@@ -34,11 +34,11 @@ def chunks(n: int, device: torch.device) -> Iterator[slice]:
 
 
 def draw_components(device: DeviceModel, n: int, generator: Generator) -> Tensor:
-    """[n] int64: the mixture component of each of `n` cells."""
+    """[n] int32: the mixture component of each of `n` cells."""
     u = torch.rand(n, generator=generator, device=device.device)
-    component = torch.zeros(n, dtype=torch.int64, device=device.device)
+    component = torch.zeros(n, dtype=torch.int32, device=device.device)
     for boundary in device.mixture_weights.cumsum(0)[:-1].tolist():
-        component += u >= boundary
+        component += (u >= boundary).int()
     return component
 
 
@@ -46,7 +46,7 @@ def draw_offsets_and_scales(
     device: DeviceModel, n: int, generator: Generator, features: Sequence[int] = (0, 1, 2, 3)
 ) -> tuple[Tensor, Tensor]:
     """(mu, sigma), each [len(features), n], of the features asked for: the marginal of the mixture over all four."""
-    means, cholesky = _marginal_mixture(device, tuple(features))
+    means, cholesky = marginal_mixture(device, tuple(features))
     component = draw_components(device, n, generator)
     z = torch.randn(means.shape[0], n, generator=generator, device=device.device)
     drawn = torch.zeros_like(z)
@@ -170,13 +170,13 @@ class _StateLaw:
     table: Tensor  # [5, K] m_mu, m_sigma, a, b, c
 
     def __call__(self, component: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """States r [n] from components [n] (int64) and standard normals x and z [n], in the dtype of `x`."""
+        """States r [n] from components [n] (integers) and standard normals x and z [n], in the dtype of `x`."""
         mean, spread = self.moments(component, x)
         y = mean.addcmul_(spread, z)
         return self.device.state_of_resistance(torch.pow(10.0, y) if self.feature == HRS else y)
 
     def moments(self, component: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, standard deviation), [n] each, of the feature given components [n] (int64) and x [n]."""
+        """(mean, standard deviation), [n] each, of the feature given components [n] (integers) and x [n]."""
         m_mu, m_sigma, a, b, c = (row.index_select(0, component) for row in self.table.to(x.dtype))
         g = polynomial(self.device.gamma[self.feature], x * self.x_std)
         return m_mu.addcmul_(m_sigma, g), torch.hypot(a.addcmul_(b, g), c.mul_(g))
@@ -186,13 +186,13 @@ class _StateLaw:
 def _state_law(device: DeviceModel, feature: int, history: History, order: int | None) -> _StateLaw:
     var = device.var_matrix(order)
     drawn = var[:, :4] @ var[:, :4].T if history == "zero" else stationary_covariance(device, order)[-4:, -4:]
-    means, cholesky = _marginal_mixture(device, (feature,), torch.float64)
+    means, cholesky = marginal_mixture(device, (feature,), torch.float64)
     table = torch.stack([means[0], means[1], cholesky[:, 0, 0], cholesky[:, 1, 0], cholesky[:, 1, 1]])
     return _StateLaw(device, feature, math.sqrt(drawn[feature, feature].item()), table)
 
 
 @lru_cache(maxsize=32)
-def _marginal_mixture(
+def marginal_mixture(
     device: DeviceModel, features: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """(means [2F, K], Cholesky factors [K, 2F, 2F]) of (mu, sigma) of `features`, from the joint of all four."""

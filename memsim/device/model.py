@@ -8,6 +8,7 @@ four features: the resistances of its two states and the voltages at which it sw
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,13 +118,24 @@ class DeviceModel:
         volts = torch.tensor(self.reference_volts, dtype=torch.float64, device=self.device)
         return self.llrs_conductance_siemens(volts).item(), self.hhrs_conductance_siemens(volts).item()
 
-    def denormalise(self, x: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
-        """Features [4, n] of normal variates `x` [4, n] in cells with offsets `mu` and scales `sigma` [4, n].
+    def state_of_current(self, volts: Tensor, amperes: Tensor) -> Tensor:
+        """The state r in which a cell conducts `amperes` at `volts` (not 0 V); shapes broadcast."""
+        return (amperes - self.llrs_current_amperes(volts)) / self.window_amperes(volts)
 
-        Rows are HRS (ohm, as 10 ** y), US (V), LRS (ohm), UR (V).
+    def reset_distance(self, volts: Tensor) -> Tensor:
+        """|Umax - U| ^ eta, for the transition I_tr(U) = a |Umax - U|^eta + c from the LRS at UR to the HRS at Umax."""
+        return (self.reset_full_volts - volts).abs().pow_(self.reset_exponent)
+
+    def denormalise(self, x: Tensor, mu: Tensor, sigma: Tensor, features: Sequence[int] = (HRS, US, LRS, UR)) -> Tensor:
+        """`features` [F, n] of normal variates `x` [F, n] in cells with offsets `mu` and scales `sigma` [F, n].
+
+        HRS (ohm, as 10 ** y), US (V), LRS (ohm), UR (V).
         """
-        y = torch.stack([polynomial(self.gamma[i], x[i]) for i in range(4)]).mul_(sigma).add_(mu)
-        y[HRS] = 10.0 ** y[HRS]
+        y = torch.stack([polynomial(self.gamma[feature], row) for feature, row in zip(features, x, strict=True)])
+        y.mul_(sigma).add_(mu)
+        for row, feature in enumerate(features):
+            if feature == HRS:
+                y[row] = 10.0 ** y[row]
         return y
 
 

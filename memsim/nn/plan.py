@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from memsim.crossbar.matrix import bits_of
+from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.statistics import PREFIX
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
@@ -38,7 +38,12 @@ class MappedLayer:
         if bits is not None and own.weights.bits != bits:
             own = own.with_settings({"weights.bits": bits})
         out_features, in_features = shape
-        return cls(name, Tiling(own.tile.rows, own.tile.cols, out_features, in_features, bits_of(own)), own)
+        return cls(name, tiling_for((out_features, in_features), own), own)
+
+    @property
+    def conversions(self) -> int:
+        """ADC conversions for one input."""
+        return 0 if self.spec.adc is None else self.tiling.conversions
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ class Plan:
     def cells(self) -> int:
         """Physical cells, those of unused rows and columns included."""
         return sum(layer.tiling.cells for layer in self.mapped)
+
+    @property
+    def conversions(self) -> int:
+        """ADC conversions when every layer reads one input."""
+        return sum(layer.conversions for layer in self.mapped)
 
 
 @dataclass(frozen=True)

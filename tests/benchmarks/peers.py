@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from memsim.crossbar.tiling import Tiling
-from tests.benchmarks.programming import SINGLE_PULSE, programming
+from tests.benchmarks.programming import SINGLE_PULSE
 from tests.benchmarks.reads import BASE, NOISES
 from tests.benchmarks.timing import Action, Benchmark, Row, median_seconds, times_plain
 
@@ -124,7 +124,10 @@ def _read_rows() -> Iterator[Row]:
 
 def _programming_rows() -> Iterator[Row]:
     network, x = LAYER.network()
-    programs = {"memsim": programming(SINGLE_PULSE, CELLS // 4), "synaptogen (NumPy)": (CELLS, _synaptogen())}
+    programs = {
+        "memsim": SINGLE_PULSE.prepare(CELLS // 4),
+        "synaptogen (NumPy)": (CELLS, _synaptogen()),
+    }
     try:
         tiling = Tiling(LAYER.tile, LAYER.tile, LAYER.out_features, LAYER.in_features, LAYER.bits)
         programs["SynaptogenML"] = (tiling.cells, _synaptogen_ml(network, x)[1])

@@ -10,7 +10,7 @@ import torch
 import memsim
 from memsim.nn.mapping import mapping_of
 from tests.benchmarks.models import stack
-from tests.benchmarks.programming import RANDOM_PULSES, SINGLE_PULSE, programming
+from tests.benchmarks.programming import RANDOM_PULSES, SINGLE_PULSE
 from tests.benchmarks.reads import BASE, Case
 from tests.benchmarks.timing import Action, Benchmark, Row, exponent, median_seconds
 
@@ -36,8 +36,14 @@ def _layers(layers: int) -> tuple[int, Action]:
 
 
 SERIES: dict[str, tuple[Callable[[int], tuple[int, Action]], Sequence[int]]] = {
-    "single pulse: cells": (lambda weights: programming(SINGLE_PULSE, weights), [1 << n for n in (16, 18, 20, 22)]),
-    "50 random pulses: cells": (lambda weights: programming(RANDOM_PULSES, weights), [1 << n for n in (14, 16, 18)]),
+    "single pulse: cells": (
+        SINGLE_PULSE.prepare,
+        [1 << n for n in (16, 18, 20, 22)],
+    ),
+    "50 random pulses: cells": (
+        RANDOM_PULSES.prepare,
+        [1 << n for n in (14, 16, 18)],
+    ),
     "read, 512 x 512: frames": (_frames, (256, 1024, 4096)),
     "read, 512 frames: tiles": (_tiles, (256, 512, 1024, 2048)),
     "map_model, 64 x 64: layers": (_layers, (32, 128, 512)),

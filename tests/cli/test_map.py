@@ -34,6 +34,43 @@ def test_a_foreign_checkpoint_is_mapped_and_explained(memsim, foreign):
     assert layers["encoder.layers.0.fc1"]["cells"] == 8 * 128 * 128
     assert report["cells"] == (8 + 4 + 4) * 128 * 128
     assert 0.03 < layers["encoder.layers.0.fc1"]["programming_error"] < 0.15
+    # an ADC conversion for each of 2 slices and each output; the inputs of all three fit one row tile
+    assert layers["encoder.layers.0.fc1"]["conversions"] == 2 * 130
+    assert report["conversions"] == 2 * (130 + 20 + 20)
+
+
+def test_what_programming_took_is_reported_by_scheme(memsim, foreign, tmp_path):
+    (tmp_path / "mixed.yaml").write_text(
+        "base: multilevel\nweights: {bits: 3}\noverrides:\n"
+        "  - {match: '*.fc1', weights: {encoding: binary_planes}, programming: {scheme: write_verify}}\n"
+    )
+    done = memsim("map", foreign, "--hardware", "mixed.yaml", "--json", "map.json")
+    assert done.status == 0, done.said
+    assert "write_verify" in done.said
+    assert "incremental_reset" in done.said
+    assert "standard deviation of the cells' currents by level" in done.said
+    report = json.loads((tmp_path / "map.json").read_text())
+    verified, incremental = sorted(report["programming"], key=lambda entry: entry["scheme"], reverse=True)
+    assert verified["scheme"] == "write_verify"
+    assert verified["cells"] == 130 * 20 * 2 * 2
+    assert verified["pulses_per_cell"]["max"] <= 20
+    assert incremental["cells"] == 2 * 20 * 20 * 2  # two layers, one pair of 2-bit cells a weight
+    assert [level["target"] for level in incremental["levels"]] == pytest.approx([0.2, 0.4167, 0.6333, 0.85], abs=1e-4)
+    assert all(level["spread"] < 0.01 for level in incremental["levels"])
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    by_layer = [layers[name]["programming"] for name in layers if not name.endswith("fc1")]
+    assert sum(entry["cells"] for entry in by_layer) == incremental["cells"]
+    assert layers["encoder.layers.0.fc1"]["programming"]["failures"] == verified["failures"]
+    assert (layers["encoder.layers.0.fc1"]["slices"], layers["encoder.layers.0.fc1"]["cell_bits"]) == (2, 1)
+    query = layers["encoder.layers.0.self_attn.q_proj"]
+    assert (query["slices"], query["cell_bits"], query["copies"], query["conversions"]) == (1, 2, 1, 20)
+
+
+def test_ideal_cells_are_not_programmed(memsim, foreign):
+    report = json.loads(memsim("map", foreign, "--hardware", "ideal", "--json", "-").out)
+    assert report["programming"] == []
+    assert report["conversions"] == 0
+    assert all(layer["programming"] is None for layer in report["layers"])
 
 
 def test_the_mapped_file_holds_levels_states_and_everything_digital(memsim, foreign):
@@ -51,7 +88,7 @@ def test_the_mapped_file_holds_levels_states_and_everything_digital(memsim, fore
     scale = fit_scale(source[f"{name}.weight"], 4, spec.weights)
     assert torch.equal(mapped[f"{name}.matrix.scale"], scale)
     assert torch.equal(mapped[f"{name}.matrix.levels"], quantise(source[f"{name}.weight"], scale, 4))
-    assert mapped[f"{name}.matrix.states"].shape == (3, 2, 20, 20)
+    assert mapped[f"{name}.matrix.states"].shape == (3, 2, 1, 20, 20)
     assert f"{name}.weight" not in mapped
     for kept in (f"{name}.bias", "encoder.embed_tokens.weight", "frontend.conv.weight", "output.weight"):
         assert torch.equal(mapped[kept], source[kept])
@@ -122,7 +159,10 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--hardware", "nosuch"], "nosuch: no such file, and no shipped hardware config"),
         (["foreign.safetensors", "--cell", "nosuch"], "nosuch: no such file, and no shipped devices config"),
         (["foreign.safetensors", "--set", "adc.bitz=3"], "adc.bitz: unknown key (nearest: adc.bits)"),
-        (["foreign.safetensors", "--set", "weights.encoding=multilevel"], "'multilevel' is not built yet"),
+        (
+            ["foreign.safetensors", "--set", "weights.encoding=multilevel"],
+            "2 bits a cell need programming: {scheme: incremental_reset}",
+        ),
         (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
         (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),
         (["foreign.safetensors", "-o", "no/such.safetensors"], "the folder no does not exist"),

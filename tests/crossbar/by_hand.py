@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from memsim.spec import HardwareSpec, load_hardware
 
 def spec_of(bits: int = 3, rows: int = 2, **changes: Any) -> HardwareSpec:
     """`physical` with small tiles and the sections in `changes`."""
-    return load_hardware({"base": "physical", "weights": {"bits": bits}, "tile": {"rows": rows, "cols": 2}, **changes})
+    tile = {"rows": rows, "cols": 2}
+    return load_hardware({"base": "physical", "tile": tile, **{"weights": {"bits": bits}, **changes}})
 
 
 def statistics_of(x: Tensor, rows: int = 24) -> InputStatistics:
@@ -56,49 +58,52 @@ def fractions(matrix: MappedMatrix, x: Tensor) -> Tensor:
 
 
 def column_signals(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(signal, variance of its read noise), each [row_tiles, n, planes, out], summed over every single cell."""
+    """(signal, variance of its read noise), each [row_tiles, n, slices, out], summed over every single cell."""
     spec, u = matrix.spec, fractions(matrix, x)
     assert matrix.states is not None
     assert spec.dac is not None
     assert matrix.gain_per_ampere is not None
     device, gain, rows = load_device(spec.cell), float(matrix.gain_per_ampere), spec.tile.rows
-    planes, polarities, in_features, out_features = matrix.states.shape
-    signal = torch.zeros(-(-in_features // rows), len(x), planes, out_features, dtype=torch.float64)
+    slices, polarities, copies, in_features, out_features = matrix.states.shape
+    signal = torch.zeros(-(-in_features // rows), len(x), slices, out_features, dtype=torch.float64)
     variance = torch.zeros_like(signal)
     for row in range(in_features):
         volts = u[:, row] * spec.dac.vmax_volts
-        for plane in range(planes):
-            for polarity in range(polarities):
-                for column in range(out_features):
-                    r = matrix.states[plane, polarity, row, column].double()
-                    current = device.current_amperes(volts, r)
-                    signal[row // rows, :, plane, column] += (1 - 2 * polarity) * gain * current
-                    if spec.read_noise is not None:
-                        conductance = device.conductance_siemens(volts, r)
-                        std = read_noise_std_amperes(
-                            conductance, volts, **spec.read_noise.model_dump(exclude={"variance_product"})
-                        )
-                        variance[row // rows, :, plane, column] += (gain * std) ** 2
+        for slice_, polarity, copy, column in product(*map(range, (slices, polarities, copies, out_features))):
+            r = matrix.states[slice_, polarity, copy, row, column].double()
+            current = device.current_amperes(volts, r)
+            signal[row // rows, :, slice_, column] += (1 - 2 * polarity) * gain * current / copies
+            if spec.read_noise is not None:
+                conductance = device.conductance_siemens(volts, r)
+                std = read_noise_std_amperes(
+                    conductance, volts, **spec.read_noise.model_dump(exclude={"variance_product"})
+                )
+                variance[row // rows, :, slice_, column] += (gain * std / copies) ** 2
     return signal, variance
 
 
 def shift_add(matrix: MappedMatrix, signal: Tensor) -> Tensor:
-    """[n, out] from signals [row_tiles, n, planes, out]: the ADC of every tile and plane, then the digital sum."""
+    """[n, out] from signals [row_tiles, n, slices, out]: the ADC of every tile and slice, then the digital sum."""
     adc = matrix.spec.adc
     total = torch.zeros(signal.shape[1], signal.shape[3], dtype=torch.float64)
     for tile in range(signal.shape[0]):
-        for plane in range(signal.shape[2]):
-            value = signal[tile, :, plane]
+        for slice_ in range(signal.shape[2]):
+            value = signal[tile, :, slice_]
             if adc is not None and adc.range == "fixed":
                 edge = 2.0 ** (adc.precision_bits + adc.range_bits - 1)
                 value = (value * 2.0**adc.precision_bits).round().clamp(-edge, edge) / 2.0**adc.precision_bits
             elif adc is not None:
                 assert matrix.adc_range is not None
                 largest = 2 ** (adc.bits - 1) - 1
-                step = float(matrix.adc_range[0, plane]) / largest
+                step = float(matrix.adc_range[0, slice_]) / largest
                 value = (value / step).round().clamp(-largest, largest) * step
-            total += value * 2**plane
+            total += value * 2 ** (cell_bits(matrix) * slice_)
     return total
+
+
+def cell_bits(matrix: MappedMatrix) -> int:
+    """How many bits of a weight a cell holds."""
+    return matrix.spec.weights.cell_bits
 
 
 def in_weights_and_inputs(matrix: MappedMatrix, product: Tensor) -> Tensor:

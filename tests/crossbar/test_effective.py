@@ -72,7 +72,8 @@ def test_the_documented_error(device: DeviceModel) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(128, 128, generator=generator)
     levels = encode.quantise(weight, encode.fit_scale(weight, 3, Weights(bits=3)), 3)
-    states = draw_states(device, encode.set_mask(levels, 3)[0], generator)
+    ones = encode.to_slices(levels, 3)[0].T
+    states = draw_states(device, torch.stack([ones > 0, ones < 0]), generator)
     arrays = WiredArrays.make(device, states, 1.0, 0.4)
     effective = EffectiveArrays.make(arrays)
     gaussian = 0.4 * (torch.randn(1, 64, 128, generator=generator) / 3.7).clamp(-1, 1)

@@ -1,6 +1,8 @@
-"""Levels, scales and planes."""
+"""Levels, scales and slices."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -31,31 +33,29 @@ def squared_error(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 @settings(deadline=None)
-@given(SHAPES, BITS, st.integers(0, 1000))
-def test_planes_hold_the_binary_digits(shape: tuple[int, int], bits: int, seed: int) -> None:
+@given(SHAPES, BITS, st.integers(1, 4), st.integers(0, 1000))
+def test_slices_hold_the_digits(shape: tuple[int, int], bits: int, cell_bits: int, seed: int) -> None:
     levels = random_levels(shape, bits, seed)
-    planes = encode.to_planes(levels, bits)
-    assert planes.shape == (bits - 1, *shape)
-    assert planes.dtype == torch.int8
-    assert torch.equal(encode.from_planes(planes), levels.int())
-    digits = [[f"{abs(q):0{bits - 1}b}"[::-1] for q in row] for row in levels.tolist()]
-    for (o, i), q in zip(torch.cartesian_prod(*map(torch.arange, shape)).tolist(), levels.view(-1), strict=True):
-        sign = int(q.sign())
-        assert planes[:, o, i].tolist() == [sign * int(digit) for digit in digits[o][i]]
+    slices = encode.to_slices(levels, bits, cell_bits)
+    worths = encode.slice_worths(bits, cell_bits)
+    count = math.ceil((bits - 1) / cell_bits)
+    assert slices.shape == (count, *shape) == (encode.slices_of(bits, cell_bits), *shape)
+    assert slices.dtype == torch.int8
+    assert worths.tolist() == [(2**cell_bits) ** k for k in range(count)]
+    assert torch.equal(encode.from_slices(slices, cell_bits), levels.int())
+    assert torch.equal(torch.einsum("s,soi->oi", worths, slices.float()), levels.float())
+    for (o, i), q in zip(
+        torch.cartesian_prod(*map(torch.arange, shape)).tolist(), levels.view(-1).tolist(), strict=True
+    ):
+        digits = [abs(q) // (2**cell_bits) ** k % 2**cell_bits for k in range(count)]
+        assert slices[:, o, i].tolist() == [(1 if q > 0 else -1) * digit for digit in digits]
 
 
-@settings(deadline=None)
-@given(SHAPES, BITS, st.integers(0, 1000))
-def test_set_cells_weigh_what_the_level_says(shape: tuple[int, int], bits: int, seed: int) -> None:
-    levels = random_levels(shape, bits, seed)
-    mask = encode.set_mask(levels, bits)
-    assert mask.shape == (bits - 1, 2, shape[1], shape[0])
-    assert mask.dtype == torch.bool
-    assert not (mask[:, 0] & mask[:, 1]).any()  # never both cells of a pair
-    weights = 2.0 ** torch.arange(bits - 1)
-    positive, negative = (torch.einsum("p,pio->oi", weights, mask[:, polarity].float()) for polarity in (0, 1))
-    assert torch.equal(positive, levels.float().clamp(min=0))
-    assert torch.equal(negative, -levels.float().clamp(max=0))
+def test_slices_of_one_bit_are_the_binary_planes() -> None:
+    levels = torch.tensor([[5, -6, 0, 7]])
+    assert encode.to_slices(levels, 4).tolist() == [[[1, 0, 0, 1]], [[0, -1, 0, 1]], [[1, -1, 0, 1]]]
+    assert encode.to_slices(levels, 4, 3).tolist() == [[[5, -6, 0, 7]]]  # the whole magnitude in one cell
+    assert encode.to_slices(levels, 4, 2).tolist() == [[[1, -2, 0, 3]], [[1, -1, 0, 1]]]
 
 
 @settings(deadline=None)
@@ -156,7 +156,7 @@ def test_rows_of_zeros_have_level_0_and_scale_1(scale: str, method: str) -> None
 
 
 def test_two_bits_are_ternary() -> None:
-    assert encode.max_level(2) == encode.planes_of(2) == 1
+    assert encode.max_level(2) == encode.slices_of(2) == 1
     weight = torch.tensor([[-0.9, -0.1, 0.0, 0.2, 1.1]])
     assert encode.quantise(weight, torch.ones(1), 2).tolist() == [[-1, 0, 0, 0, 1]]
 

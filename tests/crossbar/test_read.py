@@ -47,6 +47,27 @@ def test_a_read_is_the_sum_over_its_cells(adc: dict[str, Any] | None, dac: dict[
     assert by_hand[0].abs().max() == 0
 
 
+ENCODINGS: dict[str, dict[str, Any]] = {
+    "copies": {"weights": {"bits": 4, "copies": 3}},
+    "2 bits a cell": {"weights": {"bits": 4, "encoding": "multilevel", "cell_bits": 2}},
+    "3 bits a cell, copies": {"weights": {"bits": 5, "encoding": "multilevel", "cell_bits": 3, "copies": 2}},
+}
+
+
+@pytest.mark.parametrize("adc", [None, FIXED, CALIBRATED], ids=["none", "fixed", "calibrated"])
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+def test_every_encoding_is_the_sum_over_its_cells(encoding: dict[str, Any], adc: dict[str, Any] | None) -> None:
+    """The mean over copies; a digit of slice k counts (2^cell_bits)^k."""
+    programming = {"scheme": "incremental_reset"}
+    matrix = small_matrix(spec_of(rows=3, adc=adc, read_noise=None, programming=programming, **encoding))
+    x = inputs(40)
+    by_hand = in_weights_and_inputs(matrix, shift_add(matrix, column_signals(matrix, x)[0]))
+    torch.testing.assert_close(matrix(x).double(), by_hand, rtol=0, atol=2e-6 * float(by_hand.abs().max()))
+    if adc is None:  # and it is the product with the weights, but for what hardware errs
+        exact = x.clamp(-matrix.input_range, matrix.input_range) @ (matrix.levels * matrix.scale[:, None]).T
+        assert (by_hand - exact).norm() < 0.04 * exact.norm()
+
+
 def test_the_fixed_adc_takes_effect_and_clips() -> None:
     """Otherwise the comparison above would not see it."""
     matrix = small_matrix(spec_of(4, 3, adc={**FIXED, "range_bits": 1}, read_noise=None))
@@ -172,6 +193,17 @@ def test_noise_is_drawn_for_every_tile_and_plane() -> None:
     channels = deviations.permute(0, 2, 3, 1).flatten(0, 2)
     between = torch.corrcoef(channels) - torch.eye(len(channels), dtype=torch.float64)
     assert between.abs().max() < 5.5 / math.sqrt(FRAMES)  # 153 pairs
+
+
+def test_the_noise_of_copies_is_that_of_their_mean() -> None:
+    """With an n-th of the variance, as `column_signals` counts it cell by cell."""
+    for adc in (None, FINE):
+        _, deviations, std = noisy_reads(adc, ROWS["mixed"], weights={"bits": 3, "copies": 4})
+        assert (deviations.mean(0).abs() < 5 * std / math.sqrt(FRAMES)).all()
+        assert ((deviations.std(0) / std - 1).abs() < 5 / math.sqrt(2 * FRAMES)).all()
+    _, _, single = noisy_reads(None, ROWS["mixed"])
+    _, _, copied = noisy_reads(None, ROWS["mixed"], weights={"bits": 3, "copies": 4})
+    assert (copied / single).tolist() == pytest.approx([0.5] * 3, rel=0.1)  # other cells
 
 
 def test_noise_follows_each_frames_own_input() -> None:

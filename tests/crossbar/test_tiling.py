@@ -12,37 +12,80 @@ from hypothesis import strategies as st
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.tiling import Tiling, split_rows
 
-SIZES = st.integers(1, 7)
-TILINGS = st.builds(Tiling, SIZES, SIZES, st.integers(1, 15), st.integers(1, 15), st.integers(2, 5))
+SIZES, SHAPES = st.integers(1, 7), st.integers(1, 15)
+TILINGS = st.builds(
+    Tiling, SIZES, SIZES, SHAPES, SHAPES, bits=st.integers(2, 16), cell_bits=st.integers(1, 4), copies=st.integers(1, 3)
+)
+
+
+def levels_for(tiling: Tiling) -> torch.Tensor:
+    largest = 2 ** (tiling.bits - 1) - 1
+    shape = (tiling.out_features, tiling.in_features)
+    levels = torch.randint(-largest, largest + 1, shape, generator=torch.Generator().manual_seed(0))
+    return levels.to(torch.int8 if tiling.bits <= 8 else torch.int16)
 
 
 @settings(deadline=None)
 @given(TILINGS)
-def test_cut_puts_every_cell_in_its_tile_and_join_brings_it_back(tiling: Tiling) -> None:
-    shape = (tiling.planes, 2, tiling.in_features, tiling.out_features)
-    cells = torch.arange(1, math.prod(shape) + 1, dtype=torch.int32).view(shape)
-    tiles = tiling.cut(cells)
-    assert tiles.shape == (tiling.tiles, tiling.rows * tiling.cols)
-    assert torch.equal(tiling.join(tiles), cells)
+def test_the_digits_of_pairs_make_up_the_levels(tiling: Tiling) -> None:
+    levels = levels_for(tiling)
+    digits = tiling.digits(levels).view(tiling.shape)
+    assert digits.dtype == torch.int32
+    assert digits.min() >= 0
+    assert digits.max() < 2**tiling.cell_bits
+    assert tiling.shape == (tiling.slices, 2, tiling.copies, tiling.in_features, tiling.out_features)
+    assert (digits == digits[:, :, :1]).all()  # copies are copies
+    assert not ((digits[:, 0] > 0) & (digits[:, 1] > 0)).any()  # never both cells of a pair
+    worths = (2**tiling.cell_bits) ** torch.arange(tiling.slices)
+    difference = (digits[:, 0, 0] - digits[:, 1, 0]) * worths[:, None, None]
+    assert torch.equal(difference.sum(0).T, levels.long())
+
+
+@settings(deadline=None)
+@given(TILINGS, st.integers(0, 10_000), st.integers(0, 10_000))
+def test_the_digits_of_a_part_are_those_of_the_whole(tiling: Tiling, start: int, more: int) -> None:
+    levels = levels_for(tiling)
+    whole = tiling.digits(levels)
+    start %= len(whole)
+    stop = start + 1 + more % (len(whole) - start)
+    assert torch.equal(tiling.digits(levels, slice(start, stop)), whole[start:stop])
+    places = torch.arange(start, stop)
+    assert torch.equal(tiling.digits_at(levels, places), whole[places])
+
+
+@settings(deadline=None)
+@given(TILINGS)
+def test_every_cell_lies_in_its_tile(tiling: Tiling) -> None:
+    """Cut by hand: arrays (slices, polarities, copies), row tiles, column tiles, and the cells of each tile by rows."""
+    places = torch.arange(math.prod(tiling.shape)).view(-1, tiling.in_features, tiling.out_features)
     expected = []
-    for array in cells.flatten(0, 1):  # planes, polarities
+    for array in places:
         for top in range(0, tiling.in_features, tiling.rows):
             for left in range(0, tiling.out_features, tiling.cols):
-                tile = torch.zeros(tiling.rows, tiling.cols, dtype=torch.int32)
+                tile = torch.full((tiling.rows, tiling.cols), -1)
                 part = array[top : top + tiling.rows, left : left + tiling.cols]
                 tile[: part.shape[0], : part.shape[1]] = part
                 expected.append(tile.flatten())
-    assert torch.equal(tiles, torch.stack(expected))
+    tile, place = tiling.tile_cells(slice(0, tiling.cells), torch.device("cpu"))
+    assert torch.equal(place, torch.cat(expected))
+    assert torch.equal(tile, torch.arange(tiling.tiles).repeat_interleave(tiling.rows * tiling.cols))
+    middle = slice(tiling.cells // 3, tiling.cells // 2)
+    for part, whole in zip(tiling.tile_cells(middle, torch.device("cpu")), (tile, place), strict=True):
+        assert torch.equal(part, whole[middle])
     assert tiling.tiles == len(expected)
     assert tiling.cells == sum(tile.numel() for tile in expected)
-    assert tiling.tiles_per_plane == len(expected) / 2 / tiling.planes
-    assert tiling.utilisation == pytest.approx(sum((tile > 0).sum().item() for tile in expected) / tiling.cells)
+    assert tiling.tiles_per_slice == len(expected) / 2 / tiling.slices / tiling.copies
+    assert tiling.utilisation == pytest.approx(sum((tile >= 0).sum().item() for tile in expected) / tiling.cells)
 
 
-def test_cut_leaves_unused_cells_unset() -> None:
-    tiles = Tiling(2, 2, 3, 3, 2).cut(torch.ones(1, 2, 3, 3, dtype=torch.bool))
-    assert tiles.dtype == torch.bool
-    assert tiles.sum() == 18
+def test_more_bits_a_cell_take_fewer_cells_and_conversions() -> None:
+    """8 bits on a 300 x 200 matrix: 7 planes, 4 slices of 2 bits, 2 of 4; 2 row tiles of 128, 300 columns each."""
+    tilings = [Tiling(128, 128, 300, 200, 8, cell_bits) for cell_bits in (1, 2, 4)]
+    assert [tiling.conversions for tiling in tilings] == [2 * 300 * slices for slices in (7, 4, 2)]
+    assert [tiling.tiles for tiling in tilings] == [2 * 3 * 2 * slices for slices in (7, 4, 2)]
+    copied = Tiling(128, 128, 300, 200, 8, 4, copies=3)
+    assert copied.cells == 3 * tilings[2].cells
+    assert copied.conversions == tilings[2].conversions
 
 
 @settings(deadline=None)
@@ -72,6 +115,6 @@ def test_the_papers_conformer_takes_2484_tiles_a_plane() -> None:
     block = [(1536, 384), (384, 1536)] * 2 + [(384, 384)] * 4 + [(768, 384), (384, 384)]
     for bits, millions in ((3, 163), (4, 244), (8, 570)):
         tilings = [Tiling(128, 128, out, width, bits) for out, width in block * 12]
-        assert sum(tiling.tiles_per_plane for tiling in tilings) == 2484
+        assert sum(tiling.tiles_per_slice for tiling in tilings) == 2484
         assert round(sum(tiling.cells for tiling in tilings) / 1e6) == millions
         assert {tiling.utilisation for tiling in tilings} == {1.0}

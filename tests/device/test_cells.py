@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.device import Cells, DeviceModel, RandomCycling, load_device, program_cells
+from memsim.device import Cells, DeviceModel, draw_cycling_volts, load_device, pulse_cells
 from memsim.device.model import HRS, LRS, UR, US
+from memsim.spec import Cycling
 
 N = 100_000
 DEVICE = load_device("synaptogen")  # for Hypothesis, which does not go with fixtures
@@ -195,53 +196,39 @@ def test_random_pulses_do_what_the_published_cells_do(
 
 
 def test_programming_without_cycling_is_one_set(device: DeviceModel) -> None:
-    mask = (torch.arange(6000) % 3 == 0).view(3, 2000)
-    r = program_cells(device, mask, torch.Generator().manual_seed(1))
+    mask = torch.arange(6000) % 3 == 0
+    r = pulse_cells(device, mask, torch.Generator().manual_seed(1))
     cells = Cells(device, 6000, torch.Generator().manual_seed(1))
-    assert torch.equal(r[~mask], cells.r.view(3, 2000)[~mask])
+    assert torch.equal(r[~mask], cells.r[~mask])
     cells.apply(-2.0)
-    assert torch.equal(r[mask], cells.r.view(3, 2000)[mask])
+    assert torch.equal(r[mask], cells.r[mask])
 
 
-def test_cycling_pulses_are_one_voltage_a_tile(device: DeviceModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    apply = Cells.apply
+def test_cells_get_the_cycling_then_a_reset_then_a_set(device: DeviceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(Cells, "apply", lambda self, volts: seen.append(torch.as_tensor(volts)))
+    mask = torch.arange(50) % 2 == 0
+    cycling = torch.randn(10, 50)
+    pulse_cells(device, mask, torch.Generator().manual_seed(1), cycling_volts=cycling, set_volts=-1.5, reset_volts=1.25)
+    assert torch.equal(torch.stack(seen[:10]), cycling)
+    assert [volts.unique().tolist() for volts in seen[10:]] == [[1.25], [-1.5, 0.0]]
+    assert torch.equal(seen[11] == -1.5, mask)
 
-    def record(self: Cells, volts: float | torch.Tensor) -> None:
-        seen.append(volts)
-        apply(self, volts)
 
-    monkeypatch.setattr(Cells, "apply", record)
-    mask = torch.ones(4, 50, dtype=torch.bool)
-    program_cells(device, mask, torch.Generator().manual_seed(1), cycling=RandomCycling(10, 15, vmax_volts=1.8))
-    *cycling, reset, final = seen
-    assert len(cycling) == 150
-    voltages = torch.stack(cycling).view(150, 4, 50)
-    assert torch.equal(voltages, voltages[:, :, :1].expand_as(voltages))
-    assert voltages[:, :, 0].unique().numel() > 590
+def test_cycling_voltages_are_uniform(generator: torch.Generator) -> None:
+    voltages = draw_cycling_volts(Cycling(rounds=10, pulses_per_round=15, vmax_volts=1.8), 4, generator)
+    assert voltages.shape == (150, 4)
+    assert voltages.unique().numel() > 590
     assert -1.8 <= voltages.min() < -1.7
     assert 1.7 < voltages.max() <= 1.8
-    assert reset == 2.0
-    assert (torch.as_tensor(final) == -2.0).all()
+    assert abs(float(voltages.mean())) < 5 * 1.8 / math.sqrt(3 * 600)
 
 
 def test_cycled_cells_end_in_the_state_asked_for(device: DeviceModel, generator: torch.Generator) -> None:
-    mask = torch.arange(20_000).view(4, 5000) % 2 == 0
-    r = program_cells(device, mask, generator, history="zero", cycling=RandomCycling(2, 15))
+    mask = torch.arange(20_000) % 2 == 0
+    cycling = draw_cycling_volts(Cycling(rounds=2, pulses_per_round=15), 4, generator)
+    tile = torch.arange(20_000) // 5000
+    r = pulse_cells(device, mask, generator, history="zero", cycling_volts=(volts[tile] for volts in cycling))
     # means over the population (state_means), which cycling hardly moves; five standard errors are 0.002 and 0.0012
     assert r[mask].mean().item() == pytest.approx(0.1595, abs=0.003)
     assert r[~mask].mean().item() == pytest.approx(0.8415, abs=0.002)
-
-
-def test_programming_is_a_function_of_the_generator_whatever_the_threads(device: DeviceModel) -> None:
-    mask = torch.arange(40_000).view(4, 10_000) % 3 == 0
-    threads = torch.get_num_threads()
-    programmed = []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            generator = torch.Generator().manual_seed(9)
-            programmed.append(program_cells(device, mask, generator, cycling=RandomCycling(1, 6)))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(programmed[0], programmed[1])

@@ -1,0 +1,249 @@
+"""Programming schemes: what a programmer does to one fresh cell after another, and what it takes.
+
+A digit of a cell is programmed to the current `targets[digit]`, a fraction of the mean LRS current at the verify
+voltage (without verify: at the device's reference voltage). Pulses are assumed to switch every cell fully, but for the
+rising pulses of `IncrementalReset`; `memsim.crossbar.program` sees to it.
+
+A cell that is cycled again draws its next cycle (Hennen et al., Front. Neurosci. 16:941753, 2022), which destroys its
+old state, so a programmer can stop at a state that it likes, but never return to one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from memsim.device.cycles import CycleFeatures
+from memsim.device.features import draw_states, state_means
+from memsim.device.model import HRS, LRS, UR, DeviceModel
+from memsim.device.ramp import RampCells, ResetRamp
+from memsim.device.verify import CurrentScale, VerifyRead
+from memsim.spec import IncrementalReset, Programming, Scheme, SinglePulse, WriteVerify
+
+AHEAD = 16
+"""Verify reads that are drawn at a time: changes speed, and which random number goes where."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What programming made of `n` cells, and took. Tensors [n]."""
+
+    r: Tensor  # float32: states
+    pulses: Tensor  # int32: SET and RESET pulses
+    verify_reads: Tensor  # int32
+    failed: Tensor  # bool: outside the tolerance when the programmer gave up
+    joules: Tensor  # float32: of the pulses
+
+    @classmethod
+    def start(cls, n: int, device: torch.device) -> Outcome:
+        """`n` cells before programming."""
+        return cls(
+            torch.full((n,), math.nan, device=device),
+            torch.zeros(n, dtype=torch.int32, device=device),
+            torch.zeros(n, dtype=torch.int32, device=device),
+            torch.zeros(n, dtype=torch.bool, device=device),
+            torch.zeros(n, device=device),
+        )
+
+    def add(self, cells: Tensor, r: Tensor, pulses: Tensor, verify_reads: Tensor, joules: Tensor) -> None:
+        """A try at `cells` (indices [m]): their new states, and what it took."""
+        self.r.index_copy_(0, cells, r)
+        self.pulses.index_add_(0, cells, pulses)
+        self.verify_reads.index_add_(0, cells, verify_reads)
+        self.joules.index_add_(0, cells, joules)
+
+
+class Programmer(Protocol):
+    """A scheme with its numbers worked out for a device."""
+
+    scale: CurrentScale
+    targets: Tensor  # [levels] currents on that scale
+
+    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        """Program fresh cells to `digits` [n] (int32, below the number of levels)."""
+        ...
+
+
+def make_programmer(config: Scheme, device: DeviceModel, levels: int) -> Programmer:
+    """The programmer of `config` for cells of `levels` levels (more than two: incremental_reset only)."""
+    if isinstance(config, IncrementalReset):
+        return IncrementalResetProgrammer(config, device, levels)
+    if levels != 2:
+        raise ValueError(f"{type(config).__name__} programs 2 levels, not {levels}")
+    if isinstance(config, WriteVerify):
+        return WriteVerifyProgrammer(config, device)
+    return SinglePulseProgrammer(config, device)
+
+
+class FullPulse:
+    """A pulse that switches a cell fully, and its energy: U I t at the current of the state that it leaves behind.
+
+    Beyond +-Umax, where the fitted polynomials end, cells are taken as ohmic.
+    """
+
+    def __init__(self, device: DeviceModel, volts: float, seconds: float) -> None:
+        edge = math.copysign(min(abs(volts), device.reset_full_volts), volts)
+        at = torch.tensor(edge, dtype=torch.float64, device=device.device)
+        scale = volts * seconds * (volts / edge)
+        self._llrs = scale * device.llrs_current_amperes(at).item()
+        self._window = scale * device.window_amperes(at).item()
+
+    def joules(self, r: Tensor) -> Tensor:
+        return r * self._window + self._llrs
+
+
+class SinglePulseProgrammer:
+    """RESET of all cells, SET of those whose digit is 1."""
+
+    def __init__(self, config: SinglePulse, device: DeviceModel) -> None:
+        self._config, self._device = config, device
+        lrs, hrs = state_means(device, config.history)
+        self.scale = CurrentScale(device, device.reference_volts, lrs)
+        self.targets = self.scale.currents(torch.tensor([hrs, lrs], device=device.device))
+        self._full = _FullPulses(config, device)
+
+    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        return self.outcome(digits, draw_states(self._device, digits > 0, generator, self._config.history))
+
+    def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
+        """That of cells that are known to be in the states `r` [n]."""
+        joules = self._full.set.joules(r).mul_(digits).add_(self._full.mean_reset_joules)
+        none = torch.zeros_like(digits)
+        return Outcome(r, digits + 1, none, none.bool(), joules)
+
+
+class WriteVerifyProgrammer:
+    """Full cycles until a cell's current is near what its digit has on average."""
+
+    def __init__(self, config: WriteVerify, device: DeviceModel) -> None:
+        self._config, self._device = config, device
+        lrs, hrs = state_means(device, config.history)
+        self.scale = CurrentScale(device, config.verify.read_volts, lrs)
+        self.targets = self.scale.currents(torch.tensor([hrs, lrs], device=device.device))
+        self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
+        self._full = _FullPulses(config, device)
+
+    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        outcome = Outcome.start(digits.numel(), digits.device)
+        for digit, feature in ((1, LRS), (0, HRS)):
+            cells = (digits == digit).nonzero().squeeze(1)
+            if cells.numel():
+                self._cycle(cells, digit, feature, outcome, generator)
+        return outcome
+
+    def _cycle(self, cells: Tensor, digit: int, feature: int, outcome: Outcome, generator: Generator) -> None:
+        """Program `cells` (indices [m]), all of one digit, whose state is that of `feature`."""
+        config, full = self._config, self._full
+        rounds = [((feature, cycle),) for cycle in range(config.tries)]
+        features = CycleFeatures(self._device, cells.numel(), rounds, generator, config.history)
+        for attempt in range(config.tries):
+            r = self._device.state_of_resistance(features.draw()[0])
+            one = torch.ones_like(cells, dtype=torch.int32)
+            if digit == 1:
+                outcome.add(cells, r, 2 * one, one, full.set.joules(r) + full.mean_reset_joules)
+            elif attempt == 0:
+                outcome.add(cells, r, one, one, full.reset.joules(r))
+            else:
+                outcome.add(cells, r, 2 * one, one, full.reset.joules(r) + full.mean_set_joules)
+            missed = _outside(self._read(r, generator), self.targets[digit], config.tolerance)
+            cells = cells.index_select(0, missed)
+            if not cells.numel():
+                return
+            features.keep(missed)
+        outcome.failed.index_fill_(0, cells, True)
+
+
+class IncrementalResetProgrammer:
+    """RESET, SET, then rising pulses until a cell reads at most its target; outside the tolerance, all of it again."""
+
+    def __init__(self, config: IncrementalReset, device: DeviceModel, levels: int) -> None:
+        self._config, self._device = config, device
+        lrs, _ = state_means(device, config.history)
+        self.scale = CurrentScale(device, config.verify.read_volts, lrs)
+        self.targets = torch.linspace(config.low_level, config.high_level, levels, device=device.device)
+        self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
+        reach = self._read.within_reach(self._read.highest_current(self.targets))
+        self._thresholds = self.scale.states(reach)
+        self._ramp = ResetRamp(device, ramp_volts(config).to(device.device))
+        self._full = _FullPulses(config, device)
+
+    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        device, config, full = self._device, self._config, self._full
+        outcome = Outcome.start(digits.numel(), digits.device)
+        # in every try the cell leaves the LRS of a cycle, at its UR, for the HRS of the next
+        rounds = [((LRS, cycle), (UR, cycle), (HRS, cycle + 1)) for cycle in range(config.retries + 1)]
+        features = CycleFeatures(device, digits.numel(), rounds, generator, config.history)
+        cells = torch.arange(digits.numel(), device=digits.device)
+        for _ in rounds:
+            lrs_ohms, reset_volts, hrs_ohms = features.draw()
+            lrs, hrs = device.state_of_resistance(lrs_ohms), device.state_of_resistance(hrs_ohms)
+            in_lrs = self._ramp.cells(lrs, reset_volts, hrs)
+            sent, r, measured = self._stop(in_lrs, digits, generator)
+            joules = self._ramp.work(in_lrs, sent).mul_(config.pulse_seconds)
+            joules.add_(full.set.joules(lrs)).add_(full.mean_reset_joules)
+            outcome.add(cells, r, sent + 2, sent + 1, joules)
+            missed = _outside(measured, self.targets.index_select(0, digits), config.tolerance)
+            cells, digits = cells.index_select(0, missed), digits.index_select(0, missed)
+            if not cells.numel():
+                return outcome
+            features.keep(missed)
+        outcome.failed.index_fill_(0, cells, True)
+        return outcome
+
+    def _stop(self, cells: RampCells, digits: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(pulses sent, states, measured currents), each [n], when the programmer stops pulsing a cell.
+
+        Reads begin where noise may make one stop (see NOISE_REACH); those before cannot, and are not drawn. Nearly all
+        cells stop there or a pulse later; for the rest AHEAD reads are drawn at a time.
+        """
+        ramp, targets = self._ramp, self.targets.index_select(0, digits)
+        sent = ramp.pulses_to(cells, self._thresholds, digits).clamp_(max=len(ramp))
+        r = ramp.states(cells, sent)
+        measured = self._read(r, generator)
+        if not self._read.is_noisy:
+            return sent, r, measured
+        pulsed = torch.arange(len(sent), device=sent.device)
+        last_sent, last_measured, ahead = sent, measured, 1
+        while True:
+            going_on = ((last_measured > targets) & (last_sent < len(ramp))).nonzero().squeeze(1)
+            if not going_on.numel():
+                return sent, r, measured
+            pulsed, targets = pulsed.index_select(0, going_on), targets.index_select(0, going_on)
+            cells = cells.select(going_on)
+            steps = torch.arange(1, ahead + 1, dtype=torch.int32, device=sent.device)[:, None]
+            trail = (last_sent.index_select(0, going_on) + steps).clamp_(max=len(ramp))  # (ahead, m)
+            states = ramp.states(cells, trail)
+            reads = self._read(states, generator)
+            stops = (reads <= targets) | (trail == len(ramp))
+            stops[-1] = True  # or goes on from there
+            stop = stops.int().argmax(dim=0, keepdim=True)
+            last_sent, last, last_measured = (x.gather(0, stop).squeeze(0) for x in (trail, states, reads))
+            for whole, part in ((sent, last_sent), (r, last), (measured, last_measured)):
+                whole.index_copy_(0, pulsed, part)
+            ahead = AHEAD
+
+
+def ramp_volts(config: IncrementalReset) -> Tensor:
+    """[K] float64 the voltages of the rising pulses: start, start + step, ... up to stop."""
+    count = math.floor((config.stop_volts - config.start_volts) / config.step_volts + 1e-9) + 1
+    return config.start_volts + config.step_volts * torch.arange(count, dtype=torch.float64)
+
+
+class _FullPulses:
+    """The SET and RESET of a scheme; mean energies are for states that are not drawn, as nothing else needs them."""
+
+    def __init__(self, config: Programming, device: DeviceModel) -> None:
+        self.set = FullPulse(device, config.set_volts, config.pulse_seconds)
+        self.reset = FullPulse(device, config.reset_volts, config.pulse_seconds)
+        lrs, hrs = torch.tensor(state_means(device, config.history), dtype=torch.float64)
+        self.mean_set_joules = self.set.joules(lrs).item()
+        self.mean_reset_joules = self.reset.joules(hrs).item()
+
+
+def _outside(measured: Tensor, target: Tensor, tolerance: float) -> Tensor:
+    """[m] indices of the cells that read off target by more than the tolerance."""
+    return ((measured - target).abs() > tolerance).nonzero().squeeze(1)

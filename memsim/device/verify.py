@@ -1,0 +1,68 @@
+"""Verify reads: what a programmer measures of a single cell."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from memsim.device.model import DeviceModel
+from memsim.device.noise import read_noise_std_amperes
+from memsim.spec import Noise, VerifyAdc
+
+NOISE_REACH = 6.0
+"""Standard deviations beyond which noise is taken not to reach: it does once in 10^9 reads."""
+
+
+class CurrentScale:
+    """Currents of cells at `volts` as fractions of `full_scale_amperes`; affine in the state r."""
+
+    def __init__(self, device: DeviceModel, volts: float, full_scale_state: float) -> None:
+        """Full scale is the current of a cell in `full_scale_state`."""
+        at = torch.tensor(volts, dtype=torch.float64, device=device.device)
+        llrs, window = device.llrs_current_amperes(at).item(), device.window_amperes(at).item()
+        self.volts = volts
+        self.full_scale_amperes = llrs + full_scale_state * window
+        self._offset, self._slope = llrs / self.full_scale_amperes, window / self.full_scale_amperes
+
+    def currents(self, r: Tensor) -> Tensor:
+        return r * self._slope + self._offset
+
+    def states(self, currents: Tensor) -> Tensor:
+        return (currents - self._offset) / self._slope
+
+
+class VerifyRead:
+    """Reads on a `CurrentScale` with the noise and the ADC of a programmer, either of them none."""
+
+    def __init__(self, scale: CurrentScale, noise: Noise | None, adc: VerifyAdc | None) -> None:
+        self._scale = scale
+        self.is_noisy = noise is not None
+        self._variance_per_current = 0.0
+        if noise is not None:
+            one = torch.ones((), dtype=torch.float64)
+            std = read_noise_std_amperes(one, scale.volts * one, **noise.model_dump())
+            self._variance_per_current = std.item() ** 2 / (scale.volts * scale.full_scale_amperes)
+        self._max_code = 0 if adc is None else (1 << adc.bits) - 1
+        self._step = 0.0 if adc is None else adc.full_scale / self._max_code
+
+    def __call__(self, r: Tensor, generator: Generator) -> Tensor:
+        """Measured currents of cells in states `r`, fractions of full scale."""
+        currents = self._scale.currents(r)
+        if self.is_noisy:
+            normal = torch.randn(r.shape, generator=generator, device=r.device)
+            currents += normal.mul_((currents.clamp(min=0) * self._variance_per_current).sqrt_())
+        if self._step:
+            currents = (currents / self._step).round_().clamp_(0, self._max_code).mul_(self._step)
+        return currents
+
+    def highest_current(self, measured: Tensor) -> Tensor:
+        """The current below which cells read, but for noise, as at most `measured`."""
+        return measured if not self._step else ((measured / self._step).floor() + 0.5) * self._step
+
+    def within_reach(self, current: Tensor) -> Tensor:
+        """The current up to which noise may make a cell read as one below `current`."""
+        half = NOISE_REACH**2 * self._variance_per_current / 2
+        # I - current = NOISE_REACH sqrt(variance_per_current I), solved for I
+        return current + half + math.sqrt(2 * half) * (current + half / 2).clamp(min=0).sqrt()
