@@ -199,13 +199,15 @@ class Verify(Section):
 
 class Programming(Section):
     """How cells get their states: what every scheme has. `relaxation` is the standard deviation of what a cell's
-    current changes by after programming, as a fraction of it; the fitted data do not contain it."""
+    current changes by after programming, as a fraction of it; the fitted data do not contain it. `exact` gives every
+    cell the mean state of its level, to see what the spread costs."""
 
     set_volts: Annotated[float, Within(low=-5, below=0)] = -2.0
     reset_volts: Annotated[float, Within(above=0, high=5)] = 2.0
     pulse_seconds: Annotated[float, Within(above=0)] = 1.0e-6
     history: Literal["stationary", "zero"] = "stationary"
     relaxation: Annotated[float, Within(above=0, high=0.5)] | None = None
+    exact: bool = False
 
 
 class SinglePulse(Programming):
@@ -295,7 +297,7 @@ class HardwareSpec(Section):
     gain_per_ampere: Gain = "calibrated"
     programming: Scheme = SinglePulse()
     read_noise: ReadNoise | None = ReadNoise()
-    read_disturb: None = None
+    read_disturb: Literal["settle"] | None = None
     faults: Faults | None = None
     retention: Retention | None = None
     digital: Names = ("output*", "frontend.*")  # as in arXiv 2505.24721
@@ -313,9 +315,9 @@ class HardwareSpec(Section):
 
     @model_validator(mode="after")
     def _ideal_cells_do_not_fail(self) -> HardwareSpec:
-        for key in ("faults", "retention"):
+        for key in ("read_disturb", "faults", "retention"):
             if self.cell == "ideal" and getattr(self, key) is not None:
-                raise problem("ideal cells neither fail nor drift; name a device as cell, or write none", key=key)
+                raise problem("ideal cells neither fail nor change; name a device as cell, or write none", key=key)
         return self
 
     @model_validator(mode="after")
@@ -372,7 +374,7 @@ class HardwareSpec(Section):
         """The quantised digital result of the same spec: its weights and DAC, and everything after them exact."""
         spec = self.to_dict()
         exact: dict[str, Any] = {"cell": "ideal", "gain_per_ampere": "calibrated"}
-        exact |= dict.fromkeys(("adc", "read_noise", "faults", "retention"))
+        exact |= dict.fromkeys(("adc", "read_noise", "read_disturb", "faults", "retention"))
         kept = [{key: o[key] for key in ("match", "weights", "dac") if key in o} for o in spec["overrides"]]
         twin = spec | exact | {"name": f"{self.name} (digital)", "programming": {}, "overrides": kept}
         return _build(Config.from_mapping(twin, f"hardware {self.name}"))
@@ -392,7 +394,6 @@ class HardwareSpec(Section):
 
 # Keys, or values of keys (None: any value), whose effect is still to be built. What is built leaves this table.
 NOT_BUILT: dict[str, Container[object] | None] = {
-    "read_disturb": None,
     "wire_ohms": None,
     "cost": None,
 }

@@ -352,7 +352,7 @@ def test_keys_of_the_other_kind_of_adc():
 def test_keys_of_another_scheme_or_encoding():
     assert problems({"base": "physical", "programming": {"tries": 3}}) == [
         "hardware: programming.tries: goes with scheme: write_verify only"
-        " (scheme: single_pulse has cycling, history, pulse_seconds, relaxation, reset_volts, set_volts)"
+        " (scheme: single_pulse has cycling, exact, history, pulse_seconds, relaxation, reset_volts, set_volts)"
     ]
     (line,) = problems({"programming": {"scheme": "incremental_reset", "cycling": {"rounds": 1}}})
     assert line.startswith("hardware: programming.cycling: goes with scheme: single_pulse only")

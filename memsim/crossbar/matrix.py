@@ -14,6 +14,7 @@ from memsim.crossbar import convert, encode
 from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
 from memsim.crossbar.convert import AdcErrors
 from memsim.crossbar.damage import age, break_cells
+from memsim.crossbar.disturb import read_pulses
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.program import mean_window, program, relax
 from memsim.crossbar.programming_report import ProgrammingReport
@@ -113,7 +114,7 @@ class MappedMatrix(nn.Module):
             config, device = spec.programming, _device(spec, levels)
             generator = rng.generator(seed, name, "programming", device=levels.device)
             tiling = tiling_of(levels, spec)
-            states, report = program(levels, tiling, config, device, generator)
+            states, report = program(levels, tiling, config, device, generator, read_pulses(spec))
             if config.relaxation is not None:
                 generator = rng.generator(seed, name, "relaxation", device=levels.device)
                 relax(states, config.relaxation, device, generator)

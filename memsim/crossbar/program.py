@@ -6,17 +6,19 @@ size of the matrix, and a result depends on the generator alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
 
 from memsim import rng
+from memsim.crossbar.disturb import settle
 from memsim.crossbar.programming_report import ProgrammingReport, Tally
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, draw_cycling_volts, pulse_cells, state_means
 from memsim.device.features import chunks
-from memsim.device.programming import SinglePulseProgrammer, make_programmer
+from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
 from memsim.memory import keep_freed_memory
 from memsim.spec import Scheme, SinglePulse
@@ -33,30 +35,37 @@ POPULATION_CELLS = 1 << 15
 
 
 def program(
-    levels: Tensor, tiling: Tiling, config: Scheme, device: DeviceModel, generator: Generator
+    levels: Tensor,
+    tiling: Tiling,
+    config: Scheme,
+    device: DeviceModel,
+    generator: Generator,
+    read_volts: Sequence[float] = (),
 ) -> tuple[Tensor, ProgrammingReport]:
     """States [slices, 2, copies, in, out] (float16) of fresh cells programmed to `levels` [out, in], and what it took.
 
-    Raises InputError where a closed loop is to work with pulses that do not switch every cell.
+    `read_volts` are those of reads afterwards that disturb: see `settle`. Raises InputError where a closed loop is to
+    work with pulses that do not switch every cell.
     """
     keep_freed_memory()
     if isinstance(config, SinglePulse):
-        if config.cycling is not None or not _switches_fully(config, device):
-            return _program_by_pulse(levels, tiling, config, device, generator)
+        if not config.exact and (config.cycling is not None or read_volts or not _switches_fully(config, device)):
+            return _program_by_pulse(levels, tiling, config, device, generator, read_volts)
     elif not _switches_fully(config, device):
         raise InputError(
             f"programming: closed loops need pulses that switch every cell: set_volts at most {FULL_SET_VOLTS} (it is"
             f" {config.set_volts}), reset_volts at least {device.reset_full_volts} (it is {config.reset_volts})"
         )
     programmer = make_programmer(config, device, 1 << tiling.cell_bits)
+    means = torch.tensor(mean_states(config, device, tiling.cell_bits), device=device.device) if config.exact else None
     tally = Tally(config, programmer)
     states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
     flat = states.view(-1)
     for part in chunks(flat.numel(), levels.device):
         digits = tiling.digits(levels, part)
-        outcome = programmer(digits, generator)
-        flat[part] = outcome.r
+        outcome = programmer(digits, generator) if means is None else Outcome.in_states(means[digits.long()])
         tally.add(digits, outcome)
+        flat[part] = settle(outcome.r, digits, config, device, read_volts, generator) if read_volts else outcome.r
     return states, tally.report()
 
 
@@ -66,7 +75,12 @@ def _switches_fully(config: Scheme, device: DeviceModel) -> bool:
 
 
 def _program_by_pulse(
-    levels: Tensor, tiling: Tiling, config: SinglePulse, device: DeviceModel, generator: Generator
+    levels: Tensor,
+    tiling: Tiling,
+    config: SinglePulse,
+    device: DeviceModel,
+    generator: Generator,
+    read_volts: Sequence[float],
 ) -> tuple[Tensor, ProgrammingReport]:
     """`program` for cells whose past or thresholds matter: every pulse on every cell of a tile, used or not."""
     programmer = SinglePulseProgrammer(config, device)
@@ -88,6 +102,7 @@ def _program_by_pulse(
             cycling_volts=(volts.index_select(0, tile) for volts in cycling),
             set_volts=config.set_volts,
             reset_volts=config.reset_volts,
+            read_volts=read_volts,
         )
         digits, r = digits.index_select(0, used), r.index_select(0, used)
         flat.index_copy_(0, place, r.to(flat.dtype))
@@ -130,6 +145,7 @@ def mean_states(config: Scheme, device: DeviceModel, cell_bits: int = 1) -> tupl
         lrs, hrs = state_means(device, config.history)
         return hrs, lrs
     there = device.to("cpu")
+    config = config.model_copy(update={"exact": False})
     programmer = make_programmer(config, there, 1 << cell_bits)
 
     def mean(digit: int) -> float:

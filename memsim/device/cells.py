@@ -142,8 +142,11 @@ def pulse_cells(
     cycling_volts: Iterable[Tensor] = (),
     set_volts: float = -2.0,
     reset_volts: float = 2.0,
+    read_volts: Iterable[float] = (),
 ) -> Tensor:
     """States r [n] (float32) of fresh cells after pulses of `cycling_volts`, a RESET of all, a SET of those to be set.
+
+    Reads at `read_volts`, which may disturb, come last.
 
     `set_mask` is [n] (bool), and so is each of the pulses (V). Cells are simulated pulse by pulse and all at once: give
     large arrays in `chunks`. Without cycling, `draw_states` draws the same states far faster.
@@ -153,4 +156,6 @@ def pulse_cells(
         cells.apply(volts)
     cells.apply(reset_volts)
     cells.apply(set_mask * set_volts)
+    for read in read_volts:
+        cells.apply(read)
     return cells.r

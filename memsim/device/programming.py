@@ -10,6 +10,7 @@ old state, so a programmer can stop at a state that it likes, but never return t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,6 +49,11 @@ class Outcome:
             torch.zeros(n, dtype=torch.bool, device=device),
             torch.zeros(n, device=device),
         )
+
+    @classmethod
+    def in_states(cls, r: Tensor) -> Outcome:
+        """Cells that are in the states `r` without having been programmed."""
+        return dataclasses.replace(cls.start(r.numel(), r.device), r=r)
 
     def add(self, cells: Tensor, r: Tensor, pulses: Tensor, verify_reads: Tensor, joules: Tensor) -> None:
         """A try at `cells` (indices [m]): their new states, and what it took."""

@@ -20,7 +20,7 @@ from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, state_means
 from memsim.device.programming import make_programmer
 from memsim.errors import InputError
-from memsim.spec import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify
+from memsim.spec import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify, load_hardware
 
 SINGLE = SinglePulse()
 CYCLED = SinglePulse(history="zero", cycling=Cycling(rounds=1, pulses_per_round=5))
@@ -304,3 +304,15 @@ def test_memory_of_programming_does_not_grow_with_the_matrix(scheme: str, overhe
     quarter, whole = overheads[scheme]
     assert 0 < whole < 64e6
     assert whole - quarter < 8e6
+
+
+@pytest.mark.parametrize("scheme", ["single_pulse", "write_verify", "incremental_reset"])
+def test_exact_programming_gives_every_cell_the_mean_of_its_level(scheme: str) -> None:
+    spec = load_hardware({"programming": {"scheme": scheme, "exact": True}, "weights": {"bits": 3}})
+    levels = torch.randint(-3, 4, (70, 90), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    matrix = MappedMatrix.from_levels("layer", levels, torch.ones(1), spec, 0)
+    assert matrix.states is not None
+    assert matrix.programming is not None
+    assert len(matrix.states.unique()) == 2
+    assert matrix.programming_error() < 1e-3  # the states are rounded to 16 bits
+    assert matrix.programming.pulses == 0
