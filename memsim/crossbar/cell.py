@@ -62,22 +62,17 @@ class MemristorCell:
         variance of a column is a sum of positive terms: little is lost to rounding.
         """
         volts = u * self.vmax_volts
-        per_siemens = (
-            read_noise_std_amperes(
-                torch.ones_like(volts),
-                volts,
-                bandwidth_hz=noise.bandwidth_hz,
-                temperature_kelvin=noise.temperature_kelvin,
-                shot_scale=noise.shot_scale,
-                johnson_scale=noise.johnson_scale,
-            ).square()
-            * self.gain_per_ampere**2
-            / self.copies
-        )
+        per_siemens = noise_variance_per_siemens(volts, noise) * (self.gain_per_ampere**2 / self.copies)
         llrs = self.device.llrs_conductance_siemens(volts)
         hhrs = self.device.hhrs_conductance_siemens(volts)
         slope = per_siemens * (llrs - hhrs)
         return 2 * per_siemens * llrs - self.dark_total * slope, slope
+
+
+def noise_variance_per_siemens(volts: Tensor, noise: ReadNoise) -> Tensor:
+    """What each siemens of a cell's I / U adds to the variance of its current (A^2), at `volts` of any shape."""
+    config = noise.model_dump(exclude={"variance_product"})
+    return read_noise_std_amperes(torch.ones_like(volts), volts, **config).square()
 
 
 def dark_state(device: DeviceModel) -> Tensor:

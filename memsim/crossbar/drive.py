@@ -44,6 +44,7 @@ class Drive:
     cell: IdealCell | MemristorCell
     noise: ReadNoise | None
     phases: tuple[Phase, ...]
+    gives_volts: bool = False
 
     @classmethod
     def make(
@@ -53,13 +54,14 @@ class Drive:
         cell: IdealCell | MemristorCell,
         noise: ReadNoise | None,
         device: torch.device,
+        gives_volts: bool = False,
     ) -> Drive:
-        """`noise` None reads without noise, as ideal cells always do."""
+        """`noise` None reads without noise, as ideal cells always do. `gives_volts`: in place of signals."""
         noise = noise if isinstance(cell, MemristorCell) else None
         signs = (1, -1) if dac is not None and dac.polarity == "two_phase" else (0,)
         if dac is None or dac.bits is None:
             phases = tuple(Phase(sign or 1.0, sign, None) for sign in signs)
-            return cls(dac, input_range, cell, noise, phases)
+            return cls(dac, input_range, cell, noise, phases, gives_volts)
         largest = convert.dac_max_code(dac.bits)
         codes = torch.arange(-largest, largest + 1, device=device)
         slice_bits = dac.slice_bits or dac.bits - 1
@@ -70,10 +72,10 @@ class Drive:
             magnitudes = (sign * codes).clamp_min(0) if sign else codes.abs()
             for shift in range(0, dac.bits - 1, slice_bits):
                 digits = ((magnitudes >> shift) & slice_largest) * (1 if sign else codes.sign())
-                tables = _laws(cell, noise, fractions[digits + slice_largest])
+                tables = _laws(cell, noise, fractions[digits + slice_largest], gives_volts)
                 worth = (sign or 1) * (slice_largest << shift) / largest
                 phases += (Phase(worth, sign, tuple(table.float() for table in tables)),)
-        return cls(dac, input_range, cell, noise, phases)
+        return cls(dac, input_range, cell, noise, phases, gives_volts)
 
     def __call__(self, phase: Phase, x: Tensor, rows: int) -> Rows:
         """Signals [row_tiles, n, rows] of inputs [n, in], noise terms, clipped inputs: see `elementwise.look_up`."""
@@ -86,7 +88,8 @@ class Drive:
             clipped = (x.abs() > self.input_range).sum()
             x = (x / self.input_range).clamp_(-1, 1)
         u = split_rows(x, rows)
-        signals, *variances = _laws(self.cell, self.noise, (phase.sign * u).clamp_(min=0) if phase.sign else u)
+        driven = (phase.sign * u).clamp_(min=0) if phase.sign else u
+        signals, *variances = _laws(self.cell, self.noise, driven, self.gives_volts)
         return signals, elementwise.noise_terms(*variances) if variances else None, clipped
 
     def response(self, x: Tensor) -> Tensor:
@@ -100,8 +103,10 @@ def steps(x: Tensor) -> ModuleType:
     return compiled if x.device.type == "cpu" else elementwise
 
 
-def _laws(cell: IdealCell | MemristorCell, noise: ReadNoise | None, u: Tensor) -> tuple[Tensor, ...]:
-    """The signal and, with noise, the two variances at fractions `u` of the full-scale voltage."""
+def _laws(cell: IdealCell | MemristorCell, noise: ReadNoise | None, u: Tensor, gives_volts: bool) -> tuple[Tensor, ...]:
+    """The signal and, with noise, the two variances at fractions `u` of the full-scale voltage; or that in volts."""
+    if gives_volts and isinstance(cell, MemristorCell):
+        return (u * cell.vmax_volts,)
     if noise is None or isinstance(cell, IdealCell):
         return (cell.signal(u),)
     return (cell.signal(u), *cell.noise_variances(u, noise))

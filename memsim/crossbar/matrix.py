@@ -21,6 +21,7 @@ from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.read import ClipCounts, Operator, split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
+from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
 from memsim.spec import FixedAdc, HardwareSpec
@@ -88,6 +89,7 @@ class MappedMatrix(nn.Module):
         for optional in (*CALIBRATED, *ADC_ERRORS):
             self.register_buffer(optional, None)
         self._operator: Operator | None = None
+        self._wired_columns: WiredColumns | None = None
 
     @classmethod
     def from_weight(
@@ -182,13 +184,33 @@ class MappedMatrix(nn.Module):
         if isinstance(spec.adc, FixedAdc):
             self.adc_range = torch.tensor([[convert.fixed_adc_range(spec.adc)]], device=where)
         elif spec.adc is not None:
-            drive, (sample, _) = self._drive(), self._in_range(statistics.sample.to(where))
-            columns = split_planes(self._difference(), spec.tile.rows)
-            currents = [
-                torch.bmm(drive(phase, sample, spec.tile.rows)[0], columns.flatten(2)) for phase in drive.phases
-            ]
-            columns_of_all = torch.cat(currents, dim=1).unflatten(2, columns.shape[2:])
-            self.adc_range = convert.calibrated_adc_range(spec.adc, columns_of_all)
+            sample, _ = self._in_range(statistics.sample.to(where))
+            self.adc_range = convert.calibrated_adc_range(spec.adc, self._signals(sample))
+
+    def _signals(self, rows: Tensor, gain_per_ampere: float | None = None) -> Tensor:
+        """Noiseless column signals [row_tiles, phases * n, slices, out] of inputs [n, in]."""
+        drive, tile_rows = self._drive(gain_per_ampere), self.spec.tile.rows
+        wired = self._wired()
+        columns = split_planes(self._difference(), tile_rows)
+        signals = []
+        for phase in drive.phases:
+            driven, _, _ = drive(phase, rows, tile_rows)
+            if wired is None:
+                signals.append(torch.bmm(driven, columns.flatten(2)))
+            else:
+                assert isinstance(drive.cell, MemristorCell)
+                signals.append(wired.amperes(driven) * drive.cell.gain_per_ampere)
+        joined: Tensor = torch.cat(signals, dim=1).unflatten(2, columns.shape[2:])
+        return joined
+
+    def _wired(self) -> WiredColumns | None:
+        """The arrays between their wires, solved for once; None without wires."""
+        if self.spec.wires is not None and self._wired_columns is None:
+            cell = self._drive(gain_per_ampere=1.0).cell
+            assert self.states is not None
+            assert isinstance(cell, MemristorCell)
+            self._wired_columns = WiredColumns.make(cell, self.states, self.tiling, self.spec.wires)
+        return self._wired_columns
 
     def programming_error(self) -> float:
         """||programmed - intended|| / ||intended|| of the matrix (Frobenius), where the mean step between levels is 1.
@@ -207,6 +229,8 @@ class MappedMatrix(nn.Module):
         spec = self.spec
         if spec.gain_per_ampere != "calibrated":
             return spec.gain_per_ampere
+        if spec.wires is not None:
+            return self._fitted_gain_through_wires(statistics)
         if _has_input_range(spec):
             inputs, weights = statistics.bin_centres, statistics.histogram.double()
         else:
@@ -215,6 +239,16 @@ class MappedMatrix(nn.Module):
         drive = self._drive(gain_per_ampere=1.0)
         products = drive.response(inputs.to(self.levels.device)).cpu().double() * self._mean_window()
         return fit_gain((inputs / drive.input_range).clamp(-1, 1), products, weights)
+
+    def _fitted_gain_through_wires(self, statistics: InputStatistics) -> float:
+        """The gain for the whole matrix as it is programmed: what wires take depends on all of its cells."""
+        rows, _ = self._in_range(statistics.sample.to(self.levels.device))
+        drive = self._drive(gain_per_ampere=1.0)
+        worth = torch.tensor([phase.worth for phase in drive.phases], device=rows.device)
+        by_phase = self._signals(rows, gain_per_ampere=1.0).unflatten(1, (len(worth), len(rows)))
+        got = torch.einsum("h,thnso,s->no", worth, by_phase, self._worths()).double()
+        wanted = (rows / drive.input_range).clamp(-1, 1).double() @ self.levels.T.double()
+        return fit_gain(wanted.flatten(), got.flatten(), torch.ones_like(wanted).flatten())
 
     def _in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inputs [n, in] as the DAC takes them, and the range of each [n, 1] where every vector has its own."""
@@ -281,6 +315,8 @@ class MappedMatrix(nn.Module):
         errors = None
         if self.adc_gain_error is not None and self.adc_offset_codes is not None:
             errors = AdcErrors(self.adc_gain_error, self.adc_offset_codes)
+        if (wired := self._wired()) is not None:
+            return Operator.through_wires(drive, wired, self._worths(), spec.adc, self.adc_range, errors)
         cells = (self._difference(), below_dark, self._worths())
         return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range, errors)
 
@@ -295,7 +331,8 @@ class MappedMatrix(nn.Module):
                 gain_per_ampere = float(self.gain_per_ampere)
             device = _device(spec, self.levels)
             cell = MemristorCell(device, spec.dac.vmax_volts, gain_per_ampere, spec.weights.copies)
-        return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels.device)
+        wired = spec.wires is not None
+        return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels.device, gives_volts=wired)
 
     def _difference(self) -> Tensor:
         """[slices, in, out]: r_pos - r_neg, the mean over copies, or the digits themselves where cells are ideal."""
@@ -305,7 +342,7 @@ class MappedMatrix(nn.Module):
 
     def release(self) -> None:
         """Free what is kept between reads; the next read makes it anew, with the same result."""
-        self._operator = None
+        self._operator = self._wired_columns = None
 
     def _require_finite_states(self) -> None:
         """Those of a mapped file were not looked at when it was loaded."""
@@ -313,7 +350,7 @@ class MappedMatrix(nn.Module):
             raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:  # type: ignore[no-untyped-def]
-        self._operator = None  # it is made from the tensors that are replaced
+        self.release()  # it is made from the tensors that are replaced
         for name in (*CALIBRATED, *ADC_ERRORS):
             if (stored := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(stored, device=self.levels.device))
@@ -321,7 +358,7 @@ class MappedMatrix(nn.Module):
 
     def _apply(self, fn, recurse: bool = True) -> MappedMatrix:  # type: ignore[no-untyped-def]
         """Move to another device; a dtype that the network is cast to is for its digital part, cells keep theirs."""
-        self._operator = None  # it lives where the tensors did
+        self.release()  # it lives where the tensors did
 
         def moved(tensor: Tensor) -> Tensor:
             there: Tensor = fn(tensor)

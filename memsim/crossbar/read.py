@@ -17,8 +17,11 @@ from torch import Tensor
 
 from memsim import rng
 from memsim.crossbar import convert
+from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
+from memsim.crossbar.wired import WiredColumns
+from memsim.crossbar.wired import noise_terms as noise_through_wires
 from memsim.memory import keep_freed_memory
 from memsim.spec import CalibratedAdc, FixedAdc, ReadNoise
 
@@ -49,13 +52,18 @@ class Operator:
 
     `columns` [row_tiles, rows, planes * out, aligned]; `noise_columns` [row_tiles, rows + 1, same], how far each pair
     is below MemristorCell.dark_total and, in the last row, the variance that no state changes.
+
+    With `wired` columns the drive gives volts; `columns` [row_tiles, 1, same] scale the currents that come of them, and
+    `noise_columns` are those of `WiredColumns`.
     """
 
     drive: Drive
+    rows: int
     out_features: int
     columns: Tensor
     noise_columns: Tensor | None
     conversion: Conversion
+    wired: WiredColumns | None = None
 
     @classmethod
     def make(
@@ -71,38 +79,53 @@ class Operator:
     ) -> Operator:
         """From `difference` r_pos - r_neg and (for read noise) `below_dark`, dark_total - r_pos - r_neg.
 
-        Each is [planes, in, out]; `worth` [planes] is what a plane counts in the sum.
-
-        `adc_range` [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x full-scale input).
+        Each is [planes, in, out]; `worth` [planes] is what a plane counts in the sum. `adc_range` [row_tiles or 1,
+        planes or 1] is full scale in units of (weight 1 x full-scale input); `errors` are those of the converters.
         """
         keep_freed_memory()
-        planes, _, out_features = difference.shape
+        out_features = difference.shape[2]
         if adc is None:
             columns = torch.einsum("p,pio->io", worth, difference)[None]
             noise = None if below_dark is None else torch.einsum("p,pio->io", worth.square(), below_dark)[None]
             constant = worth.square().sum().expand(1, 1, out_features)
             noise_columns = _with_constant(noise, constant, drive.noise)
-            return cls(drive, out_features, _aligned(columns), noise_columns, Conversion(columns.new_ones(1, 1)))
-        assert adc_range is not None  # a calibrated matrix has one for its ADC
+            conversion = Conversion(columns.new_ones(1, 1))
+            return cls(drive, columns.shape[1], out_features, _aligned(columns), noise_columns, conversion)
         columns = split_planes(difference, rows)
-        code, max_code = convert.adc_steps(adc, adc_range.expand(len(columns), planes))
-        codes_per_signal = (1 / code)[:, None, :, None].expand(-1, -1, -1, out_features)
-        offsets = None
-        if errors is not None:
-            codes_per_signal = codes_per_signal * (1 + errors.gain[:, None])
-            offsets = _aligned(errors.offset_codes.flatten(1)[:, None])[:, 0]
-        columns = (columns * codes_per_signal).flatten(2)
-        noise = None if below_dark is None else (split_planes(below_dark, rows) * codes_per_signal.square()).flatten(2)
-        noise_columns = _with_constant(noise, codes_per_signal.square().flatten(2), drive.noise)
-        conversion = Conversion(code * worth, max_code, offsets, adc.nonlinearity_codes)
-        return cls(drive, out_features, _aligned(columns), noise_columns, conversion)
+        shape = (len(columns), len(worth), out_features)
+        codes_per_signal, conversion = _conversion(shape, worth, adc, adc_range, errors)
+        columns = columns.flatten(2) * codes_per_signal
+        noise = None if below_dark is None else split_planes(below_dark, rows).flatten(2) * codes_per_signal.square()
+        noise_columns = _with_constant(noise, codes_per_signal.square(), drive.noise)
+        return cls(drive, rows, out_features, _aligned(columns), noise_columns, conversion)
+
+    @classmethod
+    def through_wires(
+        cls,
+        drive: Drive,
+        wired: WiredColumns,
+        worth: Tensor,
+        adc: CalibratedAdc | FixedAdc | None,
+        adc_range: Tensor | None,
+        errors: AdcErrors | None = None,
+    ) -> Operator:
+        """Likewise, of `wired` columns."""
+        assert isinstance(drive.cell, MemristorCell)  # the spec's rule: ideal cells have no wires
+        shape = (wired.tiling.row_tiles, len(worth), wired.tiling.out_features)
+        codes_per_signal, conversion = _conversion(shape, worth, adc, adc_range, errors)
+        columns = _aligned(codes_per_signal * drive.cell.gain_per_ampere)
+        noise_columns = None
+        if drive.noise is not None:
+            noise_columns = _aligned(wired.noise_columns()) * columns.square()
+        rows, out_features = wired.tiling.rows, wired.tiling.out_features
+        return cls(drive, rows, out_features, columns, noise_columns, conversion, wired)
 
     def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None) -> Tensor:
         """[n, in] -> [n, out] in units of (weight 1 x full-scale input), in chunks of whole blocks.
 
         `noise_key` (64 bits) is the key of the read noise, where there is any.
         """
-        tiles, rows, width = self.columns.shape
+        tiles, _, width = self.columns.shape
         values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
         chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
         product = x.new_zeros(len(x), self.out_features)
@@ -111,7 +134,7 @@ class Operator:
             part, out = x[first : first + chunk], product[first : first + chunk]
             for phase, key in zip(self.drive.phases, keys, strict=True):
                 # Rows and frames that are added read 0 V: no signal, and (see dark_total) no noise without a cell.
-                signals, noise_terms, dac_clipped = self.drive(phase, _whole_blocks(part), rows)
+                signals, noise_terms, dac_clipped = self.drive(phase, _whole_blocks(part), self.rows)
                 adc_clipped = self._add(signals, noise_terms, key, first, phase.worth, out)
                 if clips is not None:
                     clips.dac_clipped = clips.dac_clipped + dac_clipped
@@ -135,7 +158,7 @@ class Operator:
         rest = (noise_key, first_frame, self.conversion, worth, product)
         clipped: Tensor | int | None = None
         is_bare = self.noise_columns is None and self.conversion.max_code is None  # nothing to fuse the product with
-        if not is_bare and (fused := _fused(signals)) is not None:
+        if not is_bare and self.wired is None and (fused := _fused(signals)) is not None:
             clipped = fused.multiply_and_digitise(signals, noise_terms, self.columns, self.noise_columns, *rest)
         if clipped is None:
             clipped = steps(signals).digitise(*self._columns(signals, noise_terms), *rest)
@@ -144,11 +167,40 @@ class Operator:
 
     def _columns(self, signals: Tensor, noise_terms: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Column signals [row_tiles, n, columns] of what is on the rows, and the variances of their noise."""
+        if self.wired is not None:
+            currents = _aligned(self.wired.amperes(signals)) * self.columns
+            if self.noise_columns is None or self.drive.noise is None:
+                return currents, None
+            assert isinstance(self.drive.cell, MemristorCell)
+            return currents, torch.bmm(
+                noise_through_wires(self.drive.cell, signals, self.drive.noise), self.noise_columns
+            )
         variances = None
         if self.noise_columns is not None:
             assert noise_terms is not None  # the drive has the noise of the columns
             variances = torch.bmm(noise_terms.to(self.noise_columns.dtype), self.noise_columns)
         return torch.bmm(signals, self.columns), variances
+
+
+def _conversion(
+    shape: tuple[int, int, int],
+    worth: Tensor,
+    adc: CalibratedAdc | FixedAdc | None,
+    adc_range: Tensor | None,
+    errors: AdcErrors | None,
+) -> tuple[Tensor, Conversion]:
+    """(codes per unit of signal [row_tiles, 1, planes * out], conversion) for a `shape` [row_tiles, planes, out]."""
+    row_tiles, planes, _ = shape
+    if adc is None:
+        return worth.new_ones(shape).flatten(1)[:, None], Conversion(worth.expand(row_tiles, planes))
+    assert adc_range is not None  # a calibrated matrix has one for its ADC
+    code, max_code = convert.adc_steps(adc, adc_range.expand(row_tiles, planes))
+    codes_per_signal = (1 / code)[:, :, None].expand(shape)
+    offsets = None
+    if errors is not None:
+        codes_per_signal = codes_per_signal * (1 + errors.gain)
+        offsets = _aligned(errors.offset_codes.flatten(1)[:, None])[:, 0]
+    return codes_per_signal.flatten(1)[:, None], Conversion(code * worth, max_code, offsets, adc.nonlinearity_codes)
 
 
 def _fused(x: Tensor) -> ModuleType | None:

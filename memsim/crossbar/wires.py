@@ -169,9 +169,11 @@ class WiredArrays:
         Each is [tiles, rows, cols]. With a the `attenuation` and h that of a current, 4kTB G becomes h^2 4kTB G and
         2eB |G V| becomes h^2 a 2eB |G V|. At 1 ohm and 128 x 128 cells the standard deviation of a column is then
         that of all cells' noise sent through the wires, to 0.4 % (without the weights, it is 1.5 times as large).
-        The wires' own noise is left out.
+        The wires' own noise is left out. Where there is no cell there is no noise.
         """
         squared = self.transposed().attenuation().mT.square()
+        if self.present is not None:
+            squared = squared * self.present
         return squared, squared * self.attenuation()
 
     @cached_property

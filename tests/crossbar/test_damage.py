@@ -110,7 +110,7 @@ def test_damage_is_drawn_with_the_chip_and_costs_accuracy() -> None:
 
 def test_ideal_cells_do_not_fail() -> None:
     for key in ("faults", "retention"):
-        with pytest.raises(InputError, match=f"{key}: ideal cells neither fail nor change"):
+        with pytest.raises(InputError, match=f"{key}: has no effect on ideal cells"):
             load_hardware({"cell": "ideal", key: {"age_seconds": 1.0} if key == "retention" else {}})
     assert load_hardware({"faults": {"stuck_lrs": 0.1}}).digital_twin().faults is None
     with pytest.raises(InputError, match=r"faults\.stuck_hrs: with stuck_lrs more than all cells"):
