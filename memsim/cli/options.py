@@ -133,13 +133,18 @@ def require_safetensors(path: Path) -> None:
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Write `result` whole or not at all; `-` is standard output."""
-    from memsim.files import writing
-
     if path is None:
         return
     text = json.dumps(result, indent=2) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         return
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` whole or not at all."""
+    from memsim.files import writing
+
     with writing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from memsim.checkpoint import load_checkpoint, save_checkpoint
@@ -36,13 +39,41 @@ def load_device(name_or_path: str | Path) -> DeviceModel:
     return model
 
 
-def save_device(model: DeviceModel, path: str | Path) -> None:
-    """Write `model` as a safetensors file, whole or not at all. Raises InputError if it cannot be written there."""
+def save_device(model: DeviceModel, path: str | Path, provenance: Mapping[str, str] | None = None) -> None:
+    """Write `model` as a safetensors file, whole or not at all, with `provenance` in its metadata.
+
+    Raises InputError if it cannot be written there.
+    """
     tensors = {key: getattr(model, key) for key in TENSORS}
     tensors |= {f"var_{order:03d}": matrix for order, matrix in model.var.items()}
     metadata = {"kind": KIND} | {key: getattr(model, key) for key in TEXTS}
     metadata |= {key: repr(getattr(model, key)) for key in SCALARS}
+    metadata |= dict(provenance or {})
     save_checkpoint(path, {key: value.to(torch.float64) for key, value in tensors.items()}, metadata)
+
+
+def summarise(model: DeviceModel) -> dict[str, Any]:
+    """The numbers of `model` that people read, as plain values: all but the large matrices, of which the shapes."""
+    large = {"mixture_cholesky": model.mixture_cholesky} | {f"var_{p:03d}": v for p, v in sorted(model.var.items())}
+    return {
+        "name": model.name,
+        "source": model.source,
+        "reference_volts": model.reference_volts,
+        "reset_full_volts": model.reset_full_volts,
+        "reset_exponent": model.reset_exponent,
+        "llrs": model.llrs.tolist(),
+        "hhrs": model.hhrs.tolist(),
+        "features": ["HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)"],
+        "gamma": model.gamma.tolist(),
+        "mixture_weights": model.mixture_weights.tolist(),
+        "mixture_means": model.mixture_means.tolist(),
+        "shapes": {key: list(value.shape) for key, value in large.items()},
+    }
+
+
+def summary_yaml(summary: Mapping[str, Any]) -> str:
+    """A summary as YAML, vectors in one line."""
+    return yaml.safe_dump(dict(summary), sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
 
 
 class _FaultError(Exception):
