@@ -242,7 +242,7 @@ def _render(fit: Fit, goodness: Goodness, measurements: Measurements, verbose: b
 
     stdout.print(
         f"{fit.model.name}: {len(fit.devices):,} devices of {measurements.path.name}, order {fit.model.order}, "
-        f"{len(fit.mixture.weights)} components, I-V curves of {fit.envelopes.source}",
+        f"{_count(len(fit.mixture.weights))}, I-V curves of {fit.envelopes.source}",
         style="bold",
         highlight=False,
         soft_wrap=True,
@@ -264,6 +264,10 @@ def _render(fit: Fit, goodness: Goodness, measurements: Measurements, verbose: b
         )
     stdout.print(table)
     stdout.print(summary(goodness) + ("" if verbose else " (--verbose shows all)"), highlight=False)
+
+
+def _count(components: int) -> str:
+    return f"{components} component{'' if components == 1 else 's'}"
 
 
 _USUAL = ("mean", "worst quantile, 1 to 99 %", "autocorrelation, lag 1")

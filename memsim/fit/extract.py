@@ -18,8 +18,8 @@ WINDOW = 0.3
 """Half width, in read voltages, of the window in which a resistance is fitted."""
 REACH = 0.9
 """Of the usual extremes: a sweep that stays below is incomplete."""
-HALF_WINDOW = 0.1
-"""In RESET voltages: how far to both sides of the current's maximum its kink is looked for."""
+HALF_WINDOW = 0.05
+"""Of Vpos: how far to both sides of the current's maximum its kink is looked for."""
 END_HRS = 4
 """Index of the HRS at the end of a cycle, behind the four features; that is the HRS of the next cycle."""
 _HALF_LOBE = 0.5
@@ -150,7 +150,7 @@ def _reset(sweeps: Sweeps, leg: Bools) -> Floats:
     step = float(np.nanmedian(steps[leg[:, 1:]])) if leg[:, 1:].any() else np.nan
     if not step > 0:
         return np.where(leg.any(axis=1), result, np.nan)
-    half = max(4, round(HALF_WINDOW * float(np.nanmedian(result)) / step))
+    half = max(4, round(HALF_WINDOW * float(np.median(np.nanmax(sweeps.volts, axis=1))) / step))
     window = coarse[:, None] + np.arange(-half, half + 1)
     inside = ((window >= 0) & (window < leg.shape[1])).all(axis=1)
     window = np.clip(window, 0, leg.shape[1] - 1)
@@ -169,15 +169,18 @@ def _kinks(current: Floats, half: int) -> Floats:
     """[n] places of the kinks, in samples from the middle, of windows `current` [n, 2 half + 1]."""
     place = np.arange(-half, half + 1, dtype=np.float64)
     knots = np.arange(-half * _KNOTS_A_SAMPLE // 2, half * _KNOTS_A_SAMPLE // 2 + 1) / _KNOTS_A_SAMPLE
-    best, at = np.full(len(current), np.inf), np.zeros(len(current))
     scaled = current / np.abs(current).max(axis=1, keepdims=True)
-    for knot in knots:
+    explained = np.empty((len(current), len(knots)))
+    for out, knot in zip(explained.T, knots, strict=True):
         behind = np.maximum(place - knot, 0)
         basis, _ = np.linalg.qr(np.stack([np.ones_like(place), place, behind, np.square(behind)], axis=1))
-        error = np.square(scaled).sum(axis=1) - np.square(scaled @ basis).sum(axis=1)
-        at = np.where(error < best, knot, at)
-        best = np.minimum(best, error)
-    return at
+        out[:] = np.square(scaled @ basis).sum(axis=1)
+    best = np.clip(explained.argmax(axis=1), 1, len(knots) - 2)
+    before, at, after = (explained[np.arange(len(best)), best + step] for step in (-1, 0, 1))
+    curvature = before - 2 * at + after  # the best knot lies at the top of a parabola through three
+    with np.errstate(divide="ignore", invalid="ignore"):
+        offset = np.where(curvature < 0, np.clip((before - after) / (2 * curvature), -1, 1), 0.0)
+    return np.asarray(knots[best] + offset / _KNOTS_A_SAMPLE)
 
 
 def _smoothed(x: Floats) -> Floats:

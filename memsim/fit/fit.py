@@ -44,6 +44,8 @@ SAMPLES_PER_ORDER = 200
 """All devices together need this many cycles for each order: 50 for each coefficient of a feature."""
 TWIN_CYCLES = 1_000_000
 """A twin of fewer cycles is drawn several times over."""
+MOST_NOISE = 0.5
+"""Of the variance over devices: a larger share that is estimation noise is said."""
 _ROUNDS = 12
 _CONVERGED = 5e-4
 
@@ -339,8 +341,13 @@ def _moments(base: DeviceModel) -> tuple[Floats, Floats]:
 
 
 def _note_mixture(mixture: Mixture, measured: list[int], notes: list[str]) -> None:
-    if mixture.is_bounded:
-        notes.append("the spread from device to device is, in part, no larger than its estimation noise")
+    names = [f"{kind} {NAMES[i]}" for kind in ("mean", "deviation of") for i in measured]
+    for name, share in zip(names, mixture.noise_share, strict=True):
+        if share > MOST_NOISE:
+            notes.append(
+                f"{min(share, 1):.0%} of the variance of the {name} over devices is estimation noise, and was taken "
+                "out: more cycles a device would make the rest more certain"
+            )
     for i, share in zip(measured, mixture.negative_scales(), strict=True):
         if share > 1e-3:
             notes.append(

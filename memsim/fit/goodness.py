@@ -7,6 +7,7 @@ device. A check passes when measured and generated agree within a tolerance, or 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from scipy.special import ndtr
 
 from memsim.device.features import draw_cycles
 from memsim.device.model import HRS
-from memsim.fit.arrays import Floats
+from memsim.fit.arrays import Bools, Floats
 from memsim.fit.fit import Fit
 from memsim.fit.measurements import NAMES, Measurements, Progress
 from memsim.fit.normalise import mid_distribution, standardise
@@ -27,13 +28,15 @@ Verdict = Literal["pass", "noise", "warn"]
 
 LAGS = 100
 CROSS_LAGS = 20
-LEAST_GENERATED = 2_000_000
-"""Cycles that are drawn from the model, or as many as were measured."""
+LEAST_GENERATED, MOST_GENERATED = 2_000_000, 12_000_000
+"""Cycles that are drawn from the model: four times as many as were measured, within these bounds."""
 PROBABILITIES = ndtr(np.linspace(-3.3, 3.3, 133))
 """Of the quantiles that are compared in figures: 0.05 % to 99.95 %."""
 STANDARD_ERRORS = 3.0
 _PERCENT = np.arange(1, 100) / 100
 _BINS = 60
+_DRAWN_AT_ONCE = 500_000
+_KEPT_CYCLES = 1000  # of each device, for distributions
 
 MEAN_TOLERANCE = 0.001  # relative
 SPREAD_TOLERANCE = 0.06  # relative
@@ -138,34 +141,26 @@ class Goodness:
 def judge(
     fit: Fit, measurements: Measurements, *, seed: int = 0, progress: Progress = lambda name, done: None
 ) -> Goodness:
-    """Compare `measurements` with as many cycles of devices drawn from the fitted model."""
+    """Compare `measurements` with cells drawn from the fitted model, as long and with the same gaps."""
     features = measurements.measured
-    measured = measurements.y[list(features)][:, fit.devices]
-    _, devices, cycles = measured.shape
-    count = max(devices, -(-LEAST_GENERATED // cycles))
-    drawn = draw_cycles(fit.model, count, cycles, generator(seed, "goodness")).numpy()
-    np.log10(drawn[HRS], out=drawn[HRS])
-    generated = drawn[list(features)]
-    del drawn
-    progress("judging", 0.3)
-    checks: list[Check] = []
-    distributions = []
-    for i, feature in enumerate(features):
-        pair = _Pair(feature, measured[i], generated[i])
-        distributions.append(pair.distribution())
-        checks += pair.checks()
-    progress("judging", 0.6)
-    own, theirs = _Devices.of(measured), _Devices.of(generated)
-    for i, feature in enumerate(features):
-        checks += _device_checks(NAMES[feature], own, theirs, i)
+    y = measurements.y[list(features)][:, fit.devices]
+    _, devices, cycles = y.shape
     lags = min(LAGS, cycles // 2)
-    correlograms = correlogram(own.z, lags), correlogram(theirs.z, lags)
-    progress("judging", 0.9)
+    measured = _Treated.of([y], lags)
+    progress("judging", 0.2)
+    count = -(-max(min(MOST_GENERATED, 4 * devices * cycles), LEAST_GENERATED, devices * cycles) // cycles)
+    drawn = _drawn(fit, features, np.isnan(y), count, seed)
+    generated = _Treated.of(drawn, lags, lambda done: progress("judging", 0.2 + 0.7 * done / count))
+    pairs = [_Pair(feature, y[i], generated.y[i]) for i, feature in enumerate(features)]
+    checks = [check for pair in pairs for check in pair.checks()]
+    for i, feature in enumerate(features):
+        checks += _device_checks(NAMES[feature], measured, generated, i)
+    correlograms = measured.correlogram, generated.correlogram
     checks += _lag_checks(features, *correlograms)
     if len(features) > 1:
         checks.append(_worst_correlation("cross-correlation, cycle to cycle", *_at_lag_zero(features, *correlograms)))
     labels = [f"{kind} {NAMES[feature]}" for kind in ("mean", "std") for feature in features]
-    correlations = own.correlations(), theirs.correlations()
+    correlations = measured.device_correlations(), generated.device_correlations()
     error = correlations[1] - correlations[0]
     standard_error = (1 - correlations[0] ** 2) * np.sqrt(1 / devices + 1 / count)
     checks.append(
@@ -173,9 +168,51 @@ def judge(
             "correlation, device to device", labels, *correlations, error, standard_error, DEVICE_CORRELATION_TOLERANCE
         )
     )
-    progress("judging", 1.0)
     checks.sort(key=lambda check: [*NAMES, "all"].index(check.feature))
-    return Goodness(tuple(checks), features, tuple(distributions), *correlograms, *correlations, devices, count, cycles)
+    distributions = tuple(pair.distribution() for pair in pairs)
+    progress("judging", 1.0)
+    return Goodness(tuple(checks), features, distributions, *correlograms, *correlations, devices, count, cycles)
+
+
+def _drawn(fit: Fit, features: tuple[int, ...], gaps: Bools, count: int, seed: int) -> Iterator[Floats]:
+    """[F, some devices, cycles] of `count` devices in all; each has the gaps of one that was measured."""
+    _, devices, cycles = gaps.shape
+    random = generator(seed, "goodness")
+    at_once = max(1, _DRAWN_AT_ONCE // cycles)
+    for start in range(0, count, at_once):
+        some = np.arange(start, min(start + at_once, count)) % devices
+        drawn = draw_cycles(fit.model, len(some), cycles, random).numpy()
+        np.log10(drawn[HRS], out=drawn[HRS])
+        y = drawn[list(features)]
+        y[gaps[:, some]] = np.nan
+        yield y
+
+
+@dataclass(frozen=True)
+class _Treated:
+    """What is computed of series, measured or drawn, in the same way."""
+
+    y: Floats  # [F, devices, some cycles]
+    moments: Floats  # [2F, devices] means and deviations over all cycles
+    correlogram: Correlogram
+
+    @classmethod
+    def of(cls, parts: Iterable[Floats], lags: int, done: Callable[[int], None] = lambda devices: None) -> _Treated:
+        """Of `parts` [F, devices, cycles], devices after devices."""
+        kept, moments, sums, devices = [], [], None, 0
+        for y in parts:
+            own = [standardise(series) for series in y]
+            moments.append(np.stack([part.mean for part in own] + [part.std for part in own]))
+            sums = sums or CorrelogramSums(len(y), lags)
+            sums.add(np.stack([part.z for part in own]))
+            kept.append(y[:, :, :: -(-y.shape[2] // _KEPT_CYCLES)])
+            done(devices := devices + y.shape[1])
+        assert sums is not None
+        return cls(np.concatenate(kept, axis=1), np.concatenate(moments, axis=1), sums.correlogram())
+
+    def device_correlations(self) -> Floats:
+        """[2F, 2F] of the moments."""
+        return np.asarray(np.corrcoef(self.moments))
 
 
 @dataclass(frozen=True)
@@ -196,7 +233,8 @@ class _Pair:
     def checks(self) -> list[Check]:
         """Of the distribution over all cycles of all devices."""
         name = NAMES[self.feature]
-        at = _quantiles(self.measured, _PERCENT)
+        different, share = mid_distribution(self.measured)
+        at = different[np.searchsorted(share, _PERCENT)]  # values that were measured: the steps of a coarse instrument
         shares = [_shares_below(part, at) for part in (self.measured, self.generated)]  # (devices, 99) each
         error_of_share = np.sqrt(sum(np.nanvar(part, axis=0) / len(part) for part in shares))
         distances = np.nanmean(shares[1], axis=0) - np.nanmean(shares[0], axis=0)
@@ -212,7 +250,7 @@ class _Pair:
             False,
             f"at {_PERCENT[worst]:.0%}",
         )
-        other = _quantiles(self.generated, _PERCENT)
+        at, other = (_quantiles(part, _PERCENT) for part in (self.measured, self.generated))
         slope = np.gradient(at, _PERCENT)  # of the quantile function
         if self.feature == HRS:
             relative, standard = 10 ** (other - at) - 1, np.log(10) * slope * error_of_share
@@ -261,27 +299,9 @@ def _shares_below(values: Floats, at: Floats) -> Floats:
     return result
 
 
-@dataclass(frozen=True)
-class _Devices:
-    """Series in units of each device's own mean and deviation, and these."""
-
-    z: Floats  # [F, devices, cycles]
-    moments: Floats  # [2F, devices] means and deviations
-
-    @classmethod
-    def of(cls, y: Floats) -> _Devices:
-        own = [standardise(series) for series in y]
-        moments = np.stack([part.mean for part in own] + [part.std for part in own])
-        return cls(np.stack([part.z for part in own]), moments)
-
-    def correlations(self) -> Floats:
-        """[2F, 2F] over devices."""
-        return np.asarray(np.corrcoef(self.moments))
-
-
-def _device_checks(name: str, measured: _Devices, generated: _Devices, i: int) -> list[Check]:
+def _device_checks(name: str, measured: _Treated, generated: _Treated, i: int) -> list[Check]:
     """Mean and deviation of a feature, and how both spread over devices."""
-    half = len(measured.z)
+    half = len(measured.y)
     checks = []
     for row, kind, tolerance in (
         (i, "mean", MEAN_TOLERANCE),
@@ -313,23 +333,36 @@ def _relative(name: str, quantity: str, values: list[float], standard_error: flo
     return Check(name, quantity, values[0], values[1], error, tolerance, standard_error / size, True)
 
 
-def correlogram(z: Floats, lags: int) -> Correlogram:
-    """Of `z` [F, devices, cycles] with zero mean and unit variance, NaN in gaps; by FFT."""
-    features, devices, cycles = z.shape
-    size = scipy.fft.next_fast_len(cycles + lags, real=True)
-    total, square, pairs = (np.zeros((lags + 1, features, features)) for _ in range(3))
-    for start in range(0, devices, 64):
-        part = z[:, start : start + 64]
-        present = np.isfinite(part)
-        sums = _lagged_products(np.where(present, part, np.float32(0)), size, lags)
-        counts = np.maximum(np.rint(_lagged_products(present.astype(np.float32), size, lags)), 0)
-        own = sums / np.maximum(counts, 1)  # (F, F, devices, lags + 1)
-        total += sums.sum(axis=2).transpose(2, 0, 1)
-        pairs += counts.sum(axis=2).transpose(2, 0, 1)
-        square += np.square(own).sum(axis=2).transpose(2, 0, 1)
-    mean = total / np.maximum(pairs, 1)
-    variance = np.maximum(square / devices - mean**2, 0)
-    return Correlogram(mean, np.sqrt(variance / devices))
+class CorrelogramSums:
+    """Adds up correlograms of series [F, devices, cycles] with zero mean and unit variance, NaN in gaps; by FFT."""
+
+    def __init__(self, features: int, lags: int) -> None:
+        self._lags = lags
+        self._devices = 0
+        self._total, self._square, self._pairs = (np.zeros((lags + 1, features, features)) for _ in range(3))
+
+    def add(self, z: Floats) -> None:
+        """More devices."""
+        _, devices, cycles = z.shape
+        size = scipy.fft.next_fast_len(cycles + self._lags, real=True)
+        for start in range(0, devices, 64):
+            part = z[:, start : start + 64]
+            present = np.isfinite(part)
+            sums = _lagged_products(np.where(present, part, np.float32(0)), size, self._lags)
+            if present.all():
+                counts = np.broadcast_to(cycles - np.arange(self._lags + 1.0), sums.shape)
+            else:
+                counts = np.maximum(np.rint(_lagged_products(present.astype(np.float32), size, self._lags)), 0)
+            own = sums / np.maximum(counts, 1)  # (F, F, devices, lags + 1)
+            for total, addend in ((self._total, sums), (self._pairs, counts), (self._square, np.square(own))):
+                total += addend.sum(axis=2, dtype=np.float64).transpose(2, 0, 1)
+        self._devices += devices
+
+    def correlogram(self) -> Correlogram:
+        """Of all devices so far."""
+        mean = self._total / np.maximum(self._pairs, 1)
+        variance = np.maximum(self._square / self._devices - mean**2, 0)
+        return Correlogram(mean, np.sqrt(variance / self._devices))
 
 
 def _lagged_products(x: Floats, size: int, lags: int) -> Floats:

@@ -37,7 +37,7 @@ class Fault:
     count: int
 
     def __str__(self) -> str:
-        times = f" (and {self.count - 1:,} rows alike)" if self.count > 1 else ""
+        times = f" (and {self.count - 1:,} more)" if self.count > 1 else ""
         return f"row {self.row}: {self.column} is {self.value:g}{times}; {self.remedy}"
 
 

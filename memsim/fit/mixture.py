@@ -30,7 +30,6 @@ class Mixture:
     cholesky: Floats  # [K, 2F, 2F] lower triangular
     bic: dict[int, float]  # components tried -> Bayesian information criterion; the least was chosen
     noise_share: Floats  # [2F] of the observed variance that was estimation noise, and is not in here
-    is_bounded: bool  # the noise explains all the observed variance in some direction; LEAST_SHARE was kept
 
     @property
     def mean(self) -> Floats:
@@ -75,13 +74,12 @@ def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | Non
     heaviest_first = np.argsort(-best.weights_, kind="stable")
     responsibilities = best.predict_proba(points)[:, heaviest_first]
     scales = np.tile(offsets_and_scales[len(noise) // 2 :], (2, 1)) / spread[:, None]  # (2F, devices)
-    cholesky, bounded = [], False
+    cholesky = []
     for k, component in enumerate(heaviest_first):
         share = responsibilities[:, k] / responsibilities[:, k].sum()
         own_noise = noise * np.einsum("d,id,jd->ij", share, scales, scales)
-        covariance, is_bounded = _less_noise(best.covariances_[component], own_noise)
+        covariance = _less_noise(best.covariances_[component], own_noise)
         cholesky.append(np.linalg.cholesky(covariance) * spread[:, None])
-        bounded |= is_bounded
     observed_noise = noise.diagonal() * np.square(scales).mean(axis=1)
     return Mixture(
         weights=best.weights_[heaviest_first] / best.weights_.sum(),
@@ -89,7 +87,6 @@ def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | Non
         cholesky=np.stack(cholesky),
         bic=bic,
         noise_share=observed_noise,  # the points have unit variance
-        is_bounded=bounded,
     )
 
 
@@ -102,12 +99,8 @@ def _expectation_maximisation(points: Floats, components: int, seed: int) -> Gau
         return mixture.fit(points)
 
 
-def _less_noise(observed: Floats, noise: Floats) -> tuple[Floats, bool]:
-    """`observed` - `noise`, and whether that would have left less than LEAST_SHARE of `observed` in some direction.
-
-    That much is left in every direction.
-    """
+def _less_noise(observed: Floats, noise: Floats) -> Floats:
+    """`observed` - `noise`, but at least LEAST_SHARE of `observed` in every direction."""
     shares, directions = eigh(noise, observed)  # directions^T observed directions = 1
     back = np.linalg.inv(directions)
-    kept = np.maximum(1 - shares, LEAST_SHARE)
-    return (back.T * kept) @ back, bool((kept > 1 - shares).any())
+    return np.asarray((back.T * np.maximum(1 - shares, LEAST_SHARE)) @ back)

@@ -108,7 +108,7 @@ class Table:
                 yield dict(zip(batch.schema.names, batch.columns, strict=True)), file.tell() / size
 
     def _parquet_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
-        with pyarrow.parquet.ParquetFile(self.path) as file:
+        with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False) as file:
             rows, done = max(file.metadata.num_rows, 1), 0
             for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
                 done += batch.num_rows
