@@ -255,8 +255,8 @@ def _render(fit: Fit, goodness: Goodness, measurements: Measurements, verbose: b
         table.add_row(
             check.feature,
             f"{check.quantity} {check.where}".rstrip(),
-            value_of(check, check.measured),
-            value_of(check, check.generated),
+            value_of(check.measured),
+            value_of(check.generated),
             size_of(check, check.error, signed=True),
             size_of(check, check.tolerance),
             MARKS[check.verdict],

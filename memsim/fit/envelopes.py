@@ -84,7 +84,7 @@ def envelopes(measurements: Measurements, base: DeviceModel, linear_lrs: bool = 
 
 def _mean_conductances(measurements: Measurements, base: DeviceModel) -> tuple[float, float]:
     """(HRS, LRS), siemens, at the read voltage; those of the base model for a state that was not measured."""
-    means = dict(zip((LRS, HRS), _base_conductances(base), strict=True))
+    means = dict(zip((LRS, HRS), _base_conductances(base, measurements.read_volts), strict=True))
     for state in means:
         if state in measurements.measured:
             ohms = measurements.y[state].astype(np.float64)
@@ -92,27 +92,26 @@ def _mean_conductances(measurements: Measurements, base: DeviceModel) -> tuple[f
     return means[HRS], means[LRS]
 
 
-def _base_conductances(base: DeviceModel) -> tuple[float, float]:
-    """(LRS, HRS) of a base model's mean cells, siemens."""
-    low, high = (base.resistance_of_state(torch.tensor(r, dtype=torch.float64)).item() for r in state_means(base))
-    return 1 / low, 1 / high
+def _base_conductances(base: DeviceModel, volts: float) -> tuple[float, float]:
+    """(LRS, HRS) of a base model's mean cells, siemens, at `volts`."""
+    at = torch.tensor(volts, dtype=torch.float64)
+    low, high = (base.conductance_siemens(at, torch.tensor(r, dtype=torch.float64)).item() for r in state_means(base))
+    return low, high
 
 
 def _of_base(measurements: Measurements, base: DeviceModel, lrs_siemens: float, linear_lrs: bool) -> Envelopes:
     """The base model's curves, scaled in current where many cells lie outside, and in voltage where UR does."""
     source, scale, stretch = base.name, 1.0, 1.0
-    r = [
-        base.state_of_resistance(torch.from_numpy(ohms)).numpy()
-        for ohms in (10.0 ** measurements.y[HRS].astype(np.float64), measurements.y[LRS].astype(np.float64))
-    ]
-    states = np.concatenate([part[np.isfinite(part)] for part in r])
-    if len(states) and np.mean((states < 0) | (states > 1)) > MOST_OUTSIDE:
-        scale = lrs_siemens / _base_conductances(base)[0]
+    read_as_measured = dataclasses.replace(base, reference_volts=measurements.read_volts)
+    ohms = np.concatenate([10.0 ** measurements.y[HRS].astype(np.float64), measurements.y[LRS].astype(np.float64)])
+    r = read_as_measured.state_of_resistance(torch.from_numpy(ohms[np.isfinite(ohms)])).numpy()
+    if len(r) and np.mean((r < 0) | (r > 1)) > MOST_OUTSIDE:
+        scale = lrs_siemens / _base_conductances(base, measurements.read_volts)[0]
         source += f", currents scaled by {scale:.3g} so that the measured resistances lie between the envelopes"
     volts = measurements.y[UR][np.isfinite(measurements.y[UR])]
     if len(volts) and np.quantile(volts, 0.999) > base.reset_full_volts:
         median = float(np.median(volts))
-        stretch = median / base_median_reset(base)
+        stretch = median / float((base.mixture_means @ base.mixture_weights)[UR])
         source += f", full RESET moved by {stretch:.3g} as the median UR"
     llrs, hhrs = scale * base.llrs.numpy(), scale * base.hhrs.numpy()
     if linear_lrs:
@@ -121,11 +120,6 @@ def _of_base(measurements: Measurements, base: DeviceModel, lrs_siemens: float, 
         source += ", LLRS made a straight line"
     full = base.reset_full_volts * stretch
     return Envelopes(llrs, hhrs, measurements.read_volts, full, base.reset_exponent, source)
-
-
-def base_median_reset(base: DeviceModel) -> float:
-    """The RESET voltage of a base model's mean device."""
-    return float((base.mixture_means @ base.mixture_weights)[UR])
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def quantiles(distribution: Distribution) -> bytes:
             axes.axvline(mark, color=BAND, linestyle=":", linewidth=1)
         label = AXES[distribution.feature]
         axes.set(
-            xlabel=f"measured {label}", ylabel="model", title=f"{NAMES[distribution.feature]}: Q-Q (dots: 1 and 99 %)"
+            xlabel=f"measured {label}", ylabel="model", title=f"{NAMES[distribution.feature]}: Q-Q (dotted: 1 and 99 %)"
         )
         axes.legend()
     return drawing.svg

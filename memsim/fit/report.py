@@ -98,7 +98,7 @@ def summary(goodness: Goodness) -> str:
     return f"{len(goodness.checks)} checks: {', '.join(parts)}"
 
 
-def value_of(check: Check, value: float | None) -> str:
+def value_of(value: float | None) -> str:
     """A number of the measurements or of the model, to four digits."""
     return "" if value is None else f"{value:.4g}"
 
@@ -189,8 +189,8 @@ def _table(checks: Iterable[Check]) -> str:
         cells = [
             f"{MARKS[check.verdict]} {WORDS[check.verdict]}",
             f"{check.quantity} <small>{escape(check.where)}</small>",
-            value_of(check, check.measured),
-            value_of(check, check.generated),
+            value_of(check.measured),
+            value_of(check.generated),
             size_of(check, check.error, signed=True),
             size_of(check, check.tolerance),
             size_of(check, check.standard_error),

@@ -100,3 +100,12 @@ def test_states_that_do_not_differ(tmp_path: Path, device: DeviceModel) -> None:
     read = read_measurements(small_csv(tmp_path / "t.csv", ["a,1,4e3,-0.7,5e3,0.7"]))
     with pytest.raises(InputError, match=r"the mean LRS \(5000 ohm\) is not below the mean HRS \(4000 ohm\)"):
         envelopes(read, device)
+
+
+def test_resistances_read_at_another_voltage(swept: Measurements, device: DeviceModel) -> None:
+    """The curves stay; a resistance is then that at the other voltage."""
+    model = envelopes(_features(swept, read_volts=0.4), device).on(device)
+    assert torch.equal(model.llrs, device.llrs)
+    assert model.reference_volts == 0.4
+    r = model.state_of_resistance(torch.tensor(4500.0, dtype=torch.float64))
+    assert model.current_amperes(torch.tensor(0.4, dtype=torch.float64), r) == pytest.approx(0.4 / 4500)
