@@ -120,8 +120,6 @@ class DeviceModel:
     def denormalise(self, x: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
         """Features [4, n] of normal variates `x` [4, n] in cells with offsets `mu` and scales `sigma` [4, n].
 
-        There may be more dimensions, in which `mu` and `sigma` broadcast.
-
         Rows are HRS (ohm, as 10 ** y), US (V), LRS (ohm), UR (V).
         """
         y = torch.stack([polynomial(self.gamma[i], x[i]) for i in range(4)]).mul_(sigma).add_(mu)
