@@ -12,12 +12,14 @@ from memsim.asr.recogniser import Recogniser, assign_state, skeleton
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
+from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError
 from memsim.nn.mapping import ChipMapping, install, with_mapping
 from memsim.nn.plan import MappedLayer, Plan, Selection, plan_tensors
 from memsim.spec import HardwareSpec, load_hardware
 
 _MATRIX = ".matrix."
+_NOT_STATE = (PREFIX, EMBEDDED)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ def map_checkpoint(
         on_layer(layer)
     rest = [name for name in checkpoint.names if name not in weights and not name.startswith(PREFIX)]
     tensors |= checkpoint.tensors(rest)
+    device_metadata: dict[str, str] = {}
+    if spec.cell != "ideal":
+        cell, device, device_metadata = embedded(spec.cell)
+        tensors |= device
+        spec = spec.with_settings({"cell": json.dumps(cell)})
     carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
     metadata = carried | {
         "kind": "mapped",
@@ -82,6 +89,7 @@ def map_checkpoint(
         "layers": json.dumps({layer.name: layer.tiling.bits for layer in plan.mapped}),
         "seed": str(seed),
         "source_sha256": checkpoint.sha256,
+        **device_metadata,
     }
     return MappedTensors(tensors, metadata, plan, errors, tuple(uncalibrated))
 
@@ -108,7 +116,7 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
             raise InputError(f"{checkpoint.path}: {error}") from None
         install(recogniser.model, name, matrices[name], None if bias is None else bias.float())
         layers.append(layer)
-    state = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items() if not n.startswith(PREFIX)}
+    state = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items() if not n.startswith(_NOT_STATE)}
     installed = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
     assign_state(recogniser.model, state | installed, str(checkpoint.path))
     seed = int(checkpoint.metadata.get("seed", "0"))
@@ -118,7 +126,11 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
 
 
 def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
-    """The hardware that a mapped file was made for, and the weight bits of each layer on arrays."""
+    """The hardware that a mapped file was made for, and the weight bits of each layer on arrays.
+
+    The device model that the file carries can be loaded from then on, by the name that the hardware has for it.
+    """
+    adopt(checkpoint)
     try:
         return load_hardware(json.loads(checkpoint.metadata["hardware"])), json.loads(checkpoint.metadata["layers"])
     except (KeyError, ValueError) as error:

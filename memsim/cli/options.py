@@ -82,14 +82,14 @@ def choose_hardware(source: str | None, bits: int | None, cell: str | None, sett
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
     """`spec` with --cell, --set and --bits applied, in this order."""
-    from memsim.resources import find_config
+    from memsim.device.file import require_device
     from memsim.spec import apply_settings
 
     if cell is not None:
         spec = spec.with_settings({"cell": json.dumps(cell)}, flag="--cell")
     spec = apply_settings(spec, settings or [])
     if spec.cell != "ideal":
-        find_config("devices", spec.cell, suffixes=(".safetensors",))  # missing is said now, not after an hour
+        require_device(spec.cell)  # missing is said now, not after an hour
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
     return spec

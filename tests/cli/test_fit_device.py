@@ -14,6 +14,7 @@ from safetensors import safe_open
 from tools.example_measurements import Table, feature_table, sweeps, write
 
 from memsim.device import load_device
+from memsim.device.file import _adopted
 
 ROWS = 24 * 60
 
@@ -67,9 +68,26 @@ def test_its_device_is_a_cell(memsim: Callable, cycles: Path) -> None:
     assert memsim("fit-device", "cycles.csv", "-o", "mine.safetensors", "--order", "2", "-q").status == 0
     mapped = memsim("map", "demo-float", "--bits", "3", "--cell", "mine.safetensors", "-o", "m.mapped.safetensors")
     assert mapped.status == 0, mapped.err
-    done = memsim("eval", "m.mapped.safetensors", "--data", "demo", "--limit", "2")
+    done = memsim("eval", "m.mapped.safetensors", "--data", "demo", "--limit", "2", "--trials", "2", "--json", "1.json")
     assert done.status == 0, done.err
-    assert "mapped, 1 chip" in done.out
+    assert "mapped, 2 chips" in done.out
+
+
+def test_a_mapped_file_needs_its_device_file_no_more(memsim: Callable, cycles: Path) -> None:
+    assert memsim("fit-device", "cycles.csv", "-o", "mine.safetensors", "--order", "2", "-q").status == 0
+    assert memsim("map", "demo-float", "--bits", "3", "--cell", "mine.safetensors", "-o", "m.safetensors").status == 0
+    assert b"cycles.csv" in Path("m.safetensors").read_bytes()[:200_000]  # where the cells come from
+    arguments = ("eval", "m.safetensors", "--data", "demo", "--limit", "2", "--trials", "2")
+    results = []
+    for name in ("there", "gone"):
+        done = memsim(*arguments, "--json", f"{name}.json")
+        assert done.status == 0, done.err
+        results.append(json.loads(Path(f"{name}.json").read_text())["mapped"])
+        Path("mine.safetensors").unlink(missing_ok=True)
+        _adopted.clear()  # as in a new process
+    assert results[0] == results[1]
+    done = memsim(*arguments, "--set", "adc.bits=7")  # its levels mapped again, on cells of its own
+    assert done.status == 0, done.err
 
 
 def test_quiet_and_json_on_standard_output(memsim: Callable, cycles: Path) -> None:
