@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections import Counter
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from memsim import __version__
 from memsim.errors import InputError
-from memsim.files import writing
+from memsim.files import file_sha256, writing
 
 FORMAT = "memsim/1"
 
@@ -38,11 +37,7 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_sha256(self.path)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
+from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError
 from memsim.nn.linear import MappedLinear
 from memsim.nn.mapping import ChipMapping, install, with_mapping
@@ -21,6 +22,7 @@ from memsim.spec import HardwareSpec, load_hardware
 
 _MATRIX = ".matrix."
 _STATES = f"{_MATRIX}states"
+_NOT_STATE = (PREFIX, EMBEDDED)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ def map_checkpoint(
             uncalibrated.append(layer.name)
         on_layer(layer)
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX)}
+    device_metadata: dict[str, str] = {}
+    if spec.cell != "ideal":
+        cell, device, device_metadata = embedded(spec.cell)
+        tensors |= device
+        spec = spec.with_settings({"cell": json.dumps(cell)})
     carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
     metadata = carried | {
         "kind": "mapped",
@@ -86,6 +93,7 @@ def map_checkpoint(
         "layers": json.dumps({layer.name: layer.tiling.bits for layer in plan.mapped}),
         "seed": str(seed),
         "source_sha256": checkpoint.sha256,
+        **device_metadata,
     }
     return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated))
 
@@ -121,7 +129,7 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
         installed[name] = MappedLinear(matrix, None if bias is None else bias.float())
         plan.append(layer)
     install(recogniser.model, installed)
-    state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(PREFIX)}
+    state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(_NOT_STATE)}
     mapped = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = int(checkpoint.metadata.get("seed", "0"))
@@ -131,7 +139,11 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
 
 
 def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
-    """The hardware that a mapped file was made for, and the weight bits of each layer on arrays."""
+    """The hardware that a mapped file was made for, and the weight bits of each layer on arrays.
+
+    The device model that the file carries can be loaded from then on, by the name that the hardware has for it.
+    """
+    adopt(checkpoint)
     try:
         return load_hardware(json.loads(checkpoint.metadata["hardware"])), json.loads(checkpoint.metadata["layers"])
     except (KeyError, ValueError) as error:

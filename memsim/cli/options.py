@@ -82,14 +82,14 @@ def choose_hardware(source: str | None, bits: int | None, cell: str | None, sett
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
     """`spec` with --cell, --set and --bits applied, in this order."""
-    from memsim.resources import find_config
+    from memsim.device.file import require_device
     from memsim.spec import apply_settings
 
     if cell is not None:
         spec = spec.with_settings({"cell": json.dumps(cell)}, flag="--cell")
     spec = apply_settings(spec, settings or [])
     if spec.cell != "ideal":
-        find_config("devices", spec.cell, suffixes=(".safetensors",))  # missing is said now, not after an hour
+        require_device(spec.cell)  # missing is said now, not after an hour
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
     return spec
@@ -133,13 +133,18 @@ def require_safetensors(path: Path) -> None:
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Write `result` whole or not at all; `-` is standard output."""
-    from memsim.files import writing
-
     if path is None:
         return
     text = json.dumps(result, indent=2) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         return
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` whole or not at all."""
+    from memsim.files import writing
+
     with writing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

@@ -69,6 +69,51 @@ def draw_history(
     return torch.randn(n, factor.shape[0], generator=generator, device=device.device) @ factor.float().T
 
 
+def draw_variates(
+    device: DeviceModel,
+    n: int,
+    cycles: int,
+    generator: Generator,
+    history: History = "stationary",
+    order: int | None = None,
+) -> Tensor:
+    """[4, n, cycles] normal variates of `n` fresh cells over their first `cycles` cycles."""
+    var = device.var_matrix(order).float()
+    noise_factor, advance = var[:, :4].T.contiguous(), var[:, 4:].T.contiguous()
+    past = draw_history(device, n, generator, history, order)  # (n, 4p)
+    drawn = torch.empty(cycles, n, 4, device=device.device)
+    for cycle in range(cycles):
+        drawn[cycle] = past[:, -4:]
+        eps = torch.randn(n, 4, generator=generator, device=device.device)
+        past = torch.cat([past[:, 4:], torch.addmm(eps @ noise_factor, past, advance)], dim=1)
+    return drawn.permute(2, 1, 0).contiguous()
+
+
+def draw_cycles(
+    device: DeviceModel,
+    n: int,
+    cycles: int,
+    generator: Generator,
+    history: History = "stationary",
+    order: int | None = None,
+) -> Tensor:
+    """[4, n, cycles] features of `n` cells over their first `cycles` cycles: HRS (ohm), US (V), LRS (ohm), UR (V)."""
+    mu, sigma = draw_offsets_and_scales(device, n, generator)  # (4, n) each
+    x = draw_variates(device, n, cycles, generator, history, order)
+    return device.denormalise(x, mu[..., None], sigma[..., None])
+
+
+@lru_cache(maxsize=32)
+def stationary_autocovariances(device: DeviceModel, lags: int, order: int | None = None) -> Tensor:
+    """[lags + 1, 4, 4] (float64) E[x_n x_{n - k}^T] of the stationary process, k = 0 ... `lags`."""
+    step = companion(device.var_matrix(order))
+    shifted, result = stationary_covariance(device, order), []
+    for _ in range(lags + 1):
+        result.append(shifted[-4:, -4:])
+        shifted = step @ shifted
+    return torch.stack(result)
+
+
 @lru_cache(maxsize=32)
 def stationary_covariance(device: DeviceModel, order: int | None = None) -> Tensor:
     """[4p, 4p] covariance P of a stationary history: P = F P F^T + Q, F the companion matrix, Q the draw's covariance.

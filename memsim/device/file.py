@@ -1,21 +1,32 @@
-"""The file of a device model: tensors by name, scalars and provenance in the metadata."""
+"""The file of a device model: tensors by name, scalars and provenance in the metadata.
+
+A mapped checkpoint carries the device model that its cells were drawn from, unless it is a shipped one, under a name
+that contains the hash of its content: `embedded` packs it, `adopt` makes `load_device` find it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
-from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from memsim.device.model import DeviceModel, companion
 from memsim.errors import InputError
-from memsim.resources import find_config
+from memsim.resources import configs_root, find_config
 
 KIND = "device"
 TEXTS = ("name", "source", "licence")
 SCALARS = ("reference_volts", "reset_full_volts", "reset_exponent")
+EMBEDDED = "device/"
+"""What the names of a carried device's tensors begin with; its metadata is JSON under `embedded_device`."""
 TENSORS = ("llrs", "hhrs", "gamma", "mixture_weights", "mixture_means", "mixture_cholesky")  # and var_001, var_002, ...
 
 
@@ -24,29 +35,121 @@ def load_device(name_or_path: str | Path) -> DeviceModel:
 
     Raises InputError, in one line, for a file that is missing, broken, of another kind or physically impossible.
     """
-    path = find_config("devices", name_or_path, suffixes=(".safetensors",))
+    if (name := str(name_or_path)) in _adopted:
+        return _adopted[name]
+    path = find_device(name_or_path)
     checkpoint = load_checkpoint(path)
     if checkpoint.kind != KIND:
         raise InputError(f"{path}: a {checkpoint.kind} file, not a device model")
+    return _checked(checkpoint.tensors(), dict(checkpoint.metadata), str(path), default_name=path.stem)
+
+
+def require_device(name_or_path: str | Path) -> None:
+    """Raise InputError if there is no device model of that name, nor file."""
+    if str(name_or_path) not in _adopted:
+        find_device(name_or_path)
+
+
+def find_device(name_or_path: str | Path) -> Path:
+    """The file of a device model. Raises InputError, naming those that ship, when there is none."""
+    return find_config("devices", name_or_path, suffixes=(".safetensors",))
+
+
+_adopted: dict[str, DeviceModel] = {}  # by a name that contains a hash of the content: nothing can stand for another
+
+
+def embedded(name_or_path: str | Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
+    """(name, tensors, metadata) with which a file carries a device model; a shipped one has its name alone."""
+    name = str(name_or_path)
+    if name not in _adopted and find_device(name).parent == configs_root() / "devices":
+        return name, {}, {}
+    tensors, metadata = _stored(load_device(name))
+    own_name = _content_name(tensors, metadata)
+    packed = {f"{EMBEDDED}{key}": tensor for key, tensor in tensors.items()}
+    return own_name, packed, {"embedded_device": json.dumps({"cell": own_name} | metadata)}
+
+
+def adopt(checkpoint: Checkpoint) -> None:
+    """Let `load_device` find the device model that `checkpoint` carries, if it does.
+
+    Raises InputError when it is damaged.
+    """
+    if "embedded_device" not in checkpoint.metadata:
+        return
+    tensors = checkpoint.tensors(name for name in checkpoint.names if name.startswith(EMBEDDED))
+    tensors = {key.removeprefix(EMBEDDED): tensor for key, tensor in tensors.items()}
+    where = f"{checkpoint.path}: its device model"
     try:
-        model = _model(checkpoint.tensors(), dict(checkpoint.metadata), default_name=path.stem)
-        _check(model)
-    except _FaultError as fault:
-        raise InputError(f"{path}: {fault}") from None
-    return model
+        metadata = dict(json.loads(checkpoint.metadata["embedded_device"]))
+        name = metadata.pop("cell")
+        is_whole = name == _content_name(tensors, metadata)
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise InputError(f"{where} is damaged; map the checkpoint again")
+    _adopted[name] = _checked(tensors, metadata, where, default_name=name)
 
 
-def save_device(model: DeviceModel, path: str | Path) -> None:
-    """Write `model` as a safetensors file, whole or not at all. Raises InputError if it cannot be written there."""
+def _content_name(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for key in sorted(tensors):
+        digest.update(f"{key}{list(tensors[key].shape)}".encode())
+        digest.update(tensors[key].contiguous().numpy().tobytes())
+    return f"{metadata['name']}@{digest.hexdigest()[:16]}"
+
+
+def save_device(model: DeviceModel, path: str | Path, provenance: Mapping[str, str] | None = None) -> None:
+    """Write `model` as a safetensors file, whole or not at all, with `provenance` in its metadata.
+
+    Raises InputError if it cannot be written there.
+    """
+    tensors, metadata = _stored(model)
+    save_checkpoint(path, tensors, {"kind": KIND} | metadata | dict(provenance or {}))
+
+
+def _stored(model: DeviceModel) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = {key: getattr(model, key) for key in TENSORS}
     tensors |= {f"var_{order:03d}": matrix for order, matrix in model.var.items()}
-    metadata = {"kind": KIND} | {key: getattr(model, key) for key in TEXTS}
-    metadata |= {key: repr(getattr(model, key)) for key in SCALARS}
-    save_checkpoint(path, {key: value.to(torch.float64) for key, value in tensors.items()}, metadata)
+    metadata = {key: getattr(model, key) for key in TEXTS} | {key: repr(getattr(model, key)) for key in SCALARS}
+    return {key: value.to("cpu", torch.float64) for key, value in tensors.items()}, metadata
+
+
+def summarise(model: DeviceModel) -> dict[str, Any]:
+    """The numbers of `model` that people read, as plain values: all but the large matrices, of which the shapes."""
+    large = {"mixture_cholesky": model.mixture_cholesky} | {f"var_{p:03d}": v for p, v in sorted(model.var.items())}
+    return {
+        "name": model.name,
+        "source": model.source,
+        "reference_volts": model.reference_volts,
+        "reset_full_volts": model.reset_full_volts,
+        "reset_exponent": model.reset_exponent,
+        "llrs": model.llrs.tolist(),
+        "hhrs": model.hhrs.tolist(),
+        "features": ["HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)"],
+        "gamma": model.gamma.tolist(),
+        "mixture_weights": model.mixture_weights.tolist(),
+        "mixture_means": model.mixture_means.tolist(),
+        "shapes": {key: list(value.shape) for key, value in large.items()},
+    }
+
+
+def summary_yaml(summary: Mapping[str, Any]) -> str:
+    """A summary as YAML, vectors in one line."""
+    return yaml.safe_dump(dict(summary), sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
 
 
 class _FaultError(Exception):
     """What is wrong with a device file: the key, the fault and what would be right."""
+
+
+def _checked(tensors: dict[str, Tensor], metadata: dict[str, str], where: str, default_name: str) -> DeviceModel:
+    """The model. Raises InputError, in one line that names `where`, for what is missing or physically impossible."""
+    try:
+        model = _model(tensors, metadata, default_name)
+        _check(model)
+    except _FaultError as fault:
+        raise InputError(f"{where}: {fault}") from None
+    return model
 
 
 def _model(tensors: dict[str, Tensor], metadata: dict[str, str], default_name: str) -> DeviceModel:

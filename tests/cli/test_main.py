@@ -25,13 +25,13 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [[], ["map"], ["qat"], ["eval"]])
+@pytest.mark.parametrize("arguments", [[], ["map"], ["qat"], ["eval"], ["fit-device"]])
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys; from memsim.cli import main\n"
         f"sys.argv = ['memsim', *{arguments}, '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'numpy', 'torchaudio', 'matplotlib'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'numpy', 'torchaudio', 'matplotlib', 'scipy', 'sklearn', 'pyarrow'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

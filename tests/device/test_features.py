@@ -18,7 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import Cells, DeviceModel, draw_states, load_device, state_means
-from memsim.device.features import draw_history, draw_offsets_and_scales, stationary_covariance
+from memsim.device.features import (
+    draw_cycles,
+    draw_history,
+    draw_offsets_and_scales,
+    draw_variates,
+    stationary_autocovariances,
+    stationary_covariance,
+)
 from memsim.device.model import HRS, LRS, UR, US, companion
 
 N = 100_000
@@ -217,3 +224,58 @@ def test_a_cell_does_not_depend_on_the_mask_of_the_others(mask: list[bool], flip
     a, b = (draw_states(DEVICE, m, torch.Generator().manual_seed(3)) for m in (ours, other))
     torch.testing.assert_close(a[ours == other], b[ours == other], rtol=1e-5, atol=1e-6)
     assert (a != b)[flip % len(mask)]
+
+
+# Series of cycles
+
+
+def test_drawn_cycles_are_those_of_cycled_cells(device: DeviceModel, generator: torch.Generator) -> None:
+    """After 30 cycles: distributions of each feature, and how two successive cycles go together."""
+    n, cycles = 20_000, 30
+    drawn = draw_cycles(device, n, cycles, generator)
+    assert drawn.shape == (4, n, cycles)
+    cells = Cells(device, n, generator)
+    for _ in range(cycles - 2):
+        cells.apply(-2.0)
+        cells.apply(2.0)
+    before = cells.features.clone()
+    cells.apply(-2.0)
+    cells.apply(2.0)
+    for feature in range(4):
+        assert_same_distribution(drawn[feature, :, -1], cells.features[feature])
+        assert_same_distribution(drawn[feature, :, -1] - drawn[feature, :, -2], (cells.features - before)[feature])
+
+
+@pytest.mark.parametrize("order", [1, 10])
+def test_variates_follow_the_process(order: int, device: DeviceModel, generator: torch.Generator) -> None:
+    """Each x less what the cycles before it predict is B eps: independent of them, with covariance B B^T."""
+    n, cycles = 2000, 40
+    x = draw_variates(device, n, cycles, generator, order=order).double()
+    var = device.var[order]
+    past = torch.stack([x[:, :, start : start + order] for start in range(cycles - order)])  # (starts, 4, n, order)
+    predicted = torch.einsum("ijk,sknj->sin", var[:, 4:].view(4, order, 4), past.permute(0, 1, 2, 3))
+    noise = x[:, :, order:].permute(2, 0, 1) - predicted
+    samples = noise.numel() // 4
+    flat = noise.transpose(0, 1).reshape(4, -1)
+    expected = var[:, :4] @ var[:, :4].T
+    assert (flat @ flat.T / samples - expected).abs().max() < 5 * math.sqrt(2 / samples)
+    assert (torch.einsum("sin,sjn->ij", noise, past[..., -1]) / samples).abs().max() < 5 / math.sqrt(samples)
+
+
+def test_autocovariances_are_those_of_the_stationary_history(device: DeviceModel) -> None:
+    """Blocks of the covariance of a history, and of the next ones by the process itself."""
+    history, lagged = stationary_covariance(device), stationary_autocovariances(device, 12)
+    for lag in range(10):
+        torch.testing.assert_close(lagged[lag], history[-4:, 36 - 4 * lag : 40 - 4 * lag], rtol=1e-9, atol=1e-12)
+    a = [device.var[10][:, 44 - 4 * lag : 48 - 4 * lag] for lag in range(1, 11)]
+    for lag in (10, 11, 12):
+        torch.testing.assert_close(
+            lagged[lag], sum(a[i] @ lagged[lag - 1 - i] for i in range(10)), rtol=1e-9, atol=1e-12
+        )
+
+
+def test_a_zero_history_starts_a_series(device: DeviceModel, generator: torch.Generator) -> None:
+    n = 50_000
+    first = draw_variates(device, n, 1, generator, "zero")[:, :, 0]
+    expected = device.var[10][:, :4] @ device.var[10][:, :4].T
+    assert (torch.cov(first.double()) - expected).abs().max() < 5 * math.sqrt(2 / n)

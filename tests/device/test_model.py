@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tools.convert_synaptogen import convert, describe
 
+from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.device import DeviceModel, load_device, save_device
-from memsim.device.file import TENSORS
+from memsim.device.file import TENSORS, _adopted, adopt, embedded, require_device
 from memsim.device.model import polynomial
 from memsim.errors import InputError
 from memsim.resources import configs_root
@@ -193,3 +195,60 @@ def test_truncated_files_are_refused(size: int, tmp_path_factory: pytest.TempPat
     path.write_bytes(SHIPPED.read_bytes()[:size])
     with pytest.raises(InputError, match="not a whole safetensors file"):
         load_device(path)
+
+
+# Devices that other files carry
+
+
+@pytest.fixture
+def carrier(tmp_path: Path) -> Path:
+    """A file that carries a device model of its own."""
+    own = dataclasses.replace(DEVICE, name="own", reset_exponent=2.5)
+    save_device(own, tmp_path / "own.safetensors")
+    name, tensors, metadata = embedded(tmp_path / "own.safetensors")
+    assert name.startswith("own@")
+    save_checkpoint(tmp_path / "carrier.safetensors", tensors, metadata)
+    (tmp_path / "own.safetensors").unlink()
+    _adopted.clear()
+    return tmp_path / "carrier.safetensors"
+
+
+def test_a_carried_device_is_found_by_the_name_of_its_content(carrier: Path) -> None:
+    name = json.loads(load_checkpoint(carrier).metadata["embedded_device"])["cell"]
+    with pytest.raises(InputError, match="no such file"):
+        load_device(name)
+    with pytest.raises(InputError, match="no such file"):
+        require_device(name)
+    adopt(load_checkpoint(carrier))
+    require_device(name)
+    model = load_device(name)
+    assert (model.name, model.reset_exponent, model.licence) == ("own", 2.5, DEVICE.licence)
+    assert all(torch.equal(model.var[order], DEVICE.var[order]) for order in DEVICE.var)
+    again, tensors, _ = embedded(name)  # and can be carried on
+    assert again == name
+    assert len(tensors) == len(TENSORS) + 10
+
+
+def test_a_shipped_device_goes_by_its_name() -> None:
+    assert embedded("synaptogen") == ("synaptogen", {}, {})
+
+
+def test_a_file_that_carries_no_device_is_left_alone() -> None:
+    adopt(load_checkpoint(SHIPPED))
+
+
+@pytest.mark.parametrize("what", ["tensor", "metadata", "json"])
+def test_a_damaged_carried_device_is_refused(carrier: Path, what: str) -> None:
+    checkpoint = load_checkpoint(carrier)
+    tensors, metadata = checkpoint.tensors(), dict(checkpoint.metadata)
+    if what == "tensor":
+        tensors["device/gamma"][0, 0] += 1
+    elif what == "metadata":
+        metadata["embedded_device"] = metadata["embedded_device"].replace("2.5", "2.6")
+    else:
+        metadata["embedded_device"] = "{"
+    save_checkpoint(carrier, tensors, metadata)
+    with pytest.raises(
+        InputError, match=r"carrier\.safetensors: its device model is damaged; map the checkpoint again"
+    ):
+        adopt(load_checkpoint(carrier))

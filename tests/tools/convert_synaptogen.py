@@ -11,10 +11,10 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from memsim.device import DeviceModel, save_device
+from memsim.device.file import summarise, summary_yaml
 
 SOURCE = "PyPI package synaptogen {version}, default_params.json (https://github.com/thennen/Synaptogen)"
 CITATION = [
@@ -58,25 +58,10 @@ def convert() -> DeviceModel:
 
 
 def describe(model: DeviceModel) -> str:
-    """The model as YAML: all scalars and small tensors, the shapes of the large ones."""
-    large = {"mixture_cholesky": model.mixture_cholesky, **{f"var_{p:03d}": v for p, v in sorted(model.var.items())}}
-    summary = {
-        "name": model.name,
-        "source": model.source,
-        "citation": CITATION,
-        "reference_volts": model.reference_volts,
-        "reset_full_volts": model.reset_full_volts,
-        "reset_exponent": model.reset_exponent,
-        "llrs": model.llrs.tolist(),
-        "hhrs": model.hhrs.tolist(),
-        "features": ["HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)"],
-        "gamma": model.gamma.tolist(),
-        "mixture_weights": model.mixture_weights.tolist(),
-        "mixture_means": model.mixture_means.tolist(),
-        "shapes": {key: list(value.shape) for key, value in large.items()},
-        "licence": model.licence,
-    }
-    text = yaml.safe_dump(summary, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
+    """The YAML that shows the numbers to people; the large matrices by their shapes."""
+    summary = summarise(model)
+    first = {key: summary.pop(key) for key in ("name", "source")}
+    text = summary_yaml(first | {"citation": CITATION} | summary | {"licence": model.licence})
     head, licence = text.split("licence:")[0], "\n".join(f"  {line}".rstrip() for line in model.licence.splitlines())
     return f"{HEADER}{head}licence: |\n{licence}\n"
 

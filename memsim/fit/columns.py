@@ -1,0 +1,125 @@
+"""Which column of a table holds which quantity, and in what unit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from memsim.errors import InputError
+from memsim.fit.arrays import Floats
+
+_OHMS = {"ohm": 1.0, "ohms": 1.0, "kohm": 1e3, "kohms": 1e3, "Mohm": 1e6, "Mohms": 1e6}
+_VOLTS = {"V": 1.0, "volt": 1.0, "volts": 1.0, "mV": 1e-3, "millivolts": 1e-3}
+_AMPERES = {"A": 1.0, "ampere": 1.0, "amperes": 1.0, "mA": 1e-3, "uA": 1e-6, "µA": 1e-6, "μA": 1e-6, "nA": 1e-9}
+_SECONDS = {"s": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6}
+LOG10_OHMS = ("log10_ohm", "log10_ohms")
+KEYS = ("device", "cycle")
+FEATURES = {"hrs": _OHMS, "us": _VOLTS, "lrs": _OHMS, "ur": _VOLTS}
+"""Columns of a feature table, in the order of the model's features; names end in the unit."""
+SWEEP = {"voltage": _VOLTS, "current": _AMPERES}
+OPTIONAL = {"time": _SECONDS}
+_PREFERRED = {"hrs": "hrs_ohms", "us": "us_volts", "lrs": "lrs_ohms", "ur": "ur_volts"} | {
+    "voltage": "voltage_volts",
+    "current": "current_amperes",
+}
+_CASE_MATTERS = "mohm"  # milliohm or megaohm
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of a table: the name of its column there, and how its values become the model's."""
+
+    name: str
+    factor: float = 1.0
+    is_log10: bool = False
+
+    def convert(self, values: Floats) -> Floats:
+        """`values` as they stand in the table, in ohm, volt, ampere or second."""
+        if not self.is_log10:
+            return values * self.factor if self.factor != 1.0 else values
+        with np.errstate(over="ignore"):
+            return np.power(10.0, values)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a table holds: `features` (one row a device and cycle) or `sweeps` (one row a sample)."""
+
+    kind: str
+    columns: Mapping[str, Column]  # quantity -> column; device and cycle among them
+    unused: tuple[str, ...]
+
+
+def resolve(
+    found: Sequence[str], where: str, renamed: Mapping[str, str] | None = None, without: Sequence[str] = ()
+) -> Layout:
+    """The layout of a table with the columns `found`.
+
+    renamed: names as memsim expects them -> names in the table, for tables that have others.
+    without: features that the table need not have.
+
+    Raises InputError for a missing column, a unit that is missing or unknown, and two columns for one quantity.
+    """
+    renamed = dict(renamed or {})
+    for expected, theirs in renamed.items():
+        if theirs not in found:
+            raise InputError(f"{where}: --column {expected}={theirs}: no such column {_near(theirs, found)}")
+    theirs_of = {name: name for name in found if name not in renamed.values()} | renamed
+    quantities: dict[str, Column] = {}
+    unused = []
+    for name, theirs in theirs_of.items():
+        quantity, column = _parse(name, theirs, where)
+        if quantity is None:
+            unused.append(theirs)
+        elif quantity in quantities:
+            raise InputError(f"{where}: columns {quantities[quantity].name} and {theirs} are both {quantity}; keep one")
+        else:
+            quantities[quantity] = column
+    kind = "sweeps" if SWEEP.keys() & quantities.keys() and not FEATURES.keys() & quantities.keys() else "features"
+    wanted = [*KEYS, *(SWEEP if kind == "sweeps" else (key for key in FEATURES if key not in without))]
+    if missing := [key for key in wanted if key not in quantities]:
+        names = ", ".join(_PREFERRED.get(key, key) for key in missing)
+        hint = ""
+        if kind == "features":
+            unmeasured = ",".join(key for key in missing if key in FEATURES)
+            hint = f"; --from-base {unmeasured} takes what was not measured from the base model" if unmeasured else ""
+        raise InputError(
+            f"{where}: lacks {names} (columns: {', '.join(found)}); --column {names.split(', ')[0]}=THEIRS names "
+            f"another{hint}"
+        )
+    taken = {key: quantities[key] for key in [*wanted, *OPTIONAL] if key in quantities}
+    used = {column.name for column in taken.values()}
+    return Layout(kind, taken, tuple(name for name in found if name not in used))
+
+
+def _parse(name: str, theirs: str, where: str) -> tuple[str | None, Column]:
+    """(quantity, column) of a column called `name`, `theirs` in the table; quantity None for one of no interest."""
+    lower = name.strip().lower()
+    if lower in KEYS:
+        return lower, Column(theirs)
+    match = re.fullmatch(r"(hrs|us|lrs|ur|voltage|current|time)(?:_(.+))?", name.strip(), re.IGNORECASE)
+    if match is None:
+        return None, Column(theirs)
+    quantity, unit = match[1].lower(), match[2]
+    units = (FEATURES | SWEEP | OPTIONAL)[quantity]
+    if unit is None:
+        example = _PREFERRED.get(quantity, f"{quantity}_{next(iter(units))}")
+        raise InputError(f"{where}: column {theirs}: names no unit; call it {example} or --column {example}={theirs}")
+    if unit in units:
+        return quantity, Column(theirs, units[unit])
+    if units is _OHMS and unit.lower() in LOG10_OHMS:
+        return quantity, Column(theirs, is_log10=True)
+    alike = {factor for known, factor in units.items() if known.lower() == unit.lower()}
+    if len(alike) == 1 and not unit.lower().startswith(_CASE_MATTERS):
+        return quantity, Column(theirs, alike.pop())
+    known = [*units, *(LOG10_OHMS[:1] if units is _OHMS else ())]
+    raise InputError(f"{where}: column {theirs}: unknown unit {unit} (known: {', '.join(dict.fromkeys(known))})")
+
+
+def _near(name: str, found: Sequence[str]) -> str:
+    close = get_close_matches(name, found, n=1)
+    return f"(nearest: {close[0]})" if close else f"(there are: {', '.join(found)})"

@@ -1,0 +1,190 @@
+"""The features of single sweeps: resistances, the voltage of the SET jump and that of the RESET onset.
+
+All cycles of a batch are treated side by side. A cycle is 0 -> Vneg -> 0 -> Vpos -> 0 in time order; a cell SETs on the
+way to Vneg and RESETs on the way to Vpos.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memsim.fit.arrays import Bools, Floats, Ints
+
+LEAST_RATIO = 2.0
+"""Between the resistances before and after a SET or RESET that succeeded."""
+WINDOW = 0.3
+"""Half width, in read voltages, of the window in which a resistance is fitted."""
+REACH = 0.9
+"""Of the usual extremes: a sweep that stays below is incomplete."""
+HALF_WINDOW = 0.05
+"""Of Vpos: how far to both sides of the current's maximum its kink is looked for."""
+END_HRS = 4
+"""Index of the HRS at the end of a cycle, behind the four features; that is the HRS of the next cycle."""
+_HALF_LOBE = 0.5
+_KNOTS_A_SAMPLE = 8
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """Cycles side by side, padded with NaN to the longest."""
+
+    device: Ints  # [n]
+    cycle: Ints  # [n]
+    row: Ints  # [n] of the first sample
+    volts: Floats  # [n, samples]
+    amperes: Floats  # [n, samples]
+    lowest: Ints  # [n] index of Vneg
+    highest: Ints  # [n] index of Vpos
+
+    @classmethod
+    def of(cls, devices: Ints, cycles: Ints, rows: Ints, volts: Floats, amperes: Floats, starts: Ints) -> Sweeps:
+        """From samples in file order, all [samples]; cycles begin at the indices `starts`."""
+        lengths = np.diff(starts, append=len(rows))
+        place = np.arange(int(lengths.max()))
+        is_sample = place < lengths[:, None]
+        index = np.minimum(starts[:, None] + place, len(rows) - 1)
+        u, i = (np.where(is_sample, column[index], np.nan) for column in (volts, amperes))
+        lowest, highest = np.nanargmin(u, axis=1), np.nanargmax(u, axis=1)
+        return cls(devices[starts], cycles[starts], rows[starts], u, i, lowest, highest)
+
+    def legs(self) -> tuple[Bools, Bools, Bools]:
+        """Masks [n, samples]: on the way to Vneg, from there to Vpos, back from it."""
+        place = np.arange(self.volts.shape[1])
+        to_low = place <= self.lowest[:, None]
+        to_high = ~to_low & (place <= self.highest[:, None])
+        return to_low, to_high, ~to_low & ~to_high & np.isfinite(self.volts)
+
+    def reaches(self, low: float, high: float) -> Bools:
+        """[n] whether a cycle goes to both extremes and back."""
+        last = np.isfinite(self.volts).sum(axis=1) - 1
+        ends = np.stack([self.volts[:, 0], np.take_along_axis(self.volts, last[:, None], axis=1)[:, 0]])
+        goes = (np.nanmin(self.volts, axis=1) <= REACH * low) & (np.nanmax(self.volts, axis=1) >= REACH * high)
+        returns = (np.abs(ends) <= _HALF_LOBE * min(-low, high)).all(axis=0)
+        return np.asarray(goes & returns)
+
+    def first_turn(self, tolerance: float) -> Ints:
+        """[n] the first sample by which a leg has turned back over more than `tolerance` of the range; or -1."""
+        to_low, to_high, back = self.legs()
+        allowed = tolerance * (np.nanmax(self.volts, axis=1) - np.nanmin(self.volts, axis=1))[:, None]
+        turned = np.zeros(self.volts.shape, dtype=bool)
+        for leg, sign in ((to_low, -1.0), (to_high, 1.0), (back, -1.0)):
+            travelled = np.where(leg, sign * self.volts, -np.inf)
+            turned |= leg & (travelled < np.maximum.accumulate(travelled, axis=1) - allowed)
+        return np.where(turned.any(axis=1), turned.argmax(axis=1), -1)
+
+
+def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools]:
+    """([5, n] features and the HRS at the end, whether the SET succeeded [n], whether the RESET did [n]).
+
+    Both HRS are in log10 ohm; the first is read at -U0, on the way to Vneg.
+    """
+    to_low, to_high, back = sweeps.legs()
+    before = _resistance(sweeps, to_low, -read_volts)
+    lrs = _resistance(sweeps, to_high, read_volts)
+    after = _resistance(sweeps, back, read_volts)
+    with np.errstate(invalid="ignore"):
+        set_volts, jump = _set(sweeps, to_low & (sweeps.volts <= -read_volts / 2))
+        is_set = (before >= LEAST_RATIO * lrs) & (jump >= LEAST_RATIO) & (lrs > 0)
+        is_reset = (after >= LEAST_RATIO * lrs) & (lrs > 0)
+        reset_volts = _reset(sweeps, to_high & (sweeps.volts >= read_volts))
+        values = np.stack([np.log10(before), set_volts, lrs, reset_volts, np.log10(after)])
+    values[:4, ~is_set] = np.nan
+    values[3:, ~is_reset] = np.nan
+    return values, is_set, is_reset
+
+
+def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
+    """[n] U / I at `at_volts`, from the samples of `leg` near it; NaN without three of them.
+
+    The conductance is taken to be a straight line there: I = U (g + h (U - at_volts)), least squares, gives 1 / g.
+    """
+    distance = sweeps.volts - at_volts
+    result = np.full(len(distance), np.nan)
+    for window in (WINDOW, 2 * WINDOW):
+        near = leg & (np.abs(distance) <= window * abs(at_volts) + 1e-9)
+        u = np.where(near, sweeps.volts, 0.0)
+        v, i = u * np.where(near, distance, 0.0), np.where(near, sweeps.amperes, 0.0)
+        uu, uv, vv, ui, vi = ((a * b).sum(axis=1) for a, b in ((u, u), (u, v), (v, v), (u, i), (v, i)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fitted = np.where(near.sum(axis=1) >= 3, (uu * vv - uv * uv) / (vv * ui - uv * vi), np.nan)
+        result = np.where(np.isfinite(result), result, fitted)
+    return result
+
+
+def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
+    """([n] the voltage of the jump, [n] the ratio of conductances after and before it).
+
+    The jump is where two constant conductances, one before and one after, describe the leg best, whether the current
+    then follows the LRS or is held by a compliance. The cell switched between two samples: their mean is taken.
+    """
+    conductance = np.where(leg, sweeps.amperes / np.where(leg, sweeps.volts, 1.0), 0.0)
+    count, total = np.cumsum(leg, axis=1), np.cumsum(conductance, axis=1)
+    after_count, after_total = count[:, -1:] - count, total[:, -1:] - total
+    before_mean, after_mean = total / np.maximum(count, 1), after_total / np.maximum(after_count, 1)
+    separation = np.where(leg & (after_count > 0), count * after_count * np.square(after_mean - before_mean), -1.0)
+    at = separation.argmax(axis=1)
+    pick = np.arange(len(at)), at
+    following = np.minimum(at + 1, sweeps.volts.shape[1] - 1)
+    volts = (sweeps.volts[pick] + sweeps.volts[np.arange(len(at)), following]) / 2
+    is_leg = leg.any(axis=1)
+    ratio = after_mean[pick] / np.where(before_mean[pick] > 0, before_mean[pick], np.nan)
+    return np.where(is_leg, volts, np.nan), np.where(is_leg, ratio, np.nan)
+
+
+def _reset(sweeps: Sweeps, leg: Bools) -> Floats:
+    """[n] the voltage of the kink at which the current stops to rise.
+
+    Near the maximum: a straight line up to the kink and a parabola behind it that meet there, the kink being where the
+    squared error is least, between samples too.
+    """
+    current = np.where(leg, sweeps.amperes, -np.inf)
+    smooth = np.where(leg, _smoothed(sweeps.amperes), -np.inf)
+    peak = smooth.max(axis=1, keepdims=True)
+    place = np.arange(leg.shape[1])
+    coarse = np.where(smooth >= 0.99 * peak, place, -1).max(axis=1)  # the end of a plateau, where there is one
+    rows = np.arange(len(coarse))
+    result = sweeps.volts[rows, coarse]
+    steps = np.abs(np.diff(sweeps.volts, axis=1))
+    step = float(np.nanmedian(steps[leg[:, 1:]])) if leg[:, 1:].any() else np.nan
+    if not step > 0:
+        return np.where(leg.any(axis=1), result, np.nan)
+    half = max(4, round(HALF_WINDOW * float(np.median(np.nanmax(sweeps.volts, axis=1))) / step))
+    window = coarse[:, None] + np.arange(-half, half + 1)
+    inside = ((window >= 0) & (window < leg.shape[1])).all(axis=1)
+    window = np.clip(window, 0, leg.shape[1] - 1)
+    inside &= np.take_along_axis(leg, window, axis=1).all(axis=1)
+    if inside.any():
+        kink = _kinks(np.take_along_axis(current, window, axis=1)[inside], half)
+        knots = window[inside, 0] + half + kink
+        below = np.floor(knots).astype(np.int64)
+        above = np.minimum(below + 1, leg.shape[1] - 1)
+        low, high = sweeps.volts[rows[inside], below], sweeps.volts[rows[inside], above]
+        result[inside] = low + (knots - below) * (high - low)
+    return np.where(leg.any(axis=1), result, np.nan)
+
+
+def _kinks(current: Floats, half: int) -> Floats:
+    """[n] places of the kinks, in samples from the middle, of windows `current` [n, 2 half + 1]."""
+    place = np.arange(-half, half + 1, dtype=np.float64)
+    knots = np.arange(-half * _KNOTS_A_SAMPLE // 2, half * _KNOTS_A_SAMPLE // 2 + 1) / _KNOTS_A_SAMPLE
+    scaled = current / np.abs(current).max(axis=1, keepdims=True)
+    explained = np.empty((len(current), len(knots)))
+    for out, knot in zip(explained.T, knots, strict=True):
+        behind = np.maximum(place - knot, 0)
+        basis, _ = np.linalg.qr(np.stack([np.ones_like(place), place, behind, np.square(behind)], axis=1))
+        out[:] = np.square(scaled @ basis).sum(axis=1)
+    best = np.clip(explained.argmax(axis=1), 1, len(knots) - 2)
+    before, at, after = (explained[np.arange(len(best)), best + step] for step in (-1, 0, 1))
+    curvature = before - 2 * at + after  # the best knot lies at the top of a parabola through three
+    with np.errstate(divide="ignore", invalid="ignore"):
+        offset = np.where(curvature < 0, np.clip((before - after) / (2 * curvature), -1, 1), 0.0)
+    return np.asarray(knots[best] + offset / _KNOTS_A_SAMPLE)
+
+
+def _smoothed(x: Floats) -> Floats:
+    """Mean of three neighbours along the last axis."""
+    result = x.copy()
+    result[:, 1:-1] = (x[:, :-2] + x[:, 1:-1] + x[:, 2:]) / 3
+    return result

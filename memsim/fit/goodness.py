@@ -1,0 +1,426 @@
+"""How well a fitted device model describes its measurements: cells are drawn from it and treated as the measured ones.
+
+Devices are independent, cycles are not, so the sampling error of every number comes from how it varies from device to
+device. A check passes when measured and generated agree within a tolerance, or within three standard errors of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import scipy.fft
+from scipy.special import ndtr
+
+from memsim.device.features import draw_cycles
+from memsim.device.model import HRS
+from memsim.fit.arrays import Bools, Floats
+from memsim.fit.fit import Fit
+from memsim.fit.measurements import NAMES, Measurements, Progress
+from memsim.fit.normalise import mid_distribution, standardise
+from memsim.rng import generator
+
+Verdict = Literal["pass", "noise", "warn"]
+
+LAGS = 100
+CROSS_LAGS = 20
+LEAST_GENERATED, MOST_GENERATED = 2_000_000, 12_000_000
+"""Cycles that are drawn from the model: four times as many as were measured, within these bounds."""
+PROBABILITIES = ndtr(np.linspace(-3.3, 3.3, 133))
+"""Of the quantiles that are compared in figures: 0.05 % to 99.95 %."""
+STANDARD_ERRORS = 3.0
+_PERCENT = np.arange(1, 100) / 100
+_BINS = 60
+_DRAWN_AT_ONCE = 500_000
+_KEPT_CYCLES = 1000  # of each device, for distributions
+
+MEAN_TOLERANCE = 0.001  # relative
+SPREAD_TOLERANCE = 0.06  # relative
+DEVIATION_TOLERANCE = 0.02  # relative
+QUANTILE_TOLERANCE = 0.02  # relative, of every quantile from 1 to 99 %
+DISTANCE_TOLERANCE = 0.02
+CORRELATION_TOLERANCE = 0.01
+DEVICE_CORRELATION_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number of the measurements beside that of the model."""
+
+    feature: str  # "HRS", ..., or "all"
+    quantity: str
+    measured: float | None
+    generated: float | None
+    error: float  # generated against measured: a share of `measured` where `is_relative`
+    tolerance: float
+    standard_error: float
+    is_relative: bool
+    where: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """`pass`; `noise` if only the sampling error excuses it; `warn`."""
+        if abs(self.error) <= self.tolerance:
+            return "pass"
+        return "noise" if abs(self.error) <= STANDARD_ERRORS * self.standard_error else "warn"
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One feature over all cycles of all devices."""
+
+    feature: int
+    measured_quantiles: Floats  # at PROBABILITIES; HRS in log10 ohm
+    generated_quantiles: Floats
+    edges: Floats  # [bins + 1]
+    measured_density: Floats  # [bins]
+    generated_density: Floats
+
+
+@dataclass(frozen=True)
+class Correlogram:
+    """E[z_i(n) z_j(n - k)] of series in units of each device's mean and deviation, [lags + 1, F, F]."""
+
+    mean: Floats
+    standard_error: Floats
+
+
+@dataclass(frozen=True)
+class Goodness:
+    """The checks, and the curves behind them."""
+
+    checks: tuple[Check, ...]
+    features: tuple[int, ...]
+    distributions: tuple[Distribution, ...]
+    measured_correlogram: Correlogram
+    generated_correlogram: Correlogram
+    measured_device_correlations: Floats = field(repr=False)  # [2F, 2F] of means and deviations of devices
+    generated_device_correlations: Floats = field(repr=False)
+    measured_devices: int
+    generated_devices: int
+    cycles: int
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.verdict == "warn")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "checks": [dataclasses.asdict(check) | {"verdict": check.verdict} for check in self.checks],
+            "warnings": len(self.warnings),
+            "devices": {"measured": self.measured_devices, "generated": self.generated_devices},
+            "cycles": self.cycles,
+            "quantiles": {
+                NAMES[d.feature]: {
+                    "probability": PROBABILITIES.tolist(),
+                    "measured": d.measured_quantiles.tolist(),
+                    "generated": d.generated_quantiles.tolist(),
+                }
+                for d in self.distributions
+            },
+            "autocorrelation": {
+                NAMES[feature]: {
+                    "measured": self.measured_correlogram.mean[:, i, i].tolist(),
+                    "standard_error": self.measured_correlogram.standard_error[:, i, i].tolist(),
+                    "generated": self.generated_correlogram.mean[:, i, i].tolist(),
+                }
+                for i, feature in enumerate(self.features)
+            },
+            "device_correlations": {
+                "measured": self.measured_device_correlations.tolist(),
+                "generated": self.generated_device_correlations.tolist(),
+            },
+        }
+
+
+def judge(
+    fit: Fit, measurements: Measurements, *, seed: int = 0, progress: Progress = lambda name, done: None
+) -> Goodness:
+    """Compare `measurements` with cells drawn from the fitted model, as long and with the same gaps."""
+    features = measurements.measured
+    y = measurements.y[list(features)][:, fit.devices]
+    _, devices, cycles = y.shape
+    lags = min(LAGS, cycles // 2)
+    measured = _Treated.of([y], lags)
+    progress("judging", 0.2)
+    count = -(-max(min(MOST_GENERATED, 4 * devices * cycles), LEAST_GENERATED, devices * cycles) // cycles)
+    drawn = _drawn(fit, features, np.isnan(y), count, seed)
+    generated = _Treated.of(drawn, lags, lambda done: progress("judging", 0.2 + 0.7 * done / count))
+    pairs = [_Pair(feature, y[i], generated.y[i]) for i, feature in enumerate(features)]
+    checks = [check for pair in pairs for check in pair.checks()]
+    for i, feature in enumerate(features):
+        checks += _device_checks(NAMES[feature], measured, generated, i)
+    correlograms = measured.correlogram, generated.correlogram
+    checks += _lag_checks(features, *correlograms)
+    if len(features) > 1:
+        checks.append(_worst_correlation("cross-correlation, cycle to cycle", *_at_lag_zero(features, *correlograms)))
+    labels = [f"{kind} {NAMES[feature]}" for kind in ("mean", "std") for feature in features]
+    correlations = measured.device_correlations(), generated.device_correlations()
+    error = correlations[1] - correlations[0]
+    standard_error = (1 - correlations[0] ** 2) * np.sqrt(1 / devices + 1 / count)
+    checks.append(
+        _worst_correlation(
+            "correlation, device to device", labels, *correlations, error, standard_error, DEVICE_CORRELATION_TOLERANCE
+        )
+    )
+    checks.sort(key=lambda check: [*NAMES, "all"].index(check.feature))
+    distributions = tuple(pair.distribution() for pair in pairs)
+    progress("judging", 1.0)
+    return Goodness(tuple(checks), features, distributions, *correlograms, *correlations, devices, count, cycles)
+
+
+def _drawn(fit: Fit, features: tuple[int, ...], gaps: Bools, count: int, seed: int) -> Iterator[Floats]:
+    """[F, some devices, cycles] of `count` devices in all; each has the gaps of one that was measured."""
+    _, devices, cycles = gaps.shape
+    random = generator(seed, "goodness")
+    at_once = max(1, _DRAWN_AT_ONCE // cycles)
+    for start in range(0, count, at_once):
+        some = np.arange(start, min(start + at_once, count)) % devices
+        drawn = draw_cycles(fit.model, len(some), cycles, random).numpy()
+        np.log10(drawn[HRS], out=drawn[HRS])
+        y = drawn[list(features)]
+        y[gaps[:, some]] = np.nan
+        yield y
+
+
+@dataclass(frozen=True)
+class _Treated:
+    """What is computed of series, measured or drawn, in the same way."""
+
+    y: Floats  # [F, devices, some cycles]
+    moments: Floats  # [2F, devices] means and deviations over all cycles
+    correlogram: Correlogram
+
+    @classmethod
+    def of(cls, parts: Iterable[Floats], lags: int, done: Callable[[int], None] = lambda devices: None) -> _Treated:
+        """Of `parts` [F, devices, cycles], devices after devices."""
+        kept, moments, sums, devices = [], [], None, 0
+        for y in parts:
+            own = [standardise(series) for series in y]
+            moments.append(np.stack([part.mean for part in own] + [part.std for part in own]))
+            sums = sums or CorrelogramSums(len(y), lags)
+            sums.add(np.stack([part.z for part in own]))
+            kept.append(y[:, :, :: -(-y.shape[2] // _KEPT_CYCLES)])
+            done(devices := devices + y.shape[1])
+        assert sums is not None
+        return cls(np.concatenate(kept, axis=1), np.concatenate(moments, axis=1), sums.correlogram())
+
+    def device_correlations(self) -> Floats:
+        """[2F, 2F] of the moments."""
+        return np.asarray(np.corrcoef(self.moments))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One feature, [devices, cycles], measured and generated."""
+
+    feature: int
+    measured: Floats
+    generated: Floats
+
+    def distribution(self) -> Distribution:
+        quantiles = [_quantiles(part, PROBABILITIES) for part in (self.measured, self.generated)]
+        low, high = min(q[0] for q in quantiles), max(q[-1] for q in quantiles)
+        edges = _edges(self.measured, low, high)
+        densities = [np.histogram(part, edges, density=True)[0] for part in (self.measured, self.generated)]
+        return Distribution(self.feature, quantiles[0], quantiles[1], edges, densities[0], densities[1])
+
+    def checks(self) -> list[Check]:
+        """Of the distribution over all cycles of all devices."""
+        name = NAMES[self.feature]
+        different, share = mid_distribution(self.measured)
+        at = different[np.searchsorted(share, _PERCENT)]  # values that were measured: the steps of a coarse instrument
+        shares = [_shares_below(part, at) for part in (self.measured, self.generated)]  # (devices, 99) each
+        error_of_share = np.sqrt(sum(np.nanvar(part, axis=0) / len(part) for part in shares))
+        distances = np.nanmean(shares[1], axis=0) - np.nanmean(shares[0], axis=0)
+        worst = int(np.abs(distances).argmax())
+        distance = Check(
+            name,
+            "distance of distributions (KS)",
+            None,
+            None,
+            float(distances[worst]),
+            DISTANCE_TOLERANCE,
+            float(error_of_share[worst]),
+            False,
+            f"at {_PERCENT[worst]:.0%}",
+        )
+        at, other = (_quantiles(part, _PERCENT) for part in (self.measured, self.generated))
+        slope = np.gradient(at, _PERCENT)  # of the quantile function
+        if self.feature == HRS:
+            relative, standard = 10 ** (other - at) - 1, np.log(10) * slope * error_of_share
+            at, other = 10**at, 10**other
+        else:
+            relative, standard = (other - at) / np.abs(at), slope * error_of_share / np.abs(at)
+        excess = np.abs(relative) / np.maximum(QUANTILE_TOLERANCE, STANDARD_ERRORS * standard)
+        worst = int(excess.argmax())
+        quantile = Check(
+            name,
+            "worst quantile, 1 to 99 %",
+            float(at[worst]),
+            float(other[worst]),
+            float(relative[worst]),
+            QUANTILE_TOLERANCE,
+            float(standard[worst]),
+            True,
+            f"at {_PERCENT[worst]:.0%}",
+        )
+        return [distance, quantile]
+
+
+def _edges(values: Floats, low: float, high: float) -> Floats:
+    """Of bins from `low` to `high`, each as wide as several steps of a coarse instrument."""
+    width = (high - low) / _BINS
+    different = np.unique(values[np.isfinite(values)])
+    step = float(np.median(np.diff(different))) if len(different) > 1 else 0.0
+    if step * _BINS > width:
+        width = step * np.ceil(width / step)
+        low = float(different[np.searchsorted(different, low)]) - step / 2
+    return low + width * np.arange(np.ceil((high - low) / width) + 1)
+
+
+def _quantiles(values: Floats, probabilities: Floats) -> Floats:
+    different, share = mid_distribution(values)
+    return np.interp(probabilities, share, different)
+
+
+def _shares_below(values: Floats, at: Floats) -> Floats:
+    """[devices, n] the share of each device's cycles below each of `at` [n], and half of those equal to it."""
+    result = np.empty((len(values), len(at)))
+    for row, series in zip(result, values, strict=True):
+        present = np.sort(series[np.isfinite(series)])
+        below = np.searchsorted(present, at) + np.searchsorted(present, at, side="right")
+        row[:] = below / (2 * max(len(present), 1))
+    return result
+
+
+def _device_checks(name: str, measured: _Treated, generated: _Treated, i: int) -> list[Check]:
+    """Mean and deviation of a feature, and how both spread over devices."""
+    half = len(measured.y)
+    checks = []
+    for row, kind, tolerance in (
+        (i, "mean", MEAN_TOLERANCE),
+        (half + i, "deviation, cycle to cycle", DEVIATION_TOLERANCE),
+    ):
+        pair = measured.moments[row], generated.moments[row]
+        means = [float(part.mean()) for part in pair]
+        error = np.sqrt(sum(part.var() / part.size for part in pair))
+        checks.append(_relative(name, kind, means, float(error), tolerance))
+    for row, kind in ((i, "spread of means, device to device"), (half + i, "spread of deviations, device to device")):
+        pair = measured.moments[row], generated.moments[row]
+        spreads = [float(part.std(ddof=1)) for part in pair]
+        error = np.sqrt(sum(_variance_of_std(part) for part in pair))
+        checks.append(_relative(name, kind, spreads, float(error), SPREAD_TOLERANCE))
+    return checks
+
+
+def _variance_of_std(values: Floats) -> float:
+    """Of the standard deviation of a sample, from its kurtosis (delta method)."""
+    centred = values - values.mean()
+    variance = float(np.square(centred).mean())
+    kurtosis = float((centred**4).mean()) / variance**2
+    return variance * (kurtosis - 1) / (4 * values.size)
+
+
+def _relative(name: str, quantity: str, values: list[float], standard_error: float, tolerance: float) -> Check:
+    size = abs(values[0])
+    error = (values[1] - values[0]) / size
+    return Check(name, quantity, values[0], values[1], error, tolerance, standard_error / size, True)
+
+
+class CorrelogramSums:
+    """Adds up correlograms of series [F, devices, cycles] with zero mean and unit variance, NaN in gaps; by FFT."""
+
+    def __init__(self, features: int, lags: int) -> None:
+        self._lags = lags
+        self._devices = 0
+        self._total, self._square, self._pairs = (np.zeros((lags + 1, features, features)) for _ in range(3))
+
+    def add(self, z: Floats) -> None:
+        """More devices."""
+        _, devices, cycles = z.shape
+        size = scipy.fft.next_fast_len(cycles + self._lags, real=True)
+        for start in range(0, devices, 64):
+            part = z[:, start : start + 64]
+            present = np.isfinite(part)
+            sums = _lagged_products(np.where(present, part, np.float32(0)), size, self._lags)
+            if present.all():
+                counts = np.broadcast_to(cycles - np.arange(self._lags + 1.0), sums.shape)
+            else:
+                counts = np.maximum(np.rint(_lagged_products(present.astype(np.float32), size, self._lags)), 0)
+            own = sums / np.maximum(counts, 1)  # (F, F, devices, lags + 1)
+            for total, addend in ((self._total, sums), (self._pairs, counts), (self._square, np.square(own))):
+                total += addend.sum(axis=2, dtype=np.float64).transpose(2, 0, 1)
+        self._devices += devices
+
+    def correlogram(self) -> Correlogram:
+        """Of all devices so far."""
+        mean = self._total / np.maximum(self._pairs, 1)
+        variance = np.maximum(self._square / self._devices - mean**2, 0)
+        return Correlogram(mean, np.sqrt(variance / self._devices))
+
+
+def _lagged_products(x: Floats, size: int, lags: int) -> Floats:
+    """[F, F, devices, lags + 1] sums over n of x_i(n) x_j(n - k)."""
+    spectrum = scipy.fft.rfft(x, size, axis=2)
+    features, devices = x.shape[:2]
+    result = np.empty((features, features, devices, lags + 1), dtype=np.float32)
+    for i in range(features):
+        for j in range(i + 1):
+            both = scipy.fft.irfft(spectrum[i] * spectrum[j].conj(), size, axis=1)
+            result[i, j] = both[:, : lags + 1]
+            result[j, i] = both[:, -np.arange(lags + 1)]
+    return result
+
+
+def _lag_checks(features: tuple[int, ...], measured: Correlogram, generated: Correlogram) -> list[Check]:
+    checks = []
+    for i, feature in enumerate(features):
+        for lag in (1, 10):
+            if lag < len(measured.mean):
+                own, theirs = (float(part.mean[lag, i, i]) for part in (measured, generated))
+                error = float(np.hypot(measured.standard_error[lag, i, i], generated.standard_error[lag, i, i]))
+                quantity = f"autocorrelation, lag {lag}"
+                checks.append(
+                    Check(NAMES[feature], quantity, own, theirs, theirs - own, CORRELATION_TOLERANCE, error, False)
+                )
+    return checks
+
+
+def _at_lag_zero(
+    features: tuple[int, ...], measured: Correlogram, generated: Correlogram
+) -> tuple[list[str], Floats, Floats, Floats, Floats, float]:
+    error = generated.mean[0] - measured.mean[0]
+    standard_error = np.hypot(measured.standard_error[0], generated.standard_error[0])
+    labels = [NAMES[feature] for feature in features]
+    return labels, measured.mean[0], generated.mean[0], error, standard_error, CORRELATION_TOLERANCE
+
+
+def _worst_correlation(
+    quantity: str,
+    labels: list[str],
+    measured: Floats,
+    generated: Floats,
+    error: Floats,
+    standard_error: Floats,
+    tolerance: float,
+) -> Check:
+    """The pair that exceeds what is allowed by most, or comes nearest to that."""
+    excess = np.abs(error) / np.maximum(tolerance, STANDARD_ERRORS * standard_error)
+    i, j = max(combinations(range(len(labels)), 2), key=lambda pair: float(excess[pair]))
+    return Check(
+        "all",
+        f"worst {quantity}",
+        float(measured[i, j]),
+        float(generated[i, j]),
+        float(error[i, j]),
+        tolerance,
+        float(standard_error[i, j]),
+        False,
+        f"{labels[i]} and {labels[j]}",
+    )

@@ -1,0 +1,207 @@
+"""The report of a fit: one self-contained HTML page, and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from memsim import __version__
+from memsim.errors import InputError
+from memsim.files import writing
+from memsim.fit import figures
+from memsim.fit.fit import Fit
+from memsim.fit.goodness import STANDARD_ERRORS, Check, Goodness
+from memsim.fit.measurements import NAMES, Measurements
+
+HTML, JSON = "report.html", "report.json"
+MARKS = {"pass": "✓", "noise": "≈", "warn": "⚠"}
+WORDS = {"pass": "pass", "noise": "within sampling error", "warn": "warning"}
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 0 auto; padding: 1em; }
+h1 { font-size: 1.4em; } h2 { font-size: 1.15em; margin-top: 2em; }
+.verdict { padding: .7em 1em; border-radius: .4em; font-weight: 600; }
+.verdict.pass { background: #e4f4e6; } .verdict.warn { background: #fdeccd; }
+table { border-collapse: collapse; font-size: .85em; } .wide { overflow-x: auto; }
+th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #ddd; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+tr.group th { background: #f2f2f2; text-align: left; } tr.warn td { background: #fdeccd; }
+.pass > td:first-child { color: #18752b; } .noise > td:first-child { color: #555; }
+.warn > td:first-child { color: #9a5b00; font-weight: 700; } td:first-child { white-space: nowrap; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: .6em; }
+.figures img { width: 100%; } .facts td { text-align: left; } small { color: #555; }
+"""
+
+
+def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> dict[str, Any]:
+    """What was fitted and how good it is, for JSON."""
+    model, mixture = fit.model, fit.mixture
+    rows = [*measurements.measured, *(4 + i for i in measurements.measured)]
+    result = {
+        "memsim": __version__,
+        "device": {"name": model.name, "source": model.source},
+        "fit": json.loads(fit.provenance(measurements)["fit"]),
+        "process": {
+            "order": model.order,
+            "spectral_radius": fit.spectral_radius,
+            "correction_rounds": fit.rounds,
+            "aic_bic_a_cycle": {str(order): list(values) for order, values in fit.criteria.items()},
+        },
+        "mixture": {
+            "components": len(mixture.weights),
+            "weights": mixture.weights.tolist(),
+            "bic": {str(k): value for k, value in mixture.bic.items()},
+            "noise_share_of_variance": {
+                f"{'mu' if row < 4 else 'sigma'} {NAMES[row % 4]}": float(share)
+                for row, share in zip(rows, mixture.noise_share, strict=True)
+            },
+        },
+        "envelopes": {
+            "source": fit.envelopes.source,
+            "median_relative_error": fit.envelopes.error,
+            "reset_full_volts": model.reset_full_volts,
+            "reset_exponent": model.reset_exponent,
+        },
+    }
+    return result if goodness is None else result | {"goodness": goodness.to_dict()}
+
+
+def require_folder(folder: Path, force: bool) -> None:
+    """Raise InputError, before any work is done, when the report must not or cannot be written to `folder`."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; --report names a folder")
+    if not folder.exists() and not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder}: the folder {folder.parent} does not exist")
+    for name in (HTML, JSON):
+        if (folder / name).exists() and not force:
+            raise InputError(f"{folder / name}: exists already; --force overwrites it")
+
+
+def write_report(folder: Path, fit: Fit, goodness: Goodness, measurements: Measurements) -> Path:
+    """Write `report.html` and `report.json` into `folder`, which is made if need be; gives the page's path."""
+    folder.mkdir(exist_ok=True)
+    with writing(folder / JSON) as temporary:
+        temporary.write_text(json.dumps(to_dict(fit, goodness, measurements), indent=1) + "\n")
+    with writing(folder / HTML) as temporary:
+        temporary.write_text(page(fit, goodness, measurements), encoding="utf-8")
+    return folder / HTML
+
+
+def summary(goodness: Goodness) -> str:
+    """`36 checks: 33 pass, 2 within sampling error, 1 warning`."""
+    counts = {verdict: sum(c.verdict == verdict for c in goodness.checks) for verdict in MARKS}
+    parts = [f"{count} {WORDS[verdict]}" for verdict, count in counts.items() if count or verdict == "pass"]
+    return f"{len(goodness.checks)} checks: {', '.join(parts)}"
+
+
+def value_of(value: float | None) -> str:
+    """A number of the measurements or of the model, to four digits."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def size_of(check: Check, value: float, signed: bool = False) -> str:
+    """An error or a tolerance: in percent where it is relative."""
+    sign = "+" if signed else ""
+    return f"{100 * value:{sign}.2f} %" if check.is_relative else f"{value:{sign}.4f}"
+
+
+def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
+    """The HTML page."""
+    is_good = not goodness.warnings
+    verdict = f"{MARKS['pass' if is_good else 'warn']} {summary(goodness)}"
+    notes = "".join(f"<li>{escape(note)}</li>" for note in fit.notes)
+    features = range(len(goodness.features))
+    sections = [
+        ("Distributions", [(f"{NAMES[d.feature]} histogram", figures.histogram(d)) for d in goodness.distributions]),
+        ("Quantiles", [(f"{NAMES[d.feature]} Q-Q", figures.quantiles(d)) for d in goodness.distributions]),
+        (
+            "Autocorrelations, cycle to cycle",
+            [
+                (f"{NAMES[goodness.features[i]]} autocorrelation", figures.autocorrelation(goodness, i))
+                for i in features
+            ],
+        ),
+        ("Cross-correlations, cycle to cycle", figures.cross_correlations(goodness)),
+        ("Correlations, device to device", figures.device_correlations(goodness)),
+        ("Current and voltage", [("I-V curves", figures.current_voltage(fit, measurements))]),
+        ("Selection", [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))]),
+    ]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(fit.model.name)}: fit of {escape(measurements.path.name)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(fit.model.name)}: fitted to {escape(measurements.path.name)}</h1>
+<p class="verdict {"pass" if is_good else "warn"}">{verdict}</p>
+{f"<ul>{notes}</ul>" if notes else ""}
+{_facts(fit, goodness, measurements)}
+<h2>Goodness of fit</h2>
+{_table(goodness.checks)}
+<p><small>{MARKS["pass"]} the model agrees with the measurements within the tolerance; {MARKS["noise"]} it does not,
+but so few devices scatter as much ({STANDARD_ERRORS:g} standard errors, from device to device); {MARKS["warn"]} it
+does not. The model: {goodness.generated_devices:,} devices of {goodness.cycles:,} cycles drawn from it.</small></p>
+{"".join(_section(title, pictures) for title, pictures in sections if pictures)}
+<p><small>Grey: measured, with bands of {STANDARD_ERRORS:g} standard errors. Blue: the model. Made by memsim
+{__version__}.</small></p>
+</body>
+</html>
+"""
+
+
+def _facts(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
+    model = fit.model
+    per_device = measurements.counts[list(goodness.features)][:, fit.devices]
+    rows = {
+        "measurements": f"{measurements.path.name}, {measurements.rows:,} rows of {measurements.layout.kind}, "
+        f"sha256 {measurements.sha256[:16]}…",
+        "devices": f"{len(fit.devices):,} of {len(measurements.devices):,}, "
+        f"{int(per_device.min()):,} to {int(per_device.max()):,} cycles each",
+        "process": f"order {model.order}, spectral radius {fit.spectral_radius:.4f}",
+        "device mixture": f"{len(fit.mixture.weights)} components, weights "
+        + ", ".join(f"{weight:.3f}" for weight in fit.mixture.weights),
+        "I-V curves": fit.envelopes.source
+        + (f", median error {fit.envelopes.error:.2%}" if fit.envelopes.error is not None else ""),
+        "RESET": f"full at {model.reset_full_volts:.4g} V, exponent {model.reset_exponent:.4g}",
+    }
+    cells = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in rows.items())
+    return f'<div class="wide"><table class="facts">{cells}</table></div>'
+
+
+def _table(checks: Iterable[Check]) -> str:
+    head = "".join(
+        f"<th>{title}</th>" for title in ("", "", "measured", "model", "difference", "tolerance", "std. error")
+    )
+    rows, feature = [], None
+    for check in checks:
+        if check.feature != feature:
+            feature = check.feature
+            rows.append(
+                f'<tr class="group"><th colspan="7">{escape("all features" if feature == "all" else feature)}</th></tr>'
+            )
+        cells = [
+            f"{MARKS[check.verdict]} {WORDS[check.verdict]}",
+            f"{check.quantity} <small>{escape(check.where)}</small>",
+            value_of(check.measured),
+            value_of(check.generated),
+            size_of(check, check.error, signed=True),
+            size_of(check, check.tolerance),
+            size_of(check, check.standard_error),
+        ]
+        rows.append(f'<tr class="{check.verdict}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _section(title: str, pictures: Iterable[tuple[str, bytes]]) -> str:
+    images = "".join(
+        f'<img alt="{escape(name)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+        for name, svg in pictures
+    )
+    return f'<h2>{escape(title)}</h2>\n<div class="figures">{images}</div>\n'

@@ -1,0 +1,229 @@
+"""I-V sweeps as they come from a file, batch by batch: whole cycles are cut out, checked, and their features gathered.
+
+Resistances are U0 / I(U0) at the read voltage U0 > 0; the HRS of a cycle is that at the end of the cycle before. A SET
+or RESET that does not change the resistance has failed, and gives no features. A sample of the cycles is kept whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from memsim.device.model import HRS
+from memsim.errors import InputError
+from memsim.fit.arrays import Bools, Floats, Ints
+from memsim.fit.cycles import CycleGrid, CycleRows
+from memsim.fit.extract import END_HRS, Sweeps, features_of
+
+KEPT_CYCLES = 2000
+"""How many cycles are kept with all their samples, for the I-V envelopes."""
+_UNEVEN = 0.03  # of the sweep's range: a step back that is noise
+
+
+@dataclass(frozen=True)
+class Traces:
+    """A sample of complete cycles, padded with NaN."""
+
+    device: Ints  # [n] index
+    cycle: Ints  # [n] number
+    volts: Floats  # [n, samples]
+    amperes: Floats  # [n, samples]
+
+    def __len__(self) -> int:
+        return len(self.device)
+
+
+class SweepReader:
+    """Takes samples in file order and gives features by device and cycle."""
+
+    def __init__(self, where: str, read_volts: float, seed: int) -> None:
+        self.rows = CycleRows(where, 5)
+        self._where = where
+        self._read_volts = read_volts
+        self._rng = np.random.default_rng(seed)
+        self._left: _Samples | None = None  # of the last cycle, which the next batch may go on with
+        self._reach: tuple[float, float] | None = None
+        self._kept = _Reservoir(KEPT_CYCLES)
+        self._outcomes = dict.fromkeys(("complete", "failed SET", "failed RESET", "incomplete"), 0)
+
+    def add(
+        self,
+        devices: Ints,
+        cycles: Ints,
+        volts: Floats,
+        amperes: Floats,
+        seconds: Floats | None,
+        first_row: int,
+    ) -> None:
+        """Some samples [n]; those of a cycle lie together, in order of time.
+
+        Raises InputError for time that does not rise and for sweeps of another shape.
+        """
+        rows = first_row + np.arange(len(devices))
+        samples = _Samples(devices, cycles, volts, amperes, np.zeros(len(rows)) if seconds is None else seconds, rows)
+        if self._left is not None:
+            samples = self._left.followed_by(samples)
+        starts = samples.starts()
+        self._left = samples[starts[-1] :]
+        if seconds is not None:
+            self._require_rising_time(samples)
+        self._extract(samples[: starts[-1]])
+
+    def finish(self) -> tuple[CycleGrid, Traces, Mapping[str, int]]:
+        """(the grid of the four features, the cycles kept, how many cycles ended how)."""
+        if self._left is not None:
+            self._extract(self._left)
+        grid = self.rows.grid()
+        values = grid.values[:END_HRS].copy()
+        values[HRS] = _hrs(values[HRS], grid.values[END_HRS])
+        return CycleGrid(grid.devices, grid.first_cycles, values), self._kept.traces(), self._outcomes
+
+    def _require_rising_time(self, samples: _Samples) -> None:
+        wrong = (np.diff(samples.seconds) <= 0) & ~samples.is_start[1:]
+        if wrong.any():
+            at = int(np.argmax(wrong)) + 1
+            raise InputError(
+                f"{self._where}: row {samples.rows[at]}: time {samples.seconds[at]:g} s does not follow "
+                f"{samples.seconds[at - 1]:g} s; the samples of a cycle must be in order of time"
+            )
+
+    def _extract(self, samples: _Samples) -> None:
+        samples = samples[np.isfinite(samples.volts) & np.isfinite(samples.amperes)]
+        if not len(samples):
+            return
+        sweeps = samples.sweeps()
+        if self._reach is None:
+            lows, highs = np.nanmin(sweeps.volts, axis=1), np.nanmax(sweeps.volts, axis=1)
+            self._reach = float(np.median(lows)), float(np.median(highs))
+            self._require_two_lobes(samples)
+        is_complete = sweeps.reaches(*self._reach)
+        self._require_shape(sweeps, is_complete)
+        values, is_set, is_reset = features_of(sweeps, self._read_volts)
+        values[:, ~is_complete] = np.nan
+        for outcome, of_cycles in {
+            "incomplete": ~is_complete,
+            "failed SET": is_complete & ~is_set,
+            "failed RESET": is_complete & is_set & ~is_reset,
+            "complete": is_complete & is_set & is_reset,
+        }.items():
+            self._outcomes[outcome] += int(of_cycles.sum())
+        self.rows.add(sweeps.device, sweeps.cycle, values, sweeps.row)
+        self._kept.offer(sweeps, is_complete & is_set & is_reset, self._rng)
+
+    def _require_two_lobes(self, samples: _Samples) -> None:
+        assert self._reach is not None
+        low, high = self._reach
+        if not low < -self._read_volts < self._read_volts < high:
+            raise InputError(
+                f"{self._where}: row {samples.rows[0]}: sweeps reach from {low:g} to {high:g} V; expected "
+                f"0 -> Vneg -> 0 -> Vpos -> 0 with both beyond the read voltage of {self._read_volts:g} V"
+            )
+
+    def _require_shape(self, sweeps: Sweeps, is_complete: Bools) -> None:
+        backwards = is_complete & (sweeps.lowest > sweeps.highest)
+        if backwards.any():
+            at = int(np.argmax(backwards))
+            raise InputError(
+                f"{self._where}: row {sweeps.row[at]}: this sweep goes to {np.nanmax(sweeps.volts[at]):g} V before "
+                f"{np.nanmin(sweeps.volts[at]):g} V; all must be 0 -> Vneg -> 0 -> Vpos -> 0 (for devices that SET at "
+                "positive voltage: --polarity positive)"
+            )
+        turn = sweeps.first_turn(_UNEVEN)
+        if (turned := is_complete & (turn >= 0)).any():
+            at = int(np.argmax(turned))
+            raise InputError(
+                f"{self._where}: row {sweeps.row[at] + turn[at]}: the voltage turns back to "
+                f"{sweeps.volts[at, turn[at]]:g} V; expected one sweep 0 -> Vneg -> 0 -> Vpos -> 0 a cycle"
+            )
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Samples in file order."""
+
+    devices: Ints
+    cycles: Ints
+    volts: Floats
+    amperes: Floats
+    seconds: Floats
+    rows: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: slice | Bools) -> _Samples:
+        return _Samples(*(column[which] for column in self._columns()))
+
+    def followed_by(self, other: _Samples) -> _Samples:
+        pairs = zip(self._columns(), other._columns(), strict=True)
+        return _Samples(*(np.concatenate(pair) for pair in pairs))
+
+    def _columns(self) -> tuple[Floats, ...]:
+        return self.devices, self.cycles, self.volts, self.amperes, self.seconds, self.rows
+
+    @property
+    def is_start(self) -> Bools:
+        changes = (np.diff(self.devices) != 0) | (np.diff(self.cycles) != 0)
+        return np.concatenate([[True], changes])
+
+    def starts(self) -> Ints:
+        return np.flatnonzero(self.is_start)
+
+    def sweeps(self) -> Sweeps:
+        return Sweeps.of(self.devices, self.cycles, self.rows, self.volts, self.amperes, self.starts())
+
+
+def _hrs(at_start: Floats, at_end: Floats) -> Floats:
+    """[devices, cycles] log10 ohm: that at the end of the cycle before, else that at the start, read at -U0.
+
+    The envelopes are not odd in the voltage, so the second is shifted by the median difference of the two.
+    """
+    from_before = np.full_like(at_start, np.nan)
+    from_before[:, 1:] = at_end[:, :-1]
+    both = from_before - at_start
+    shift = np.nanmedian(both) if np.isfinite(both).any() else np.float32(0)
+    return np.where(np.isfinite(from_before), from_before, at_start + shift)
+
+
+class _Reservoir:
+    """A sample of cycles, each with equal chance, from a stream of unknown length."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._keys = np.empty(0)
+        self._parts: tuple[Ints, Ints, Floats, Floats] = (
+            np.empty(0, np.int64),
+            np.empty(0, np.int64),
+            np.empty((0, 0)),
+            np.empty((0, 0)),
+        )
+
+    def offer(self, sweeps: Sweeps, wanted: Bools, rng: np.random.Generator) -> None:
+        keys = rng.random(len(wanted))
+        bar = np.partition(self._keys, self._size - 1)[self._size - 1] if len(self._keys) >= self._size else 1.0
+        chosen = wanted & (keys < bar)
+        if not chosen.any():
+            return
+        offered = (sweeps.device, sweeps.cycle, sweeps.volts, sweeps.amperes)
+        all_keys = np.concatenate([self._keys, keys[chosen]])
+        kept = np.sort(np.argsort(all_keys, kind="stable")[: self._size])
+        self._keys = all_keys[kept]
+        device, cycle, volts, amperes = (
+            _stacked(old, new[chosen])[kept] for old, new in zip(self._parts, offered, strict=True)
+        )
+        self._parts = device, cycle, volts, amperes
+
+    def traces(self) -> Traces:
+        return Traces(*self._parts)
+
+
+def _stacked(first: Floats, second: Floats) -> Floats:
+    """One array below the other; rows of unequal length are padded with NaN."""
+    if first.ndim == 2:
+        width = max(first.shape[1], second.shape[1])
+        first, second = (
+            np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=np.nan) for part in (first, second)
+        )
+    return np.concatenate([first, second])

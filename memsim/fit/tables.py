@@ -1,0 +1,166 @@
+"""Tables of numbers in files: CSV, Parquet and NPZ, read in batches, so that a file may be larger than the memory."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from memsim.errors import InputError
+from memsim.fit.arrays import Floats, Ints
+
+BATCH_ROWS = 1 << 19
+_MISSING = ["", "nan", "NaN", "NAN", "na", "NA", "N/A", "null", "NULL"]
+_SUFFIXES = {".csv": "CSV", ".tsv": "CSV", ".txt": "CSV", ".parquet": "Parquet", ".pq": "Parquet", ".npz": "NPZ"}
+
+
+class Batch:
+    """Some rows of a table: `first_row` is counted from 1 without the header, `done` is the fraction read so far."""
+
+    def __init__(self, columns: dict[str, pa.Array], first_row: int, done: float) -> None:
+        self._columns = columns
+        self.first_row = first_row
+        self.done = done
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def numbers(self, name: str) -> Floats:
+        """A column as float64, NaN where a value is missing."""
+        values = self._columns[name]
+        return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+
+    def labels(self, name: str) -> tuple[list[str], Ints]:
+        """A column's different values as text, and the index of each row's; -1 where it is missing."""
+        encoded = self._columns[name].dictionary_encode()
+        return [str(value) for value in encoded.dictionary.to_pylist()], np.asarray(
+            encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64
+        )
+
+
+class Table:
+    """A file of columns of equal length. Raises InputError, in one line, for whatever cannot be read."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        name = self.path.name.removesuffix(".gz")
+        self.format = _SUFFIXES.get(Path(name).suffix.lower(), "")
+        if not self.path.is_file():
+            raise InputError(f"{path}: {'a folder; name a file' if self.path.is_dir() else 'no such file'}")
+        if not self.format:
+            raise InputError(f"{path}: expected .csv (or .csv.gz, .tsv), .parquet or .npz")
+        with _readable(self.path):
+            self.columns = self._names()
+        if len(set(self.columns)) < len(self.columns):
+            twice = next(name for name in self.columns if self.columns.count(name) > 1)
+            raise InputError(f"{path}: column {twice} is there twice")
+
+    def batches(self, names: Sequence[str], text: Sequence[str] = ()) -> Iterator[Batch]:
+        """All rows of the columns `names`, in order; those in `text` are labels, not numbers."""
+        read = {"CSV": self._csv_batches, "Parquet": self._parquet_batches, "NPZ": self._npz_batches}[self.format]
+        row = 1
+        with _readable(self.path):
+            for columns, done in read(names, text):
+                batch = Batch(columns, row, done)
+                row += len(batch)
+                if len(batch):
+                    yield batch
+
+    def _names(self) -> tuple[str, ...]:
+        if self.format == "Parquet":
+            return tuple(pyarrow.parquet.read_schema(self.path).names)
+        if self.format == "NPZ":
+            with zipfile.ZipFile(self.path) as archive:
+                return tuple(name.removesuffix(".npy") for name in archive.namelist())
+        header = self._header()
+        return tuple(name.strip() for name in next(csv.reader([header], delimiter=_delimiter(header)), []))
+
+    def _header(self) -> str:
+        with self.path.open("rb") as file:
+            return _unpacked(file, self.path).readline(1 << 16).decode("utf-8-sig").rstrip("\r\n")
+
+    def _csv_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
+        size = max(self.path.stat().st_size, 1)
+        with (
+            self.path.open("rb") as file,
+            pyarrow.csv.open_csv(
+                _unpacked(file, self.path),
+                pyarrow.csv.ReadOptions(block_size=1 << 24, column_names=list(self.columns), skip_rows=1),
+                pyarrow.csv.ParseOptions(delimiter=_delimiter(self._header())),
+                pyarrow.csv.ConvertOptions(
+                    column_types={name: pa.string() if name in text else pa.float64() for name in names},
+                    include_columns=list(names),
+                    null_values=_MISSING,
+                    strings_can_be_null=True,
+                ),
+            ) as reader,
+        ):
+            for batch in reader:
+                yield dict(zip(batch.schema.names, batch.columns, strict=True)), file.tell() / size
+
+    def _parquet_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
+        with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False) as file:
+            rows, done = max(file.metadata.num_rows, 1), 0
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
+                done += batch.num_rows
+                yield dict(zip(batch.schema.names, batch.columns, strict=True)), done / rows
+
+    def _npz_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
+        """A piece of each column at a time; pickled objects are refused."""
+        with zipfile.ZipFile(self.path) as archive:
+            members = [archive.open(f"{name}.npy") for name in names]
+            headers = [_npy_header(member) for member in members]
+            rows = headers[0][0][0] if headers[0][0] else 0
+            for name, (shape, dtype) in zip(names, headers, strict=True):
+                if len(shape) != 1 or dtype.kind not in "iufU":
+                    raise InputError(f"{self.path}: {name} is {dtype} of shape {list(shape)}; expected numbers [rows]")
+                if shape[0] != rows:
+                    raise InputError(f"{self.path}: {name} has {shape[0]} rows, {names[0]} has {rows}")
+            for start in range(0, rows, BATCH_ROWS):
+                count = min(BATCH_ROWS, rows - start)
+                arrays = [
+                    np.frombuffer(member.read(count * dtype.itemsize), dtype)
+                    for member, (_, dtype) in zip(members, headers, strict=True)
+                ]
+                yield {name: pa.array(array) for name, array in zip(names, arrays, strict=True)}, (start + count) / rows
+
+
+_Columns = Iterator[tuple[dict[str, pa.Array], float]]
+
+
+def _unpacked(file: IO[bytes], path: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+
+
+def _delimiter(header: str) -> str:
+    return next((mark for mark in ",\t;" if mark in header), ",")
+
+
+def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return shape, dtype
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what the readers raise into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (pa.ArrowException, zipfile.BadZipFile, ValueError, EOFError) as error:
+        reason = str(error).split("\n", 1)[0].strip() or type(error).__name__
+        raise InputError(f"{path}: cannot be read as a table: {reason}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
