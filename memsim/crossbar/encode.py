@@ -15,7 +15,7 @@ from memsim.spec import Weights
 
 # Scales tried as fractions of the MinMax scale (and refitted): densely near 1, where many bits have many local minima.
 _FRACTIONS = (*(1 - 0.005 * step for step in range(20)), *(0.9 - 0.02 * step for step in range(36)))
-_CHUNK_VALUES = 1 << 22
+_CHUNK_VALUES = 1 << 16  # a few of these stay in a core's cache
 
 
 def max_level(bits: int) -> int:
@@ -51,13 +51,15 @@ def _least_squares_scale(rows: Tensor, largest: int) -> Tensor:
     """The scale of each of `rows` [channels, values] that minimises ||row - scale * level||^2, by search."""
     minmax = rows.abs().amax(dim=1, keepdim=True) / largest
     best_scale, best_error = minmax, torch.full_like(minmax, torch.inf)
-    for fraction in _FRACTIONS:
-        levels = (rows / (minmax * fraction)).round_().clamp_(-largest, largest).nan_to_num_()
-        power = levels.square().sum(dim=1, keepdim=True)
-        fitted = (rows * levels).sum(dim=1, keepdim=True) / power
-        error = (rows - fitted * levels).square_().sum(dim=1, keepdim=True)
-        better = (error < best_error) & (power > 0)
-        best_scale = torch.where(better, fitted, best_scale)
+    together = max(1, _CHUNK_VALUES // rows.numel())  # for small matrices calls would cost more than arithmetic
+    for fractions in torch.tensor(_FRACTIONS, device=rows.device).split(together):
+        levels = (rows / (minmax * fractions[:, None, None])).round_().clamp_(-largest, largest).nan_to_num_()
+        power = levels.square().sum(dim=2, keepdim=True)
+        fitted = (rows * levels).sum(dim=2, keepdim=True) / power
+        errors = (rows - fitted * levels).square_().sum(dim=2, keepdim=True)
+        error, index = torch.where(power > 0, errors, torch.inf).min(dim=0)
+        better = error < best_error
+        best_scale = torch.where(better, fitted.gather(0, index[None])[0], best_scale)
         best_error = torch.where(better, error, best_error)
     return best_scale.squeeze(1)
 
