@@ -1,6 +1,7 @@
-"""The results table and figure of the README: one checkpoint over hardware and weight bits, through `memsim eval`.
+"""The results tables and figure of the README: one checkpoint over hardware and weight bits, through `memsim eval`.
 
-    python tests/tools/readme_results.py --data-root AN4 --split test --trials 5 --out build/results
+    python tests/tools/readme_results.py --data tedlium2 --data-root AN4 --split test --figure FIGURE.svg
+    python tests/tools/readme_results.py --bits 3 --hardware physical best --set programming.relaxation=0.02
 
 Writes one JSON a point (a point that is there already is kept, so a stopped run goes on), then the table in Markdown
 and the figure.
@@ -16,22 +17,22 @@ from pathlib import Path
 
 from memsim.report import wer_by_bits
 
-HARDWARE = ("ideal", "paper", "physical")
-BITS = (8, 4, 3)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="demo-float")
-    parser.add_argument("--data", default="tedlium2")
+    parser.add_argument("--data", default="demo")
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split")
+    parser.add_argument("--hardware", nargs="+", default=["ideal", "paper", "physical", "best"])
+    parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("build/results"))
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = [point(arguments, hardware, bits) for hardware in HARDWARE for bits in BITS]
+    results = [point(arguments, hardware, bits) for hardware in arguments.hardware for bits in arguments.bits]
     print(table(results))
     if arguments.figure:
         data = results[0]["data"]
@@ -42,12 +43,15 @@ def main() -> None:
 
 def point(arguments: argparse.Namespace, hardware: str, bits: int) -> dict:
     """The result of one `memsim eval`. Chips on ideal hardware are all alike: one will do."""
-    path = arguments.out / f"{arguments.data}-{arguments.split}-{hardware}-{bits}.json"
+    name = "-".join([arguments.data, arguments.split or "all", hardware, str(bits), *arguments.set])
+    path = arguments.out / f"{name}.json"
     if not path.is_file():
         trials = 1 if hardware == "ideal" else arguments.trials
         command = [sys.executable, "-m", "memsim", "eval", arguments.checkpoint, "--data", arguments.data]
-        command += ["--split", arguments.split, "--hardware", hardware, "--bits", bits, "--trials", trials]
-        command += ["--json", path, *(["--data-root", arguments.data_root] if arguments.data_root else [])]
+        command += ["--hardware", hardware, "--bits", bits, "--trials", trials]
+        command += [part for setting in arguments.set for part in ("--set", setting)]
+        command += ["--json", path, *(["--split", arguments.split] if arguments.split else [])]
+        command += ["--data-root", arguments.data_root] if arguments.data_root else []
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
     return json.loads(path.read_text())
 
