@@ -18,7 +18,7 @@ from memsim.nn.collect import StatisticsCollector
 from memsim.spec import HardwareSpec, apply_settings, load_hardware
 
 WIDTH = 512
-SPECS = ("paper", "physical", "two-phase")
+SPECS = ("paper", "physical", "two-phase", "write-verify", "incremental-reset", "multilevel", "best")
 
 
 def product_error(spec: HardwareSpec, seed: int) -> float:
