@@ -33,7 +33,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """`model`, `mapped` or `device` for memsim's own files, `foreign` for any other."""
+        """`model`, `mapped`, `device` or `training` for memsim's own files, `foreign` for any other."""
         return self.metadata.get("kind", "foreign") if self.metadata.get("format") == FORMAT else "foreign"
 
     @cached_property
@@ -56,8 +56,11 @@ class Checkpoint:
             types = {name: file.get_slice(name).get_dtype() for name in self.names}
         return frozenset(name for name, dtype in types.items() if dtype[0] in "IUB" and dtype != "BF16")
 
-    def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The tensors of these names (default: all). Raises InputError when a floating one holds NaN or Inf."""
+    def tensors(self, names: Iterable[str] | None = None, *, finite: bool = True) -> dict[str, Tensor]:
+        """The tensors of these names (default: all).
+
+        Raises InputError when a floating one holds NaN or Inf, unless `finite` is False.
+        """
         try:
             with safe_open(self.path, framework="pt") as file:
                 loaded = {name: file.get_tensor(name) for name in (self.names if names is None else names)}
@@ -65,7 +68,7 @@ class Checkpoint:
             raise InputError(f"{self.path}: {error}") from None
         for name, tensor in loaded.items():
             values = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
-            if tensor.is_floating_point() and not torch.isfinite(values).all():
+            if finite and tensor.is_floating_point() and not torch.isfinite(values).all():
                 raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
         return loaded
 
