@@ -132,6 +132,8 @@ def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: 
     """Raise InputError when the training must not or cannot write its files. A resumed one goes on with its own."""
     if resume and force:
         raise InputError("--resume goes on with what --force would overwrite; give one of them")
+    if not (resume or force):
+        files.require_no_state()
     for path in (files.out, files.last, files.log, json_file):
         options.require_new(path, force or resume)
     if files.events.exists() and not (force or resume):

@@ -27,8 +27,8 @@ class StopSignals:
     def note(self, number: int, frame: FrameType | None) -> None:
         if self.number is None:
             self.number, self._seconds = number, time.monotonic()
-            # not print: the signal may have come in the middle of one
-            os.write(2, b"\nmemsim: stopping after this step; a second signal stops at once\n")
+            if os.isatty(2):  # not by print, as the signal may have come in the middle of one
+                os.write(2, b"\nmemsim: stopping after this step; a second signal stops at once\n")
         elif time.monotonic() - self._seconds >= REPEAT_SECONDS:
             signal.default_int_handler(number, frame)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from memsim.errors import InputError
+
 
 @dataclass(frozen=True)
 class TrainingFiles:
@@ -32,3 +34,8 @@ class TrainingFiles:
     def state(self) -> Path:
         """What a stopped training resumes from."""
         return self.out.with_name(f"{self.out.stem}.resume.safetensors")
+
+    def require_no_state(self) -> None:
+        """Raise InputError when a stopped training lies here."""
+        if self.state.exists():
+            raise InputError(f"{self.state}: a stopped training lies here; --resume continues it, --force starts anew")

@@ -94,12 +94,12 @@ def train(
     folder = job.out.absolute().parent
     if not os.access(folder, os.W_OK):
         raise InputError(f"{job.out}: the folder {folder} does not exist or is not writable")
-    state = TrainingFiles(job.out).state
-    if state.exists() and not resume:
-        raise InputError(f"{state}: a stopped training lies here; --resume continues it, --force starts anew")
+    files = TrainingFiles(job.out)
+    if not resume:
+        files.require_no_state()
     training = _Training(job, watcher, workers or Workers(), stop_request)
-    if state.exists():
-        training.take_over(state)
+    if files.state.exists():
+        training.take_over(files.state)
     elif resume and (finished := finished_training(job.out, training.run)):
         return finished
     return training.go_on()

@@ -83,5 +83,9 @@ def joined_workers(device: str) -> Iterator[Workers]:
     torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
     try:
         yield Workers(chosen, rank, size)
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            raise OSError(f"process {rank}: another process of this training failed, which says why") from error
+        raise
     finally:
         torch.distributed.destroy_process_group()
