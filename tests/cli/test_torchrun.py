@@ -30,13 +30,14 @@ feed_forward_width: 16
 kernel_frames: 3
 dropout: 0.0
 """
-# RAdam's first steps are linear in the gradient: what differs by rounding goes on to do so.
+# RAdam's first steps are linear in the gradient (unless it is clipped): what differs by rounding goes on to do so.
 RECIPE = """
 model: model.yaml
 epochs: 1
 batch_seconds: 5
 optimiser: radam
 learning_rate: [[0, 1.0e-2], [1, 1.0e-2]]
+clip_norm: 1.0e6
 average_decay: 0.5
 augment: {frequency_warp: 0.1}
 """

@@ -147,7 +147,9 @@ def test_a_second_training_starts_its_logs_anew(corpus: Corpus, tmp_path: Path) 
 
 # RAdam's first steps are linear in the gradient, so that a difference of rounding stays one: Adam would make a step of
 # full size out of a gradient that is nothing but rounding.
-LINEAR = RANDOM.model_copy(update={"optimiser": "radam", "epochs": 4, "batch_seconds": 100.0})
+LINEAR = RANDOM.model_copy(
+    update={"optimiser": "radam", "epochs": 4, "batch_seconds": 100.0, "clip_norm": 1e6, "average_decay": 0.0}
+)
 
 
 def log_likelihood_of_blanks(batch: TrainingBatch, log_probs: Tensor, frames: Tensor, moment: Moment) -> Tensor:

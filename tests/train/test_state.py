@@ -112,31 +112,27 @@ def test_within_a_long_epoch_the_state_is_saved_too(
     assert_same_results(out, uninterrupted)
 
 
-@pytest.mark.parametrize("victim", ["m.safetensors", "m.last.safetensors", "m.csv", "m.resume.safetensors"])
-def test_killed_between_the_files_of_an_epoch(
-    make: Callable[[Path], Job], uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+@pytest.mark.parametrize("number", range(1, 11))
+def test_killed_before_any_file_is_put_in_its_place(
+    make: Callable[[Path], Job], uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Killed before `victim` is written for the second epoch: what came before it is new, the rest old."""
+    """A state; an epoch's best, last, log and state, twice; the best with its statistics."""
     out = tmp_path / "m.safetensors"
-    run_to_end = make(out)
-    first_epoch_done = False
-
-    class Watch(Watching):
-        def epoch(self, result: EpochResult) -> None:
-            nonlocal first_epoch_done
-            first_epoch_done = True
-
+    replaced: list[str] = []
     original = Path.replace
 
     def replace_(source: Path, target: Path) -> Path:
-        if first_epoch_done and target.name == victim:
+        replaced.append(target.name)
+        if len(replaced) == number:
             raise Killed
         return original(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace_)
         with pytest.raises(Killed):
-            run(run_to_end, Watch())
+            run(make(out))
+    files = ["m.safetensors", "m.last.safetensors", "m.csv", "m.resume.safetensors"]
+    assert replaced == ["m.resume.safetensors", *files, *files, "m.safetensors"][:number]
     assert not list(tmp_path.glob(".*"))
     run(make(out), resume=True)
     assert_same_results(out, uninterrupted)
