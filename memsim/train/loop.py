@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import Batch, FeatureSource, evaluation_batches, loaded_ahead
+from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import load_checkpoint, save_checkpoint
@@ -42,7 +42,7 @@ GPU_LOADERS = 4
 """Threads that read features ahead for a GPU. A CPU gains nothing by them: it has its hands full with training."""
 
 StopRequest = Callable[[], int | None]
-"""The number of the signal that asks the training to save and stop, or None to go on."""
+"""None, and from some moment on the number of the signal that asked the training to save and stop."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,17 @@ def train(
     return training.go_on()
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What a step measured over its whole batch."""
+
+    loss: float  # mean CTC loss a character
+    extra_loss: float
+    gradient_norm: float  # before it was clipped
+    learning_rate: float
+    too_short: int
+
+
 class _Training:
     """One training, as one of its processes sees it."""
 
@@ -117,15 +128,16 @@ class _Training:
         config, seed = job.config, job.seed
         recogniser = replace(job.recogniser, model=job.recogniser.model.to(workers.device))
         self.data = TrainingSet([u for c in job.corpora for u in c.utterances], recogniser, config, seed)
-        self.dev_source = FeatureSource(recogniser.features, cache_bytes=1e9 * config.feature_cache_gigabytes)
         torch.manual_seed(derive_seed(seed, "prepare"))
-        self.model = job.hooks.prepare(recogniser, self.data.utterances, self.data.source)
+        self.model = job.hooks.prepare(recogniser, self.data.utterances, self.data.source).to(workers.device)
         average = averaged(self.model, config.average_decay)
         self.evaluated = replace(recogniser, model=average.module)
         groups = job.hooks.parameter_groups(self.model, config)
         self.trained = Trained(self.model, average, make_optimiser(self.model, groups, config))
         self.parallel = workers.parallel(self.model)
         self.progress = Progress()
+        self.log: TrainingLog | None = None
+        self.counted = self.saved = time.monotonic()
         self.run = {
             "kind": "model",
             "seed": str(seed),
@@ -143,8 +155,8 @@ class _Training:
         """Train to the end."""
         self.workers.wait()  # until all have read what the first is about to replace
         self.watcher.begin(self.progress)
-        self.log = TrainingLog(self.files, self.progress.step) if self.workers.is_first else None
-        self.counted = self.saved = time.monotonic()
+        if self.workers.is_first:
+            self.log = TrainingLog(self.files, self.progress.step)
         try:
             self._heed_stop()
             while self.progress.epoch <= self.job.config.epochs:
@@ -173,16 +185,15 @@ class _Training:
         for batch, mine, pieces in loaded_ahead(self._load, batches[progress.batches :], loaders):
             fraction = (progress.epoch - 1 + (progress.batches + 1) / len(batches)) / self.job.config.epochs
             moment = Moment(self.job.seed, progress.epoch, progress.step, fraction)
-            loss, extra_loss, norm = self._step(batch, mine, pieces, moment)
+            step = self._step(batch, mine, pieces, moment)
             progress.batches += 1
             progress.step += 1
-            progress.loss_sum += loss
-            progress.extra_loss_sum += extra_loss
-            self.watcher.step(progress.epoch, progress.batches, len(batches), loss)
+            progress.loss_sum += step.loss
+            progress.extra_loss_sum += step.extra_loss
+            progress.too_short += step.too_short
+            self.watcher.step(progress.epoch, progress.batches, len(batches), step.loss)
             if self.log:
-                rate = self.job.config.learning_rate_at(fraction)
-                values = {"loss": loss, "extra_loss": extra_loss, "gradient_norm": norm, "learning_rate": rate}
-                self.log.step(progress.step, values)
+                self.log.step(progress.step, asdict(step))
             self._heed_stop()
             if time.monotonic() - self.saved > SAVE_SECONDS:
                 self._save_state()
@@ -191,10 +202,8 @@ class _Training:
         mine = share(batch, self.job.config.accumulate, self.workers.rank, self.workers.size)
         return batch, mine, [self.data.load(self.progress.epoch, piece) for piece in mine.pieces]
 
-    def _step(
-        self, batch: Draws, mine: Share, pieces: Sequence[TrainingBatch], moment: Moment
-    ) -> tuple[float, float, float]:
-        """One step of the optimiser: the batch's CTC loss, the extra loss and the gradient's norm."""
+    def _step(self, batch: Draws, mine: Share, pieces: Sequence[TrainingBatch], moment: Moment) -> _Step:
+        """One step of the optimiser."""
         config, hooks, workers = self.job.config, self.job.hooks, self.workers
         torch.manual_seed(derive_seed(moment.seed, "before step", moment.step))
         hooks.before_step(self.model, moment)
@@ -213,13 +222,13 @@ class _Training:
             sums = [total + mine.weight * value for total, value in zip(sums, found, strict=True)]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm).item()
         loss_sum, extra_loss_sum, short_count = workers.sum(sums)
-        loss, extra_loss = loss_sum / mine.batch_size, extra_loss_sum / mine.batch_size
-        self._require_finite({"loss": loss, "extra loss": extra_loss, "norm of the gradient": norm}, batch)
-        set_learning_rate(self.trained.optimiser, config.learning_rate_at(moment.fraction))
+        rate = config.learning_rate_at(moment.fraction)
+        step = _Step(loss_sum / mine.batch_size, extra_loss_sum / mine.batch_size, norm, rate, round(short_count))
+        self._require_finite(step, batch)
+        set_learning_rate(self.trained.optimiser, rate)
         self.trained.optimiser.step()
         self.trained.average.update_parameters(self.model)
-        self.progress.too_short += round(short_count)
-        return loss, extra_loss, norm
+        return step
 
     def _losses(self, piece: TrainingBatch, moment: Moment) -> tuple[Tensor, Tensor, int]:
         """The CTC and extra losses of a piece's utterances [batch], and how many are too short."""
@@ -231,8 +240,9 @@ class _Training:
         extra_losses = torch.zeros_like(losses) if extra is None else extra(piece, log_probs, frames, moment)
         return losses, extra_losses, too_short(frames, piece.targets)
 
-    def _require_finite(self, values: Mapping[str, float], batch: Draws) -> None:
-        for what, value in values.items():
+    def _require_finite(self, step: _Step, batch: Draws) -> None:
+        values = (("loss", step.loss), ("extra loss", step.extra_loss), ("norm of the gradient", step.gradient_norm))
+        for what, value in values:
             if not math.isfinite(value):
                 names = [self.data.utterances[i].id for i, _ in batch]
                 more = ", ..." if len(names) > 3 else ""
@@ -280,7 +290,7 @@ class _Training:
         """The averaged weights on dev; each process transcribes a share of the batches."""
         self.evaluated.model.eval()
         utterances = self.job.dev.utterances
-        batches = evaluation_batches(utterances, self.dev_source, first=self.workers.rank, every=self.workers.size)
+        batches = evaluation_batches(utterances, self.data.source, first=self.workers.rank, every=self.workers.size)
         mine = transcribe_some(self.evaluated, self._until_stopped(batches))
         self._heed_stop()
         texts = {index: text for part in self.workers.gather(mine) for index, text in part.items()}

@@ -11,12 +11,21 @@ from memsim.cli.signals import noted_stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_the_first_signal_is_noted(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_first_signal_is_noted(number: int) -> None:
     with noted_stop_signals() as stops:
         assert stops() is None
         os.kill(os.getpid(), number)
         assert stops() == number
-    assert "a second signal stops at once" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_a_terminal_it_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr(signals.os, "isatty", lambda number: terminal)
+    with noted_stop_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert ("a second signal stops at once" in capfd.readouterr().err) is terminal
 
 
 def test_a_second_signal_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ RECIPE = """
 model: model.yaml
 epochs: 1
 batch_seconds: 5
+accumulate: 2
 optimiser: radam
 learning_rate: [[0, 1.0e-2], [1, 1.0e-2]]
 clip_norm: 1.0e6
