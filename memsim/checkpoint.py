@@ -56,21 +56,31 @@ class Checkpoint:
             types = {name: file.get_slice(name).get_dtype() for name in self.names}
         return frozenset(name for name, dtype in types.items() if dtype[0] in "IUB" and dtype != "BF16")
 
-    def tensors(self, names: Iterable[str] | None = None, *, finite: bool = True) -> dict[str, Tensor]:
-        """The tensors of these names (default: all).
+    def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors of these names (default: all). Raises InputError when a floating one holds NaN or Inf."""
+        views = self.views(names)
+        for name, view in views.items():
+            self.require_finite(name, view)
+        return views
 
-        Raises InputError when a floating one holds NaN or Inf, unless `finite` is False.
+    def views(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """`tensors` of which nothing is read yet, so that NaN and Inf pass: the system reads a page when it is used.
+
+        Writing to one changes memory, never the file.
         """
         try:
             with safe_open(self.path, framework="pt") as file:
-                loaded = {name: file.get_tensor(name) for name in (self.names if names is None else names)}
+                return {name: file.get_tensor(name) for name in (self.names if names is None else names)}
         except SafetensorError as error:
             raise InputError(f"{self.path}: {error}") from None
-        for name, tensor in loaded.items():
-            values = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
-            if finite and tensor.is_floating_point() and not torch.isfinite(values).all():
-                raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
-        return loaded
+
+    def require_finite(self, name: str, tensor: Tensor) -> None:
+        """Raise InputError when `tensor`, this file's `name`, is a floating one that holds NaN or Inf."""
+        if not tensor.is_floating_point():
+            return
+        values = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
+        if not torch.isfinite(values).all():
+            raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -97,7 +97,7 @@ class Trained:
         if differences := _differences(json.loads(checkpoint.metadata["run"]), run):
             raise InputError(f"{path}: is the state of another training ({differences}); --force starts anew")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
-        for name, tensor in checkpoint.tensors(finite=False).items():
+        for name, tensor in checkpoint.views().items():  # an observer's range may be infinite
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
         for part, module in (("model", self.model), ("average", self.average)):
