@@ -32,7 +32,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """`model`, `mapped` or `device` for memsim's own files, `foreign` for any other."""
+        """`model`, `mapped`, `device` or `training` for memsim's own files, `foreign` for any other."""
         return self.metadata.get("kind", "foreign") if self.metadata.get("format") == FORMAT else "foreign"
 
     @cached_property

@@ -27,8 +27,8 @@ from memsim.nn.mapping import ChipMapping, clip_rate, map_model, mapping_of, mea
 from memsim.nn.plan import with_bits
 from memsim.spec import HardwareSpec
 
-CACHED_SECONDS = 3600.0
-"""Features of at most this much audio are kept between passes; longer corpora are read again by each."""
+CACHED_BYTES = 1e8
+"""Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
 
 STATISTICS_UTTERANCES = 200
 
@@ -207,7 +207,7 @@ def evaluate(
     """WER of `subject` on `corpus`: full precision where there is one, digital, and `trials` chips."""
     seconds = total_seconds(corpus.utterances)
     recogniser = subject.recogniser
-    source = FeatureSource(recogniser.features, cache=seconds <= CACHED_SECONDS)
+    source = FeatureSource(recogniser.features, cache_bytes=CACHED_BYTES)
     runner = _Runner(corpus, source, seconds, device, progress)
     full_precision = None
     if subject.full_precision is not None:
@@ -267,9 +267,15 @@ class _Runner:
 
 def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
     """Greedy transcripts in the order of the utterances that `batches` were made from."""
+    texts = transcribe_some(recogniser, batches)
+    return [texts[i] for i in range(len(texts))]
+
+
+def transcribe_some(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
+    """Greedy transcripts by the utterances' numbers, of whichever batches are given."""
     texts: dict[int, str] = {}
     mapping = getattr(recogniser.model, "mapping", None)
-    device = next(iter(recogniser.model.state_dict().values())).device
+    device = _device(recogniser.model)
     with torch.inference_mode():
         for batch in batches:
             if isinstance(mapping, ChipMapping):
@@ -278,7 +284,12 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
             if log_probs.isnan().any():
                 raise FloatingPointError("the network's output holds NaN")
             texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
-    return [texts[i] for i in range(len(texts))]
+    return texts
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensor: torch.Tensor = next(iter(model.state_dict().values()))
+    return tensor.device
 
 
 def input_statistics(
@@ -286,9 +297,11 @@ def input_statistics(
 ) -> dict[str, InputStatistics]:
     """The input statistics of every linear layer over about 200 utterances, evenly taken, one at a time."""
     every = max(1, len(utterances) // STATISTICS_UTTERANCES)
+    device = _device(recogniser.model)
 
     def run(model: nn.Module) -> None:
         for utterance in utterances[::every]:
-            model(*pad([source(utterance)]))
+            features, lengths = pad([source(utterance)])
+            model(features.to(device), lengths.to(device))
 
     return measure(recogniser.model, run, seed=seed)

@@ -11,7 +11,7 @@ from memsim.asr.recogniser import ARCHITECTURES, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
 from memsim.resources import configs_root
-from memsim.train import load_train_config
+from memsim.train.config import load_train_config
 
 MODELS = sorted(path.stem for path in (configs_root() / "models").iterdir())
 RECIPES = sorted(path.stem for path in (configs_root() / "qat").iterdir())

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from memsim.asr.audio import duration_seconds, read_audio
 from memsim.asr.corpora import Utterance
 from memsim.asr.features import FeatureConfig, LogMel, perturb_speed
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -26,24 +33,31 @@ class Batch:
 
 
 class FeatureSource:
-    """Log-mel features of utterances, at the speeds asked for; `cache` keeps them in memory.
+    """Log-mel features of utterances, at the speeds asked for; up to `cache_bytes` of them are kept in memory.
 
-    They are rounded to 16 bits, cached or not, so that caching changes nothing but the time.
+    They are rounded to 16 bits, kept or not, so that the cache changes nothing but the time. A full cache keeps what
+    it has: passes over a corpus come in another order each time, so no choice of what to drop would be better. Several
+    threads may ask at once.
     """
 
-    def __init__(self, config: FeatureConfig, *, cache: bool = False) -> None:
+    def __init__(self, config: FeatureConfig, *, cache_bytes: float = 0) -> None:
         self._log_mel = LogMel(config)
-        self._cache: dict[tuple[Utterance, float], Tensor] | None = {} if cache else None
+        self._cache: dict[tuple[Utterance, float], Tensor] = {}
+        self._bytes_left = cache_bytes
+        self._lock = threading.Lock()
 
     def __call__(self, utterance: Utterance, speed: float = 1.0) -> Tensor:
         """[frames, mel_bins]. Raises InputError when the audio cannot be read."""
-        if self._cache is not None and (utterance, speed) in self._cache:
-            return self._cache[utterance, speed].float()
+        key = (utterance, speed)
+        if key in self._cache:
+            return self._cache[key].float()
         sample_rate_hz = self._log_mel.config.sample_rate_hz
         waveform = read_audio(utterance, sample_rate_hz)
         features = self._log_mel(perturb_speed(waveform, sample_rate_hz, speed)).half()
-        if self._cache is not None:
-            self._cache[utterance, speed] = features
+        with self._lock:
+            if key not in self._cache and features.nbytes <= self._bytes_left:
+                self._bytes_left -= features.nbytes
+                self._cache[key] = features
         return features.float()
 
 
@@ -67,13 +81,19 @@ def bucket(durations_seconds: Sequence[float], batch_seconds: float) -> list[lis
 
 
 def evaluation_batches(
-    utterances: Sequence[Utterance], features: FeatureSource, batch_seconds: float = 60.0
+    utterances: Sequence[Utterance],
+    features: FeatureSource,
+    batch_seconds: float = 60.0,
+    *,
+    first: int = 0,
+    every: int = 1,
 ) -> Iterator[Batch]:
     """Batches that depend on the utterances alone; each carries the key under which its read noise is drawn.
 
-    Shortest first, whatever their order; where durations are equal, in the order given.
+    Shortest first, whatever their order; where durations are equal, in the order given. With `first` and `every`, one
+    in `every` of them, from the one numbered `first`: a share of the same batches.
     """
-    for group in bucket([duration_seconds(u) for u in utterances], batch_seconds):
+    for group in bucket([duration_seconds(u) for u in utterances], batch_seconds)[first::every]:
         padded, lengths = pad([features(utterances[i]) for i in group])
         key = hashlib.blake2b("\n".join(utterances[i].id for i in group).encode(), digest_size=8).hexdigest()
         yield Batch(key, tuple(group), padded, lengths)
@@ -94,6 +114,24 @@ def training_batches(
     groups = bucket([d / s * j for d, s, j in zip(durations_seconds, drawn, jitter, strict=True)], batch_seconds)
     order = torch.randperm(len(groups), generator=generator).tolist()
     return [[(i, drawn[i]) for i in groups[g]] for g in order]
+
+
+def loaded_ahead(load: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """`load` of each item, in order; with `threads`, of so many items at a time while the last one is being used."""
+    if not threads:
+        yield from map(load, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            waiting.append(pool.submit(load, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def total_seconds(utterances: Iterable[Utterance]) -> float:

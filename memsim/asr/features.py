@@ -1,11 +1,10 @@
 """From a waveform to log-mel features, and the augmentations of the training recipe.
 
-Transforms are torchaudio's; defaults are the settings of arXiv 2505.24721, section 4.
+Transforms are torchaudio's where it has them; defaults are the settings of arXiv 2505.24721, section 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -15,6 +14,9 @@ from pydantic.types import Strict
 from torch import Tensor
 
 from memsim.schema import Section, Within, problem
+
+MOST_MASKED_AT_ONCE = 0.2
+"""One time mask covers at most this fraction of an utterance."""
 
 
 class FeatureConfig(Section):
@@ -98,44 +100,38 @@ class AugmentConfig(Section):
         return self
 
 
-def spec_augment(features: Tensor, config: AugmentConfig) -> Tensor:
-    """Warp and mask a batch of features [batch, frames, mel_bins], each utterance by its own draws.
+def spec_augment(features: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Warp and mask the features [frames, mel_bins] of one utterance, by draws from `generator`.
 
-    The draws come from torch's default generator, as torchaudio's masking transforms take no other; the caller seeds
-    it (see memsim.train). Masks fall anywhere in the padded length, so batches should hold similar lengths.
+    The masks are those of torchaudio's TimeMasking (p=0.2) and FrequencyMasking, which take no generator.
     """
+    frames, bins = features.shape
     if config.frequency_warp:
-        features = _warp_frequency(features, 1 + config.frequency_warp * (2 * torch.rand(len(features)) - 1))
-    batch, frames, bins = features.shape
+        factor = 1 + config.frequency_warp * (2 * torch.rand((), generator=generator) - 1)
+        features = _warp_frequency(features, factor)
     most_time_masks = max(config.time_masks_min, frames // config.frames_per_time_mask)
-    kept_frames = _mask_repeatedly(
-        torch.ones(batch, 1, 1, frames),
-        torchaudio.transforms.TimeMasking(config.time_mask_frames, iid_masks=True, p=0.2),
-        config.time_masks_min,
-        most_time_masks,
-    )
-    kept_bins = _mask_repeatedly(
-        torch.ones(batch, 1, bins, 1),
-        torchaudio.transforms.FrequencyMasking(min(config.frequency_mask_bins, bins), iid_masks=True),
-        config.frequency_masks_min,
-        config.frequency_masks_max,
-    )
-    return features * (kept_bins * kept_frames).squeeze(1).transpose(1, 2)
+    widest_frames = min(config.time_mask_frames, int(frames * MOST_MASKED_AT_ONCE))
+    kept_frames = _kept(frames, widest_frames, config.time_masks_min, most_time_masks, generator)
+    widest_bins = min(config.frequency_mask_bins, bins)
+    kept_bins = _kept(bins, widest_bins, config.frequency_masks_min, config.frequency_masks_max, generator)
+    return features * (kept_frames[:, None] * kept_bins)
 
 
-def _mask_repeatedly(kept: Tensor, mask: Callable[[Tensor], Tensor], fewest: int, most: int) -> Tensor:
-    """Apply `mask` to each of `kept` [batch, 1, bins or 1, frames or 1] a number of times drawn for it."""
-    times = torch.randint(min(fewest, most), most + 1, (len(kept), 1, 1, 1))
-    for done in range(most):
-        kept = torch.where(done < times, mask(kept), kept)
-    return kept
+def _kept(size: int, widest: int, fewest: int, most: int, generator: torch.Generator) -> Tensor:
+    """1 where none of `fewest` to `most` masks of up to `widest` places falls, else 0: [size]."""
+    count = int(torch.randint(min(fewest, most), most + 1, (), generator=generator))
+    widths = torch.rand(count, 1, generator=generator) * widest
+    starts = (torch.rand(count, 1, generator=generator) * (size - widths)).long()
+    places = torch.arange(size)
+    masked = (places >= starts) & (places < starts + widths.long())  # [count, size]
+    return (~masked.any(dim=0)).float()
 
 
-def _warp_frequency(features: Tensor, factors: Tensor) -> Tensor:
-    """Stretch the mel axis of [batch, frames, mel_bins] by `factors` [batch] about its low end: other vocal tracts."""
-    bins = features.shape[2]
-    source = (torch.arange(bins) * factors[:, None]).clamp_max(bins - 1)  # [batch, bins]
-    distance = (torch.arange(bins)[:, None] - source[:, None, :]).abs()  # [batch, bins (from), bins (to)]
+def _warp_frequency(features: Tensor, factor: Tensor) -> Tensor:
+    """Stretch the mel axis of [frames, mel_bins] by `factor` about its low end: another vocal tract."""
+    bins = features.shape[1]
+    source = (torch.arange(bins) * factor).clamp_max(bins - 1)
+    distance = (torch.arange(bins)[:, None] - source).abs()  # [bins (from), bins (to)]
     return features @ (1 - distance).clamp_min(0)
 
 

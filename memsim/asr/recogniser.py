@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,15 +110,26 @@ def _json_config(document: str) -> Config:
 
 def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:
     """Fill `recogniser.model` from the file, in float32. Raises InputError when tensors are missing or misshapen."""
-    names = [name for name in checkpoint.names if not name.startswith(PREFIX)]
-    state = {n: t.float() if t.is_floating_point() else t for n, t in checkpoint.tensors(names).items()}
-    assign_state(recogniser.model, state, str(checkpoint.path))
+    assign_state(recogniser.model, weights_of(checkpoint), str(checkpoint.path))
     recogniser.model.eval()
     return recogniser
 
 
+def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of the model, floating ones in float32."""
+    names = [name for name in checkpoint.names if not name.startswith(PREFIX)]
+    return {n: t.float() if t.is_floating_point() else t for n, t in checkpoint.tensors(names).items()}
+
+
 def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """`load_state_dict` with one-line errors: every missing, unexpected or misshapen tensor is named."""
+    """`load_state_dict` with one-line errors: missing, unexpected or misshapen tensors are named."""
+    if misfits := describe_misfits(model, state):
+        raise InputError(f"{where}: tensors do not fit the architecture: {misfits}")
+    model.load_state_dict(state, assign=True)
+
+
+def describe_misfits(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """The first tensors of `state` that `model` does not have like this, and how many more; empty where all fit."""
     expected = model.state_dict()
     problems = [f"{n} is missing" for n in expected if n not in state]
     problems += [f"{n} is unexpected" for n in state if n not in expected]
@@ -131,10 +143,8 @@ def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None
         for n, t in state.items()
         if n in expected and t.is_floating_point() != expected[n].is_floating_point()
     ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise InputError(f"{where}: tensors do not fit the architecture: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict(state, assign=True)
+    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    return "; ".join(problems[:3]) + more
 
 
 def load_recogniser(checkpoint: Checkpoint) -> Recogniser:

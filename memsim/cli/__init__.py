@@ -17,7 +17,10 @@ from memsim.cli.evaluate import command as evaluate_command
 from memsim.cli.fit_device import command as fit_device_command
 from memsim.cli.map import command as map_command
 from memsim.cli.qat import command as qat_command
-from memsim.errors import InputError
+from memsim.errors import InputError, Stopped
+
+RESUMABLE = 75
+"""The exit status of a job that a signal stopped with its work saved (EX_TEMPFAIL of sysexits.h)."""
 
 app = typer.Typer(
     name="memsim",
@@ -37,6 +40,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **options)
         except KeyboardInterrupt:
             _fail("interrupted; nothing half-written was left", 130)
+        except Stopped as stop:
+            _fail(str(stop), 130 if stop.by_keyboard else RESUMABLE)
         except InputError as error:
             _fail(str(error), 2)
         except BrokenPipeError:  # whoever read has read enough
@@ -75,7 +80,10 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Exit 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
+    """Run the command line.
+
+    Exit 0 done, 1 failed, 2 bad input (one line), 75 stopped with the work saved, 130 interrupted by Ctrl-C.
+    """
     # Idle threads of torch spin for a moment, not a millisecond: on a busy machine, and beside the threads that draw
     # read noise, they would keep a core from those with work. libgomp reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -45,4 +45,7 @@ def open_checkpoint(name: str | None) -> tuple[Checkpoint, str | None]:
     from memsim.checkpoint import load_checkpoint
 
     path, said = find_checkpoint(name)
-    return load_checkpoint(path), said
+    checkpoint = load_checkpoint(path)
+    if checkpoint.kind == "training":
+        raise InputError(f"{path}: the state of a stopped training; name the checkpoint that lies beside it")
+    return checkpoint, said

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,39 +40,53 @@ def hush(quiet: bool) -> None:
     logging.getLogger("memsim").setLevel(logging.ERROR if quiet else logging.WARNING)
 
 
+class Draw(Protocol):
+    """Called with what is running, the fraction of it done, and what else there is to say of it now."""
+
+    def __call__(self, name: str, done: float, detail: str = "") -> None: ...
+
+
 @contextmanager
-def pass_progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
-    """A function to call with (what is running, the fraction of it done), once for every step of any number of jobs."""
+def pass_progress(quiet: bool) -> Iterator[Draw]:
+    """A function to call at every step of any number of jobs; one may begin at any fraction."""
     hush(quiet)
     if quiet:
-        yield lambda name, done: None
+        yield lambda name, done, detail="": None
     elif stderr.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=stderr, transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 
-            def draw(name: str, done: float) -> None:
+            def draw(name: str, done: float, detail: str = "") -> None:
                 if name not in tasks:
-                    tasks[name] = bar.add_task(name, total=1.0)
-                bar.update(tasks[name], completed=done)
+                    tasks[name] = bar.add_task(name, total=1.0, detail=detail)
+                    bar.reset(tasks[name], completed=done)  # type: ignore[arg-type] # not from 0: ETA
+                bar.update(tasks[name], completed=done, detail=detail)
 
             yield draw
     else:
         yield _lines()
 
 
-def _lines() -> Callable[[str, float], None]:
-    started: dict[str, float] = {}
+def _lines() -> Draw:
+    started: dict[str, tuple[float, float]] = {}  # when, and at which fraction
     said: dict[str, float] = {}
 
-    def line(name: str, done: float) -> None:
+    def line(name: str, done: float, detail: str = "") -> None:
         now = time.monotonic()
-        started.setdefault(name, now)
+        start, start_done = started.setdefault(name, (now, done))
         if done >= 1.0:
-            stderr.print(f"{name}: done in {now - started[name]:.1f} s", highlight=False)
+            stderr.print(f"{name}: done in {now - start:.1f} s", highlight=False)
         elif now - said.setdefault(name, now) >= LINE_SECONDS:
             said[name] = now
-            left = (now - started[name]) * (1 - done) / max(done, 1e-9)
-            stderr.print(f"{name}: {done:.0%}, about {left:.0f} s left", highlight=False)
+            left = (now - start) * (1 - done) / max(done - start_done, 1e-9)
+            so_far = f"{done:.0%}, {detail}" if detail else f"{done:.0%}"
+            stderr.print(f"{name}: {so_far}, about {left:.0f} s left", highlight=False)
 
     return line

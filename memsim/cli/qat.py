@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memsim.cli import options
+from memsim.cli.signals import noted_stop_signals
 from memsim.errors import InputError
+from memsim.train.files import TrainingFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memsim.asr.models.conformer import ConformerConfig
     from memsim.asr.recogniser import Recogniser
-    from memsim.train import EpochResult
+    from memsim.train.state import EpochResult, Progress
 
 
 def command(
@@ -46,9 +51,19 @@ def command(
     init: Annotated[
         str | None,
         typer.Option(
-            "--init", metavar="CHECKPOINT", help="Start from this checkpoint's weights, tokens and text style."
+            "--init",
+            metavar="CHECKPOINT",
+            help="Start from the weights of this checkpoint of the same architecture, and its tokens.",
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from where the training that writes OUT was stopped; from the beginning if it never began.",
+        ),
+    ] = False,
+    compute: options.Compute = "auto",
     seed: options.Seed = 0,
     json_file: options.Json = None,
     force: options.Force = False,
@@ -56,8 +71,9 @@ def command(
 ) -> None:
     """Train a recogniser on real speech.
 
-    Writes OUT (the best by dev WER, with the input statistics that `map` calibrates from), OUT's *.last.safetensors
-    and a CSV log beside it.
+    Writes OUT (the best by dev WER; at the end with the input statistics that `map` calibrates from), OUT's
+    *.last.safetensors, a CSV log and TensorBoard events (*.tensorboard) beside it. Stopped by SIGTERM (exit 75) or
+    Ctrl-C (130), it saves its state; --resume continues exactly there. torchrun trains with several processes.
     """
     if bits != "float":
         raise InputError(
@@ -66,62 +82,107 @@ def command(
     options.require_safetensors(out)
     if dev is None and options.has_one_split(data[0]):
         raise InputError(f"--data {data[0]}: has no dev split of its own; name a dev set with --dev DATA")
-    for path in (out, out.with_name(f"{out.stem}.last.safetensors"), out.with_suffix(".csv"), json_file):
-        options.require_new(path, force)
+    files = TrainingFiles(out)
+    _require_new_files(files, json_file, resume=resume, force=force)
+    with noted_stop_signals() as stop_request:
+        from memsim.asr.corpora import load_corpus
+        from memsim.asr.recogniser import load_model_config
+        from memsim.cli.progress import say
+        from memsim.train.config import load_train_config
+        from memsim.train.loop import Job, train
+        from memsim.train.workers import joined_workers
+
+        device = options.choose_device(compute)
+        recipe = load_train_config(config)
+        architecture, model_config = load_model_config(recipe.model)
+        corpora = {
+            name: load_corpus(name, split="train", root=_root(name, data_root), text_style=text_style)
+            for name in set(data)
+        }
+        dev_name = dev or data[0]
+        dev_corpus = load_corpus(dev_name, split="dev", root=_root(dev_name, data_root), text_style=text_style)
+        texts = [utterance.text for name in data for utterance in corpora[name].utterances]
+        provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, data))}
+        if init is None:
+            recogniser = _fresh(architecture, model_config, texts, text_style, seed)
+        else:
+            recogniser, provenance["init_sha256"] = _from_checkpoint(
+                init, architecture, model_config, texts, text_style, recipe.model
+            )
+        job = Job(recogniser, recipe, [corpora[name] for name in data], dev_corpus, out, seed, provenance)
+        with joined_workers(device) as workers:
+            quiet = quiet or not workers.is_first
+            if not quiet:
+                size = sum(parameter.numel() for parameter in recogniser.model.parameters())
+                tokens = len(recogniser.tokens)
+                say(f"{recipe.model}: {size:,} parameters, {tokens} tokens; {len(texts):,} utterances an epoch")
+            if force and workers.is_first:
+                files.state.unlink(missing_ok=True)
+            workers.wait()
+            with _Watcher(recipe.epochs, quiet) as watcher:
+                best = train(job, watcher, resume=resume, workers=workers, stop_request=stop_request)
+            if not quiet:
+                say(f"best dev WER {best.dev['wer']:.2%}, of epoch {best.epoch}: {out}")
+            if workers.is_first:
+                result = {"checkpoint": str(out), "best_epoch": best.epoch, "dev": best.dev, "seed": seed}
+                options.write_json(json_file, result)
+
+
+def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: bool, force: bool) -> None:
+    """Raise InputError when the training must not or cannot write its files. A resumed one goes on with its own."""
+    if resume and force:
+        raise InputError("--resume goes on with what --force would overwrite; give one of them")
+    if not (resume or force):
+        files.require_no_state()
+    for path in (files.out, files.last, files.log, json_file):
+        options.require_new(path, force or resume)
+    if files.events.exists() and not (force or resume):
+        raise InputError(f"{files.events}: exists already; --force overwrites it")
+
+
+def _fresh(architecture: str, config: ConformerConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
+    """A recogniser with random weights, for the characters of `texts`."""
     import torch
 
-    from memsim.asr.corpora import load_corpus
-    from memsim.asr.recogniser import build, load_model_config, load_recogniser
+    from memsim.asr.recogniser import build
+    from memsim.asr.tokens import CharacterTokens
+    from memsim.rng import derive_seed
+
+    torch.manual_seed(derive_seed(seed, "init"))
+    return build(architecture, config, CharacterTokens.from_texts(texts), text_style)
+
+
+def _from_checkpoint(
+    init: str, architecture: str, config: ConformerConfig, texts: Iterable[str], text_style: str, model: str
+) -> tuple[Recogniser, str]:
+    """The recipe's model with the weights of --init, and that file's SHA-256.
+
+    Its tokens are the checkpoint's, or those of `texts` where it has none (a file of somebody else). Raises InputError
+    when the file does not hold that model; dropout may differ, and is the recipe's.
+    """
+    from memsim.asr.recogniser import build, describe_misfits, skeleton, weights_of
     from memsim.asr.tokens import CharacterTokens
     from memsim.cli.data import open_checkpoint
-    from memsim.cli.progress import say
-    from memsim.rng import derive_seed
-    from memsim.train import load_train_config, train
 
-    recipe = load_train_config(config)
-    architecture, model_config = load_model_config(recipe.model)
-    corpora = {
-        name: load_corpus(name, split="train", root=_root(name, data_root), text_style=text_style) for name in set(data)
-    }
-    dev_name = dev or data[0]
-    dev_corpus = load_corpus(dev_name, split="dev", root=_root(dev_name, data_root), text_style=text_style)
-    if init is None:
-        tokens = CharacterTokens.from_texts(u.text for name in data for u in corpora[name].utterances)
-        torch.manual_seed(derive_seed(seed, "init"))
-        recogniser = build(architecture, model_config, tokens, text_style)
-    else:
-        recogniser = load_recogniser(open_checkpoint(init)[0])
-        _require_same_model(init, recogniser, recipe.model, build(architecture, model_config, recogniser.tokens, ""))
-    if not quiet:
-        size = sum(parameter.numel() for parameter in recogniser.model.parameters())
-        count = sum(len(corpora[name].utterances) for name in data)
-        say(f"{recipe.model}: {size:,} parameters, {len(recogniser.tokens)} tokens; {count:,} utterances an epoch")
-    watcher = _Watcher(recipe.epochs, quiet)
-    with watcher:
-        best = train(
-            recogniser,
-            recipe,
-            [corpora[name] for name in data],
-            dev_corpus,
-            out,
-            seed=seed,
-            provenance={"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, data))},
-            watcher=watcher,
-        )
-    if not quiet:
-        say(f"best dev WER {best.wer:.2%}: wrote {out}")
-    options.write_json(json_file, {"checkpoint": str(out), "dev": best.to_dict(), "seed": seed})
-
-
-def _require_same_model(init: str, given: Recogniser, model: str, wanted: Recogniser) -> None:
-    """Raise InputError unless the checkpoint holds the model that the recipe trains (dropout may differ)."""
-    if (given.architecture, _shape(given)) != (wanted.architecture, _shape(wanted)):
-        different = [key for key, value in _shape(wanted).items() if _shape(given).get(key) != value]
-        raise InputError(f"--init {init}: is not a {model}: {', '.join(different) or 'architecture'} differ")
-
-
-def _shape(recogniser: Recogniser) -> dict[str, object]:
-    return recogniser.config.model_dump(exclude={"dropout"})
+    checkpoint, _ = open_checkpoint(init)
+    if checkpoint.kind == "mapped":
+        raise InputError(f"--init {init}: is mapped onto arrays; start from the checkpoint that was mapped")
+    different: list[str] = []
+    tokens = CharacterTokens.from_texts(texts)
+    if "architecture" in checkpoint.metadata:
+        given = skeleton(checkpoint)
+        tokens = given.tokens
+        if given.text_style != text_style:
+            remedy = f"--text-style {given.text_style} trains on such"
+            raise InputError(f"--init {init}: was trained on transcripts of text style {given.text_style}; {remedy}")
+        old, new = (c.model_dump(exclude={"dropout", "tokens"}) for c in (given.config, config))
+        different = [f"{key} differs" for key, value in new.items() if old.get(key) != value]
+    recogniser = build(architecture, config, tokens, text_style)
+    weights = weights_of(checkpoint)
+    if problems := "; ".join([*different, *filter(None, [describe_misfits(recogniser.model, weights)])]):
+        raise InputError(f"--init {init}: is not a {model}: {problems}")
+    recogniser.model.load_state_dict(weights)
+    return recogniser, checkpoint.sha256
 
 
 def _without_place(name: str) -> str:
@@ -135,7 +196,7 @@ def _root(name: str, data_root: Path | None) -> Path | None:
 
 
 class _Watcher:
-    """Shows a training: a bar with the running loss, and a line an epoch."""
+    """Shows a training: a bar with the loss and the last dev WER, and a line an epoch."""
 
     def __init__(self, epochs: int, quiet: bool) -> None:
         from memsim.cli.progress import pass_progress
@@ -143,7 +204,8 @@ class _Watcher:
         self._epochs = epochs
         self._quiet = quiet
         self._context = pass_progress(quiet)
-        self._started = time.monotonic()
+        self._dev = ""
+        self._done_before = 0.0  # the fraction that earlier runs have done
 
     def __enter__(self) -> _Watcher:
         self._progress = self._context.__enter__()
@@ -152,16 +214,32 @@ class _Watcher:
     def __exit__(self, *exception: object) -> None:
         self._context.__exit__(*exception)  # type: ignore[arg-type]
 
+    def begin(self, progress: Progress) -> None:
+        from memsim.cli.progress import say
+
+        self._started = time.monotonic()
+        self._done_before = (progress.epoch - 1) / self._epochs
+        if progress.results:
+            self._dev = f", dev WER {progress.results[-1].dev_wer:.2%}"
+        if progress.step and not self._quiet:
+            say(f"resumed in epoch {progress.epoch}, after {progress.batches} of its batches")
+
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        self._progress("training", (epoch - 1 + done / total) / self._epochs * 0.999999)
+        fraction = (epoch - 1 + done / total) / self._epochs
+        detail = f"epoch {epoch}/{self._epochs}, loss {loss:.3f}{self._dev}"
+        self._progress("training", min(fraction, 0.999999), detail)  # what evaluates the last epoch is left
 
     def epoch(self, result: EpochResult) -> None:
         from memsim.cli.progress import say
 
+        self._dev = f", dev WER {result.dev_wer:.2%}"
         if not self._quiet:
-            left = (time.monotonic() - self._started) * (self._epochs / result.epoch - 1) / 60
+            done = result.epoch / self._epochs
+            left = (time.monotonic() - self._started) * (1 - done) / (done - self._done_before) / 60
             short = f", {result.too_short} utterances too short for their text" if result.too_short else ""
+            extra = f" + {result.extra_loss:.3f}" if result.extra_loss else ""
             say(
-                f"epoch {result.epoch}/{self._epochs}: loss {result.train_loss:.3f}, dev WER {result.dev_wer:.2%}, "
-                f"CER {result.dev_cer:.2%}{' (best)' if result.is_best else ''}{short}, about {left:.0f} min left"
+                f"epoch {result.epoch}/{self._epochs}: loss {result.train_loss:.3f}{extra}, "
+                f"dev WER {result.dev_wer:.2%}, CER {result.dev_cer:.2%}{' (best)' if result.is_best else ''}{short}, "
+                f"about {left:.0f} min left"
             )

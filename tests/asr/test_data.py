@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 
 from memsim.asr import data
 from memsim.asr.corpora import Utterance
-from memsim.asr.data import FeatureSource, bucket, evaluation_batches, pad, total_seconds, training_batches
+from memsim.asr.data import (
+    FeatureSource,
+    bucket,
+    evaluation_batches,
+    loaded_ahead,
+    pad,
+    total_seconds,
+    training_batches,
+)
 from memsim.asr.features import FeatureConfig
 from memsim.errors import InputError
 from memsim.rng import generator
@@ -102,6 +111,53 @@ def test_a_batch_holds_each_utterance_s_features(speak: Callable[..., Utterance]
         assert torch.equal(batch.features[row, :length], source(spoken[index]))
 
 
+def test_shares_of_an_evaluation_are_whole_batches_of_it(speak: Callable[..., Utterance]) -> None:
+    spoken = [speak(f"u{i}", 0.1 * (1 + i)) for i in range(7)]
+    source = FeatureSource(CONFIG)
+    whole = list(evaluation_batches(spoken, source, 1.0))
+    assert len(whole) > 3
+    shares = [list(evaluation_batches(spoken, source, 1.0, first=first, every=3)) for first in range(3)]
+    assert [[batch.key for batch in made] for made in shares] == [[b.key for b in whole[i::3]] for i in range(3)]
+    for batch in shares[1]:
+        (same,) = (b for b in whole if b.key == batch.key)
+        assert batch.indices == same.indices
+        assert torch.equal(batch.features, same.features)
+
+
+# --- loading ahead ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_what_is_loaded_ahead_comes_in_order(threads: int) -> None:
+    def load(number: int) -> int:
+        time.sleep(0.002 * (number % 3))
+        return number**2
+
+    assert list(loaded_ahead(load, range(10), threads)) == [number**2 for number in range(10)]
+    assert list(loaded_ahead(load, [], threads)) == []
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_no_more_is_loaded_than_so_far_ahead(threads: int) -> None:
+    begun: list[int] = []
+    for number in loaded_ahead(lambda n: (begun.append(n), n)[1], range(100), threads):
+        assert len(begun) <= number + 1 + threads
+        if number == 4:
+            break
+    assert len(begun) <= 5 + threads
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_error_while_loading_comes_in_its_place(threads: int) -> None:
+    def load(number: int) -> float:
+        return 1 / (2 - number)
+
+    loaded = loaded_ahead(load, range(5), threads)
+    assert [next(loaded), next(loaded)] == [0.5, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(loaded)
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +194,7 @@ def test_the_generator_decides_an_epoch() -> None:
 
 def test_a_cache_changes_nothing_but_the_time(speak: Callable[..., Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = speak("a", 0.3)
-    cached, uncached = FeatureSource(CONFIG, cache=True), FeatureSource(CONFIG)
+    cached, uncached = FeatureSource(CONFIG, cache_bytes=1e6), FeatureSource(CONFIG)
     first = {speed: cached(spoken, speed) for speed in (0.9, 1.0)}
     assert all(torch.equal(features, uncached(spoken, speed)) for speed, features in first.items())
     monkeypatch.setattr(data, "read_audio", lambda *_: pytest.fail("read again"))
@@ -159,7 +215,7 @@ def test_features_are_rounded_to_16_bits(speak: Callable[..., Utterance]) -> Non
 
 def test_what_a_caller_does_to_features_stays_out_of_the_cache(speak: Callable[..., Utterance]) -> None:
     spoken = speak("a", 0.3)
-    source = FeatureSource(CONFIG, cache=True)
+    source = FeatureSource(CONFIG, cache_bytes=1e6)
     expected = source(spoken).clone()
     source(spoken).zero_()
     assert torch.equal(source(spoken), expected)

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.asr.features import AugmentConfig, FeatureConfig, LogMel, _warp_frequency, perturb_speed, spec_augment
 from memsim.errors import InputError
+from memsim.rng import generator
 from memsim.schema import Schema
 from memsim.yaml_config import parse_config
 
@@ -141,8 +143,7 @@ OFF = AugmentConfig(time_mask_frames=0, frequency_masks_min=0, frequency_masks_m
 
 
 def augmented(config: AugmentConfig, shape: tuple[int, int, int] = (200, 100, 80), seed: int = 0) -> torch.Tensor:
-    torch.manual_seed(seed)
-    return spec_augment(torch.ones(shape), config)
+    return torch.stack([spec_augment(ones, config, generator(seed, i)) for i, ones in enumerate(torch.ones(shape))])
 
 
 def runs(kept: torch.Tensor) -> list[int]:
@@ -181,10 +182,13 @@ def test_at_most_a_fifth_of_a_short_utterance_goes_at_once() -> None:
     assert augmented(config, (200, 1, 80)).all()
 
 
-def test_the_seed_decides() -> None:
+def test_the_generator_decides() -> None:
     config = AugmentConfig(frequency_warp=0.1)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
     assert torch.equal(augmented(config), augmented(config))
     assert not torch.equal(augmented(config), augmented(config, seed=1))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_utterances_differ() -> None:
@@ -203,8 +207,9 @@ def test_utterances_differ() -> None:
     ],
 )
 def test_a_maximum_of_zero_switches_it_off(config: AugmentConfig) -> None:
-    features = torch.randn(4, 50, 80)
-    assert torch.equal(spec_augment(features, config), features)
+    features = torch.randn(50, 80)
+    for seed in range(4):
+        assert torch.equal(spec_augment(features, config, generator(seed)), features)
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 100))
@@ -214,19 +219,36 @@ def test_any_shape_can_be_masked(frames: int, bins: int, seed: int) -> None:
     assert augmented(config, (3, frames, bins), seed).shape == (3, frames, bins)
 
 
+def test_masks_are_drawn_as_torchaudio_draws_them() -> None:
+    """The chances that each frame and each bin is masked, against torchaudio's own transforms."""
+    config = AugmentConfig(time_masks_min=1, frames_per_time_mask=1000, frequency_masks_min=1, frequency_masks_max=1)
+    count = 4000
+    torch.manual_seed(0)
+    time = torchaudio.transforms.TimeMasking(config.time_mask_frames, iid_masks=True, p=0.2)
+    frequency = torchaudio.transforms.FrequencyMasking(config.frequency_mask_bins, iid_masks=True)
+    theirs = frequency(time(torch.ones(count, 1, 80, 60)))[:, 0].transpose(1, 2)  # [count, frames, bins]
+    ours = augmented(config, (count, 60, 80))
+    for axis in (1, 2):
+        chances = [(made.amax(dim=axis) == 0).float().mean(dim=0) for made in (ours, theirs)]
+        assert chances[0].max() > 0.04
+        # The difference of two frequencies, at 5 standard deviations.
+        allowed = 5 * (2 * chances[1].clamp_min(0.01) / count).sqrt()
+        assert ((chances[0] - chances[1]).abs() < allowed).all()
+
+
 def test_warping() -> None:
-    features = torch.randn(3, 7, 80)
-    assert torch.equal(_warp_frequency(features, torch.ones(3)), features)
-    ramp = torch.arange(80.0).expand(2, 5, 80)
-    warped = _warp_frequency(ramp, torch.tensor([1.1, 0.9]))
-    torch.testing.assert_close(warped[0, 0], (1.1 * torch.arange(80)).clamp_max(79), atol=1e-4, rtol=0)
-    torch.testing.assert_close(warped[1, 4], 0.9 * torch.arange(80), atol=1e-4, rtol=0)
+    features = torch.randn(7, 80)
+    assert torch.equal(_warp_frequency(features, torch.tensor(1.0)), features)
+    ramp = torch.arange(80.0).expand(5, 80)
+    warped = [_warp_frequency(ramp, torch.tensor(factor)) for factor in (1.1, 0.9)]
+    torch.testing.assert_close(warped[0][0], (1.1 * torch.arange(80)).clamp_max(79), atol=1e-4, rtol=0)
+    torch.testing.assert_close(warped[1][4], 0.9 * torch.arange(80), atol=1e-4, rtol=0)
 
 
 def test_warp_factors_stay_within_the_fraction() -> None:
-    torch.manual_seed(0)
-    ramp = torch.arange(80.0).expand(300, 1, 80)
-    factors = spec_augment(ramp, OFF.model_copy(update={"frequency_warp": 0.1}))[:, 0, 40] / 40
+    ramp = torch.arange(80.0).expand(1, 80)
+    config = OFF.model_copy(update={"frequency_warp": 0.1})
+    factors = torch.stack([spec_augment(ramp, config, generator(seed))[0, 40] / 40 for seed in range(300)])
     assert 0.9 <= factors.min() < 0.92
     assert 1.08 < factors.max() <= 1.1
 

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from memsim.asr.corpora import load_corpus
+from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.crossbar.statistics import PREFIX
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 MODEL = """
 architecture: conformer_ctc
@@ -44,11 +58,14 @@ def test_what_was_trained_can_be_mapped_and_evaluated(memsim, folder):
     assert done.status == 0, done.err
     assert "epoch 2/2: loss" in done.said
     assert "best dev WER" in done.said
-    assert {"out.safetensors", "out.last.safetensors", "out.csv"} <= {path.name for path in folder.iterdir()}
+    written = {path.name for path in folder.iterdir() if path.name.startswith("out")}
+    assert written == {"out.safetensors", "out.last.safetensors", "out.csv", "out.tensorboard"}
     log = (folder / "out.csv").read_text().splitlines()
-    assert log[0] == "epoch,seconds,learning_rate,train_loss,dev_wer,dev_cer,is_best,too_short"
+    assert log[0] == "epoch,seconds,learning_rate,train_loss,extra_loss,dev_wer,dev_cer,is_best,too_short"
     assert len(log) == 3
-    assert json.loads((folder / "result.json").read_text())["dev"]["wer"] > 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["dev"]["wer"] > 0
+    assert result["best_epoch"] in (1, 2)
     assert memsim("map", "out.safetensors", "--bits", "4", "--quiet") == (0, "", "")
     assert memsim("eval", "--data", "few.tsv", "--reference", "out.safetensors").status == 0
 
@@ -57,17 +74,174 @@ def test_what_was_trained_can_be_mapped_and_evaluated(memsim, folder):
     assert "out.safetensors: exists already; --force overwrites it" in again.err
 
 
+COMMAND = ("qat", "--bits", "float", "--data", "few.tsv", "--dev", "few.tsv", "--config", "recipe.yaml")
+
+
 def test_init_goes_on_from_a_checkpoint(memsim, folder):
-    command = ("qat", "--bits", "float", "--data", "few.tsv", "--dev", "few.tsv", "--config", "recipe.yaml", "--quiet")
-    assert memsim(*command, "-o", "first.safetensors").status == 0
-    assert memsim(*command, "-o", "second.safetensors", "--init", "first.safetensors").status == 0
+    assert memsim(*COMMAND, "-o", "first.safetensors", "--quiet") == (0, "", "")
+    assert memsim(*COMMAND, "-o", "second.safetensors", "--init", "first.safetensors").status == 0
     losses = [float((folder / f"{name}.csv").read_text().splitlines()[1].split(",")[3]) for name in ("first", "second")]
     assert losses[1] < losses[0]  # in the first epoch already
-    (folder / "model.yaml").write_text(MODEL.replace("width: 8", "width: 12"))
-    refused = memsim(*command, "-o", "third.safetensors", "--init", "first.safetensors")
+    checkpoint = load_checkpoint(folder / "first.safetensors")
+    assert load_checkpoint(folder / "second.safetensors").metadata["init_sha256"] == checkpoint.sha256
+
+    # A file of somebody else with the same tensors has no tokens: they are those of the training data.
+    weights = {name: tensor for name, tensor in checkpoint.tensors().items() if not name.startswith(PREFIX)}
+    save_file(weights, folder / "foreign.safetensors")
+    assert memsim(*COMMAND, "-o", "third.safetensors", "--init", "foreign.safetensors", "--quiet") == (0, "", "")
+    columns = [(folder / f"{name}.csv").read_text().splitlines()[1].split(",")[2:] for name in ("second", "third")]
+    assert columns[0] == columns[1]
+
+
+def test_init_from_another_model_names_what_differs(memsim, folder):
+    assert memsim(*COMMAND, "-o", "first.safetensors", "--quiet") == (0, "", "")
+
+    def refusal(*more):
+        refused = memsim(*COMMAND, "-o", "second.safetensors", "--init", *more)
+        assert refused.status == 2
+        assert len(refused.err.splitlines()) == 1
+        assert not (folder / "second.safetensors").exists()
+        return refused.err
+
+    assert refusal("first.safetensors", "--text-style", "rwth") == (
+        "memsim: --init first.safetensors: was trained on transcripts of text style kaldi; "
+        "--text-style kaldi trains on such\n"
+    )
+    weights = load_checkpoint(folder / "first.safetensors").tensors()
+    tokens = len(weights["output.bias"])
+    save_file({"output.bias": weights["output.bias"][1:], "more": torch.zeros(1)}, folder / "part.safetensors")
+    message = refusal("part.safetensors")
+    assert "--init part.safetensors: is not a model.yaml: frontend.convolutions.0.weight is missing;" in message
+    assert "more)" in message
+    save_file({**weights, "output.bias": weights["output.bias"][1:]}, folder / "fewer.safetensors")
+    message = refusal("fewer.safetensors")
+    assert message.endswith(f"is not a model.yaml: output.bias is [{tokens - 1}], not [{tokens}]\n")
+    (folder / "model.yaml").write_text(MODEL.replace("width: 8", "width: 12", 1))
+    message = refusal("first.safetensors")
+    assert "--init first.safetensors: is not a model.yaml: width differs; " in message
+    assert "blocks.0.attention.key.bias is [8], not [12]" in message or "is [8, 8], not [12, 12]" in message
+    (folder / "model.yaml").write_text(MODEL + "features: {min_hz: 100.0}")
+    assert refusal("first.safetensors").endswith("is not a model.yaml: features differs\n")
+    assert memsim("map", "demo-float", "--bits", "3", "-o", "chip.mapped.safetensors", "--quiet").status == 0
+    assert "is mapped onto arrays; start from the checkpoint that was mapped" in refusal("chip.mapped.safetensors")
+
+
+# --- stopping and resuming -------------------------------------------------------------------------------------------
+
+LONGER = """
+model: model.yaml
+epochs: 12
+batch_seconds: 10
+learning_rate: [[0, 1.0e-3], [1, 1.0e-3]]
+average_decay: 0.9
+"""
+
+
+def rows(path):
+    return [line.split(",") for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def start(folder, *arguments):
+    """`memsim` in a process of its own, with as many threads as the tests have."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "memsim", *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_killed_terminated_and_resumed_it_ends_as_if_nothing_had_been(memsim, folder):
+    (folder / "recipe.yaml").write_text(LONGER)
+    log, state = folder / "out.csv", folder / "out.resume.safetensors"
+    assert memsim(*COMMAND, "-o", "whole.safetensors", "--quiet") == (0, "", "")
+
+    process = start(folder, *COMMAND, "-o", "out.safetensors")
+    wait_for(process, lambda: len(rows(log)) > 2)
+    time.sleep(random.Random(5).uniform(0, 0.1))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+    assert state.exists()
+
+    refused = memsim(*COMMAND, "-o", "out.safetensors")
     assert refused.status == 2
-    assert "--init first.safetensors: is not a" in refused.err
-    assert "width differ" in refused.err
+    assert "a stopped training lies here; --resume continues it, --force starts anew" in refused.err
+
+    done = len(rows(log))
+    process = start(folder, *COMMAND, "-o", "out.safetensors", "--resume")
+    wait_for(process, lambda: len(rows(log)) > done)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "memsim: stopped in epoch" in said
+    assert "out.resume.safetensors holds the state, --resume goes on" in said
+    assert 3 < len(rows(log)) < 13
+
+    finished = memsim(*COMMAND, "-o", "out.safetensors", "--resume", "--json", "result.json")
+    assert finished.status == 0
+    assert "resumed in epoch" in finished.err
+    for name in ("{}.safetensors", "{}.last.safetensors"):
+        assert (folder / name.format("out")).read_bytes() == (folder / name.format("whole")).read_bytes()
+    without_seconds = [[[*row[:1], *row[2:]] for row in rows(folder / f"{name}.csv")] for name in ("out", "whole")]
+    assert without_seconds[0] == without_seconds[1]
+    assert [row[0] for row in rows(log)[1:]] == [str(epoch) for epoch in range(1, 13)]
+    assert not state.exists()
+
+    # The next job of a chain finds nothing left to do.
+    result = (folder / "result.json").read_text()
+    again = memsim(*COMMAND, "-o", "out.safetensors", "--resume", "--json", "result.json")
+    assert again.status == 0
+    assert "best dev WER" in again.err
+    assert (folder / "result.json").read_text() == result
+
+
+def test_ctrl_c_saves_and_force_begins_anew(memsim, folder):
+    state = folder / "out.resume.safetensors"
+
+    def interrupt():
+        while not state.exists():
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    (folder / "recipe.yaml").write_text(LONGER.replace("epochs: 12", "epochs: 1000"))
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    stopped = memsim(*COMMAND, "-o", "out.safetensors")
+    thread.join()
+    assert stopped.status == 130
+    assert "memsim: stopped in epoch" in stopped.err
+
+    (folder / "recipe.yaml").write_text(LONGER.replace("epochs: 12", "epochs: 1"))
+    refused = memsim(*COMMAND, "-o", "out.safetensors", "--resume")
+    assert refused.status == 2
+    assert "is the state of another training (recipe.epochs: 1000, not 1); --force starts anew" in refused.err
+    refused = memsim(*COMMAND, "-o", "out.safetensors", "--resume", "--force")
+    assert "--resume goes on with what --force would overwrite; give one of them" in refused.err
+    assert memsim(*COMMAND, "-o", "out.safetensors", "--force").status == 0
+    assert not state.exists()
+    for name in ("out.safetensors", "out.last.safetensors", "out.csv"):
+        (folder / name).unlink()
+    refused = memsim(*COMMAND, "-o", "out.safetensors")
+    assert refused.status == 2
+    assert "out.tensorboard: exists already; --force overwrites it" in refused.err
+
+
+def test_a_state_is_not_a_model(memsim, folder):
+    save_checkpoint(folder / "m.resume.safetensors", {"model/w": torch.zeros(2, 2)}, {"kind": "training"})
+    for command in (
+        ("map", "m.resume.safetensors"),
+        (*COMMAND, "-o", "o.safetensors", "--init", "m.resume.safetensors"),
+    ):
+        refused = memsim(*command)
+        assert refused.status == 2
+        assert "the state of a stopped training; name the checkpoint that lies beside it" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""Signals that ask a long job to save and stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+REPEAT_SECONDS = 1.0
+"""A signal this soon after the first is the same one: launchers pass on what the whole process group has got."""
+
+
+class StopSignals:
+    """What was asked for since `noted_stop_signals` was entered."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._seconds = 0.0
+
+    def __call__(self) -> int | None:
+        """The number of the first signal, or None."""
+        return self.number
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number, self._seconds = number, time.monotonic()
+            if os.isatty(2):  # not by print, as the signal may have come in the middle of one
+                os.write(2, b"\nmemsim: stopping after this step; a second signal stops at once\n")
+        elif time.monotonic() - self._seconds >= REPEAT_SECONDS:
+            signal.default_int_handler(number, frame)
+
+
+@contextmanager
+def noted_stop_signals() -> Iterator[StopSignals]:
+    """Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 are noted once; the next one raises KeyboardInterrupt."""
+    stops = StopSignals()
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, stops.note) for number in numbers}
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,125 @@
+"""`torchrun -m memsim qat`: two processes do together what one does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from memsim.asr.audio import duration_seconds
+from memsim.asr.corpora import load_corpus
+from memsim.asr.data import training_batches
+from memsim.checkpoint import load_checkpoint
+from memsim.rng import generator
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+MODEL = """
+architecture: conformer_ctc
+frontend: [{channels: 2, stride_time: 2, stride_frequency: 2}, {channels: 2, stride_time: 2, stride_frequency: 4}]
+width: 8
+blocks: 1
+heads: 2
+feed_forward_width: 16
+kernel_frames: 3
+dropout: 0.0
+"""
+# RAdam's first steps are linear in the gradient (unless it is clipped): what differs by rounding goes on to do so.
+RECIPE = """
+model: model.yaml
+epochs: 1
+batch_seconds: 5
+accumulate: 2
+optimiser: radam
+learning_rate: [[0, 1.0e-2], [1, 1.0e-2]]
+clip_norm: 1.0e6
+average_decay: 0.5
+augment: {frequency_warp: 0.1}
+"""
+COMMAND = ("qat", "--bits", "float", "--data", "few.tsv", "--dev", "few.tsv", "--config", "recipe.yaml", "--quiet")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "model.yaml").write_text(MODEL)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    rows = [f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=7).utterances]
+    (tmp_path / "few.tsv").write_text("\n".join(["audio\ttext", *rows]) + "\n")
+    return tmp_path
+
+
+def torchrun(folder, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "memsim")
+    return subprocess.Popen(
+        [*launcher, *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def assert_nearly_the_same(folder, one, two):
+    for kind in ("", ".last"):
+        weights = [load_checkpoint(folder / f"{name}{kind}.safetensors").tensors() for name in (one, two)]
+        assert weights[0].keys() == weights[1].keys()
+        for name, tensor in weights[0].items():
+            if not name.startswith("statistics/"):
+                torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_two_processes_give_the_result_of_one(memsim, folder):
+    durations = [duration_seconds(u) for u in load_corpus("demo", limit=7).utterances]
+    sizes = [len(batch) for batch in training_batches(durations, (0.9, 1.0, 1.1), 5.0, generator(0, "batches", 1))]
+    assert 1 in sizes  # one process has nothing to do
+    assert max(sizes) >= 3  # and there is something to share
+    assert len(sizes) <= 5
+    assert memsim(*COMMAND, "-o", "one.safetensors") == (0, "", "")
+    process = torchrun(folder, *COMMAND, "-o", "two.safetensors", "--json", "-")
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert out.count('"checkpoint": "two.safetensors"') == 1  # one of them says so
+    assert_nearly_the_same(folder, "one", "two")
+    logs = [(folder / f"{name}.csv").read_text().splitlines() for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) == 2
+    for name, one, two in zip(logs[0][0].split(","), *(log[1].split(",") for log in logs), strict=True):
+        if name not in ("seconds", "is_best"):
+            assert float(two) == pytest.approx(float(one), rel=1e-5), name
+    written = {path.name.removeprefix("two") for path in folder.glob("two*")}
+    assert written == {".safetensors", ".last.safetensors", ".csv", ".tensorboard"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds a process's rank in /proc")
+def test_a_signal_to_one_process_stops_both(memsim, folder):
+    (folder / "recipe.yaml").write_text(RECIPE.replace("epochs: 1", "epochs: 20"))
+    log, state = folder / "two.csv", folder / "two.resume.safetensors"
+    whole = torchrun(folder, *COMMAND, "-o", "one.safetensors")
+    assert whole.communicate(timeout=120) == ("", "")
+    process = torchrun(folder, *COMMAND, "-o", "two.safetensors")
+    deadline = time.monotonic() + 120
+    while not log.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(child_of_rank(process.pid, 1), signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0  # torchrun's own; its processes end with 75
+    assert said.count("exitcode  : 75") == 2
+    assert state.exists()
+    assert 1 < len(log.read_text().splitlines()) < 21
+    resumed = torchrun(folder, *COMMAND, "-o", "two.safetensors", "--resume")
+    assert resumed.communicate(timeout=120) == ("", "")
+    for name in ("{}.safetensors", "{}.last.safetensors"):
+        assert (folder / name.format("two")).read_bytes() == (folder / name.format("one")).read_bytes()
+    assert not state.exists()
+
+
+def child_of_rank(parent, rank):
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{child}/environ").read_text():
+            return int(child)
+    raise AssertionError(f"no process of rank {rank}")

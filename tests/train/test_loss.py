@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from memsim.rng import generator
+from memsim.train.loss import ctc_losses, frames_needed, too_short
+
+UNIFORM = torch.full((2, 2, 3), -math.log(3))
+
+
+def test_the_loss_is_per_character() -> None:
+    # One frame a character and certainty: no loss. Uniform over 3 tokens, one frame, one character: log 3.
+    certain = torch.tensor([[[0.0, -99, -99], [-99, 0, -99]]])
+    assert ctc_losses(certain, torch.tensor([2]), [torch.tensor([1])]).tolist() == pytest.approx([0], abs=1e-6)
+    one = ctc_losses(UNIFORM[:1, :1], torch.tensor([1]), [torch.tensor([2])])
+    assert one.tolist() == pytest.approx([math.log(3)])
+    # Two different characters in two frames have one path: 2 log 3, over 2 characters.
+    targets = [torch.tensor([1, 2]), torch.tensor([1, 2])]
+    assert ctc_losses(UNIFORM, torch.tensor([2, 2]), targets).tolist() == pytest.approx([math.log(3)] * 2)
+    # Too few frames count as no loss.
+    assert ctc_losses(UNIFORM, torch.tensor([2, 1]), targets).tolist() == pytest.approx([math.log(3), 0])
+
+
+def test_its_mean_is_torch_s() -> None:
+    draws = generator("loss")
+    log_probs = torch.randn(5, 30, 7, generator=draws).log_softmax(-1)
+    frames = torch.tensor([30, 25, 3, 28, 30])
+    targets: list[Tensor] = [torch.randint(1, 7, (n,), generator=draws) for n in (4, 9, 5, 1, 12)]
+    lengths = torch.tensor([len(target) for target in targets])
+    expected = F.ctc_loss(log_probs.transpose(0, 1), torch.cat(targets), frames, lengths, zero_infinity=True)
+    torch.testing.assert_close(ctc_losses(log_probs, frames, targets).mean(), expected)
+
+
+def test_no_characters() -> None:
+    loss = ctc_losses(UNIFORM[:1], torch.tensor([2]), [torch.empty(0, dtype=torch.long)])
+    assert loss.tolist() == pytest.approx([2 * math.log(3)])  # two blanks
+
+
+def test_repeated_characters_need_a_frame_between_them() -> None:
+    assert [frames_needed(torch.tensor(tokens)) for tokens in ([1, 2, 1], [1, 1], [2, 2, 2], [1])] == [3, 3, 5, 1]
+    targets = [torch.tensor([1, 2]), torch.tensor([1, 1])]
+    assert too_short(torch.tensor([2, 2]), targets) == 1
+    assert too_short(torch.tensor([1, 2]), targets) == 2
+    assert too_short(torch.tensor([2, 3]), targets) == 0
