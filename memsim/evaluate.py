@@ -24,7 +24,8 @@ from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.mapped import load_chip
 from memsim.nn.mapping import ChipMapping, clip_rate, map_model, mapping_of, measure, remap
-from memsim.nn.plan import with_bits
+from memsim.nn.plan import chosen_bits
+from memsim.nn.quantisers import quantiser_tensors
 from memsim.spec import HardwareSpec
 
 CACHED_BYTES = 1e8
@@ -167,12 +168,14 @@ def prepare(
     else:
         if spec is None:
             raise ValueError("an unmapped checkpoint needs a hardware spec")
-        spec = with_bits(spec)
-        full_precision = recogniser = load_recogniser(checkpoint)
+        recogniser = load_recogniser(checkpoint)
+        if not quantiser_tensors(checkpoint.names):
+            full_precision = recogniser
         names = [name for name in checkpoint.names if name.startswith(PREFIX)]
         statistics = statistics_from_tensors(checkpoint.tensors(names))
         seed = seed or 0
         digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
+        spec = chosen_bits(spec, mapping_of(digital).plan)
     _require_statistics(checkpoint, spec, mapping_of(digital), statistics)
     if reference is not None:
         full_precision = load_recogniser(reference)

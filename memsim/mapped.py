@@ -17,7 +17,8 @@ from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError
 from memsim.nn.linear import MappedLinear
 from memsim.nn.mapping import ChipMapping, install, with_mapping
-from memsim.nn.plan import MappedLayer, Plan, Selection, plan_tensors
+from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors, usable_scale
+from memsim.nn.quantisers import QuantisedLinear, quantiser_tensors, restore_quantisers, taken_over, trained_scales
 from memsim.spec import HardwareSpec, load_hardware
 
 _MATRIX = ".matrix."
@@ -41,7 +42,13 @@ def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selec
     """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already."""
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    return plan_tensors(checkpoint.shapes, spec, selection, integers=checkpoint.integers)
+    trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
+    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, trained)
+
+
+def trained_scales_of(checkpoint: Checkpoint) -> dict[str, tuple[int, Tensor]]:
+    """By layer: the bits that its weight was trained for, and its scale."""
+    return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
 
 
 def map_checkpoint(
@@ -63,8 +70,10 @@ def map_checkpoint(
             f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a linear "
             "layer that is wanted on arrays; --dry-run lists them with the reasons"
         )
+    spec = chosen_bits(spec, plan)
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
+    trained = trained_scales(source)
     if statistics is None:
         statistics = statistics_from_tensors(source)
     for layer_name, measured in statistics.items():
@@ -72,7 +81,8 @@ def map_checkpoint(
     errors, reports, uncalibrated = {}, {}, []
     for layer in plan.mapped:
         weight = source.pop(f"{layer.name}.weight")
-        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name))
+        scale = usable_scale(layer, trained.get(layer.name))
+        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name), scale)
         tensors |= {f"{layer.name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
         errors[layer.name] = matrix.programming_error()
         if matrix.programming is not None:
@@ -80,6 +90,8 @@ def map_checkpoint(
         if not matrix.is_calibrated:
             uncalibrated.append(layer.name)
         on_layer(layer)
+    for name in taken_over(source, {layer.name for layer in plan.mapped}):
+        del source[name]
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX)}
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
@@ -117,6 +129,7 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
         else:
             digital[key] = tensor
     statistics = statistics_from_tensors(digital)
+    restore_quantisers(recogniser.model, digital)
     plan, installed = [], {}
     for name, tensors in on_arrays.items():
         bias = digital.pop(f"{name}.bias", None)
@@ -126,7 +139,9 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
             matrix = MappedMatrix.from_tensors(name, layer.spec, tensors)
         except InputError as error:
             raise InputError(f"{checkpoint.path}: {error}") from None
-        installed[name] = MappedLinear(matrix, None if bias is None else bias.float())
+        linear = recogniser.model.get_submodule(name)
+        output_quantiser = linear.output_quantiser if isinstance(linear, QuantisedLinear) else None
+        installed[name] = MappedLinear(matrix, None if bias is None else bias.float(), output_quantiser)
         plan.append(layer)
     install(recogniser.model, installed)
     state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(_NOT_STATE)}

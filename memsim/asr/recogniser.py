@@ -16,6 +16,7 @@ from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
+from memsim.nn.quantisers import restore_quantisers, taken_over
 from memsim.resources import find_config
 from memsim.schema import Schema
 from memsim.yaml_config import Config, read_config, shown
@@ -109,8 +110,15 @@ def _json_config(document: str) -> Config:
 
 
 def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:
-    """Fill `recogniser.model` from the file, in float32. Raises InputError when tensors are missing or misshapen."""
-    assign_state(recogniser.model, weights_of(checkpoint), str(checkpoint.path))
+    """Fill `recogniser.model` from the file, in float32, with the quantisers that it was trained with.
+
+    Raises InputError when tensors are missing or misshapen.
+    """
+    weights = weights_of(checkpoint)
+    for name in taken_over(weights, ()):
+        del weights[name]
+    restore_quantisers(recogniser.model, weights)
+    assign_state(recogniser.model, weights, str(checkpoint.path))
     recogniser.model.eval()
     return recogniser
 
@@ -148,5 +156,5 @@ def describe_misfits(model: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def load_recogniser(checkpoint: Checkpoint) -> Recogniser:
-    """The full-precision recogniser of a `model` checkpoint."""
+    """The recogniser of a `model` checkpoint: in full precision, unless it was trained for fewer bits."""
     return load_weights(skeleton(checkpoint), checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from memsim.checkpoint import Checkpoint
     from memsim.nn.plan import Plan
     from memsim.spec import HardwareSpec
 
@@ -16,6 +17,21 @@ def warn_of_globs(plan: Plan, spec: HardwareSpec) -> None:
 
     for glob in unmatched_globs(plan, spec):
         warn(f"hardware {spec.name}: {glob}: matches no layer")
+
+
+def warn_of_other_bits(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Layers that were trained for other weight bits than they get."""
+    from memsim.cli.progress import warn
+    from memsim.mapped import trained_scales_of
+
+    trained = trained_scales_of(checkpoint)
+    other = [layer for layer in plan.mapped if trained.get(layer.name, (layer.tiling.bits,))[0] != layer.tiling.bits]
+    if other:
+        name, bits = other[0].name, other[0].tiling.bits
+        warn(
+            f"{len(other)} layers have other weight bits than they were trained for ({name}: {bits}, not "
+            f"{trained[name][0]}): their scales are fitted anew"
+        )
 
 
 def warn_of_disturbing_reads(plan: Plan, spec: HardwareSpec) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memsim.cli import options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs
+from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,15 +74,16 @@ def command(
         options.require_new(out, force)
     options.require_new(json_file, force)
     from memsim.mapped import map_checkpoint, plan_checkpoint
-    from memsim.nn.plan import Selection, with_bits
+    from memsim.nn.plan import Selection, chosen_bits
 
-    spec = with_bits(options.choose_hardware(hardware, bits, cell, set_))
-
+    spec = options.choose_hardware(hardware, bits, cell, set_)
     plan = plan_checkpoint(opened, spec, Selection(include or (), exclude or ()))
+    spec = chosen_bits(spec, plan)
     quiet = quiet or str(json_file) == "-"
     if not quiet:
         warn_of_globs(plan, spec)
         warn_of_disturbing_reads(plan, spec)
+        warn_of_other_bits(plan, opened)
     if dry_run:
         _report(opened, spec, plan, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
         return

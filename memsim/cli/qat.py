@@ -1,4 +1,4 @@
-"""`memsim qat`: training. For now in full precision (`--bits float`)."""
+"""`memsim qat`: training, for weights of few bits on simulated hardware or in full precision."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from memsim.asr.models.conformer import ConformerConfig
     from memsim.asr.recogniser import Recogniser
+    from memsim.nn.quantisation import Quantisation
+    from memsim.spec import HardwareSpec
+    from memsim.train.config import TrainConfig
     from memsim.train.state import EpochResult, Progress
 
 
@@ -33,7 +36,7 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The best checkpoint (.safetensors).")],
-    bits: Annotated[str, typer.Option("--bits", metavar="float", help="Weight bits; float is full precision.")],
+    bits: Annotated[str, typer.Option("--bits", metavar="B|float", help="Weight bits, 2 to 16, or float.")],
     data_root: options.DataRoot = None,
     dev: Annotated[
         str | None,
@@ -46,8 +49,17 @@ def command(
     ] = None,
     text_style: options.TextStyle = "kaldi",
     config: Annotated[
-        str, typer.Option("--config", metavar="NAME|FILE", help="Training recipe: a shipped name or a YAML file.")
-    ] = "float",
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="NAME|FILE",
+            help="Training recipe: a shipped name or a YAML file. Default: robust; of --bits float, float.",
+            show_default=False,
+        ),
+    ] = None,
+    hardware: options.Hardware = None,
+    cell: options.Cell = None,
+    set_: options.Set = None,
     init: Annotated[
         str | None,
         typer.Option(
@@ -69,16 +81,18 @@ def command(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a recogniser on real speech.
+    """Train a recogniser on real speech, for weights of few bits or in full precision.
+
+    With weight bits, the hardware options choose the chip that it is trained for: which layers are on arrays, the grid
+    of their inputs and, where the recipe says so, what the training goes through.
 
     Writes OUT (the best by dev WER; at the end with the input statistics that `map` calibrates from), OUT's
     *.last.safetensors, a CSV log and TensorBoard events (*.tensorboard) beside it. Stopped by SIGTERM (exit 75) or
     Ctrl-C (130), it saves its state; --resume continues exactly there. torchrun trains with several processes.
     """
-    if bits != "float":
-        raise InputError(
-            f"--bits {bits}: quantization-aware training is not built yet; --bits float trains in full precision"
-        )
+    weight_bits = _weight_bits(bits)
+    if weight_bits is None and (hardware or cell or set_):
+        raise InputError("--bits float: full precision has no hardware; leave out --hardware, --cell and --set")
     options.require_safetensors(out)
     if dev is None and options.has_one_split(data[0]):
         raise InputError(f"--data {data[0]}: has no dev split of its own; name a dev set with --dev DATA")
@@ -89,11 +103,19 @@ def command(
         from memsim.asr.recogniser import load_model_config
         from memsim.cli.progress import say
         from memsim.train.config import load_train_config
+        from memsim.train.hooks import Hooks
         from memsim.train.loop import Job, train
+        from memsim.train.quantised import QuantisedTraining
         from memsim.train.workers import joined_workers
 
         device = options.choose_device(compute)
-        recipe = load_train_config(config)
+        recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
+        quantisation = None
+        if weight_bits is not None:
+            spec = options.choose_hardware(hardware, None, cell, set_)
+            quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
+        elif recipe.quantisation is not None:
+            raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")
         architecture, model_config = load_model_config(recipe.model)
         corpora = {
             name: load_corpus(name, split="train", root=_root(name, data_root), text_style=text_style)
@@ -109,7 +131,11 @@ def command(
             recogniser, provenance["init_sha256"] = _from_checkpoint(
                 init, architecture, model_config, texts, text_style, recipe.model
             )
-        job = Job(recogniser, recipe, [corpora[name] for name in data], dev_corpus, out, seed, provenance)
+        hooks = Hooks()
+        if quantisation is not None:
+            provenance |= {"trained_bits": bits, "trained_hardware": quantisation.spec.to_json()}
+            hooks = QuantisedTraining(quantisation, recipe, seed).hooks()
+        job = Job(recogniser, recipe, [corpora[name] for name in data], dev_corpus, out, seed, provenance, hooks)
         with joined_workers(device) as workers:
             quiet = quiet or not workers.is_first
             if not quiet:
@@ -126,6 +152,26 @@ def command(
             if workers.is_first:
                 result = {"checkpoint": str(out), "best_epoch": best.epoch, "dev": best.dev, "seed": seed}
                 options.write_json(json_file, result)
+
+
+def _weight_bits(text: str) -> int | None:
+    """The number that --bits means; None for full precision."""
+    if text == "float":
+        return None
+    if not text.isdecimal() or not 2 <= int(text) <= 16:
+        raise InputError(f"--bits {text}: expected 2 to 16, or float")
+    return int(text)
+
+
+def _quantisation(recipe: TrainConfig, bits: int, spec: HardwareSpec, *, has_start: bool) -> Quantisation:
+    """What the recipe means for these bits on this chip. Raises InputError where it is none for quantised weights."""
+    from memsim.nn.quantisation import Quantisation
+
+    if recipe.quantisation is None:
+        raise InputError(f"--config {recipe.name}: is a recipe for full precision, it has no section quantisation")
+    if recipe.quantisation.teacher is not None and not has_start:
+        raise InputError(f"--config {recipe.name}: learns from a teacher; name it with --init CHECKPOINT")
+    return Quantisation(recipe.quantisation, bits, spec)
 
 
 def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: bool, force: bool) -> None:
@@ -163,6 +209,7 @@ def _from_checkpoint(
     from memsim.asr.recogniser import build, describe_misfits, skeleton, weights_of
     from memsim.asr.tokens import CharacterTokens
     from memsim.cli.data import open_checkpoint
+    from memsim.nn.quantisers import quantiser_tensors
 
     checkpoint, _ = open_checkpoint(init)
     if checkpoint.kind == "mapped":
@@ -179,6 +226,8 @@ def _from_checkpoint(
         different = [f"{key} differs" for key, value in new.items() if old.get(key) != value]
     recogniser = build(architecture, config, tokens, text_style)
     weights = weights_of(checkpoint)
+    for name in quantiser_tensors(weights):  # this training has its own
+        del weights[name]
     if problems := "; ".join([*different, *filter(None, [describe_misfits(recogniser.model, weights)])]):
         raise InputError(f"--init {init}: is not a {model}: {problems}")
     recogniser.model.load_state_dict(weights)

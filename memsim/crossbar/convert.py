@@ -123,8 +123,10 @@ def fixed_adc_range(config: FixedAdc) -> float:
 
 
 def dac_range(config: Dac, statistics: InputStatistics) -> float:
-    """The input that drives full scale, chosen by `config.method`; positive."""
-    if config.method == "max":
+    """The input that drives full scale, positive: the one that training learned, else chosen by `config.method`."""
+    if statistics.full_scale is not None:
+        chosen = statistics.full_scale
+    elif config.method == "max":
         chosen = statistics.absmax
     elif config.method == "percentile":
         chosen = statistics.percentile(config.percentile)

@@ -93,11 +93,18 @@ class MappedMatrix(nn.Module):
 
     @classmethod
     def from_weight(
-        cls, name: str, weight: Tensor, spec: HardwareSpec, seed: int, statistics: InputStatistics | None = None
+        cls,
+        name: str,
+        weight: Tensor,
+        spec: HardwareSpec,
+        seed: int,
+        statistics: InputStatistics | None = None,
+        scale: Tensor | None = None,
     ) -> MappedMatrix:
-        """Quantise `weight` [out, in] to the spec's bits and program it."""
+        """Quantise `weight` [out, in] to the spec's bits and program it; `scale` ([out] or [1]) is fitted if None."""
         bits = bits_of(spec)
-        scale = encode.fit_scale(weight, bits, spec.weights)
+        if scale is None:
+            scale = encode.fit_scale(weight, bits, spec.weights)
         return cls.from_levels(name, encode.quantise(weight, scale, bits), scale, spec, seed, statistics)
 
     @classmethod
@@ -189,9 +196,9 @@ class MappedMatrix(nn.Module):
 
     def _signals(self, rows: Tensor, gain_per_ampere: float | None = None) -> Tensor:
         """Noiseless column signals [row_tiles, phases * n, slices, out] of inputs [n, in]."""
-        drive, tile_rows = self._drive(gain_per_ampere), self.spec.tile.rows
+        drive, tile_rows = self.drive(gain_per_ampere), self.spec.tile.rows
         wired = self._wired()
-        columns = split_planes(self._difference(), tile_rows)
+        columns = split_planes(self.difference(), tile_rows)
         signals = []
         for phase in drive.phases:
             driven, _, _ = drive(phase, rows, tile_rows)
@@ -206,7 +213,7 @@ class MappedMatrix(nn.Module):
     def _wired(self) -> WiredColumns | None:
         """The arrays between their wires, solved for once; None without wires."""
         if self.spec.wires is not None and self._wired_columns is None:
-            cell = self._drive(gain_per_ampere=1.0).cell
+            cell = self.drive(gain_per_ampere=1.0).cell
             assert self.states is not None
             assert isinstance(cell, MemristorCell)
             self._wired_columns = WiredColumns.make(cell, self.states, self.tiling, self.spec.wires)
@@ -220,7 +227,7 @@ class MappedMatrix(nn.Module):
         if self.states is None:
             return 0.0
         worths = self._worths() / self._mean_window()
-        programmed = torch.einsum("s,sio->io", worths, self._difference())
+        programmed = torch.einsum("s,sio->io", worths, self.difference())
         intended = self.levels.T.float()
         size = float(intended.norm())
         return float((programmed - intended).norm()) / size if size else 0.0
@@ -236,14 +243,14 @@ class MappedMatrix(nn.Module):
         else:
             inputs = self._in_range(statistics.sample)[0].flatten().double()
             weights = torch.ones_like(inputs)
-        drive = self._drive(gain_per_ampere=1.0)
+        drive = self.drive(gain_per_ampere=1.0)
         products = drive.response(inputs.to(self.levels.device)).cpu().double() * self._mean_window()
         return fit_gain((inputs / drive.input_range).clamp(-1, 1), products, weights)
 
     def _fitted_gain_through_wires(self, statistics: InputStatistics) -> float:
         """The gain for the whole matrix as it is programmed: what wires take depends on all of its cells."""
         rows, _ = self._in_range(statistics.sample.to(self.levels.device))
-        drive = self._drive(gain_per_ampere=1.0)
+        drive = self.drive(gain_per_ampere=1.0)
         worth = torch.tensor([phase.worth for phase in drive.phases], device=rows.device)
         by_phase = self._signals(rows, gain_per_ampere=1.0).unflatten(1, (len(worth), len(rows)))
         got = torch.einsum("h,thnso,s->no", worth, by_phase, self._worths()).double()
@@ -306,7 +313,7 @@ class MappedMatrix(nn.Module):
         return product.mul_(scale).view(*x.shape[:-1], out_features).to(x.dtype)
 
     def _make_operator(self) -> Operator:
-        drive = self._drive()
+        drive = self.drive()
         below_dark = None
         if drive.noise is not None and isinstance(drive.cell, MemristorCell):
             assert self.states is not None
@@ -317,10 +324,11 @@ class MappedMatrix(nn.Module):
             errors = AdcErrors(self.adc_gain_error, self.adc_offset_codes)
         if (wired := self._wired()) is not None:
             return Operator.through_wires(drive, wired, self._worths(), spec.adc, self.adc_range, errors)
-        cells = (self._difference(), below_dark, self._worths())
+        cells = (self.difference(), below_dark, self._worths())
         return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range, errors)
 
-    def _drive(self, gain_per_ampere: float | None = None) -> Drive:
+    def drive(self, gain_per_ampere: float | None = None) -> Drive:
+        """What drives its rows; `gain_per_ampere` in place of the calibrated one."""
         spec = self.spec
         input_range = 1.0 if self.input_range is None else float(self.input_range)
         cell: IdealCell | MemristorCell = IdealCell()
@@ -334,7 +342,7 @@ class MappedMatrix(nn.Module):
         wired = spec.wires is not None
         return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels.device, gives_volts=wired)
 
-    def _difference(self) -> Tensor:
+    def difference(self) -> Tensor:
         """[slices, in, out]: r_pos - r_neg, the mean over copies, or the digits themselves where cells are ideal."""
         if self.states is not None:
             return (self.states[:, 0].float() - self.states[:, 1].float()).mean(dim=1)

@@ -24,13 +24,15 @@ class InputStatistics:
     """Distribution of one layer's input.
 
     `histogram` [BINS] holds the fraction of values in equal bins over [-limit, limit]; `absmax` is the largest
-    magnitude seen; `sample` [rows, features] holds whole input rows.
+    magnitude seen; `sample` [rows, features] holds whole input rows. `full_scale` is the input that training chose to
+    drive the DAC's full scale.
     """
 
     limit: float
     absmax: float
     histogram: Tensor
     sample: Tensor
+    full_scale: float | None = None
 
     @property
     def bin_centres(self) -> Tensor:
@@ -53,10 +55,11 @@ class InputStatistics:
     def to_tensors(self, layer: str) -> dict[str, Tensor]:
         """Tensors for a checkpoint; the sample in 8 bits, which is what a DAC makes of it."""
         step = max(float(self.sample.abs().max()), 1e-12) / 127
+        learned = [] if self.full_scale is None else [self.full_scale]
         return {
             f"{PREFIX}{layer}/histogram": self.histogram.half(),
             f"{PREFIX}{layer}/sample": (self.sample / step).round().to(torch.int8),
-            f"{PREFIX}{layer}/scales": torch.tensor([self.limit, self.absmax, step], dtype=torch.float32),
+            f"{PREFIX}{layer}/scales": torch.tensor([self.limit, self.absmax, step, *learned], dtype=torch.float32),
         }
 
 
@@ -69,14 +72,15 @@ def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, InputSta
             histogram, sample, scales = (
                 tensors[f"{PREFIX}{layer}/{part}"].float() for part in ("histogram", "sample", "scales")
             )
-            limit, absmax, step = scales.view(3).tolist()
-        except (KeyError, RuntimeError) as error:
+            limit, absmax, step, *learned = scales.view(-1).tolist()
+        except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"{PREFIX}{layer}: incomplete input statistics ({error}); train or calibrate again"
             ) from None
         shapes_fit = histogram.shape == (BINS,) and sample.ndim == 2 and len(sample) > 0
         numbers_fit = 0 < limit < inf and 0 <= absmax < inf and 0 < step < inf and (histogram >= 0).all()
+        numbers_fit = numbers_fit and len(learned) <= 1 and all(0 < number < inf for number in learned)
         if not (shapes_fit and numbers_fit and 0 < histogram.sum() < inf and sample.isfinite().all()):
             raise InputError(f"{PREFIX}{layer}: malformed input statistics; train or calibrate again")
-        found[layer] = InputStatistics(limit, absmax, histogram / histogram.sum(), sample * step)
+        found[layer] = InputStatistics(limit, absmax, histogram / histogram.sum(), sample * step, *learned)
     return found

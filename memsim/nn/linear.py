@@ -8,18 +8,25 @@ from memsim.crossbar.matrix import MappedMatrix
 
 
 class MappedLinear(nn.Module):
-    """A linear layer whose product runs on a crossbar: [..., in] -> [..., out]. The bias is added digitally."""
+    """A linear layer whose product runs on a crossbar: [..., in] -> [..., out]. The bias is added digitally.
+
+    `output_quantiser` is that of a layer that was trained with one.
+    """
 
     bias: Tensor | None
 
-    def __init__(self, matrix: MappedMatrix, bias: Tensor | None) -> None:
+    def __init__(self, matrix: MappedMatrix, bias: Tensor | None, output_quantiser: nn.Module | None = None) -> None:
         super().__init__()
         self.matrix = matrix
+        self.output_quantiser = output_quantiser or nn.Identity()
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         product: Tensor = self.matrix(x)
-        return product if self.bias is None else product + self.bias.to(product.dtype)
+        if self.bias is not None:
+            product = product + self.bias.to(product.dtype)
+        result: Tensor = self.output_quantiser(product)
+        return result
 
     def extra_repr(self) -> str:
         out_features, in_features = self.matrix.levels.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.collect import collecting
 from memsim.nn.linear import MappedLinear
-from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, plan_modules, with_bits
+from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, chosen_bits, plan_modules, usable_scale
+from memsim.nn.quantisers import QuantisedLinear
 from memsim.spec import HardwareSpec, load_hardware
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
@@ -99,7 +100,7 @@ def map_model(
 
     Args:
         spec: the hardware, as `load_hardware` takes it.
-        bits: weight bits, in place of the spec's (8 where neither says).
+        bits: weight bits, in place of the spec's (where neither says, those a layer was trained for, else 8).
         seed: the chip; layers draw their cells by (seed, layer name).
         trial: distinguishes repeated reads of one chip in their noise.
         calibration: what sets converter ranges: batches to run the model on (a tensor, or a tuple of arguments each), a
@@ -114,7 +115,6 @@ def map_model(
         spec = load_hardware(spec)
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits})
-    spec = with_bits(spec)
     if isinstance(model, nn.Linear):
         raise InputError("the model is itself a linear layer, which has no name; wrap it: nn.Sequential(model)")
     plan = plan_modules(model, spec, Selection(include, exclude))
@@ -127,11 +127,16 @@ def map_model(
         weight = linear.weight.detach()
         if not torch.isfinite(weight).all():
             raise InputError(f"{layer.name}: its weight holds NaN or Inf")
-        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name))
-        layers[layer.name] = MappedLinear(matrix, None if linear.bias is None else linear.bias.detach())
+        trained, output_quantiser = None, None
+        if isinstance(linear, QuantisedLinear):
+            trained, output_quantiser = linear.trained_scale, linear.output_quantiser
+        scale = usable_scale(layer, trained)
+        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name), scale)
+        bias = None if linear.bias is None else linear.bias.detach()
+        layers[layer.name] = MappedLinear(matrix, bias, output_quantiser)
     install(chip, layers)
     matrices = {name: layer.matrix for name, layer in layers.items()}
-    return with_mapping(chip, ChipMapping(plan, spec, seed, matrices, Reads(seed, trial)))
+    return with_mapping(chip, ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial)))
 
 
 def remap(
@@ -221,4 +226,8 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
         for module, training in modes.items():
             module.training = training
     results = {name: collector.result() for name, collector in collectors.items()}
-    return {name: result for name, result in results.items() if result is not None}
+    return {
+        name: replace(result, full_scale=layer.full_scale) if isinstance(layer, QuantisedLinear) else result
+        for name, layer in layers.items()
+        if (result := results[name]) is not None
+    }

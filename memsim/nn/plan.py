@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.statistics import PREFIX
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
+from memsim.nn.quantisers import QUANTISERS, QuantisedLinear, quantiser_tensors
 from memsim.spec import HardwareSpec
 
 DEFAULT_BITS = 8
 
 
-def with_bits(spec: HardwareSpec) -> HardwareSpec:
-    """`spec` with its weight bits chosen: 8 where it leaves them open."""
-    return spec if spec.weights.bits else spec.with_settings({"weights.bits": DEFAULT_BITS})
+def with_bits(spec: HardwareSpec, trained: int | None = None) -> HardwareSpec:
+    """`spec` with its weight bits chosen: where it leaves them open, those `trained` for, else 8."""
+    return spec if spec.weights.bits else spec.with_settings({"weights.bits": trained or DEFAULT_BITS})
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,19 @@ class MappedLayer:
     spec: HardwareSpec
 
     @classmethod
-    def make(cls, name: str, shape: tuple[int, ...], spec: HardwareSpec, bits: int | None = None) -> MappedLayer:
-        """Layer `name` with a weight of `shape` (out, in) on the chip `spec`, at `bits` (else the spec's, else 8)."""
-        own = with_bits(spec.for_layer(name))
+    def make(
+        cls,
+        name: str,
+        shape: tuple[int, ...],
+        spec: HardwareSpec,
+        bits: int | None = None,
+        trained_bits: int | None = None,
+    ) -> MappedLayer:
+        """Layer `name` with a weight of `shape` (out, in) on the chip `spec`.
+
+        It has `bits`, or else the spec's, or else those that it was trained for, or else 8.
+        """
+        own = with_bits(spec.for_layer(name), trained_bits)
         if bits is not None and own.weights.bits != bits:
             own = own.with_settings({"weights.bits": bits})
         out_features, in_features = shape
@@ -99,20 +111,23 @@ def plan_tensors(
     spec: HardwareSpec,
     selection: Selection,
     integers: Collection[str] = (),
+    trained_bits: Mapping[str, int] | None = None,
 ) -> Plan:
     """Plan from the tensors of a checkpoint alone: `<layer>.weight` with two dimensions is taken as a linear layer.
 
-    `integers` names the tensors that hold whole numbers. Raises InputError when an `include` or `exclude` glob matches
-    no tensor's layer.
+    `integers` names the tensors that hold whole numbers, `trained_bits` what layers were trained for. Raises InputError
+    when an `include` or `exclude` glob matches no tensor's layer.
     """
     mapped, digital = [], []
     names = [name for name in shapes if not name.startswith(PREFIX)]
+    for name in quantiser_tensors(names):
+        names.remove(name)
     _require_matches(selection, dict.fromkeys(name.rpartition(".")[0] for name in names))
     for name in names:
         layer, _, kind = name.rpartition(".")
         reason = _why_not_linear(name, shapes, integers) or selection.reason_to_skip(layer, spec)
         if reason is None:
-            mapped.append(MappedLayer.make(layer, shapes[name], spec))
+            mapped.append(MappedLayer.make(layer, shapes[name], spec, trained_bits=(trained_bits or {}).get(layer)))
         elif kind != "bias" or f"{layer}.weight" not in shapes:  # a bias goes where its weight goes
             digital.append(DigitalLayer(name, shapes[name], reason))
     return Plan(tuple(mapped), tuple(digital))
@@ -122,15 +137,17 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
     """Plan from the modules of a network: every `nn.Linear` that the spec and the selection want on arrays."""
     mapped, digital = [], []
     owners = {name: module for name, module in model.named_modules() if any(True for _ in module.parameters(False))}
+    owners = {name: module for name, module in owners.items() if not isinstance(module, QUANTISERS)}
     _require_matches(selection, owners)
     for name, module in owners.items():
         shape = tuple(next(module.parameters(False)).shape)
-        if type(module) is not nn.Linear:
+        if type(module) not in (nn.Linear, QuantisedLinear):
             digital.append(DigitalLayer(name, shape, f"{type(module).__name__} stays digital"))
         elif (reason := selection.reason_to_skip(name, spec)) is not None:
             digital.append(DigitalLayer(name, shape, reason))
         else:
-            mapped.append(MappedLayer.make(name, shape, spec))
+            trained = module.trained_scale if isinstance(module, QuantisedLinear) else None
+            mapped.append(MappedLayer.make(name, shape, spec, trained_bits=trained and trained[0]))
     return Plan(tuple(mapped), tuple(digital))
 
 
@@ -162,6 +179,17 @@ def _why_not_linear(name: str, shapes: Mapping[str, tuple[int, ...]], integers: 
     if shapes.get(f"{layer}.bias") == (in_features,) and in_features != out_features:
         return "stored [in, out], as its bias tells (GPT-2's Conv1D): not mapped yet"
     return None
+
+
+def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tensor | None:
+    """The scale that a layer was `trained` with, where it has the bits that it was trained for."""
+    return trained[1] if trained is not None and trained[0] == layer.tiling.bits else None
+
+
+def chosen_bits(spec: HardwareSpec, plan: Plan) -> HardwareSpec:
+    """`spec` with its weight bits chosen: where it leaves them open, those that most layers of `plan` have."""
+    counted = Counter(layer.tiling.bits for layer in plan.mapped).most_common(1)
+    return with_bits(spec, counted[0][0] if counted else None)
 
 
 def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:

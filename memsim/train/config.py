@@ -9,6 +9,7 @@ from pydantic import field_validator
 from pydantic.types import Strict
 
 from memsim.asr.features import AugmentConfig
+from memsim.nn.quantisation import QuantisationConfig
 from memsim.resources import find_config
 from memsim.schema import Schema, Section, Within, problem
 from memsim.yaml_config import read_config
@@ -32,6 +33,7 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"  # of the matrix products in training
     feature_cache_gigabytes: Annotated[float, Within(low=0)] = 4.0  # features kept in memory; 0: none
     augment: AugmentConfig = AugmentConfig()
+    quantisation: QuantisationConfig | None = None  # none: full precision
 
     @field_validator("learning_rate")
     @classmethod

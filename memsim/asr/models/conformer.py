@@ -155,7 +155,10 @@ class FeedForward(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the valid frames, without positional encoding."""
+    """Multi-head self-attention over the valid frames, without positional encoding.
+
+    The submodules named `..._quantiser` are identities, which training with quantised attention replaces.
+    """
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -166,22 +169,37 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.width, config.width)
         self.output = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
+        self.query_quantiser: nn.Module = nn.Identity()
+        self.key_quantiser: nn.Module = nn.Identity()
+        self.probability_quantiser: nn.Module = nn.Identity()
+        self.value_quantiser: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         normed = self.norm(x)
         query, key, value = (
-            linear(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [batch, heads, frames, width / heads]
-            for linear in (self.query, self.key, self.value)
-        )
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=valid[:, None, None, :],
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
+            quantiser(linear(normed)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear, quantiser in (
+                (self.query, self.query_quantiser),
+                (self.key, self.key_quantiser),
+                (self.value, self.value_quantiser),
+            )
+        )  # [batch, heads, frames, width / heads]
+        mixed = self._mix(query, key, value, valid[:, None, None, :])
         attended: Tensor = self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))
         return attended
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """The mean of the values, weighted by the softmax probabilities."""
+        if isinstance(self.probability_quantiser, nn.Identity):
+            dropout = self.dropout.p if self.training else 0.0
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        # Finite, as -inf would make NaN of an utterance without a valid frame.
+        scores = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).masked_fill(
+            ~mask, torch.finfo(torch.bfloat16).min
+        )
+        probabilities = scores.softmax(dim=-1).masked_fill(~mask, 0.0)
+        mixed: Tensor = self.dropout(self.probability_quantiser(probabilities)) @ value
+        return mixed
 
 
 class Convolution(nn.Module):

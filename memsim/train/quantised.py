@@ -1,0 +1,109 @@
+"""Quantization-aware training: what it adds to the loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memsim.asr.corpora import Utterance
+from memsim.asr.data import FeatureSource
+from memsim.asr.recogniser import Recogniser
+from memsim.crossbar.statistics import InputStatistics
+from memsim.evaluate import input_statistics
+from memsim.nn.quantisation import Quantisation, quantised_layers
+from memsim.nn.quantisers import QUANTISERS
+from memsim.nn.transfer import Spread
+from memsim.rng import derive_seed
+from memsim.train.batches import TrainingBatch
+from memsim.train.config import TrainConfig
+from memsim.train.hooks import Hooks, Moment, ParameterGroup, matrices_decay
+
+CALIBRATION_UTTERANCES = 32
+"""From which the hardware is calibrated anew at the beginning of each epoch."""
+
+
+@dataclass
+class QuantisedTraining:
+    """The hooks of a recipe's section `quantisation`."""
+
+    quantisation: Quantisation
+    config: TrainConfig
+    seed: int
+    _teacher: nn.Module | None = field(default=None, init=False)
+    _recogniser: Recogniser | None = field(default=None, init=False)
+    _calibration: tuple[Sequence[Utterance], FeatureSource] | None = field(default=None, init=False)
+
+    def hooks(self) -> Hooks:
+        """For a `Job`."""
+        teaches = self.quantisation.config.teacher is not None
+        return Hooks(
+            self._prepare, self._parameter_groups, self._before_step, self._distillation_losses if teaches else None
+        )
+
+    def _prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
+        model = recogniser.model
+        statistics = input_statistics(recogniser, utterances, source, seed=self.seed)
+        if self.quantisation.config.teacher is not None:
+            self._teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        self._recogniser = recogniser
+        self._calibration = utterances[:: -(-len(utterances) // CALIBRATION_UTTERANCES)], source
+        self.quantisation.apply(model, statistics)
+        return model
+
+    def _parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
+        """Scales do not decay, and learn at a rate relative to their size."""
+        rate = self.quantisation.config.scale_rate
+        scales = [p for module in model.modules() if isinstance(module, QUANTISERS) for p in module.parameters()]
+        known = {id(scale) for scale in scales}
+        groups = [
+            replace(group, parameters=[p for p in group.parameters if id(p) not in known])
+            for group in matrices_decay(model, config)
+        ]
+        return groups + [ParameterGroup([scale], 0.0, rate * float(scale.detach().mean())) for scale in scales]
+
+    def _before_step(self, model: nn.Module, moment: Moment) -> None:
+        hardware = self.quantisation.config.hardware
+        if hardware is None or not hardware.transfer:
+            return
+        transfers = [layer.transfer for _, layer in quantised_layers(model) if layer.transfer is not None]
+        if any(int(transfer.epoch) != moment.epoch for transfer in transfers):
+            self.quantisation.calibrate(model, self._statistics_without_hardware(model))
+        ramp = 1.0 if hardware.spread_ramp == 0 else min(1.0, moment.fraction / hardware.spread_ramp)
+        spread = Spread(derive_seed(moment.seed, "spread", moment.step), hardware.programming_spread * ramp)
+        for transfer in transfers:
+            transfer.epoch.fill_(moment.epoch)
+            transfer.spread = spread
+
+    def _statistics_without_hardware(self, model: nn.Module) -> dict[str, InputStatistics]:
+        """Of the inputs that the layers have when products are exact, which is quick to compute."""
+        assert self._recogniser is not None
+        assert self._calibration is not None
+        transfers = [(layer, layer.transfer) for _, layer in quantised_layers(model)]
+        for layer, _ in transfers:
+            layer.transfer = None
+        try:
+            return input_statistics(replace(self._recogniser, model=model), *self._calibration, seed=self.seed)
+        finally:
+            for layer, transfer in transfers:
+                layer.transfer = transfer
+
+    def _distillation_losses(self, batch: TrainingBatch, log_probs: Tensor, frames: Tensor, moment: Moment) -> Tensor:
+        """The Kullback-Leibler divergence from the teacher a frame, at a temperature, [batch]."""
+        teacher = self.quantisation.config.teacher
+        assert teacher is not None
+        assert self._teacher is not None
+        device = log_probs.device
+        precise = self.config.precision != "bfloat16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=not precise):
+            wanted, _ = self._teacher(batch.features, batch.lengths)
+        wanted = (wanted.float() / teacher.temperature).log_softmax(dim=-1)
+        given = (log_probs / teacher.temperature).log_softmax(dim=-1)
+        divergence = F.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=-1)
+        valid = torch.arange(divergence.shape[1], device=device) < frames[:, None]
+        mean = (divergence * valid).sum(dim=1) / frames.clamp_min(1)
+        return mean * (teacher.weight * teacher.temperature**2)

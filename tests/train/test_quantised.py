@@ -1,0 +1,156 @@
+"""Quantization-aware training of a tiny recogniser: it learns, resumes exactly, and maps as it was trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memsim.asr.corpora import Corpus
+from memsim.asr.data import FeatureSource, pad
+from memsim.asr.recogniser import Recogniser, load_recogniser
+from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.errors import InputError
+from memsim.evaluate import prepare
+from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint
+from memsim.nn.plan import Selection
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from memsim.nn.quantisers import QuantisedLinear
+from memsim.spec import load_hardware
+from memsim.train.config import TrainConfig, load_train_config
+from memsim.train.hooks import Hooks
+from memsim.train.quantised import QuantisedTraining
+from train.tones import DROPOUT, PLAIN, RANDOM, Killed, KilledAt, Watching, fresh, job, run, same
+
+ROBUST = load_train_config("robust").quantisation
+PAPER = load_train_config("paper").quantisation
+RECIPES = {"robust": ROBUST, "paper": PAPER}
+SHORT = PLAIN.model_copy(update={"epochs": 12, "learning_rate": ((0.0, 2e-3), (1.0, 1e-4)), "average_decay": 0.0})
+
+
+@pytest.fixture(scope="module")
+def start(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recogniser in full precision that knows the tones."""
+    out = tmp_path_factory.mktemp("start") / "float.safetensors"
+    run(job(corpus, out, PLAIN.model_copy(update={"epochs": 25})))
+    return out
+
+
+def from_start(start: Path) -> Recogniser:
+    given = load_recogniser(load_checkpoint(start))
+    return replace(given, model=given.model.train())
+
+
+def hooks(config: TrainConfig, name: str = "robust", bits: int = 3, hardware: Any = "physical") -> Hooks:
+    return QuantisedTraining(Quantisation(RECIPES[name], bits, load_hardware(hardware)), config, 0).hooks()
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Corpus, start: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Watching]]:
+    """At 3 bits, with either recipe."""
+    folder = tmp_path_factory.mktemp("trained")
+    return {
+        name: (
+            out := folder / f"{name}.safetensors",
+            run(job(corpus, out, SHORT, recogniser=from_start(start), hooks=hooks(SHORT, name))),
+        )
+        for name in RECIPES
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_lowers_the_loss(trained: dict[str, tuple[Path, Watching]], name: str) -> None:
+    _, watching = trained[name]
+    losses = [result.train_loss for result in watching.epochs]
+    assert min(losses[-3:]) < 0.7 * losses[0]
+    assert (watching.epochs[0].extra_loss > 0) == (name == "robust")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_checkpoint_maps_as_it_was_trained(
+    corpus: Corpus, trained: dict[str, tuple[Path, Watching]], name: str, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(trained[name][0])
+    assert checkpoint.metadata["kind"] == "model"
+    recogniser = load_recogniser(checkpoint)
+    spec = load_hardware({"base": "ideal", "dac": {"bits": 8}})
+    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
+    assert not mapped.uncalibrated
+    assert {layer.tiling.bits for layer in mapped.plan.mapped} == {3}
+    assert not [key for key in mapped.tensors if "weight_quantiser" in key or "transfer" in key]
+
+    save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
+    chip, _ = load_chip(load_checkpoint(tmp_path / "mapped.safetensors"))
+    batch = pad([FeatureSource(recogniser.features)(utterance) for utterance in corpus.utterances])
+    with torch.no_grad():
+        expected, _ = recogniser.model(*batch)
+        found, _ = chip.model(*batch)
+    # a value near the middle of two codes may round to either: rare, and then a small step
+    assert (found - expected).abs().mean() < 1e-3 * expected.abs().mean()
+
+    subject = prepare(checkpoint, spec=load_hardware("physical"))
+    assert subject.full_precision is None
+    assert subject.spec.weights.bits == 3
+    with torch.no_grad():
+        digital, _ = subject.digital(*batch)
+    assert (digital - expected).abs().mean() < 1e-3 * expected.abs().mean()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_resumes_exactly(corpus: Corpus, start: Path, tmp_path: Path, name: str) -> None:
+    config = RANDOM.model_copy(update={"epochs": 2})
+
+    def one(out: str) -> Any:
+        recogniser = from_start(start)
+        recogniser = replace(recogniser, config=recogniser.config.model_copy(update={"dropout": DROPOUT.dropout}))
+        return job(corpus, tmp_path / out, config, recogniser=recogniser, hooks=hooks(config, name))
+
+    whole = run(one("whole.safetensors"))
+    steps = len(whole.losses)
+    for killed_at in (1, steps // 2, steps - 1):
+        out = f"killed-{killed_at}.safetensors"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("memsim.train.loop.SAVE_SECONDS", 0.0)
+            with pytest.raises(Killed):
+                run(one(out), KilledAt(killed_at))
+            run(one(out), resume=True)
+        assert same(tmp_path / "whole.safetensors", tmp_path / out)
+
+
+def test_layers_can_have_other_bits_or_none(corpus: Corpus, tmp_path: Path) -> None:
+    config = QuantisationConfig.model_validate(
+        {
+            "full_precision": ["*.key"],
+            "overrides": [
+                {"match": "*.feed_forward_?.*", "weight_bits": 4},
+                {"match": "*.contract", "weight_bits": 5, "input_bits": 6},
+            ],
+        }
+    )
+    seen = QuantisedTraining(Quantisation(config, 2, load_hardware("ideal")), PLAIN, 0).hooks()
+    recogniser = fresh()
+    model = seen.prepare(recogniser, corpus.utterances, FeatureSource(recogniser.features))
+    bits = {
+        name.rpartition("blocks.0.")[2]: int(layer.weight_quantiser.bits)
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantisedLinear)
+    }
+    assert bits["attention.query"] == 2
+    assert "attention.key" not in bits
+    assert bits["feed_forward_1.expand"] == 4
+    assert bits["feed_forward_2.contract"] == 5
+    assert int(model.blocks[0].feed_forward_1.contract.input_quantiser.bits) == 6
+    assert not any(name.startswith(("output", "frontend")) for name in bits)
+
+    lost = config.model_copy(update={"full_precision": ("nothing*",)})
+    with pytest.raises(InputError, match=r"quantisation: nothing\*: matches no layer"):
+        Quantisation(lost, 2, load_hardware("ideal")).apply(fresh().model, {})
+
+
+def test_inputs_must_be_on_the_grid_of_the_hardware_that_is_trained_through() -> None:
+    config = QuantisationConfig.model_validate({"inputs": {"bits": 6}, "hardware": {}})
+    with pytest.raises(InputError, match="inputs of 6 bits, but hardware physical has 8"):
+        Quantisation(config, 3, load_hardware("physical")).apply(fresh().model, {})
