@@ -247,7 +247,6 @@ def test_a_state_is_not_a_model(memsim, folder):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--bits", "3"], "--bits 3: quantization-aware training is not built yet"),
         (["--bits", "float", "-o", "out.pt"], "out.pt: expected a name that ends in .safetensors"),
         (
             ["--bits", "float", "--config", "nosuch"],
@@ -267,3 +266,45 @@ def test_bad_input_is_one_line(memsim, folder, arguments, said):
     assert done.status == 2
     assert said in done.err
     assert not (folder / "out.safetensors").exists()
+
+
+def test_few_bits_are_trained_for_and_mapped(memsim, folder):
+    """Three bits with a tiny copy of the robust recipe, from full precision, then `map` and `eval`."""
+    assert memsim(*COMMAND, "-o", "first.safetensors", "--quiet") == (0, "", "")
+    quantised = "quantisation: {hardware: {spread_ramp: 0.5}, teacher: {weight: 0.5}}\n"
+    (folder / "few-bits.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 4") + quantised)
+    data = ("--data", "few.tsv", "--dev", "few.tsv", "--init", "first.safetensors")
+    command = ("qat", *data, "--config", "few-bits.yaml", "--hardware", "physical", "-o", "three.safetensors")
+    assert memsim(*command, "--bits", "3").status == 0
+    losses = [float(row.split(",")[3]) for row in (folder / "three.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0]
+    done = memsim("map", "three.safetensors", "--json", "map.json")
+    assert done.status == 0
+    assert "uncalibrated" not in done.err
+    assert {layer["bits"] for layer in json.loads((folder / "map.json").read_text())["layers"]} == {3}
+    assert memsim("eval", "three.mapped.safetensors", "--data", "few.tsv").status == 0
+    assert memsim("eval", "three.safetensors", "--data", "few.tsv", "--hardware", "paper").status == 0
+    other = memsim("map", "three.safetensors", "--bits", "4", "-o", "four.mapped.safetensors")
+    assert "layers have other weight bits than they were trained for (" in other.said
+    assert ": 4, not 3): their scales are fitted anew" in other.said
+    # the start of another training, in full precision: its quantisers are left behind
+    again = ("qat", "--bits", "float", "--config", "recipe.yaml", *data[:4], "--init", "three.safetensors")
+    assert memsim(*again, "-o", "back.safetensors").status == 0
+    assert not [name for name in load_checkpoint(folder / "back.safetensors").names if "quantiser" in name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("--bits", "1"), "--bits 1: expected 2 to 16, or float"),
+        (("--bits", "three"), "--bits three: expected 2 to 16, or float"),
+        (("--bits", "float", "--hardware", "physical"), "full precision has no hardware"),
+        (("--bits", "float", "--config", "robust"), "is for quantised weights; choose their --bits"),
+        (("--bits", "3", "--config", "float"), "is a recipe for full precision"),
+        (("--bits", "3", "--config", "robust"), "learns from a teacher; name it with --init CHECKPOINT"),
+    ],
+)
+def test_bits_and_recipe_must_fit(memsim, folder, arguments, found):
+    done = memsim("qat", "--data", "few.tsv", "--dev", "few.tsv", "-o", "out.safetensors", *arguments)
+    assert done.status == 2
+    assert found in done.err
