@@ -10,6 +10,7 @@ import torch
 from memsim.asr.recogniser import ARCHITECTURES, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
+from memsim.nn.quantisation import QuantisationConfig
 from memsim.resources import configs_root
 from memsim.train.config import load_train_config
 
@@ -131,3 +132,43 @@ def test_learning_rates_that_are_no_curve(tmp_path: Path, points: str) -> None:
     path = saved(tmp_path / "t.yaml", f"epochs: 1\nbatch_seconds: 1\nlearning_rate: {points}")
     with pytest.raises(InputError, match=r"t\.yaml:3: learning_rate: expected .* fractions rise from 0 to 1"):
         load_train_config(path)
+
+
+@pytest.mark.parametrize("name", ["paper", "robust"])
+def test_recipes_of_few_bits_write_out_every_key_with_a_comment(name: str) -> None:
+    text = (configs_root() / "qat" / f"{name}.yaml").read_text()
+    section = load_train_config(name).quantisation
+    assert section is not None
+    assert set(QuantisationConfig.model_fields) == section.model_fields_set
+    for inner in (
+        section.weights,
+        section.inputs,
+        section.outputs,
+        section.attention,
+        section.hardware,
+        section.teacher,
+    ):
+        assert inner is None or set(type(inner).model_fields) == inner.model_fields_set
+    if name == "robust":
+        section_text = text[text.index("\nquantisation:") :].strip()
+        lines = [line for line in section_text.splitlines() if not line.endswith(":")]
+        assert all("#" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        ("{weights: {method: lsqq}}", "quantisation.weights.method: expected lsq or minmax, got 'lsqq'"),
+        ("{weightz: {}}", "quantisation.weightz: unknown key (nearest: quantisation.weights)"),
+        ("{inputs: {bits: 17}}", "out of range (2 to 16)"),
+        ("{inputs: none, hardware: {}}", "the hardware's converters need the inputs' ranges; none is without inputs"),
+        ("{hardware: {transfer: false}}", "is of the hardware's cells: it needs transfer: true, or 0"),
+        ("{overrides: [{weight_bits: 3}]}", "quantisation.overrides[0].match: missing"),
+    ],
+)
+def test_bad_quantisation(tmp_path: Path, section: str, found: str) -> None:
+    recipe = "epochs: 1\nbatch_seconds: 10\nlearning_rate: [[0, 0.1], [1, 0.1]]\n"
+    path = saved(tmp_path / "r.yaml", f"{recipe}quantisation: {section}\n")
+    with pytest.raises(InputError) as caught:
+        load_train_config(path)
+    assert found in str(caught.value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memsim.cli import options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs
+from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def command(
         plan = mapping_of(subject.digital).plan
         if opened.kind != "mapped":  # a mapped file does not know what its globs kept digital
             warn_of_globs(plan, subject.spec)
+            warn_of_other_bits(plan, opened)
         warn_of_disturbing_reads(plan, subject.spec)
     with pass_progress(quiet) as progress:
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)

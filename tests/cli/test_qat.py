@@ -287,6 +287,8 @@ def test_few_bits_are_trained_for_and_mapped(memsim, folder):
     other = memsim("map", "three.safetensors", "--bits", "4", "-o", "four.mapped.safetensors")
     assert "layers have other weight bits than they were trained for (" in other.said
     assert ": 4, not 3): their scales are fitted anew" in other.said
+    assert memsim("eval", "three.safetensors", "--data", "few.tsv", "--bits", "3").said.count("fitted anew") == 0
+    assert memsim("eval", "three.safetensors", "--data", "few.tsv", "--bits", "2").said.count("fitted anew") == 1
     # the start of another training, in full precision: its quantisers are left behind
     again = ("qat", "--bits", "float", "--config", "recipe.yaml", *data[:4], "--init", "three.safetensors")
     assert memsim(*again, "-o", "back.safetensors").status == 0
