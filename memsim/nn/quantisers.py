@@ -4,7 +4,8 @@ Their grids are those of the hardware: a weight's is that of `memsim.crossbar.en
 (`memsim.crossbar.convert`). What they round to in training is therefore, code for code, what is on the arrays later.
 
 A quantised network has the tensors of the network it was made of, and those of its quantisers beside them, such as
-`<layer>.weight_quantiser.scale`, `<layer>.input_quantiser.range` and the `bits` of each.
+`<layer>.weight_quantiser.scale` and `<layer>.input_quantiser.range`; the `bits` of each are a tensor, too, so that a
+file says for itself what its layers were trained for.
 """
 
 from __future__ import annotations

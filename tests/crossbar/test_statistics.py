@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbar.by_hand import statistics_of
+from memsim.crossbar.convert import dac_range
 from memsim.crossbar.statistics import BINS, PREFIX, InputStatistics, statistics_from_tensors
 from memsim.errors import InputError
+from memsim.spec import Dac
 
 
 @settings(deadline=None)
@@ -60,6 +64,15 @@ def test_statistics_survive_a_checkpoint(layer: str) -> None:
     assert statistics_from_tensors({}) == {}
 
 
+def test_the_full_scale_of_a_training_survives_and_is_the_dac_s() -> None:
+    statistics = replace(statistics_of(torch.randn(500, 3)), full_scale=1.25)
+    again = statistics_from_tensors(statistics.to_tensors("a"))["a"]
+    assert again.full_scale == 1.25
+    for method in ("max", "percentile", "mse"):
+        assert dac_range(Dac(method=method), again) == 1.25
+    assert dac_range(Dac(method="max"), replace(again, full_scale=None)) == again.absmax
+
+
 DAMAGE = {
     "no histogram": {"histogram": None},
     "no sample": {"sample": None},
@@ -74,6 +87,8 @@ DAMAGE = {
     "two scales": {"scales": torch.ones(2)},
     "one scale": {"scales": torch.tensor(1.0)},
     "NaN scale": {"scales": torch.tensor([1, 1, torch.nan])},
+    "no full scale": {"scales": torch.tensor([1.0, 1, 1, 0])},
+    "five scales": {"scales": torch.ones(5)},
     "no limit": {"scales": torch.tensor([0.0, 1, 1])},
     "negative maximum": {"scales": torch.tensor([1.0, -1, 1])},
     "negative step": {"scales": torch.tensor([1.0, 1, -1])},
