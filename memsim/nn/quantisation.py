@@ -6,7 +6,7 @@ network = quantise(network, recipe, bits=3, hardware=load_hardware("physical"), 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
@@ -154,7 +154,8 @@ class Quantisation:
             if layer.transfer is not None and name in statistics and layer.trained_scale is not None:
                 assert isinstance(layer.weight_quantiser, WeightQuantiser)
                 levels = layer.weight_quantiser.levels(layer.weight.detach())
-                layer.transfer.calibrate(levels, layer.trained_scale[1], statistics[name])
+                measured = replace(statistics[name], full_scale=layer.full_scale)
+                layer.transfer.calibrate(levels, layer.trained_scale[1], measured)
 
     def _layers(self, model: nn.Module) -> dict[str, tuple[HardwareSpec, int | None]]:
         """By layer: its resolved spec and its input bits."""

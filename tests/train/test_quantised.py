@@ -14,10 +14,11 @@ from memsim.asr.data import FeatureSource, pad
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError
-from memsim.evaluate import prepare
+from memsim.evaluate import input_statistics, prepare
 from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint
+from memsim.nn.mapping import map_model
 from memsim.nn.plan import Selection
-from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
 from memsim.nn.quantisers import QuantisedLinear
 from memsim.spec import load_hardware
 from memsim.train.config import TrainConfig, load_train_config
@@ -116,6 +117,28 @@ def test_it_resumes_exactly(corpus: Corpus, tmp_path: Path, name: str) -> None:
                 run(one(out), KilledAt(killed_at))
             run(one(out), resume=True)
         assert same(tmp_path / "whole.safetensors", tmp_path / out)
+
+
+@pytest.mark.parametrize("name", ["physical", "paper", "best"])
+def test_training_begins_on_what_an_exactly_programmed_chip_computes(corpus: Corpus, start: Path, name: str) -> None:
+    recogniser = from_start(start)
+    source = FeatureSource(recogniser.features)
+    spec = load_hardware(name)
+    statistics = input_statistics(recogniser, corpus.utterances, source)
+    model = Quantisation(ROBUST, 3, spec).apply(recogniser.model, statistics).eval()
+    learned = {layer: layer_of.full_scale for layer, layer_of in quantised_layers(model)}
+    statistics = {layer: replace(statistics[layer], full_scale=range_) for layer, range_ in learned.items()}
+    exact = spec.with_settings({"programming.exact": True, "read_noise": "none"})
+    chip = map_model(model, exact, calibration=statistics)
+    for layer, matrix in chip.mapping.layers.items():
+        transfer = model.get_submodule(layer).transfer
+        assert transfer.gain_per_ampere == pytest.approx(float(matrix.gain_per_ampere), rel=1e-5)
+        torch.testing.assert_close(transfer.adc_range, matrix.adc_range, rtol=1e-5, atol=0)
+    batch = pad([source(utterance) for utterance in corpus.utterances])
+    with torch.no_grad():
+        expected, _ = chip(*batch)
+        found, _ = model(*batch)
+    assert (found - expected).abs().mean() < 0.02 * expected.abs().mean()  # codes differ by one now and then
 
 
 def test_layers_can_have_other_bits_or_none(corpus: Corpus, tmp_path: Path) -> None:
