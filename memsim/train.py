@@ -15,11 +15,11 @@ import torch
 from pydantic import field_validator
 from pydantic.types import Strict
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from memsim.asr.audio import duration_seconds
-from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.corpora import Corpus
+from memsim.asr.ctc import ctc_loss, encode_text
 from memsim.asr.data import FeatureSource, evaluation_batches, pad, training_batches
 from memsim.asr.features import AugmentConfig, spec_augment
 from memsim.asr.recogniser import Recogniser
@@ -120,7 +120,7 @@ def train(
     """
     model = recogniser.model
     utterances = [u for corpus in train_corpora for u in corpus.utterances]
-    targets = [_encode(recogniser, u) for u in utterances]
+    targets = [encode_text(recogniser.tokens, u) for u in utterances]
     durations = [duration_seconds(u) for u in utterances]
     source = FeatureSource(recogniser.features, cache=config.cache_features)
     dev_source = FeatureSource(recogniser.features, cache=True)
@@ -156,7 +156,7 @@ def train(
                 log_probs, frames = model(features, lengths)
             chosen = [targets[i] for i, _ in batch]
             too_short += sum(_frames_needed(t) > n for t, n in zip(chosen, frames.tolist(), strict=True))
-            loss = _ctc_loss(log_probs.float(), frames, chosen)
+            loss = ctc_loss(log_probs.float(), frames, chosen)
             optimiser.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -206,22 +206,9 @@ def _with_statistics(model: nn.Module, statistics: Mapping[str, InputStatistics]
     return tensors
 
 
-def _encode(recogniser: Recogniser, utterance: Utterance) -> Tensor:
-    try:
-        return torch.tensor(recogniser.tokens.encode(utterance.text))
-    except InputError as error:
-        raise InputError(f"{utterance.audio}: {utterance.id}: {error}") from None
-
-
 def _frames_needed(target: Tensor) -> int:
     """CTC spends a frame on every token, and one on the blank between two that are alike."""
     return len(target) + int((target[1:] == target[:-1]).sum())
-
-
-def _ctc_loss(log_probs: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """The mean over utterances of the CTC loss a character."""
-    lengths = torch.tensor([len(t) for t in targets])
-    return F.ctc_loss(log_probs.transpose(0, 1), torch.cat(list(targets)), frames, lengths, zero_infinity=True)
 
 
 def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

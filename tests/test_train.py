@@ -24,7 +24,7 @@ from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import load_checkpoint
 from memsim.crossbar.statistics import PREFIX, statistics_from_tensors
 from memsim.errors import InputError
-from memsim.train import EpochResult, TrainConfig, _ctc_loss, _optimiser, _warming_average, train
+from memsim.train import EpochResult, TrainConfig, _optimiser, _warming_average, train
 
 TEXTS = ("ab", "ba", "a b", "bb a")
 HZ = {"a": 500.0, "b": 2000.0, " ": 0.0}
@@ -329,19 +329,6 @@ def test_without_a_decay_the_average_is_the_weights() -> None:
         nn.init.normal_(model.weight)
         averaged.update_parameters(model)
         assert torch.equal(averaged.module.weight, model.weight)
-
-
-def test_the_loss_is_per_character() -> None:
-    # One frame a character and certainty: no loss. Uniform over 3 tokens, one frame, one character: log 3.
-    certain = torch.tensor([[[0.0, -99, -99], [-99, 0, -99]]])
-    assert _ctc_loss(certain, torch.tensor([2]), [torch.tensor([1])]).item() == pytest.approx(0, abs=1e-6)
-    uniform = torch.full((2, 2, 3), -math.log(3))
-    assert _ctc_loss(uniform[:1, :1], torch.tensor([1]), [torch.tensor([2])]).item() == pytest.approx(math.log(3))
-    # Two different characters in two frames have one path: 2 log 3, over 2 characters.
-    targets = [torch.tensor([1, 2]), torch.tensor([1, 2])]
-    assert _ctc_loss(uniform, torch.tensor([2, 2]), targets).item() == pytest.approx(math.log(3))
-    # Too few frames count as no loss.
-    assert _ctc_loss(uniform, torch.tensor([2, 1]), targets).item() == pytest.approx(math.log(3) / 2)
 
 
 def test_every_epoch_and_seed_has_batches_of_its_own(
