@@ -98,18 +98,23 @@ def sensitivity(
 
     Raises InputError when a transcript has a character without a token.
     """
-    runner = Runner.make(subject.recogniser, corpus, device, progress)
-    digital = replace(subject.recogniser, model=subject.digital.to(device))
+    digital = replace(subject.recogniser, model=subject.digital)
     targets = [encode_text(digital.tokens, utterance) for utterance in corpus.utterances]
-    baseline = LayerScore(None, *runner.score_and_loss(digital, targets, "digital"))
     chip = subject.chip(0).to(device)
-    results = []
-    for name, matrix in mapping_of(chip).layers.items():
+    layers = mapping_of(chip).layers
+    results: list[LayerScore] = []
+
+    def show(name: str, done: float) -> None:
+        progress("one layer at a time", (len(results) + done) / (1 + len(layers)))
+
+    runner = Runner.make(digital, corpus, device, show)
+    results.append(LayerScore(None, *runner.score_and_loss(digital, targets, "digital")))
+    for name, matrix in layers.items():
         with swapped(digital.model, matrix):
             results.append(LayerScore(name, *runner.score_and_loss(digital, targets, name)))
         matrix.release()
     mapping_of(digital.model).release()
-    return Sensitivity(baseline, tuple(sorted(results, key=lambda result: -result.ctc_loss)))
+    return Sensitivity(results[0], tuple(sorted(results[1:], key=lambda result: -result.ctc_loss)))
 
 
 def chip_budget(subject: Subject, *, progress: Progress = lambda name, done: None) -> Budget:

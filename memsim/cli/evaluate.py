@@ -122,9 +122,9 @@ def command(
         warn_of_disturbing_reads(plan, subject.spec)
     with pass_progress(quiet) as progress:
         errors = ablation.chip_budget(subject, progress=progress) if budget else None
+        layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
         steps = ablation.ablate(subject, result, device=device, progress=progress) if ablate else ()
-        layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
     if not quiet:
         _render(result, verbose)
         if errors:
