@@ -406,7 +406,7 @@ class HardwareSpec(Section):
         """
         on = EFFECTS[: EFFECTS.index(effect) + 1]
         exact: dict[str, Any] = {key: None for key in _OPTIONAL_EFFECTS if key not in on}
-        if "iv" not in on:
+        if "iv" not in on or self.cell == "ideal":
             exact |= {"cell": "ideal", "gain_per_ampere": "calibrated", "programming": {}}
         spec = self.to_dict() | exact | {"name": f"{self.name} (up to {effect})"}
         spec["overrides"] = [{key: o[key] for key in o if key not in exact} for o in spec["overrides"]]

@@ -604,7 +604,8 @@ def test_steps_that_change_nothing_are_left_out():
     exact = apply_settings(load_hardware("physical"), ["programming.exact=true", "read_noise=none"])
     assert list(exact.steps()) == ["quantisation", "dac", "iv", "adc"]
     assert exact.steps()["adc"] is exact
-    # ideal cells have no noise, whatever the spec says of it
+    # ideal cells have no programming, gain and noise, whatever the spec says of them
+    assert list(apply_settings(load_hardware("paper"), ["cell=ideal", "adc=none"]).steps()) == ["quantisation", "dac"]
     assert list(apply_settings(load_hardware("physical"), ["cell=ideal"]).steps()) == ["quantisation", "dac", "adc"]
 
 

@@ -100,14 +100,14 @@ def command(
     statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else stored_statistics(opened)
     if budget:
         require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
-    steps = spec.steps()
+    steps = spec.steps() if budget else {}
     budgets: list[LayerBudget] = []
     with pass_progress(quiet) as progress:
         cells, done = plan.cells, 0
 
         def count(weight: Tensor, matrix: MappedMatrix) -> None:
             nonlocal done
-            if budget:
+            if steps:
                 budgets.append(layer_budget(matrix, steps, seed, statistics[matrix.name], weight))
             done += matrix.tiling.cells
             progress(f"programming {cells:,} cells", done / cells)

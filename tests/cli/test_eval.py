@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,8 +173,7 @@ def test_what_effects_and_layers_cost(memsim):
     command = ("eval", "demo-float", *DEMO, "--bits", "3", "--trials", "2", "--set", "digital=['output*', '*[!ey]']")
     done = memsim(*command, "--budget", "--ablate", "--sensitivity", "--json", "all.json")
     assert done.status == 0, done.err
-    with open("all.json") as file:
-        result = json.load(file)
+    result = json.loads(Path("all.json").read_text())
     effects = ["quantisation", "dac", "iv", "programming", "adc", "read_noise"]
     assert [entry["effect"] for entry in result["budget"]["effects"]] == effects
     assert [entry["effect"] for entry in result["ablation"]] == effects
