@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from memsim.asr.corpora import Corpus
 from memsim.asr.ctc import encode_text
+from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score
-from memsim.budget import Budget, layer_budget, require_samples
+from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.errors import InputError
 from memsim.evaluate import Evaluation, Progress, Runner, Subject, spread
 from memsim.nn.mapping import mapping_of, swapped, under
+from memsim.nn.plan import MappedLayer
 from memsim.spec import EFFECTS
 
 
@@ -124,19 +129,22 @@ def chip_budget(subject: Subject, *, progress: Progress = lambda name, done: Non
     """
     planned = mapping_of(subject.digital).mapped
     require_samples(subject.checkpoint.path, (layer.name for layer in planned), subject.statistics)
-    weights = {} if subject.full_precision is None else dict(subject.full_precision.model.named_parameters())
-    for layer in planned:
-        weight = weights.get(f"{layer.name}.weight")
-        if weights and (weight is None or weight.shape != (layer.tiling.out_features, layer.tiling.in_features)):
-            raise InputError(f"the reference has no layer {layer.name} of the same size to measure errors against")
+    weights = None if subject.full_precision is None else _weights(subject.full_precision, planned)
     chip, steps = mapping_of(subject.chip(0)), subject.spec.steps()
-    layers = []
+    layers: list[LayerBudget] = []
     for name, matrix in chip.layers.items():
-        weight = weights.get(f"{name}.weight")
-        layers.append(
-            layer_budget(
-                matrix, steps, chip.seed, subject.statistics[name], None if weight is None else weight.detach()
-            )
-        )
+        weight = None if weights is None else weights[name]
+        layers.append(layer_budget(matrix, steps, chip.seed, subject.statistics[name], weight))
         progress("error budget", len(layers) / len(chip.layers))
-    return Budget(tuple(layers), bool(weights))
+    return Budget(tuple(layers), against_full_precision=weights is not None)
+
+
+def _weights(reference: Recogniser, layers: Iterable[MappedLayer]) -> dict[str, Tensor]:
+    """Those of `layers` in full precision, [out, in] each."""
+    found, state = {}, reference.model.state_dict()
+    for layer in layers:
+        weight = state.get(f"{layer.name}.weight")
+        if weight is None or weight.shape != (layer.tiling.out_features, layer.tiling.in_features):
+            raise InputError(f"the reference has no layer {layer.name} of the same size to measure errors against")
+        found[layer.name] = weight
+    return found

@@ -312,7 +312,7 @@ def test_remapping_keeps_levels_and_draws_new_cells() -> None:
 
 def test_a_chip_under_another_spec_keeps_its_cells_seed_and_trial() -> None:
     chip = chip_of(Net(), seed=3, trial=2)
-    spec, statistics = mapping_of(chip).spec, measure(Net(), [X])
+    spec, statistics = mapping_of(chip).spec, measure(Net(), [X], seed=3)
     other = under(chip, spec.with_settings({"adc.bits": 4}), statistics)
     assert other.first.matrix.states is chip.first.matrix.states
     assert mapping_of(other).layers["first"] is other.first.matrix
