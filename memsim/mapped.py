@@ -44,6 +44,11 @@ def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selec
     return plan_tensors(checkpoint.shapes, spec, selection, integers=checkpoint.integers)
 
 
+def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
+    """The input statistics that a file holds, by layer."""
+    return statistics_from_tensors(checkpoint.tensors(n for n in checkpoint.names if n.startswith(PREFIX)))
+
+
 def map_checkpoint(
     checkpoint: Checkpoint,
     spec: HardwareSpec,
@@ -51,11 +56,12 @@ def map_checkpoint(
     *,
     seed: int = 0,
     statistics: Mapping[str, InputStatistics] | None = None,
-    on_layer: Callable[[MappedLayer], None] = lambda layer: None,
+    on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
 ) -> MappedTensors:
     """Program every layer of `plan`, one at a time; every other tensor is carried over as it is.
 
-    `statistics` (default: those in the file) set the converters' ranges. Raises InputError when there is nothing to map
+    `statistics` (default: those in the file) set the converters' ranges. `on_layer` is called with each layer's weight
+    [out, in] and what it has become. Raises InputError when there is nothing to map
     and for weights that hold NaN or Inf.
     """
     if not plan.mapped:
@@ -66,7 +72,7 @@ def map_checkpoint(
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
     if statistics is None:
-        statistics = statistics_from_tensors(source)
+        statistics = stored_statistics(checkpoint)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
     errors, reports, uncalibrated = {}, {}, []
@@ -79,7 +85,7 @@ def map_checkpoint(
             reports[layer.name] = matrix.programming
         if not matrix.is_calibrated:
             uncalibrated.append(layer.name)
-        on_layer(layer)
+        on_layer(weight, matrix)
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX)}
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":

@@ -11,11 +11,15 @@ import typer
 
 from memsim.cli import options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs
+from memsim.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
 
+    from memsim.budget import Budget
     from memsim.checkpoint import Checkpoint
+    from memsim.crossbar.matrix import MappedMatrix
     from memsim.crossbar.programming_report import ProgrammingReport
     from memsim.crossbar.statistics import InputStatistics
     from memsim.mapped import MappedTensors
@@ -52,6 +56,7 @@ def command(
     ] = None,
     data_root: options.DataRoot = None,
     seed: options.Seed = 0,
+    budget: options.Budget = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mapped; program nothing.")] = False,
     json_file: options.Json = None,
     force: options.Force = False,
@@ -64,6 +69,8 @@ def command(
     """
     from memsim.cli.data import open_checkpoint
 
+    if budget and dry_run:
+        raise InputError("--budget --dry-run: the budget is that of programmed arrays; leave one of the two out")
     opened, _ = open_checkpoint(checkpoint)
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
@@ -73,7 +80,7 @@ def command(
     if not dry_run:
         options.require_new(out, force)
     options.require_new(json_file, force)
-    from memsim.mapped import map_checkpoint, plan_checkpoint
+    from memsim.mapped import map_checkpoint, plan_checkpoint, stored_statistics
     from memsim.nn.plan import Selection, with_bits
 
     spec = with_bits(options.choose_hardware(hardware, bits, cell, set_))
@@ -84,23 +91,31 @@ def command(
         warn_of_globs(plan, spec)
         warn_of_disturbing_reads(plan, spec)
     if dry_run:
-        _report(opened, spec, plan, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
+        _report(opened, spec, plan, None, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
         return
+    from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
     from memsim.checkpoint import save_checkpoint
     from memsim.cli.progress import pass_progress, warn
 
-    statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else None
+    statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else stored_statistics(opened)
+    if budget:
+        require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
+    steps = spec.steps() if budget else {}
+    budgets: list[LayerBudget] = []
     with pass_progress(quiet) as progress:
         cells, done = plan.cells, 0
 
-        def count(layer: Any) -> None:
+        def count(weight: Tensor, matrix: MappedMatrix) -> None:
             nonlocal done
-            done += layer.tiling.cells
+            if steps:
+                budgets.append(layer_budget(matrix, steps, seed, statistics[matrix.name], weight))
+            done += matrix.tiling.cells
             progress(f"programming {cells:,} cells", done / cells)
 
         mapped = map_checkpoint(opened, spec, plan, seed=seed, statistics=statistics, on_layer=count)
     save_checkpoint(out, mapped.tensors, mapped.metadata)
-    _report(opened, spec, plan, mapped, out, quiet=quiet, verbose=verbose, json_file=json_file)
+    found = Budget(tuple(budgets), against_full_precision=True) if budget else None
+    _report(opened, spec, plan, mapped, found, out, quiet=quiet, verbose=verbose, json_file=json_file)
     if mapped.uncalibrated and not quiet:
         remedy = (
             "--calibrate DATA sets them"
@@ -129,6 +144,7 @@ def _report(
     spec: HardwareSpec,
     plan: Plan,
     mapped: MappedTensors | None,
+    budget: Budget | None,
     out: Path | None,
     *,
     quiet: bool,
@@ -138,8 +154,9 @@ def _report(
     errors = mapped.programming_errors if mapped else {}
     reports = mapped.programming if mapped else {}
     if not quiet:
-        _render(opened, spec, plan, errors, reports, out, verbose)
-    options.write_json(json_file, _to_dict(opened, spec, plan, errors, reports, out))
+        _render(opened, spec, plan, errors, reports, budget, out, verbose)
+    result = _to_dict(opened, spec, plan, errors, reports, out)
+    options.write_json(json_file, result | ({"budget": budget.to_dict()} if budget else {}))
 
 
 def _render(
@@ -148,12 +165,14 @@ def _render(
     plan: Plan,
     errors: dict[str, float],
     reports: dict[str, ProgrammingReport],
+    budget: Budget | None,
     out: Path | None,
     verbose: bool,
 ) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
+    from memsim.cli.budget import render_budget
     from memsim.cli.progress import stdout
 
     stdout.print(f"{opened.path.name} on {spec.name}", style="bold", highlight=False, soft_wrap=True)
@@ -186,6 +205,8 @@ def _render(
             "of the mean LRS current",
             style="dim",
         )
+    if budget:
+        render_budget(budget, verbose)
     weights = sum(layer.tiling.out_features * layer.tiling.in_features for layer in plan.mapped)
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
     lines = [

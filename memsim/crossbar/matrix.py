@@ -111,29 +111,34 @@ class MappedMatrix(nn.Module):
         statistics: InputStatistics | None = None,
     ) -> MappedMatrix:
         """Program `levels` [out, in] on fresh cells, drawn by (seed, name); calibrate if there are statistics."""
-        states, report = None, None
-        if spec.cell != "ideal":
-            config, device = spec.programming, _device(spec, levels)
-            generator = rng.generator(seed, name, "programming", device=levels.device)
-            tiling = tiling_of(levels, spec)
-            states, report = program(levels, tiling, config, device, generator, read_pulses(spec))
-            if config.relaxation is not None:
-                generator = rng.generator(seed, name, "relaxation", device=levels.device)
-                relax(states, config.relaxation, device, generator)
-            if spec.retention is not None:
-                states = age(states, spec.retention, rng.generator(seed, name, "retention", device=levels.device))
-            if spec.faults is not None:
-                faults = rng.generator(seed, name, "faults", device=levels.device)
-                states = break_cells(states, spec.faults, tiling, device, faults)
+        states, report = _programmed(name, levels, spec, seed)
         matrix = cls(name, spec, levels, scale, states)
         matrix.programming = report
-        shape = (matrix.tiling.row_tiles, matrix.tiling.slices, len(levels))
-        errors = AdcErrors.draw(spec.adc, shape, rng.generator(seed, name, "converters", device=levels.device))
-        if errors is not None:
-            matrix.adc_gain_error, matrix.adc_offset_codes = errors.gain, errors.offset_codes
-        if statistics is not None:
-            matrix.calibrate(statistics)
+        matrix._set_converters(seed, statistics)
         return matrix
+
+    def under(self, spec: HardwareSpec, seed: int, statistics: InputStatistics | None = None) -> MappedMatrix:
+        """The levels of this matrix under another spec, on the same cells if that programs them alike.
+
+        Everything else is drawn by (seed, name); `seed` is the one that this matrix has been programmed from.
+        """
+        if _cells(spec) != _cells(self.spec):
+            return self.from_levels(self.name, self.levels, self.scale, spec, seed, statistics)
+        matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states)
+        matrix.programming = self.programming
+        if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
+            matrix._wired_columns = self._wired_columns
+        matrix._set_converters(seed, statistics)
+        return matrix
+
+    def _set_converters(self, seed: int, statistics: InputStatistics | None) -> None:
+        shape = (self.tiling.row_tiles, self.tiling.slices, len(self.levels))
+        generator = rng.generator(seed, self.name, "converters", device=self.levels.device)
+        errors = AdcErrors.draw(self.spec.adc, shape, generator)
+        if errors is not None:
+            self.adc_gain_error, self.adc_offset_codes = errors.gain, errors.offset_codes
+        if statistics is not None:
+            self.calibrate(statistics)
 
     @classmethod
     def from_tensors(cls, name: str, spec: HardwareSpec, tensors: dict[str, Tensor]) -> MappedMatrix:
@@ -366,6 +371,31 @@ class MappedMatrix(nn.Module):
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _programmed(
+    name: str, levels: Tensor, spec: HardwareSpec, seed: int
+) -> tuple[Tensor | None, ProgrammingReport | None]:
+    """States of cells that `levels` have been programmed to, as they are when they are read; None for ideal cells."""
+    if spec.cell == "ideal":
+        return None, None
+    config, device = spec.programming, _device(spec, levels)
+    generator = rng.generator(seed, name, "programming", device=levels.device)
+    tiling = tiling_of(levels, spec)
+    states, report = program(levels, tiling, config, device, generator, read_pulses(spec))
+    if config.relaxation is not None:
+        relax(states, config.relaxation, device, rng.generator(seed, name, "relaxation", device=levels.device))
+    if spec.retention is not None:
+        states = age(states, spec.retention, rng.generator(seed, name, "retention", device=levels.device))
+    if spec.faults is not None:
+        faults = rng.generator(seed, name, "faults", device=levels.device)
+        states = break_cells(states, spec.faults, tiling, device, faults)
+    return states, report
+
+
+def _cells(spec: HardwareSpec) -> tuple[object, ...]:
+    """What of a layer's resolved spec decides on the states of its cells."""
+    return spec.cell, spec.tile, spec.weights, spec.programming, read_pulses(spec), spec.retention, spec.faults
 
 
 def needs_calibration(spec: HardwareSpec) -> bool:

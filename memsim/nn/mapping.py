@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,22 +147,52 @@ def remap(
 
     Each layer keeps its bits, and the layers on arrays stay those of `chip`.
     """
+
+    def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
+        own = (statistics or {}).get(layer.name)
+        return MappedMatrix.from_levels(layer.name, old.levels, old.scale, layer.spec, seed, own)
+
+    return _with_matrices(chip, spec, seed, trial, program)
+
+
+def under(chip: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics] | None = None) -> nn.Module:
+    """A copy of `chip` under another spec: its levels, its seed, and its cells where `spec` programs them alike."""
+    mapping = mapping_of(chip)
+
+    def change(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
+        return old.under(layer.spec, mapping.seed, (statistics or {}).get(layer.name))
+
+    return _with_matrices(chip, spec, mapping.seed, mapping.reads.trial, change)
+
+
+def _with_matrices(
+    chip: nn.Module,
+    spec: HardwareSpec,
+    seed: int,
+    trial: int,
+    make: Callable[[MappedMatrix, MappedLayer], MappedMatrix],
+) -> nn.Module:
+    """A copy of `chip` whose matrices are made from its own, each for its layer on the chip `spec`."""
     old = mapping_of(chip)
-    layers = [MappedLayer.make(o.name, _shape(o), spec, o.tiling.bits) for o in old.mapped]
-    matrices = {
-        layer.name: MappedMatrix.from_levels(
-            layer.name,
-            old.layers[layer.name].levels,
-            old.layers[layer.name].scale,
-            layer.spec,
-            seed,
-            (statistics or {}).get(layer.name),
-        )
-        for layer in layers
-    }
+    layers = [layer.on(spec) for layer in old.mapped]
+    matrices = {layer.name: make(old.layers[layer.name], layer) for layer in layers}
     mapping = ChipMapping(Plan(tuple(layers), old.digital), spec, seed, matrices, Reads(seed, trial))
     memo: dict[int, Any] = {id(old.layers[name]): matrix for name, matrix in matrices.items()}
     return copy.deepcopy(chip, memo | {id(old): mapping})
+
+
+@contextmanager
+def swapped(chip: nn.Module, matrix: MappedMatrix) -> Iterator[None]:
+    """While open, the layer of `chip` that `matrix` is named after has it in place of its own."""
+    mapping = mapping_of(chip)
+    layer = chip.get_submodule(matrix.name)
+    assert isinstance(layer, MappedLinear)
+    own, reads = layer.matrix, matrix.reads
+    layer.matrix, matrix.reads = matrix, mapping.reads
+    try:
+        yield
+    finally:
+        layer.matrix, matrix.reads = own, reads
 
 
 def mapping_of(chip: nn.Module) -> ChipMapping:
@@ -170,10 +201,6 @@ def mapping_of(chip: nn.Module) -> ChipMapping:
     if not isinstance(mapping, ChipMapping):
         raise TypeError(f"{type(chip).__name__} is not a mapped model")
     return mapping
-
-
-def _shape(layer: MappedLayer) -> tuple[int, int]:
-    return layer.tiling.out_features, layer.tiling.in_features
 
 
 def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:

@@ -40,6 +40,10 @@ class MappedLayer:
         out_features, in_features = shape
         return cls(name, tiling_for((out_features, in_features), own), own)
 
+    def on(self, spec: HardwareSpec) -> MappedLayer:
+        """This layer, its bits kept, on the chip `spec`."""
+        return self.make(self.name, (self.tiling.out_features, self.tiling.in_features), spec, self.tiling.bits)
+
     @property
     def conversions(self) -> int:
         """ADC conversions for one input."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from memsim.asr.corpora import load_corpus
 from memsim.crossbar.encode import fit_scale, quantise
 from memsim.spec import load_hardware
 
@@ -166,6 +169,8 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
         (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),
         (["foreign.safetensors", "-o", "no/such.safetensors"], "the folder no does not exist"),
+        (["foreign.safetensors", "--budget"], "foreign.safetensors: holds no input statistics for encoder.layers.0."),
+        (["foreign.safetensors", "--budget", "--dry-run"], "--budget --dry-run: the budget is that of programmed"),
         (["foreign.safetensors", "--calibrate", "demo"], "names no architecture, so it can be mapped but not run"),
     ],
 )
@@ -229,3 +234,65 @@ def test_reads_that_disturb_are_warned_of(memsim, foreign):
     assert "disturbs less" not in memsim("map", foreign, "--dry-run").err
     assert memsim("map", foreign, "--hardware", "paper", "--dry-run", "--quiet") == (0, "", "")
     assert memsim("map", foreign, "--hardware", "ideal", "--dry-run").err == ""
+
+
+def test_the_error_budget_is_sorted_by_what_hurts(memsim, tiny_recogniser, tmp_path):
+    command = (
+        "map",
+        tiny_recogniser,
+        "--bits",
+        "3",
+        "--budget",
+        "-o",
+        "out.safetensors",
+        "--force",
+        "--json",
+        "map.json",
+    )
+    done = memsim(*command, "--force")
+    assert done.status == 0, done.err
+    budget = json.loads((tmp_path / "map.json").read_text())["budget"]
+    assert budget["against"] == "full precision"
+    added = {entry["effect"]: entry["added"] for entry in budget["effects"]}
+    assert list(added) == ["quantisation", "dac", "iv", "programming", "adc", "read_noise"]
+    assert sum(math.copysign(a * a, a) for a in added.values()) == pytest.approx(budget["error"] ** 2)
+    assert [layer["error"] for layer in budget["layers"]] == sorted(
+        (layer["error"] for layer in budget["layers"]), reverse=True
+    )
+    labels = {"quantisation": "quantisation", "dac": "DAC", "iv": "I-V", "adc": "ADC", "read_noise": "read noise"}
+    _, table = done.out.split("error of the product")
+    rows = [line.strip() for line in table.splitlines() if re.search(r"\d\.\d\d +\d", line)]
+    wanted = [labels.get(effect, effect) for effect in sorted(added, key=lambda effect: -added[effect])]
+    for effect, label, row in zip(sorted(added, key=lambda e: -added[e]), wanted, rows, strict=False):
+        assert row.startswith(f"{label} ")
+        assert f" {100 * added[effect]:.2f} " in row
+    assert "root mean square over 10 layers" in done.said
+    assert done.said.count("blocks.0.attention.key") == memsim("map", tiny_recogniser, "--dry-run").said.count(
+        "blocks.0.attention.key"
+    )
+    in_full = memsim(*command, "--verbose")
+    assert in_full.out.count("blocks.0.attention.key") == done.out.count("blocks.0.attention.key") + 1
+    assert "budget" not in json.loads(memsim("map", tiny_recogniser, "--dry-run", "--json", "-").out)
+
+
+def test_the_budget_changes_nothing_of_the_file(memsim, tiny_recogniser, tmp_path):
+    for out, more in (("a", []), ("b", ["--budget", "--quiet"])):
+        done = memsim("map", tiny_recogniser, "--bits", "3", "-o", f"{out}.safetensors", *more)
+        assert done.status == 0
+    assert (done.out, done.err) == ("", "")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_calibration_data_give_the_budget_its_inputs(memsim, tiny_recogniser, tmp_path):
+    with safe_open(tiny_recogniser, "pt") as file:
+        metadata = file.metadata()
+    tensors = {name: t for name, t in load_file(tiny_recogniser).items() if not name.startswith("statistics/")}
+    save_file(tensors, tmp_path / "bare.safetensors", metadata)
+    refused = memsim("map", "bare.safetensors", "--hardware", "ideal", "--budget")
+    assert refused.status == 2
+    assert "and the error budget multiplies their inputs; `memsim map --calibrate DATA` measures them" in refused.err
+    manifest = tmp_path / "one.tsv"
+    (utterance,) = load_corpus("demo", limit=1).utterances
+    manifest.write_text(f"audio\ttext\n{utterance.audio}\t{utterance.text}\n")
+    done = memsim("map", "bare.safetensors", "--hardware", "ideal", "--budget", "--calibrate", "one.tsv", "--json", "-")
+    assert [entry["effect"] for entry in json.loads(done.out)["budget"]["effects"]] == ["quantisation"]
