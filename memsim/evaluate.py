@@ -100,6 +100,9 @@ class Evaluation:
                 "dac": _mean([trial.dac_clip_rate for trial in self.trials]),
                 "adc": _mean([trial.adc_clip_rate for trial in self.trials]),
             },
+            "clip_rate_by_layer": {  # of the last chip
+                name: {"dac": rate.dac, "adc": rate.adc} for name, rate in self.mapping.clip_rates().items()
+            },
             "real_time_factor": stats.fmean(trial.real_time_factor for trial in self.trials),
         }
 

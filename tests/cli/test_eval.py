@@ -69,6 +69,8 @@ def test_the_json_has_the_contract(memsim):
     )
     assert 0 <= result["clip_rate"]["dac"] < 0.01
     assert 0 <= result["clip_rate"]["adc"] < 0.01
+    assert len(result["clip_rate_by_layer"]) == 60
+    assert all(0 <= rates["adc"] < 0.05 for rates in result["clip_rate_by_layer"].values())
     assert result["real_time_factor"] > 0
 
 
