@@ -143,6 +143,8 @@ class MappedRecurrent(_Recurrent):
             raise ValueError(f"an input of {list(input.shape)}; expected 2 (one sequence) or 3 dimensions")
         by_step = input[:, None] if not has_batch else input.transpose(0, 1) if self.batch_first else input
         steps, batch, _ = by_step.shape
+        if not steps:
+            raise ValueError(f"an input of {list(input.shape)}; it has no time steps")
         if not has_batch and hx is not None:
             hx = (hx[0][:, None], hx[1][:, None]) if isinstance(hx, tuple) else hx[:, None]
         data, state = self._run(by_step.flatten(0, 1), [batch] * steps, self._initial(hx, by_step, batch, None))

@@ -79,10 +79,14 @@ def test_recurrent_cells(make: Callable[..., nn.Module]) -> None:
         is_close(chip(x, given), cell(x, given))
 
 
-def test_initial_states_that_do_not_fit_are_refused() -> None:
+def test_inputs_that_do_not_fit_are_refused() -> None:
     chip = exact(drawn(lambda: nn.LSTM(3, 5)))[0]
     with pytest.raises(ValueError, match=r"an initial state of \[1, 2, 5\]; expected \[1, 4, 5\]"):
         chip(normal(7, 4, 3), (normal(1, 2, 5), normal(1, 2, 5)))
+    with pytest.raises(ValueError, match="it has no time steps"):
+        chip(normal(0, 4, 3))
+    with pytest.raises(ValueError, match=r"0\.weight_ih_l0: its input has 2 features, the matrix has 3"):
+        chip(normal(7, 4, 2))
     with pytest.raises(ValueError, match="does not fit LSTM"):
         chip(normal(7, 4, 3), normal(1, 4, 5))
 
