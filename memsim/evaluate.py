@@ -284,7 +284,7 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
 def input_statistics(
     recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, seed: int = 0
 ) -> dict[str, InputStatistics]:
-    """The input statistics of every matrix that can be mapped over about 200 utterances, evenly taken, one at a time."""
+    """The input statistics of all matrices that can be mapped, of about 200 utterances, evenly taken, one at a time."""
     every = max(1, len(utterances) // STATISTICS_UTTERANCES)
 
     def run(model: nn.Module) -> None:

@@ -187,6 +187,7 @@ class EveryLayer(nn.Module):
         return self.last(mixed).log_softmax(dim=-1), lengths - 2
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("hardware", ["ideal", "physical"])
 @pytest.mark.parametrize(
     "exclude", [[], ["lstm.weight_hh_l0", "attention.k_proj", "cross.v_proj"], ["*.out_proj", "*.q_proj", "lstm.*"]]

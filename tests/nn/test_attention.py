@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import memsim
@@ -63,3 +65,21 @@ def test_a_masked_key_has_no_effect_whatever_it_holds() -> None:
     other = torch.cat([x[:, :3], x[:, :2]], dim=1)
     assert torch.equal(outputs(x), outputs(other))
     assert not torch.equal(outputs(x), outputs(x.flip(1)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_attention_of_any_size(data: st.DataObject) -> None:
+    heads, width = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
+    queries, keys, batch = (data.draw(st.integers(1, 6)) for _ in range(3))
+    kdim, vdim = (data.draw(st.integers(1, 20)) for _ in range(2))
+    options = {"bias": data.draw(st.booleans()), "add_bias_kv": data.draw(st.booleans())}
+    net = drawn(lambda: nn.MultiheadAttention(heads * width, heads, kdim=kdim, vdim=vdim, batch_first=True, **options))
+    q, k, v = (
+        normal(batch, queries, heads * width),
+        normal(batch, keys, kdim, seed=1),
+        normal(batch, keys, vdim, seed=2),
+    )
+    is_hidden = torch.arange(keys) >= 1 + torch.arange(batch)[:, None] % keys
+    for mask in (None, is_hidden):
+        is_close(exact(net)[0](q, k, v, key_padding_mask=mask), net[0](q, k, v, key_padding_mask=mask))

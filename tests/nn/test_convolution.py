@@ -20,6 +20,7 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_convolutions(data: st.DataObject) -> None:

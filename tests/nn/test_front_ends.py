@@ -50,6 +50,7 @@ def speech() -> nn.Module:
     return drawn(Speech)[0]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_network_of_every_layer() -> None:
     net, x = speech(), normal(3, 3, 20)
     chip = exact(net)

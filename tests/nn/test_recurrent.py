@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
@@ -15,6 +17,8 @@ import memsim
 from memsim.nn import recurrent
 from memsim.nn.mapping import mapping_of
 from nn.layers import PHYSICAL, drawn, exact, is_close, normal
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 LENGTHS = [4, 7, 1]
 RECURRENT: dict[str, Callable[..., nn.Module]] = {
@@ -113,3 +117,21 @@ def test_each_time_step_reads_the_same_arrays_with_noise_of_its_own(monkeypatch:
         assert (one - other).norm() < 0.5 * mean.norm()  # the same cells
     for name, matrix in mapping_of(chip).layers.items():
         assert torch.equal(matrix.states, arrays[name])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_recurrent_layers_of_any_size(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(list(RECURRENT)))
+    inputs, hidden = data.draw(st.integers(1, 20)), data.draw(st.integers(3, 20))  # a projection is to 2
+    options = {"num_layers": data.draw(st.integers(1, 2)), "bidirectional": data.draw(st.booleans())}
+    net = drawn(lambda: RECURRENT[kind](inputs, hidden, **options))
+    layer, chip = net[0], exact(net)[0]
+    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    packed = pack_sequence([normal(length, inputs, seed=length) for length in lengths], enforce_sorted=False)
+    given_states = (states(layer, (len(lengths),)),) if data.draw(st.booleans()) else ()
+    (got, got_state), (wanted, wanted_state) = chip(packed, *given_states), layer(packed, *given_states)
+    is_close(pad_packed_sequence(got), pad_packed_sequence(wanted))
+    is_close(got_state, wanted_state)
+    x = normal(lengths[0], len(lengths), inputs)
+    is_close(chip(x, *given_states), layer(x, *given_states))
