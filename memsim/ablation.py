@@ -17,6 +17,7 @@ from memsim.errors import InputError
 from memsim.evaluate import Evaluation, Progress, Runner, Subject, spread
 from memsim.nn.mapping import mapping_of, swapped, under
 from memsim.nn.plan import MappedLayer
+from memsim.nn.sources import effective_weight
 from memsim.spec import EFFECTS
 
 
@@ -140,11 +141,14 @@ def chip_budget(subject: Subject, *, progress: Progress = lambda name, done: Non
 
 
 def _weights(reference: Recogniser, layers: Iterable[MappedLayer]) -> dict[str, Tensor]:
-    """Those of `layers` in full precision, [out, in] each."""
-    found, state = {}, reference.model.state_dict()
+    """Those of `layers` in full precision, [out, in / groups] each."""
+    found = {}
     for layer in layers:
-        weight = state.get(f"{layer.name}.weight")
-        if weight is None or weight.shape != (layer.tiling.out_features, layer.tiling.in_features):
+        try:
+            weight = layer.source.matrix(effective_weight(reference.model, layer.source.tensor))
+        except AttributeError:
+            weight = None
+        if weight is None or weight.shape != layer.source.shape:
             raise InputError(f"the reference has no layer {layer.name} of the same size to measure errors against")
         found[layer.name] = weight
     return found

@@ -18,7 +18,7 @@ from torch import Tensor
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.nn.plan import MappedLayer
+from memsim.nn.plan import layer_spec
 from memsim.spec import HardwareSpec
 
 
@@ -112,20 +112,20 @@ def layer_budget(
 ) -> LayerBudget:
     """The budget of `matrix`, a calibrated one of the chip that was programmed from `seed` under the last of `steps`.
 
-    The inputs are the rows that `statistics` keeps. Errors are relative to their product with `weight` [out, in] in
-    full precision; without it, with the quantised weights, and the step of quantisation is left out. 0 where that
-    product is 0.
+    The inputs are the rows that `statistics` keeps. Errors are relative to their product with `weight` [out, in /
+    groups] in full precision; without it, with the quantised weights, and the step of quantisation is left out. 0 where
+    that product is 0.
     """
     rows = statistics.sample.to(matrix.levels.device)
     exact = matrix.levels.double() * matrix.scale.double()[:, None] if weight is None else weight.to(rows.device)
-    wanted = rows.double() @ exact.double().T
-    layer = MappedLayer(matrix.name, matrix.tiling, matrix.spec)
+    by_group = (rows.double().unflatten(1, (matrix.groups, -1)), exact.double().unflatten(0, (matrix.groups, -1)))
+    wanted = torch.einsum("ngi,goi->ngo", *by_group).flatten(1)
     errors: dict[str, float] = {}
     before: HardwareSpec | None = None
     for effect, spec in steps.items():
         if effect == "quantisation" and weight is None:
             continue
-        own = layer.on(spec).spec
+        own = layer_spec(matrix.name, spec, matrix.spec.weights.bits)
         if before is not None and own.is_same_hardware(before):
             errors[effect] = _last(errors)
         else:

@@ -326,7 +326,7 @@ def _device(model: nn.Module) -> torch.device:
 def input_statistics(
     recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, seed: int = 0
 ) -> dict[str, InputStatistics]:
-    """The input statistics of every linear layer over about 200 utterances, evenly taken, one at a time."""
+    """The input statistics of all matrices that can be mapped, of about 200 utterances, evenly taken, one at a time."""
     every = max(1, len(utterances) // STATISTICS_UTTERANCES)
     device = _device(recogniser.model)
 

@@ -6,18 +6,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from memsim.asr.recogniser import Recogniser, assign_state, skeleton
+from memsim.asr.recogniser import ARCHITECTURES, Recogniser, assign_state, skeleton
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError
-from memsim.nn.linear import MappedLinear
+from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import ChipMapping, install, with_mapping
 from memsim.nn.plan import MappedLayer, Plan, Selection, plan_tensors
+from memsim.nn.sources import WeightSource
 from memsim.spec import HardwareSpec, load_hardware
 
 _MATRIX = ".matrix."
@@ -38,10 +39,16 @@ class MappedTensors:
 
 
 def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
-    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already."""
+    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already.
+
+    Where the file names an architecture, its layers tell; names and shapes otherwise.
+    """
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    return plan_tensors(checkpoint.shapes, spec, selection, integers=checkpoint.integers)
+    known = None
+    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
+        known = matrix_sources(mappable_layers(skeleton(checkpoint).model))
+    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, known)
 
 
 def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
@@ -66,8 +73,8 @@ def map_checkpoint(
     """
     if not plan.mapped:
         raise InputError(
-            f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a linear "
-            "layer that is wanted on arrays; --dry-run lists them with the reasons"
+            f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a layer "
+            "that can be mapped and is wanted on arrays; --dry-run lists them with the reasons"
         )
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
@@ -77,8 +84,14 @@ def map_checkpoint(
         tensors |= measured.to_tensors(layer_name)
     errors, reports, uncalibrated = {}, {}, []
     for layer in plan.mapped:
-        weight = source.pop(f"{layer.name}.weight")
-        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name))
+        weight = layer.source.matrix(source[layer.source.tensor])
+        if weight.shape != layer.source.shape:
+            raise InputError(
+                f"{checkpoint.path}: {layer.source.tensor} is a matrix of {list(weight.shape)}, but the architecture "
+                f"that the file names has one of {list(layer.source.shape)}"
+            )
+        known = statistics.get(layer.name)
+        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, layer.source.groups)
         tensors |= {f"{layer.name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
         errors[layer.name] = matrix.programming_error()
         if matrix.programming is not None:
@@ -86,7 +99,11 @@ def map_checkpoint(
         if not matrix.is_calibrated:
             uncalibrated.append(layer.name)
         on_layer(weight, matrix)
-    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX)}
+    split = {layer.source.tensor for layer in plan.mapped}
+    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in split}
+    for left in plan.digital:  # of a tensor of several matrices, some of which are mapped
+        if left.source is not None and left.source.tensor in split:
+            tensors[f"{left.name}_weight"] = left.source.matrix(source[left.source.tensor])
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)
@@ -123,23 +140,22 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
         else:
             digital[key] = tensor
     statistics = statistics_from_tensors(digital)
-    plan, installed = [], {}
+    plan, matrices = [], {}
+    layers = mappable_layers(recogniser.model)
+    sources = matrix_sources(layers)
     for name, tensors in on_arrays.items():
-        bias = digital.pop(f"{name}.bias", None)
         try:
-            _require_linear(recogniser.model, name, tensors.get("levels"), bias)
-            layer = MappedLayer.make(name, tuple(tensors["levels"].shape), spec, bits[name])
-            matrix = MappedMatrix.from_tensors(name, layer.spec, tensors)
+            _require_known(name, tensors.get("levels"), sources.get(name))
+            layer = MappedLayer.make(name, sources[name], spec, bits[name])
+            matrices[name] = MappedMatrix.from_tensors(name, layer.spec, tensors, layer.source.groups)
         except InputError as error:
             raise InputError(f"{checkpoint.path}: {error}") from None
-        installed[name] = MappedLinear(matrix, None if bias is None else bias.float())
         plan.append(layer)
-    install(recogniser.model, installed)
+    install(recogniser.model, layers, matrices)
     state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(_NOT_STATE)}
     mapped = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = int(checkpoint.metadata.get("seed", "0"))
-    matrices = {name: layer.matrix for name, layer in installed.items()}
     with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed)))
     return recogniser, statistics
 
@@ -158,15 +174,9 @@ def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
         ) from None
 
 
-def _require_linear(model: nn.Module, name: str, levels: Tensor | None, bias: Tensor | None) -> None:
-    """Raise InputError unless layer `name` of the architecture is the linear layer that the file's tensors describe."""
+def _require_known(name: str, levels: Tensor | None, source: WeightSource | None) -> None:
+    """Raise InputError unless matrix `name` of the architecture, at `source`, is what the file's `levels` describe."""
     if levels is None:
         raise InputError(f"lacks the levels of {name}; the file is damaged, map the checkpoint again")
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        module = None
-    if not isinstance(module, nn.Linear) or module.weight.shape != levels.shape:
-        raise InputError(f"mapped layer {name} {list(levels.shape)} is no linear layer of the architecture")
-    if (None if bias is None else bias.shape) != (None if module.bias is None else module.bias.shape):
-        raise InputError(f"the bias of mapped layer {name} does not fit the architecture")
+    if source is None or source.shape != tuple(levels.shape):
+        raise InputError(f"mapped layer {name} {list(levels.shape)} is no layer of the architecture")

@@ -329,7 +329,7 @@ class HardwareSpec(Section):
     read_disturb: Literal["settle"] | None = None
     faults: Faults | None = None
     retention: Retention | None = None
-    digital: Names = ("output*", "frontend.*")  # as in arXiv 2505.24721
+    digital: Names = ("output*", "frontend.*", "*.depthwise")  # as in arXiv 2505.24721
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from memsim.resources import ASSETS
 from memsim.spec import HardwareSpec, load_hardware
 
 CORPUS = load_corpus("demo", limit=3)
-ONE_BLOCK = ["output*", "frontend.*", "blocks.[1-5].*"]
+ONE_BLOCK = ["output*", "frontend.*", "blocks.[1-5].*", "*.depthwise"]
 DEMO = load_checkpoint(ASSETS / "checkpoints" / "demo-float.safetensors")
 
 
@@ -59,7 +59,7 @@ def test_exact_hardware_has_one_step(subject: Subject) -> None:
 
 
 def test_with_one_layer_on_arrays_its_sensitivity_is_the_chip() -> None:
-    only = prepare(DEMO, spec=spec_of(**{"digital": ["output*", "frontend.*", "blocks.[1-5].*", "*[!e]"]}))
+    only = prepare(DEMO, spec=spec_of(**{"digital": ["output*", "frontend.*", "blocks.[1-5].*", "*[!e]", "*.depthwise"]}))
     (layer,) = mapping_of(only.digital).layers
     result = evaluate(only, CORPUS)
     found = sensitivity(only, CORPUS)

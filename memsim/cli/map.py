@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memsim.crossbar.matrix import MappedMatrix
     from memsim.crossbar.programming_report import ProgrammingReport
     from memsim.crossbar.statistics import InputStatistics
+    from memsim.crossbar.tiling import Tiling
     from memsim.mapped import MappedTensors
     from memsim.nn.plan import MappedLayer, Plan
     from memsim.spec import HardwareSpec
@@ -63,7 +64,7 @@ def command(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Program the linear layers of a checkpoint onto memristor arrays.
+    """Program the layers of a checkpoint onto memristor arrays: linear, convolutional, recurrent and attention ones.
 
     Says what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
     """
@@ -185,7 +186,7 @@ def _render(
         tiling = layers[0].tiling
         row = [
             f"{len(layers)}",
-            f"{tiling.out_features} x {tiling.in_features}",
+            _shape(tiling),
             f"{tiling.bits}",
             f"{tiling.slices}",
             f"{sum(layer.tiling.tiles for layer in layers):,}",
@@ -207,7 +208,7 @@ def _render(
         )
     if budget:
         render_budget(budget, verbose)
-    weights = sum(layer.tiling.out_features * layer.tiling.in_features for layer in plan.mapped)
+    weights = sum(layer.tiling.weights for layer in plan.mapped)
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
     lines = [
         f"{len(plan.mapped)} layers, {weights:,} weights on {plan.cells:,} cells in {arrays:,} arrays; "
@@ -256,6 +257,12 @@ def _alike(plan: Plan, verbose: bool) -> dict[str, list[MappedLayer]]:
     return {(name if len(layers) > 1 else layers[0].name): layers for (name, _), layers in rows.items()}
 
 
+def _shape(tiling: Tiling) -> str:
+    """Of a matrix; of one with several blocks on its diagonal, how many of which shape."""
+    block = f"{tiling.out_features // tiling.groups} x {tiling.block_inputs}"
+    return block if tiling.groups == 1 else f"{tiling.groups} of {block}"
+
+
 def _short(count: int) -> str:
     """`count` to three digits: 1,179,648 is 1.18 M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
@@ -297,7 +304,8 @@ def _to_dict(
             {
                 "name": layer.name,
                 "out_features": layer.tiling.out_features,
-                "in_features": layer.tiling.in_features,
+                "in_features": layer.tiling.groups * layer.tiling.block_inputs,
+                "groups": layer.tiling.groups,
                 "bits": layer.tiling.bits,
                 "cell_bits": layer.tiling.cell_bits,
                 "slices": layer.tiling.slices,

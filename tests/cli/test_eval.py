@@ -131,7 +131,8 @@ def test_hardware_options_map_a_mapped_file_again_and_say_so(memsim):
 
 
 def test_globs_that_match_nothing_are_warned_of_where_layers_are_known(memsim, tmp_path):
-    (tmp_path / "mine.yaml").write_text("base: physical\nweights: {bits: 2}\ndigital: ['blocks.0.*', 'typo*']\n")
+    digital = "['blocks.0.*', 'frontend.*', '*.depthwise', 'typo*']"
+    (tmp_path / "mine.yaml").write_text(f"base: physical\nweights: {{bits: 2}}\ndigital: {digital}\n")
     done = memsim("eval", "demo-float", *DEMO, "--hardware", "mine.yaml")
     assert "digital: typo*: matches no layer" in done.said
     assert "blocks.0.*: matches" not in done.said
