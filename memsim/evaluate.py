@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import statistics as stats
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from memsim import __version__
 from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.ctc import ctc_losses
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
 from memsim.asr.decoding import greedy
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import needs_calibration
-from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
+from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError
-from memsim.mapped import load_chip
+from memsim.mapped import is_full_precision, load_chip, stored_statistics
 from memsim.nn.mapping import ChipMapping, clip_rate, map_model, mapping_of, measure, remap
 from memsim.nn.plan import chosen_bits
-from memsim.nn.quantisers import quantiser_tensors
 from memsim.spec import HardwareSpec
 
 CACHED_BYTES = 1e8
@@ -100,6 +100,9 @@ class Evaluation:
                 "dac": _mean([trial.dac_clip_rate for trial in self.trials]),
                 "adc": _mean([trial.adc_clip_rate for trial in self.trials]),
             },
+            "clip_rate_by_layer": {  # of the last chip
+                name: {"dac": rate.dac, "adc": rate.adc} for name, rate in self.mapping.clip_rates().items()
+            },
             "real_time_factor": stats.fmean(trial.real_time_factor for trial in self.trials),
         }
 
@@ -169,10 +172,9 @@ def prepare(
         if spec is None:
             raise ValueError("an unmapped checkpoint needs a hardware spec")
         recogniser = load_recogniser(checkpoint)
-        if not quantiser_tensors(checkpoint.names):
+        if is_full_precision(checkpoint):
             full_precision = recogniser
-        names = [name for name in checkpoint.names if name.startswith(PREFIX)]
-        statistics = statistics_from_tensors(checkpoint.tensors(names))
+        statistics = stored_statistics(checkpoint)
         seed = seed or 0
         digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
         spec = chosen_bits(spec, mapping_of(digital).plan)
@@ -208,10 +210,8 @@ def evaluate(
     progress: Progress = lambda name, done: None,
 ) -> Evaluation:
     """WER of `subject` on `corpus`: full precision where there is one, digital, and `trials` chips."""
-    seconds = total_seconds(corpus.utterances)
     recogniser = subject.recogniser
-    source = FeatureSource(recogniser.features, cache_bytes=CACHED_BYTES)
-    runner = _Runner(corpus, source, seconds, device, progress)
+    runner = Runner.make(recogniser, corpus, device, progress)
     full_precision = None
     if subject.full_precision is not None:
         full_precision = runner.score(subject.full_precision, "full precision")
@@ -226,7 +226,7 @@ def evaluate(
     return Evaluation(
         subject.checkpoint,
         corpus,
-        seconds,
+        runner.seconds,
         subject.spec,
         subject.seed,
         full_precision,
@@ -237,18 +237,42 @@ def evaluate(
 
 
 @dataclass
-class _Runner:
+class Runner:
+    """Scores networks on one corpus, whose features are read once where they are not too many."""
+
     corpus: Corpus
     source: FeatureSource
     seconds: float
     device: str
     progress: Progress
 
+    @classmethod
+    def make(cls, recogniser: Recogniser, corpus: Corpus, device: str, progress: Progress) -> Runner:
+        """`recogniser` says which features; `device` is where networks run."""
+        seconds = total_seconds(corpus.utterances)
+        source = FeatureSource(recogniser.features, cache_bytes=CACHED_BYTES)
+        return cls(corpus, source, seconds, device, progress)
+
     def score(self, recogniser: Recogniser, name: str) -> Score:
-        recogniser.model.to(self.device)
-        batches = evaluation_batches(self.corpus.utterances, self.source)
-        hypotheses = transcribe(recogniser, self._counted(batches, name))
+        """`name` is what progress calls the run."""
+        return self._scored(transcribe(recogniser, self._batches(recogniser, name)))
+
+    def score_and_loss(self, recogniser: Recogniser, targets: Sequence[Tensor], name: str) -> tuple[Score, float]:
+        """Likewise, and the mean CTC loss a character; `targets` are the token ids of every utterance's text."""
+        texts: dict[int, str] = {}
+        loss = 0.0
+        for batch, log_probs, lengths in outputs(recogniser, self._batches(recogniser, name)):
+            texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
+            chosen = [targets[i] for i in batch.indices]
+            loss += ctc_losses(log_probs.float(), lengths, chosen).sum().item()
+        return self._scored([texts[i] for i in range(len(texts))]), loss / len(texts)
+
+    def _scored(self, hypotheses: list[str]) -> Score:
         return score([u.text for u in self.corpus.utterances], hypotheses)
+
+    def _batches(self, recogniser: Recogniser, name: str) -> Iterable[Batch]:
+        recogniser.model.to(self.device)
+        return self._counted(evaluation_batches(self.corpus.utterances, self.source), name)
 
     def trial(self, recogniser: Recogniser, name: str) -> Trial:
         mapping = mapping_of(recogniser.model)
@@ -268,6 +292,20 @@ class _Runner:
             self.progress(name, done / len(self.corpus.utterances))
 
 
+def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """Each batch with its log-probabilities [batch, frames', tokens] and their lengths [batch]."""
+    mapping = getattr(recogniser.model, "mapping", None)
+    device = _device(recogniser.model)
+    for batch in batches:
+        if isinstance(mapping, ChipMapping):
+            mapping.begin_batch(batch.key)
+        with torch.inference_mode():
+            log_probs, lengths = recogniser.model(batch.features.to(device), batch.lengths.to(device))
+        if log_probs.isnan().any():
+            raise FloatingPointError("the network's output holds NaN")
+        yield batch, log_probs, lengths
+
+
 def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
     """Greedy transcripts in the order of the utterances that `batches` were made from."""
     texts = transcribe_some(recogniser, batches)
@@ -277,16 +315,8 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
 def transcribe_some(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
     """Greedy transcripts by the utterances' numbers, of whichever batches are given."""
     texts: dict[int, str] = {}
-    mapping = getattr(recogniser.model, "mapping", None)
-    device = _device(recogniser.model)
-    with torch.inference_mode():
-        for batch in batches:
-            if isinstance(mapping, ChipMapping):
-                mapping.begin_batch(batch.key)
-            log_probs, lengths = recogniser.model(batch.features.to(device), batch.lengths.to(device))
-            if log_probs.isnan().any():
-                raise FloatingPointError("the network's output holds NaN")
-            texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
+    for batch, log_probs, lengths in outputs(recogniser, batches):
+        texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
     return texts
 
 
@@ -298,7 +328,7 @@ def _device(model: nn.Module) -> torch.device:
 def input_statistics(
     recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, seed: int = 0
 ) -> dict[str, InputStatistics]:
-    """The input statistics of every linear layer over about 200 utterances, evenly taken, one at a time."""
+    """The input statistics of all matrices that can be mapped, of about 200 utterances, evenly taken, one at a time."""
     every = max(1, len(utterances) // STATISTICS_UTTERANCES)
     device = _device(recogniser.model)
 

@@ -6,19 +6,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from memsim.asr.recogniser import Recogniser, assign_state, skeleton
+from memsim.asr.recogniser import ARCHITECTURES, Recogniser, assign_state, skeleton
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError
-from memsim.nn.linear import MappedLinear
+from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import ChipMapping, install, with_mapping
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors, usable_scale
-from memsim.nn.quantisers import QuantisedLinear, quantiser_tensors, restore_quantisers, taken_over, trained_scales
+from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, taken_over, trained_scales
+from memsim.nn.sources import WeightSource
 from memsim.spec import HardwareSpec, load_hardware
 
 _MATRIX = ".matrix."
@@ -39,16 +40,32 @@ class MappedTensors:
 
 
 def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
-    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already."""
+    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already.
+
+    Where the file names an architecture, its layers tell; names and shapes otherwise.
+    """
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
+    known = None
+    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
+        known = matrix_sources(mappable_layers(skeleton(checkpoint).model))
     trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
-    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, trained)
+    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, known, trained)
+
+
+def is_full_precision(checkpoint: Checkpoint) -> bool:
+    """Whether the network of an unmapped file was trained without quantisers."""
+    return not quantiser_tensors(checkpoint.names)
 
 
 def trained_scales_of(checkpoint: Checkpoint) -> dict[str, tuple[int, Tensor]]:
     """By layer: the bits that its weight was trained for, and its scale."""
     return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
+
+
+def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
+    """The input statistics that a file holds, by layer."""
+    return statistics_from_tensors(checkpoint.tensors(n for n in checkpoint.names if n.startswith(PREFIX)))
 
 
 def map_checkpoint(
@@ -58,41 +75,51 @@ def map_checkpoint(
     *,
     seed: int = 0,
     statistics: Mapping[str, InputStatistics] | None = None,
-    on_layer: Callable[[MappedLayer], None] = lambda layer: None,
+    on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
 ) -> MappedTensors:
     """Program every layer of `plan`, one at a time; every other tensor is carried over as it is.
 
-    `statistics` (default: those in the file) set the converters' ranges. Raises InputError when there is nothing to map
+    `statistics` (default: those in the file) set the converters' ranges. `on_layer` is called with each layer's weight
+    [out, in] and what it has become. Raises InputError when there is nothing to map
     and for weights that hold NaN or Inf.
     """
     if not plan.mapped:
         raise InputError(
-            f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a linear "
-            "layer that is wanted on arrays; --dry-run lists them with the reasons"
+            f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a layer "
+            "that can be mapped and is wanted on arrays; --dry-run lists them with the reasons"
         )
     spec = chosen_bits(spec, plan)
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
     trained = trained_scales(source)
     if statistics is None:
-        statistics = statistics_from_tensors(source)
+        statistics = stored_statistics(checkpoint)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
     errors, reports, uncalibrated = {}, {}, []
     for layer in plan.mapped:
-        weight = source.pop(f"{layer.name}.weight")
+        weight = layer.source.matrix(source[layer.source.tensor])
+        if weight.shape != layer.source.shape:
+            raise InputError(
+                f"{checkpoint.path}: {layer.source.tensor} is a matrix of {list(weight.shape)}, but the architecture "
+                f"that the file names has one of {list(layer.source.shape)}"
+            )
+        known = statistics.get(layer.name)
         scale = usable_scale(layer, trained.get(layer.name))
-        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name), scale)
+        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, layer.source.groups, scale)
         tensors |= {f"{layer.name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
         errors[layer.name] = matrix.programming_error()
         if matrix.programming is not None:
             reports[layer.name] = matrix.programming
         if not matrix.is_calibrated:
             uncalibrated.append(layer.name)
-        on_layer(layer)
-    for name in taken_over(source, {layer.name for layer in plan.mapped}):
-        del source[name]
-    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX)}
+        on_layer(weight, matrix)
+    split = {layer.source.tensor for layer in plan.mapped}
+    left_out = split | set(taken_over(source, {layer.name for layer in plan.mapped}))
+    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
+    for left in plan.digital:  # of a tensor of several matrices, some of which are mapped
+        if left.source is not None and left.source.tensor in split:
+            tensors[f"{left.name}_weight"] = left.source.matrix(source[left.source.tensor])
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)
@@ -130,25 +157,22 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
             digital[key] = tensor
     statistics = statistics_from_tensors(digital)
     restore_quantisers(recogniser.model, digital)
-    plan, installed = [], {}
+    plan, matrices = [], {}
+    layers = mappable_layers(recogniser.model)
+    sources = matrix_sources(layers)
     for name, tensors in on_arrays.items():
-        bias = digital.pop(f"{name}.bias", None)
         try:
-            _require_linear(recogniser.model, name, tensors.get("levels"), bias)
-            layer = MappedLayer.make(name, tuple(tensors["levels"].shape), spec, bits[name])
-            matrix = MappedMatrix.from_tensors(name, layer.spec, tensors)
+            _require_known(name, tensors.get("levels"), sources.get(name))
+            layer = MappedLayer.make(name, sources[name], spec, bits[name])
+            matrices[name] = MappedMatrix.from_tensors(name, layer.spec, tensors, layer.source.groups)
         except InputError as error:
             raise InputError(f"{checkpoint.path}: {error}") from None
-        linear = recogniser.model.get_submodule(name)
-        output_quantiser = linear.output_quantiser if isinstance(linear, QuantisedLinear) else None
-        installed[name] = MappedLinear(matrix, None if bias is None else bias.float(), output_quantiser)
         plan.append(layer)
-    install(recogniser.model, installed)
+    install(recogniser.model, layers, matrices)
     state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(_NOT_STATE)}
     mapped = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = int(checkpoint.metadata.get("seed", "0"))
-    matrices = {name: layer.matrix for name, layer in installed.items()}
     with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed)))
     return recogniser, statistics
 
@@ -167,15 +191,9 @@ def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
         ) from None
 
 
-def _require_linear(model: nn.Module, name: str, levels: Tensor | None, bias: Tensor | None) -> None:
-    """Raise InputError unless layer `name` of the architecture is the linear layer that the file's tensors describe."""
+def _require_known(name: str, levels: Tensor | None, source: WeightSource | None) -> None:
+    """Raise InputError unless matrix `name` of the architecture, at `source`, is what the file's `levels` describe."""
     if levels is None:
         raise InputError(f"lacks the levels of {name}; the file is damaged, map the checkpoint again")
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        module = None
-    if not isinstance(module, nn.Linear) or module.weight.shape != levels.shape:
-        raise InputError(f"mapped layer {name} {list(levels.shape)} is no linear layer of the architecture")
-    if (None if bias is None else bias.shape) != (None if module.bias is None else module.bias.shape):
-        raise InputError(f"the bias of mapped layer {name} does not fit the architecture")
+    if source is None or source.shape != tuple(levels.shape):
+        raise InputError(f"mapped layer {name} {list(levels.shape)} is no layer of the architecture")

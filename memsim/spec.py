@@ -295,6 +295,24 @@ class Override(Section):
 OVERRIDABLE = tuple(key for key in Override.model_fields if key != "match")
 
 
+EFFECTS = (
+    "quantisation",
+    "dac",
+    "iv",
+    "programming",
+    "read_disturb",
+    "retention",
+    "faults",
+    "wires",
+    "adc",
+    "read_noise",
+)
+"""What makes a product differ from the exact one, from weights and inputs to the cells to what is read of them."""
+
+_IDEAL_CELL_EFFECTS = ("quantisation", "dac", "adc")
+_OPTIONAL_EFFECTS = ("dac", "read_disturb", "retention", "faults", "wires", "adc", "read_noise")  # keys of the spec
+
+
 class HardwareSpec(Section):
     """A chip, resolved (no `base` left) and immutable. Made by `load_hardware`."""
 
@@ -311,7 +329,7 @@ class HardwareSpec(Section):
     read_disturb: Literal["settle"] | None = None
     faults: Faults | None = None
     retention: Retention | None = None
-    digital: Names = ("output*", "frontend.*")  # as in arXiv 2505.24721
+    digital: Names = ("output*", "frontend.*", "*.depthwise")  # as in arXiv 2505.24721
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
 
     @model_validator(mode="after")
@@ -381,14 +399,42 @@ class HardwareSpec(Section):
             config = _SCHEMA.merge(config, Config.from_mapping(tree, source))
         return _build(config)
 
+    def up_to(self, effect: str) -> HardwareSpec:
+        """The spec with its effects as far as `effect`, in the order of EFFECTS, and everything after it exact.
+
+        Cells are ideal without their I-V characteristic; without programming each has the mean state of its level.
+        """
+        on = EFFECTS[: EFFECTS.index(effect) + 1]
+        exact: dict[str, Any] = {key: None for key in _OPTIONAL_EFFECTS if key not in on}
+        if "iv" not in on or self.cell == "ideal":
+            exact |= {"cell": "ideal", "gain_per_ampere": "calibrated", "programming": {}}
+        spec = self.to_dict() | exact | {"name": f"{self.name} (up to {effect})"}
+        spec["overrides"] = [{key: o[key] for key in o if key not in exact} for o in spec["overrides"]]
+        if effect == "iv":
+            for part in (spec, *spec["overrides"]):
+                if "programming" in part:
+                    part["programming"] |= {"exact": True, "relaxation": None}
+        return _build(Config.from_mapping(spec, f"hardware {self.name}"))
+
     def digital_twin(self) -> HardwareSpec:
         """The quantised digital result of the same spec: its weights and DAC, and everything after them exact."""
-        spec = self.to_dict()
-        exact: dict[str, Any] = {"cell": "ideal", "gain_per_ampere": "calibrated"}
-        exact |= dict.fromkeys(("adc", "wires", "read_noise", "read_disturb", "faults", "retention"))
-        kept = [{key: o[key] for key in ("match", "weights", "dac") if key in o} for o in spec["overrides"]]
-        twin = spec | exact | {"name": f"{self.name} (digital)", "programming": {}, "overrides": kept}
-        return _build(Config.from_mapping(twin, f"hardware {self.name}"))
+        return self.up_to("dac")
+
+    def steps(self) -> dict[str, HardwareSpec]:
+        """By effect, the spec with the effects up to it. Effects that change nothing are left out; the last is `self`.
+
+        The first is quantisation, which no spec is without.
+        """
+        found: dict[str, HardwareSpec] = {}
+        for effect in EFFECTS if self.cell != "ideal" else _IDEAL_CELL_EFFECTS:
+            step = self.up_to(effect)
+            if not any(step.is_same_hardware(earlier) for earlier in found.values()):
+                found[effect] = step
+        return found | {next(reversed(found)): self}
+
+    def is_same_hardware(self, other: HardwareSpec) -> bool:
+        """Whether the two differ in their names at most."""
+        return self.to_dict() | {"name": other.name} == other.to_dict()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `load_hardware` reads back to an equal spec."""

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from memsim.asr.corpora import load_corpus
+from memsim.asr.data import FeatureSource
+from memsim.asr.recogniser import build, load_model_config
+from memsim.asr.tokens import CharacterTokens
+from memsim.checkpoint import save_checkpoint
 from memsim.device import DeviceModel, load_device
+from memsim.evaluate import input_statistics
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run in Python, on the CPU
@@ -27,6 +33,23 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def device() -> DeviceModel:
     return load_device("synaptogen")
+
+
+@pytest.fixture(scope="session")
+def tiny_recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of an untrained Conformer of one narrow block, with statistics: quick on any hardware."""
+    corpus = load_corpus("demo", limit=3)
+    architecture, shipped = load_model_config("conformer-small")
+    changes = {"width": 8, "blocks": 1, "heads": 2, "feed_forward_width": 12}
+    tokens = CharacterTokens.from_texts(u.text for u in load_corpus("demo").utterances)
+    torch.manual_seed(0)
+    recogniser = build(architecture, shipped.model_copy(update=changes), tokens, "kaldi")
+    tensors = dict(recogniser.model.state_dict())
+    for layer, measured in input_statistics(recogniser, corpus.utterances, FeatureSource(recogniser.features)).items():
+        tensors |= measured.to_tensors(layer)
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    save_checkpoint(path, tensors, {"kind": "model", **recogniser.metadata()})
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ from calls import growth_beyond_linear
 from torch import Tensor, nn
 
 import memsim.checkpoint
-from memsim.asr.recogniser import Recogniser, build, load_model_config
+from memsim.asr.models.conformer import ConformerConfig
+from memsim.asr.recogniser import ARCHITECTURES, Recogniser, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from memsim.errors import InputError
 from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint
-from memsim.nn.mapping import mapping_of, remap
+from memsim.nn.mapping import map_model, mapping_of, measure, remap
 from memsim.nn.plan import Selection
 from memsim.resources import ASSETS
 from memsim.spec import HardwareSpec, load_hardware
@@ -164,6 +166,95 @@ def test_the_source_is_opened_as_often_for_many_layers_as_for_few(
         assert len(load_checkpoint(mapped).names) == 3 * layers  # levels, scale, bias
         counts.append(len(opened))
     assert counts[0] == counts[1]
+
+
+class EveryLayer(nn.Module):
+    """A recogniser with one of every kind of layer: [batch, frames, mel_bins] to log-probabilities."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.first, self.depth = nn.Conv1d(config.features.mel_bins, 6, 3), nn.Conv1d(6, 6, 5, groups=3, padding="same")
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.cross = nn.MultiheadAttention(6, 2, kdim=4, vdim=4, batch_first=True)
+        self.lstm, self.up = nn.LSTM(6, 4, batch_first=True, proj_size=2), nn.ConvTranspose1d(2, 4, 2, groups=2)
+        self.last = nn.Linear(6, config.tokens)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.depth(self.first(features.transpose(1, 2))).transpose(1, 2)
+        hidden = hidden + self.attention(hidden, hidden, hidden)[0]
+        up = self.up(self.lstm(hidden)[0].transpose(1, 2)).transpose(1, 2)
+        mixed = hidden + self.cross(hidden, up, up, need_weights=False)[0]
+        return self.last(mixed).log_softmax(dim=-1), lengths - 2
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("hardware", ["ideal", "physical"])
+@pytest.mark.parametrize(
+    "exclude", [[], ["lstm.weight_hh_l0", "attention.k_proj", "cross.v_proj"], ["*.out_proj", "*.q_proj", "lstm.*"]]
+)
+def test_a_file_of_every_layer_is_the_chip_that_map_model_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardware: str, exclude: list[str]
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "every_layer", (ConformerConfig, EveryLayer))
+    config = load_model_config("conformer-small")[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        recogniser = build("every_layer", config, CharacterTokens(("a", "b")), "kaldi")
+    model = recogniser.model.eval()
+    features = torch.randn(2, 9, config.features.mel_bins, generator=torch.Generator().manual_seed(1))
+    batch = (features, torch.tensor([9, 7]))
+    statistics = measure(model, [batch])
+    save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), {"kind": "model", **recogniser.metadata()})
+    source = load_checkpoint(tmp_path / "model.safetensors")
+    spec = load_hardware(hardware).with_settings({"weights.bits": 5, "digital": [], "tile.rows": 16})
+    plan = plan_checkpoint(source, spec, Selection(exclude=exclude))
+    mapped = map_checkpoint(source, spec, plan, seed=3, statistics=statistics)
+    save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
+    loaded, kept = load_chip(load_checkpoint(tmp_path / "mapped.safetensors"))
+    chip = map_model(model, spec, seed=3, calibration=statistics, exclude=exclude)
+    assert set(mapping_of(loaded.model).layers) == set(mapping_of(chip).layers) == {layer.name for layer in plan.mapped}
+    assert {layer.name: layer.tiling for layer in plan.mapped} == {
+        layer.name: layer.tiling for layer in mapping_of(chip).mapped
+    }
+    stored = loaded.model.state_dict()
+    assert stored.keys() == chip.state_dict().keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in chip.state_dict().items())
+    assert kept.keys() == statistics.keys()
+
+    def log_probabilities(of: nn.Module) -> Tensor:
+        mapping_of(of).begin_batch("0")
+        return of(*batch)[0]
+
+    wanted = log_probabilities(chip)
+    assert torch.equal(log_probabilities(loaded.model), wanted)
+    again = remap(loaded.model, spec, seed=3, statistics=statistics)
+    assert torch.equal(log_probabilities(again), wanted)
+    assert (wanted - model(*batch)[0]).norm() < 0.5 * wanted.norm()
+    twin = remap(loaded.model, spec.digital_twin(), seed=0, statistics=statistics)
+    assert torch.equal(log_probabilities(twin), wanted) == (hardware == "ideal")
+
+
+def test_a_mapped_layer_that_the_architecture_lacks_is_refused(mapped_file: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(mapped_file)
+    for name, said in (("output", "lacks the levels of output"), ("blocks.0.norm", "is no layer of the architecture")):
+        layers = {**json.loads(checkpoint.metadata["layers"]), name: 8}
+        tensors = checkpoint.tensors()
+        if name != "output":
+            tensors[f"{name}.matrix.levels"] = torch.zeros(3, 3, dtype=torch.int8)
+        save_checkpoint(tmp_path / "bad.safetensors", tensors, {**checkpoint.metadata, "layers": json.dumps(layers)})
+        with pytest.raises(InputError, match=rf"bad\.safetensors: .*{said}"):
+            load_chip(load_checkpoint(tmp_path / "bad.safetensors"))
+
+
+def test_tensors_that_do_not_fit_their_architecture_are_not_mapped(tmp_path: Path) -> None:
+    source = load_checkpoint(ASSETS / "checkpoints" / "demo-float.safetensors")
+    tensors = source.tensors()
+    tensors["blocks.0.attention.key.weight"] = torch.randn(3, 4)
+    save_checkpoint(tmp_path / "odd.safetensors", tensors, source.metadata)
+    with pytest.raises(InputError, match=r"blocks\.0\.attention\.key\.weight is a matrix of \[3, 4\], but the arch"):
+        map_file(
+            tmp_path / "odd.safetensors", load_hardware("ideal").with_settings({"weights.bits": 4}), tmp_path / "o"
+        )
 
 
 def test_loading_takes_work_that_grows_with_the_layers(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from memsim.errors import InputError
 from memsim.resources import configs_root
 from memsim.spec import (
     _SCHEMA,
+    EFFECTS,
     NOT_BUILT,
     OVERRIDABLE,
     CalibratedAdc,
@@ -125,6 +126,15 @@ def test_paper_has_the_published_numbers():
     assert spec.programming.cycling == Cycling(rounds=1, pulses_per_round=50, vmax_volts=2.0)
     published, real = 2.718 * 1e-8, 1.602e-19 * 1e8  # e [C] x bandwidth [Hz]
     assert spec.read_noise.shot_scale == pytest.approx((published / real) ** 0.5, rel=1e-3)
+
+
+def test_paper_positional_moves_bits_of_the_layers_on_positional_encodings():
+    spec, paper = load_hardware("paper-positional"), load_hardware("paper")
+    own, published = spec.for_layer("encoder.layers.3.self_attn.linear_pos").adc, paper.adc
+    assert own != published
+    assert own.precision_bits + own.range_bits == published.precision_bits + published.range_bits
+    other = spec.for_layer("encoder.layers.3.self_attn.linear_q")
+    assert other.is_same_hardware(paper)
 
 
 def test_spec_does_not_import_torch():
@@ -318,7 +328,7 @@ def test_aliases_cannot_expand_without_bound(write):
 def test_files_that_are_not_there(write):
     (line,) = problems("fysical")
     assert line.startswith("fysical: no such file")
-    assert "ideal, incremental-reset, multilevel, paper, physical, two-phase, write-verify" in line
+    assert ", ".join(SHIPPED) in line
     Path("folder").mkdir()
     assert problems("folder") == ["folder: is a folder; expected a YAML file"]
     assert problems(Path("folder")) == ["folder: is a folder; expected a YAML file"]
@@ -556,6 +566,57 @@ def test_digital_twin_keeps_weights_and_dac(write):
         assert exact.dac == spec.for_layer(layer).dac
         assert exact.weights == spec.for_layer(layer).weights
     assert load_hardware("paper").digital_twin().programming == HardwareSpec(name="x").programming
+
+
+def test_steps_lead_from_quantised_weights_to_the_whole_spec(write):
+    spec = load_hardware(write(LAYERED)).with_settings(
+        {
+            "programming.relaxation": 0.1,
+            "read_disturb": "settle",
+            "faults": {},
+            "retention.age_seconds": 9,
+            "wires.ohms": 1,
+        }
+    )
+    steps = spec.steps()
+    assert list(steps) == list(EFFECTS)
+    assert steps["read_noise"] is spec
+    assert spec.up_to("read_noise").is_same_hardware(spec)
+    assert steps["dac"] == spec.digital_twin()
+    sections = ("dac", "read_disturb", "retention", "faults", "wires", "adc", "read_noise")
+    for index, effect in enumerate(EFFECTS):
+        step = steps[effect]
+        for layer in ("encoder.0.linear_pos", "xb", "other"):
+            own, whole = step.for_layer(layer), spec.for_layer(layer)
+            assert own.weights == whole.weights
+            for section in sections:
+                wanted = getattr(whole, section) if EFFECTS.index(section) <= index else None
+                assert getattr(own, section) == wanted, (effect, layer, section)
+            assert own.cell == (whole.cell if index >= 2 else "ideal")
+            assert own.programming.exact == (effect == "iv")
+            assert (own.programming.relaxation is None) == (index < 3)
+
+
+def test_steps_that_change_nothing_are_left_out():
+    assert list(load_hardware("ideal").steps()) == ["quantisation"]
+    assert load_hardware("ideal").steps()["quantisation"].name == "ideal"
+    assert list(load_hardware("physical").steps()) == ["quantisation", "dac", "iv", "programming", "adc", "read_noise"]
+    exact = apply_settings(load_hardware("physical"), ["programming.exact=true", "read_noise=none"])
+    assert list(exact.steps()) == ["quantisation", "dac", "iv", "adc"]
+    assert exact.steps()["adc"] is exact
+    # ideal cells have no programming, gain and noise, whatever the spec says of them
+    assert list(apply_settings(load_hardware("paper"), ["cell=ideal", "adc=none"]).steps()) == ["quantisation", "dac"]
+    assert list(apply_settings(load_hardware("physical"), ["cell=ideal"]).steps()) == ["quantisation", "dac", "adc"]
+
+
+def test_steps_follow_overrides_of_another_scheme():
+    overrides = [{"match": "a", "programming": {"scheme": "incremental_reset", "relaxation": 0.1}}]
+    spec = load_hardware({"base": "paper", "overrides": overrides})
+    exact = spec.up_to("iv").for_layer("a").programming
+    assert (exact.scheme, exact.exact, exact.relaxation) == ("incremental_reset", True, None)
+    assert spec.up_to("iv").for_layer("a").gain_per_ampere == 8020
+    assert spec.up_to("dac").for_layer("a").programming == HardwareSpec(name="x").programming
+    assert spec.up_to("programming").for_layer("a").programming == spec.for_layer("a").programming
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

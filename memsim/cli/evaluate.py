@@ -66,6 +66,13 @@ def command(
         int | None,
         typer.Option("--seed", metavar="N", help="Seed of the first chip (default 0; of a mapped file, its own)."),
     ] = None,
+    budget: options.Budget = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Give the WER with the hardware's effects switched on one after the other.")
+    ] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Give the WER with one layer at a time on hardware.")
+    ] = False,
     compute: options.Compute = "auto",
     json_file: options.Json = None,
     force: options.Force = False,
@@ -98,6 +105,8 @@ def command(
         spec = options.choose_hardware(hardware, bits, cell, set_)
     elif wants_hardware:
         spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
+    from memsim import ablation
+    from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
     from memsim.evaluate import evaluate, prepare
     from memsim.nn.mapping import mapping_of
 
@@ -113,10 +122,23 @@ def command(
             warn_of_other_bits(plan, opened)
         warn_of_disturbing_reads(plan, subject.spec)
     with pass_progress(quiet) as progress:
+        errors = ablation.chip_budget(subject, progress=progress) if budget else None
+        layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
+        steps = ablation.ablate(subject, result, device=device, progress=progress) if ablate else ()
     if not quiet:
         _render(result, verbose)
-    options.write_json(json_file, result.to_dict())
+        if errors:
+            render_budget(errors, verbose)
+        if steps:
+            render_ablation(steps, result.full_precision)
+        if layers:
+            render_sensitivity(layers, verbose)
+    facts = result.to_dict()
+    facts |= {"budget": errors.to_dict()} if errors else {}
+    facts |= {"ablation": [step.to_dict() for step in steps]} if steps else {}
+    facts |= {"sensitivity": layers.to_dict()} if layers else {}
+    options.write_json(json_file, facts)
     if corpus.skipped:
         warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
 

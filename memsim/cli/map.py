@@ -11,13 +11,18 @@ import typer
 
 from memsim.cli import options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
+from memsim.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
 
+    from memsim.budget import Budget
     from memsim.checkpoint import Checkpoint
+    from memsim.crossbar.matrix import MappedMatrix
     from memsim.crossbar.programming_report import ProgrammingReport
     from memsim.crossbar.statistics import InputStatistics
+    from memsim.crossbar.tiling import Tiling
     from memsim.mapped import MappedTensors
     from memsim.nn.plan import MappedLayer, Plan
     from memsim.spec import HardwareSpec
@@ -52,18 +57,21 @@ def command(
     ] = None,
     data_root: options.DataRoot = None,
     seed: options.Seed = 0,
+    budget: options.Budget = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mapped; program nothing.")] = False,
     json_file: options.Json = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Program the linear layers of a checkpoint onto memristor arrays.
+    """Program the layers of a checkpoint onto memristor arrays: linear, convolutional, recurrent and attention ones.
 
     Says what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
     """
     from memsim.cli.data import open_checkpoint
 
+    if budget and dry_run:
+        raise InputError("--budget --dry-run: the budget is that of programmed arrays; leave one of the two out")
     opened, _ = open_checkpoint(checkpoint)
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
@@ -73,7 +81,7 @@ def command(
     if not dry_run:
         options.require_new(out, force)
     options.require_new(json_file, force)
-    from memsim.mapped import map_checkpoint, plan_checkpoint
+    from memsim.mapped import is_full_precision, map_checkpoint, plan_checkpoint, stored_statistics
     from memsim.nn.plan import Selection, chosen_bits
 
     spec = options.choose_hardware(hardware, bits, cell, set_)
@@ -85,23 +93,33 @@ def command(
         warn_of_disturbing_reads(plan, spec)
         warn_of_other_bits(plan, opened)
     if dry_run:
-        _report(opened, spec, plan, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
+        _report(opened, spec, plan, None, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
         return
+    from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
     from memsim.checkpoint import save_checkpoint
     from memsim.cli.progress import pass_progress, warn
 
-    statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else None
+    statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else stored_statistics(opened)
+    if budget:
+        require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
+    steps = spec.steps() if budget else {}
+    against_full_precision = is_full_precision(opened)
+    budgets: list[LayerBudget] = []
     with pass_progress(quiet) as progress:
         cells, done = plan.cells, 0
 
-        def count(layer: Any) -> None:
+        def count(weight: Tensor, matrix: MappedMatrix) -> None:
             nonlocal done
-            done += layer.tiling.cells
+            if steps:
+                exact = weight if against_full_precision else None
+                budgets.append(layer_budget(matrix, steps, seed, statistics[matrix.name], exact))
+            done += matrix.tiling.cells
             progress(f"programming {cells:,} cells", done / cells)
 
         mapped = map_checkpoint(opened, spec, plan, seed=seed, statistics=statistics, on_layer=count)
     save_checkpoint(out, mapped.tensors, mapped.metadata)
-    _report(opened, spec, plan, mapped, out, quiet=quiet, verbose=verbose, json_file=json_file)
+    found = Budget(tuple(budgets), against_full_precision) if budget else None
+    _report(opened, spec, plan, mapped, found, out, quiet=quiet, verbose=verbose, json_file=json_file)
     if mapped.uncalibrated and not quiet:
         remedy = (
             "--calibrate DATA sets them"
@@ -130,6 +148,7 @@ def _report(
     spec: HardwareSpec,
     plan: Plan,
     mapped: MappedTensors | None,
+    budget: Budget | None,
     out: Path | None,
     *,
     quiet: bool,
@@ -139,8 +158,9 @@ def _report(
     errors = mapped.programming_errors if mapped else {}
     reports = mapped.programming if mapped else {}
     if not quiet:
-        _render(opened, spec, plan, errors, reports, out, verbose)
-    options.write_json(json_file, _to_dict(opened, spec, plan, errors, reports, out))
+        _render(opened, spec, plan, errors, reports, budget, out, verbose)
+    result = _to_dict(opened, spec, plan, errors, reports, out)
+    options.write_json(json_file, result | ({"budget": budget.to_dict()} if budget else {}))
 
 
 def _render(
@@ -149,12 +169,14 @@ def _render(
     plan: Plan,
     errors: dict[str, float],
     reports: dict[str, ProgrammingReport],
+    budget: Budget | None,
     out: Path | None,
     verbose: bool,
 ) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
+    from memsim.cli.budget import render_budget
     from memsim.cli.progress import stdout
 
     stdout.print(f"{opened.path.name} on {spec.name}", style="bold", highlight=False, soft_wrap=True)
@@ -167,7 +189,7 @@ def _render(
         tiling = layers[0].tiling
         row = [
             f"{len(layers)}",
-            f"{tiling.out_features} x {tiling.in_features}",
+            _shape(tiling),
             f"{tiling.bits}",
             f"{tiling.slices}",
             f"{sum(layer.tiling.tiles for layer in layers):,}",
@@ -187,7 +209,9 @@ def _render(
             "of the mean LRS current",
             style="dim",
         )
-    weights = sum(layer.tiling.out_features * layer.tiling.in_features for layer in plan.mapped)
+    if budget:
+        render_budget(budget, verbose)
+    weights = sum(layer.tiling.weights for layer in plan.mapped)
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
     lines = [
         f"{len(plan.mapped)} layers, {weights:,} weights on {plan.cells:,} cells in {arrays:,} arrays; "
@@ -236,6 +260,12 @@ def _alike(plan: Plan, verbose: bool) -> dict[str, list[MappedLayer]]:
     return {(name if len(layers) > 1 else layers[0].name): layers for (name, _), layers in rows.items()}
 
 
+def _shape(tiling: Tiling) -> str:
+    """Of a matrix; of one with several blocks on its diagonal, how many of which shape."""
+    block = f"{tiling.out_features // tiling.groups} x {tiling.block_inputs}"
+    return block if tiling.groups == 1 else f"{tiling.groups} of {block}"
+
+
 def _short(count: int) -> str:
     """`count` to three digits: 1,179,648 is 1.18 M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
@@ -277,7 +307,8 @@ def _to_dict(
             {
                 "name": layer.name,
                 "out_features": layer.tiling.out_features,
-                "in_features": layer.tiling.in_features,
+                "in_features": layer.tiling.groups * layer.tiling.block_inputs,
+                "groups": layer.tiling.groups,
                 "bits": layer.tiling.bits,
                 "cell_bits": layer.tiling.cell_bits,
                 "slices": layer.tiling.slices,

@@ -43,6 +43,9 @@ Set = Annotated[
         rich_help_panel=HARDWARE_PANEL,
     ),
 ]
+Budget = Annotated[
+    bool, typer.Option("--budget", help="Show what each effect of the hardware adds to the error of the products.")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

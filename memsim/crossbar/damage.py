@@ -32,7 +32,7 @@ def break_cells(states: Tensor, faults: Faults, tiling: Tiling, device: DeviceMo
     dead = torch.zeros(states.shape, dtype=torch.bool, device=where)
     if faults.dead_rows:
         rows = happens(faults.dead_rows, in_features, tiling.col_tiles)
-        dead |= rows.repeat_interleave(tiling.cols, dim=-1)[..., :out_features]
+        dead |= rows[..., tiling.col_tile_of(torch.arange(out_features, device=rows.device))]
     if faults.dead_cols:
         columns = happens(faults.dead_cols, tiling.row_tiles, out_features)
         dead |= columns.repeat_interleave(tiling.rows, dim=-2)[..., :in_features, :]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,7 +20,7 @@ from memsim.crossbar.disturb import read_pulses
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.program import mean_window, program, relax
 from memsim.crossbar.programming_report import ProgrammingReport
-from memsim.crossbar.read import ClipCounts, Operator, split_planes
+from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, split_planes, whole_blocks
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.wired import WiredColumns
@@ -56,12 +58,15 @@ class Reads:
 class MappedMatrix(nn.Module):
     """A [out, in] matrix on simulated arrays: ``matrix(x)`` is x @ W.T as the chip computes it.
 
-    Tensors (those of a mapped checkpoint): `levels` [out, in], `scale` [out] or [1]; `states` [slices, 2, copies, in,
-    out] of the cells (none for ideal cells), float16, those of the positive array first; `input_range` [], the input
-    that drives full scale; `gain_per_ampere` []; `adc_range` [row_tiles or 1, slices or 1], full scale in units of
-    (weight 1 x full-scale input). The last three are None until `calibrate` has set them, and where the spec has no use
-    for them. `adc_gain_error` (relative) and `adc_offset_codes` [row_tiles, slices, out] are there where the spec's
-    converters have such errors.
+    A matrix of `groups` equal blocks on its diagonal, each [out / groups, in / groups], is given by them alone, one
+    below the other: [out, in / groups]. See `Tiling` for how it lies on tiles.
+
+    Tensors (those of a mapped checkpoint): `levels` [out, in / groups], `scale` [out] or [1]; `states` of the cells
+    (none for ideal cells), float16, those of the positive array first, [slices, 2, copies, in, out] (for groups see
+    `Tiling.shape`); `input_range` [], the input that drives full scale; `gain_per_ampere` []; `adc_range`
+    [row_tiles or 1, slices or 1], full scale in units of (weight 1 x full-scale input). The last three are None until
+    `calibrate` has set them, and where the spec has no use for them. `adc_gain_error` (relative) and `adc_offset_codes`
+    [row_tiles, slices, out] are there where the spec's converters have such errors.
 
     `programming` says what programming took; None for ideal cells and for a matrix that was loaded.
     """
@@ -75,11 +80,14 @@ class MappedMatrix(nn.Module):
     adc_gain_error: Tensor | None
     adc_offset_codes: Tensor | None
 
-    def __init__(self, name: str, spec: HardwareSpec, levels: Tensor, scale: Tensor, states: Tensor | None) -> None:
+    def __init__(
+        self, name: str, spec: HardwareSpec, levels: Tensor, scale: Tensor, states: Tensor | None, groups: int = 1
+    ) -> None:
         """`spec` is that of this layer: its bits set, no overrides left."""
         super().__init__()
         self.name = name
         self.spec = spec
+        self.groups = groups
         self.reads = Reads()
         self.clips = ClipCounts()
         self.programming: ProgrammingReport | None = None
@@ -88,8 +96,8 @@ class MappedMatrix(nn.Module):
         self.register_buffer("states", states)
         for optional in (*CALIBRATED, *ADC_ERRORS):
             self.register_buffer(optional, None)
-        self._operator: Operator | None = None
-        self._wired_columns: WiredColumns | None = None
+        self._operator: Operator | PackedOperator | None = None
+        self._wired_columns: tuple[WiredColumns, ...] | None = None
 
     @classmethod
     def from_weight(
@@ -99,13 +107,17 @@ class MappedMatrix(nn.Module):
         spec: HardwareSpec,
         seed: int,
         statistics: InputStatistics | None = None,
+        groups: int = 1,
         scale: Tensor | None = None,
     ) -> MappedMatrix:
-        """Quantise `weight` [out, in] to the spec's bits and program it; `scale` ([out] or [1]) is fitted if None."""
+        """Quantise `weight` [out, in / groups] to the spec's bits and program it.
+
+        `scale` ([out] or [1]) is fitted if None.
+        """
         bits = bits_of(spec)
         if scale is None:
             scale = encode.fit_scale(weight, bits, spec.weights)
-        return cls.from_levels(name, encode.quantise(weight, scale, bits), scale, spec, seed, statistics)
+        return cls.from_levels(name, encode.quantise(weight, scale, bits), scale, spec, seed, statistics, groups)
 
     @classmethod
     def from_levels(
@@ -116,37 +128,47 @@ class MappedMatrix(nn.Module):
         spec: HardwareSpec,
         seed: int,
         statistics: InputStatistics | None = None,
+        groups: int = 1,
     ) -> MappedMatrix:
-        """Program `levels` [out, in] on fresh cells, drawn by (seed, name); calibrate if there are statistics."""
-        states, report = None, None
-        if spec.cell != "ideal":
-            config, device = spec.programming, _device(spec, levels)
-            generator = rng.generator(seed, name, "programming", device=levels.device)
-            tiling = tiling_of(levels, spec)
-            states, report = program(levels, tiling, config, device, generator, read_pulses(spec))
-            if config.relaxation is not None:
-                generator = rng.generator(seed, name, "relaxation", device=levels.device)
-                relax(states, config.relaxation, device, generator)
-            if spec.retention is not None:
-                states = age(states, spec.retention, rng.generator(seed, name, "retention", device=levels.device))
-            if spec.faults is not None:
-                faults = rng.generator(seed, name, "faults", device=levels.device)
-                states = break_cells(states, spec.faults, tiling, device, faults)
-        matrix = cls(name, spec, levels, scale, states)
+        """Program `levels` [out, in / groups] on fresh cells, drawn by (seed, name).
+
+        Calibrates it if there are statistics.
+        """
+        states, report = _programmed(name, levels, spec, seed, groups)
+        matrix = cls(name, spec, levels, scale, states, groups)
         matrix.programming = report
-        shape = (matrix.tiling.row_tiles, matrix.tiling.slices, len(levels))
-        errors = AdcErrors.draw(spec.adc, shape, rng.generator(seed, name, "converters", device=levels.device))
-        if errors is not None:
-            matrix.adc_gain_error, matrix.adc_offset_codes = errors.gain, errors.offset_codes
-        if statistics is not None:
-            matrix.calibrate(statistics)
+        matrix._set_converters(seed, statistics)
         return matrix
 
+    def under(self, spec: HardwareSpec, seed: int, statistics: InputStatistics | None = None) -> MappedMatrix:
+        """The levels of this matrix under another spec, on the same cells if that programs them alike.
+
+        Everything else is drawn by (seed, name); `seed` is the one that this matrix has been programmed from.
+        """
+        if _cells(spec) != _cells(self.spec):
+            return self.from_levels(self.name, self.levels, self.scale, spec, seed, statistics, self.groups)
+        matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states, self.groups)
+        matrix.programming = self.programming
+        if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
+            matrix._wired_columns = self._wired_columns
+        matrix._set_converters(seed, statistics)
+        return matrix
+
+    def _set_converters(self, seed: int, statistics: InputStatistics | None) -> None:
+        shape = (self.tiling.row_tiles, self.tiling.slices, len(self.levels))
+        generator = rng.generator(seed, self.name, "converters", device=self.levels.device)
+        errors = AdcErrors.draw(self.spec.adc, shape, generator)
+        if errors is not None:
+            self.adc_gain_error, self.adc_offset_codes = errors.gain, errors.offset_codes
+        if statistics is not None:
+            self.calibrate(statistics)
+
     @classmethod
-    def from_tensors(cls, name: str, spec: HardwareSpec, tensors: dict[str, Tensor]) -> MappedMatrix:
+    def from_tensors(cls, name: str, spec: HardwareSpec, tensors: dict[str, Tensor], groups: int = 1) -> MappedMatrix:
         """The matrix that a mapped checkpoint holds. Raises InputError when its tensors do not fit `spec`."""
         try:
-            matrix = cls(name, spec, tensors["levels"], tensors["scale"].float(), tensors.get("states"))
+            levels, scale = tensors["levels"], tensors["scale"].float()
+            matrix = cls(name, spec, levels, scale, tensors.get("states"), groups)
         except KeyError as error:
             raise InputError(f"{name}: the mapped file lacks the tensor {error}; map the checkpoint again") from None
         tiling = matrix.tiling
@@ -164,7 +186,15 @@ class MappedMatrix(nn.Module):
 
     @property
     def tiling(self) -> Tiling:
-        return tiling_of(self.levels, self.spec)
+        return tiling_of(self.levels, self.spec, self.groups)
+
+    @property
+    def in_features(self) -> int:
+        return self.groups * self.levels.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.levels.shape[0]
 
     @property
     def is_calibrated(self) -> bool:
@@ -178,10 +208,10 @@ class MappedMatrix(nn.Module):
     def calibrate(self, statistics: InputStatistics) -> None:
         """Set input range, gain and ADC range from what is known of the input; the ADC's through the hardware read."""
         spec, where = self.spec, self.levels.device
-        if statistics.sample.shape[1] != self.levels.shape[1]:
+        if statistics.sample.shape[1] != self.in_features:
             raise InputError(
                 f"{self.name}: the input statistics are of {statistics.sample.shape[1]} features, "
-                f"the matrix has {self.levels.shape[1]}; calibrate again"
+                f"the matrix has {self.in_features}; calibrate again"
             )
         self._operator = None
         if spec.dac is not None and _has_input_range(spec):
@@ -196,28 +226,38 @@ class MappedMatrix(nn.Module):
 
     def _signals(self, rows: Tensor, gain_per_ampere: float | None = None) -> Tensor:
         """Noiseless column signals [row_tiles, phases * n, slices, out] of inputs [n, in]."""
-        drive, tile_rows = self.drive(gain_per_ampere), self.spec.tile.rows
-        wired = self._wired()
-        columns = split_planes(self.difference(), tile_rows)
-        signals = []
-        for phase in drive.phases:
-            driven, _, _ = drive(phase, rows, tile_rows)
-            if wired is None:
-                signals.append(torch.bmm(driven, columns.flatten(2)))
-            else:
-                assert isinstance(drive.cell, MemristorCell)
-                signals.append(wired.amperes(driven) * drive.cell.gain_per_ampere)
-        joined: Tensor = torch.cat(signals, dim=1).unflatten(2, columns.shape[2:])
-        return joined
+        drive, tile_rows, tiling = self.drive(gain_per_ampere), self.spec.tile.rows, self.tiling
+        difference = self.difference()
+        by_pack = []
+        for index in range(tiling.packs):
+            wired = self._wired(index)
+            _, inputs, outputs = tiling.pack(index)
+            columns = split_planes(difference[..., outputs], tile_rows)
+            signals = []
+            for phase in drive.phases:
+                driven, _, _ = drive(phase, rows[:, inputs], tile_rows)
+                if wired is None:
+                    signals.append(torch.bmm(driven, columns.flatten(2)))
+                else:
+                    assert isinstance(drive.cell, MemristorCell)
+                    signals.append(wired.amperes(driven) * drive.cell.gain_per_ampere)
+            by_pack.append(torch.cat(signals, dim=1).unflatten(2, columns.shape[2:]))
+        return torch.cat(by_pack, dim=3)
 
-    def _wired(self) -> WiredColumns | None:
-        """The arrays between their wires, solved for once; None without wires."""
-        if self.spec.wires is not None and self._wired_columns is None:
+    def _wired(self, pack: int) -> WiredColumns | None:
+        """The arrays of a pack between their wires, solved for once; None without wires."""
+        if self.spec.wires is None:
+            return None
+        if self._wired_columns is None:
             cell = self.drive(gain_per_ampere=1.0).cell
             assert self.states is not None
             assert isinstance(cell, MemristorCell)
-            self._wired_columns = WiredColumns.make(cell, self.states, self.tiling, self.spec.wires)
-        return self._wired_columns
+            packs = [self.tiling.pack(index) for index in range(self.tiling.packs)]
+            self._wired_columns = tuple(
+                WiredColumns.make(cell, self.states[..., outputs], tiling, self.spec.wires)
+                for tiling, _, outputs in packs
+            )
+        return self._wired_columns[pack]
 
     def programming_error(self) -> float:
         """||programmed - intended|| / ||intended|| of the matrix (Frobenius), where the mean step between levels is 1.
@@ -228,7 +268,7 @@ class MappedMatrix(nn.Module):
             return 0.0
         worths = self._worths() / self._mean_window()
         programmed = torch.einsum("s,sio->io", worths, self.difference())
-        intended = self.levels.T.float()
+        intended = self.tiling.spread(self.levels).T.float()
         size = float(intended.norm())
         return float((programmed - intended).norm()) / size if size else 0.0
 
@@ -254,7 +294,9 @@ class MappedMatrix(nn.Module):
         worth = torch.tensor([phase.worth for phase in drive.phases], device=rows.device)
         by_phase = self._signals(rows, gain_per_ampere=1.0).unflatten(1, (len(worth), len(rows)))
         got = torch.einsum("h,thnso,s->no", worth, by_phase, self._worths()).double()
-        wanted = (rows / drive.input_range).clamp(-1, 1).double() @ self.levels.T.double()
+        inputs = (rows / drive.input_range).clamp(-1, 1).double().unflatten(1, (self.groups, -1))
+        blocks = self.levels.double().unflatten(0, (self.groups, -1))
+        wanted = torch.einsum("ngi,goi->ngo", inputs, blocks)
         return fit_gain(wanted.flatten(), got.flatten(), torch.ones_like(wanted).flatten())
 
     def _in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -281,50 +323,72 @@ class MappedMatrix(nn.Module):
         holds no floating-point numbers, FloatingPointError where they are NaN or Inf (on other devices than a CPU,
         which are not waited for, rows of the input that hold any give NaN). No gradient flows through a read.
         """
-        out_features, in_features = self.levels.shape
-        if x.shape[-1] != in_features:
-            raise ValueError(f"{self.name}: its input has {x.shape[-1]} features, the matrix has {in_features}")
-        if not x.is_floating_point():
-            raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        return self.stream([rows]).view(*x.shape[:-1], self.out_features)
+
+    def stream(self, parts: Iterable[Tensor]) -> Tensor:
+        """As `forward` of all rows [n, in] of `parts`, one or more, together, of which it holds one part at a time."""
         if not self.is_calibrated:
             raise InputError(
                 f"{self.name}: the ranges of its converters are not calibrated; map the checkpoint with "
                 "--calibrate DATA (in Python: map_model(..., calibration=batches))"
             )
-        rows = x.detach().reshape(-1, in_features).float()
-        # one sum tells, at a quarter of the price of looking at every value; a sum of huge values may overflow
-        if x.device.type == "cpu" and not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
-            raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
         if self._operator is None:
             self._require_finite_states()
             self._operator = self._make_operator()
         noisy = self._operator.noise_columns is not None
         noise_key = self.reads.noise_key(self.name) if noisy else 0
+        products: list[Tensor] = []
+        first_frame = 0
+        for rows in whole_blocks(parts):
+            products.append(self._read(self._operator, rows.detach(), noise_key, first_frame))
+            first_frame += len(rows)
+        return products[0] if len(products) == 1 else torch.cat(products)
+
+    def _read(self, operator: Operator | PackedOperator, x: Tensor, noise_key: int, first_frame: int) -> Tensor:
+        """[n, in] -> [n, out], frames `first_frame` and on of a read."""
+        if x.shape[1] != self.in_features:
+            raise ValueError(f"{self.name}: its input has {x.shape[1]} features, the matrix has {self.in_features}")
+        if not x.is_floating_point():
+            raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
+        rows = x.float()
+        # one sum tells, at a quarter of the price of looking at every value; a sum of huge values may overflow
+        if x.device.type == "cpu" and not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
+            raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
         clips = self.clips if self.reads.count_clips else None
         # arrays compute as they do, whatever the network's precision
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             rows_in_range, ranges = self._in_range(rows)
-            product = self._operator.read(rows_in_range, noise_key, clips)
+            product = operator.read(rows_in_range, noise_key, clips, first_frame)
         if x.device.type != "cpu":  # to raise would be to wait for the device
             product.masked_fill_(~torch.isfinite(rows).all(dim=1, keepdim=True), torch.nan)
         if ranges is not None:
             product.mul_(ranges)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
-        return product.mul_(scale).view(*x.shape[:-1], out_features).to(x.dtype)
+        return product.mul_(scale).to(x.dtype)
 
-    def _make_operator(self) -> Operator:
-        drive = self.drive()
+    def _make_operator(self) -> Operator | PackedOperator:
+        tiling, drive, difference = self.tiling, self.drive(), self.difference()
+        packs = [tiling.pack(index) for index in range(tiling.packs)]
+        operators = tuple(
+            self._pack_operator(index, drive, difference, outputs) for index, (_, _, outputs) in enumerate(packs)
+        )
+        if len(operators) == 1:
+            return operators[0]
+        return PackedOperator(operators, tuple(inputs for _, inputs, _ in packs))
+
+    def _pack_operator(self, pack: int, drive: Drive, difference: Tensor, outputs: slice) -> Operator:
         below_dark = None
         if drive.noise is not None and isinstance(drive.cell, MemristorCell):
             assert self.states is not None
-            below_dark = drive.cell.dark_total - self.states.float().mean(dim=2).sum(dim=1)
+            below_dark = drive.cell.dark_total - self.states[..., outputs].float().mean(dim=2).sum(dim=1)
         spec = self.spec
         errors = None
         if self.adc_gain_error is not None and self.adc_offset_codes is not None:
-            errors = AdcErrors(self.adc_gain_error, self.adc_offset_codes)
-        if (wired := self._wired()) is not None:
+            errors = AdcErrors(self.adc_gain_error[..., outputs], self.adc_offset_codes[..., outputs])
+        if (wired := self._wired(pack)) is not None:
             return Operator.through_wires(drive, wired, self._worths(), spec.adc, self.adc_range, errors)
-        cells = (self.difference(), below_dark, self._worths())
+        cells = (difference[..., outputs], below_dark, self._worths())
         return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range, errors)
 
     def drive(self, gain_per_ampere: float | None = None) -> Drive:
@@ -346,7 +410,8 @@ class MappedMatrix(nn.Module):
         """[slices, in, out]: r_pos - r_neg, the mean over copies, or the digits themselves where cells are ideal."""
         if self.states is not None:
             return (self.states[:, 0].float() - self.states[:, 1].float()).mean(dim=1)
-        return encode.to_slices(self.levels, bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
+        levels = self.tiling.spread(self.levels)
+        return encode.to_slices(levels, bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
 
     def release(self) -> None:
         """Free what is kept between reads; the next read makes it anew, with the same result."""
@@ -376,6 +441,31 @@ class MappedMatrix(nn.Module):
         return self
 
 
+def _programmed(
+    name: str, levels: Tensor, spec: HardwareSpec, seed: int, groups: int
+) -> tuple[Tensor | None, ProgrammingReport | None]:
+    """States of cells that `levels` have been programmed to, as they are when they are read; None for ideal cells."""
+    if spec.cell == "ideal":
+        return None, None
+    config, device = spec.programming, _device(spec, levels)
+    generator = rng.generator(seed, name, "programming", device=levels.device)
+    tiling = tiling_of(levels, spec, groups)
+    states, report = program(tiling.spread(levels), tiling, config, device, generator, read_pulses(spec))
+    if config.relaxation is not None:
+        relax(states, config.relaxation, device, rng.generator(seed, name, "relaxation", device=levels.device))
+    if spec.retention is not None:
+        states = age(states, spec.retention, rng.generator(seed, name, "retention", device=levels.device))
+    if spec.faults is not None:
+        faults = rng.generator(seed, name, "faults", device=levels.device)
+        states = break_cells(states, spec.faults, tiling, device, faults)
+    return states, report
+
+
+def _cells(spec: HardwareSpec) -> tuple[object, ...]:
+    """What of a layer's resolved spec decides on the states of its cells."""
+    return spec.cell, spec.tile, spec.weights, spec.programming, read_pulses(spec), spec.retention, spec.faults
+
+
 def needs_calibration(spec: HardwareSpec) -> bool:
     """Whether a layer's resolved spec has ranges that only its input can set."""
     return spec.dac is not None or spec.adc is not None or spec.cell != "ideal"
@@ -393,15 +483,21 @@ def bits_of(spec: HardwareSpec) -> int:
     return spec.weights.bits
 
 
-def tiling_of(levels: Tensor, spec: HardwareSpec) -> Tiling:
-    """How `levels` [out, in] lie on the tiles of `spec`."""
-    return tiling_for((levels.shape[0], levels.shape[1]), spec)
+def tiling_of(levels: Tensor, spec: HardwareSpec, groups: int = 1) -> Tiling:
+    """How `levels` [out, in / groups] lie on the tiles of `spec`."""
+    return tiling_for((levels.shape[0], levels.shape[1]), spec, groups)
 
 
-def tiling_for(shape: tuple[int, int], spec: HardwareSpec) -> Tiling:
-    """How a matrix of `shape` (out, in) lies on the tiles of `spec`."""
+def tiling_for(shape: tuple[int, int], spec: HardwareSpec, groups: int = 1) -> Tiling:
+    """How a matrix of `shape` (out, in / groups) with `groups` blocks on its diagonal lies on the tiles of `spec`."""
     tile, weights = spec.tile, spec.weights
-    return Tiling(tile.rows, tile.cols, *shape, bits_of(spec), weights.cell_bits, weights.copies)
+    out_features, block_inputs = shape
+    fitting = max(1, min(tile.rows // block_inputs, tile.cols * groups // out_features))
+    packs = -(-groups // fitting)
+    blocks = -(-groups // packs)  # as many in each, as far as possible
+    in_features = blocks * block_inputs
+    lines = (tile.rows, tile.cols, out_features, in_features)
+    return Tiling(*lines, bits_of(spec), weights.cell_bits, weights.copies, groups, blocks)
 
 
 def _device(spec: HardwareSpec, like: Tensor) -> DeviceModel:

@@ -8,6 +8,7 @@ exists. Where there is no ADC nothing needs tiles and planes apart, and they are
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -120,10 +121,11 @@ class Operator:
         rows, out_features = wired.tiling.rows, wired.tiling.out_features
         return cls(drive, rows, out_features, columns, noise_columns, conversion, wired)
 
-    def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None) -> Tensor:
+    def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None, first_frame: int = 0) -> Tensor:
         """[n, in] -> [n, out] in units of (weight 1 x full-scale input), in chunks of whole blocks.
 
-        `noise_key` (64 bits) is the key of the read noise, where there is any.
+        `noise_key` (64 bits) is the key of the read noise, where there is any. The first row of `x` is frame
+        `first_frame`, a multiple of BLOCK_FRAMES, of what is read under that key.
         """
         tiles, _, width = self.columns.shape
         values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
@@ -135,7 +137,7 @@ class Operator:
             for phase, key in zip(self.drive.phases, keys, strict=True):
                 # Rows and frames that are added read 0 V: no signal, and (see dark_total) no noise without a cell.
                 signals, noise_terms, dac_clipped = self.drive(phase, _whole_blocks(part), self.rows)
-                adc_clipped = self._add(signals, noise_terms, key, first, phase.worth, out)
+                adc_clipped = self._add(signals, noise_terms, key, first_frame + first, phase.worth, out)
                 if clips is not None:
                     clips.dac_clipped = clips.dac_clipped + dac_clipped
                     clips.adc_clipped = clips.adc_clipped + adc_clipped
@@ -180,6 +182,38 @@ class Operator:
             assert noise_terms is not None  # the drive has the noise of the columns
             variances = torch.bmm(noise_terms.to(self.noise_columns.dtype), self.noise_columns)
         return torch.bmm(signals, self.columns), variances
+
+
+@dataclass(frozen=True)
+class PackedOperator:
+    """The packs of a block-diagonal matrix: each operator reads its inputs and gives its outputs, in order."""
+
+    operators: tuple[Operator, ...]
+    inputs: tuple[slice, ...]
+
+    @property
+    def noise_columns(self) -> Tensor | None:
+        return self.operators[0].noise_columns
+
+    def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None, first_frame: int = 0) -> Tensor:
+        """As `Operator.read`; each pack has read noise of its own."""
+        keys = [rng.derive_seed(noise_key, "pack", index) for index in range(len(self.operators))]
+        reads = zip(self.operators, self.inputs, keys, strict=True)
+        return torch.cat([o.read(x[:, part], key, clips, first_frame) for o, part, key in reads], dim=1)
+
+
+def whole_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The rows [n, in] of `parts`, in pieces of whole blocks of BLOCK_FRAMES, but for the last, which may be empty."""
+    rows: Tensor | None = None
+    for part in parts:
+        if rows is not None:
+            whole = len(rows) - len(rows) % BLOCK_FRAMES
+            if whole:
+                yield rows[:whole]
+            part = torch.cat([rows[whole:], part]) if whole < len(rows) else part
+        rows = part
+    if rows is not None:
+        yield rows
 
 
 def _conversion(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ class Tiling:
     """A [out, in] matrix of `bits`-bit weights on tiles of `rows` word lines (inputs) by `cols` bit lines (outputs).
 
     A cell holds `cell_bits` bits of a magnitude, and `copies` cells hold the same.
+
+    A matrix of `groups` equal blocks on its diagonal is packed: as many blocks as fit, `blocks_per_pack`, share the
+    rows and columns of a tile, and `in_features` are the rows of such a pack. A block's rows also meet the columns of
+    its neighbours in the pack, in cells of weight 0. A block that is larger than a tile has tiles of its own.
     """
 
     rows: int
@@ -25,6 +29,27 @@ class Tiling:
     bits: int
     cell_bits: int = 1
     copies: int = 1
+    groups: int = 1
+    blocks_per_pack: int = 1
+
+    @property
+    def packs(self) -> int:
+        return -(-self.groups // self.blocks_per_pack)
+
+    @property
+    def pack_outputs(self) -> int:
+        """Outputs of a pack; the last one may have fewer."""
+        return self.out_features // self.groups * self.blocks_per_pack
+
+    @property
+    def block_inputs(self) -> int:
+        """Inputs of a block, which are those of the matrix where it is the only one."""
+        return self.in_features // self.blocks_per_pack
+
+    @property
+    def weights(self) -> int:
+        """Weights of the matrix, without the zeros beside its blocks."""
+        return self.out_features * self.block_inputs
 
     @property
     def row_tiles(self) -> int:
@@ -32,7 +57,11 @@ class Tiling:
 
     @property
     def col_tiles(self) -> int:
-        return -(-self.out_features // self.cols)
+        return self.packs * self._col_tiles_per_pack
+
+    @property
+    def _col_tiles_per_pack(self) -> int:
+        return -(-self.pack_outputs // self.cols)
 
     @property
     def slices(self) -> int:
@@ -65,7 +94,31 @@ class Tiling:
     @property
     def utilisation(self) -> float:
         """The fraction of the cells that hold a weight."""
-        return self.out_features * self.in_features / (self.tiles_per_slice * self.rows * self.cols)
+        return self.weights / (self.tiles_per_slice * self.rows * self.cols)
+
+    def col_tile_of(self, outputs: Tensor) -> Tensor:
+        """The column tile of each of `outputs`."""
+        pack = outputs // self.pack_outputs
+        return pack * self._col_tiles_per_pack + outputs % self.pack_outputs // self.cols
+
+    def spread(self, levels: Tensor) -> Tensor:
+        """[out, in / groups] -> [out, in_features]: the blocks of each pack on its diagonal, zeros beside them."""
+        if self.blocks_per_pack == 1:
+            return levels
+        output = torch.arange(self.out_features, device=levels.device)
+        place = output // (self.out_features // self.groups) % self.blocks_per_pack
+        packed = levels.new_zeros(self.out_features, self.blocks_per_pack, self.block_inputs)
+        packed[output, place] = levels
+        return packed.flatten(1)
+
+    def pack(self, index: int) -> tuple[Tiling, slice, slice]:
+        """Pack `index` as a matrix of its own (its tiling, with the rows that it uses), its inputs and its outputs."""
+        first, last = (min(i * self.blocks_per_pack, self.groups) for i in (index, index + 1))
+        inputs = slice(first * self.block_inputs, last * self.block_inputs)
+        block_outputs = self.out_features // self.groups
+        outputs = slice(first * block_outputs, last * block_outputs)
+        tiling = replace(self, out_features=outputs.stop - outputs.start, groups=1, blocks_per_pack=1)
+        return tiling, inputs, outputs
 
     def digits(self, levels: Tensor, part: slice | None = None) -> Tensor:
         """The digits, int32 [n], of the cells `part` (default: all) of `shape`, flat, for `levels` [out, in].
@@ -102,9 +155,12 @@ class Tiling:
         tile, within = cell // (self.rows * self.cols), cell % (self.rows * self.cols)
         array, in_array = tile // self.tiles_per_slice, tile % self.tiles_per_slice
         row = in_array // self.col_tiles * self.rows + within // self.cols
-        column = in_array % self.col_tiles * self.cols + within % self.cols
+        col_tile = in_array % self.col_tiles
+        in_pack = col_tile % self._col_tiles_per_pack * self.cols + within % self.cols
+        column = col_tile // self._col_tiles_per_pack * self.pack_outputs + in_pack
         place = (array * self.in_features + row) * self.out_features + column
-        return tile, place.where((row < self.in_features) & (column < self.out_features), -1)
+        is_used = (row < self.in_features) & (in_pack < self.pack_outputs) & (column < self.out_features)
+        return tile, place.where(is_used, -1)
 
     @property
     def _max_digit(self) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from memsim.crossbar.statistics import BINS, InputStatistics
 from memsim.errors import InputError
+from memsim.nn.front_ends import MappableLayer, matrix_sources
 
 
 class StatisticsCollector:
@@ -54,23 +56,66 @@ class StatisticsCollector:
         return InputStatistics(self._limit, self._absmax, (self._counts / self._counts.sum()).float(), self._rows)
 
 
+class Recorder(nn.Module):
+    """Multiplies in place of a mapped matrix and counts the rows that it is given.
+
+    Without a `weight` [out, in] the product is zeros: enough for a layer of a single matrix, whose result nobody needs.
+    """
+
+    def __init__(self, name: str, out_features: int, weight: Tensor | None, collector: StatisticsCollector) -> None:
+        super().__init__()
+        self._name = name
+        self._out_features = out_features
+        self._weight = weight
+        self._collector = collector
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            self._collector.add(x)
+        except InputError as error:
+            raise InputError(f"{self._name}: {error}") from None
+        if self._weight is None:
+            return x.new_zeros(()).expand(*x.shape[:-1], self._out_features)
+        return nn.functional.linear(x, self._weight.to(x.dtype))
+
+    def stream(self, parts: Iterable[Tensor]) -> Tensor:
+        """As `MappedMatrix.stream`."""
+        return torch.cat([self(part) for part in parts])
+
+
 @contextmanager
 def collecting(
-    layers: Mapping[str, nn.Module], generator: Callable[[str], torch.Generator], sample_rows: int = 24
+    layers: Sequence[MappableLayer], generator: Callable[[str], torch.Generator], sample_rows: int = 24
 ) -> Iterator[dict[str, StatisticsCollector]]:
-    """While open, each layer's inputs are counted. Errors name the layer."""
-    collectors = {name: StatisticsCollector(sample_rows, generator(name)) for name in layers}
+    """While open, what the rows of each of the layers' matrices would see is counted. Errors name the matrix.
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            try:
-                collectors[name].add(inputs[0])
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from None
+    Layers compute as they are; before each call, those with several matrices are computed a second time, to learn what
+    lies between them.
+    """
+    sources = matrix_sources(layers)
+    collectors = {name: StatisticsCollector(sample_rows, generator(name)) for name in sources}
+
+    def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
+        found: dict[str, nn.Module] = {}
+        for local, name in layer.matrices.items():
+            weight = None
+            if len(layer.matrices) > 1:
+                weight = sources[name].matrix(layer.effective_weight(local))
+            found[name] = Recorder(name, sources[name].shape[0], weight, collectors[name])
+        return found
+
+    def hook(layer: MappableLayer) -> Callable[..., None]:
+        recording = layer.mapped(recorders(layer))
+        assert recording is not None  # it has all of its matrices
+        recording.eval()
+
+        def count(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+            with torch.no_grad():
+                recording(*inputs, **options)
 
         return count
 
-    handles = [module.register_forward_pre_hook(hook(name)) for name, module in layers.items()]
+    handles = [layer.module.register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in layers]
     try:
         yield collectors
     finally:

@@ -1,10 +1,16 @@
-"""nn.Linear on simulated arrays."""
+"""nn.Linear, and what else is a plain matrix product, on simulated arrays."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.nn.quantisers import QuantisedLinear
+from memsim.nn.sources import WeightSource, kept
 
 
 class MappedLinear(nn.Module):
@@ -15,11 +21,23 @@ class MappedLinear(nn.Module):
 
     bias: Tensor | None
 
-    def __init__(self, matrix: MappedMatrix, bias: Tensor | None, output_quantiser: nn.Module | None = None) -> None:
+    def __init__(self, matrix: nn.Module, bias: Tensor | None, output_quantiser: nn.Module | None = None) -> None:
+        """`matrix` is a `MappedMatrix`, or what multiplies in its place."""
         super().__init__()
         self.matrix = matrix
         self.output_quantiser = output_quantiser or nn.Identity()
         self.register_buffer("bias", bias)
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        """The matrix of an nn.Linear, or of a QuantisedLinear."""
+        assert isinstance(module, nn.Linear)
+        return {"": WeightSource.of("weight", tuple(module.weight.shape))}
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedLinear:
+        output_quantiser = copy.deepcopy(module.output_quantiser) if isinstance(module, QuantisedLinear) else None
+        return cls(products[""], kept(module.bias), output_quantiser)
 
     def forward(self, x: Tensor) -> Tensor:
         product: Tensor = self.matrix(x)
@@ -29,5 +47,27 @@ class MappedLinear(nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        out_features, in_features = self.matrix.levels.shape
-        return f"in_features={in_features}, out_features={out_features}, hardware={self.matrix.spec.name}"
+        matrix = self.matrix
+        if not isinstance(matrix, MappedMatrix):
+            return ""
+        return f"in_features={matrix.in_features}, out_features={matrix.out_features}, hardware={matrix.spec.name}"
+
+
+class MappedConv1D(MappedLinear):
+    """GPT-2's `Conv1D` of Hugging Face transformers: a linear layer whose weight is stored [in, out]."""
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        assert isinstance(module.weight, Tensor)
+        return {"": WeightSource.transposed("weight", tuple(module.weight.shape))}
+
+    @staticmethod
+    def is_original(module: nn.Module) -> bool:
+        """Whether `module` is such a layer, judged by its looks: transformers need not be installed."""
+        weight = getattr(module, "weight", None)
+        return (
+            type(module).__name__ == "Conv1D"
+            and isinstance(weight, Tensor)
+            and weight.ndim == 2
+            and getattr(module, "nf", None) == weight.shape[1]
+        )

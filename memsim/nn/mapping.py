@@ -1,9 +1,10 @@
-"""Putting the linear layers of any nn.Module on simulated arrays."""
+"""Putting the layers of any nn.Module on simulated arrays."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.collect import collecting
-from memsim.nn.linear import MappedLinear
+from memsim.nn.front_ends import MappableLayer, mappable_layers, quantised_matrices
 from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, chosen_bits, plan_modules, usable_scale
-from memsim.nn.quantisers import QuantisedLinear
+from memsim.nn.sources import effective_weight
 from memsim.spec import HardwareSpec, load_hardware
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
@@ -96,16 +97,17 @@ def map_model(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> nn.Module:
-    """A copy of `model` whose linear layers run on simulated arrays; `model` itself is untouched.
+    """A copy of `model` whose layers run on simulated arrays (see `FRONT_ENDS`); `model` itself is untouched.
 
     Args:
         spec: the hardware, as `load_hardware` takes it.
         bits: weight bits, in place of the spec's (where neither says, those a layer was trained for, else 8).
-        seed: the chip; layers draw their cells by (seed, layer name).
+        seed: the chip; matrices draw their cells by (seed, name).
         trial: distinguishes repeated reads of one chip in their noise.
         calibration: what sets converter ranges: batches to run the model on (a tensor, or a tuple of arguments each), a
-            function that runs it, or statistics by layer name. Without it a spec with converters cannot be run.
-        include, exclude: globs over layer names.
+            function that runs it, or statistics by matrix name. Without it a spec with converters cannot be run.
+        include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
+            they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
     Raises InputError for weights that hold NaN or Inf and for globs that match nothing; running a layer that the
@@ -115,28 +117,30 @@ def map_model(
         spec = load_hardware(spec)
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits})
-    if isinstance(model, nn.Linear):
-        raise InputError("the model is itself a linear layer, which has no name; wrap it: nn.Sequential(model)")
+    layers = mappable_layers(model)
+    if any("" in layer.matrices.values() for layer in layers):
+        kind = type(model).__name__
+        raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
     plan = plan_modules(model, spec, Selection(include, exclude))
     statistics = {} if calibration is None else measure(model, calibration, seed=seed)
-    chip = copy.deepcopy(model)
-    layers = {}
+    quantised = quantised_matrices(layers)
+    matrices = {}
     for layer in plan.mapped:
-        linear = chip.get_submodule(layer.name)
-        assert isinstance(linear, nn.Linear)
-        weight = linear.weight.detach()
+        weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
         if not torch.isfinite(weight).all():
             raise InputError(f"{layer.name}: its weight holds NaN or Inf")
-        trained, output_quantiser = None, None
-        if isinstance(linear, QuantisedLinear):
-            trained, output_quantiser = linear.trained_scale, linear.output_quantiser
-        scale = usable_scale(layer, trained)
-        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, statistics.get(layer.name), scale)
-        bias = None if linear.bias is None else linear.bias.detach()
-        layers[layer.name] = MappedLinear(matrix, bias, output_quantiser)
-    install(chip, layers)
-    matrices = {name: layer.matrix for name, layer in layers.items()}
+        scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
+        known, groups = statistics.get(layer.name), layer.source.groups
+        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, groups, scale)
+    # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
+    chip = copy.deepcopy(model, _replacements(layers, matrices))
     return with_mapping(chip, ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial)))
+
+
+def _replacements(layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> dict[int, Any]:
+    """By the id of each layer with a matrix among `matrices`: the layer in its place."""
+    replaced = {id(layer.module): layer.mapped(matrices) for layer in layers}
+    return {key: layer for key, layer in replaced.items() if layer is not None}
 
 
 def remap(
@@ -151,22 +155,55 @@ def remap(
 
     Each layer keeps its bits, and the layers on arrays stay those of `chip`.
     """
+
+    def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
+        own = (statistics or {}).get(layer.name)
+        return MappedMatrix.from_levels(layer.name, old.levels, old.scale, layer.spec, seed, own, old.groups)
+
+    return _with_matrices(chip, spec, seed, trial, program)
+
+
+def under(chip: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics] | None = None) -> nn.Module:
+    """A copy of `chip` under another spec: its levels, its seed, and its cells where `spec` programs them alike."""
+    mapping = mapping_of(chip)
+
+    def change(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
+        return old.under(layer.spec, mapping.seed, (statistics or {}).get(layer.name))
+
+    return _with_matrices(chip, spec, mapping.seed, mapping.reads.trial, change)
+
+
+def _with_matrices(
+    chip: nn.Module,
+    spec: HardwareSpec,
+    seed: int,
+    trial: int,
+    make: Callable[[MappedMatrix, MappedLayer], MappedMatrix],
+) -> nn.Module:
+    """A copy of `chip` whose matrices are made from its own, each for its layer on the chip `spec`."""
     old = mapping_of(chip)
-    layers = [MappedLayer.make(o.name, _shape(o), spec, o.tiling.bits) for o in old.mapped]
-    matrices = {
-        layer.name: MappedMatrix.from_levels(
-            layer.name,
-            old.layers[layer.name].levels,
-            old.layers[layer.name].scale,
-            layer.spec,
-            seed,
-            (statistics or {}).get(layer.name),
-        )
-        for layer in layers
-    }
+    layers = [layer.on(spec) for layer in old.mapped]
+    matrices = {layer.name: make(old.layers[layer.name], layer) for layer in layers}
     mapping = ChipMapping(Plan(tuple(layers), old.digital), spec, seed, matrices, Reads(seed, trial))
     memo: dict[int, Any] = {id(old.layers[name]): matrix for name, matrix in matrices.items()}
     return copy.deepcopy(chip, memo | {id(old): mapping})
+
+
+@contextmanager
+def swapped(chip: nn.Module, matrix: MappedMatrix) -> Iterator[None]:
+    """While open, `chip` has `matrix` in place of its own of that name, in every layer that shares it."""
+    mapping = mapping_of(chip)
+    own, reads = mapping.layers[matrix.name], matrix.reads
+    places = [(parent, name) for parent in chip.modules() for name, child in parent.named_children() if child is own]
+    for parent, name in places:
+        setattr(parent, name, matrix)
+    matrix.reads = mapping.reads
+    try:
+        yield
+    finally:
+        matrix.reads = reads
+        for parent, name in places:
+            setattr(parent, name, own)
 
 
 def mapping_of(chip: nn.Module) -> ChipMapping:
@@ -175,10 +212,6 @@ def mapping_of(chip: nn.Module) -> ChipMapping:
     if not isinstance(mapping, ChipMapping):
         raise TypeError(f"{type(chip).__name__} is not a mapped model")
     return mapping
-
-
-def _shape(layer: MappedLayer) -> tuple[int, int]:
-    return layer.tiling.out_features, layer.tiling.in_features
 
 
 def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
@@ -196,25 +229,28 @@ def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
     return chip.eval()
 
 
-def install(model: nn.Module, layers: Mapping[str, MappedLinear]) -> None:
-    """Put `layers` where the layers of these names were, each under every name that shares it."""
-    replacements = {model.get_submodule(name): layer for name, layer in layers.items()}
+def install(model: nn.Module, layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> None:
+    """Put layers with `matrices` on arrays in the place of those of `model`, each under every name that shares it."""
+    replacements = _replacements(layers, matrices)
     for alias, module in list(model.named_modules(remove_duplicate=False)):
-        if (layer := replacements.get(module)) is not None:
+        if (layer := replacements.get(id(module))) is not None:
             parent, _, child = alias.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
 
 
 def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dict[str, InputStatistics]:
-    """Statistics of every linear layer's input: those given, or those of running `model` on the calibration data.
+    """Statistics of the input of every matrix that can be mapped: those given, or those of running `model` on the data.
 
-    A layer that the data never reach has none.
+    Of a convolution that are the windows; of a recurrent layer, apart, the inputs and the hidden states of all steps.
+    A matrix that the data never reach has none.
     """
     if isinstance(calibration, Mapping):
         return dict(calibration)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    layers = mappable_layers(model)
+    fused = torch.backends.mha.get_fastpath_enabled()
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # it would pass the layers by
     try:
         with torch.no_grad(), collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors:
             if callable(calibration):
@@ -223,11 +259,13 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
                 for batch in calibration:
                     model(*batch) if isinstance(batch, tuple | list) else model(batch)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, training in modes.items():
             module.training = training
+    quantised = quantised_matrices(layers)
     results = {name: collector.result() for name, collector in collectors.items()}
     return {
-        name: replace(result, full_scale=layer.full_scale) if isinstance(layer, QuantisedLinear) else result
-        for name, layer in layers.items()
-        if (result := results[name]) is not None
+        name: replace(result, full_scale=quantised[name].full_scale) if name in quantised else result
+        for name, result in results.items()
+        if result is not None
     }

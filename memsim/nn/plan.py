@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,10 @@ from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.statistics import PREFIX
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
-from memsim.nn.quantisers import QUANTISERS, QuantisedLinear, quantiser_tensors
+from memsim.nn.front_ends import mappable_layers, matrix_sources, quantised_matrices
+from memsim.nn.names import matrices_by_tensor
+from memsim.nn.quantisers import QUANTISERS, quantiser_tensors
+from memsim.nn.sources import WeightSource
 from memsim.spec import HardwareSpec
 
 DEFAULT_BITS = 8
@@ -25,32 +27,37 @@ def with_bits(spec: HardwareSpec, trained: int | None = None) -> HardwareSpec:
     return spec if spec.weights.bits else spec.with_settings({"weights.bits": trained or DEFAULT_BITS})
 
 
+def layer_spec(name: str, spec: HardwareSpec, bits: int | None = None, trained_bits: int | None = None) -> HardwareSpec:
+    """The resolved spec of the matrix `name`, at `bits` (else the spec's, else those it was trained for, else 8)."""
+    own = with_bits(spec.for_layer(name), trained_bits)
+    return own if bits is None or own.weights.bits == bits else own.with_settings({"weights.bits": bits})
+
+
 @dataclass(frozen=True)
 class MappedLayer:
-    """A layer that goes on arrays, under its own resolved spec."""
+    """A matrix that goes on arrays, under its own resolved spec: a layer, or one of the matrices of a layer."""
 
     name: str
     tiling: Tiling
     spec: HardwareSpec
+    source: WeightSource
 
     @classmethod
     def make(
         cls,
         name: str,
-        shape: tuple[int, ...],
+        source: WeightSource,
         spec: HardwareSpec,
         bits: int | None = None,
         trained_bits: int | None = None,
     ) -> MappedLayer:
-        """Layer `name` with a weight of `shape` (out, in) on the chip `spec`.
+        """The matrix `name` on the chip `spec`, its bits chosen as `layer_spec` does."""
+        own = layer_spec(name, spec, bits, trained_bits)
+        return cls(name, tiling_for(source.shape, own, source.groups), own, source)
 
-        It has `bits`, or else the spec's, or else those that it was trained for, or else 8.
-        """
-        own = with_bits(spec.for_layer(name), trained_bits)
-        if bits is not None and own.weights.bits != bits:
-            own = own.with_settings({"weights.bits": bits})
-        out_features, in_features = shape
-        return cls(name, tiling_for((out_features, in_features), own), own)
+    def on(self, spec: HardwareSpec) -> MappedLayer:
+        """This layer, its bits kept, on the chip `spec`."""
+        return self.make(self.name, self.source, spec, self.tiling.bits)
 
     @property
     def conversions(self) -> int:
@@ -60,11 +67,12 @@ class MappedLayer:
 
 @dataclass(frozen=True)
 class DigitalLayer:
-    """What stays digital: `parameters` values of shape `shape`, and why."""
+    """What stays digital: values of shape `shape`, and why. `source` is that of a matrix that could be mapped."""
 
     name: str
     shape: tuple[int, ...]
     reason: str
+    source: WeightSource | None = None
 
 
 @dataclass(frozen=True)
@@ -111,79 +119,95 @@ def plan_tensors(
     spec: HardwareSpec,
     selection: Selection,
     integers: Collection[str] = (),
+    known: Mapping[str, WeightSource] | None = None,
     trained_bits: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Plan from the tensors of a checkpoint alone: `<layer>.weight` with two dimensions is taken as a linear layer.
+    """Plan from the tensors of a checkpoint, by their names and shapes (see `memsim.nn.names`).
 
-    `integers` names the tensors that hold whole numbers, `trained_bits` what layers were trained for. Raises InputError
-    when an `include` or `exclude` glob matches no tensor's layer.
+    `integers` names the tensors that hold whole numbers. `known` are all matrices of the network, by name, where it is
+    at hand: names and shapes then decide nothing. `trained_bits` are what layers were trained for. Raises InputError
+    when an `include` or `exclude` glob matches no layer.
     """
+    beside = set(quantiser_tensors(shapes))
+    weights = {name: shape for name, shape in shapes.items() if not name.startswith(PREFIX) and name not in beside}
+    found = matrices_by_tensor(weights, integers)
+    if known is not None:
+        found = _as_known(found, known)
+    found = {name: matrices for name, matrices in found.items() if not _goes_with_a_weight(name, found)}
+    layers: dict[str, None] = {}
+    for name, matrices in found.items():
+        layers |= dict.fromkeys([name.rpartition(".")[0]] if isinstance(matrices, str) else matrices)
+    _require_matches(selection, layers)
     mapped, digital = [], []
-    names = [name for name in shapes if not name.startswith(PREFIX)]
-    for name in quantiser_tensors(names):
-        names.remove(name)
-    _require_matches(selection, dict.fromkeys(name.rpartition(".")[0] for name in names))
-    for name in names:
-        layer, _, kind = name.rpartition(".")
-        reason = _why_not_linear(name, shapes, integers) or selection.reason_to_skip(layer, spec)
-        if reason is None:
-            mapped.append(MappedLayer.make(layer, shapes[name], spec, trained_bits=(trained_bits or {}).get(layer)))
-        elif kind != "bias" or f"{layer}.weight" not in shapes:  # a bias goes where its weight goes
-            digital.append(DigitalLayer(name, shapes[name], reason))
+    for name, matrices in found.items():
+        if isinstance(matrices, str):
+            digital.append(DigitalLayer(name, shapes[name], matrices))
+            continue
+        for matrix, source in matrices.items():
+            reason = selection.reason_to_skip(matrix, spec)
+            if reason is None:
+                trained = (trained_bits or {}).get(matrix) if source.is_plain else None
+                mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=trained))
+            else:
+                part, shape = (name, shapes[name]) if len(matrices) == 1 else (matrix, source.shape)
+                digital.append(DigitalLayer(part, shape, reason, source))
     return Plan(tuple(mapped), tuple(digital))
+
+
+_Found = dict[str, dict[str, WeightSource] | str]  # by tensor: the matrices in it by name, or why there are none
+
+
+def _as_known(found: _Found, known: Mapping[str, WeightSource]) -> _Found:
+    """What a network whose matrices are `known` has in the tensors of `found`, with the reasons found for the rest."""
+    by_tensor: dict[str, dict[str, WeightSource]] = {}
+    for matrix, source in known.items():
+        by_tensor.setdefault(source.tensor, {})[matrix] = source
+    others = {name: why if isinstance(why, str) else "no layer that can be mapped" for name, why in found.items()}
+    return {name: by_tensor.get(name, reason) for name, reason in others.items()}
+
+
+def _goes_with_a_weight(name: str, names: Collection[str]) -> bool:
+    """Whether the tensor is the bias of a weight that is there, and stays with it."""
+    layer, dot, kind = name.rpartition(".")
+    return "bias" in kind and f"{layer}{dot}{kind.replace('bias', 'weight')}" in names
 
 
 def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> Plan:
-    """Plan from the modules of a network: every `nn.Linear` that the spec and the selection want on arrays."""
+    """Plan from the modules of a network: every matrix of its layers that the spec and the selection want on arrays."""
+    layers = mappable_layers(model)
+    sources = matrix_sources(layers)
+    of_layers = {module for layer in layers for module in layer.module.modules()}
+    others = {
+        name: module
+        for name, module in model.named_modules()
+        if module not in of_layers
+        and not isinstance(module, QUANTISERS)
+        and any(True for _ in module.parameters(False))
+    }
+    _require_matches(selection, [*sources, *others])
     mapped, digital = [], []
-    owners = {name: module for name, module in model.named_modules() if any(True for _ in module.parameters(False))}
-    owners = {name: module for name, module in owners.items() if not isinstance(module, QUANTISERS)}
-    _require_matches(selection, owners)
-    for name, module in owners.items():
-        shape = tuple(next(module.parameters(False)).shape)
-        if type(module) not in (nn.Linear, QuantisedLinear):
-            digital.append(DigitalLayer(name, shape, f"{type(module).__name__} stays digital"))
-        elif (reason := selection.reason_to_skip(name, spec)) is not None:
-            digital.append(DigitalLayer(name, shape, reason))
+    quantised = quantised_matrices(layers)
+    for name, source in sources.items():
+        if 0 in source.shape:
+            reason: str | None = "empty"
         else:
-            trained = module.trained_scale if isinstance(module, QuantisedLinear) else None
-            mapped.append(MappedLayer.make(name, shape, spec, trained_bits=trained and trained[0]))
+            reason = selection.reason_to_skip(name, spec)
+        if reason is None:
+            trained = quantised[name].trained_scale if name in quantised else None
+            mapped.append(MappedLayer.make(name, source, spec, trained_bits=trained and trained[0]))
+        else:
+            digital.append(DigitalLayer(name, source.shape, reason, source))
+    for name, module in others.items():
+        shape = tuple(next(module.parameters(False)).shape)
+        digital.append(DigitalLayer(name, shape, f"{type(module).__name__} stays digital"))
     return Plan(tuple(mapped), tuple(digital))
 
 
-_EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe|emb|lookup|relative_attention_bias)\b|position(?!_?wise)", re.IGNORECASE)
-_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
-
-
-def _why_not_linear(name: str, shapes: Mapping[str, tuple[int, ...]], integers: Collection[str]) -> str | None:
-    """Why the tensor is not taken for a linear layer's weight, judged by names and shapes; None if it is."""
-    shape = shapes[name]
-    layer = name.rpartition(".")[0]
-    if len(shape) < 2:
-        return "norm, bias or scalar"
-    if 0 in shape:
-        return "empty"
-    if len(shape) > 2:
-        return f"{len(shape)}-dimensional: convolutions are not mapped yet"
-    if _RECURRENT.search(name):
-        return "recurrent layers are not mapped yet"
-    if not name.endswith(".weight"):
-        return "2-dimensional, but not named <layer>.weight"
-    if _EMBEDDING.search(name):
-        return "embedding table (by its name)"
-    if name in integers:
-        return "whole numbers, whose scale is unknown"
-    if f"{layer.rpartition('.')[0]}.in_proj_weight" in shapes:
-        return "part of nn.MultiheadAttention, which is not mapped yet"
-    out_features, in_features = shape
-    if shapes.get(f"{layer}.bias") == (in_features,) and in_features != out_features:
-        return "stored [in, out], as its bias tells (GPT-2's Conv1D): not mapped yet"
-    return None
-
-
 def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tensor | None:
-    """The scale that a layer was `trained` with, where it has the bits that it was trained for."""
-    return trained[1] if trained is not None and trained[0] == layer.tiling.bits else None
+    """The scale that a layer was `trained` with, where it is a linear one with the bits that it was trained for."""
+    if trained is None or not layer.source.is_plain or trained[0] != layer.tiling.bits:
+        return None
+    return trained[1]
 
 
 def chosen_bits(spec: HardwareSpec, plan: Plan) -> HardwareSpec:

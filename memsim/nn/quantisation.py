@@ -18,6 +18,7 @@ from torch import nn
 from memsim.crossbar.matrix import bits_of, tiling_for
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.nn.front_ends import mappable_layers
 from memsim.nn.plan import Selection, plan_modules
 from memsim.nn.quantisers import (
     ActivationQuantiser,
@@ -158,11 +159,12 @@ class Quantisation:
                 layer.transfer.calibrate(levels, layer.trained_scale[1], measured)
 
     def _layers(self, model: nn.Module) -> dict[str, tuple[HardwareSpec, int | None]]:
-        """By layer: its resolved spec and its input bits."""
+        """By linear layer: its resolved spec and its input bits."""
         config = self.config
-        plan = plan_modules(model, self.spec, Selection())
+        linear = {layer.name for layer in mappable_layers(model) if type(layer.module) in (nn.Linear, QuantisedLinear)}
+        plan = [layer for layer in plan_modules(model, self.spec, Selection()).mapped if layer.name in linear]
         chosen = {}
-        for layer in plan.mapped:
+        for layer in plan:
             if any(fnmatchcase(layer.name, glob) for glob in config.full_precision):
                 continue
             weight_bits, input_bits = config.for_layer(layer.name, self.bits)
@@ -177,14 +179,14 @@ class Quantisation:
                     )
             chosen[layer.name] = (spec, dac_bits if input_bits == "dac" else input_bits)
         globs = [*config.full_precision, *(override.match for override in config.overrides)]
-        names = [layer.name for layer in plan.mapped]
+        names = [layer.name for layer in plan]
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in names):
                 raise InputError(
                     f"quantisation: {glob}: matches no layer (layers are named like {', '.join(names[:3])})"
                 )
         if not chosen:
-            raise InputError(f"quantisation: hardware {self.spec.name} has no layer of this network on arrays")
+            raise InputError(f"quantisation: hardware {self.spec.name} has no linear layer of this network on arrays")
         return chosen
 
     def _quantised(

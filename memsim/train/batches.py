@@ -11,10 +11,10 @@ from torch import Tensor
 
 from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Utterance
+from memsim.asr.ctc import encode_text
 from memsim.asr.data import FeatureSource, pad, training_batches
 from memsim.asr.features import spec_augment
 from memsim.asr.recogniser import Recogniser
-from memsim.errors import InputError
 from memsim.rng import generator
 from memsim.train.config import TrainConfig
 
@@ -48,7 +48,7 @@ class TrainingSet:
         self.source = FeatureSource(recogniser.features, cache_bytes=1e9 * config.feature_cache_gigabytes)
         self._config = config
         self._seed = seed
-        self._targets = [_encode(recogniser, u) for u in utterances]
+        self._targets = [encode_text(recogniser.tokens, u) for u in utterances]
         self._durations = [duration_seconds(u) for u in utterances]
 
     def batches(self, epoch: int) -> list[Draws]:
@@ -97,10 +97,3 @@ def utterances_sha256(utterances: Sequence[Utterance]) -> str:
     """Of what is said by which utterance, in order; where the audio lies does not matter."""
     lines = "\n".join(f"{utterance.id}\t{utterance.text}" for utterance in utterances)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _encode(recogniser: Recogniser, utterance: Utterance) -> Tensor:
-    try:
-        return torch.tensor(recogniser.tokens.encode(utterance.text), dtype=torch.long)
-    except InputError as error:
-        raise InputError(f"{utterance.audio}: {utterance.id}: {error}") from None

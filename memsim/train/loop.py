@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
+from memsim.asr.ctc import ctc_losses, too_short
 from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score, score
@@ -30,7 +31,6 @@ from memsim.train.config import TrainConfig
 from memsim.train.files import TrainingFiles
 from memsim.train.hooks import Hooks, Moment
 from memsim.train.log import TrainingLog
-from memsim.train.loss import ctc_losses, too_short
 from memsim.train.optimiser import averaged, make_optimiser, set_learning_rate
 from memsim.train.state import Best, EpochResult, Progress, Trained, finished_training
 from memsim.train.workers import Workers

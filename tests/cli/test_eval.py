@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,8 @@ def test_the_json_has_the_contract(memsim):
     )
     assert 0 <= result["clip_rate"]["dac"] < 0.01
     assert 0 <= result["clip_rate"]["adc"] < 0.01
+    assert len(result["clip_rate_by_layer"]) == 60
+    assert all(0 <= rates["adc"] < 0.05 for rates in result["clip_rate_by_layer"].values())
     assert result["real_time_factor"] > 0
 
 
@@ -128,7 +131,8 @@ def test_hardware_options_map_a_mapped_file_again_and_say_so(memsim):
 
 
 def test_globs_that_match_nothing_are_warned_of_where_layers_are_known(memsim, tmp_path):
-    (tmp_path / "mine.yaml").write_text("base: physical\nweights: {bits: 2}\ndigital: ['blocks.0.*', 'typo*']\n")
+    digital = "['blocks.0.*', 'frontend.*', '*.depthwise', 'typo*']"
+    (tmp_path / "mine.yaml").write_text(f"base: physical\nweights: {{bits: 2}}\ndigital: {digital}\n")
     done = memsim("eval", "demo-float", *DEMO, "--hardware", "mine.yaml")
     assert "digital: typo*: matches no layer" in done.said
     assert "blocks.0.*: matches" not in done.said
@@ -166,6 +170,48 @@ def test_an_uncalibrated_checkpoint_is_calibrated_by_map(memsim, tmp_path):
     assert memsim("eval", "bare.mapped.safetensors", *DEMO).status == 0
     # exact hardware has no ranges to calibrate
     assert memsim("eval", "bare.safetensors", *DEMO, "--hardware", "ideal", "--bits", "4").status == 0
+
+
+def test_what_effects_and_layers_cost(memsim):
+    command = ("eval", "demo-float", *DEMO, "--bits", "3", "--trials", "2", "--set", "digital=['output*', '*[!ey]']")
+    done = memsim(*command, "--budget", "--ablate", "--sensitivity", "--json", "all.json")
+    assert done.status == 0, done.err
+    result = json.loads(Path("all.json").read_text())
+    effects = ["quantisation", "dac", "iv", "programming", "adc", "read_noise"]
+    assert [entry["effect"] for entry in result["budget"]["effects"]] == effects
+    assert [entry["effect"] for entry in result["ablation"]] == effects
+    assert [entry["chips"] for entry in result["ablation"]] == [1, 1, 1, 2, 2, 2]
+    assert result["ablation"][-1]["wer"] == result["mapped"]["wer"]
+    assert result["ablation"][1]["cer"]["mean"] == result["digital"]["cer"]
+    layers = result["sensitivity"]["layers"]
+    assert len(layers) == len(result["budget"]["layers"]) == 18  # query, key and value of six blocks
+    assert {"name", "wer", "cer", "ctc_loss"} == layers[0].keys()
+    assert result["sensitivity"]["digital"]["wer"] == result["digital"]["wer"]
+    for said in (
+        "error of the product",
+        "with effects up to",
+        "none: full precision",
+        "only this layer on hardware",
+        "none: digital, quantised",
+        "8 more with --verbose",
+    ):
+        assert said in done.said
+    assert result["sensitivity"]["layers"][0]["name"] in done.said
+    plain = memsim(*command, "--json", "-")
+    assert without_timing(result_of(plain)) == without_timing(
+        {key: value for key, value in result.items() if key not in ("budget", "ablation", "sensitivity")}
+    )
+
+
+def test_a_budget_of_a_mapped_file_leaves_quantisation_out(memsim):
+    memsim("map", "demo-float", "--bits", "3")
+    command = ("eval", "demo-float.mapped.safetensors", *DEMO, "--budget")
+    done = memsim(*command, "--json", "-")
+    assert result_of(done)["budget"]["against"] == "quantised"
+    assert "quantised weights on calibration inputs" in memsim(*command).said
+    referred = result_of(memsim(*command, "--reference", "demo-float", "--json", "-"))["budget"]
+    in_memory = result_of(memsim("eval", "demo-float", *DEMO, "--bits", "3", "--budget", "--json", "-"))["budget"]
+    assert referred == in_memory
 
 
 def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
@@ -207,6 +253,8 @@ def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
         ),
         (["demo-float", *DEMO, "--json", "foreign.safetensors"], "exists already; --force overwrites it"),
         (["demo-float", *DEMO, "--text-style", "odd"], "odd"),
+        (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "bare.safetensors: holds no input statistics"),
+        (["demo-float", "--data", "odd.tsv", "--sensitivity"], "no token for the character '\u00e9'"),
         (["device.safetensors", *DEMO], "a device model; eval takes a recogniser"),
     ],
 )
@@ -215,6 +263,8 @@ def test_bad_input_is_one_line_and_exit_2(memsim, foreign, arguments, said):
     (folder / "audio.tsv").write_text("audio\ttext\ngone.wav\tyes\n")
     (folder / "text.tsv").write_text("audio\ttext\nforeign.safetensors\t\n")
     (folder / "broken.yaml").write_text("adc: {bitz: 3}\n")
+    (folder / "odd.tsv").write_text(f"audio\ttext\n{load_corpus('demo', limit=1).utterances[0].audio}\tcaf\u00e9\n")
+    strip_statistics(folder / "bare.safetensors")
     save_file({"llrs": torch.ones(3)}, folder / "device.safetensors", {"format": "memsim/1", "kind": "device"})
     done = memsim("eval", *arguments)
     assert done.status == 2

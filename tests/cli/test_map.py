@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from memsim.asr.corpora import load_corpus
 from memsim.crossbar.encode import fit_scale, quantise
 from memsim.spec import load_hardware
 
@@ -17,14 +20,13 @@ def test_a_foreign_checkpoint_is_mapped_and_explained(memsim, foreign):
     done = memsim("map", foreign, "--bits", "3", "--json", "map.json")
     assert done.status == 0
     for said in (
-        "3 layers, 3,400 weights on",
+        "4 layers, 5,000 weights on",
         "encoder.embed_tokens.weight (embedding table (by its name))",
-        "frontend.conv.weight (3-dimensional: convolutions are not mapped yet)",
-        "decoder.lstm.weight_ih_l0 (recurrent layers are not mapped yet)",
+        "frontend.conv.weight (digital: frontend.* (hardware spec))",
         "output.weight (digital: output* (hardware spec))",
         "encoder.layers.*.norm.weight (norm, bias or scalar)",
         "wrote " + str(foreign.with_name("foreign.mapped.safetensors")),
-        "3 layers are uncalibrated",
+        "4 layers are uncalibrated",
     ):
         assert said in done.said
     report = json.loads(foreign.with_name("map.json").read_text())
@@ -32,11 +34,11 @@ def test_a_foreign_checkpoint_is_mapped_and_explained(memsim, foreign):
     # 130 x 20 at 3 bits: 2 planes x 2 polarities x 2 column tiles of 128 x 128
     assert layers["encoder.layers.0.fc1"]["tiles"] == 8
     assert layers["encoder.layers.0.fc1"]["cells"] == 8 * 128 * 128
-    assert report["cells"] == (8 + 4 + 4) * 128 * 128
+    assert report["cells"] == (8 + 4 + 4 + 4) * 128 * 128
     assert 0.03 < layers["encoder.layers.0.fc1"]["programming_error"] < 0.15
-    # an ADC conversion for each of 2 slices and each output; the inputs of all three fit one row tile
+    # an ADC conversion for each of 2 slices and each output; the inputs of all four fit one row tile
     assert layers["encoder.layers.0.fc1"]["conversions"] == 2 * 130
-    assert report["conversions"] == 2 * (130 + 20 + 20)
+    assert report["conversions"] == 2 * (130 + 20 + 20 + 80)
 
 
 def test_what_programming_took_is_reported_by_scheme(memsim, foreign, tmp_path):
@@ -54,7 +56,7 @@ def test_what_programming_took_is_reported_by_scheme(memsim, foreign, tmp_path):
     assert verified["scheme"] == "write_verify"
     assert verified["cells"] == 130 * 20 * 2 * 2
     assert verified["pulses_per_cell"]["max"] <= 20
-    assert incremental["cells"] == 2 * 20 * 20 * 2  # two layers, one pair of 2-bit cells a weight
+    assert incremental["cells"] == (2 * 20 * 20 + 80 * 20) * 2  # three layers, one pair of 2-bit cells a weight
     assert [level["target"] for level in incremental["levels"]] == pytest.approx([0.2, 0.4167, 0.6333, 0.85], abs=1e-4)
     assert all(level["spread"] < 0.01 for level in incremental["levels"])
     layers = {layer["name"]: layer for layer in report["layers"]}
@@ -166,6 +168,8 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
         (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),
         (["foreign.safetensors", "-o", "no/such.safetensors"], "the folder no does not exist"),
+        (["foreign.safetensors", "--budget"], "foreign.safetensors: holds no input statistics for decoder.lstm.weight_ih_l0 and"),
+        (["foreign.safetensors", "--budget", "--dry-run"], "--budget --dry-run: the budget is that of programmed"),
         (["foreign.safetensors", "--calibrate", "demo"], "names no architecture, so it can be mapped but not run"),
     ],
 )
@@ -185,25 +189,48 @@ def test_bad_input_is_one_line_and_leaves_nothing(memsim, foreign, arguments, sa
     assert sorted(folder.iterdir()) == before
 
 
-def test_what_is_no_linear_weight_stays_digital(memsim, tmp_path):
+def test_odd_layers_and_what_is_none(memsim, tmp_path):
     tensors = {
         "h.0.attn.c_attn.weight": torch.randn(16, 48),
         "h.0.attn.c_attn.bias": torch.randn(48),
         "mha.in_proj_weight": torch.randn(48, 16),
         "mha.out_proj.weight": torch.randn(16, 16),
+        "conv.weight": torch.randn(6, 4, 3),
+        "depthwise_or_first.weight": torch.randn(6, 1, 3),
+        "up.weight": torch.randn(6, 2, 3),  # [in, out / groups, kernel], as its bias tells
+        "up.bias": torch.randn(4),
         "packed.weight": torch.ones(8, 8, dtype=torch.int8),
         "empty.weight": torch.zeros(4, 16),
         "fc.weight": torch.randn(4, 16),
     }
     save_file(tensors, tmp_path / "odd.safetensors")
-    report = json.loads(memsim("map", "odd.safetensors", "--json", "-").out)
+    arguments = ("map", "odd.safetensors", "--exclude", "mha.v_proj", "--json", "-")
+    report = json.loads(memsim(*arguments).out)
     reasons = {layer["name"]: layer["reason"] for layer in report["digital"]}
-    assert "GPT-2's Conv1D" in reasons["h.0.attn.c_attn.weight"]
-    assert "nn.MultiheadAttention" in reasons["mha.out_proj.weight"]
+    assert reasons.keys() == {"packed.weight", "depthwise_or_first.weight", "mha.v_proj"}
     assert "whole numbers" in reasons["packed.weight"]
-    errors = {layer["name"]: layer["programming_error"] for layer in report["layers"]}
-    assert errors.keys() == {"empty", "fc"}
-    assert errors["empty"] == 0  # of a matrix of zeros there is no relative error
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    assert {name: (row["out_features"], row["in_features"], row["groups"]) for name, row in layers.items()} == {
+        "h.0.attn.c_attn": (48, 16, 1),
+        "mha.q_proj": (16, 16, 1),
+        "mha.k_proj": (16, 16, 1),
+        "mha.out_proj": (16, 16, 1),
+        "conv": (6, 12, 1),
+        "up": (12, 6, 2),
+        "empty": (4, 16, 1),
+        "fc": (4, 16, 1),
+    }
+    assert layers["empty"]["programming_error"] == 0  # of a matrix of zeros there is no relative error
+    assert layers["up"]["utilisation"] == 6 * 3 * 2 / 128**2
+    assert "2 of 6 x 3" in memsim("map", "odd.safetensors", "--dry-run").out
+    stored = load_file(tmp_path / "odd.mapped.safetensors")
+    assert torch.equal(stored["mha.v_proj_weight"], tensors["mha.in_proj_weight"][32:])
+    assert "mha.in_proj_weight" not in stored
+    assert torch.equal(stored["up.bias"], tensors["up.bias"])
+    levels, scale = stored["up.matrix.levels"].float(), stored["up.matrix.scale"]
+    columns = levels * scale[:, None]  # [out * kernel, in / groups]
+    wanted = tensors["up.weight"].unflatten(0, (2, 3)).permute(0, 2, 3, 1).reshape(12, 3)
+    assert (columns - wanted).norm() < 0.02 * wanted.norm()
 
 
 def test_a_spec_whose_globs_match_nothing_is_warned_of(memsim, foreign, tmp_path):
@@ -229,3 +256,65 @@ def test_reads_that_disturb_are_warned_of(memsim, foreign):
     assert "disturbs less" not in memsim("map", foreign, "--dry-run").err
     assert memsim("map", foreign, "--hardware", "paper", "--dry-run", "--quiet") == (0, "", "")
     assert memsim("map", foreign, "--hardware", "ideal", "--dry-run").err == ""
+
+
+def test_the_error_budget_is_sorted_by_what_hurts(memsim, tiny_recogniser, tmp_path):
+    command = (
+        "map",
+        tiny_recogniser,
+        "--bits",
+        "3",
+        "--budget",
+        "-o",
+        "out.safetensors",
+        "--force",
+        "--json",
+        "map.json",
+    )
+    done = memsim(*command, "--force")
+    assert done.status == 0, done.err
+    budget = json.loads((tmp_path / "map.json").read_text())["budget"]
+    assert budget["against"] == "full precision"
+    added = {entry["effect"]: entry["added"] for entry in budget["effects"]}
+    assert list(added) == ["quantisation", "dac", "iv", "programming", "adc", "read_noise"]
+    assert sum(math.copysign(a * a, a) for a in added.values()) == pytest.approx(budget["error"] ** 2)
+    assert [layer["error"] for layer in budget["layers"]] == sorted(
+        (layer["error"] for layer in budget["layers"]), reverse=True
+    )
+    labels = {"quantisation": "quantisation", "dac": "DAC", "iv": "I-V", "adc": "ADC", "read_noise": "read noise"}
+    _, table = done.out.split("error of the product")
+    rows = [line.strip() for line in table.splitlines() if re.search(r"\d\.\d\d +\d", line)]
+    wanted = [labels.get(effect, effect) for effect in sorted(added, key=lambda effect: -added[effect])]
+    for effect, label, row in zip(sorted(added, key=lambda e: -added[e]), wanted, rows, strict=False):
+        assert row.startswith(f"{label} ")
+        assert f" {100 * added[effect]:.2f} " in row
+    assert "root mean square over 10 layers" in done.said
+    assert done.said.count("blocks.0.attention.key") == memsim("map", tiny_recogniser, "--dry-run").said.count(
+        "blocks.0.attention.key"
+    )
+    in_full = memsim(*command, "--verbose")
+    assert in_full.out.count("blocks.0.attention.key") == done.out.count("blocks.0.attention.key") + 1
+    assert "budget" not in json.loads(memsim("map", tiny_recogniser, "--dry-run", "--json", "-").out)
+
+
+def test_the_budget_changes_nothing_of_the_file(memsim, tiny_recogniser, tmp_path):
+    for out, more in (("a", []), ("b", ["--budget", "--quiet"])):
+        done = memsim("map", tiny_recogniser, "--bits", "3", "-o", f"{out}.safetensors", *more)
+        assert done.status == 0
+    assert (done.out, done.err) == ("", "")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_calibration_data_give_the_budget_its_inputs(memsim, tiny_recogniser, tmp_path):
+    with safe_open(tiny_recogniser, "pt") as file:
+        metadata = file.metadata()
+    tensors = {name: t for name, t in load_file(tiny_recogniser).items() if not name.startswith("statistics/")}
+    save_file(tensors, tmp_path / "bare.safetensors", metadata)
+    refused = memsim("map", "bare.safetensors", "--hardware", "ideal", "--budget")
+    assert refused.status == 2
+    assert "and the error budget multiplies their inputs; `memsim map --calibrate DATA` measures them" in refused.err
+    manifest = tmp_path / "one.tsv"
+    (utterance,) = load_corpus("demo", limit=1).utterances
+    manifest.write_text(f"audio\ttext\n{utterance.audio}\t{utterance.text}\n")
+    done = memsim("map", "bare.safetensors", "--hardware", "ideal", "--budget", "--calibrate", "one.tsv", "--json", "-")
+    assert [entry["effect"] for entry in json.loads(done.out)["budget"]["effects"]] == ["quantisation"]

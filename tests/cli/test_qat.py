@@ -284,6 +284,26 @@ def test_few_bits_are_trained_for_and_mapped(memsim, folder):
     assert {layer["bits"] for layer in json.loads((folder / "map.json").read_text())["layers"]} == {3}
     assert memsim("eval", "three.mapped.safetensors", "--data", "few.tsv").status == 0
     assert memsim("eval", "three.safetensors", "--data", "few.tsv", "--hardware", "paper").status == 0
+    budget = ("map", "three.safetensors", "--budget", "-o", "budget.mapped.safetensors", "--json", "budget.json")
+    assert memsim(*budget, "--quiet").status == 0
+    of_map = json.loads((folder / "budget.json").read_text())["budget"]
+    assert of_map["against"] == "quantised"  # the weights that rounding is trained for are nothing to compare with
+    assert of_map["effects"][0]["effect"] == "dac"
+    command = (
+        "eval",
+        "three.safetensors",
+        "--data",
+        "few.tsv",
+        "--budget",
+        "--ablate",
+        "--json",
+        "eval.json",
+        "--quiet",
+    )
+    assert memsim(*command).status == 0
+    of_eval = json.loads((folder / "eval.json").read_text())
+    assert of_eval["budget"] == of_map
+    assert of_eval["ablation"][0]["effect"] == "quantisation"
     other = memsim("map", "three.safetensors", "--bits", "4", "-o", "four.mapped.safetensors")
     assert "layers have other weight bits than they were trained for (" in other.said
     assert ": 4, not 3): their scales are fitted anew" in other.said

@@ -392,6 +392,49 @@ def test_the_fitted_gain_makes_a_weight_read_as_itself() -> None:
 # Files
 
 
+@pytest.mark.parametrize(
+    ("changes", "same_cells"),
+    [
+        ({"adc": {"bits": 4}}, True),
+        ({"adc": {"gain_error": 0.1}}, True),
+        ({"adc": None, "read_noise": None}, True),
+        ({"dac": {"bits": 5}}, True),
+        ({"wires": {"ohms": 2.0, "solve": "effective"}}, True),
+        ({"programming": {"relaxation": 0.1}}, False),
+        ({"programming": {"exact": True}}, False),
+        ({"read_disturb": "settle"}, False),
+        ({"retention": {"age_seconds": 1e6}}, False),
+        ({"faults": {"stuck_lrs": 0.3}}, False),
+        ({"weights": {"copies": 2}}, False),
+        ({"cell": "ideal"}, False),
+    ],
+)
+def test_under_another_spec_cells_are_kept_if_it_programs_them_alike(changes: dict[str, Any], same_cells: bool) -> None:
+    matrix, statistics = small_matrix(spec_of()), statistics_of(torch.randn(99, 5))
+    spec = matrix.spec.with_settings(changes)
+    other = matrix.under(spec, 1, statistics)
+    assert (other.states is matrix.states) == same_cells
+    anew = MappedMatrix.from_levels("layer", matrix.levels, matrix.scale, spec, 1, statistics)
+    x = torch.randn(20, 5)
+    assert torch.equal(other(x), anew(x))
+    assert other.programming == anew.programming
+    assert other.spec == spec
+    assert matrix.spec == spec_of()
+
+
+def test_arrays_between_wires_are_solved_once_for_specs_that_read_them_alike() -> None:
+    matrix = small_matrix(spec_of(wires={"ohms": 2.0, "solve": "effective"}))
+    statistics = statistics_of(torch.randn(99, 5))
+    quiet = matrix.under(matrix.spec.with_settings({"read_noise": None}), 1, statistics)
+    assert quiet._wired_columns is matrix._wired_columns is not None
+    for changes in ({"wires.ohms": 1.0}, {"dac.vmax_volts": 0.3}):
+        spec = matrix.spec.with_settings(changes)
+        other = matrix.under(spec, 1, statistics)
+        anew = MappedMatrix.from_levels("layer", matrix.levels, matrix.scale, spec, 1, statistics)
+        x = torch.randn(20, 5)
+        assert torch.equal(other(x), anew(x))
+
+
 @pytest.fixture(params=["physical", "paper", "ideal", "twin"])
 def spec(request: pytest.FixtureRequest) -> HardwareSpec:
     name = request.param

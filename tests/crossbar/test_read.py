@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from crossbar.by_hand import column_signals, columns_of, in_weights_and_inputs, shift_add, small_matrix, spec_of
@@ -383,3 +385,29 @@ def test_other_devices_read_what_the_cpu_reads(adc: dict[str, Any] | None, monke
     matrix.reads.begin("batch")
     differs = (matrix(x) - compiled).abs() > 1e-5 * compiled.abs().max()
     assert int(differs.sum()) <= (0 if adc is None else 5)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=6))
+def test_pieces_become_whole_blocks(sizes: list[int]) -> None:
+    rows = torch.arange(2 * sum(sizes)).view(-1, 2)
+    pieces = list(read.whole_blocks(rows.split(sizes)))
+    assert torch.equal(torch.cat(pieces), rows)
+    assert all(len(piece) and len(piece) % read.BLOCK_FRAMES == 0 for piece in pieces[:-1])
+
+
+def test_a_stream_is_read_as_its_rows_together() -> None:
+    matrix = small_matrix(spec_of(4, 3, adc=CALIBRATED, dac={"vmax_volts": 0.4}))
+    x = inputs(150)
+
+    def reads(*sizes: int) -> Tensor:
+        matrix.reads.begin("0")
+        return matrix.stream(x.split(sizes))
+
+    wanted = reads(150)
+    assert torch.equal(reads(1, 31, 32, 0, 50, 36), wanted)
+    matrix.reads.begin("0")
+    assert torch.equal(matrix(x.view(3, 50, -1)).flatten(0, 1), wanted)
+    matrix.reads.begin("0")
+    parts = torch.cat([matrix(part) for part in x.split(75)])
+    assert not torch.equal(parts, wanted)  # two reads have noise of their own

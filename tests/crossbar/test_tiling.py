@@ -9,13 +9,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.tiling import Tiling, split_rows
+from memsim.spec import load_hardware
 
 SIZES, SHAPES = st.integers(1, 7), st.integers(1, 15)
 TILINGS = st.builds(
     Tiling, SIZES, SIZES, SHAPES, SHAPES, bits=st.integers(2, 16), cell_bits=st.integers(1, 4), copies=st.integers(1, 3)
 )
+
+
+@st.composite
+def packed_tilings(draw: st.DrawFn) -> Tiling:
+    """Tilings of a block-diagonal matrix, as `tiling_for` makes them: some that fill their tiles, some that do not."""
+    rows, cols, groups = (draw(st.integers(1, 9)) for _ in range(3))
+    block_out, block_in = (draw(st.integers(1, 11)) for _ in range(2))
+    spec = {"base": "ideal", "tile": {"rows": rows, "cols": cols}, "weights": {"bits": 3}}
+    return tiling_for((groups * block_out, block_in), load_hardware(spec), groups)
 
 
 def levels_for(tiling: Tiling) -> torch.Tensor:
@@ -76,6 +87,41 @@ def test_every_cell_lies_in_its_tile(tiling: Tiling) -> None:
     assert tiling.cells == sum(tile.numel() for tile in expected)
     assert tiling.tiles_per_slice == len(expected) / 2 / tiling.slices / tiling.copies
     assert tiling.utilisation == pytest.approx(sum((tile >= 0).sum().item() for tile in expected) / tiling.cells)
+
+
+@settings(deadline=None)
+@given(packed_tilings())
+def test_blocks_are_packed_on_the_diagonal_of_tiles(tiling: Tiling) -> None:
+    """Cut by hand: each pack is a matrix of its own, on tiles of its own, with its blocks on the diagonal."""
+    block_out, block_in = tiling.out_features // tiling.groups, tiling.block_inputs
+    if tiling.blocks_per_pack > 1:
+        assert tiling.blocks_per_pack * block_out <= tiling.cols
+        assert tiling.blocks_per_pack * block_in <= tiling.rows
+    if tiling.packs > 1:  # no pack less would do
+        room = min(tiling.rows // block_in, tiling.cols // block_out)
+        assert (tiling.packs - 1) * max(room, 1) < tiling.groups
+    _, place = tiling.tile_cells(slice(0, tiling.tiles_per_slice * tiling.rows * tiling.cols), torch.device("cpu"))
+    tiles = place.view(tiling.tiles_per_slice, tiling.rows, tiling.cols)
+    assert torch.equal(place[place >= 0].sort().values, torch.arange(tiling.in_features * tiling.out_features))
+    levels = 1 + torch.arange(tiling.out_features * block_in).view(tiling.out_features, block_in)
+    stored = tiling.spread(levels)
+    assert stored.shape == (tiling.out_features, tiling.in_features)
+    assert torch.equal(stored[stored > 0].sort().values, levels.flatten())
+    outputs_of_tiles = [set((part[part >= 0] % tiling.out_features).tolist()) for part in tiles]
+    for index in range(tiling.packs):
+        pack, inputs, outputs = tiling.pack(index)
+        wanted = torch.block_diag(*levels[outputs].split(block_out))
+        assert wanted.shape == (outputs.stop - outputs.start, inputs.stop - inputs.start)
+        assert torch.equal(stored[outputs, : wanted.shape[1]], wanted)
+        assert not stored[outputs, wanted.shape[1] :].any()
+        assert (pack.out_features, pack.in_features) == (wanted.shape[0], tiling.in_features)
+        own = set(range(outputs.start, outputs.stop))
+        assert all(here <= own or not here & own for here in outputs_of_tiles)  # no tile is shared with another pack
+    for number, here in enumerate(outputs_of_tiles):
+        columns = tiling.col_tile_of(torch.tensor(sorted(here)))
+        assert (columns == number % tiling.col_tiles).all()
+    assert tiling.weights == levels.numel()
+    assert tiling.utilisation == pytest.approx(levels.numel() / tiles.numel())
 
 
 def test_more_bits_a_cell_take_fewer_cells_and_conversions() -> None:

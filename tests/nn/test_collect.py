@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from memsim.crossbar.statistics import BINS, InputStatistics
 from memsim.errors import InputError
 from memsim.nn.collect import StatisticsCollector, collecting
+from memsim.nn.front_ends import mappable_layers
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -112,7 +113,7 @@ class Net(nn.Module):
 
 def test_layers_are_measured_while_open_and_named_in_errors() -> None:
     net = Net()
-    layers = dict(net.named_children())
+    layers = mappable_layers(net)
     x = torch.randn(20, 3, generator=generator())
     with collecting(layers, lambda name: generator(len(name)), sample_rows=100) as collectors:
         net(x)

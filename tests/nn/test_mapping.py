@@ -17,7 +17,7 @@ import memsim
 from memsim.crossbar import read
 from memsim.errors import InputError
 from memsim.nn.linear import MappedLinear
-from memsim.nn.mapping import mapping_of, measure, remap
+from memsim.nn.mapping import mapping_of, measure, remap, swapped, under
 
 X = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
 SMALL = {"weights": {"bits": 3}, "tile": {"rows": 4, "cols": 4}, "digital": []}
@@ -308,3 +308,42 @@ def test_remapping_keeps_levels_and_draws_new_cells() -> None:
     mapping_of(chip).begin_batch("0")
     mapping_of(same).begin_batch("0")
     assert torch.equal(chip(X), same(X))
+
+
+def test_a_chip_under_another_spec_keeps_its_cells_seed_and_trial() -> None:
+    chip = chip_of(Net(), seed=3, trial=2)
+    spec, statistics = mapping_of(chip).spec, measure(Net(), [X], seed=3)
+    other = under(chip, spec.with_settings({"adc.bits": 4}), statistics)
+    assert other.first.matrix.states is chip.first.matrix.states
+    assert mapping_of(other).layers["first"] is other.first.matrix
+    assert mapping_of(other).layers["first"].reads is mapping_of(other).reads
+    assert (mapping_of(other).seed, mapping_of(other).reads.trial) == (3, 2)
+    assert not torch.equal(other(X), chip(X))
+    mapping_of(chip).begin_batch("0")
+    again = under(other, spec, statistics)
+    mapping_of(again).begin_batch("0")
+    assert torch.equal(again(X), chip(X))
+    aged = under(chip, spec.with_settings({"retention.age_seconds": 1e6}), statistics)
+    anew = chip_of(Net(), spec.with_settings({"retention.age_seconds": 1e6}), seed=3)
+    assert torch.equal(aged.first.matrix.states, anew.first.matrix.states)
+
+
+def test_a_swapped_matrix_reads_for_the_chip_it_is_in() -> None:
+    spec = memsim.load_hardware(PHYSICAL)
+    chip, twin = chip_of(Net(), spec), chip_of(Net(), spec.digital_twin())
+    own, matrix = twin.first.matrix, chip.first.matrix
+    reads, before = matrix.reads, twin(X)
+    with swapped(twin, matrix):
+        assert twin.first.matrix is matrix
+        mapping_of(twin).begin_batch("a")
+        mixed = twin(X)
+        mapping_of(twin).begin_batch("a")
+        assert torch.equal(twin(X), mixed)
+        mapping_of(twin).begin_batch("b")
+        assert not torch.equal(twin(X), mixed)  # its read noise
+    assert (twin.first.matrix, matrix.reads) == (own, reads)
+    assert torch.equal(twin(X), before)
+    assert not torch.equal(mixed, before)
+    with pytest.raises(RuntimeError, match="stop"), swapped(twin, matrix):
+        raise RuntimeError("stop")
+    assert (twin.first.matrix, matrix.reads) == (own, reads)

@@ -10,7 +10,8 @@ from torch import nn
 
 from memsim import load_hardware
 from memsim.errors import InputError
-from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules, plan_tensors
+from memsim.nn.plan import DigitalLayer, Plan, Selection, chosen_bits, plan_modules, plan_tensors, usable_scale
+from memsim.nn.sources import WeightSource
 
 PHYSICAL = load_hardware("physical")
 ALL = Selection()
@@ -40,11 +41,16 @@ def reasons(plan: Plan) -> dict[str, str]:
         ("transformer.wte.weight", (4, 3), "embedding table"),
         ("transformer.wpe.weight", (4, 3), "embedding table"),
         ("emb.weight", (4, 3), "embedding table"),
-        ("conv.weight", (4, 3, 3), "3-dimensional: convolutions"),
-        ("conv.weight", (4, 3, 3, 3), "4-dimensional: convolutions"),
-        ("rnn.weight_ih_l0", (4, 3), "recurrent"),
-        ("rnn.weight_hh_l1_reverse", (4, 3), "recurrent"),
-        ("cell.weight_ih", (4, 3), "recurrent"),
+        ("conv.weight", (4, 3, 3), None),
+        ("conv.weight", (4, 3, 3, 5), None),
+        ("conv.weight", (4, 3, 3, 5, 2), None),
+        ("conv.weight", (1, 1, 3), None),
+        ("conv.weight", (4, 1, 3), "one channel a filter: depthwise, or of one input channel"),
+        ("conv.weight", (4, 3, 1, 1, 1, 1), "6-dimensional: no convolution"),
+        ("upsample.0.deconv.weight", (4, 4, 3), "by its name a transposed convolution"),
+        ("rnn.weight_ih_l0", (4, 3, 2), "3-dimensional, but not named <layer>.weight"),
+        ("conv.weight_v", (4, 3, 3), "part of a parametrised weight"),
+        ("conv.parametrizations.weight.original1", (4, 3, 3), "part of a parametrised weight"),
         ("attn.in_proj_weight", (4, 3), "not named <layer>.weight"),
         ("weight", (4, 3), "not named <layer>.weight"),
         ("attn.pos_bias_u", (4, 3), "not named <layer>.weight"),
@@ -79,6 +85,88 @@ def test_biases_and_statistics_are_not_worth_a_line() -> None:
     plan = plan_tensors(shapes, PHYSICAL, ALL)
     assert mapped(plan) == ["fc"]
     assert list(reasons(plan)) == ["odd.bias"]
+
+
+def sources(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, WeightSource]:
+    return {layer.name: layer.source for layer in plan_tensors(shapes, PHYSICAL, ALL).mapped}
+
+
+def test_recurrent_layers_by_name() -> None:
+    shapes: Mapping[str, tuple[int, ...]] = {
+        "asr.lstm.weight_ih_l0": (20, 3),
+        "asr.lstm.weight_hh_l0": (20, 2),
+        "asr.lstm.weight_hr_l0": (2, 5),
+        "asr.lstm.bias_ih_l0": (20,),
+        "asr.lstm.bias_hh_l0": (20,),
+        "asr.lstm.weight_hh_l1_reverse": (20, 2),
+        "weight_ih": (4, 3),
+    }
+    plan = plan_tensors(shapes, PHYSICAL, ALL)
+    assert {layer.name: layer.source.shape for layer in plan.mapped} == {n: s for n, s in shapes.items() if len(s) > 1}
+    assert not plan.digital
+    plan = plan_tensors(shapes, PHYSICAL, Selection(exclude=["asr.lstm.weight_h[hr]_*"]))
+    assert mapped(plan) == ["asr.lstm.weight_ih_l0", "weight_ih"]
+    with pytest.raises(InputError, match=r"--exclude asr\.lstm: matches no layer .*like asr\.lstm\.weight_ih_l0"):
+        plan_tensors(shapes, PHYSICAL, Selection(exclude=["asr.lstm"]))
+
+
+def test_convolutions_by_shape() -> None:
+    assert sources({"c.weight": (4, 3, 5, 2), "c.bias": (4,)})["c"] == WeightSource.of("c.weight", (4, 3, 5, 2))
+    assert sources({"c.weight": (4, 3, 5, 2)})["c"].shape == (4, 30)
+    # the bias has as many values as there are outputs: [in, out / groups, kernel]
+    turned = sources({"c.weight": (4, 3, 5), "c.bias": (6,)})["c"]
+    assert turned == WeightSource.transposed("c.weight", (4, 3, 5), groups=2)
+    assert (turned.shape, turned.groups) == ((30, 2), 2)
+    assert sources({"up.weight": (4, 4, 5), "up.bias": (4,)})["up"].is_transposed
+    odd: Mapping[str, tuple[int, ...]] = {"c.weight": (4, 3, 5), "c.bias": (7,)}
+    assert "fits no convolution" in reasons(plan_tensors(odd, PHYSICAL, ALL))["c.weight"]
+
+
+def test_attention_by_name() -> None:
+    whole = sources({"a.in_proj_weight": (12, 4), "a.in_proj_bias": (12,), "a.out_proj.weight": (4, 4)})
+    assert list(whole) == ["a.q_proj", "a.k_proj", "a.v_proj", "a.out_proj"]
+    assert [whole[f"a.{part}_proj"].rows for part in "qkv"] == [(0, 4), (4, 8), (8, 12)]
+    parts = {
+        "a.q_proj_weight": (4, 4),
+        "a.k_proj_weight": (4, 3),
+        "a.v_proj_weight": (4, 5),
+        "a.out_proj.weight": (4, 4),
+    }
+    assert {name: source.shape for name, source in sources(parts).items()} == {
+        "a.q_proj": (4, 4),
+        "a.k_proj": (4, 3),
+        "a.v_proj": (4, 5),
+        "a.out_proj": (4, 4),
+    }
+    plan = plan_tensors({"a.in_proj_weight": (12, 4), "a.out_proj.weight": (4, 4)}, PHYSICAL, Selection(["*.q_proj"]))
+    assert reasons(plan) == dict.fromkeys(["a.k_proj", "a.v_proj", "a.out_proj.weight"], "not in --include")
+
+
+def test_gpt_2s_conv1d_is_told_by_its_biases() -> None:
+    shapes: Mapping[str, tuple[int, ...]] = {
+        "h.0.attn.c_attn.weight": (4, 12),
+        "h.0.attn.c_attn.bias": (12,),
+        "h.0.attn.c_proj.weight": (4, 4),  # square: as the other c_proj
+        "h.0.attn.c_proj.bias": (4,),
+        "h.0.mlp.c_proj.weight": (16, 4),
+        "h.0.mlp.c_proj.bias": (4,),
+        "h.0.square.weight": (4, 4),
+        "h.0.square.bias": (4,),
+    }
+    assert {name: source.is_transposed for name, source in sources(shapes).items()} == {
+        "h.0.attn.c_attn": True,
+        "h.0.attn.c_proj": True,
+        "h.0.mlp.c_proj": True,
+        "h.0.square": False,
+    }
+
+
+def test_a_known_network_decides() -> None:
+    shapes: Mapping[str, tuple[int, ...]] = {"a.weight": (6, 1, 3), "b.weight": (6, 3), "c.weight": (6, 3)}
+    known = {"a": WeightSource.of("a.weight", (6, 1, 3), groups=6), "b": WeightSource.of("b.weight", (6, 3))}
+    plan = plan_tensors(shapes, PHYSICAL, ALL, known=known)
+    assert {layer.name: layer.source for layer in plan.mapped} == known
+    assert reasons(plan) == {"c.weight": "no layer that can be mapped"}
 
 
 SHAPES = {"a.fc1.weight": (300, 100), "a.fc2.weight": (100, 300), "b.fc1.weight": (10, 10), "b.norm.weight": (10,)}
@@ -134,6 +222,10 @@ def test_bits_default_to_8() -> None:
     assert layer.tiling.bits == layer.spec.weights.bits == 8
 
 
+class Mine(nn.Linear):
+    """Who knows what it computes."""
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -142,23 +234,53 @@ class Net(nn.Module):
         self.attention = nn.MultiheadAttention(6, 2)
         self.rnn, self.output = nn.LSTM(6, 6), nn.Linear(6, 3)
         self.free = nn.Parameter(torch.zeros(2, 2))
+        self.mine = Mine(6, 3)
 
 
 def test_modules() -> None:
     plan = plan_modules(Net(), PHYSICAL, ALL)
-    assert mapped(plan) == ["fc"]
     assert reasons(plan) == {
         "": "Net stays digital",
         "embedding": "Embedding stays digital",
         "norm": "LayerNorm stays digital",
-        "conv": "Conv1d stays digital",
-        "attention": "MultiheadAttention stays digital",
-        "attention.out_proj": "NonDynamicallyQuantizableLinear stays digital",  # read past its forward
-        "rnn": "LSTM stays digital",
+        "mine": "Mine stays digital",
         "output": "digital: output* (hardware spec)",
     }
-    assert DigitalLayer("conv", (6, 6, 3), "Conv1d stays digital") in plan.digital
-    (fc,) = plan.mapped
-    assert (fc.tiling.out_features, fc.tiling.in_features) == (8, 6)
+    assert DigitalLayer("embedding", (10, 6), "Embedding stays digital") in plan.digital
+    shapes = {layer.name: (layer.tiling.out_features, layer.tiling.in_features) for layer in plan.mapped}
+    assert shapes == {
+        "fc": (8, 6),
+        "conv": (6, 18),
+        "attention.q_proj": (6, 6),
+        "attention.k_proj": (6, 6),
+        "attention.v_proj": (6, 6),
+        "attention.out_proj": (6, 6),
+        "rnn.weight_ih_l0": (24, 6),
+        "rnn.weight_hh_l0": (24, 6),
+    }
     with pytest.raises(InputError, match="--include nothing"):
         plan_modules(Net(), PHYSICAL, Selection(include=["nothing*"]))
+
+
+def test_bits_and_scales_of_a_training_are_for_linear_layers() -> None:
+    shapes = {"front.weight": (4, 6, 3), "front.bias": (6,), "a.weight": (5, 4), "b.weight": (5, 4), "c.weight": (5, 4)}
+    beside = {"a.weight_quantiser.bits": (), "a.weight_quantiser.scale": (5,), "a.transfer.adc_range": (1, 1)}
+    trained = {"front": 2, "a": 3, "b": 3}
+    plan = plan_tensors(shapes | beside, load_hardware({"base": "physical", "digital": []}), ALL, trained_bits=trained)
+    assert {layer.name: layer.tiling.bits for layer in plan.mapped} == {"front": 8, "a": 3, "b": 3, "c": 8}
+    assert not plan.digital
+    front, a, *_ = plan.mapped
+    scale = torch.ones(1)
+    assert front.source.is_transposed
+    assert usable_scale(front, (8, scale)) is None
+    assert usable_scale(a, (8, scale)) is None
+    assert usable_scale(a, None) is None
+    assert usable_scale(a, (3, scale)) is scale
+
+
+def test_the_bits_of_a_chip_are_those_of_most_of_its_layers() -> None:
+    shapes = {"a.weight": (5, 4), "b.weight": (5, 4), "c.weight": (5, 4)}
+    plan = plan_tensors(shapes, PHYSICAL, ALL, trained_bits={"a": 3, "b": 3})
+    assert chosen_bits(PHYSICAL, plan).weights.bits == 3
+    assert chosen_bits(PHYSICAL.with_settings({"weights.bits": 5}), plan).weights.bits == 5
+    assert chosen_bits(PHYSICAL, Plan((), ())).weights.bits == 8

@@ -17,6 +17,7 @@ from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.checkpoint import load_checkpoint
 from memsim.crossbar.statistics import PREFIX, statistics_from_tensors
 from memsim.errors import InputError
+from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.train.batches import TrainingBatch
 from memsim.train.config import TrainConfig
 from memsim.train.hooks import Hooks, Moment, ParameterGroup, matrices_decay
@@ -73,14 +74,14 @@ def test_both_checkpoints_can_be_run(trained: tuple[Path, Watching]) -> None:
         assert recogniser.config.width == MODEL.width
 
 
-def test_the_best_carries_the_statistics_of_every_linear_layer(trained: tuple[Path, Watching]) -> None:
+def test_the_best_carries_the_statistics_of_every_matrix(trained: tuple[Path, Watching]) -> None:
     out, _ = trained
     checkpoint = load_checkpoint(out)
-    linears = {n: m for n, m in load_recogniser(checkpoint).model.named_modules() if isinstance(m, nn.Linear)}
+    sources = matrix_sources(mappable_layers(load_recogniser(checkpoint).model))
     statistics = statistics_from_tensors(checkpoint.tensors())
-    assert statistics.keys() == linears.keys()
+    assert statistics.keys() == sources.keys()
     for name, measured in statistics.items():
-        assert measured.sample.shape[1] == linears[name].in_features
+        assert measured.sample.shape[1] == sources[name].groups * sources[name].shape[1]
         assert 0 < measured.absmax <= measured.limit
     last = load_checkpoint(out.with_name("model.last.safetensors"))
     assert not any(name.startswith(PREFIX) for name in last.names)

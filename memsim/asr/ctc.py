@@ -1,4 +1,4 @@
-"""The CTC loss of each utterance, so that a batch can be computed in parts."""
+"""The CTC loss of each utterance, and the token ids that it is the loss of."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from memsim.asr.corpora import Utterance
+from memsim.asr.tokens import CharacterTokens
+from memsim.errors import InputError
+
+
+def encode_text(tokens: CharacterTokens, utterance: Utterance) -> Tensor:
+    """The token ids of what is said. Raises InputError, naming the utterance, for a character without a token."""
+    try:
+        return torch.tensor(tokens.encode(utterance.text), dtype=torch.long)
+    except InputError as error:
+        raise InputError(f"{utterance.audio}: {utterance.id}: {error}") from None
 
 
 def ctc_losses(log_probs: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:

@@ -1,3 +1,5 @@
+"""The CTC loss in cases that can be counted."""
+
 from __future__ import annotations
 
 import math
@@ -7,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from memsim.asr.ctc import ctc_losses, frames_needed, too_short
 from memsim.rng import generator
-from memsim.train.loss import ctc_losses, frames_needed, too_short
 
 UNIFORM = torch.full((2, 2, 3), -math.log(3))
 

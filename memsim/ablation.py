@@ -1,0 +1,154 @@
+"""What each effect of the hardware, and the hardware of each layer, costs a recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from memsim.asr.corpora import Corpus
+from memsim.asr.ctc import encode_text
+from memsim.asr.recogniser import Recogniser
+from memsim.asr.scoring import Score
+from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
+from memsim.errors import InputError
+from memsim.evaluate import Evaluation, Progress, Runner, Subject, spread
+from memsim.nn.mapping import mapping_of, swapped, under
+from memsim.nn.plan import MappedLayer
+from memsim.nn.sources import effective_weight
+from memsim.spec import EFFECTS
+
+
+@dataclass(frozen=True)
+class AblationStep:
+    """The recogniser with the effects up to `effect`: one score a chip, a single one where chips do not differ."""
+
+    effect: str
+    scores: tuple[Score, ...]
+
+    @property
+    def wer(self) -> dict[str, float]:
+        """Mean, standard deviation, minimum and maximum."""
+        return spread([score.wer for score in self.scores])
+
+    @property
+    def cer(self) -> dict[str, float]:
+        return spread([score.cer for score in self.scores])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"effect": self.effect, "chips": len(self.scores), "wer": self.wer, "cer": self.cer}
+
+
+def ablate(
+    subject: Subject, evaluation: Evaluation, *, device: str = "cpu", progress: Progress = lambda name, done: None
+) -> tuple[AblationStep, ...]:
+    """The WER with the effects switched on one after the other, on the data and as many chips as `evaluation`'s.
+
+    What `evaluation` has found out for the digital model and the whole chips is not run again.
+    """
+    runner = Runner.make(subject.recogniser, evaluation.corpus, device, progress)
+    steps = subject.spec.steps()
+    scores: dict[str, list[Score]] = {effect: [] for effect in steps}
+    known = {next(reversed(steps)): [trial.score for trial in evaluation.trials]}
+    twin = subject.spec.digital_twin()
+    known |= {effect: [evaluation.digital] for effect, step in steps.items() if step.is_same_hardware(twin)}
+    for trial in range(len(evaluation.trials)):
+        todo = [effect for effect in steps if effect not in known and (trial == 0 or _varies(effect))]
+        chip = subject.chip(trial) if todo else None
+        for effect in todo:
+            assert chip is not None
+            model = under(chip, steps[effect], subject.statistics)
+            name = f"up to {effect.replace('_', ' ')}" + (f", chip {trial + 1}" if _varies(effect) else "")
+            scores[effect].append(runner.score(replace(subject.recogniser, model=model), name))
+    return tuple(AblationStep(effect, tuple((scores | known)[effect])) for effect in steps)
+
+
+def _varies(effect: str) -> bool:
+    """Whether chips differ once `effect` is on."""
+    return EFFECTS.index(effect) >= EFFECTS.index("programming")
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """The recogniser with one layer on hardware, or (no `layer`) none; `ctc_loss` is a mean a character."""
+
+    layer: str | None
+    score: Score
+    ctc_loss: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`layers` are sorted: the one with the largest CTC loss, which is finer than the WER, comes first."""
+
+    digital: LayerScore
+    layers: tuple[LayerScore, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+        def plain(result: LayerScore) -> dict[str, Any]:
+            return {"wer": result.score.wer, "cer": result.score.cer, "ctc_loss": result.ctc_loss}
+
+        layers = [{"name": result.layer} | plain(result) for result in self.layers]
+        return {"digital": plain(self.digital), "layers": layers}
+
+
+def sensitivity(
+    subject: Subject, corpus: Corpus, *, device: str = "cpu", progress: Progress = lambda name, done: None
+) -> Sensitivity:
+    """WER and CTC loss with one layer at a time on the subject's first chip, the others digital and quantised.
+
+    Raises InputError when a transcript has a character without a token.
+    """
+    digital = replace(subject.recogniser, model=subject.digital)
+    targets = [encode_text(digital.tokens, utterance) for utterance in corpus.utterances]
+    chip = subject.chip(0).to(device)
+    layers = mapping_of(chip).layers
+    results: list[LayerScore] = []
+
+    def show(name: str, done: float) -> None:
+        progress("one layer at a time", (len(results) + done) / (1 + len(layers)))
+
+    runner = Runner.make(digital, corpus, device, show)
+    results.append(LayerScore(None, *runner.score_and_loss(digital, targets, "digital")))
+    for name, matrix in layers.items():
+        with swapped(digital.model, matrix):
+            results.append(LayerScore(name, *runner.score_and_loss(digital, targets, name)))
+        matrix.release()
+    mapping_of(digital.model).release()
+    return Sensitivity(results[0], tuple(sorted(results[1:], key=lambda result: -result.ctc_loss)))
+
+
+def chip_budget(subject: Subject, *, progress: Progress = lambda name, done: None) -> Budget:
+    """The error budget of the subject's first chip.
+
+    Raises InputError where inputs were not measured or the reference does not have the layers of the chip.
+    """
+    planned = mapping_of(subject.digital).mapped
+    require_samples(subject.checkpoint.path, (layer.name for layer in planned), subject.statistics)
+    weights = None if subject.full_precision is None else _weights(subject.full_precision, planned)
+    chip, steps = mapping_of(subject.chip(0)), subject.spec.steps()
+    layers: list[LayerBudget] = []
+    for name, matrix in chip.layers.items():
+        weight = None if weights is None else weights[name]
+        layers.append(layer_budget(matrix, steps, chip.seed, subject.statistics[name], weight))
+        progress("error budget", len(layers) / len(chip.layers))
+    return Budget(tuple(layers), against_full_precision=weights is not None)
+
+
+def _weights(reference: Recogniser, layers: Iterable[MappedLayer]) -> dict[str, Tensor]:
+    """Those of `layers` in full precision, [out, in / groups] each."""
+    found = {}
+    for layer in layers:
+        try:
+            weight = layer.source.matrix(effective_weight(reference.model, layer.source.tensor))
+        except AttributeError:
+            weight = None
+        if weight is None or weight.shape != layer.source.shape:
+            raise InputError(f"the reference has no layer {layer.name} of the same size to measure errors against")
+        found[layer.name] = weight
+    return found

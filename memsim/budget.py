@@ -1,0 +1,159 @@
+"""The error budget: what each effect of the hardware adds to the error of every layer's product.
+
+The effects are switched on one after the other, in the order of `memsim.spec.EFFECTS`. Each step is a hardware spec of
+its own (`HardwareSpec.steps`) and runs like any other, on the cells of the chip as far as it programs them alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.statistics import InputStatistics
+from memsim.errors import InputError
+from memsim.nn.plan import layer_spec
+from memsim.spec import HardwareSpec
+
+
+@dataclass(frozen=True)
+class LayerBudget:
+    """The relative L2 error of a layer's product with the effects up to each one, in the order of EFFECTS."""
+
+    name: str
+    errors: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """With all effects: the error of the chip."""
+        return _last(self.errors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"name": self.name, "error": self.total, "effects": _effects_to_list(self.errors)}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The budgets of all layers on arrays, and their root mean squares: every layer counts the same.
+
+    `against_full_precision`: the products are compared with those of the weights before quantisation, else with those
+    of the quantised ones, and quantisation is no part of the budget.
+    """
+
+    layers: tuple[LayerBudget, ...]
+    against_full_precision: bool
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """By effect, in order: the root mean square over layers of the error with the effects up to it."""
+        effects = self.layers[0].errors
+        return {e: math.sqrt(math.fsum(x.errors[e] ** 2 for x in self.layers) / len(self.layers)) for e in effects}
+
+    @property
+    def total(self) -> float:
+        """The root mean square over layers of the error of the chip."""
+        return _last(self.errors)
+
+    def worst_layer(self, effect: str) -> tuple[str, float]:
+        """The layer to which `effect` adds the most, and what it adds."""
+        added = {layer.name: increments(layer.errors)[effect] for layer in self.layers}
+        name = max(added, key=lambda layer: added[layer])
+        return name, added[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: effects in order, layers with the largest error first."""
+        return {
+            "against": "full precision" if self.against_full_precision else "quantised",
+            "error": self.total,
+            "effects": _effects_to_list(self.errors),
+            "layers": [layer.to_dict() for layer in self.sorted_layers()],
+        }
+
+    def sorted_layers(self) -> list[LayerBudget]:
+        """Those with the largest error first."""
+        return sorted(self.layers, key=lambda layer: -layer.total)
+
+
+def increments(errors: Mapping[str, float]) -> dict[str, float]:
+    """What each step adds to the error, as if independent of what was there: the root of the difference of squares.
+
+    Negative where the error becomes less. The signed squares add up to the square of the last error.
+    """
+    added, before = {}, 0.0
+    for effect, error in errors.items():
+        difference = error**2 - before**2
+        added[effect], before = math.copysign(math.sqrt(abs(difference)), difference), error
+    return added
+
+
+def _last(errors: Mapping[str, float]) -> float:
+    """0 where there are no effects at all."""
+    return [0.0, *errors.values()][-1]
+
+
+def _effects_to_list(errors: Mapping[str, float]) -> list[dict[str, Any]]:
+    added = increments(errors)
+    return [{"effect": effect, "error": error, "added": added[effect]} for effect, error in errors.items()]
+
+
+def layer_budget(
+    matrix: MappedMatrix,
+    steps: Mapping[str, HardwareSpec],
+    seed: int,
+    statistics: InputStatistics,
+    weight: Tensor | None = None,
+) -> LayerBudget:
+    """The budget of `matrix`, a calibrated one of the chip that was programmed from `seed` under the last of `steps`.
+
+    The inputs are the rows that `statistics` keeps. Errors are relative to their product with `weight` [out, in /
+    groups] in full precision; without it, with the quantised weights, and the step of quantisation is left out. 0 where
+    that product is 0.
+    """
+    rows = statistics.sample.to(matrix.levels.device)
+    exact = matrix.levels.double() * matrix.scale.double()[:, None] if weight is None else weight.to(rows.device)
+    by_group = (rows.double().unflatten(1, (matrix.groups, -1)), exact.double().unflatten(0, (matrix.groups, -1)))
+    wanted = torch.einsum("ngi,goi->ngo", *by_group).flatten(1)
+    errors: dict[str, float] = {}
+    before: HardwareSpec | None = None
+    for effect, spec in steps.items():
+        if effect == "quantisation" and weight is None:
+            continue
+        own = layer_spec(matrix.name, spec, matrix.spec.weights.bits)
+        if before is not None and own.is_same_hardware(before):
+            errors[effect] = _last(errors)
+        else:
+            is_chip = own.is_same_hardware(matrix.spec)
+            errors[effect] = _error(matrix if is_chip else matrix.under(own, seed, statistics), rows, wanted, seed)
+        before = own
+    return LayerBudget(matrix.name, errors)
+
+
+def _error(matrix: MappedMatrix, rows: Tensor, wanted: Tensor, seed: int) -> float:
+    """||product - wanted|| / ||wanted||; its read noise depends on nothing but the seed and the layer."""
+    own = matrix.reads
+    matrix.reads = Reads(seed, batch="budget")
+    try:
+        error = torch.linalg.vector_norm(matrix(rows).double() - wanted)
+    finally:
+        matrix.reads = own
+    matrix.release()
+    size = float(torch.linalg.vector_norm(wanted))
+    return float(error) / size if size else 0.0
+
+
+def require_samples(path: Path, layers: Iterable[str], statistics: Mapping[str, InputStatistics]) -> None:
+    """Raise InputError, in the name of the file `path`, unless every layer's inputs were measured."""
+    missing = [name for name in layers if name not in statistics]
+    if missing:
+        more = f" and {len(missing) - 1} more layers" if len(missing) > 1 else ""
+        raise InputError(
+            f"{path}: holds no input statistics for {missing[0]}{more}, and the error budget multiplies their inputs; "
+            "`memsim map --calibrate DATA` measures them"
+        )

@@ -1,0 +1,153 @@
+"""nn.MultiheadAttention on simulated arrays: its projections are matrix products, what is between them is digital."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memsim.nn.linear import MappedLinear
+from memsim.nn.sources import WeightSource, effective_weight, kept
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+class MappedAttention(nn.Module):
+    """nn.MultiheadAttention, with its arguments and results.
+
+    Queries, keys and values are projected by matrices of their own, `q_proj`, `k_proj` and `v_proj`, also where torch
+    keeps them in one `in_proj_weight`: their inputs differ in general. With `out_proj` that makes four.
+    """
+
+    in_proj_bias: Tensor | None
+    bias_k: Tensor | None
+    bias_v: Tensor | None
+    # what nn.TransformerEncoderLayer asks before it computes with the weights itself, past this layer
+    _qkv_same_embed_dim = False
+
+    def __init__(self, module: nn.MultiheadAttention, products: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads, self.head_dim = module.embed_dim, module.num_heads, module.head_dim
+        self.batch_first, self.dropout, self.add_zero_attn = module.batch_first, module.dropout, module.add_zero_attn
+        for name, source in self.sources(module).items():
+            if name == "out_proj":
+                continue
+            if name in products:
+                self.add_module(name, MappedLinear(products[name], None))
+            else:
+                self.register_buffer(f"{name}_weight", kept(source.matrix(effective_weight(module, source.tensor))))
+        for name in ("in_proj_bias", "bias_k", "bias_v"):
+            self.register_buffer(name, kept(getattr(module, name)))
+        bias = kept(module.out_proj.bias)
+        if "out_proj" in products:
+            self.out_proj: nn.Module = MappedLinear(products["out_proj"], bias)
+        else:
+            weight = kept(effective_weight(module, "out_proj.weight"))
+            self.out_proj = nn.Linear(module.embed_dim, module.embed_dim, bias is not None, device="meta")
+            state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+            self.out_proj.load_state_dict(state, assign=True)
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        assert isinstance(module, nn.MultiheadAttention)
+        width = module.embed_dim
+        if module.in_proj_weight is not None:
+            stored = tuple(module.in_proj_weight.shape)
+            rows = [(part * width, (part + 1) * width) for part in range(len(PROJECTIONS))]
+            found = {
+                name: WeightSource.of("in_proj_weight", stored, rows=part)
+                for name, part in zip(PROJECTIONS, rows, strict=True)
+            }
+        else:
+            tensors = {name: f"{name}_weight" for name in PROJECTIONS}
+            found = {name: WeightSource.of(t, tuple(getattr(module, t).shape)) for name, t in tensors.items()}
+        return found | {"out_proj": WeightSource.of("out_proj.weight", tuple(module.out_proj.weight.shape))}
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedAttention:
+        return cls(module, products)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As nn.MultiheadAttention; `is_causal` only says what `attn_mask` is, which must be given with it."""
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal says what attn_mask is; give the mask, too")
+        has_batch = query.ndim == 3
+        if not has_batch:
+            query, key, value = query[None], key[None], value[None]
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
+        elif not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        parts = (self._projected(i, x) for i, x in enumerate((query, key, value)))
+        q, k, v = self._with_extra_keys(*parts)
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
+        # [batch, heads, frames, width / heads]
+        mask = self._mask(q, k, key_padding_mask, attn_mask)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = (q / math.sqrt(self.head_dim)) @ k.transpose(2, 3)
+            weights = F.dropout((scores if mask is None else scores + mask).softmax(dim=-1), dropout)
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(dim=1)
+        if not has_batch:
+            return output[0], None if weights is None else weights[0]
+        return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _projected(self, index: int, x: Tensor) -> Tensor:
+        name = PROJECTIONS[index]
+        product: Tensor
+        if name in self._modules:
+            product = self.get_submodule(name)(x)
+        else:
+            product = F.linear(x, getattr(self, f"{name}_weight").to(x.dtype))
+        if self.in_proj_bias is None:
+            return product
+        return product + self.in_proj_bias.chunk(len(PROJECTIONS))[index].to(product.dtype)
+
+    def _with_extra_keys(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With the learned key and value, and the one of zeros, where the layer has them: frames after all others."""
+        extra: list[tuple[Tensor, Tensor]] = []
+        if self.bias_k is not None and self.bias_v is not None:
+            extra.append((self.bias_k.to(k.dtype), self.bias_v.to(v.dtype)))
+        if self.add_zero_attn:
+            extra.append((k.new_zeros(1, 1, self.embed_dim), v.new_zeros(1, 1, self.embed_dim)))
+        for more_k, more_v in extra:
+            k = torch.cat([k, more_k.expand(len(k), -1, -1)], dim=1)
+            v = torch.cat([v, more_v.expand(len(v), -1, -1)], dim=1)
+        return q, k, v
+
+    def _mask(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None) -> Tensor | None:
+        """What is added to the scores, broadcast to [batch, heads, queries, keys]; None for nothing."""
+        frames = k.shape[2]
+        parts = []
+        if attn_mask is not None:
+            by_head = attn_mask.unflatten(0, (len(q), self.num_heads)) if attn_mask.ndim == 3 else attn_mask
+            parts.append(_added(by_head, frames, q.dtype))
+        if key_padding_mask is not None:
+            parts.append(_added(key_padding_mask, frames, q.dtype)[:, None, None])
+        return sum(parts[1:], parts[0]) if parts else None
+
+
+def _added(mask: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
+    """A mask [..., keys] as what is added to scores: of truth values, -Inf where True. Extra keys are never masked."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -torch.inf)
+    return F.pad(mask.to(dtype), (0, frames - mask.shape[-1]))

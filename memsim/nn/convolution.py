@@ -1,0 +1,159 @@
+"""Convolutions on simulated arrays: windows of the input become rows, and one matrix product does the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product as cartesian
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memsim.nn.sources import WeightSource, kept
+
+PIECE_VALUES = 1 << 20
+"""About how many values of windows exist at a time: changes speed and memory, never a result."""
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
+class MappedConvolution(nn.Module):
+    """nn.Conv1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+
+    A row of the matrix product is one window, [in, *kernel]. Groups are blocks on the matrix's diagonal. Padding
+    happens before the arrays, the bias is added after them.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, module: Convolution, matrix: nn.Module) -> None:
+        """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
+        super().__init__()
+        self.matrix = matrix
+        self.register_buffer("bias", kept(module.bias))
+        self.kernel_size, self.stride, self.dilation = module.kernel_size, module.stride, module.dilation
+        self.padding_mode = module.padding_mode
+        # of each end of each dimension, the last one first, as F.pad takes it; torch works out `same` likewise
+        self.ends = tuple(module._reversed_padding_repeated_twice)
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        assert isinstance(module, Convolution)
+        return {"": WeightSource.of("weight", tuple(module.weight.shape), module.groups)}
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedConvolution:
+        return cls(module, products[""])
+
+    def forward(self, x: Tensor) -> Tensor:
+        batched, has_batch = _batched(x, len(self.kernel_size))
+        windows = self._windows(batched)
+        space = windows.shape[1 : 1 + len(self.kernel_size)]
+        stream: Callable[[Iterator[Tensor]], Tensor] = self.matrix.stream  # type: ignore[assignment]
+        product = stream(_rows(windows, len(self.kernel_size)))
+        return _finished(product.unflatten(0, (len(batched), *space)).movedim(-1, 1), self.bias, has_batch)
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """A view [batch, *space', in, *kernel] of the padded input [batch, in, *space]."""
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        padded = F.pad(x, self.ends, mode=mode)
+        batch_step, channel_step, *steps = padded.stride()
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        if any(size < needed for size, needed in zip(padded.shape[2:], reach, strict=True)):
+            raise ValueError(
+                f"an input of {list(padded.shape[2:])}, padding included, is smaller than the kernel's reach of {reach}"
+            )
+        space = [(n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, self.stride, strict=True)]
+        strides = [step * s for step, s in zip(steps, self.stride, strict=True)]
+        within = [step * d for step, d in zip(steps, self.dilation, strict=True)]
+        return padded.as_strided(
+            (len(padded), *space, padded.shape[1], *self.kernel_size), (batch_step, *strides, channel_step, *within)
+        )
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+
+
+class MappedTransposedConvolution(nn.Module):
+    """nn.ConvTranspose1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+
+    Every position of the input is a row; the product's columns [out, *kernel] are added up digitally where they
+    overlap, and so is the bias.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, module: TransposedConvolution, matrix: nn.Module) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self.register_buffer("bias", kept(module.bias))
+        self.kernel_size, self.stride, self.dilation = module.kernel_size, module.stride, module.dilation
+        self.padding: tuple[int, ...] = tuple(int(size) for size in module.padding)
+        self.output_padding: tuple[int, ...] = module.output_padding
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        assert isinstance(module, TransposedConvolution)
+        return {"": WeightSource.transposed("weight", tuple(module.weight.shape), module.groups)}
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedTransposedConvolution:
+        return cls(module, products[""])
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        dimensions = len(self.kernel_size)
+        batched, has_batch = _batched(x, dimensions)
+        columns: Tensor = self.matrix(batched.movedim(1, -1))
+        columns = columns.unflatten(-1, (-1, math.prod(self.kernel_size))).movedim(-2, 1)  # [batch, out, *space, taps]
+        space = batched.shape[2:]
+        axes = list(zip(space, self.kernel_size, self.stride, self.dilation, strict=True))
+        extra = self._output_padding([(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in axes], output_size)
+        sizes = [(n - 1) * s + d * (k - 1) + 1 + e for (n, k, s, d), e in zip(axes, extra, strict=True)]
+        full = columns.new_zeros(*columns.shape[:2], *sizes)
+        for index, tap in enumerate(cartesian(*(range(k) for k in self.kernel_size))):
+            places = [slice(d * t, d * t + (n - 1) * s + 1, s) for t, (n, _, s, d) in zip(tap, axes, strict=True)]
+            full[slice(None), slice(None), *places] += columns[..., index]
+        inside = [slice(p, size - p) for p, size in zip(self.padding, sizes, strict=True)]
+        return _finished(full[slice(None), slice(None), *inside], self.bias, has_batch)
+
+    def _output_padding(self, uncut: Sequence[int], output_size: Sequence[int] | None) -> Sequence[int]:
+        """What is added at the far ends: the layer's own, or what makes the output `output_size`."""
+        if output_size is None:
+            return self.output_padding
+        wanted = list(output_size)[-len(self.kernel_size) :]
+        least = [size - 2 * p for size, p in zip(uncut, self.padding, strict=True)]
+        extra = [size - low for size, low in zip(wanted, least, strict=True)]
+        if any(not 0 <= e < max(s, d) for e, s, d in zip(extra, self.stride, self.dilation, strict=True)):
+            raise ValueError(f"output_size {wanted} is not within a stride above {least}")
+        return extra
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+
+
+def _batched(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
+    """`x` with a batch, and whether it came with one."""
+    if x.ndim not in (dimensions + 1, dimensions + 2):
+        raise ValueError(f"an input of {list(x.shape)}; expected [batch, channels] and {dimensions} more dimensions")
+    has_batch = x.ndim == dimensions + 2
+    return (x if has_batch else x[None]), has_batch
+
+
+def _finished(y: Tensor, bias: Tensor | None, has_batch: bool) -> Tensor:
+    """`y` [batch, out, *space] with its bias, without the batch where there was none."""
+    if bias is not None:
+        y = y + bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
+    return y if has_batch else y[0]
+
+
+def _rows(windows: Tensor, dimensions: int) -> Iterator[Tensor]:
+    """The windows [batch, *space, in, *kernel] as rows [n, in * kernel], piece by piece."""
+    values = math.prod(windows.shape[1 + dimensions :])
+    by_image = math.prod(windows.shape[1:])
+    images = max(1, PIECE_VALUES // max(1, by_image))
+    lines = max(1, PIECE_VALUES // max(1, by_image // windows.shape[1])) if images == 1 else windows.shape[1]
+    for group in windows.split(images):
+        for part in group.split(lines, dim=1):
+            yield part.reshape(math.prod(part.shape[: 1 + dimensions]), values)

@@ -1,0 +1,139 @@
+"""Which layers have a front end on simulated arrays, and which matrices each of them is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from memsim.nn.attention import MappedAttention
+from memsim.nn.convolution import MappedConvolution, MappedTransposedConvolution
+from memsim.nn.linear import MappedConv1D, MappedLinear
+from memsim.nn.quantisers import QuantisedLinear
+from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell
+from memsim.nn.sources import WeightSource, effective_weight
+
+
+class FrontEnd(Protocol):
+    """A class of layers that compute with mapped matrices."""
+
+    def sources(self, module: nn.Module) -> dict[str, WeightSource]:
+        """The matrices of `module`, by their name within it ("" for the only one); tensors are named within it, too."""
+
+    def from_module(self, module: Any, products: Mapping[str, nn.Module]) -> nn.Module:
+        """The layer in place of `module`, whose matrices `products` (by name) are on arrays; others stay digital."""
+
+
+FRONT_ENDS: dict[type[nn.Module], FrontEnd] = {
+    nn.Linear: MappedLinear,
+    QuantisedLinear: MappedLinear,
+    nn.Conv1d: MappedConvolution,
+    nn.Conv2d: MappedConvolution,
+    nn.Conv3d: MappedConvolution,
+    nn.ConvTranspose1d: MappedTransposedConvolution,
+    nn.ConvTranspose2d: MappedTransposedConvolution,
+    nn.ConvTranspose3d: MappedTransposedConvolution,
+    nn.LSTM: MappedRecurrent,
+    nn.GRU: MappedRecurrent,
+    nn.RNN: MappedRecurrent,
+    nn.LSTMCell: MappedRecurrentCell,
+    nn.GRUCell: MappedRecurrentCell,
+    nn.RNNCell: MappedRecurrentCell,
+    nn.MultiheadAttention: MappedAttention,
+}
+
+
+def front_end_of(module: nn.Module) -> FrontEnd | None:
+    """The front end for `module`; None where there is none.
+
+    A class derived from a layer may compute something else, so it has none; a parametrised layer has its own.
+    """
+    if MappedConv1D.is_original(module):
+        return MappedConv1D
+    return FRONT_ENDS.get(type_before_parametrizations(module))
+
+
+@dataclass(frozen=True)
+class MappableLayer:
+    """A layer of a network that can be mapped.
+
+    `matrices` are the names of its matrices in the network by their names within the layer; `sources` say where in the
+    network their weights are.
+    """
+
+    name: str
+    module: nn.Module
+    front_end: FrontEnd
+    matrices: Mapping[str, str]
+    sources: Mapping[str, WeightSource]
+
+    def effective_weight(self, local: str) -> Tensor:
+        """The tensor that holds matrix `local`."""
+        tensor = self.sources[local].tensor
+        return effective_weight(self.module, tensor.removeprefix(f"{self.name}."))
+
+    def mapped(self, products: Mapping[str, nn.Module]) -> nn.Module | None:
+        """The layer with those of its matrices that are among `products`, by their names in the network, on arrays.
+
+        None where there is none.
+        """
+        own = {local: products[name] for local, name in self.matrices.items() if name in products}
+        return self.front_end.from_module(self.module, own) if own else None
+
+
+def mappable_layers(model: nn.Module) -> list[MappableLayer]:
+    """The layers of `model` that have a front end, each under its first name.
+
+    A matrix is named as its layer, with its name within it where it is one of several (`encoder.lstm.weight_hh_l0`).
+    Layers that share a parameter share the matrix, under the name that it has in the first of them.
+    """
+    layers: list[MappableLayer] = []
+    inner: set[nn.Module] = set()
+    shared: dict[tuple[int, WeightSource], str] = {}
+    for name, module in model.named_modules():
+        front_end = None if module in inner else front_end_of(module)
+        if front_end is None:
+            continue
+        inner.update(module.modules())
+        matrices, sources = {}, {}
+        for local, source in front_end.sources(module).items():
+            parameter = _parameter(module, source.tensor)
+            matrix = _joined(name, local)
+            if parameter is not None:
+                matrix = shared.setdefault((id(parameter), replace(source, tensor="")), matrix)
+            matrices[local] = matrix
+            sources[local] = replace(source, tensor=_joined(name, source.tensor))
+        layers.append(MappableLayer(name, module, front_end, matrices, sources))
+    return layers
+
+
+def matrix_sources(layers: Sequence[MappableLayer]) -> dict[str, WeightSource]:
+    """Where the weights of each matrix are, by its name."""
+    found: dict[str, WeightSource] = {}
+    for layer in layers:
+        for local, matrix in layer.matrices.items():
+            found.setdefault(matrix, layer.sources[local])
+    return found
+
+
+def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedLinear]:
+    """The layers that were trained with quantisers, by the name of their matrix."""
+    found: dict[str, QuantisedLinear] = {}
+    for layer in layers:
+        if isinstance(layer.module, QuantisedLinear):
+            for matrix in layer.matrices.values():
+                found.setdefault(matrix, layer.module)
+    return found
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor | None:
+    """The parameter `name`; None where it is computed from others."""
+    layer, _, local = name.rpartition(".")
+    return module.get_submodule(layer)._parameters.get(local)
+
+
+def _joined(*names: str) -> str:
+    return ".".join(name for name in names if name)

@@ -1,0 +1,68 @@
+"""Where the weights of a mapped matrix are in a network: in which tensor of which layer, and how they lie in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """A matrix of `shape` (out, in / groups), as `MappedMatrix` takes it, in the tensor `tensor`.
+
+    The tensor is [out, in / groups, *kernel] with the kernel part of the input, as in nn.Conv1d; or, where
+    `is_transposed`, [in, out / groups, *kernel] with the kernel part of the output, as in nn.ConvTranspose1d. With
+    `rows` the matrix is that part of it only.
+    """
+
+    tensor: str
+    shape: tuple[int, int]
+    groups: int = 1
+    is_transposed: bool = False
+    rows: tuple[int, int] | None = None
+
+    @classmethod
+    def of(
+        cls, tensor: str, stored: tuple[int, ...], groups: int = 1, rows: tuple[int, int] | None = None
+    ) -> WeightSource:
+        """The matrix in a tensor of shape `stored`, [out, in / groups, *kernel], or in those `rows` of it."""
+        first, last = rows or (0, stored[0])
+        return cls(tensor, (last - first, math.prod(stored[1:])), groups, rows=rows)
+
+    @classmethod
+    def transposed(cls, tensor: str, stored: tuple[int, ...], groups: int = 1) -> WeightSource:
+        """The matrix in a tensor of shape `stored`, [in, out / groups, *kernel]."""
+        return cls(tensor, (groups * math.prod(stored[1:]), stored[0] // groups), groups, is_transposed=True)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is all of a tensor [out, ...], without groups: so are the weights of linear layers."""
+        return self.groups == 1 and not self.is_transposed and self.rows is None
+
+    def matrix(self, stored: Tensor) -> Tensor:
+        """[out, in / groups] from the values of the tensor."""
+        if self.is_transposed:
+            blocks: Tensor = stored.unflatten(0, (self.groups, -1))
+            return blocks.flatten(2).transpose(1, 2).flatten(0, 1)
+        return (stored if self.rows is None else stored[slice(*self.rows)]).flatten(1)
+
+
+def effective_weight(model: nn.Module, name: str) -> Tensor:
+    """The tensor `name` that a layer of `model` computes with: what a parametrisation or weight norm makes of it."""
+    layer, _, local = name.rpartition(".")
+    module = model.get_submodule(layer)
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == local:
+            computed: Tensor = hook.compute_weight(module)
+            return computed.detach()
+    weight = getattr(module, local)
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def kept(tensor: Tensor | None) -> Tensor | None:
+    """A copy of what a mapped layer goes on computing with digitally."""
+    return None if tensor is None else tensor.detach().clone()

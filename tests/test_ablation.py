@@ -1,0 +1,133 @@
+"""What effects and layers cost a recogniser: against evaluations of the hardware that each result stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from memsim.ablation import ablate, chip_budget, sensitivity
+from memsim.asr.corpora import load_corpus
+from memsim.budget import Budget
+from memsim.checkpoint import load_checkpoint
+from memsim.errors import InputError
+from memsim.evaluate import Subject, evaluate, prepare
+from memsim.nn.mapping import mapping_of
+from memsim.resources import ASSETS
+from memsim.spec import HardwareSpec, load_hardware
+
+CORPUS = load_corpus("demo", limit=3)
+ONE_BLOCK = ["output*", "frontend.*", "blocks.[1-5].*", "*.depthwise"]
+DEMO = load_checkpoint(ASSETS / "checkpoints" / "demo-float.safetensors")
+
+
+def spec_of(**settings: object) -> HardwareSpec:
+    return load_hardware("physical").with_settings({"weights.bits": 2, "digital": ONE_BLOCK, **settings})
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return prepare(DEMO, spec=spec_of())
+
+
+def test_each_step_is_an_evaluation_of_its_hardware(subject: Subject) -> None:
+    result = evaluate(subject, CORPUS, trials=2)
+    shown = []
+    steps = ablate(subject, result, progress=lambda name, done: shown.append(name))
+    assert [step.effect for step in steps] == list(subject.spec.steps())
+    for step in steps[:-1]:
+        alone = evaluate(prepare(DEMO, spec=subject.spec.up_to(step.effect)), CORPUS, trials=len(step.scores))
+        assert step.scores == tuple(trial.score for trial in alone.trials), step.effect
+    assert [len(step.scores) for step in steps] == [1, 1, 1, 2, 2, 2]
+    assert steps[1].scores == (result.digital,)
+    assert steps[-1].scores == tuple(trial.score for trial in result.trials)
+    # and what is known already is not run again
+    assert set(shown) == {
+        "up to quantisation",
+        "up to iv",
+        *(f"up to {effect}, chip {chip}" for effect in ("programming", "adc") for chip in (1, 2)),
+    }
+    mean = sum(score.wer for score in steps[3].scores) / 2
+    assert steps[3].to_dict() == {"effect": "programming", "chips": 2, "wer": steps[3].wer, "cer": steps[3].cer}
+    assert steps[3].wer["mean"] == pytest.approx(mean)
+
+
+def test_exact_hardware_has_one_step(subject: Subject) -> None:
+    ideal = prepare(DEMO, spec=load_hardware("ideal").with_settings({"weights.bits": 2}))
+    result = evaluate(ideal, CORPUS)
+    (step,) = ablate(ideal, result)
+    assert (step.effect, step.scores) == ("quantisation", (result.trials[0].score,))
+
+
+def test_with_one_layer_on_arrays_its_sensitivity_is_the_chip() -> None:
+    only = prepare(DEMO, spec=spec_of(**{"digital": ["output*", "frontend.*", "blocks.[1-5].*", "*[!e]", "*.depthwise"]}))
+    (layer,) = mapping_of(only.digital).layers
+    result = evaluate(only, CORPUS)
+    found = sensitivity(only, CORPUS)
+    assert found.digital.score == result.digital
+    (score,) = found.layers
+    assert (score.layer, score.score) == (layer, result.trials[0].score)
+
+
+def test_layers_on_ideal_cells_change_nothing(subject: Subject) -> None:
+    exact = prepare(DEMO, spec=subject.spec.digital_twin())
+    found = sensitivity(exact, CORPUS)
+    assert {layer.ctc_loss for layer in found.layers} == {found.digital.ctc_loss}
+    assert found.digital.ctc_loss > 0
+
+
+def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(subject: Subject) -> None:
+    before = {name: id(matrix) for name, matrix in mapping_of(subject.digital).layers.items()}
+    progress = []
+    found = sensitivity(subject, CORPUS, progress=lambda name, done: progress.append((name, done)))
+    again = sensitivity(subject, CORPUS)
+    assert found == again
+    losses = [layer.ctc_loss for layer in found.layers]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > found.digital.ctc_loss
+    assert len(set(losses)) == len(losses) == 10
+    assert {layer.layer for layer in found.layers} == before.keys()
+    for name, module in subject.digital.named_modules():
+        if name in before:
+            assert id(module.matrix) == before[name]
+            assert module.matrix.states is None
+    assert {name for name, _ in progress} == {"one layer at a time"}
+    assert [done for _, done in progress] == sorted(done for _, done in progress)
+    assert progress[-1][1] == 1.0
+    plain = found.to_dict()
+    assert plain["digital"]["ctc_loss"] == found.digital.ctc_loss
+    assert [layer["name"] for layer in plain["layers"]] == [layer.layer for layer in found.layers]
+
+
+def test_the_budget_of_a_mapped_file_and_of_its_source(subject: Subject, tmp_path) -> None:
+    from memsim.checkpoint import save_checkpoint
+    from memsim.mapped import map_checkpoint, plan_checkpoint
+    from memsim.nn.plan import Selection
+
+    budget = chip_budget(subject)
+    assert budget.against_full_precision
+    assert len(budget.layers) == 10
+    mapped = map_checkpoint(DEMO, subject.spec, plan_checkpoint(DEMO, subject.spec, Selection()))
+    save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
+    file = load_checkpoint(tmp_path / "mapped.safetensors")
+    assert close(chip_budget(prepare(file, reference=DEMO)), budget)
+    alone = chip_budget(prepare(file))
+    assert not alone.against_full_precision
+    assert list(alone.errors) == list(budget.errors)[1:]
+    assert alone.total < budget.total
+    # the cells of the file count, not what its seed would draw
+    chip = prepare(file)
+    for matrix in mapping_of(chip.programmed).layers.values():
+        matrix.states = torch.full_like(matrix.states, 0.5)
+    broken = chip_budget(chip)
+    assert broken.errors["iv"] == alone.errors["iv"]
+    assert broken.errors["programming"] > 0.9
+
+
+def close(one: Budget, other: Budget) -> bool:
+    return one.errors == pytest.approx(other.errors, rel=1e-6)
+
+
+def test_a_reference_of_another_shape_is_one_line(subject: Subject, tiny_recogniser) -> None:
+    other = prepare(DEMO, spec=subject.spec, reference=load_checkpoint(tiny_recogniser))
+    with pytest.raises(InputError, match=r"^the reference has no layer blocks\.0\.\S+ of the same size"):
+        chip_budget(other)
