@@ -173,7 +173,8 @@ def test_an_uncalibrated_checkpoint_is_calibrated_by_map(memsim, tmp_path):
 
 
 def test_what_effects_and_layers_cost(memsim):
-    command = ("eval", "demo-float", *DEMO, "--bits", "3", "--trials", "2", "--set", "digital=['output*', '*[!ey]']")
+    some = "digital=['output*', '*[!ey]', '*.depthwise', 'frontend.*']"
+    command = ("eval", "demo-float", *DEMO, "--bits", "3", "--trials", "2", "--set", some)
     done = memsim(*command, "--budget", "--ablate", "--sensitivity", "--json", "all.json")
     assert done.status == 0, done.err
     result = json.loads(Path("all.json").read_text())

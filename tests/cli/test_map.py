@@ -168,7 +168,7 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
         (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),
         (["foreign.safetensors", "-o", "no/such.safetensors"], "the folder no does not exist"),
-        (["foreign.safetensors", "--budget"], "foreign.safetensors: holds no input statistics for decoder.lstm.weight_ih_l0 and"),
+        (["foreign.safetensors", "--budget"], "holds no input statistics for decoder.lstm.weight_ih_l0 and"),
         (["foreign.safetensors", "--budget", "--dry-run"], "--budget --dry-run: the budget is that of programmed"),
         (["foreign.safetensors", "--calibrate", "demo"], "names no architecture, so it can be mapped but not run"),
     ],
