@@ -166,6 +166,7 @@ class _Training:
             self._save_state()
             raise
         finally:
+            self.parallel = self.model  # lets go of the group of processes
             if self.log:
                 self.log.close()
         assert self.progress.best is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -88,4 +89,7 @@ def joined_workers(device: str) -> Iterator[Workers]:
             raise OSError(f"process {rank}: another process of this training failed, which says why") from error
         raise
     finally:
+        # What is left of a DistributedDataParallel (it refers to itself) keeps the group, and its threads, which would
+        # abort the process when they outlive the interpreter.
+        gc.collect()
         torch.distributed.destroy_process_group()
