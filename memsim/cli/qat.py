@@ -16,7 +16,7 @@ from memsim.train.files import TrainingFiles
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memsim.asr.models.conformer import ConformerConfig
+    from memsim.asr.models.frontend import RecogniserConfig
     from memsim.asr.recogniser import Recogniser
     from memsim.nn.quantisation import Quantisation
     from memsim.spec import HardwareSpec
@@ -186,7 +186,7 @@ def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: 
         raise InputError(f"{files.events}: exists already; --force overwrites it")
 
 
-def _fresh(architecture: str, config: ConformerConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
+def _fresh(architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
     """A recogniser with random weights, for the characters of `texts`."""
     import torch
 
@@ -199,7 +199,7 @@ def _fresh(architecture: str, config: ConformerConfig, texts: Iterable[str], tex
 
 
 def _from_checkpoint(
-    init: str, architecture: str, config: ConformerConfig, texts: Iterable[str], text_style: str, model: str
+    init: str, architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, model: str
 ) -> tuple[Recogniser, str]:
     """The recipe's model with the weights of --init, and that file's SHA-256.
 
