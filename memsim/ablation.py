@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.ctc import encode_text
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score
 from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
@@ -73,11 +72,16 @@ def _varies(effect: str) -> bool:
 
 @dataclass(frozen=True)
 class LayerScore:
-    """The recogniser with one layer on hardware, or (no `layer`) none; `loss` is a mean a character."""
+    """The recogniser with one layer on hardware, or (no `layer`) none."""
 
     layer: str | None
     score: Score
-    loss: float
+
+    @property
+    def loss(self) -> float:
+        """A token, as a mean over utterances."""
+        assert self.score.loss is not None
+        return self.score.loss
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,6 @@ def sensitivity(
     Raises InputError when a transcript has a character without a token.
     """
     digital = replace(subject.recogniser, model=subject.digital)
-    targets = [encode_text(digital.tokens, utterance) for utterance in corpus.utterances]
     chip = subject.chip(0).to(device)
     layers = mapping_of(chip).layers
     results: list[LayerScore] = []
@@ -117,11 +120,11 @@ def sensitivity(
     def show(name: str, done: float) -> None:
         progress("one layer at a time", (len(results) + done) / (1 + len(layers)))
 
-    runner = Runner.make(digital, corpus, device, show)
-    results.append(LayerScore(None, *runner.score_and_loss(digital, targets, "digital")))
+    runner = Runner.make(digital, corpus, device, show, loss=True)
+    results.append(LayerScore(None, runner.score(digital, "digital")))
     for name, matrix in layers.items():
         with swapped(digital.model, matrix):
-            results.append(LayerScore(name, *runner.score_and_loss(digital, targets, name)))
+            results.append(LayerScore(name, runner.score(digital, name)))
         matrix.release()
     mapping_of(digital.model).release()
     layer_scores = sorted(results[1:], key=lambda result: -result.loss)

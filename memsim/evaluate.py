@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics as stats
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from memsim import __version__
 from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
 from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.ctc import encode_text
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
@@ -56,6 +58,7 @@ class Evaluation:
     seconds: float
     spec: HardwareSpec
     seed: int
+    loss_name: str
     full_precision: Score | None
     digital: Score
     trials: tuple[Trial, ...]
@@ -89,6 +92,7 @@ class Evaluation:
             "mapped": {
                 "wer": spread([trial.score.wer for trial in self.trials]),
                 "cer": spread([trial.score.cer for trial in self.trials]),
+                **({"loss_name": self.loss_name, "loss": spread(self.losses)} if self.losses else {}),
                 "trials": [{"seed": trial.seed, **trial.score.to_detailed_dict()} for trial in self.trials],
             },
             "relative_degradation": {
@@ -106,6 +110,11 @@ class Evaluation:
             },
             "real_time_factor": stats.fmean(trial.real_time_factor for trial in self.trials),
         }
+
+    @property
+    def losses(self) -> list[float]:
+        """Of each chip; empty where none were computed."""
+        return [trial.score.loss for trial in self.trials if trial.score.loss is not None]
 
     def intervals(self) -> dict[str, Any]:
         """95 % bootstrap intervals over utterances: the WER of each, and the mapped one's degradation, paired."""
@@ -225,12 +234,16 @@ def evaluate(
     corpus: Corpus,
     *,
     trials: int = 1,
+    loss: bool = False,
     device: str = "cpu",
     progress: Progress = lambda name, done: None,
 ) -> Evaluation:
-    """WER of `subject` on `corpus`: full precision where there is one, digital, and `trials` chips."""
+    """WER of `subject` on `corpus`: full precision where there is one, digital, and `trials` chips.
+
+    With `loss` also the mean loss a character. Raises InputError when a transcript then has one without a token.
+    """
     recogniser = subject.recogniser
-    runner = Runner.make(recogniser, corpus, device, progress)
+    runner = Runner.make(recogniser, corpus, device, progress, loss=loss)
     full_precision = None
     if subject.full_precision is not None:
         full_precision = runner.score(subject.full_precision, "full precision")
@@ -248,6 +261,7 @@ def evaluate(
         runner.seconds,
         subject.spec,
         subject.seed,
+        recogniser.kind.loss_name,
         full_precision,
         digital,
         tuple(results),
@@ -264,32 +278,34 @@ class Runner:
     seconds: float
     device: str
     progress: Progress
+    targets: Sequence[Tensor] | None = None
 
     @classmethod
-    def make(cls, recogniser: Recogniser, corpus: Corpus, device: str, progress: Progress) -> Runner:
-        """`recogniser` says which features; `device` is where networks run."""
+    def make(
+        cls, recogniser: Recogniser, corpus: Corpus, device: str, progress: Progress, *, loss: bool = False
+    ) -> Runner:
+        """`recogniser` says which features; `device` is where networks run; `loss` gives the scores theirs.
+
+        Raises InputError when a transcript has a character without a token, where losses are asked for.
+        """
         seconds = total_seconds(corpus.utterances)
         source = FeatureSource(recogniser.features, cache_bytes=CACHED_BYTES)
-        return cls(corpus, source, seconds, device, progress)
+        targets = [encode_text(recogniser.tokens, utterance) for utterance in corpus.utterances] if loss else None
+        return cls(corpus, source, seconds, device, progress, targets)
 
     def score(self, recogniser: Recogniser, name: str) -> Score:
         """`name` is what progress calls the run."""
-        return self._scored(transcribe(recogniser, self._batches(recogniser, name)))
-
-    def score_and_loss(self, recogniser: Recogniser, targets: Sequence[Tensor], name: str) -> tuple[Score, float]:
-        """Likewise, and the mean loss a character; `targets` are the token ids of every utterance's text."""
+        batches = self._batches(recogniser, name)
         texts: dict[int, str] = {}
-        loss, kind = 0.0, recogniser.kind
-        for batch, encoded, frames in outputs(recogniser, self._batches(recogniser, name)):
+        losses: dict[int, float] = {}
+        for batch, encoded, frames in outputs(recogniser, batches):
             texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
-            chosen = [targets[i] for i in batch.indices]
-            with torch.inference_mode():
-                losses = kind.losses(kind.outputs(recogniser.model, encoded, frames, chosen), chosen)
-            loss += losses.sum().item()
-        return self._scored([texts[i] for i in range(len(texts))]), loss / len(texts)
-
-    def _scored(self, hypotheses: list[str]) -> Score:
-        return score([u.text for u in self.corpus.utterances], hypotheses)
+            if self.targets is not None:
+                chosen = [self.targets[i] for i in batch.indices]
+                losses |= zip(batch.indices, recogniser.losses(encoded, frames, chosen).tolist(), strict=True)
+        references = [u.text for u in self.corpus.utterances]
+        loss = math.fsum(losses.values()) / len(losses) if losses else None
+        return replace(score(references, [texts[i] for i in range(len(references))]), loss=loss)
 
     def _batches(self, recogniser: Recogniser, name: str) -> Iterable[Batch]:
         recogniser.model.to(self.device)

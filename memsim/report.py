@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memsim.evaluate import spread
 from memsim.files import writing
+
+
+@dataclass(frozen=True)
+class Line:
+    """WERs by weight bits: several of each, such as one a chip. A dashed line has no markers."""
+
+    label: str
+    wers: Mapping[int, Sequence[float]]
+    colour: int  # of matplotlib's cycle
+    dashed: bool = False
 
 
 def wer_by_bits(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Draw WER against weight bits, a line for each hardware, from results as `memsim eval --json` writes them.
 
-    Markers are means over chips, bars reach from the best to the worst chip, dashes are the quantised digital model and
-    the dotted line is full precision. Writes SVG, the same bytes for the same results.
+    Dashes are the quantised digital model and the dotted line is full precision.
+    """
+    lines = []
+    for colour, name in enumerate(dict.fromkeys(result["hardware"]["name"] for result in results)):
+        rows = {int(r["hardware"]["spec"]["weights"]["bits"]): r for r in results if r["hardware"]["name"] == name}
+        mapped = {bits: [trial["wer"] for trial in row["mapped"]["trials"]] for bits, row in rows.items()}
+        digital = {bits: [row["digital"]["wer"]] for bits, row in rows.items()}
+        lines.append(Line(f"mapped on {name}", mapped, colour))
+        lines.append(Line(f"digital, as {name} quantises", digital, colour, dashed=True))
+    full_precision = next((r["full_precision"]["wer"] for r in results if "full_precision" in r), None)
+    draw_by_bits(lines, {} if full_precision is None else {"full precision": full_precision}, path, title)
+
+
+def draw_by_bits(lines: Sequence[Line], levels: Mapping[str, float], path: Path, title: str) -> None:
+    """Draw `lines`, and `levels` (WERs by what they are called) as dotted horizontal lines.
+
+    Markers are means, bars reach from the least to the largest. Writes SVG, the same bytes for the same values.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -21,26 +48,20 @@ def wer_by_bits(results: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     with mpl.rc_context({"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        names = list(dict.fromkeys(result["hardware"]["name"] for result in results))
-        for index, name in enumerate(names):
-            rows = sorted(
-                (result for result in results if result["hardware"]["name"] == name),
-                key=lambda result: int(result["hardware"]["spec"]["weights"]["bits"]),
-            )
-            bits = [row["hardware"]["spec"]["weights"]["bits"] for row in rows]
-            wers = [row["mapped"]["wer"] for row in rows]
-            mean, low, high = ([100 * wer[key] for wer in wers] for key in ("mean", "min", "max"))
-            bars = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
-            axes.errorbar(bits, mean, bars, marker="o", capsize=4, color=f"C{index}", label=f"mapped on {name}")
-            digital = [100 * row["digital"]["wer"] for row in rows]
-            axes.plot(
-                bits, digital, linestyle="--", color=f"C{index}", alpha=0.6, label=f"digital, as {name} quantises"
-            )
-        full_precision = next((100 * r["full_precision"]["wer"] for r in results if "full_precision" in r), None)
-        if full_precision is not None:
-            axes.axhline(full_precision, linestyle=":", color="black", label="full precision")
+        for line in lines:
+            bits = sorted(line.wers)
+            spreads = [spread([100 * wer for wer in line.wers[b]]) for b in bits]
+            mean = [s["mean"] for s in spreads]
+            bars = [[s["mean"] - s["min"] for s in spreads], [s["max"] - s["mean"] for s in spreads]]
+            colour = f"C{line.colour}"
+            if line.dashed:
+                axes.plot(bits, mean, linestyle="--", color=colour, alpha=0.6, label=line.label)
+            else:
+                axes.errorbar(bits, mean, bars, marker="o", capsize=4, color=colour, label=line.label)
+        for index, (label, wer) in enumerate(levels.items()):
+            axes.axhline(100 * wer, linestyle=":", color=f"{0.5 * index}", label=label)
         axes.set(xlabel="weight bits", ylabel="WER (%)", title=title)
-        axes.set_xticks(sorted({int(r["hardware"]["spec"]["weights"]["bits"]) for r in results}))
+        axes.set_xticks(sorted({bits for line in lines for bits in line.wers}))
         axes.set_ylim(bottom=0)
         axes.invert_xaxis()
         axes.legend(fontsize=8)

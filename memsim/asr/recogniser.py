@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,6 +49,11 @@ class Recogniser:
         """Greedy transcripts, from what `model` gave for a batch."""
         with torch.inference_mode():
             return self.kind.transcribe(self.model, encoded, frames, self.tokens)
+
+    def losses(self, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """The loss a token of each utterance [batch], likewise; `targets` are the token ids of their texts."""
+        with torch.inference_mode():
+            return self.kind.losses(self.kind.outputs(self.model, encoded, frames, targets), targets)
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint must say besides its tensors to be loaded again."""

@@ -29,6 +29,8 @@ class Score:
     characters: int
     utterance_errors: tuple[tuple[int, int], ...]
     """Of each utterance: (word errors, words of its reference)."""
+    loss: float | None = None
+    """The recogniser's own, a token, as a mean over utterances; None where it was not computed."""
 
     def to_dict(self) -> dict[str, float | int]:
         """The entries of a result file."""
@@ -39,6 +41,7 @@ class Score:
             "substitutions": self.substitutions,
             "insertions": self.insertions,
             "deletions": self.deletions,
+            **({} if self.loss is None else {"loss": self.loss}),
         }
 
     def to_detailed_dict(self) -> dict[str, Any]:

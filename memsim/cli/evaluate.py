@@ -73,6 +73,9 @@ def command(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Give the WER with one layer at a time on hardware.")
     ] = False,
+    loss: Annotated[
+        bool, typer.Option("--loss", help="Give the mean CTC or RNN-T loss a token, too: finer than the WER.")
+    ] = False,
     compute: options.Compute = "auto",
     json_file: options.Json = None,
     force: options.Force = False,
@@ -124,7 +127,7 @@ def command(
     with pass_progress(quiet) as progress:
         errors = ablation.chip_budget(subject, progress=progress) if budget else None
         layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
-        result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
+        result = evaluate(subject, corpus, trials=trials, loss=loss, device=device, progress=progress)
         steps = ablation.ablate(subject, result, device=device, progress=progress) if ablate else ()
     if not quiet:
         _render(result, verbose)
@@ -178,7 +181,8 @@ def _render(result: Evaluation, verbose: bool) -> None:
     stdout.print(title, style="bold", highlight=False, soft_wrap=True)
     table = Table()
     table.add_column("")
-    for column in ("WER %", "std", "min", "max", "CER %"):
+    loss = [] if result.digital.loss is None else [f"{result.loss_name} loss"]
+    for column in ("WER %", "std", "min", "max", "CER %", *loss):
         table.add_column(column, justify="right")
     if result.full_precision is not None:
         table.add_row("full precision", *_single(result.full_precision))
@@ -186,9 +190,9 @@ def _render(result: Evaluation, verbose: bool) -> None:
     wer = spread([trial.score.wer for trial in result.trials])
     cer = spread([trial.score.cer for trial in result.trials])
     chips = f"mapped, {len(result.trials)} chip" + ("s" if len(result.trials) > 1 else "")
-    table.add_row(
-        chips, *(f"{100 * wer[key]:.2f}" for key in ("mean", "std", "min", "max")), f"{100 * cer['mean']:.2f}"
-    )
+    means = [f"{100 * cer['mean']:.2f}"]
+    means += [f"{spread(losses)['mean']:.4f}"] if (losses := result.losses) else []
+    table.add_row(chips, *(f"{100 * wer[key]:.2f}" for key in ("mean", "std", "min", "max")), *means)
     stdout.print(table)
     if verbose:
         stdout.print(_clip_table(result))
@@ -227,4 +231,5 @@ def _interval(intervals: dict[str, Any], key: str) -> str:
 
 
 def _single(score: Score) -> tuple[str, ...]:
-    return f"{100 * score.wer:.2f}", "", "", "", f"{100 * score.cer:.2f}"
+    loss = () if score.loss is None else (f"{score.loss:.4f}",)
+    return f"{100 * score.wer:.2f}", "", "", "", f"{100 * score.cer:.2f}", *loss

@@ -85,6 +85,16 @@ def test_the_json_has_the_contract(memsim):
     assert result["real_time_factor"] > 0
 
 
+def test_losses_are_given_where_they_are_asked_for(memsim):
+    run = ("eval", "demo-float", *DEMO, "--hardware", "ideal", "--bits", "2", "--loss")
+    done = memsim(*run, "--json", "result.json")
+    result = json.loads(Path("result.json").read_text())
+    assert result["mapped"]["loss_name"] == "CTC"
+    assert result["digital"]["loss"] > 2 * result["full_precision"]["loss"] > 0
+    assert result["mapped"]["loss"]["mean"] == pytest.approx(result["digital"]["loss"])
+    assert f"{result['full_precision']['loss']:.4f}" in done.out
+
+
 def test_the_same_seed_gives_the_same_result(memsim):
     command = ("eval", "demo-float", *DEMO, "--bits", "3", "--json", "-")
     first, again, other = memsim(*command), memsim(*command), memsim(*command, "--seed", "1")

@@ -1,0 +1,347 @@
+"""The tables and the figure of quantization-aware training, made with `memsim qat` and `memsim eval`.
+
+    python tests/tools/qat_sweep.py --data-root AN4 --synthetic SYNTH/first600.tsv --second-test HELDOUT/manifest.tsv
+
+It can be stopped at any time (Ctrl-C, SIGTERM) and started again: what is done is kept, and a training goes on where it
+was. `--jobs N` runs N at a time. Recipes, checkpoints and results are under --out; the tables, in Markdown, come at the
+end, or at once, of what is there, with `--tables`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from memsim.asr.bootstrap import Comparison, compare
+from memsim.evaluate import spread
+from memsim.report import Line, draw_by_bits
+from memsim.resources import find_config
+
+BITS = (8, 4, 3, 2)
+SEVERAL_SEEDS = (3, 2)  # the bits of the rows with three training seeds
+CHIPS = ("paper", "physical", "best")
+ABLATION_EPOCHS = 5
+SCRATCH = {"epochs": 60, "learning_rate": [[0, 5.0e-5], [0.1, 2.0e-3], [1, 1.0e-5]]}
+ABLATION: dict[str, dict[str, Any]] = {
+    "robust": {},
+    "scales observed, not learned": {"quantisation.weights.method": "minmax"},
+    "a scale a matrix": {"quantisation.weights.scale": "per_tensor"},
+    "input ranges observed, not learned": {"quantisation.inputs.method": "minmax"},
+    "no spread of programming": {"quantisation.hardware.programming_spread": 0},
+    "nothing of the hardware": {"quantisation.hardware": None},
+    "no teacher": {"quantisation.teacher": None},
+    "no moving average": {"average_decay": 0},
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One `memsim qat`: a shipped recipe with changes to some of its (dotted) keys."""
+
+    recipe: str
+    bits: int | None  # None: full precision
+    seed: int = 0
+    changes: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""  # what the changes are called
+    from_scratch: bool = False
+
+    @property
+    def name(self) -> str:
+        words = [self.recipe, *self.variant.replace(",", "").split(), str(self.bits or "float"), f"seed{self.seed}"]
+        return "-".join(words)
+
+
+@dataclass(frozen=True)
+class Test:
+    """One `memsim eval` of a training's checkpoint."""
+
+    training: Training
+    hardware: str
+    corpus: str  # an4 or second
+
+    @property
+    def name(self) -> str:
+        return f"{self.training.name}-{self.hardware}-{self.corpus}"
+
+
+def seeds(bits: int | None) -> range:
+    return range(3 if bits in SEVERAL_SEEDS else 1)
+
+
+MAIN = [Training(recipe, bits, seed) for bits in (3, 2, 4, 8) for seed in seeds(bits) for recipe in ("robust", "paper")]
+LONGER = [Training("robust", None, seed, {"quantisation": None}, "unquantised") for seed in range(3)]
+FROM_SCRATCH = [Training("paper", 3, 0, SCRATCH, "scratch", from_scratch=True)]
+ABLATIONS = [
+    Training("robust", bits, 0, {"epochs": ABLATION_EPOCHS, **changes}, f"ablation {what}")
+    for bits in SEVERAL_SEEDS
+    for what, changes in ABLATION.items()
+]
+GROUPS = {"main": MAIN, "float": LONGER, "ablation": ABLATIONS, "scratch": FROM_SCRATCH}
+
+
+def tests_of(training: Training) -> list[Test]:
+    if training.variant.startswith("ablation"):
+        return [Test(training, "physical", "an4")]
+    if training.bits is None:
+        return [Test(training, "ideal", corpus) for corpus in ("an4", "second")]
+    headline = training.recipe == "robust" and training.bits in SEVERAL_SEEDS
+    return [Test(training, chip, "an4") for chip in CHIPS] + [Test(training, "best", "second")] * headline
+
+
+class StoppedError(Exception):
+    """A child was stopped; its work is saved."""
+
+
+@dataclass
+class Sweep:
+    arguments: argparse.Namespace
+    children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def out(self) -> Path:
+        out: Path = self.arguments.out
+        return out
+
+    def checkpoint(self, training: Training) -> Path:
+        return self.out / f"{training.name}.safetensors"
+
+    def result(self, test: Test) -> Path:
+        return self.out / "results" / f"{test.name}.json"
+
+    def train(self, training: Training) -> None:
+        checkpoint = self.checkpoint(training)
+        done = checkpoint.with_suffix(".done")
+        if done.exists():
+            return
+        recipe = self.out / "recipes" / f"{training.name}.yaml"
+        recipe.write_text(yaml.safe_dump(self.changed(training), sort_keys=False))
+        data = [str(part) for name in ("tedlium2", self.arguments.synthetic) for part in ("--data", name)]
+        command = ["qat", "--bits", training.bits or "float", "--config", recipe, "--seed", training.seed, "--resume"]
+        command += [] if training.from_scratch else ["--init", self.arguments.init]
+        self.memsim(training.name, *command, *data, "--data-root", self.arguments.data_root, "-o", checkpoint)
+        done.touch()
+
+    def changed(self, training: Training) -> dict[str, Any]:
+        """The recipe as a mapping, with the training's changes."""
+        recipe: dict[str, Any] = yaml.safe_load(find_config("qat", training.recipe).read_text())
+        for dotted, value in training.changes.items():
+            *path, key = dotted.split(".")
+            section = recipe
+            for name in path:
+                section = section[name]
+            section[key] = "none" if value is None else value
+        return recipe | {"name": training.name}
+
+    def test(self, test: Test) -> None:
+        path = self.result(test)
+        if path.exists():
+            return
+        data = ["tedlium2", "--data-root", self.arguments.data_root, "--split", "test"]
+        trials = 1 if test.hardware == "ideal" else self.arguments.trials
+        command = ["eval", self.checkpoint(test.training), "--hardware", test.hardware, "--trials", trials, "--loss"]
+        command += ["--reference", self.arguments.init]
+        command += ["--data", *(data if test.corpus == "an4" else [self.arguments.second_test])]
+        self.memsim(test.name, *command, "--json", path)
+
+    def memsim(self, name: str, *command: object) -> None:
+        with (self.out / "logs" / f"{name}.log").open("a") as log:
+            child = subprocess.Popen([sys.executable, "-m", "memsim", *map(str, command)], stdout=log, stderr=log)
+            self.children.append(child)
+            status = child.wait()
+        if status in (75, 130, -signal.SIGTERM):
+            raise StoppedError
+        if status:
+            raise SystemExit(f"{name}: memsim {command[0]} failed; see {log.name}")
+        print(f"done: {name}", file=sys.stderr, flush=True)
+
+    def run(self, trainings: Sequence[Training]) -> None:
+        for folder in ("recipes", "results", "logs"):
+            (self.out / folder).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(self.arguments.jobs) as pool:
+            jobs = [pool.submit(self.train_and_test, training) for training in trainings]
+            try:
+                for job in jobs:
+                    job.result()
+            except (StoppedError, SystemExit, KeyboardInterrupt):
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in self.children:
+                    child.terminate()
+                raise
+
+    def train_and_test(self, training: Training) -> None:
+        self.train(training)
+        for test in tests_of(training):
+            self.test(test)
+
+    def load(self, test: Test) -> dict[str, Any] | None:
+        path = self.result(test)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def loaded(self, tests: Iterable[Test]) -> list[dict[str, Any]]:
+        return [result for test in tests if (result := self.load(test)) is not None]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything that trainings of one kind, which differ in their seeds, gave on one chip."""
+
+    results: list[dict[str, Any]]
+
+    @property
+    def chips(self) -> list[dict[str, Any]]:
+        return [trial for result in self.results for trial in result["mapped"]["trials"]]
+
+    @property
+    def wers(self) -> list[float]:
+        return [trial["wer"] for trial in self.chips]
+
+    def loss(self) -> float:
+        return fmean(trial["loss"] for trial in self.chips)
+
+    def digital(self, key: str = "wer") -> float:
+        return fmean(result["digital"][key] for result in self.results)
+
+    def against(self, baseline: Sequence[Sequence[int]]) -> Comparison:
+        """The chips' mean WER against the baseline's, paired over utterances; seeds and chips count alike."""
+        words = self.results[0]["data"]["utterance_words"]
+        return compare([trial["utterance_errors"] for trial in self.chips], baseline, words)
+
+
+def percent(wer: float) -> str:
+    return f"{100 * wer:.2f}"
+
+
+def spread_cells(wers: Sequence[float]) -> str:
+    values = spread(list(wers))
+    return " | ".join(percent(values[key]) for key in ("mean", "std", "min", "max"))
+
+
+def relative(comparison: Comparison) -> str:
+    assert comparison.relative is not None
+    value = comparison.relative
+    return f"{100 * value.value:+.0f} % ({100 * value.low:+.0f} to {100 * value.high:+.0f})"
+
+
+def float_baselines(sweep: Sweep, corpus: str) -> dict[str, list[list[int]]]:
+    """Word errors of every utterance: of the start, and of as many more epochs in full precision (a seed each)."""
+    results = sweep.loaded(Test(training, "ideal", corpus) for training in LONGER)
+    start = sweep.loaded(test for training in MAIN for test in tests_of(training) if test.corpus == corpus)[:1]
+    return {
+        "start": [result["full_precision"]["utterance_errors"] for result in (start or results)[:1]],
+        "longer": [result["digital"]["utterance_errors"] for result in results],
+    }
+
+
+def main_table(sweep: Sweep, corpus: str) -> list[str]:
+    baselines = float_baselines(sweep, corpus)
+    lines = [
+        "| recipe | bits | seeds | on | digital | mapped: mean | std | min | max | CTC loss "
+        "| to the start | to longer |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row, label in rows(sweep, corpus):
+        cells = [percent(row.digital()), spread_cells(row.wers), f"{row.loss():.3f}"]
+        cells += [relative(row.against(baseline)) if baseline else "" for baseline in baselines.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def rows(sweep: Sweep, corpus: str) -> Iterable[tuple[Row, str]]:
+    for recipe, variant in (("robust", ""), ("paper", ""), ("paper", "scratch")):
+        for bits in BITS:
+            trainings = [t for t in MAIN + FROM_SCRATCH if (t.recipe, t.variant, t.bits) == (recipe, variant, bits)]
+            for chip in CHIPS:
+                results = sweep.loaded(Test(training, chip, corpus) for training in trainings)
+                if results:
+                    name = f"`{recipe}`" + (", from scratch" if variant else "")
+                    yield Row(results), f"{name} | {bits} | {len(results)} | `{chip}`"
+
+
+def float_table(sweep: Sweep, corpus: str) -> list[str]:
+    longer = sweep.loaded(Test(training, "ideal", corpus) for training in LONGER)
+    if not longer:
+        return []
+    start = longer[0]["full_precision"]
+    more = Row(longer)
+    return [
+        "| full precision | WER: mean | std | min | max | CTC loss |",
+        "|---|---|---|---|---|---|",
+        f"| the start | {spread_cells([start['wer']])} | {start['loss']:.3f} |",
+        f"| trained on, {len(longer)} seeds | {spread_cells([r['digital']['wer'] for r in longer])} "
+        f"| {more.digital('loss'):.3f} |",
+    ]
+
+
+def ablation_table(sweep: Sweep) -> list[str]:
+    lines = [
+        "| `robust` | bits | digital | on `physical` | std | min | max | CTC loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for training in ABLATIONS:
+        for result in sweep.loaded(tests_of(training)):
+            row = Row([result])
+            what = training.variant.removeprefix("ablation ")
+            lines.append(
+                f"| {what} | {training.bits} | {percent(row.digital())} | {spread_cells(row.wers)} | {row.loss():.3f} |"
+            )
+    return lines
+
+
+def draw(sweep: Sweep, path: Path) -> None:
+    lines = []
+    for colour, (recipe, chip) in enumerate((r, c) for r in ("robust", "paper") for c in CHIPS):
+        wers = {}
+        for bits in BITS:
+            trainings = [training for training in MAIN if (training.recipe, training.bits) == (recipe, bits)]
+            results = sweep.loaded(Test(training, chip, "an4") for training in trainings)
+            if results:
+                wers[bits] = Row(results).wers
+        lines.append(Line(f"{recipe}, on {chip}", wers, colour))
+    result = sweep.loaded(Test(training, "ideal", "an4") for training in LONGER)
+    levels = {"full precision": result[0]["full_precision"]["wer"]} if result else {}
+    draw_by_bits(lines, levels, path, "AN4 test, 590 words, greedy; bars: all seeds and chips")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="holds AN4 in TED-LIUM 2's layout")
+    parser.add_argument("--synthetic", type=Path, required=True, help="manifest of synthetic speech to train on, too")
+    parser.add_argument("--second-test", type=Path, required=True, help="manifest of the second test set")
+    parser.add_argument("--init", default="demo-float", help="the full-precision start")
+    parser.add_argument("--out", type=Path, default=Path("build/qat"))
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--tables", action="store_true", help="only print what there is")
+    parser.add_argument("--figure", type=Path)
+    arguments = parser.parse_args()
+    sweep = Sweep(arguments)
+    if not arguments.tables:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            sweep.run([training for group in arguments.only for training in GROUPS[group]])
+        except (StoppedError, KeyboardInterrupt):
+            sys.exit("stopped; what is done is kept, and the same command goes on")
+    for corpus in ("an4", "second"):
+        print(*float_table(sweep, corpus), "", *main_table(sweep, corpus), "", sep="\n")
+    print(*ablation_table(sweep), sep="\n")
+    if arguments.figure:
+        draw(sweep, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
