@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource
@@ -19,6 +20,11 @@ from memsim.evaluate import input_statistics
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run in Python, on the CPU
+
+
+# How long an example takes says nothing on cores that others use too.
+settings.register_profile("memsim", deadline=None)
+settings.load_profile("memsim")
 
 
 @pytest.fixture(autouse=True, scope="module")
