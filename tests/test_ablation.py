@@ -61,7 +61,7 @@ def test_exact_hardware_has_one_step(subject: Subject) -> None:
 def test_with_one_layer_on_arrays_its_sensitivity_is_the_chip() -> None:
     only = prepare(DEMO, spec=spec_of(digital=[*ONE_BLOCK, "*[!e]"]))
     (layer,) = mapping_of(only.digital).layers
-    result = evaluate(only, CORPUS)
+    result = evaluate(only, CORPUS, loss=True)
     found = sensitivity(only, CORPUS)
     assert found.digital.score == result.digital
     (score,) = found.layers

@@ -9,9 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from memsim.asr.bootstrap import compare
 from memsim.asr.corpora import load_corpus
+from memsim.asr.data import FeatureSource, pad
+from memsim.asr.recogniser import load_recogniser
+from memsim.checkpoint import load_checkpoint
 from memsim.resources import ASSETS
 
 DEMO = ("--data", "demo", "--limit", "6")
@@ -89,9 +93,19 @@ def test_losses_are_given_where_they_are_asked_for(memsim):
     run = ("eval", "demo-float", *DEMO, "--hardware", "ideal", "--bits", "2", "--loss")
     done = memsim(*run, "--json", "result.json")
     result = json.loads(Path("result.json").read_text())
+    recogniser = load_recogniser(load_checkpoint(ASSETS / "checkpoints" / "demo-float.safetensors"))
+    source = FeatureSource(recogniser.features)
+    losses = []
+    for utterance in load_corpus("demo", limit=6).utterances:
+        tokens = torch.tensor(recogniser.tokens.encode(utterance.text))
+        with torch.no_grad():
+            log_probs, frames = recogniser.model(*pad([source(utterance)]))
+        loss = F.ctc_loss(log_probs.transpose(0, 1), tokens[None], frames, torch.tensor([len(tokens)]), reduction="sum")
+        losses.append(loss.item() / len(tokens))
+    assert result["full_precision"]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
     assert result["mapped"]["loss_name"] == "CTC"
-    assert result["digital"]["loss"] > 2 * result["full_precision"]["loss"] > 0
     assert result["mapped"]["loss"]["mean"] == pytest.approx(result["digital"]["loss"])
+    assert result["digital"]["loss"] != pytest.approx(result["full_precision"]["loss"], rel=0.01)
     assert f"{result['full_precision']['loss']:.4f}" in done.out
 
 
