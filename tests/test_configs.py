@@ -15,8 +15,8 @@ from memsim.nn.quantisation import QuantisationConfig
 from memsim.resources import configs_root
 from memsim.train.config import load_train_config
 
-MODELS = sorted(path.stem for path in (configs_root() / "models").iterdir())
-RECIPES = sorted(path.stem for path in (configs_root() / "qat").iterdir())
+MODELS = sorted(path.stem for path in (configs_root() / "models").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (configs_root() / "qat").glob("*.yaml"))
 
 
 def saved(path: Path, text: str) -> Path:

@@ -12,6 +12,7 @@ import torch
 
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import PREFIX
+from memsim.nn.quantisers import quantiser_tensors
 
 MOST_BYTES = 3_000_000
 
@@ -19,10 +20,11 @@ MOST_BYTES = 3_000_000
 def main(source: Path, target: Path) -> None:
     """Write `target`; refuse one that is too large to bundle."""
     checkpoint = load_checkpoint(source)
-    tensors = {
-        name: tensor.half() if tensor.dtype == torch.float32 and not name.startswith(PREFIX) else tensor
-        for name, tensor in checkpoint.tensors().items()
-    }
+    tensors = checkpoint.tensors()
+    precise = set(quantiser_tensors(tensors))
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float32 and name not in precise and not name.startswith(PREFIX):
+            tensors[name] = tensor.half()
     save_checkpoint(target, tensors, {key: value for key, value in checkpoint.metadata.items() if key != "format"})
     size = target.stat().st_size
     print(f"{target}: {size:,} bytes")
