@@ -15,7 +15,8 @@ from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
 from memsim.nn.front_ends import mappable_layers, matrix_sources, quantised_matrices
 from memsim.nn.names import matrices_by_tensor
-from memsim.nn.quantisers import QUANTISERS, quantiser_tensors
+from memsim.nn.quantisers import quantiser_tensors
+from memsim.nn.rounding import QUANTISERS
 from memsim.nn.sources import WeightSource
 from memsim.spec import HardwareSpec
 
@@ -146,8 +147,7 @@ def plan_tensors(
         for matrix, source in matrices.items():
             reason = selection.reason_to_skip(matrix, spec)
             if reason is None:
-                trained = (trained_bits or {}).get(matrix) if source.is_plain else None
-                mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=trained))
+                mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=(trained_bits or {}).get(matrix)))
             else:
                 part, shape = (name, shapes[name]) if len(matrices) == 1 else (matrix, source.shape)
                 digital.append(DigitalLayer(part, shape, reason, source))
@@ -204,8 +204,8 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
 
 
 def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tensor | None:
-    """The scale that a layer was `trained` with, where it is a linear one with the bits that it was trained for."""
-    if trained is None or not layer.source.is_plain or trained[0] != layer.tiling.bits:
+    """The scale that a matrix was `trained` with, where it has the bits that it was trained for."""
+    if trained is None or trained[0] != layer.tiling.bits or len(trained[1]) not in (1, layer.source.shape[0]):
         return None
     return trained[1]
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 
@@ -37,11 +39,6 @@ class WeightSource:
         """The matrix in a tensor of shape `stored`, [in, out / groups, *kernel]."""
         return cls(tensor, (groups * math.prod(stored[1:]), stored[0] // groups), groups, is_transposed=True)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is all of a tensor [out, ...], without groups: so are the weights of linear layers."""
-        return self.groups == 1 and not self.is_transposed and self.rows is None
-
     def matrix(self, stored: Tensor) -> Tensor:
         """[out, in / groups] from the values of the tensor."""
         if self.is_transposed:
@@ -50,17 +47,33 @@ class WeightSource:
         return (stored if self.rows is None else stored[slice(*self.rows)]).flatten(1)
 
 
-def effective_weight(model: nn.Module, name: str) -> Tensor:
-    """The tensor `name` that a layer of `model` computes with: what a parametrisation or weight norm makes of it."""
+def computed_tensor(model: nn.Module, name: str) -> Tensor:
+    """The tensor `name` that a layer of `model` computes with: what a parametrisation, weight norm, spectral norm or
+    pruning makes of its parameters as they are now."""
     layer, _, local = name.rpartition(".")
     module = model.get_submodule(layer)
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm) and hook.name == local:
-            computed: Tensor = hook.compute_weight(module)
-            return computed.detach()
+            normed: Tensor = hook.compute_weight(module)
+            return normed
+        if isinstance(hook, SpectralNorm) and hook.name == local:
+            return hook.compute_weight(module, do_power_iteration=False)
+        if isinstance(hook, BasePruningMethod) and hook._tensor_name == local:
+            pruned: Tensor = hook.apply_mask(module)
+            return pruned
     weight = getattr(module, local)
     assert isinstance(weight, Tensor)
-    return weight.detach()
+    return weight
+
+
+def computes_weights(hook: object) -> bool:
+    """Whether a forward pre-hook is one that sets a weight before its layer uses it."""
+    return isinstance(hook, WeightNorm | SpectralNorm | BasePruningMethod)
+
+
+def effective_weight(model: nn.Module, name: str) -> Tensor:
+    """`computed_tensor` without its history."""
+    return computed_tensor(model, name).detach()
 
 
 def kept(tensor: Tensor | None) -> Tensor | None:
