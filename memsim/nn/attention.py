@@ -34,6 +34,7 @@ class Attention(nn.Module):
 
     def _set_sizes(self, module: Any) -> None:
         self.embed_dim, self.num_heads, self.head_dim = module.embed_dim, module.num_heads, module.head_dim
+        self.kdim, self.vdim = module.kdim, module.vdim
         self.batch_first, self.dropout, self.add_zero_attn = module.batch_first, module.dropout, module.add_zero_attn
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
@@ -172,6 +173,8 @@ class QuantisedAttention(QuantisedLayerOfMany, Attention):
         super().__init__(module)
         self._set_sizes(module)
         self._set_sources(self.sources(module))
+        for name in ("bias_k", "bias_v"):
+            self.register_parameter(name, None)
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
         bias = self.out_proj.bias if name == "out_proj" else self._bias_of(name)

@@ -53,7 +53,8 @@ class Windows:
         """`x` [batch, *space, in] -> [batch, *space', out] by the products of rows that `stream` gives."""
         windows = self._cut(self.padded(x.movedim(-1, 1)))
         space = windows.shape[1 : 1 + len(self.kernel_size)]
-        return stream(_rows(windows, len(self.kernel_size))).unflatten(0, (len(x), *space))
+        product = stream(_rows(windows, len(self.kernel_size)))
+        return product.view(len(x), *space, product.shape[1])
 
     def convolve(self, x: Tensor, matrix: Tensor) -> Tensor:
         """The same with a `matrix` [out, in / groups * kernel], computed by torch's own convolution."""

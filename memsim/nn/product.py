@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser
-from memsim.nn.sources import WeightSource, computed_tensor, computes_weights
+from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
 from memsim.nn.transfer import HardwareTransfer
 
 Stream = Callable[[Iterable[Tensor]], Tensor]
@@ -216,5 +216,6 @@ def _take_over(layer: nn.Module, module: nn.Module) -> None:
             layer.add_module(name, child)
     parametrize.transfer_parametrizations_and_params(module, layer)
     for hook in module._forward_pre_hooks.values():
-        if computes_weights(hook):
+        if (computed := computed_name(hook)) is not None:
             layer.register_forward_pre_hook(hook)
+            setattr(layer, computed, effective_weight(layer, computed))

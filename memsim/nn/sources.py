@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
@@ -53,22 +54,27 @@ def computed_tensor(model: nn.Module, name: str) -> Tensor:
     layer, _, local = name.rpartition(".")
     module = model.get_submodule(layer)
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm) and hook.name == local:
-            normed: Tensor = hook.compute_weight(module)
-            return normed
-        if isinstance(hook, SpectralNorm) and hook.name == local:
-            return hook.compute_weight(module, do_power_iteration=False)
-        if isinstance(hook, BasePruningMethod) and hook._tensor_name == local:
-            pruned: Tensor = hook.apply_mask(module)
-            return pruned
+        if computed_name(hook) == local:
+            return _computed(hook, module)
     weight = getattr(module, local)
     assert isinstance(weight, Tensor)
     return weight
 
 
-def computes_weights(hook: object) -> bool:
-    """Whether a forward pre-hook is one that sets a weight before its layer uses it."""
-    return isinstance(hook, WeightNorm | SpectralNorm | BasePruningMethod)
+def computed_name(hook: object) -> str | None:
+    """The name of the tensor that a forward pre-hook computes before its layer uses it; None of any other hook."""
+    if isinstance(hook, WeightNorm | SpectralNorm):
+        return str(hook.name)
+    return str(hook._tensor_name) if isinstance(hook, BasePruningMethod) else None
+
+
+def _computed(hook: Any, module: nn.Module) -> Tensor:
+    tensor: Tensor
+    if isinstance(hook, SpectralNorm):
+        tensor = hook.compute_weight(module, do_power_iteration=False)
+    else:
+        tensor = hook.compute_weight(module) if isinstance(hook, WeightNorm) else hook.apply_mask(module)
+    return tensor
 
 
 def effective_weight(model: nn.Module, name: str) -> Tensor:
