@@ -486,7 +486,9 @@ def tiling_for(shape: tuple[int, int], spec: HardwareSpec, groups: int = 1) -> T
     """How a matrix of `shape` (out, in / groups) with `groups` blocks on its diagonal lies on the tiles of `spec`."""
     tile, weights = spec.tile, spec.weights
     out_features, block_inputs = shape
-    fitting = max(1, min(tile.rows // block_inputs, tile.cols * groups // out_features))
+    fitting = 1
+    if tile.packing == "diagonal":
+        fitting = max(1, min(tile.rows // block_inputs, tile.cols * groups // out_features))
     packs = -(-groups // fitting)
     blocks = -(-groups // packs)  # as many in each, as far as possible
     in_features = blocks * block_inputs

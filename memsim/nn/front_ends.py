@@ -17,6 +17,7 @@ from memsim.nn.convolution import (
     QuantisedConvolution,
     QuantisedTransposedConvolution,
 )
+from memsim.nn.embedding import MappedEmbedding, QuantisedEmbedding
 from memsim.nn.linear import MappedConv1D, MappedLinear, QuantisedConv1D, QuantisedLinear
 from memsim.nn.product import QuantisedLayer, QuantisedProduct
 from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell, QuantisedRecurrent, QuantisedRecurrentCell
@@ -41,6 +42,7 @@ QUANTISED: dict[FrontEnd, type[QuantisedLayer]] = {
     MappedRecurrent: QuantisedRecurrent,
     MappedRecurrentCell: QuantisedRecurrentCell,
     MappedAttention: QuantisedAttention,
+    MappedEmbedding: QuantisedEmbedding,
 }
 """The layers in training whose products those of a front end are."""
 
@@ -68,6 +70,8 @@ def front_end_of(module: nn.Module) -> FrontEnd | None:
 
     A class derived from a layer may compute something else, so it has none; a parametrised layer has its own.
     """
+    if MappedEmbedding.is_original(module):
+        return MappedEmbedding
     if MappedConv1D.is_original(module):
         return MappedConv1D
     return FRONT_ENDS.get(type_before_parametrizations(module))
@@ -86,6 +90,10 @@ class MappableLayer:
     front_end: FrontEnd
     matrices: Mapping[str, str]
     sources: Mapping[str, WeightSource]
+
+    @property
+    def is_lookup(self) -> bool:
+        return any(source.is_lookup for source in self.sources.values())
 
     def effective_weight(self, local: str) -> Tensor:
         """The tensor that holds matrix `local`."""

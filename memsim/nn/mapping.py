@@ -127,7 +127,7 @@ def map_model(
     layers = mappable_layers(model)
     require_names(model, layers)
     plan = plan_modules(model, spec, Selection(include, exclude))
-    statistics = {} if calibration is None else measure(model, calibration, seed=seed)
+    statistics = plan.completed({} if calibration is None else measure(model, calibration, seed=seed))
     quantised = quantised_matrices(layers)
     matrices = {}
     for layer in plan.mapped:
@@ -162,8 +162,10 @@ def remap(
     Each layer keeps its bits, and the layers on arrays stay those of `chip`.
     """
 
+    known = mapping_of(chip).plan.completed(statistics or {})
+
     def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
-        own = (statistics or {}).get(layer.name)
+        own = known.get(layer.name)
         return MappedMatrix.from_levels(layer.name, old.levels, old.scale, layer.spec, seed, own, old.groups)
 
     return _with_matrices(chip, spec, seed, trial, program)
@@ -172,9 +174,10 @@ def remap(
 def under(chip: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics] | None = None) -> nn.Module:
     """A copy of `chip` under another spec: its levels, its seed, and its cells where `spec` programs them alike."""
     mapping = mapping_of(chip)
+    known = mapping.plan.completed(statistics or {})
 
     def change(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
-        return old.under(layer.spec, mapping.seed, (statistics or {}).get(layer.name))
+        return old.under(layer.spec, mapping.seed, known.get(layer.name))
 
     return _with_matrices(chip, spec, mapping.seed, mapping.reads.trial, change)
 
@@ -240,11 +243,11 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
     """Statistics of the input of every matrix that can be mapped: those given, or those of running `model` on the data.
 
     Of a convolution that are the windows; of a recurrent layer, apart, the inputs and the hidden states of all steps.
-    A matrix that the data never reach has none.
+    A matrix that the data never reach has none, nor has an embedding (see `Plan.completed`).
     """
     if isinstance(calibration, Mapping):
         return dict(calibration)
-    layers = mappable_layers(model)
+    layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
     with (
         _evaluating(model),
         torch.no_grad(),

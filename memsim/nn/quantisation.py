@@ -28,7 +28,7 @@ from memsim.nn.front_ends import (
     require_names,
 )
 from memsim.nn.linear import MappedLinear
-from memsim.nn.plan import Selection, plan_modules
+from memsim.nn.plan import Plan, Selection, plan_modules
 from memsim.nn.product import QuantisedProduct
 from memsim.nn.quantisers import seams
 from memsim.nn.rounding import ActivationQuantiser, Method, WeightQuantiser
@@ -144,7 +144,8 @@ class Quantisation:
         """
         layers = mappable_layers(model)
         require_names(model, layers)
-        chosen = self._chosen(model, layers)
+        plan = plan_modules(model, self.spec, Selection())
+        chosen, statistics = self._chosen(plan, layers), plan.completed(statistics)
         replacements: dict[int, nn.Module] = {}
         made: dict[str, QuantisedProduct] = {}
         for layer in layers:
@@ -176,14 +177,15 @@ class Quantisation:
         """Set what the hardware is calibrated to, from the inputs as they are now."""
         layers = mappable_layers(model)
         weights = {name: layer.matrix(local) for layer in reversed(layers) for local, name in layer.matrices.items()}
+        statistics = plan_modules(model, self.spec, Selection()).completed(statistics)
         for name, product in quantised_matrices(layers).items():
             if product.transfer is not None and name in statistics and product.trained_scale is not None:
                 assert isinstance(product.weight_quantiser, WeightQuantiser)
                 levels = product.weight_quantiser.levels(weights[name])
-                measured = replace(statistics[name], full_scale=product.full_scale)
+                measured = replace(statistics[name], full_scale=product.full_scale or statistics[name].full_scale)
                 product.transfer.calibrate(levels, product.trained_scale[1], measured)
 
-    def _chosen(self, model: nn.Module, layers: Iterable[MappableLayer]) -> dict[str, tuple[HardwareSpec, int | None]]:
+    def _chosen(self, plan: Plan, layers: Iterable[MappableLayer]) -> dict[str, tuple[HardwareSpec, int | None]]:
         """By matrix: its resolved spec and its input bits."""
         config = self.config
         wanted = {
@@ -192,9 +194,9 @@ class Quantisation:
             if config.layers == "all" or layer.front_end is MappedLinear
             for matrix in layer.matrices.values()
         }
-        plan = [layer for layer in plan_modules(model, self.spec, Selection()).mapped if layer.name in wanted]
+        candidates = [layer for layer in plan.mapped if layer.name in wanted]
         chosen = {}
-        for layer in plan:
+        for layer in candidates:
             if any(fnmatchcase(layer.name, glob) for glob in config.full_precision):
                 continue
             weight_bits, input_bits = config.for_layer(layer.name, self.bits)
@@ -209,7 +211,7 @@ class Quantisation:
                     )
             chosen[layer.name] = (spec, dac_bits if input_bits == "dac" else input_bits)
         globs = [*config.full_precision, *(override.match for override in config.overrides)]
-        names = [layer.name for layer in plan]
+        names = [layer.name for layer in candidates]
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in names):
                 raise InputError(
@@ -234,7 +236,7 @@ class Quantisation:
         config, where = self.config, matrix.device
         weights = BinaryPlanes(scale=config.weights.scale, scale_method=_FIRST_SCALE[config.weights.method])
         product.weight_quantiser = WeightQuantiser.fitted(matrix, bits_of(spec), config.weights.method, weights)
-        if config.inputs is not None and input_bits is not None:
+        if config.inputs is not None and input_bits is not None and not source.is_lookup:
             learned = config.inputs.method == "lsq"
             first = statistics.percentile(config.inputs.percentile) if learned else statistics.absmax
             range_ = torch.tensor(max(first, 1e-6), device=where)

@@ -18,7 +18,7 @@ class WeightSource:
 
     The tensor is [out, in / groups, *kernel] with the kernel part of the input, as in nn.Conv1d; or, where
     `is_transposed`, [in, out / groups, *kernel] with the kernel part of the output, as in nn.ConvTranspose1d. With
-    `rows` the matrix is that part of it only.
+    `rows` the matrix is that part of it only. The input of a matrix that `is_lookup` is an index, as a one-hot row.
     """
 
     tensor: str
@@ -26,6 +26,7 @@ class WeightSource:
     groups: int = 1
     is_transposed: bool = False
     rows: tuple[int, int] | None = None
+    is_lookup: bool = False
 
     @classmethod
     def of(
