@@ -205,7 +205,8 @@ def prepare(
         statistics = stored_statistics(checkpoint)
         seed = seed or 0
         digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
-        spec = chosen_bits(spec, mapping_of(digital).plan)
+        plan = mapping_of(digital).plan
+        statistics, spec = plan.completed(statistics), chosen_bits(spec, plan)
     _require_statistics(checkpoint, spec, mapping_of(digital), statistics)
     if reference is not None:
         full_precision = load_recogniser(reference)

@@ -93,8 +93,7 @@ def map_checkpoint(
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
     trained = trained_scales(source)
-    if statistics is None:
-        statistics = stored_statistics(checkpoint)
+    statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
     errors, reports, uncalibrated = {}, {}, []

@@ -31,10 +31,14 @@ Names = Annotated[tuple[str, ...], Strict(False)]  # a YAML list, kept as an imm
 
 
 class Tile(Section):
-    """Cells of one crossbar: `rows` word lines (inputs) by `cols` bit lines (outputs)."""
+    """Cells of one crossbar: `rows` word lines (inputs) by `cols` bit lines (outputs).
+
+    `packing` is how the groups of a convolution lie on them: several on the diagonal of a tile, or each on its own.
+    """
 
     rows: Annotated[int, Within(1, 65536)] = 128
     cols: Annotated[int, Within(1, 65536)] = 128
+    packing: Literal["diagonal", "separate"] = "diagonal"
 
 
 class Weights(Section):
@@ -330,6 +334,7 @@ class HardwareSpec(Section):
     faults: Faults | None = None
     retention: Retention | None = None
     digital: Names = ("output*", "frontend.*", "*.depthwise")  # as in arXiv 2505.24721
+    embeddings: Names = ()  # on arrays, read with one-hot inputs
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
 
     @model_validator(mode="after")
@@ -366,6 +371,10 @@ class HardwareSpec(Section):
     def is_digital(self, layer: str) -> str | None:
         """The glob that keeps `layer` digital, or None."""
         return next((glob for glob in self.digital if fnmatchcase(layer, glob)), None)
+
+    def has_embedding(self, layer: str) -> bool:
+        """Whether the embedding `layer` is to be on arrays."""
+        return any(fnmatchcase(layer, glob) for glob in self.embeddings)
 
     def for_layer(self, layer: str) -> HardwareSpec:
         """The spec of one layer: every override that matches its name applied, later ones last, and none left.

@@ -145,10 +145,26 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """`load_state_dict` with one-line errors: missing, unexpected or misshapen tensors are named."""
+    """`load_state_dict` with one-line errors: missing, unexpected or misshapen tensors are named.
+
+    Parameters that are one under several names stay one.
+    """
     if misfits := describe_misfits(model, state):
         raise InputError(f"{where}: tensors do not fit the architecture: {misfits}")
+    for first, *others in _tied(model):
+        for other in others:
+            if not torch.equal(state[first], state[other]):
+                raise InputError(f"{where}: {first} and {other} differ, but the architecture has one tensor for both")
+        state |= dict.fromkeys([first, *others], nn.Parameter(state[first]))
     model.load_state_dict(state, assign=True)
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter of `model` that has several."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return [group for group in names.values() if len(group) > 1]
 
 
 def describe_misfits(model: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -100,6 +100,7 @@ def command(
     from memsim.cli.progress import pass_progress, warn
 
     statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else stored_statistics(opened)
+    statistics = plan.completed(statistics)
     if budget:
         require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
     steps = spec.steps() if budget else {}

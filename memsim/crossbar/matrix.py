@@ -20,7 +20,7 @@ from memsim.crossbar.disturb import read_pulses
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.program import mean_window, program, relax
 from memsim.crossbar.programming_report import ProgrammingReport
-from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, split_planes, whole_blocks
+from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, packed, split_planes, whole_blocks
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.wired import WiredColumns
@@ -368,14 +368,8 @@ class MappedMatrix(nn.Module):
         return product.mul_(scale).to(x.dtype)
 
     def _make_operator(self) -> Operator | PackedOperator:
-        tiling, drive, difference = self.tiling, self.drive(), self.difference()
-        packs = [tiling.pack(index) for index in range(tiling.packs)]
-        operators = tuple(
-            self._pack_operator(index, drive, difference, outputs) for index, (_, _, outputs) in enumerate(packs)
-        )
-        if len(operators) == 1:
-            return operators[0]
-        return PackedOperator(operators, tuple(inputs for _, inputs, _ in packs))
+        drive, difference = self.drive(), self.difference()
+        return packed(self.tiling, lambda pack, outputs: self._pack_operator(pack, drive, difference, outputs))
 
     def _pack_operator(self, pack: int, drive: Drive, difference: Tensor, outputs: slice) -> Operator:
         below_dark = None
@@ -492,7 +486,9 @@ def tiling_for(shape: tuple[int, int], spec: HardwareSpec, groups: int = 1) -> T
     """How a matrix of `shape` (out, in / groups) with `groups` blocks on its diagonal lies on the tiles of `spec`."""
     tile, weights = spec.tile, spec.weights
     out_features, block_inputs = shape
-    fitting = max(1, min(tile.rows // block_inputs, tile.cols * groups // out_features))
+    fitting = 1
+    if tile.packing == "diagonal":
+        fitting = max(1, min(tile.rows // block_inputs, tile.cols * groups // out_features))
     packs = -(-groups // fitting)
     blocks = -(-groups // packs)  # as many in each, as far as possible
     in_features = blocks * block_inputs

@@ -8,7 +8,7 @@ exists. Where there is no ADC nothing needs tiles and planes apart, and they are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -21,6 +21,7 @@ from memsim.crossbar import convert
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
+from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.wired import WiredColumns
 from memsim.crossbar.wired import noise_terms as noise_through_wires
 from memsim.memory import keep_freed_memory
@@ -200,6 +201,13 @@ class PackedOperator:
         keys = [rng.derive_seed(noise_key, "pack", index) for index in range(len(self.operators))]
         reads = zip(self.operators, self.inputs, keys, strict=True)
         return torch.cat([o.read(x[:, part], key, clips, first_frame) for o, part, key in reads], dim=1)
+
+
+def packed(tiling: Tiling, make: Callable[[int, slice], Operator]) -> Operator | PackedOperator:
+    """The matrix that lies as `tiling` says; `make` gives the operator of a pack from its index and its outputs."""
+    packs = [tiling.pack(index) for index in range(tiling.packs)]
+    operators = tuple(make(index, outputs) for index, (_, _, outputs) in enumerate(packs))
+    return operators[0] if len(operators) == 1 else PackedOperator(operators, tuple(inputs for _, inputs, _ in packs))
 
 
 def whole_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:

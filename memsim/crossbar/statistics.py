@@ -17,6 +17,7 @@ from memsim.errors import InputError
 
 BINS = 256
 PREFIX = "statistics/"
+ONE_HOT_ROWS = 64  # of a sample
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ class InputStatistics:
             f"{PREFIX}{layer}/sample": (self.sample / step).round().to(torch.int8),
             f"{PREFIX}{layer}/scales": torch.tensor([self.limit, self.absmax, step, *learned], dtype=torch.float32),
         }
+
+
+def one_hot_statistics(features: int) -> InputStatistics:
+    """Those of rows of zeros with a single 1, anywhere with the same chance; the zeros, which make no signal, are left
+    out of the histogram."""
+    histogram = torch.zeros(BINS)
+    histogram[-1] = 1
+    places = torch.linspace(0, features - 1, min(features, ONE_HOT_ROWS)).long()
+    return InputStatistics(1.0, 1.0, histogram, torch.nn.functional.one_hot(places, features).float(), 1.0)
 
 
 def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, InputStatistics]:

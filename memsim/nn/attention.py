@@ -1,4 +1,5 @@
-"""nn.MultiheadAttention on simulated arrays: its projections are matrix products, what is between them is digital."""
+"""nn.MultiheadAttention on simulated arrays, and in training for them: its projections are matrix products, what is
+between them is digital."""
 
 from __future__ import annotations
 
@@ -10,50 +11,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.nn.linear import MappedLinear
+from memsim.nn.linear import MappedLinear, mapped_product
+from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
 from memsim.nn.sources import WeightSource, effective_weight, kept
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
-class MappedAttention(nn.Module):
-    """nn.MultiheadAttention, with its arguments and results.
+class Attention(nn.Module):
+    """nn.MultiheadAttention, mapped or in training, with its arguments and results.
 
     Queries, keys and values are projected by matrices of their own, `q_proj`, `k_proj` and `v_proj`, also where torch
     keeps them in one `in_proj_weight`: their inputs differ in general. With `out_proj` that makes four.
     """
 
+    in_proj_weight: Tensor | None
     in_proj_bias: Tensor | None
     bias_k: Tensor | None
     bias_v: Tensor | None
     # what nn.TransformerEncoderLayer asks before it computes with the weights itself, past this layer
     _qkv_same_embed_dim = False
 
-    def __init__(self, module: nn.MultiheadAttention, products: Mapping[str, nn.Module]) -> None:
-        super().__init__()
+    def _set_sizes(self, module: Any) -> None:
         self.embed_dim, self.num_heads, self.head_dim = module.embed_dim, module.num_heads, module.head_dim
+        self.kdim, self.vdim = module.kdim, module.vdim
         self.batch_first, self.dropout, self.add_zero_attn = module.batch_first, module.dropout, module.add_zero_attn
-        for name, source in self.sources(module).items():
-            if name == "out_proj":
-                continue
-            if name in products:
-                self.add_module(name, MappedLinear(products[name], None))
-            else:
-                self.register_buffer(f"{name}_weight", kept(source.matrix(effective_weight(module, source.tensor))))
-        for name in ("in_proj_bias", "bias_k", "bias_v"):
-            self.register_buffer(name, kept(getattr(module, name)))
-        bias = kept(module.out_proj.bias)
-        if "out_proj" in products:
-            self.out_proj: nn.Module = MappedLinear(products["out_proj"], bias)
-        else:
-            weight = kept(effective_weight(module, "out_proj.weight"))
-            self.out_proj = nn.Linear(module.embed_dim, module.embed_dim, bias is not None, device="meta")
-            state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-            self.out_proj.load_state_dict(state, assign=True)
+
+    def _projected(self, name: str, x: Tensor) -> Tensor:
+        """`x` times the matrix `name`, with its bias."""
+        raise NotImplementedError
+
+    def _bias_of(self, name: str) -> Tensor | None:
+        """That of one of PROJECTIONS."""
+        if self.in_proj_bias is None:
+            return None
+        return self.in_proj_bias.chunk(len(PROJECTIONS))[PROJECTIONS.index(name)]
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        assert isinstance(module, nn.MultiheadAttention)
+        assert isinstance(module, nn.MultiheadAttention | QuantisedAttention)
         width = module.embed_dim
         if module.in_proj_weight is not None:
             stored = tuple(module.in_proj_weight.shape)
@@ -66,10 +62,6 @@ class MappedAttention(nn.Module):
             tensors = {name: f"{name}_weight" for name in PROJECTIONS}
             found = {name: WeightSource.of(t, tuple(getattr(module, t).shape)) for name, t in tensors.items()}
         return found | {"out_proj": WeightSource.of("out_proj.weight", tuple(module.out_proj.weight.shape))}
-
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedAttention:
-        return cls(module, products)
 
     def forward(
         self,
@@ -91,7 +83,7 @@ class MappedAttention(nn.Module):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        parts = (self._projected(i, x) for i, x in enumerate((query, key, value)))
+        parts = (self._projected(name, x) for name, x in zip(PROJECTIONS, (query, key, value), strict=True))
         q, k, v = self._with_extra_keys(*parts)
         q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
         # [batch, heads, frames, width / heads]
@@ -104,23 +96,12 @@ class MappedAttention(nn.Module):
             mixed = weights @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
-        output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        output = self._projected("out_proj", mixed.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(dim=1)
         if not has_batch:
             return output[0], None if weights is None else weights[0]
         return output if self.batch_first else output.transpose(0, 1), weights
-
-    def _projected(self, index: int, x: Tensor) -> Tensor:
-        name = PROJECTIONS[index]
-        product: Tensor
-        if name in self._modules:
-            product = self.get_submodule(name)(x)
-        else:
-            product = F.linear(x, getattr(self, f"{name}_weight").to(x.dtype))
-        if self.in_proj_bias is None:
-            return product
-        return product + self.in_proj_bias.chunk(len(PROJECTIONS))[index].to(product.dtype)
 
     def _with_extra_keys(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With the learned key and value, and the one of zeros, where the layer has them: frames after all others."""
@@ -146,8 +127,71 @@ class MappedAttention(nn.Module):
         return sum(parts[1:], parts[0]) if parts else None
 
 
+class MappedAttention(Attention):
+    """nn.MultiheadAttention on arrays."""
+
+    def __init__(self, module: nn.MultiheadAttention | QuantisedAttention, products: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._set_sizes(module)
+        for name, source in self.sources(module).items():
+            if name == "out_proj":
+                continue
+            if name in products:
+                self.add_module(name, MappedLinear(products[name], None))
+            else:
+                self.register_buffer(f"{name}_weight", kept(source.matrix(effective_weight(module, source.tensor))))
+        for name in ("in_proj_bias", "bias_k", "bias_v"):
+            self.register_buffer(name, kept(getattr(module, name)))
+        bias = kept(module.out_proj.bias)
+        if "out_proj" in products:
+            self.out_proj: nn.Module = MappedLinear(products["out_proj"], bias)
+        else:
+            weight = kept(effective_weight(module, "out_proj.weight"))
+            self.out_proj = nn.Linear(module.embed_dim, module.embed_dim, bias is not None, device="meta")
+            state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+            self.out_proj.load_state_dict(state, assign=True)
+        self.quantisers = kept_quantisers(module, products)
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedAttention:
+        return cls(module, products)
+
+    def _projected(self, name: str, x: Tensor) -> Tensor:
+        bias = None if name == "out_proj" else self._bias_of(name)
+        layer = self._modules.get(name)
+        if isinstance(layer, nn.Linear):
+            return mapped_product(self.quantisers, name, x, layer.weight, layer.bias)
+        return mapped_product(self.quantisers, name, x, layer or getattr(self, f"{name}_weight"), bias)
+
+
+class QuantisedAttention(QuantisedLayerOfMany, Attention):
+    """nn.MultiheadAttention with quantisers."""
+
+    out_proj: nn.Linear
+
+    def __init__(self, module: nn.MultiheadAttention) -> None:
+        super().__init__(module)
+        self._set_sizes(module)
+        self._set_sources(self.sources(module))
+        for name in ("bias_k", "bias_v"):
+            self.register_parameter(name, None)
+
+    def _projected(self, name: str, x: Tensor) -> Tensor:
+        bias = self.out_proj.bias if name == "out_proj" else self._bias_of(name)
+        return self._finished(name, self._matrix(name)(x), bias)
+
+
 def _added(mask: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
     """A mask [..., keys] as what is added to scores: of truth values, -Inf where True. Extra keys are never masked."""
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -torch.inf)
     return F.pad(mask.to(dtype), (0, frames - mask.shape[-1]))
+
+
+def refuse_fused_kernels(model: nn.Module) -> None:
+    """Have torch's transformer layers call the layers that they are made of: their fused kernels read weights alone."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from memsim.crossbar.statistics import BINS, InputStatistics
 from memsim.errors import InputError
 from memsim.nn.front_ends import MappableLayer, matrix_sources
+from memsim.nn.product import QuantisedLayer
 
 
 class StatisticsCollector:
@@ -59,14 +60,21 @@ class StatisticsCollector:
 class Recorder(nn.Module):
     """Multiplies in place of a mapped matrix and counts the rows that it is given.
 
-    Without a `weight` [out, in] the product is zeros: enough for a layer of a single matrix, whose result nobody needs.
+    Without `multiply` (rows to their product) it gives zeros: enough for a layer of a single matrix, whose result
+    nobody needs.
     """
 
-    def __init__(self, name: str, out_features: int, weight: Tensor | None, collector: StatisticsCollector) -> None:
+    def __init__(
+        self,
+        name: str,
+        out_features: int,
+        multiply: Callable[[Tensor], Tensor] | None,
+        collector: StatisticsCollector,
+    ) -> None:
         super().__init__()
         self._name = name
         self._out_features = out_features
-        self._weight = weight
+        self._multiply = multiply
         self._collector = collector
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,9 +82,9 @@ class Recorder(nn.Module):
             self._collector.add(x)
         except InputError as error:
             raise InputError(f"{self._name}: {error}") from None
-        if self._weight is None:
+        if self._multiply is None:
             return x.new_zeros(()).expand(*x.shape[:-1], self._out_features)
-        return nn.functional.linear(x, self._weight.to(x.dtype))
+        return self._multiply(x)
 
     def stream(self, parts: Iterable[Tensor]) -> Tensor:
         """As `MappedMatrix.stream`."""
@@ -98,10 +106,8 @@ def collecting(
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
-            weight = None
-            if len(layer.matrices) > 1:
-                weight = sources[name].matrix(layer.effective_weight(local))
-            found[name] = Recorder(name, sources[name].shape[0], weight, collectors[name])
+            multiply = _multiplication(layer, local) if len(layer.matrices) > 1 else None
+            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors[name])
         return found
 
     def hook(layer: MappableLayer) -> Callable[..., None]:
@@ -121,3 +127,11 @@ def collecting(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _multiplication(layer: MappableLayer, local: str) -> Callable[[Tensor], Tensor]:
+    """What `layer` does with rows and its matrix `local`: the product of both as they are, or rounded in training."""
+    matrix = layer.matrix(local)
+    if isinstance(layer.module, QuantisedLayer):
+        return layer.module.products[local].times(matrix)
+    return lambda x: nn.functional.linear(x, matrix.to(x.dtype))

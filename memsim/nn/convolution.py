@@ -1,15 +1,18 @@
-"""Convolutions on simulated arrays: windows of the input become rows, and one matrix product does the rest."""
+"""Convolutions on simulated arrays, and in training for them: windows of the input become rows, and one matrix product
+does the rest."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product as cartesian
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
 
 PIECE_VALUES = 1 << 20
@@ -19,46 +22,49 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
-class MappedConvolution(nn.Module):
-    """nn.Conv1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+@dataclass(frozen=True)
+class Windows:
+    """How a convolution cuts its input into rows, one for each window: [in, *kernel].
 
-    A row of the matrix product is one window, [in, *kernel]. Groups are blocks on the matrix's diagonal. Padding
-    happens before the arrays, the bias is added after them.
+    `ends` is the padding of each end of each dimension, the last one first, as F.pad takes it.
     """
 
-    bias: Tensor | None
-
-    def __init__(self, module: Convolution, matrix: nn.Module) -> None:
-        """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
-        super().__init__()
-        self.matrix = matrix
-        self.register_buffer("bias", kept(module.bias))
-        self.kernel_size, self.stride, self.dilation = module.kernel_size, module.stride, module.dilation
-        self.padding_mode = module.padding_mode
-        # of each end of each dimension, the last one first, as F.pad takes it; torch works out `same` likewise
-        self.ends = tuple(module._reversed_padding_repeated_twice)
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ends: tuple[int, ...]
+    padding_mode: str
+    groups: int
 
     @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        assert isinstance(module, Convolution)
-        return {"": WeightSource.of("weight", tuple(module.weight.shape), module.groups)}
+    def of(cls, module: Any) -> Windows:
+        """Those of nn.Conv1d, 2d or 3d."""
+        if isinstance(module, QuantisedConvolution):
+            return module.windows
+        ends = tuple(module._reversed_padding_repeated_twice)  # torch works out `same` likewise
+        return cls(module.kernel_size, module.stride, module.dilation, ends, module.padding_mode, module.groups)
 
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedConvolution:
-        return cls(module, products[""])
+    def padded(self, x: Tensor) -> Tensor:
+        """`x` [batch, in, *space] with its padding."""
+        padded: Tensor = F.pad(x, self.ends, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return padded
 
-    def forward(self, x: Tensor) -> Tensor:
-        batched, has_batch = _batched(x, len(self.kernel_size))
-        windows = self._windows(batched)
+    def multiply(self, x: Tensor, stream: Stream) -> Tensor:
+        """`x` [batch, *space, in] -> [batch, *space', out] by the products of rows that `stream` gives."""
+        windows = self._cut(self.padded(x.movedim(-1, 1)))
         space = windows.shape[1 : 1 + len(self.kernel_size)]
-        stream: Callable[[Iterator[Tensor]], Tensor] = self.matrix.stream  # type: ignore[assignment]
         product = stream(_rows(windows, len(self.kernel_size)))
-        return _finished(product.unflatten(0, (len(batched), *space)).movedim(-1, 1), self.bias, has_batch)
+        return product.view(len(x), *space, product.shape[1])
 
-    def _windows(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """The same with a `matrix` [out, in / groups * kernel], computed by torch's own convolution."""
+        weight = matrix.view(len(matrix), -1, *self.kernel_size)
+        function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
+        options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        return function(self.padded(x.movedim(-1, 1)), weight, **options).movedim(1, -1)
+
+    def _cut(self, padded: Tensor) -> Tensor:
         """A view [batch, *space', in, *kernel] of the padded input [batch, in, *space]."""
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        padded = F.pad(x, self.ends, mode=mode)
         batch_step, channel_step, *steps = padded.stride()
         reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         if any(size < needed for size, needed in zip(padded.shape[2:], reach, strict=True)):
@@ -72,51 +78,94 @@ class MappedConvolution(nn.Module):
             (len(padded), *space, padded.shape[1], *self.kernel_size), (batch_step, *strides, channel_step, *within)
         )
 
-    def extra_repr(self) -> str:
+    def __str__(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
 
 
-class MappedTransposedConvolution(nn.Module):
-    """nn.ConvTranspose1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+class MappedConvolution(nn.Module):
+    """nn.Conv1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
 
-    Every position of the input is a row; the product's columns [out, *kernel] are added up digitally where they
-    overlap, and so is the bias.
+    Groups are blocks on the matrix's diagonal. Padding happens before the arrays, the bias is added after them.
     """
 
     bias: Tensor | None
 
-    def __init__(self, module: TransposedConvolution, matrix: nn.Module) -> None:
+    def __init__(self, module: Convolution | QuantisedConvolution, matrix: nn.Module) -> None:
+        """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
         super().__init__()
+        self.windows = Windows.of(module)
         self.matrix = matrix
+        self.output_quantiser = kept_output_quantiser(module)
         self.register_buffer("bias", kept(module.bias))
-        self.kernel_size, self.stride, self.dilation = module.kernel_size, module.stride, module.dilation
-        self.padding: tuple[int, ...] = tuple(int(size) for size in module.padding)
-        self.output_padding: tuple[int, ...] = module.output_padding
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        assert isinstance(module, TransposedConvolution)
-        return {"": WeightSource.transposed("weight", tuple(module.weight.shape), module.groups)}
+        assert isinstance(module.weight, Tensor)
+        return {"": WeightSource.of("weight", tuple(module.weight.shape), Windows.of(module).groups)}
 
     @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedTransposedConvolution:
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedConvolution:
         return cls(module, products[""])
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        dimensions = len(self.kernel_size)
-        batched, has_batch = _batched(x, dimensions)
-        columns: Tensor = self.matrix(batched.movedim(1, -1))
-        columns = columns.unflatten(-1, (-1, math.prod(self.kernel_size))).movedim(-2, 1)  # [batch, out, *space, taps]
-        space = batched.shape[2:]
+    def forward(self, x: Tensor) -> Tensor:
+        batched, has_batch = _batched(x, len(self.windows.kernel_size))
+        stream: Stream = self.matrix.stream  # type: ignore[assignment]
+        product = self.windows.multiply(batched.movedim(1, -1), stream)
+        return _as_given(finished(product, self.bias, self.output_quantiser), has_batch)
+
+    def extra_repr(self) -> str:
+        return str(self.windows)
+
+
+class QuantisedConvolution(QuantisedLayerOfOne):
+    """nn.Conv1d, 2d or 3d with quantisers."""
+
+    def __init__(self, module: Convolution) -> None:
+        super().__init__(module)
+        self.windows = Windows.of(module)
+        self.source = MappedConvolution.sources(module)[""]
+
+    def forward(self, x: Tensor) -> Tensor:
+        batched, has_batch = _batched(x, len(self.windows.kernel_size))
+        product = self.matrix()(batched.movedim(1, -1), self.windows.convolve, self.windows.multiply)
+        return _as_given(self.finished(product, self.bias), has_batch)
+
+    def extra_repr(self) -> str:
+        return str(self.windows)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How a transposed convolution adds up what its matrix gives for each position of the input: [out, *kernel]."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of(cls, module: Any) -> Overlap:
+        """That of nn.ConvTranspose1d, 2d or 3d."""
+        if isinstance(module, QuantisedTransposedConvolution):
+            return module.overlap
+        padding = tuple(int(size) for size in module.padding)
+        sizes = (module.kernel_size, module.stride, module.dilation)
+        return cls(*sizes, padding, module.output_padding, module.groups)
+
+    def add_up(self, columns: Tensor, output_size: Sequence[int] | None) -> Tensor:
+        """`columns` [batch, *space, out * kernel] -> [batch, *space', out]."""
+        columns = columns.unflatten(-1, (-1, math.prod(self.kernel_size)))  # [batch, *space, out, taps]
+        space = columns.shape[1:-2]
         axes = list(zip(space, self.kernel_size, self.stride, self.dilation, strict=True))
         extra = self._output_padding([(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in axes], output_size)
         sizes = [(n - 1) * s + d * (k - 1) + 1 + e for (n, k, s, d), e in zip(axes, extra, strict=True)]
-        full = columns.new_zeros(*columns.shape[:2], *sizes)
+        full = columns.new_zeros(len(columns), *sizes, columns.shape[-2])
         for index, tap in enumerate(cartesian(*(range(k) for k in self.kernel_size))):
             places = [slice(d * t, d * t + (n - 1) * s + 1, s) for t, (n, _, s, d) in zip(tap, axes, strict=True)]
-            full[slice(None), slice(None), *places] += columns[..., index]
-        inside = [slice(p, size - p) for p, size in zip(self.padding, sizes, strict=True)]
-        return _finished(full[slice(None), slice(None), *inside], self.bias, has_batch)
+            full[slice(None), *places] += columns[..., index]
+        return full[slice(None), *[slice(p, size - p) for p, size in zip(self.padding, sizes, strict=True)]]
 
     def _output_padding(self, uncut: Sequence[int], output_size: Sequence[int] | None) -> Sequence[int]:
         """What is added at the far ends: the layer's own, or what makes the output `output_size`."""
@@ -129,8 +178,59 @@ class MappedTransposedConvolution(nn.Module):
             raise ValueError(f"output_size {wanted} is not within a stride above {least}")
         return extra
 
-    def extra_repr(self) -> str:
+    def __str__(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+
+
+class MappedTransposedConvolution(nn.Module):
+    """nn.ConvTranspose1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+
+    Every position of the input is a row; the product's columns [out, *kernel] are added up digitally where they
+    overlap, and so is the bias.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, module: TransposedConvolution | QuantisedTransposedConvolution, matrix: nn.Module) -> None:
+        super().__init__()
+        self.overlap = Overlap.of(module)
+        self.matrix = matrix
+        self.output_quantiser = kept_output_quantiser(module)
+        self.register_buffer("bias", kept(module.bias))
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        assert isinstance(module.weight, Tensor)
+        return {"": WeightSource.transposed("weight", tuple(module.weight.shape), Overlap.of(module).groups)}
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedTransposedConvolution:
+        return cls(module, products[""])
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        batched, has_batch = _batched(x, len(self.overlap.kernel_size))
+        product = self.overlap.add_up(self.matrix(batched.movedim(1, -1)), output_size)
+        return _as_given(finished(product, self.bias, self.output_quantiser), has_batch)
+
+    def extra_repr(self) -> str:
+        return str(self.overlap)
+
+
+class QuantisedTransposedConvolution(QuantisedLayerOfOne):
+    """nn.ConvTranspose1d, 2d or 3d with quantisers."""
+
+    def __init__(self, module: TransposedConvolution) -> None:
+        super().__init__(module)
+        self.overlap = Overlap.of(module)
+        self.source = MappedTransposedConvolution.sources(module)[""]
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        batched, has_batch = _batched(x, len(self.overlap.kernel_size))
+        product = self.overlap.add_up(self.matrix()(batched.movedim(1, -1)), output_size)
+        return _as_given(self.finished(product, self.bias), has_batch)
+
+    def extra_repr(self) -> str:
+        return str(self.overlap)
 
 
 def _batched(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
@@ -141,10 +241,9 @@ def _batched(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
     return (x if has_batch else x[None]), has_batch
 
 
-def _finished(y: Tensor, bias: Tensor | None, has_batch: bool) -> Tensor:
-    """`y` [batch, out, *space] with its bias, without the batch where there was none."""
-    if bias is not None:
-        y = y + bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
+def _as_given(y: Tensor, has_batch: bool) -> Tensor:
+    """`y` [batch, *space, out] as [batch, out, *space], without the batch where there was none."""
+    y = y.movedim(-1, 1)
     return y if has_batch else y[0]
 
 

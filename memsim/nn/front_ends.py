@@ -9,11 +9,18 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from memsim.nn.attention import MappedAttention
-from memsim.nn.convolution import MappedConvolution, MappedTransposedConvolution
-from memsim.nn.linear import MappedConv1D, MappedLinear
-from memsim.nn.quantisers import QuantisedLinear
-from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell
+from memsim.errors import InputError
+from memsim.nn.attention import MappedAttention, QuantisedAttention
+from memsim.nn.convolution import (
+    MappedConvolution,
+    MappedTransposedConvolution,
+    QuantisedConvolution,
+    QuantisedTransposedConvolution,
+)
+from memsim.nn.embedding import MappedEmbedding, QuantisedEmbedding
+from memsim.nn.linear import MappedConv1D, MappedLinear, QuantisedConv1D, QuantisedLinear
+from memsim.nn.product import QuantisedLayer, QuantisedProduct
+from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell, QuantisedRecurrent, QuantisedRecurrentCell
 from memsim.nn.sources import WeightSource, effective_weight
 
 
@@ -27,9 +34,20 @@ class FrontEnd(Protocol):
         """The layer in place of `module`, whose matrices `products` (by name) are on arrays; others stay digital."""
 
 
+QUANTISED: dict[FrontEnd, type[QuantisedLayer]] = {
+    MappedLinear: QuantisedLinear,
+    MappedConv1D: QuantisedConv1D,
+    MappedConvolution: QuantisedConvolution,
+    MappedTransposedConvolution: QuantisedTransposedConvolution,
+    MappedRecurrent: QuantisedRecurrent,
+    MappedRecurrentCell: QuantisedRecurrentCell,
+    MappedAttention: QuantisedAttention,
+    MappedEmbedding: QuantisedEmbedding,
+}
+"""The layers in training whose products those of a front end are."""
+
 FRONT_ENDS: dict[type[nn.Module], FrontEnd] = {
     nn.Linear: MappedLinear,
-    QuantisedLinear: MappedLinear,
     nn.Conv1d: MappedConvolution,
     nn.Conv2d: MappedConvolution,
     nn.Conv3d: MappedConvolution,
@@ -43,6 +61,7 @@ FRONT_ENDS: dict[type[nn.Module], FrontEnd] = {
     nn.GRUCell: MappedRecurrentCell,
     nn.RNNCell: MappedRecurrentCell,
     nn.MultiheadAttention: MappedAttention,
+    **{layer: front_end for front_end, layer in QUANTISED.items()},
 }
 
 
@@ -51,6 +70,8 @@ def front_end_of(module: nn.Module) -> FrontEnd | None:
 
     A class derived from a layer may compute something else, so it has none; a parametrised layer has its own.
     """
+    if MappedEmbedding.is_original(module):
+        return MappedEmbedding
     if MappedConv1D.is_original(module):
         return MappedConv1D
     return FRONT_ENDS.get(type_before_parametrizations(module))
@@ -70,6 +91,10 @@ class MappableLayer:
     matrices: Mapping[str, str]
     sources: Mapping[str, WeightSource]
 
+    @property
+    def is_lookup(self) -> bool:
+        return any(source.is_lookup for source in self.sources.values())
+
     def effective_weight(self, local: str) -> Tensor:
         """The tensor that holds matrix `local`."""
         tensor = self.sources[local].tensor
@@ -82,6 +107,16 @@ class MappableLayer:
         """
         own = {local: products[name] for local, name in self.matrices.items() if name in products}
         return self.front_end.from_module(self.module, own) if own else None
+
+    def quantised(self) -> QuantisedLayer:
+        """The layer with its own parameters, ready for quantisers; itself where it has them already."""
+        if isinstance(self.module, QuantisedLayer):
+            return self.module
+        return QUANTISED[self.front_end].from_float(self.module)
+
+    def matrix(self, local: str) -> Tensor:
+        """Matrix `local` [out, in / groups] as it is now."""
+        return self.sources[local].matrix(self.effective_weight(local))
 
 
 def mappable_layers(model: nn.Module) -> list[MappableLayer]:
@@ -119,14 +154,30 @@ def matrix_sources(layers: Sequence[MappableLayer]) -> dict[str, WeightSource]:
     return found
 
 
-def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedLinear]:
-    """The layers that were trained with quantisers, by the name of their matrix."""
-    found: dict[str, QuantisedLinear] = {}
+def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedProduct]:
+    """The products that were trained with quantisers, by the name of their matrix."""
+    found: dict[str, QuantisedProduct] = {}
     for layer in layers:
-        if isinstance(layer.module, QuantisedLinear):
-            for matrix in layer.matrices.values():
-                found.setdefault(matrix, layer.module)
+        if isinstance(layer.module, QuantisedLayer):
+            for local, matrix in layer.matrices.items():
+                if layer.module.products[local].is_quantised:
+                    found.setdefault(matrix, layer.module.products[local])
     return found
+
+
+def require_names(model: nn.Module, layers: Sequence[MappableLayer]) -> None:
+    """Raise InputError where a matrix of `model` has no name: where `model` is a layer."""
+    if any("" in layer.matrices.values() for layer in layers):
+        kind = type(model).__name__
+        raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[int, nn.Module]) -> None:
+    """Put modules in the place of those of these ids in `model`, under each of their names."""
+    for alias, module in list(model.named_modules(remove_duplicate=False)):
+        if (new := replacements.get(id(module))) is not None:
+            parent, _, child = alias.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor | None:

@@ -1,16 +1,39 @@
-"""nn.Linear, and what else is a plain matrix product, on simulated arrays."""
+"""nn.Linear, and what else is a plain matrix product, on simulated arrays and in training for them."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from memsim.crossbar.matrix import MappedMatrix
-from memsim.nn.quantisers import QuantisedLinear
+from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
+
+
+class QuantisedLinear(QuantisedLayerOfOne):
+    """nn.Linear with quantisers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.source = MappedLinear.sources(module)[""]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finished(self.matrix()(x), self.bias)
+
+    def extra_repr(self) -> str:
+        out_features, in_features = self.source.shape
+        return f"in_features={in_features}, out_features={out_features}"
+
+
+class QuantisedConv1D(QuantisedLinear):
+    """GPT-2's `Conv1D` with quantisers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.source = MappedConv1D.sources(module)[""]
 
 
 class MappedLinear(nn.Module):
@@ -31,20 +54,15 @@ class MappedLinear(nn.Module):
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
         """The matrix of an nn.Linear, or of a QuantisedLinear."""
-        assert isinstance(module, nn.Linear)
+        assert isinstance(module.weight, Tensor)
         return {"": WeightSource.of("weight", tuple(module.weight.shape))}
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedLinear:
-        output_quantiser = copy.deepcopy(module.output_quantiser) if isinstance(module, QuantisedLinear) else None
-        return cls(products[""], kept(module.bias), output_quantiser)
+        return cls(products[""], kept(module.bias), kept_output_quantiser(module))
 
     def forward(self, x: Tensor) -> Tensor:
-        product: Tensor = self.matrix(x)
-        if self.bias is not None:
-            product = product + self.bias.to(product.dtype)
-        result: Tensor = self.output_quantiser(product)
-        return result
+        return finished(self.matrix(x), self.bias, self.output_quantiser)
 
     def extra_repr(self) -> str:
         matrix = self.matrix
@@ -71,3 +89,21 @@ class MappedConv1D(MappedLinear):
             and weight.ndim == 2
             and getattr(module, "nf", None) == weight.shape[1]
         )
+
+
+def mapped_product(
+    quantisers: nn.ModuleDict, name: str, x: Tensor, matrix: nn.Module | Tensor, bias: Tensor | None
+) -> Tensor:
+    """In a layer of several matrices: `x` times one that is on arrays, or (a tensor) digital, with its bias.
+
+    `quantisers` are those of the layer (see `kept_quantisers`).
+    """
+    product = quantisers._modules.get(name)
+    assert product is None or isinstance(product, QuantisedProduct)
+    if not isinstance(matrix, Tensor):
+        y: Tensor = matrix(x)
+    elif product is None:
+        y = F.linear(x, matrix.to(x.dtype))
+    else:
+        y = product.times(matrix)(x)
+    return finished(y, bias, product and product.output_quantiser)

@@ -16,8 +16,15 @@ from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.collect import collecting
-from memsim.nn.front_ends import MappableLayer, mappable_layers, quantised_matrices
+from memsim.nn.front_ends import (
+    MappableLayer,
+    mappable_layers,
+    quantised_matrices,
+    replace_modules,
+    require_names,
+)
 from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, chosen_bits, plan_modules, usable_scale
 from memsim.nn.sources import effective_weight
 from memsim.spec import HardwareSpec, load_hardware
@@ -118,11 +125,9 @@ def map_model(
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits})
     layers = mappable_layers(model)
-    if any("" in layer.matrices.values() for layer in layers):
-        kind = type(model).__name__
-        raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
+    require_names(model, layers)
     plan = plan_modules(model, spec, Selection(include, exclude))
-    statistics = {} if calibration is None else measure(model, calibration, seed=seed)
+    statistics = plan.completed({} if calibration is None else measure(model, calibration, seed=seed))
     quantised = quantised_matrices(layers)
     matrices = {}
     for layer in plan.mapped:
@@ -133,11 +138,12 @@ def map_model(
         known, groups = statistics.get(layer.name), layer.source.groups
         matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, groups, scale)
     # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
-    chip = copy.deepcopy(model, _replacements(layers, matrices))
+    memo: dict[int, Any] = {**_replacements(layers, matrices)}
+    chip = copy.deepcopy(model, memo)
     return with_mapping(chip, ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial)))
 
 
-def _replacements(layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> dict[int, Any]:
+def _replacements(layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> dict[int, nn.Module]:
     """By the id of each layer with a matrix among `matrices`: the layer in its place."""
     replaced = {id(layer.module): layer.mapped(matrices) for layer in layers}
     return {key: layer for key, layer in replaced.items() if layer is not None}
@@ -156,8 +162,10 @@ def remap(
     Each layer keeps its bits, and the layers on arrays stay those of `chip`.
     """
 
+    known = mapping_of(chip).plan.completed(statistics or {})
+
     def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
-        own = (statistics or {}).get(layer.name)
+        own = known.get(layer.name)
         return MappedMatrix.from_levels(layer.name, old.levels, old.scale, layer.spec, seed, own, old.groups)
 
     return _with_matrices(chip, spec, seed, trial, program)
@@ -166,9 +174,10 @@ def remap(
 def under(chip: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics] | None = None) -> nn.Module:
     """A copy of `chip` under another spec: its levels, its seed, and its cells where `spec` programs them alike."""
     mapping = mapping_of(chip)
+    known = mapping.plan.completed(statistics or {})
 
     def change(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
-        return old.under(layer.spec, mapping.seed, (statistics or {}).get(layer.name))
+        return old.under(layer.spec, mapping.seed, known.get(layer.name))
 
     return _with_matrices(chip, spec, mapping.seed, mapping.reads.trial, change)
 
@@ -220,48 +229,35 @@ def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
         raise InputError("the model is mapped already; map the original, or use remap for other hardware")
     if hasattr(chip, "mapping"):
         raise InputError(f"{type(chip).__name__} has an attribute `mapping` of its own, where memsim keeps its report")
-    for module in chip.modules():  # their fused kernels read the weights of digital layers
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0
-        elif isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
+    refuse_fused_kernels(chip)
     chip.mapping = mapping  # type: ignore[assignment]
     return chip.eval()
 
 
 def install(model: nn.Module, layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> None:
     """Put layers with `matrices` on arrays in the place of those of `model`, each under every name that shares it."""
-    replacements = _replacements(layers, matrices)
-    for alias, module in list(model.named_modules(remove_duplicate=False)):
-        if (layer := replacements.get(id(module))) is not None:
-            parent, _, child = alias.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer)
+    replace_modules(model, _replacements(layers, matrices))
 
 
 def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dict[str, InputStatistics]:
     """Statistics of the input of every matrix that can be mapped: those given, or those of running `model` on the data.
 
     Of a convolution that are the windows; of a recurrent layer, apart, the inputs and the hidden states of all steps.
-    A matrix that the data never reach has none.
+    A matrix that the data never reach has none, nor has an embedding (see `Plan.completed`).
     """
     if isinstance(calibration, Mapping):
         return dict(calibration)
-    layers = mappable_layers(model)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)  # it would pass the layers by
-    try:
-        with torch.no_grad(), collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors:
-            if callable(calibration):
-                calibration(model)
-            else:
-                for batch in calibration:
-                    model(*batch) if isinstance(batch, tuple | list) else model(batch)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for module, training in modes.items():
-            module.training = training
+    layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
+    with (
+        _evaluating(model),
+        torch.no_grad(),
+        collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors,
+    ):
+        if callable(calibration):
+            calibration(model)
+        else:
+            for batch in calibration:
+                model(*batch) if isinstance(batch, tuple | list) else model(batch)
     quantised = quantised_matrices(layers)
     results = {name: collector.result() for name, collector in collectors.items()}
     return {
@@ -269,3 +265,18 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
         for name, result in results.items()
         if result is not None
     }
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """While open, `model` is in evaluation mode, and no fused kernel passes its layers by."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, training in modes.items():
+            module.training = training

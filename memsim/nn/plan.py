@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
 from memsim.crossbar.matrix import tiling_for
-from memsim.crossbar.statistics import PREFIX
+from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
 from memsim.nn.front_ends import mappable_layers, matrix_sources, quantised_matrices
-from memsim.nn.names import matrices_by_tensor
-from memsim.nn.quantisers import QUANTISERS, quantiser_tensors
+from memsim.nn.names import Shapes, matrices_by_tensor
+from memsim.nn.quantisers import quantiser_tensors
+from memsim.nn.rounding import QUANTISERS
 from memsim.nn.sources import WeightSource
 from memsim.spec import HardwareSpec
 
@@ -80,6 +81,13 @@ class Plan:
     mapped: tuple[MappedLayer, ...]
     digital: tuple[DigitalLayer, ...]
 
+    def completed(self, statistics: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:
+        """`statistics` by layer, with those of embeddings, whose inputs are one-hot whatever the data."""
+        lookups = {
+            layer.name: one_hot_statistics(layer.source.shape[1]) for layer in self.mapped if layer.source.is_lookup
+        }
+        return {**statistics, **lookups}
+
     @property
     def cells(self) -> int:
         """Physical cells, those of unused rows and columns included."""
@@ -132,7 +140,9 @@ def plan_tensors(
     weights = {name: shape for name, shape in shapes.items() if not name.startswith(PREFIX) and name not in beside}
     found = matrices_by_tensor(weights, integers)
     if known is not None:
-        found = _as_known(found, known)
+        found = _as_known(found, known, spec)
+    else:
+        found |= _lookups(weights, integers, spec)
     found = {name: matrices for name, matrices in found.items() if not _goes_with_a_weight(name, found)}
     layers: dict[str, None] = {}
     for name, matrices in found.items():
@@ -146,8 +156,7 @@ def plan_tensors(
         for matrix, source in matrices.items():
             reason = selection.reason_to_skip(matrix, spec)
             if reason is None:
-                trained = (trained_bits or {}).get(matrix) if source.is_plain else None
-                mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=trained))
+                mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=(trained_bits or {}).get(matrix)))
             else:
                 part, shape = (name, shapes[name]) if len(matrices) == 1 else (matrix, source.shape)
                 digital.append(DigitalLayer(part, shape, reason, source))
@@ -157,10 +166,22 @@ def plan_tensors(
 _Found = dict[str, dict[str, WeightSource] | str]  # by tensor: the matrices in it by name, or why there are none
 
 
-def _as_known(found: _Found, known: Mapping[str, WeightSource]) -> _Found:
+def _lookups(shapes: Shapes, integers: Collection[str], spec: HardwareSpec) -> dict[str, dict[str, WeightSource]]:
+    """The tables that the spec calls embeddings and has on arrays, by tensor."""
+    names = {name: name.removesuffix(".weight") for name in shapes if name.endswith(".weight") and name not in integers}
+    return {
+        name: {layer: replace(WeightSource.transposed(name, shapes[name]), is_lookup=True)}
+        for name, layer in names.items()
+        if len(shapes[name]) == 2 and 0 not in shapes[name] and spec.has_embedding(layer)
+    }
+
+
+def _as_known(found: _Found, known: Mapping[str, WeightSource], spec: HardwareSpec) -> _Found:
     """What a network whose matrices are `known` has in the tensors of `found`, with the reasons found for the rest."""
     by_tensor: dict[str, dict[str, WeightSource]] = {}
     for matrix, source in known.items():
+        if source.is_lookup and not spec.has_embedding(matrix):
+            continue
         by_tensor.setdefault(source.tensor, {})[matrix] = source
     others = {name: why if isinstance(why, str) else "no layer that can be mapped" for name, why in found.items()}
     return {name: by_tensor.get(name, reason) for name, reason in others.items()}
@@ -174,7 +195,7 @@ def _goes_with_a_weight(name: str, names: Collection[str]) -> bool:
 
 def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> Plan:
     """Plan from the modules of a network: every matrix of its layers that the spec and the selection want on arrays."""
-    layers = mappable_layers(model)
+    layers = [layer for layer in mappable_layers(model) if not layer.is_lookup or spec.has_embedding(layer.name)]
     sources = matrix_sources(layers)
     of_layers = {module for layer in layers for module in layer.module.modules()}
     others = {
@@ -204,8 +225,8 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
 
 
 def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tensor | None:
-    """The scale that a layer was `trained` with, where it is a linear one with the bits that it was trained for."""
-    if trained is None or not layer.source.is_plain or trained[0] != layer.tiling.bits:
+    """The scale that a matrix was `trained` with, where it has the bits that it was trained for."""
+    if trained is None or trained[0] != layer.tiling.bits or len(trained[1]) not in (1, layer.source.shape[0]):
         return None
     return trained[1]
 
@@ -222,6 +243,7 @@ def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:
     names += [name.rpartition(".")[0] for name in names]
     default = type(spec).model_fields["digital"].default
     globs = [f"digital: {glob}" for glob in spec.digital if glob not in default]
+    globs += [f"embeddings: {glob}" for glob in spec.embeddings]
     globs += [f"overrides: match: {override.match}" for override in spec.overrides]
     return [glob for glob in globs if not any(fnmatchcase(name, glob.rpartition(": ")[2]) for name in names)]
 

@@ -1,11 +1,12 @@
 """Which layers of a network are trained with quantisers, with which, and putting them in.
 
-network = quantise(network, recipe, bits=3, hardware=load_hardware("physical"), statistics=measure(...))
+recipe = QuantisationConfig(layers="all")
+Quantisation(recipe, bits=3, spec=load_hardware("physical")).apply(network, measure(network, batches))
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -13,21 +14,25 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, model_validator
 from pydantic.types import Strict
-from torch import nn
+from torch import Tensor, nn
 
 from memsim.crossbar.matrix import bits_of, tiling_for
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.nn.front_ends import mappable_layers
-from memsim.nn.plan import Selection, plan_modules
-from memsim.nn.quantisers import (
-    ActivationQuantiser,
-    Method,
-    QuantisedLinear,
-    WeightQuantiser,
-    replace_module,
-    seams,
+from memsim.nn.attention import refuse_fused_kernels
+from memsim.nn.front_ends import (
+    MappableLayer,
+    mappable_layers,
+    quantised_matrices,
+    replace_modules,
+    require_names,
 )
+from memsim.nn.linear import MappedLinear
+from memsim.nn.plan import Plan, Selection, plan_modules
+from memsim.nn.product import QuantisedProduct
+from memsim.nn.quantisers import seams
+from memsim.nn.rounding import ActivationQuantiser, Method, WeightQuantiser
+from memsim.nn.sources import WeightSource
 from memsim.nn.transfer import HardwareTransfer, require_trainable
 from memsim.schema import Section, Within, problem
 from memsim.spec import BinaryPlanes, HardwareSpec, Percentile
@@ -44,7 +49,7 @@ class WeightsConfig(Section):
 
 
 class InputsConfig(Section):
-    """How the inputs of linear layers are rounded; `lsq` learns their ranges, from `percentile` on."""
+    """How the inputs of the layers' matrices are rounded; `lsq` learns their ranges, from `percentile` on."""
 
     method: Method = "lsq"
     bits: Literal["dac"] | ActivationBits = "dac"
@@ -52,7 +57,7 @@ class InputsConfig(Section):
 
 
 class OutputsConfig(Section):
-    """How the outputs of linear layers are rounded, digitally."""
+    """How the outputs of the layers' matrices are rounded, with their biases, digitally."""
 
     bits: ActivationBits = 8
 
@@ -79,7 +84,7 @@ class TeacherConfig(Section):
 
 
 class LayerOverride(Section):
-    """Other bits for the layers that `match`."""
+    """Other bits for the matrices that `match`."""
 
     match: Annotated[str, Field(min_length=1)]
     weight_bits: WeightBits | None = None
@@ -89,6 +94,7 @@ class LayerOverride(Section):
 class QuantisationConfig(Section):
     """The section `quantisation` of a training recipe; the number of weight bits is not the recipe's."""
 
+    layers: Literal["linear", "all"] = "linear"
     weights: WeightsConfig = WeightsConfig()
     inputs: InputsConfig | None = InputsConfig()
     outputs: OutputsConfig | None = None
@@ -129,42 +135,68 @@ class Quantisation:
     spec: HardwareSpec
 
     def apply(self, model: nn.Module, statistics: Mapping[str, InputStatistics]) -> nn.Module:
-        """Put quantisers into `model`, in place: into the linear layers that `spec` has on arrays, and the seams.
+        """Put quantisers into `model`, in place: into the layers that the recipe names and `spec` has on arrays, and
+        the seams.
 
-        `statistics` of each layer's input give the ranges to begin with. Raises InputError where there is nothing to
-        quantise, a glob matches nothing, or the spec has what training cannot go through.
+        `statistics` of the input of each matrix give the ranges to begin with. Layers that share a weight share its
+        quantisers. Raises InputError where there is nothing to quantise, a glob matches nothing, or the spec has what
+        training cannot go through.
         """
-        layers = self._layers(model)
-        for name, (spec, input_bits) in layers.items():
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            if name not in statistics:
-                raise InputError(f"{name}: no training data reached this layer; keep it in full_precision")
-            replace_module(model, name, self._quantised(linear, name, spec, input_bits, statistics[name]))
+        layers = mappable_layers(model)
+        require_names(model, layers)
+        plan = plan_modules(model, self.spec, Selection())
+        chosen, statistics = self._chosen(plan, layers), plan.completed(statistics)
+        replacements: dict[int, nn.Module] = {}
+        made: dict[str, QuantisedProduct] = {}
+        for layer in layers:
+            if not any(matrix in chosen for matrix in layer.matrices.values()):
+                continue
+            quantised = layer.quantised()
+            replacements[id(layer.module)] = quantised
+            for local, matrix in layer.matrices.items():
+                if matrix in made:
+                    self._share(made[matrix], quantised.products[local])
+                elif matrix in chosen:
+                    if matrix not in statistics:
+                        raise InputError(f"{matrix}: no training data reached this layer; keep it in full_precision")
+                    made[matrix] = quantised.products[local]
+                    weight, source = layer.matrix(local), layer.sources[local]
+                    self._quantise(made[matrix], matrix, weight, source, *chosen[matrix], statistics[matrix])
+        replace_modules(model, replacements)
+        refuse_fused_kernels(model)
         if self.config.attention is not None:
             bits = self.config.attention.bits
             for seam in seams(model):
-                chosen = self.bits if bits == "weights" else bits
-                replace_module(model, seam, ActivationQuantiser(chosen, torch.zeros(()), "minmax"))
+                seam_bits = self.bits if bits == "weights" else bits
+                owner, _, child = seam.rpartition(".")
+                setattr(model.get_submodule(owner), child, ActivationQuantiser(seam_bits, torch.zeros(()), "minmax"))
         self.calibrate(model, statistics)
         return model
 
     def calibrate(self, model: nn.Module, statistics: Mapping[str, InputStatistics]) -> None:
         """Set what the hardware is calibrated to, from the inputs as they are now."""
-        for name, layer in quantised_layers(model):
-            if layer.transfer is not None and name in statistics and layer.trained_scale is not None:
-                assert isinstance(layer.weight_quantiser, WeightQuantiser)
-                levels = layer.weight_quantiser.levels(layer.weight.detach())
-                measured = replace(statistics[name], full_scale=layer.full_scale)
-                layer.transfer.calibrate(levels, layer.trained_scale[1], measured)
+        layers = mappable_layers(model)
+        weights = {name: layer.matrix(local) for layer in reversed(layers) for local, name in layer.matrices.items()}
+        statistics = plan_modules(model, self.spec, Selection()).completed(statistics)
+        for name, product in quantised_matrices(layers).items():
+            if product.transfer is not None and name in statistics and product.trained_scale is not None:
+                assert isinstance(product.weight_quantiser, WeightQuantiser)
+                levels = product.weight_quantiser.levels(weights[name])
+                measured = replace(statistics[name], full_scale=product.full_scale or statistics[name].full_scale)
+                product.transfer.calibrate(levels, product.trained_scale[1], measured)
 
-    def _layers(self, model: nn.Module) -> dict[str, tuple[HardwareSpec, int | None]]:
-        """By linear layer: its resolved spec and its input bits."""
+    def _chosen(self, plan: Plan, layers: Iterable[MappableLayer]) -> dict[str, tuple[HardwareSpec, int | None]]:
+        """By matrix: its resolved spec and its input bits."""
         config = self.config
-        linear = {layer.name for layer in mappable_layers(model) if type(layer.module) in (nn.Linear, QuantisedLinear)}
-        plan = [layer for layer in plan_modules(model, self.spec, Selection()).mapped if layer.name in linear]
+        wanted = {
+            matrix
+            for layer in layers
+            if config.layers == "all" or layer.front_end is MappedLinear
+            for matrix in layer.matrices.values()
+        }
+        candidates = [layer for layer in plan.mapped if layer.name in wanted]
         chosen = {}
-        for layer in plan:
+        for layer in candidates:
             if any(fnmatchcase(layer.name, glob) for glob in config.full_precision):
                 continue
             weight_bits, input_bits = config.for_layer(layer.name, self.bits)
@@ -179,40 +211,56 @@ class Quantisation:
                     )
             chosen[layer.name] = (spec, dac_bits if input_bits == "dac" else input_bits)
         globs = [*config.full_precision, *(override.match for override in config.overrides)]
-        names = [layer.name for layer in plan]
+        names = [layer.name for layer in candidates]
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in names):
                 raise InputError(
                     f"quantisation: {glob}: matches no layer (layers are named like {', '.join(names[:3])})"
                 )
         if not chosen:
-            raise InputError(f"quantisation: hardware {self.spec.name} has no linear layer of this network on arrays")
+            kind = "linear layer" if config.layers == "linear" else "layer"
+            raise InputError(f"quantisation: hardware {self.spec.name} has no {kind} of this network on arrays")
         return chosen
 
-    def _quantised(
-        self, linear: nn.Linear, name: str, spec: HardwareSpec, input_bits: int | None, statistics: InputStatistics
-    ) -> QuantisedLinear:
-        config = self.config
+    def _quantise(
+        self,
+        product: QuantisedProduct,
+        name: str,
+        matrix: Tensor,
+        source: WeightSource,
+        spec: HardwareSpec,
+        input_bits: int | None,
+        statistics: InputStatistics,
+    ) -> None:
+        """Put quantisers for `matrix` into `product`."""
+        config, where = self.config, matrix.device
         weights = BinaryPlanes(scale=config.weights.scale, scale_method=_FIRST_SCALE[config.weights.method])
-        layer = QuantisedLinear.from_float(linear)
-        layer.weight_quantiser = WeightQuantiser.fitted(linear.weight, bits_of(spec), config.weights.method, weights)
-        where = linear.weight.device
-        if config.inputs is not None and input_bits is not None:
+        product.weight_quantiser = WeightQuantiser.fitted(matrix, bits_of(spec), config.weights.method, weights)
+        if config.inputs is not None and input_bits is not None and not source.is_lookup:
             learned = config.inputs.method == "lsq"
             first = statistics.percentile(config.inputs.percentile) if learned else statistics.absmax
             range_ = torch.tensor(max(first, 1e-6), device=where)
-            layer.input_quantiser = ActivationQuantiser(input_bits, range_, config.inputs.method)
-        if config.outputs is not None:
-            layer.output_quantiser = ActivationQuantiser(config.outputs.bits, torch.zeros((), device=where), "minmax")
+            product.input_quantiser = ActivationQuantiser(input_bits, range_, config.inputs.method)
+        product.output_quantiser = self._output_quantiser(where)
         if config.hardware is not None and config.hardware.transfer:
-            shape = (linear.out_features, linear.in_features)
-            layer.transfer = HardwareTransfer(name, spec, tiling_for(shape, spec).row_tiles).to(where)
-        return layer
+            row_tiles = tiling_for(source.shape, spec, source.groups).row_tiles
+            product.transfer = HardwareTransfer(name, spec, row_tiles, source.groups).to(where)
+
+    def _share(self, made: QuantisedProduct, product: QuantisedProduct) -> None:
+        """Give `product` what that of another layer has for the same matrix; outputs are each layer's own."""
+        product.weight_quantiser, product.input_quantiser = made.weight_quantiser, made.input_quantiser
+        product.transfer = made.transfer
+        product.output_quantiser = self._output_quantiser(next(made.buffers()).device)
+
+    def _output_quantiser(self, where: torch.device) -> nn.Module:
+        if self.config.outputs is None:
+            return nn.Identity()
+        return ActivationQuantiser(self.config.outputs.bits, torch.zeros((), device=where), "minmax")
 
 
 _FIRST_SCALE: dict[Method, Literal["mse", "minmax"]] = {"lsq": "mse", "minmax": "minmax"}
 
 
-def quantised_layers(model: nn.Module) -> Iterator[tuple[str, QuantisedLinear]]:
-    """The layers of `model` that have quantisers, by name."""
-    return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, QuantisedLinear))
+def quantised_layers(model: nn.Module) -> Iterator[tuple[str, QuantisedProduct]]:
+    """The products of `model` that have quantisers, by the names of their matrices, which are those of their layers."""
+    yield from quantised_matrices(mappable_layers(model)).items()

@@ -1,16 +1,19 @@
-"""LSTM, GRU and RNN on simulated arrays: every time step reads the same arrays, with noise of its own."""
+"""LSTM, GRU and RNN on simulated arrays, and in training for them: every time step reads the same arrays, with noise of
+its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from memsim.nn.linear import MappedLinear
+from memsim.nn.linear import MappedLinear, mapped_product
+from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
 from memsim.nn.sources import WeightSource, effective_weight, kept
 
 
@@ -70,65 +73,51 @@ STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
 """By the `mode` of torch's nn.RNNBase."""
 
 
-class _Recurrent(nn.Module):
-    """What layers and cells share: matrices by the names that torch gives them, on arrays or digital, and biases."""
+Product = Callable[[str, Tensor], Tensor]
+"""The name of a matrix and its input to their product, with the bias where there is one."""
 
-    def __init__(self, module: nn.Module, mode: str, products: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.mode = mode
-        for name in self.sources(module):
-            if name in products:
-                self.add_module(name, MappedLinear(products[name], None))
-            else:
-                self.register_buffer(name, kept(effective_weight(module, name)))
-            bias = name.replace("weight", "bias")
-            if "weight_hr" not in name:
-                self.register_buffer(bias, kept(getattr(module, bias, None)))
+
+class _Recurrent(nn.Module):
+    """What layers and cells, mapped or in training, share."""
+
+    mode: str
+
+    def _products(self) -> Product:
+        """For one forward pass."""
+        raise NotImplementedError
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
         """By the names of torch's parameters: weight_ih_l0, weight_hh_l0, ..."""
         return {name: WeightSource.of(name, tuple(getattr(module, name).shape)) for name in _weights(module)}
 
-    def _product(self, name: str, x: Tensor) -> Tensor:
-        """`x` times the matrix `name`, with its bias where there is one."""
-        weight = getattr(self, name)
-        product: Tensor = F.linear(x, weight.to(x.dtype)) if isinstance(weight, Tensor) else weight(x)
-        bias = getattr(self, name.replace("weight", "bias"), None)
-        return product if bias is None else product + bias.to(product.dtype)
-
     @property
     def has_cell_state(self) -> bool:
         return self.mode == "LSTM"
 
 
-def _weights(module: nn.Module) -> Iterator[str]:
-    if isinstance(module, nn.RNNCellBase):
+def _weights(module: Any) -> Iterator[str]:
+    if isinstance(module, nn.RNNCellBase | RecurrentCell):
         yield from ("weight_ih", "weight_hh")
         return
-    assert isinstance(module, nn.RNNBase)
+    assert isinstance(module, nn.RNNBase | RecurrentLayer)
     kinds = ("weight_ih", "weight_hh", *(["weight_hr"] if module.proj_size else []))
     for layer in range(module.num_layers):
         for direction in ("", "_reverse") if module.bidirectional else ("",):
             yield from (f"{kind}_l{layer}{direction}" for kind in kinds)
 
 
-class MappedRecurrent(_Recurrent):
+class RecurrentLayer(_Recurrent):
     """nn.LSTM, nn.GRU or nn.RNN, with their arguments and results, packed sequences included.
 
-    The matrices are named as torch's parameters. The input of all time steps is read from the input matrix at once;
-    the recurrent matrix is read at every step.
+    The product of the input of all time steps is computed at once; that of the hidden state at every step.
     """
 
-    def __init__(self, module: nn.RNNBase, products: Mapping[str, nn.Module]) -> None:
-        super().__init__(module, module.mode, products)
+    def _set_sizes(self, module: Any) -> None:
+        self.mode = module.mode
         self.input_size, self.hidden_size, self.proj_size = module.input_size, module.hidden_size, module.proj_size
         self.num_layers, self.bidirectional = module.num_layers, module.bidirectional
         self.batch_first, self.dropout = module.batch_first, module.dropout
-
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedRecurrent:
-        return cls(module, products)
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None
@@ -178,6 +167,7 @@ class MappedRecurrent(_Recurrent):
 
     def _run(self, data: Tensor, sizes: list[int], initial: State) -> tuple[Tensor, State]:
         """All layers over `data` [frames, in], in which step t has `sizes[t]` frames: outputs, and final states."""
+        product = self._products()
         finals: list[State] = []
         for layer in range(self.num_layers):
             if layer and self.dropout:
@@ -186,7 +176,7 @@ class MappedRecurrent(_Recurrent):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse") if self.bidirectional else (f"_l{layer}",):
                 index = len(finals)
                 before = State(initial.hidden[index], None if initial.cell is None else initial.cell[index])
-                output, final = self._run_direction(data, sizes, before, suffix)
+                output, final = self._run_direction(product, data, sizes, before, suffix)
                 outputs.append(output)
                 finals.append(final)
             data = torch.cat(outputs, dim=-1)
@@ -194,16 +184,18 @@ class MappedRecurrent(_Recurrent):
         cells = [final.cell for final in finals if final.cell is not None]
         return data, State(hidden, torch.stack(cells) if cells else None)
 
-    def _run_direction(self, data: Tensor, sizes: list[int], state: State, suffix: str) -> tuple[Tensor, State]:
+    def _run_direction(
+        self, product: Product, data: Tensor, sizes: list[int], state: State, suffix: str
+    ) -> tuple[Tensor, State]:
         """One direction of a layer. A sequence that has ended, or not yet begun, keeps its state."""
-        by_step = list(self._product(f"weight_ih{suffix}", data).split(sizes))
+        by_step = list(product(f"weight_ih{suffix}", data).split(sizes))
         is_reverse = suffix.endswith("_reverse")
         outputs = []
         for from_input in reversed(by_step) if is_reverse else by_step:
             before = state.first(len(from_input))
-            new = STEPS[self.mode](from_input, self._product(f"weight_hh{suffix}", before.hidden), before)
+            new = STEPS[self.mode](from_input, product(f"weight_hh{suffix}", before.hidden), before)
             if self.proj_size:
-                new = State(self._product(f"weight_hr{suffix}", new.hidden), new.cell)
+                new = State(product(f"weight_hr{suffix}", new.hidden), new.cell)
             state = state.updated(new)
             outputs.append(new.hidden)
         return torch.cat(outputs[::-1] if is_reverse else outputs), state
@@ -215,20 +207,17 @@ class MappedRecurrent(_Recurrent):
         return f"{self.mode}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
 
-class MappedRecurrentCell(_Recurrent):
+class RecurrentCell(_Recurrent):
     """nn.LSTMCell, nn.GRUCell or nn.RNNCell, with their arguments and results."""
 
-    def __init__(self, module: nn.RNNCellBase, products: Mapping[str, nn.Module]) -> None:
+    def _set_sizes(self, module: Any) -> None:
         if isinstance(module, nn.LSTMCell):
-            mode = "LSTM"
+            self.mode = "LSTM"
+        elif isinstance(module, nn.GRUCell):
+            self.mode = "GRU"
         else:
-            mode = "GRU" if isinstance(module, nn.GRUCell) else f"RNN_{str(module.nonlinearity).upper()}"
-        super().__init__(module, mode, products)
+            self.mode = module.mode if isinstance(module, RecurrentCell) else f"RNN_{str(module.nonlinearity).upper()}"
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
-
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedRecurrentCell:
-        return cls(module, products)
 
     def forward(
         self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
@@ -238,12 +227,92 @@ class MappedRecurrentCell(_Recurrent):
             state = State(zeros, zeros if self.has_cell_state else None)
         else:
             state = State(hx) if isinstance(hx, Tensor) else State(*hx)
-        from_input, from_hidden = self._product("weight_ih", input), self._product("weight_hh", state.hidden)
+        product = self._products()
+        from_input, from_hidden = product("weight_ih", input), product("weight_hh", state.hidden)
         new = STEPS[self.mode](from_input, from_hidden, state)
         return new.hidden if new.cell is None else (new.hidden, new.cell)
 
     def extra_repr(self) -> str:
         return f"{self.mode}, {self.input_size}, {self.hidden_size}"
+
+
+class _Mapped(_Recurrent):
+    """With matrices, by the names that torch gives them, on arrays or digital, and biases."""
+
+    def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name in self.sources(module):
+            if name in products:
+                self.add_module(name, MappedLinear(products[name], None))
+            else:
+                self.register_buffer(name, kept(effective_weight(module, name)))
+            if bias := _bias_of(name):
+                self.register_buffer(bias, kept(getattr(module, bias, None)))
+        self.quantisers = kept_quantisers(module, products)
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
+        return cls(module, products)
+
+    def _products(self) -> Product:
+        return self._product
+
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        bias = getattr(self, _bias_of(name), None)
+        return mapped_product(self.quantisers, name, x, getattr(self, name), bias)
+
+
+class _Quantised(QuantisedLayerOfMany, _Recurrent):
+    """With quantisers for the product with each matrix."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._set_sources(self.sources(module))
+
+    def _products(self) -> Product:
+        matrix = cache(self._matrix)  # the same at every time step
+
+        def product(name: str, x: Tensor) -> Tensor:
+            return self._finished(name, matrix(name)(x), getattr(self, _bias_of(name), None))
+
+        return product
+
+
+class MappedRecurrent(_Mapped, RecurrentLayer):
+    """nn.LSTM, nn.GRU or nn.RNN on arrays."""
+
+    def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
+        super().__init__(module, products)
+        self._set_sizes(module)
+
+
+class MappedRecurrentCell(_Mapped, RecurrentCell):
+    """nn.LSTMCell, nn.GRUCell or nn.RNNCell on arrays."""
+
+    def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
+        super().__init__(module, products)
+        self._set_sizes(module)
+
+
+class QuantisedRecurrent(_Quantised, RecurrentLayer):
+    """nn.LSTM, nn.GRU or nn.RNN with quantisers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._set_sizes(module)
+
+
+class QuantisedRecurrentCell(_Quantised, RecurrentCell):
+    """nn.LSTMCell, nn.GRUCell or nn.RNNCell with quantisers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._set_sizes(module)
+
+
+def _bias_of(weight: str) -> str:
+    """The name of the bias that is added to the product with `weight`; empty where there is none."""
+    return "" if "weight_hr" in weight else weight.replace("weight", "bias")
 
 
 def _in_order(states: State, order: Tensor | None) -> State:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 
@@ -15,7 +18,7 @@ class WeightSource:
 
     The tensor is [out, in / groups, *kernel] with the kernel part of the input, as in nn.Conv1d; or, where
     `is_transposed`, [in, out / groups, *kernel] with the kernel part of the output, as in nn.ConvTranspose1d. With
-    `rows` the matrix is that part of it only.
+    `rows` the matrix is that part of it only. The input of a matrix that `is_lookup` is an index, as a one-hot row.
     """
 
     tensor: str
@@ -23,6 +26,7 @@ class WeightSource:
     groups: int = 1
     is_transposed: bool = False
     rows: tuple[int, int] | None = None
+    is_lookup: bool = False
 
     @classmethod
     def of(
@@ -37,11 +41,6 @@ class WeightSource:
         """The matrix in a tensor of shape `stored`, [in, out / groups, *kernel]."""
         return cls(tensor, (groups * math.prod(stored[1:]), stored[0] // groups), groups, is_transposed=True)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is all of a tensor [out, ...], without groups: so are the weights of linear layers."""
-        return self.groups == 1 and not self.is_transposed and self.rows is None
-
     def matrix(self, stored: Tensor) -> Tensor:
         """[out, in / groups] from the values of the tensor."""
         if self.is_transposed:
@@ -50,17 +49,38 @@ class WeightSource:
         return (stored if self.rows is None else stored[slice(*self.rows)]).flatten(1)
 
 
-def effective_weight(model: nn.Module, name: str) -> Tensor:
-    """The tensor `name` that a layer of `model` computes with: what a parametrisation or weight norm makes of it."""
+def computed_tensor(model: nn.Module, name: str) -> Tensor:
+    """The tensor `name` that a layer of `model` computes with: what a parametrisation, weight norm, spectral norm or
+    pruning makes of its parameters as they are now."""
     layer, _, local = name.rpartition(".")
     module = model.get_submodule(layer)
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm) and hook.name == local:
-            computed: Tensor = hook.compute_weight(module)
-            return computed.detach()
+        if computed_name(hook) == local:
+            return _computed(hook, module)
     weight = getattr(module, local)
     assert isinstance(weight, Tensor)
-    return weight.detach()
+    return weight
+
+
+def computed_name(hook: object) -> str | None:
+    """The name of the tensor that a forward pre-hook computes before its layer uses it; None of any other hook."""
+    if isinstance(hook, WeightNorm | SpectralNorm):
+        return str(hook.name)
+    return str(hook._tensor_name) if isinstance(hook, BasePruningMethod) else None
+
+
+def _computed(hook: Any, module: nn.Module) -> Tensor:
+    tensor: Tensor
+    if isinstance(hook, SpectralNorm):
+        tensor = hook.compute_weight(module, do_power_iteration=False)
+    else:
+        tensor = hook.compute_weight(module) if isinstance(hook, WeightNorm) else hook.apply_mask(module)
+    return tensor
+
+
+def effective_weight(model: nn.Module, name: str) -> Tensor:
+    """`computed_tensor` without its history."""
+    return computed_tensor(model, name).detach()
 
 
 def kept(tensor: Tensor | None) -> Tensor | None:

@@ -4,6 +4,7 @@ read noise, and, to train against them, the spread as it would be on another chi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from memsim import rng
 from memsim.crossbar import encode
 from memsim.crossbar.drive import Drive
-from memsim.crossbar.matrix import MappedMatrix, bits_of
-from memsim.crossbar.read import Operator
+from memsim.crossbar.matrix import MappedMatrix, bits_of, tiling_for
+from memsim.crossbar.read import Operator, packed
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.spec import HardwareSpec
@@ -41,10 +42,11 @@ class HardwareTransfer(nn.Module):
     gain_per_ampere: Tensor
     adc_range: Tensor
 
-    def __init__(self, name: str, spec: HardwareSpec, row_tiles: int) -> None:
+    def __init__(self, name: str, spec: HardwareSpec, row_tiles: int, groups: int = 1) -> None:
         super().__init__()
         self.name = name
         self.spec = spec
+        self.groups = groups
         self.spread: Spread | None = None
         slices = encode.slices_of(bits_of(spec), spec.weights.cell_bits)
         shape = _adc_range_shape(spec, row_tiles, slices)
@@ -54,27 +56,44 @@ class HardwareTransfer(nn.Module):
         self._drive: Drive | None = None
 
     def calibrate(self, levels: Tensor, scale: Tensor, statistics: InputStatistics) -> None:
-        """Set gain and ADC range as mapping `levels` [out, in] would."""
+        """Set gain and ADC range as mapping `levels` [out, in / groups] would."""
         levels = levels.to(torch.int8 if bits_of(self.spec) <= 8 else torch.int16)
-        matrix = MappedMatrix.from_levels(self.name, levels, scale, _exact(self.spec), 0, statistics)
+        matrix = MappedMatrix.from_levels(self.name, levels, scale, _exact(self.spec), 0, statistics, self.groups)
         if matrix.gain_per_ampere is not None:
             self.gain_per_ampere.copy_(matrix.gain_per_ampere)
         if matrix.adc_range is not None:
             self.adc_range.copy_(matrix.adc_range)
         self._drive = None
 
-    @torch.no_grad()
     def forward(self, x: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> Tensor:
-        """[..., in] -> [..., out], float32, in the units of x @ W.T; `levels` [out, in] are whole numbers."""
-        with torch.autocast(x.device.type, enabled=False):
-            spec = self.spec
-            worths = encode.slice_worths(bits_of(spec), spec.weights.cell_bits).to(x.device)
+        """[..., in] -> [..., out], float32, in the units of x @ W.T; `levels` [out, in / groups] are whole numbers."""
+        product = self.programmed(levels, scale, full_scale)([x.reshape(-1, x.shape[-1])])
+        return product.view(*x.shape[:-1], len(levels))
+
+    @torch.no_grad()
+    def programmed(self, levels: Tensor, scale: Tensor, full_scale: float) -> Callable[[Iterable[Tensor]], Tensor]:
+        """What reads cells that hold `levels`: parts of the rows [n, in] to their product [n, out], as `forward`."""
+        spec, where = self.spec, levels.device
+        with torch.autocast(where.type, enabled=False):
+            worths = encode.slice_worths(bits_of(spec), spec.weights.cell_bits).to(where)
             drive = replace(self._base_drive(), input_range=full_scale)
-            operator = Operator.make(
-                drive, self._difference(levels), None, worths, spec.tile.rows, spec.adc, self.adc_range
-            )
-            product = operator.read(x.reshape(-1, x.shape[-1]).float())
-            return product.mul_(scale * full_scale).view(*x.shape[:-1], len(levels))
+            tiling = tiling_for((levels.shape[0], levels.shape[1]), spec, self.groups)
+            difference = self._difference(tiling.spread(levels))
+
+            def operator(_: int, outputs: slice) -> Operator:
+                cells = (difference[..., outputs], None, worths)
+                return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range)
+
+            whole = packed(tiling, operator)
+
+        @torch.no_grad()
+        def read(parts: Iterable[Tensor]) -> Tensor:
+            with torch.autocast(where.type, enabled=False):
+                products = [whole.read(rows.float()) for rows in parts]
+                product = products[0] if len(products) == 1 else torch.cat(products)
+                return product.mul_(scale * full_scale)
+
+        return read
 
     def _base_drive(self) -> Drive:
         """For a full-scale input of 1: its tables hold for any."""

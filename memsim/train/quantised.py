@@ -16,9 +16,10 @@ from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser
 from memsim.crossbar.statistics import InputStatistics
 from memsim.evaluate import input_statistics
-from memsim.nn.quantisation import Quantisation, quantised_layers
-from memsim.nn.quantisers import QUANTISERS
-from memsim.nn.transfer import Spread
+from memsim.nn.product import QuantisedProduct
+from memsim.nn.quantisation import Quantisation
+from memsim.nn.rounding import QUANTISERS
+from memsim.nn.transfer import HardwareTransfer, Spread
 from memsim.rng import derive_seed
 from memsim.train.batches import TrainingBatch
 from memsim.train.config import TrainConfig
@@ -73,7 +74,7 @@ class QuantisedTraining:
         hardware = self.quantisation.config.hardware
         if hardware is None or not hardware.transfer:
             return
-        transfers = [layer.transfer for _, layer in quantised_layers(model) if layer.transfer is not None]
+        transfers = [module for module in model.modules() if isinstance(module, HardwareTransfer)]
         if any(int(transfer.epoch) != moment.epoch for transfer in transfers):
             self.quantisation.calibrate(model, self._statistics_without_hardware(model))
         ramp = 1.0 if hardware.spread_ramp == 0 else min(1.0, moment.fraction / hardware.spread_ramp)
@@ -86,14 +87,15 @@ class QuantisedTraining:
         """Of the inputs that the layers have when products are exact, which is quick to compute."""
         assert self._recogniser is not None
         assert self._calibration is not None
-        transfers = [(layer, layer.transfer) for _, layer in quantised_layers(model)]
-        for layer, _ in transfers:
-            layer.transfer = None
+        products = [module for module in model.modules() if isinstance(module, QuantisedProduct)]
+        transfers = [(product, product.transfer) for product in products]
+        for product, _ in transfers:
+            product.transfer = None
         try:
             return input_statistics(replace(self._recogniser, model=model), *self._calibration, seed=self.seed)
         finally:
-            for layer, transfer in transfers:
-                layer.transfer = transfer
+            for product, transfer in transfers:
+                product.transfer = transfer
 
     def _distillation_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
         """The mean Kullback-Leibler divergence from the teacher at a temperature, [batch].

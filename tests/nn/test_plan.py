@@ -262,17 +262,19 @@ def test_modules() -> None:
         plan_modules(Net(), PHYSICAL, Selection(include=["nothing*"]))
 
 
-def test_bits_and_scales_of_a_training_are_for_linear_layers() -> None:
+def test_bits_and_scales_of_a_training_are_for_the_matrices_that_they_fit() -> None:
     shapes = {"front.weight": (4, 6, 3), "front.bias": (6,), "a.weight": (5, 4), "b.weight": (5, 4), "c.weight": (5, 4)}
     beside = {"a.weight_quantiser.bits": (), "a.weight_quantiser.scale": (5,), "a.transfer.adc_range": (1, 1)}
     trained = {"front": 2, "a": 3, "b": 3}
     plan = plan_tensors(shapes | beside, load_hardware({"base": "physical", "digital": []}), ALL, trained_bits=trained)
-    assert {layer.name: layer.tiling.bits for layer in plan.mapped} == {"front": 8, "a": 3, "b": 3, "c": 8}
+    assert {layer.name: layer.tiling.bits for layer in plan.mapped} == {"front": 2, "a": 3, "b": 3, "c": 8}
     assert not plan.digital
     front, a, *_ = plan.mapped
     scale = torch.ones(1)
     assert front.source.is_transposed
-    assert usable_scale(front, (8, scale)) is None
+    assert usable_scale(front, (2, scale)) is scale
+    assert usable_scale(front, (2, torch.ones(18))) is not None  # 6 outputs of 3 taps
+    assert usable_scale(front, (2, torch.ones(6))) is None
     assert usable_scale(a, (8, scale)) is None
     assert usable_scale(a, None) is None
     assert usable_scale(a, (3, scale)) is scale

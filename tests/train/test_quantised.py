@@ -175,3 +175,31 @@ def test_inputs_must_be_on_the_grid_of_the_hardware_that_is_trained_through() ->
     config = QuantisationConfig.model_validate({"inputs": {"bits": 6}, "hardware": {}})
     with pytest.raises(InputError, match="inputs of 6 bits, but hardware physical has 8"):
         Quantisation(config, 3, load_hardware("physical")).apply(fresh().model, {})
+
+
+def test_convolutions_are_trained_and_mapped_where_the_spec_has_them_on_arrays(
+    corpus: Corpus, start: Path, tmp_path: Path
+) -> None:
+    config = PLAIN.model_copy(update={"epochs": 1})
+    everything = {"base": "physical", "digital": []}
+    out = tmp_path / "q.safetensors"
+    run(job(corpus, out, config, recogniser=from_start(start), hooks=hooks(config, hardware=everything)))
+    checkpoint = load_checkpoint(out)
+    recogniser = load_recogniser(checkpoint)
+    trained = dict(quantised_layers(recogniser.model))
+    assert {"frontend.convolutions.0", "blocks.0.convolution.depthwise", "output"} < set(trained)
+
+    spec = load_hardware({"base": "ideal", "dac": {"bits": 8}, "digital": []})
+    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
+    assert {layer.name: layer.tiling.bits for layer in mapped.plan.mapped} == dict.fromkeys(trained, 3)
+    assert not mapped.uncalibrated
+    for name, product in trained.items():
+        assert torch.equal(mapped.tensors[f"{name}.matrix.scale"], product.weight_quantiser.scale)
+        assert float(mapped.tensors[f"{name}.matrix.input_range"]) == pytest.approx(product.full_scale)
+    save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
+    chip, _ = load_chip(load_checkpoint(tmp_path / "mapped.safetensors"))
+    batch = pad([FeatureSource(recogniser.features)(utterance) for utterance in corpus.utterances])
+    with torch.no_grad():
+        expected, _ = recogniser.model(*batch)
+        found, _ = chip.model(*batch)
+    assert (found - expected).abs().mean() < 1e-3 * expected.abs().mean()

@@ -1,0 +1,74 @@
+"""nn.Embedding on simulated arrays, and in training for them: a look-up is the product with a one-hot row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memsim.nn.convolution import PIECE_VALUES
+from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
+from memsim.nn.sources import WeightSource
+
+
+class MappedEmbedding(nn.Module):
+    """nn.Embedding on arrays: indices [...] -> [..., features]. The index drives one row with the full-scale input."""
+
+    def __init__(self, matrix: nn.Module, output_quantiser: nn.Module) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self.output_quantiser = output_quantiser
+
+    @staticmethod
+    def is_original(module: nn.Module) -> bool:
+        """Whether `module` is an nn.Embedding that looks its weights up as they are: `max_norm` changes them."""
+        return type(module) is nn.Embedding and module.max_norm is None
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        assert isinstance(module.weight, Tensor)
+        return {"": replace(WeightSource.transposed("weight", tuple(module.weight.shape)), is_lookup=True)}
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedEmbedding:
+        return cls(products[""], kept_output_quantiser(module))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Raises RuntimeError where an index is not that of a row."""
+        stream: Stream = self.matrix.stream  # type: ignore[assignment]
+        in_features: int = self.matrix.in_features  # type: ignore[assignment]
+        return finished(_looked_up(indices, in_features, stream), None, self.output_quantiser)
+
+
+class QuantisedEmbedding(QuantisedLayerOfOne):
+    """nn.Embedding with quantisers; its one-hot inputs need none."""
+
+    bias = None
+
+    def __init__(self, module: nn.Embedding) -> None:
+        super().__init__(module)
+        self.source = MappedEmbedding.sources(module)[""]
+        self.padding_idx, self.scale_grad_by_freq = module.padding_idx, module.scale_grad_by_freq
+
+    def forward(self, indices: Tensor) -> Tensor:
+        def look_up(indices: Tensor, matrix: Tensor) -> Tensor:
+            return F.embedding(indices, matrix.T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+
+        def in_rows(indices: Tensor, stream: Stream) -> Tensor:
+            return _looked_up(indices, self.source.shape[1], stream)
+
+        return self.finished(self.matrix()(indices, look_up, in_rows), None)
+
+
+def _looked_up(indices: Tensor, rows: int, stream: Stream) -> Tensor:
+    """Indices [...] to the products of one-hot rows, [..., features]."""
+
+    def one_hot() -> Iterator[Tensor]:
+        for part in indices.flatten().split(max(1, PIECE_VALUES // rows)):
+            yield F.one_hot(part.long(), rows).float()
+
+    product = stream(one_hot())
+    return product.view(*indices.shape, product.shape[1])

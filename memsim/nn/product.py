@@ -1,0 +1,221 @@
+"""The one matrix product that is trained through quantisers: every layer of such a training is a front end of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser
+from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
+from memsim.nn.transfer import HardwareTransfer
+
+Stream = Callable[[Iterable[Tensor]], Tensor]
+"""Rows [n, in] in parts to their product [n, out], as `MappedMatrix.stream`."""
+
+
+class QuantisedProduct(nn.Module):
+    """The product of rows with a matrix, both rounded; an nn.Identity is in the place of a quantiser that is not there.
+
+    With a `transfer`, the product is what the hardware computes of the same codes and levels, and its gradient that of
+    the product of the rounded numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight_quantiser: nn.Module = nn.Identity()
+        self.input_quantiser: nn.Module = nn.Identity()
+        self.output_quantiser: nn.Module = nn.Identity()
+        self.transfer: HardwareTransfer | None = None
+
+    def times(self, matrix: Tensor, groups: int = 1) -> RoundedMatrix:
+        """The product with `matrix` [out, in / groups], its weights rounded once for all inputs to come."""
+        return RoundedMatrix(self, matrix, groups)
+
+    def finished(self, product: Tensor, bias: Tensor | None) -> Tensor:
+        """What a layer gives for a `product` [..., out]: with the bias, and rounded."""
+        return finished(product, bias, self.output_quantiser)
+
+    @property
+    def is_quantised(self) -> bool:
+        return isinstance(self.weight_quantiser, WeightQuantiser)
+
+    @property
+    def full_scale(self) -> float | None:
+        """The input that drives the DAC's full scale; None where training did not choose one."""
+        if isinstance(self.input_quantiser, ActivationQuantiser):
+            return float(self.input_quantiser.positive_range().detach())
+        return None
+
+    @property
+    def trained_scale(self) -> tuple[int, Tensor] | None:
+        """The bits that the matrix was trained for and its scale; None where it was not quantised."""
+        quantiser = self.weight_quantiser
+        if not isinstance(quantiser, WeightQuantiser):
+            return None
+        return quantiser.weight_bits, quantiser.positive_scale().detach()
+
+
+class RoundedMatrix:
+    """A matrix [out, in / groups] with the quantisers of its product: x [..., in] -> [..., out].
+
+    Blocks of `groups` lie one below the other, as in a `MappedMatrix`. It lives for one forward pass of its layer.
+    """
+
+    def __init__(self, product: QuantisedProduct, matrix: Tensor, groups: int) -> None:
+        self._product = product
+        self._matrix = matrix
+        self._groups = groups
+        self._rounded: Tensor = product.weight_quantiser(matrix)
+
+    def __call__(
+        self,
+        x: Tensor,
+        multiply: Callable[[Tensor, Tensor], Tensor] | None = None,
+        in_rows: Callable[[Tensor, Stream], Tensor] | None = None,
+    ) -> Tensor:
+        """A front end whose input is not rows says what its product is, of values that lie [..., channels].
+
+        `multiply` gives the exact product of inputs and matrix, both rounded; `in_rows` the same of the inputs, as they
+        came, and of a function that multiplies rows of them.
+        """
+        product = (multiply or self._multiply)(self._product.input_quantiser(x), self._rounded)
+        if self._product.transfer is None:
+            return product
+        product = product.float()
+        with torch.no_grad():
+            on_hardware = (in_rows or _as_rows)(x, self._stream_on_hardware)
+        return product + (on_hardware - product).detach()
+
+    def _multiply(self, x: Tensor, matrix: Tensor) -> Tensor:
+        if self._groups == 1:
+            return F.linear(x, matrix)
+        blocks = x.unflatten(-1, (self._groups, -1))
+        return torch.einsum("...gi,goi->...go", blocks, matrix.unflatten(0, (self._groups, -1))).flatten(-2)
+
+    @cached_property
+    def _stream_on_hardware(self) -> Stream:
+        product = self._product
+        assert product.transfer is not None
+        assert isinstance(product.weight_quantiser, WeightQuantiser)
+        scale = product.weight_quantiser.positive_scale().detach()
+        levels = product.weight_quantiser.levels(self._matrix)
+        return product.transfer.programmed(levels, scale, product.full_scale or 1.0)
+
+
+def finished(product: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None) -> Tensor:
+    """`product` [..., out] with a bias [out], rounded."""
+    if bias is not None:
+        product = product + bias.to(product.dtype)
+    if output_quantiser is not None:
+        product = output_quantiser(product)
+    return product
+
+
+def _as_rows(x: Tensor, stream: Stream) -> Tensor:
+    product = stream([x.reshape(-1, x.shape[-1])])
+    return product.view(*x.shape[:-1], product.shape[1])
+
+
+class QuantisedLayer(nn.Module):
+    """A layer whose matrix products can have quantisers; it has the parameters of the float layer, by their names."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """`module` is the float layer: how it computes is taken from it."""
+        super().__init__()
+
+    @classmethod
+    def from_float(cls, module: Any) -> Self:
+        """The layer with the very parameters of `module` (and what computes weights from them), and no quantisers."""
+        layer = cls(module)
+        _take_over(layer, module)
+        return layer.train(module.training)
+
+    @property
+    def products(self) -> Mapping[str, QuantisedProduct]:
+        """By the names of its matrices within the layer."""
+        raise NotImplementedError
+
+
+class QuantisedLayerOfOne(QuantisedLayer, QuantisedProduct):
+    """A layer of one matrix, which is itself the product with it: its quantisers are `<layer>.weight_quantiser`, ..."""
+
+    bias: Tensor | None
+    source: WeightSource
+
+    def matrix(self) -> RoundedMatrix:
+        """The product with its weight as that is now."""
+        return self.times(self.source.matrix(computed_tensor(self, self.source.tensor)), self.source.groups)
+
+    @property
+    def products(self) -> Mapping[str, QuantisedProduct]:
+        return {"": self}
+
+
+class QuantisedLayerOfMany(QuantisedLayer):
+    """A layer of several matrices, whose quantisers are `<layer>.quantisers.<matrix>.weight_quantiser`, ..."""
+
+    def _set_sources(self, sources: Mapping[str, WeightSource]) -> None:
+        self._sources = dict(sources)
+        self.quantisers = nn.ModuleDict({name: QuantisedProduct() for name in sources})
+
+    def _matrix(self, name: str) -> RoundedMatrix:
+        """The product with matrix `name` as its weight is now."""
+        source = self._sources[name]
+        return self.products[name].times(source.matrix(computed_tensor(self, source.tensor)))
+
+    def _finished(self, name: str, product: Tensor, bias: Tensor | None) -> Tensor:
+        return self.products[name].finished(product, bias)
+
+    @property
+    def products(self) -> Mapping[str, QuantisedProduct]:
+        return self.quantisers._modules  # type: ignore[return-value]  # they are nothing else
+
+
+QUANTISERS_OF_MANY = "quantisers"
+"""The child of a layer of several matrices that holds their quantisers."""
+
+
+def kept_output_quantiser(module: nn.Module) -> nn.Module:
+    """A copy of the output quantiser of a layer of one matrix, for the layer on arrays in its place."""
+    return copy.deepcopy(module.output_quantiser) if isinstance(module, QuantisedProduct) else nn.Identity()
+
+
+def kept_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.ModuleDict:
+    """Copies of the quantisers that a layer of several matrices still has when those `on_arrays` are.
+
+    Arrays round weights and inputs themselves, what follows them and other matrices stay as they were trained.
+    """
+    found = nn.ModuleDict()
+    if not isinstance(module, QuantisedLayerOfMany):
+        return found
+    for name, product in module.products.items():
+        kept = QuantisedProduct()
+        kept.output_quantiser = copy.deepcopy(product.output_quantiser)
+        if name not in on_arrays:
+            kept.weight_quantiser = copy.deepcopy(product.weight_quantiser)
+            kept.input_quantiser = copy.deepcopy(product.input_quantiser)
+        if next(kept.buffers(), None) is not None:
+            found[name] = kept
+    return found
+
+
+def _take_over(layer: nn.Module, module: nn.Module) -> None:
+    for name, parameter in module._parameters.items():
+        layer.register_parameter(name, parameter)
+    for name, buffer in module._buffers.items():
+        layer.register_buffer(name, buffer)
+    for name, child in module._modules.items():
+        if name != "parametrizations":
+            layer.add_module(name, child)
+    parametrize.transfer_parametrizations_and_params(module, layer)
+    for hook in module._forward_pre_hooks.values():
+        if (computed := computed_name(hook)) is not None:
+            layer.register_forward_pre_hook(hook)
+            setattr(layer, computed, effective_weight(layer, computed))
