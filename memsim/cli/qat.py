@@ -57,6 +57,12 @@ def command(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|FILE", help="Network: a shipped name or a YAML file. Default: the recipe's."
+        ),
+    ] = None,
     hardware: options.Hardware = None,
     cell: options.Cell = None,
     set_: options.Set = None,
@@ -110,6 +116,8 @@ def command(
 
         device = options.choose_device(compute)
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
+        if model is not None:
+            recipe = recipe.model_copy(update={"model": model})
         quantisation = None
         if weight_bits is not None:
             spec = options.choose_hardware(hardware, None, cell, set_)
