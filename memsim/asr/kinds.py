@@ -7,6 +7,7 @@ them belong to each utterance [batch]). What that is, only its kind knows: of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
@@ -86,3 +87,16 @@ class RNNT:
     def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: CharacterTokens) -> list[str]:
         found = transducer.greedy(cast(Transducer, model), encoded, frames)
         return [" ".join(tokens.decode(ids).split()) for ids in found]
+
+
+@dataclass(frozen=True)
+class TransducerBeam:
+    """Decodes a Transducer by beam search, as the `decoder` of its recogniser."""
+
+    tokens: CharacterTokens
+    width: int = transducer.BEAM_WIDTH
+
+    def __call__(self, model: nn.Module, encoded: Tensor, frames: Tensor) -> list[str]:
+        found = transducer.beam_search(cast(Transducer, model), encoded, frames, self.width)
+        best = [hypotheses[0].tokens if hypotheses else () for hypotheses in found]
+        return [" ".join(self.tokens.decode(ids).split()) for ids in best]

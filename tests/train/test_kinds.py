@@ -11,8 +11,8 @@ from torch import nn
 
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import FeatureSource, pad
-from memsim.asr.kinds import Kind
+from memsim.asr.data import FeatureSource, evaluation_batches, pad
+from memsim.asr.kinds import Kind, TransducerBeam
 from memsim.asr.models.lstm import LSTMConfig
 from memsim.asr.models.transducer import ConformerTransducerConfig, LSTMTransducerConfig, PredictionConfig, Transducer
 from memsim.asr.recogniser import Recogniser, build, load_recogniser
@@ -20,7 +20,7 @@ from memsim.asr.tokens import CharacterTokens
 from memsim.asr.transducer import beam_search
 from memsim.checkpoint import load_checkpoint
 from memsim.crossbar.statistics import PREFIX
-from memsim.evaluate import Runner, evaluate, prepare
+from memsim.evaluate import Runner, evaluate, prepare, transcribe
 from memsim.nn.quantisation import Quantisation, quantised_layers
 from memsim.spec import load_hardware
 from memsim.train.batches import TrainingSet
@@ -90,6 +90,9 @@ def test_a_beam_adds_up_what_greedy_decoding_misses(learnt: dict[str, Path], cor
         found = beam_search(recogniser.model, *recogniser.model(*batch))
     assert [recogniser.tokens.decode(hypotheses[0].tokens) for hypotheses in found] == list(TEXTS)
     assert all(hypotheses[0].log_prob > -0.1 for hypotheses in found)
+    searching = replace(recogniser, decoder=TransducerBeam(recogniser.tokens))
+    batches = evaluation_batches(corpus.utterances, FeatureSource(recogniser.features))
+    assert transcribe(searching, batches) == list(TEXTS)
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
