@@ -179,11 +179,7 @@ def beam_search(
 
 
 def _rows_of(
-    model: Transducer,
-    places: Sequence[_Place],
-    rows: dict[_Place, int],
-    predicted: Tensor,
-    state: State,
+    model: Transducer, places: Sequence[_Place], rows: dict[_Place, int], predicted: Tensor, state: State
 ) -> tuple[Tensor, State]:
     """Projections and states of `places`: those in `rows` are known, others come of the same without its last token."""
     new = [place for place in places if place not in rows]

@@ -232,7 +232,8 @@ def _from_checkpoint(
             raise InputError(f"--init {init}: was trained on transcripts of text style {given.text_style}; {remedy}")
         old, new = (c.model_dump(exclude={"dropout", "tokens"}) for c in (given.config, config))
         if given.architecture != architecture:
-            raise InputError(f"--init {init}: is a {given.architecture}, not a {architecture} as {model} is")
+            found = f"is of architecture {given.architecture}, {model} of {architecture}"
+            raise InputError(f"--init {init}: {found}; --model names another")
         different = [f"{key} differs" for key, value in new.items() if old.get(key) != value]
     recogniser = build(architecture, config, tokens, text_style)
     weights = weights_of(checkpoint)

@@ -119,7 +119,8 @@ def test_another_model_than_the_recipe_s(memsim, folder):
     refused = memsim(*COMMAND, "-o", "second.safetensors", "--init", "lstm.safetensors")
     assert (refused.status, refused.err) == (
         2,
-        "memsim: --init lstm.safetensors: is a lstm_transducer, not a conformer_ctc as model.yaml is\n",
+        "memsim: --init lstm.safetensors: is of architecture lstm_transducer, model.yaml of conformer_ctc; "
+        "--model names another\n",
     )
     unknown = memsim(*COMMAND, "--model", "nothing", "-o", "second.safetensors")
     assert unknown.status == 2
