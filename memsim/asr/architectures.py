@@ -8,9 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from memsim.asr.kinds import CTC, Kind
+from memsim.asr.kinds import CTC, RNNT, Kind
 from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
 from memsim.asr.models.frontend import RecogniserConfig
+from memsim.asr.models.lstm import LSTMCTC, LSTMConfig
+from memsim.asr.models.transducer import (
+    ConformerTransducer,
+    ConformerTransducerConfig,
+    LSTMTransducer,
+    LSTMTransducerConfig,
+)
 from memsim.errors import InputError
 from memsim.yaml_config import shown
 
@@ -26,6 +33,9 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "conformer_ctc": Architecture(ConformerConfig, ConformerCTC, CTC()),
+    "lstm_ctc": Architecture(LSTMConfig, LSTMCTC, CTC()),
+    "conformer_transducer": Architecture(ConformerTransducerConfig, ConformerTransducer, RNNT()),
+    "lstm_transducer": Architecture(LSTMTransducerConfig, LSTMTransducer, RNNT()),
 }
 
 

@@ -7,13 +7,15 @@ them belong to each utterance [batch]). What that is, only its kind knows: of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 
+from memsim.asr import decoding, transducer
 from memsim.asr.ctc import ctc_losses, too_short
-from memsim.asr.decoding import greedy
 from memsim.asr.models.frontend import frame_mask
+from memsim.asr.models.transducer import Transducer
 from memsim.asr.tokens import CharacterTokens
 
 
@@ -62,4 +64,39 @@ class CTC:
         return too_short(frames, targets)
 
     def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: CharacterTokens) -> list[str]:
-        return greedy(encoded, frames, tokens)
+        return decoding.greedy(encoded, frames, tokens)
+
+
+class RNNT:
+    """Transducers: a distribution at each place of a lattice of frames and tokens, the blank leading to the next frame.
+
+    The network gives projections of the frames, which a prediction network of the tokens so far is joined with.
+    """
+
+    loss_name = "RNN-T"
+
+    def outputs(self, model: nn.Module, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Outputs:
+        return Outputs(*transducer.lattice(cast(Transducer, model), encoded, frames, targets), frames)
+
+    def losses(self, outputs: Outputs, targets: Sequence[Tensor]) -> Tensor:
+        return transducer.transducer_losses(outputs.log_probs, outputs.frames, targets)
+
+    def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
+        return int((frames == 0).sum())
+
+    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: CharacterTokens) -> list[str]:
+        found = transducer.greedy(cast(Transducer, model), encoded, frames)
+        return [" ".join(tokens.decode(ids).split()) for ids in found]
+
+
+@dataclass(frozen=True)
+class TransducerBeam:
+    """Decodes a Transducer by beam search, as the `decoder` of its recogniser."""
+
+    tokens: CharacterTokens
+    width: int = transducer.BEAM_WIDTH
+
+    def __call__(self, model: nn.Module, encoded: Tensor, frames: Tensor) -> list[str]:
+        found = transducer.beam_search(cast(Transducer, model), encoded, frames, self.width)
+        best = [hypotheses[0].tokens if hypotheses else () for hypotheses in found]
+        return [" ".join(self.tokens.decode(ids).split()) for ids in best]

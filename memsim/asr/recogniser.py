@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from memsim.resources import find_config
 from memsim.schema import Schema
 from memsim.yaml_config import Config, read_config
 
+Decoder = Callable[[nn.Module, Tensor, Tensor], list[str]]
+"""From a network and what it gave for a batch, [batch, frames', ...] and [batch], to a text each."""
+
 
 @dataclass(frozen=True)
 class Recogniser:
@@ -36,6 +39,8 @@ class Recogniser:
     config: RecogniserConfig
     tokens: CharacterTokens
     text_style: str
+    decoder: Decoder | None = None
+    """None: greedy decoding."""
 
     @property
     def features(self) -> FeatureConfig:
@@ -46,8 +51,10 @@ class Recogniser:
         return find_architecture(self.architecture).kind
 
     def transcribe(self, encoded: Tensor, frames: Tensor) -> list[str]:
-        """Greedy transcripts, from what `model` gave for a batch."""
+        """Texts, from what `model` gave for a batch."""
         with torch.inference_mode():
+            if self.decoder is not None:
+                return self.decoder(self.model, encoded, frames)
             return self.kind.transcribe(self.model, encoded, frames, self.tokens)
 
     def losses(self, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:

@@ -57,6 +57,12 @@ def command(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|FILE", help="Network: a shipped name or a YAML file. Default: the recipe's."
+        ),
+    ] = None,
     hardware: options.Hardware = None,
     cell: options.Cell = None,
     set_: options.Set = None,
@@ -110,6 +116,8 @@ def command(
 
         device = options.choose_device(compute)
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
+        if model is not None:
+            recipe = recipe.model_copy(update={"model": model})
         quantisation = None
         if weight_bits is not None:
             spec = options.choose_hardware(hardware, None, cell, set_)
@@ -223,6 +231,9 @@ def _from_checkpoint(
             remedy = f"--text-style {given.text_style} trains on such"
             raise InputError(f"--init {init}: was trained on transcripts of text style {given.text_style}; {remedy}")
         old, new = (c.model_dump(exclude={"dropout", "tokens"}) for c in (given.config, config))
+        if given.architecture != architecture:
+            found = f"is of architecture {given.architecture}, {model} of {architecture}"
+            raise InputError(f"--init {init}: {found}; --model names another")
         different = [f"{key} differs" for key, value in new.items() if old.get(key) != value]
     recogniser = build(architecture, config, tokens, text_style)
     weights = weights_of(checkpoint)

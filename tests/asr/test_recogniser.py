@@ -130,7 +130,7 @@ def test_tensors_that_do_not_fit(recogniser: Recogniser, path: Path) -> None:
     ("changes", "found"),
     [
         ({"architecture": None}, "the file names no architecture, so it can be mapped but not run"),
-        ({"architecture": "lstm"}, "unknown architecture 'lstm' (known: conformer_ctc)"),
+        ({"architecture": "lstm"}, "unknown architecture 'lstm' (known: conformer_ctc, "),
         ({"architecture_config": None}, "the metadata lacks architecture_config, so the file cannot be run"),
         ({"tokens": None}, "the metadata lacks tokens, so the file cannot be run"),
         ({"architecture_config": "{"}, "unusable metadata: architecture_config: not JSON ("),

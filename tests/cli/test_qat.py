@@ -93,6 +93,40 @@ def test_init_goes_on_from_a_checkpoint(memsim, folder):
     assert columns[0] == columns[1]
 
 
+LSTM = """
+architecture: lstm_transducer
+frontend: [{channels: 2, stride_time: 2, stride_frequency: 2}, {channels: 2, stride_time: 2, stride_frequency: 4}]
+width: 8
+layers: 1
+hidden: 4
+prediction: {embedding: 4, hidden: 4}
+joiner_width: 4
+"""
+
+
+def test_another_model_than_the_recipe_s(memsim, folder):
+    (folder / "lstm.yaml").write_text(LSTM)
+    command = (*COMMAND, "--model", "lstm.yaml", "-o", "lstm.safetensors")
+    done = memsim(*command)
+    assert done.status == 0, done.err
+    assert "lstm.yaml: " in done.said
+    metadata = load_checkpoint(folder / "lstm.safetensors").metadata
+    assert metadata["architecture"] == "lstm_transducer"
+    assert json.loads(metadata["recipe"])["model"] == "lstm.yaml"
+    assert memsim("map", "lstm.safetensors", "--bits", "4", "--quiet") == (0, "", "")
+    evaluated = memsim("eval", "--data", "few.tsv", "--reference", "lstm.safetensors", "--limit", "2")
+    assert evaluated.status == 0, evaluated.err
+    refused = memsim(*COMMAND, "-o", "second.safetensors", "--init", "lstm.safetensors")
+    assert (refused.status, refused.err) == (
+        2,
+        "memsim: --init lstm.safetensors: is of architecture lstm_transducer, model.yaml of conformer_ctc; "
+        "--model names another\n",
+    )
+    unknown = memsim(*COMMAND, "--model", "nothing", "-o", "second.safetensors")
+    assert unknown.status == 2
+    assert "lstm-transducer-small" in unknown.err
+
+
 def test_init_from_another_model_names_what_differs(memsim, folder):
     assert memsim(*COMMAND, "-o", "first.safetensors", "--quiet") == (0, "", "")
 

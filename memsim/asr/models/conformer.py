@@ -1,8 +1,8 @@
-"""The Conformer CTC recogniser of arXiv 2505.24721, section 4: one file, built from one config.
+"""The Conformer of arXiv 2505.24721, section 4: its encoder, and with CTC the recogniser of the paper.
 
-A VGG front end over time and frequency, Conformer blocks without positional encoding and with a LayerNorm in the
-convolution module, and an output layer to the tokens. Pointwise convolutions are `nn.Linear`: with the other linear
-layers they are what a crossbar computes.
+A VGG front end over time and frequency (`memsim.asr.models.frontend`), Conformer blocks without positional encoding
+and with a LayerNorm in the convolution module, and an output layer to the tokens. Pointwise convolutions are
+`nn.Linear`: with the other linear layers they are what a crossbar computes.
 
 Padding never changes a result: every layer that mixes frames masks the frames beyond an utterance's length.
 """
