@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.nn.linear import MappedLinear
 from memsim.nn.sources import WeightSource, effective_weight, kept
+from memsim.nn.stand_in import WeightOnArrays
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -66,6 +68,17 @@ class MappedAttention(nn.Module):
             tensors = {name: f"{name}_weight" for name in PROJECTIONS}
             found = {name: WeightSource.of(t, tuple(getattr(module, t).shape)) for name, t in tensors.items()}
         return found | {"out_proj": WeightSource.of("out_proj.weight", tuple(module.out_proj.weight.shape))}
+
+    @property
+    def in_proj_weight(self) -> Tensor:
+        """For networks that look it up, or project by themselves: without its values, unless all of it is digital."""
+        on_arrays = [layer for name in PROJECTIONS if isinstance(layer := self._modules.get(name), MappedLinear)]
+        if not on_arrays:
+            return torch.cat([getattr(self, f"{name}_weight") for name in PROJECTIONS])
+        matrix = on_arrays[0].matrix
+        assert isinstance(matrix, MappedMatrix)
+        parts = f"{matrix.name.rpartition('.')[0]}.*"
+        return WeightOnArrays(matrix, (len(PROJECTIONS) * self.embed_dim, self.embed_dim), parts)
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedAttention:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.nn.sources import WeightSource, kept
+from memsim.nn.stand_in import WeightOnArrays
 
 PIECE_VALUES = 1 << 20
 """About how many values of windows exist at a time: changes speed and memory, never a result."""
@@ -32,6 +33,7 @@ class MappedConvolution(nn.Module):
         """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
         super().__init__()
         self.matrix = matrix
+        self.weight_shape = tuple(module.weight.shape)
         self.register_buffer("bias", kept(module.bias))
         self.kernel_size, self.stride, self.dilation = module.kernel_size, module.stride, module.dilation
         self.padding_mode = module.padding_mode
@@ -46,6 +48,11 @@ class MappedConvolution(nn.Module):
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedConvolution:
         return cls(module, products[""])
+
+    @property
+    def weight(self) -> Tensor:
+        """For networks that look it up: without its values."""
+        return WeightOnArrays(self.matrix, self.weight_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         batched, has_batch = _batched(x, len(self.kernel_size))
@@ -88,6 +95,7 @@ class MappedTransposedConvolution(nn.Module):
     def __init__(self, module: TransposedConvolution, matrix: nn.Module) -> None:
         super().__init__()
         self.matrix = matrix
+        self.weight_shape = tuple(module.weight.shape)
         self.register_buffer("bias", kept(module.bias))
         self.kernel_size, self.stride, self.dilation = module.kernel_size, module.stride, module.dilation
         self.padding: tuple[int, ...] = tuple(int(size) for size in module.padding)
@@ -101,6 +109,11 @@ class MappedTransposedConvolution(nn.Module):
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedTransposedConvolution:
         return cls(module, products[""])
+
+    @property
+    def weight(self) -> Tensor:
+        """For networks that look it up: without its values."""
+        return WeightOnArrays(self.matrix, self.weight_shape)
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         dimensions = len(self.kernel_size)

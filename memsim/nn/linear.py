@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.nn.quantisers import QuantisedLinear
 from memsim.nn.sources import WeightSource, kept
+from memsim.nn.stand_in import WeightOnArrays
 
 
 class MappedLinear(nn.Module):
@@ -39,6 +40,11 @@ class MappedLinear(nn.Module):
         output_quantiser = copy.deepcopy(module.output_quantiser) if isinstance(module, QuantisedLinear) else None
         return cls(products[""], kept(module.bias), output_quantiser)
 
+    @property
+    def weight(self) -> Tensor:
+        """For networks that look it up: without its values."""
+        return WeightOnArrays(self.matrix)
+
     def forward(self, x: Tensor) -> Tensor:
         product: Tensor = self.matrix(x)
         if self.bias is not None:
@@ -60,6 +66,10 @@ class MappedConv1D(MappedLinear):
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.transposed("weight", tuple(module.weight.shape))}
+
+    @property
+    def weight(self) -> Tensor:
+        return WeightOnArrays(self.matrix, super().weight.shape[::-1])
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:
