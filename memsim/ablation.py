@@ -73,17 +73,21 @@ def _varies(effect: str) -> bool:
 
 @dataclass(frozen=True)
 class LayerScore:
-    """The recogniser with one layer on hardware, or (no `layer`) none; `ctc_loss` is a mean a character."""
+    """The recogniser with one layer on hardware, or (no `layer`) none; `loss` is a mean a character."""
 
     layer: str | None
     score: Score
-    ctc_loss: float
+    loss: float
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """`layers` are sorted: the one with the largest CTC loss, which is finer than the WER, comes first."""
+    """`layers` are sorted: the one with the largest loss, which is finer than the WER, comes first.
 
+    `loss_name` is the kind of recogniser's: CTC or RNN-T.
+    """
+
+    loss_name: str
     digital: LayerScore
     layers: tuple[LayerScore, ...]
 
@@ -91,16 +95,16 @@ class Sensitivity:
         """Plain values for JSON."""
 
         def plain(result: LayerScore) -> dict[str, Any]:
-            return {"wer": result.score.wer, "cer": result.score.cer, "ctc_loss": result.ctc_loss}
+            return {"wer": result.score.wer, "cer": result.score.cer, "loss": result.loss}
 
         layers = [{"name": result.layer} | plain(result) for result in self.layers]
-        return {"digital": plain(self.digital), "layers": layers}
+        return {"loss_name": self.loss_name, "digital": plain(self.digital), "layers": layers}
 
 
 def sensitivity(
     subject: Subject, corpus: Corpus, *, device: str = "cpu", progress: Progress = lambda name, done: None
 ) -> Sensitivity:
-    """WER and CTC loss with one layer at a time on the subject's first chip, the others digital and quantised.
+    """WER and loss with one layer at a time on the subject's first chip, the others digital and quantised.
 
     Raises InputError when a transcript has a character without a token.
     """
@@ -120,7 +124,8 @@ def sensitivity(
             results.append(LayerScore(name, *runner.score_and_loss(digital, targets, name)))
         matrix.release()
     mapping_of(digital.model).release()
-    return Sensitivity(results[0], tuple(sorted(results[1:], key=lambda result: -result.ctc_loss)))
+    layer_scores = sorted(results[1:], key=lambda result: -result.loss)
+    return Sensitivity(digital.kind.loss_name, results[0], tuple(layer_scores))
 
 
 def chip_budget(subject: Subject, *, progress: Progress = lambda name, done: None) -> Budget:

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from memsim import __version__
 from memsim.asr.corpora import Corpus, Utterance
-from memsim.asr.ctc import ctc_losses
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
-from memsim.asr.decoding import greedy
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
@@ -258,13 +256,15 @@ class Runner:
         return self._scored(transcribe(recogniser, self._batches(recogniser, name)))
 
     def score_and_loss(self, recogniser: Recogniser, targets: Sequence[Tensor], name: str) -> tuple[Score, float]:
-        """Likewise, and the mean CTC loss a character; `targets` are the token ids of every utterance's text."""
+        """Likewise, and the mean loss a character; `targets` are the token ids of every utterance's text."""
         texts: dict[int, str] = {}
-        loss = 0.0
-        for batch, log_probs, lengths in outputs(recogniser, self._batches(recogniser, name)):
-            texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
+        loss, kind = 0.0, recogniser.kind
+        for batch, encoded, frames in outputs(recogniser, self._batches(recogniser, name)):
+            texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
             chosen = [targets[i] for i in batch.indices]
-            loss += ctc_losses(log_probs.float(), lengths, chosen).sum().item()
+            with torch.inference_mode():
+                losses = kind.losses(kind.outputs(recogniser.model, encoded, frames, chosen), chosen)
+            loss += losses.sum().item()
         return self._scored([texts[i] for i in range(len(texts))]), loss / len(texts)
 
     def _scored(self, hypotheses: list[str]) -> Score:
@@ -293,17 +293,17 @@ class Runner:
 
 
 def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Each batch with its log-probabilities [batch, frames', tokens] and their lengths [batch]."""
+    """Each batch with what the network gives of its frames [batch, frames', ...], and how many those are [batch]."""
     mapping = getattr(recogniser.model, "mapping", None)
     device = _device(recogniser.model)
     for batch in batches:
         if isinstance(mapping, ChipMapping):
             mapping.begin_batch(batch.key)
         with torch.inference_mode():
-            log_probs, lengths = recogniser.model(batch.features.to(device), batch.lengths.to(device))
-        if log_probs.isnan().any():
+            encoded, frames = recogniser.model(batch.features.to(device), batch.lengths.to(device))
+        if encoded.isnan().any():
             raise FloatingPointError("the network's output holds NaN")
-        yield batch, log_probs, lengths
+        yield batch, encoded, frames
 
 
 def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
@@ -315,8 +315,8 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
 def transcribe_some(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
     """Greedy transcripts by the utterances' numbers, of whichever batches are given."""
     texts: dict[int, str] = {}
-    for batch, log_probs, lengths in outputs(recogniser, batches):
-        texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
+    for batch, encoded, frames in outputs(recogniser, batches):
+        texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
     return texts
 
 
@@ -328,13 +328,17 @@ def _device(model: nn.Module) -> torch.device:
 def input_statistics(
     recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, seed: int = 0
 ) -> dict[str, InputStatistics]:
-    """The input statistics of all matrices that can be mapped, of about 200 utterances, evenly taken, one at a time."""
+    """The input statistics of all matrices that can be mapped, of about 200 utterances, evenly taken, one at a time.
+
+    The utterances are transcribed, so that layers that only decoding calls are reached.
+    """
     every = max(1, len(utterances) // STATISTICS_UTTERANCES)
     device = _device(recogniser.model)
 
     def run(model: nn.Module) -> None:
         for utterance in utterances[::every]:
             features, lengths = pad([source(utterance)])
-            model(features.to(device), lengths.to(device))
+            encoded, frames = model(features.to(device), lengths.to(device))
+            recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
 
     return measure(recogniser.model, run, seed=seed)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from memsim.asr.recogniser import ARCHITECTURES, Recogniser, assign_state, skeleton
+from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.recogniser import Recogniser, assign_state, skeleton
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.programming_report import ProgrammingReport

@@ -71,8 +71,8 @@ def test_with_one_layer_on_arrays_its_sensitivity_is_the_chip() -> None:
 def test_layers_on_ideal_cells_change_nothing(subject: Subject) -> None:
     exact = prepare(DEMO, spec=subject.spec.digital_twin())
     found = sensitivity(exact, CORPUS)
-    assert {layer.ctc_loss for layer in found.layers} == {found.digital.ctc_loss}
-    assert found.digital.ctc_loss > 0
+    assert {layer.loss for layer in found.layers} == {found.digital.loss}
+    assert found.digital.loss > 0
 
 
 def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(subject: Subject) -> None:
@@ -81,9 +81,9 @@ def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(subject: Subj
     found = sensitivity(subject, CORPUS, progress=lambda name, done: progress.append((name, done)))
     again = sensitivity(subject, CORPUS)
     assert found == again
-    losses = [layer.ctc_loss for layer in found.layers]
+    losses = [layer.loss for layer in found.layers]
     assert losses == sorted(losses, reverse=True)
-    assert losses[0] > found.digital.ctc_loss
+    assert losses[0] > found.digital.loss
     assert len(set(losses)) == len(losses) == 10
     assert {layer.layer for layer in found.layers} == before.keys()
     for name, module in subject.digital.named_modules():
@@ -94,7 +94,7 @@ def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(subject: Subj
     assert [done for _, done in progress] == sorted(done for _, done in progress)
     assert progress[-1][1] == 1.0
     plain = found.to_dict()
-    assert plain["digital"]["ctc_loss"] == found.digital.ctc_loss
+    assert plain["digital"]["loss"] == found.digital.loss
     assert [layer["name"] for layer in plain["layers"]] == [layer.layer for layer in found.layers]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from memsim.asr.recogniser import ARCHITECTURES, build, load_model_config
+from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
 from memsim.nn.quantisation import QuantisationConfig
@@ -27,7 +28,7 @@ def saved(path: Path, text: str) -> Path:
 def test_shipped_models(name: str) -> None:
     architecture, config = load_model_config(name)
     assert (architecture, config) == load_model_config(configs_root() / "models" / f"{name}.yaml")
-    assert isinstance(config, ARCHITECTURES[architecture][0])
+    assert isinstance(config, ARCHITECTURES[architecture].config)
     with torch.device("meta"):
         recogniser = build(architecture, config, CharacterTokens(tuple("abc")), "kaldi")
     assert recogniser.config.tokens == 4

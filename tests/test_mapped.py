@@ -14,8 +14,10 @@ from calls import growth_beyond_linear
 from torch import Tensor, nn
 
 import memsim.checkpoint
+from memsim.asr.architectures import ARCHITECTURES, Architecture
+from memsim.asr.kinds import CTC
 from memsim.asr.models.conformer import ConformerConfig
-from memsim.asr.recogniser import ARCHITECTURES, Recogniser, build, load_model_config
+from memsim.asr.recogniser import Recogniser, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from memsim.errors import InputError
@@ -195,7 +197,7 @@ class EveryLayer(nn.Module):
 def test_a_file_of_every_layer_is_the_chip_that_map_model_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardware: str, exclude: list[str]
 ) -> None:
-    monkeypatch.setitem(ARCHITECTURES, "every_layer", (ConformerConfig, EveryLayer))
+    monkeypatch.setitem(ARCHITECTURES, "every_layer", Architecture(ConformerConfig, EveryLayer, CTC()))
     config = load_model_config("conformer-small")[1]
     with torch.random.fork_rng():
         torch.manual_seed(0)

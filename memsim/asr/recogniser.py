@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from memsim.asr.architectures import find_architecture
 from memsim.asr.features import FeatureConfig
-from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
+from memsim.asr.kinds import Kind
+from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.statistics import PREFIX
@@ -19,25 +21,34 @@ from memsim.errors import InputError
 from memsim.nn.quantisers import restore_quantisers, taken_over
 from memsim.resources import find_config
 from memsim.schema import Schema
-from memsim.yaml_config import Config, read_config, shown
-
-# Architectures by the name that checkpoints and configs/models/*.yaml give them.
-ARCHITECTURES = {"conformer_ctc": (ConformerConfig, ConformerCTC)}
+from memsim.yaml_config import Config, read_config
 
 
 @dataclass(frozen=True)
 class Recogniser:
-    """`model` maps ([batch, frames, mel_bins], [batch]) to (log-probabilities [batch, frames', tokens], [batch])."""
+    """`model` maps ([batch, frames, mel_bins], [batch]) to ([batch, frames', ...], [batch]).
+
+    What it gives of each frame is its kind's: of a CTC, log-probabilities of the tokens.
+    """
 
     model: nn.Module
     architecture: str
-    config: ConformerConfig
+    config: RecogniserConfig
     tokens: CharacterTokens
     text_style: str
 
     @property
     def features(self) -> FeatureConfig:
         return self.config.features
+
+    @property
+    def kind(self) -> Kind:
+        return find_architecture(self.architecture).kind
+
+    def transcribe(self, encoded: Tensor, frames: Tensor) -> list[str]:
+        """Greedy transcripts, from what `model` gave for a batch."""
+        with torch.inference_mode():
+            return self.kind.transcribe(self.model, encoded, frames, self.tokens)
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint must say besides its tensors to be loaded again."""
@@ -49,54 +60,53 @@ class Recogniser:
         }
 
 
-def load_model_config(name_or_path: str | Path) -> tuple[str, ConformerConfig]:
+def load_model_config(name_or_path: str | Path) -> tuple[str, RecogniserConfig]:
     """The architecture and its config that a name (shipped in configs/models) or YAML file means.
 
     Raises InputError that lists every problem with its file, line and key.
     """
     config = read_config(find_config("models", name_or_path))
-    architecture = config.data.get("architecture")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        found = f"unknown architecture {shown(architecture)}" if "architecture" in config.data else "missing"
-        known = f"{config.mark(('architecture',))}: {found} (known: {', '.join(sorted(ARCHITECTURES))})"
-        raise InputError("\n".join([*config.problems, known]))
+    name = config.data.get("architecture")
+    try:
+        architecture = find_architecture(name)
+    except InputError as error:
+        raise InputError("\n".join([*config.problems, f"{config.mark(('architecture',))}: {error}"])) from None
     shape = {key: value for key, value in config.data.items() if key != "architecture"}
-    return architecture, Schema(ARCHITECTURES[architecture][0]).validate(replace(config, data=shape))
+    return str(name), Schema(architecture.config).validate(replace(config, data=shape))
 
 
-def build(architecture: str, config: ConformerConfig, tokens: CharacterTokens, text_style: str) -> Recogniser:
+def build(architecture: str, config: RecogniserConfig, tokens: CharacterTokens, text_style: str) -> Recogniser:
     """A recogniser with fresh weights, drawn from torch's default generator."""
     config = config.model_copy(update={"tokens": len(tokens)})
-    return Recogniser(ARCHITECTURES[architecture][1](config), architecture, config, tokens, text_style)
+    return Recogniser(find_architecture(architecture).build(config), architecture, config, tokens, text_style)
 
 
 def skeleton(checkpoint: Checkpoint) -> Recogniser:
     """The recogniser that `checkpoint` describes, without its weights. Raises InputError when it describes none."""
-    architecture = checkpoint.metadata.get("architecture")
-    if architecture is None:
+    name = checkpoint.metadata.get("architecture")
+    if name is None:
         raise InputError(
             f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; "
             "a checkpoint written by `memsim qat` can be run"
         )
-    if architecture not in ARCHITECTURES:
-        raise InputError(
-            f"{checkpoint.path}: unknown architecture {architecture} (known: {', '.join(sorted(ARCHITECTURES))})"
-        )
-    config_class, model_class = ARCHITECTURES[architecture]
+    try:
+        architecture = find_architecture(name)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from None
     for key in ("architecture_config", "tokens"):
         if key not in checkpoint.metadata:
             raise InputError(f"{checkpoint.path}: the metadata lacks {key}, so the file cannot be run")
     try:
-        config = Schema(config_class).validate(_json_config(checkpoint.metadata["architecture_config"]))
+        config = Schema(architecture.config).validate(_json_config(checkpoint.metadata["architecture_config"]))
         tokens = CharacterTokens.from_json(checkpoint.metadata["tokens"])
         if config.tokens != len(tokens):
             raise InputError(f"architecture_config: has {config.tokens} tokens, but there are {len(tokens)}")
         with torch.device("meta"):
-            model = model_class(config)
+            model = architecture.build(config)
     except ValueError as error:
         summary = str(error).splitlines()[0]
         raise InputError(f"{checkpoint.path}: unusable metadata: {summary}") from None
-    return Recogniser(model, architecture, config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+    return Recogniser(model, name, config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
 
 
 def _json_config(document: str) -> Config:

@@ -72,16 +72,17 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
 
 
 def render_sensitivity(sensitivity: Sensitivity, verbose: bool) -> None:
-    """WER and CTC loss with one layer at a time on hardware, the worst first."""
+    """WER and loss with one layer at a time on hardware, the worst first."""
     digital, layers = sensitivity.digital, sensitivity.layers
-    table = _table("only this layer on hardware", "WER %", "CTC loss", "adds %")
-    table.add_row("none: digital, quantised", _percent(digital.score.wer), f"{digital.ctc_loss:.4f}", "")
+    table = _table("only this layer on hardware", "WER %", f"{sensitivity.loss_name} loss", "adds %")
+    table.add_row("none: digital, quantised", _percent(digital.score.wer), f"{digital.loss:.4f}", "")
     for result in layers if verbose else layers[:WORST_LAYERS]:
-        added = f"{100 * (result.ctc_loss / digital.ctc_loss - 1):+.2f}" if digital.ctc_loss else ""
-        table.add_row(result.layer, _percent(result.score.wer), f"{result.ctc_loss:.4f}", added)
+        added = f"{100 * (result.loss / digital.loss - 1):+.2f}" if digital.loss else ""
+        table.add_row(result.layer, _percent(result.score.wer), f"{result.loss:.4f}", added)
     stdout.print(table)
     rest = "" if verbose or len(layers) <= WORST_LAYERS else f"; {len(layers) - WORST_LAYERS} more with --verbose"
-    stdout.print(f"CTC loss: the mean a character, by which layers are sorted{rest}", style="dim", highlight=False)
+    said = f"{sensitivity.loss_name} loss: the mean a character, by which layers are sorted{rest}"
+    stdout.print(said, style="dim", highlight=False)
 
 
 def _table(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:

@@ -16,7 +16,7 @@ from memsim.train.files import TrainingFiles
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memsim.asr.models.conformer import ConformerConfig
+    from memsim.asr.models.frontend import RecogniserConfig
     from memsim.asr.recogniser import Recogniser
     from memsim.nn.quantisation import Quantisation
     from memsim.spec import HardwareSpec
@@ -55,6 +55,12 @@ def command(
             metavar="NAME|FILE",
             help="Training recipe: a shipped name or a YAML file. Default: robust; of --bits float, float.",
             show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|FILE", help="Network: a shipped name or a YAML file. Default: the recipe's."
         ),
     ] = None,
     hardware: options.Hardware = None,
@@ -110,6 +116,8 @@ def command(
 
         device = options.choose_device(compute)
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
+        if model is not None:
+            recipe = recipe.model_copy(update={"model": model})
         quantisation = None
         if weight_bits is not None:
             spec = options.choose_hardware(hardware, None, cell, set_)
@@ -186,7 +194,7 @@ def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: 
         raise InputError(f"{files.events}: exists already; --force overwrites it")
 
 
-def _fresh(architecture: str, config: ConformerConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
+def _fresh(architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
     """A recogniser with random weights, for the characters of `texts`."""
     import torch
 
@@ -199,7 +207,7 @@ def _fresh(architecture: str, config: ConformerConfig, texts: Iterable[str], tex
 
 
 def _from_checkpoint(
-    init: str, architecture: str, config: ConformerConfig, texts: Iterable[str], text_style: str, model: str
+    init: str, architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, model: str
 ) -> tuple[Recogniser, str]:
     """The recipe's model with the weights of --init, and that file's SHA-256.
 

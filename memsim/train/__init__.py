@@ -1,1 +1,1 @@
-"""Training a CTC recogniser."""
+"""Training a recogniser."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from memsim.asr.corpora import Utterance
 from memsim.asr.data import FeatureSource
+from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser
 from memsim.train.batches import TrainingBatch
 from memsim.train.config import TrainConfig
@@ -69,6 +70,6 @@ class Hooks:
     """Called with the model before each step; the evaluated model gets what this changes only in buffers and
     parameters. torch's generator is seeded before."""
 
-    extra_losses: Callable[[TrainingBatch, Tensor, Tensor, Moment], Tensor] | None = None
-    """What is added to each utterance's CTC loss, [batch], from the batch, the model's log-probabilities
-    [batch, frames, tokens] (float32) and their lengths [batch]. A batch may come in parts."""
+    extra_losses: Callable[[TrainingBatch, Outputs, Moment], Tensor] | None = None
+    """What is added to each utterance's loss, [batch], from the batch and the model's distributions. A batch may come
+    in parts."""

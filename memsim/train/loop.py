@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.ctc import ctc_losses, too_short
 from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
+from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import load_checkpoint, save_checkpoint
@@ -29,6 +29,7 @@ from memsim.rng import derive_seed
 from memsim.train.batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
 from memsim.train.config import TrainConfig
 from memsim.train.files import TrainingFiles
+from memsim.train.forward import TrainingPass
 from memsim.train.hooks import Hooks, Moment
 from memsim.train.log import TrainingLog
 from memsim.train.optimiser import averaged, make_optimiser, set_learning_rate
@@ -109,7 +110,7 @@ def train(
 class _Step:
     """What a step measured over its whole batch."""
 
-    loss: float  # mean CTC loss a character
+    loss: float  # mean loss a character
     extra_loss: float
     gradient_norm: float  # before it was clipped
     learning_rate: float
@@ -134,7 +135,7 @@ class _Training:
         self.evaluated = replace(recogniser, model=average.module)
         groups = job.hooks.parameter_groups(self.model, config)
         self.trained = Trained(self.model, average, make_optimiser(self.model, groups, config))
-        self.parallel = workers.parallel(self.model)
+        self.parallel = workers.parallel(TrainingPass(self.model, recogniser.kind))
         self.progress = Progress()
         self.log: TrainingLog | None = None
         self.counted = self.saved = time.monotonic()
@@ -211,7 +212,7 @@ class _Training:
         # Dropout draws from torch's own generator: a step is a function of the seed, its number and the process.
         torch.manual_seed(derive_seed(moment.seed, "step", moment.step, workers.rank))
         self.trained.optimiser.zero_grad()
-        sums = [0.0, 0.0, 0.0]  # of CTC losses, extra losses and utterances that are too short
+        sums = [0.0, 0.0, 0.0]  # of losses, extra losses and utterances that are too short
         for number, piece in enumerate(pieces, start=1):
             exchange = nullcontext() if number == len(pieces) else workers.without_exchange(self.parallel)
             with exchange:
@@ -232,14 +233,14 @@ class _Training:
         return step
 
     def _losses(self, piece: TrainingBatch, moment: Moment) -> tuple[Tensor, Tensor, int]:
-        """The CTC and extra losses of a piece's utterances [batch], and how many are too short."""
+        """The losses and extra losses of a piece's utterances [batch], and how many are too short."""
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.job.config.precision == "bfloat16"):
-            log_probs, frames = self.parallel(piece.features, piece.lengths)
-        log_probs = log_probs.float()
-        losses = ctc_losses(log_probs, frames, piece.targets)
+            outputs: Outputs = self.parallel(piece.features, piece.lengths, piece.targets)
+        kind = self.job.recogniser.kind
+        losses = kind.losses(outputs, piece.targets)
         extra = self.job.hooks.extra_losses
-        extra_losses = torch.zeros_like(losses) if extra is None else extra(piece, log_probs, frames, moment)
-        return losses, extra_losses, too_short(frames, piece.targets)
+        extra_losses = torch.zeros_like(losses) if extra is None else extra(piece, outputs, moment)
+        return losses, extra_losses, kind.too_short(outputs.frames, piece.targets)
 
     def _require_finite(self, step: _Step, batch: Draws) -> None:
         values = (("loss", step.loss), ("extra loss", step.extra_loss), ("norm of the gradient", step.gradient_norm))
@@ -257,7 +258,7 @@ class _Training:
         progress, config = self.progress, self.job.config
         if progress.too_short == len(self.data.utterances):
             audio = self.data.utterances[0].audio
-            raise InputError(f"{audio}: every utterance has fewer frames than its text has characters")
+            raise InputError(f"{audio}: every utterance has fewer frames than its text needs")
         if progress.best is None:
             self._save_state()  # before the first checkpoint: whoever finds that one must find a state, too
         dev = self._evaluate()

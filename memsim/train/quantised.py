@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from memsim.asr.corpora import Utterance
 from memsim.asr.data import FeatureSource
+from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser
 from memsim.crossbar.statistics import InputStatistics
 from memsim.evaluate import input_statistics
@@ -21,6 +22,7 @@ from memsim.nn.transfer import Spread
 from memsim.rng import derive_seed
 from memsim.train.batches import TrainingBatch
 from memsim.train.config import TrainConfig
+from memsim.train.forward import TrainingPass
 from memsim.train.hooks import Hooks, Moment, ParameterGroup, matrices_decay
 
 CALIBRATION_UTTERANCES = 32
@@ -49,7 +51,8 @@ class QuantisedTraining:
         model = recogniser.model
         statistics = input_statistics(recogniser, utterances, source, seed=self.seed)
         if self.quantisation.config.teacher is not None:
-            self._teacher = copy.deepcopy(model).eval().requires_grad_(False)
+            teacher = copy.deepcopy(model).requires_grad_(False)
+            self._teacher = TrainingPass(teacher, recogniser.kind).eval()
         self._recogniser = recogniser
         self._calibration = utterances[:: -(-len(utterances) // CALIBRATION_UTTERANCES)], source
         self.quantisation.apply(model, statistics)
@@ -92,18 +95,22 @@ class QuantisedTraining:
             for layer, transfer in transfers:
                 layer.transfer = transfer
 
-    def _distillation_losses(self, batch: TrainingBatch, log_probs: Tensor, frames: Tensor, moment: Moment) -> Tensor:
-        """The Kullback-Leibler divergence from the teacher a frame, at a temperature, [batch]."""
+    def _distillation_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
+        """The mean Kullback-Leibler divergence from the teacher at a temperature, [batch].
+
+        Of a CTC it is the mean over the frames; of a Transducer over all places of the lattice of frames and tokens,
+        each alike (the full-lattice loss of Panchapagesan et al., 2021, arXiv 2011.06110).
+        """
         teacher = self.quantisation.config.teacher
         assert teacher is not None
         assert self._teacher is not None
-        device = log_probs.device
+        device = outputs.log_probs.device
         precise = self.config.precision != "bfloat16"
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=not precise):
-            wanted, _ = self._teacher(batch.features, batch.lengths)
-        wanted = (wanted.float() / teacher.temperature).log_softmax(dim=-1)
-        given = (log_probs / teacher.temperature).log_softmax(dim=-1)
+            taught: Outputs = self._teacher(batch.features, batch.lengths, batch.targets)
+        wanted = (taught.log_probs / teacher.temperature).log_softmax(dim=-1)
+        given = (outputs.log_probs / teacher.temperature).log_softmax(dim=-1)
         divergence = F.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=-1)
-        valid = torch.arange(divergence.shape[1], device=device) < frames[:, None]
-        mean = (divergence * valid).sum(dim=1) / frames.clamp_min(1)
+        valid = outputs.valid.flatten(1)
+        mean = (divergence.flatten(1) * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
         return mean * (teacher.weight * teacher.temperature**2)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from memsim.asr.features import FeatureConfig
-from memsim.asr.models.conformer import ConformerConfig, ConvConfig
+from memsim.asr.models.conformer import ConformerConfig
+from memsim.asr.models.frontend import ConvConfig
 from memsim.asr.recogniser import Recogniser, build, load_recogniser, skeleton
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import load_checkpoint, save_checkpoint
@@ -129,7 +130,7 @@ def test_tensors_that_do_not_fit(recogniser: Recogniser, path: Path) -> None:
     ("changes", "found"),
     [
         ({"architecture": None}, "the file names no architecture, so it can be mapped but not run"),
-        ({"architecture": "lstm"}, "unknown architecture lstm (known: conformer_ctc)"),
+        ({"architecture": "lstm"}, "unknown architecture 'lstm' (known: conformer_ctc)"),
         ({"architecture_config": None}, "the metadata lacks architecture_config, so the file cannot be run"),
         ({"tokens": None}, "the metadata lacks tokens, so the file cannot be run"),
         ({"architecture_config": "{"}, "unusable metadata: architecture_config: not JSON ("),

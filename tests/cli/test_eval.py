@@ -186,7 +186,7 @@ def test_what_effects_and_layers_cost(memsim):
     assert result["ablation"][1]["cer"]["mean"] == result["digital"]["cer"]
     layers = result["sensitivity"]["layers"]
     assert len(layers) == len(result["budget"]["layers"]) == 18  # query, key and value of six blocks
-    assert {"name", "wer", "cer", "ctc_loss"} == layers[0].keys()
+    assert {"name", "wer", "cer", "loss"} == layers[0].keys()
     assert result["sensitivity"]["digital"]["wer"] == result["digital"]["wer"]
     for said in (
         "error of the product",

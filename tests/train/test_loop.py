@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.asr.data import FeatureSource
+from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.checkpoint import load_checkpoint
 from memsim.crossbar.statistics import PREFIX, statistics_from_tensors
@@ -153,8 +154,10 @@ LINEAR = RANDOM.model_copy(
 )
 
 
-def log_likelihood_of_blanks(batch: TrainingBatch, log_probs: Tensor, frames: Tensor, moment: Moment) -> Tensor:
-    return torch.stack([row[:count, 0].mean() for row, count in zip(log_probs, frames.tolist(), strict=True)])
+def log_likelihood_of_blanks(batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
+    return torch.stack(
+        [row[:count, 0].mean() for row, count in zip(outputs.log_probs, outputs.frames.tolist(), strict=True)]
+    )
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])  # of 4 utterances
@@ -244,7 +247,8 @@ def test_moments(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_an_extra_loss_is_minimised_and_logged(corpus: Corpus, tmp_path: Path) -> None:
-    def blank(batch: TrainingBatch, log_probs: Tensor, frames: Tensor, moment: Moment) -> Tensor:
+    def blank(batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
+        log_probs, frames = outputs.log_probs, outputs.frames
         assert len(batch.utterances) == len(batch.targets) == len(batch.features) == len(frames) == len(log_probs)
         return -100 * log_probs[:, :, 0].mean(dim=1)  # let everything be silence
 
@@ -269,8 +273,8 @@ def test_a_loss_that_is_no_number(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_an_extra_loss_that_is_no_number(corpus: Corpus, tmp_path: Path) -> None:
-    def bad(batch: TrainingBatch, log_probs: Tensor, frames: Tensor, moment: Moment) -> Tensor:
-        return log_probs.sum(dim=(1, 2)) * (math.inf if moment.step == 4 else 1)
+    def bad(batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
+        return outputs.log_probs.sum(dim=(1, 2)) * (math.inf if moment.step == 4 else 1)
 
     with pytest.raises(FloatingPointError, match=r"the extra loss is -inf at epoch 2, batch 2 \(u"):
         run(job(corpus, tmp_path / "m.safetensors", RANDOM, hooks=Hooks(extra_losses=bad)))
@@ -308,5 +312,5 @@ def test_an_utterance_too_short_for_its_text_is_counted_and_harms_nothing(corpus
     watching = run(job(with_short, tmp_path / "m.safetensors", once))
     assert watching.epochs[0].too_short == 1
     assert all(math.isfinite(loss) for loss in watching.losses)
-    with pytest.raises(InputError, match=r"short\.wav: every utterance has fewer frames than its text"):
+    with pytest.raises(InputError, match=r"short\.wav: every utterance has fewer frames than its text needs"):
         run(job(Corpus("short", "all", (short,)), tmp_path / "n.safetensors", once))

@@ -13,7 +13,8 @@ import torch
 
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.asr.features import AugmentConfig, FeatureConfig
-from memsim.asr.models.conformer import ConformerConfig, ConvConfig
+from memsim.asr.models.conformer import ConformerConfig
+from memsim.asr.models.frontend import ConvConfig
 from memsim.asr.recogniser import Recogniser, build
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import load_checkpoint

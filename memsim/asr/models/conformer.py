@@ -9,42 +9,22 @@ Padding never changes a result: every layer that mixes frames masks the frames b
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, model_validator
-from pydantic.types import Strict
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.asr.features import FeatureConfig
-from memsim.schema import Section, Within, problem
-
-Count = Annotated[int, Within(1, 65536)]
+from memsim.asr.models.frontend import Count, EncoderConfig, Frontend, frame_mask
+from memsim.schema import problem
 
 
-class ConvConfig(Section):
-    """One 3 x 3 convolution of the front end, ReLU, then max-pooling by (`pool_time`, `pool_frequency`)."""
+class ConformerConfig(EncoderConfig):
+    """The shape of a Conformer."""
 
-    channels: Count
-    stride_time: Count = 1
-    stride_frequency: Count = 1
-    pool_time: Count = 1
-    pool_frequency: Count = 1
-
-
-class ConformerConfig(Section):
-    """The shape of a Conformer CTC; `tokens` (with the blank) is filled in from the token table."""
-
-    features: FeatureConfig = FeatureConfig()
-    frontend: Annotated[tuple[ConvConfig, ...], Strict(False), Field(min_length=1)]
-    width: Count
     blocks: Count
     heads: Count
     feed_forward_width: Count
     kernel_frames: Count = 31
-    dropout: Annotated[float, Within(low=0, below=1)] = 0.2
-    tokens: Annotated[int, Within(0)] = 0
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ConformerConfig:
@@ -52,72 +32,39 @@ class ConformerConfig(Section):
             raise problem(f"heads ({self.heads}) must divide width ({self.width})", key="heads")
         if self.kernel_frames % 2 == 0:
             raise problem(f"{self.kernel_frames} is even; a centred kernel is odd", key="kernel_frames")
-        if self.bins_left() < 1:
-            raise problem(f"nothing is left of {self.features.mel_bins} mel bins after its pooling", key="frontend")
         return self
 
-    def bins_left(self) -> int:
-        """Mel bins after the front end's strides and pooling."""
-        bins = self.features.mel_bins
-        for conv in self.frontend:
-            bins = -(-bins // conv.stride_frequency) // conv.pool_frequency
-        return bins
 
-
-class ConformerCTC(nn.Module):
-    """Features to CTC log-probabilities: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch]).
-
-    An utterance shorter than the subsampling has no frames left: a length of 0.
-    """
+class ConformerEncoder(nn.Module):
+    """Features to hidden vectors: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', width], [batch])."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         self.config = config
         self.frontend = Frontend(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
-        self.output = nn.Linear(config.width, config.tokens)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         hidden, lengths = self.frontend(features, lengths)
         valid = frame_mask(lengths, hidden.shape[1])
         for block in self.blocks:
             hidden = block(hidden, valid)
-        return self.output(hidden).log_softmax(dim=-1), lengths
+        return hidden, lengths
 
 
-def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """True where a frame belongs to its utterance: [batch] -> [batch, frames]."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+class ConformerCTC(ConformerEncoder):
+    """Features to CTC log-probabilities: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch]).
 
-
-class Frontend(nn.Module):
-    """VGG-like subsampling: [batch, frames, mel_bins] -> [batch, frames', width]."""
+    An utterance shorter than the subsampling has no frames left: a length of 0.
+    """
 
     def __init__(self, config: ConformerConfig) -> None:
-        super().__init__()
-        self.config = config
-        channels_in = [1, *(conv.channels for conv in config.frontend)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(c_in, conv.channels, 3, stride=(conv.stride_time, conv.stride_frequency), padding=1)
-            for c_in, conv in zip(channels_in, config.frontend, strict=False)
-        )
-        self.projection = nn.Linear(channels_in[-1] * config.bins_left(), config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        super().__init__(config)
+        self.output = nn.Linear(config.width, config.tokens)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        maps = features.unsqueeze(1)  # [batch, channels, frames, bins]
-        for convolution, conv in zip(self.convolutions, self.config.frontend, strict=True):
-            # Zeros beyond an utterance's end are what it would see alone.
-            maps = maps * frame_mask(lengths, maps.shape[2])[:, None, :, None]
-            maps = F.relu(convolution(maps))
-            lengths = -(-lengths // conv.stride_time)
-            if conv.pool_time * conv.pool_frequency > 1:
-                # Where all are shorter than the pool, one frame that belongs to none of them.
-                maps = F.pad(maps, (0, 0, 0, max(0, conv.pool_time - maps.shape[2])))
-                maps = F.max_pool2d(maps, (conv.pool_time, conv.pool_frequency))
-                lengths = lengths // conv.pool_time
-        hidden = self.projection(maps.transpose(1, 2).flatten(2))
-        return self.dropout(hidden), lengths
+        hidden, lengths = super().forward(features, lengths)
+        return self.output(hidden).log_softmax(dim=-1), lengths
 
 
 class Block(nn.Module):

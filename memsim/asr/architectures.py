@@ -1,0 +1,47 @@
+"""The architectures of recognisers, by the names that checkpoints and configs/models/*.yaml give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from memsim.asr.kinds import CTC, RNNT, Kind
+from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
+from memsim.asr.models.frontend import RecogniserConfig
+from memsim.asr.models.lstm import LSTMCTC, LSTMConfig
+from memsim.asr.models.transducer import (
+    ConformerTransducer,
+    ConformerTransducerConfig,
+    LSTMTransducer,
+    LSTMTransducerConfig,
+)
+from memsim.errors import InputError
+from memsim.yaml_config import shown
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a recogniser is described, built, trained and decoded: `build` makes its network of a config."""
+
+    config: type[RecogniserConfig]
+    build: Callable[[Any], nn.Module]
+    kind: Kind
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "conformer_ctc": Architecture(ConformerConfig, ConformerCTC, CTC()),
+    "lstm_ctc": Architecture(LSTMConfig, LSTMCTC, CTC()),
+    "conformer_transducer": Architecture(ConformerTransducerConfig, ConformerTransducer, RNNT()),
+    "lstm_transducer": Architecture(LSTMTransducerConfig, LSTMTransducer, RNNT()),
+}
+
+
+def find_architecture(name: object) -> Architecture:
+    """The architecture of that name. Raises InputError, listing those there are, for any other and for None."""
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        found = "missing" if name is None else f"unknown architecture {shown(name)}"
+        raise InputError(f"{found} (known: {', '.join(sorted(ARCHITECTURES))})")
+    return ARCHITECTURES[name]

@@ -1,0 +1,51 @@
+"""The LSTM recogniser: the front end of the Conformer, bidirectional LSTM layers, and an output layer to the tokens.
+
+Sequences are packed, so that padding never changes a result.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from memsim.asr.models.frontend import Count, EncoderConfig, Frontend
+
+
+class LSTMConfig(EncoderConfig):
+    """The shape of a bidirectional LSTM: `layers` of `hidden` units in each direction."""
+
+    layers: Count
+    hidden: Count
+
+
+class LSTMEncoder(nn.Module):
+    """Features to hidden vectors: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', 2 * hidden], [batch])."""
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.frontend = Frontend(config)
+        dropout = config.dropout if config.layers > 1 else 0.0  # it lies between layers
+        self.lstm = nn.LSTM(
+            config.width, config.hidden, config.layers, batch_first=True, dropout=dropout, bidirectional=True
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, lengths = self.frontend(features, lengths)
+        # Of an utterance without frames, one that belongs to none.
+        packed = pack_padded_sequence(hidden, lengths.clamp_min(1).cpu(), batch_first=True, enforce_sorted=False)
+        outputs, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=hidden.shape[1])
+        return self.dropout(outputs), lengths
+
+
+class LSTMCTC(LSTMEncoder):
+    """Features to CTC log-probabilities: [batch, frames, mel_bins], [batch] -> [batch, frames', tokens], [batch]."""
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__(config)
+        self.output = nn.Linear(2 * config.hidden, config.tokens)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, lengths = super().forward(features, lengths)
+        return self.output(hidden).log_softmax(dim=-1), lengths

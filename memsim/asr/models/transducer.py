@@ -1,0 +1,124 @@
+"""Transducers (Graves, 2012, arXiv 1211.3711): an encoder of the speech, a prediction network of the tokens so far, and
+a joiner of both, whose output layer gives the next token or, with the blank, moves on by a frame.
+
+A network maps features to the joiner's view of its frames; `memsim.asr.transducer` scores and decodes from there, and
+reads the prediction network and the joiner as often as it needs them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from memsim.asr.models.conformer import ConformerConfig, ConformerEncoder
+from memsim.asr.models.frontend import Count
+from memsim.asr.models.lstm import LSTMConfig, LSTMEncoder
+from memsim.schema import Section
+
+State = tuple[Tensor, Tensor]
+"""Of the prediction network's LSTM: hidden and cell [layers, batch, hidden]."""
+
+
+class PredictionConfig(Section):
+    """An embedding of the last token, and LSTM layers."""
+
+    embedding: Count
+    hidden: Count
+    layers: Count = 1
+
+
+class TransducerShape(Section):
+    """What a Transducer has besides its encoder; `joiner_width` is that of the hidden layer that joins both."""
+
+    prediction: PredictionConfig
+    joiner_width: Count
+
+
+class ConformerTransducerConfig(ConformerConfig, TransducerShape):
+    """The shape of a Transducer with a Conformer encoder."""
+
+
+class LSTMTransducerConfig(LSTMConfig, TransducerShape):
+    """The shape of a Transducer with a bidirectional LSTM encoder."""
+
+
+class PredictionNetwork(nn.Module):
+    """The tokens so far to hidden vectors, step by step: ([batch, steps], state) -> ([batch, steps, hidden], state).
+
+    Without a state it begins anew; the first token is the blank, which stands for the beginning.
+    """
+
+    def __init__(self, config: PredictionConfig, tokens: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, config.embedding)
+        between = dropout if config.layers > 1 else 0.0
+        self.lstm = nn.LSTM(config.embedding, config.hidden, config.layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        hidden, state = self.lstm(self.dropout(self.embedding(tokens)), state)
+        return self.dropout(hidden), state
+
+
+class Joiner(nn.Module):
+    """Projections of encoder and prediction network onto one width, where they are added.
+
+    They are apart from the sum, as each frame and each step is projected once and joined with many.
+    """
+
+    def __init__(self, encoded: int, predicted: int, width: int) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(encoded, width)
+        self.prediction = nn.Linear(predicted, width, bias=False)
+
+    def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        """The sum of both projections, squashed: [..., joiner_width]."""
+        return torch.tanh(encoded + predicted)
+
+
+class Transducer(nn.Module):
+    """What encoders are mixed with: a prediction network, a joiner and an output layer to the tokens."""
+
+    prediction: nn.Module
+    joiner: Joiner
+    output: nn.Module
+
+    def add_parts(self, encoded: int, shape: TransducerShape, tokens: int, dropout: float) -> None:
+        """Behind an encoder whose vectors have `encoded` components."""
+        self.prediction = PredictionNetwork(shape.prediction, tokens, dropout)
+        self.joiner = Joiner(encoded, shape.prediction.hidden, shape.joiner_width)
+        self.output = nn.Linear(shape.joiner_width, tokens)
+
+    def predict(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As the prediction network, projected: ([batch, steps], state) -> ([batch, steps, joiner_width], state)."""
+        hidden, state = self.prediction(tokens, state)
+        return self.joiner.prediction(hidden), state
+
+    def log_probs(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        """Of the next token, where projections [..., joiner_width] that broadcast meet: [..., tokens], float32."""
+        logits: Tensor = self.output(self.joiner(encoded, predicted))
+        return logits.float().log_softmax(dim=-1)
+
+
+class ConformerTransducer(ConformerEncoder, Transducer):
+    """([batch, frames, mel_bins], [batch]) -> (projected frames [batch, frames', joiner_width], [batch])."""
+
+    def __init__(self, config: ConformerTransducerConfig) -> None:
+        super().__init__(config)
+        self.add_parts(config.width, config, config.tokens, config.dropout)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, lengths = super().forward(features, lengths)
+        return self.joiner.encoder(hidden), lengths
+
+
+class LSTMTransducer(LSTMEncoder, Transducer):
+    """([batch, frames, mel_bins], [batch]) -> (projected frames [batch, frames', joiner_width], [batch])."""
+
+    def __init__(self, config: LSTMTransducerConfig) -> None:
+        super().__init__(config)
+        self.add_parts(2 * config.hidden, config, config.tokens, config.dropout)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, lengths = super().forward(features, lengths)
+        return self.joiner.encoder(hidden), lengths
