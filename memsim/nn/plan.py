@@ -121,18 +121,20 @@ def plan_tensors(
     integers: Collection[str] = (),
     known: Mapping[str, WeightSource] | None = None,
     trained_bits: Mapping[str, int] | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """Plan from the tensors of a checkpoint, by their names and shapes (see `memsim.nn.names`).
 
     `integers` names the tensors that hold whole numbers. `known` are all matrices of the network, by name, where it is
-    at hand: names and shapes then decide nothing. `trained_bits` are what layers were trained for. Raises InputError
-    when an `include` or `exclude` glob matches no layer.
+    at hand: names and shapes then decide nothing; `parts` are then the tensors that a weight is computed from, where
+    the checkpoint holds these in its place. `trained_bits` are what layers were trained for. Raises InputError when an
+    `include` or `exclude` glob matches no layer.
     """
     beside = set(quantiser_tensors(shapes))
     weights = {name: shape for name, shape in shapes.items() if not name.startswith(PREFIX) and name not in beside}
     found = matrices_by_tensor(weights, integers)
     if known is not None:
-        found = _as_known(found, known)
+        found = _as_known(found, known, parts or {})
     found = {name: matrices for name, matrices in found.items() if not _goes_with_a_weight(name, found)}
     layers: dict[str, None] = {}
     for name, matrices in found.items():
@@ -149,7 +151,8 @@ def plan_tensors(
                 trained = (trained_bits or {}).get(matrix) if source.is_plain else None
                 mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=trained))
             else:
-                part, shape = (name, shapes[name]) if len(matrices) == 1 else (matrix, source.shape)
+                is_all = len(matrices) == 1 and source.tensor == name
+                part, shape = (name, shapes[name]) if is_all else (matrix, source.shape)
                 digital.append(DigitalLayer(part, shape, reason, source))
     return Plan(tuple(mapped), tuple(digital))
 
@@ -157,13 +160,18 @@ def plan_tensors(
 _Found = dict[str, dict[str, WeightSource] | str]  # by tensor: the matrices in it by name, or why there are none
 
 
-def _as_known(found: _Found, known: Mapping[str, WeightSource]) -> _Found:
-    """What a network whose matrices are `known` has in the tensors of `found`, with the reasons found for the rest."""
+def _as_known(found: _Found, known: Mapping[str, WeightSource], parts: Mapping[str, Sequence[str]]) -> _Found:
+    """What a network whose matrices are `known` has in the tensors of `found`, with the reasons found for the rest.
+
+    A weight that is computed from several tensors stands in the place of the first of them.
+    """
     by_tensor: dict[str, dict[str, WeightSource]] = {}
     for matrix, source in known.items():
-        by_tensor.setdefault(source.tensor, {})[matrix] = source
+        first = parts[source.tensor][0] if source.tensor in parts else source.tensor
+        by_tensor.setdefault(first, {})[matrix] = source
+    further = {name for names in parts.values() for name in names[1:]}
     others = {name: why if isinstance(why, str) else "no layer that can be mapped" for name, why in found.items()}
-    return {name: by_tensor.get(name, reason) for name, reason in others.items()}
+    return {name: by_tensor.get(name, reason) for name, reason in others.items() if name not in further}
 
 
 def _goes_with_a_weight(name: str, names: Collection[str]) -> bool:
