@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from memsim.crossbar.matrix import tiling_for
@@ -207,7 +208,9 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
             digital.append(DigitalLayer(name, source.shape, reason, source))
     for name, module in others.items():
         shape = tuple(next(module.parameters(False)).shape)
-        digital.append(DigitalLayer(name, shape, f"{type(module).__name__} stays digital"))
+        is_script = isinstance(module, torch.jit.ScriptModule)
+        kind = "TorchScript, whose layers cannot be replaced," if is_script else type(module).__name__
+        digital.append(DigitalLayer(name, shape, f"{kind} stays digital"))
     return Plan(tuple(mapped), tuple(digital))
 
 

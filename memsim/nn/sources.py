@@ -79,7 +79,7 @@ def stored_parts(model: nn.Module, name: str) -> tuple[str, ...]:
 def computed_from(model: nn.Module, name: str, stored: Mapping[str, Tensor]) -> Tensor:
     """The tensor `name` that a layer of `model`, which need have no values, computes from its parts in `stored`."""
     layer, dot, local = name.rpartition(".")
-    module = copy.deepcopy(model.get_submodule(layer))
+    module = copy.deepcopy(model.get_submodule(layer)).eval()
     parts = {part.removeprefix(f"{layer}{dot}"): stored[part] for part in stored_parts(model, name)}
     module.load_state_dict(parts, strict=False, assign=True)
     return effective_weight(module, local)
