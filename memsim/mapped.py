@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.recogniser import Recogniser, assign_state, skeleton
@@ -20,7 +20,7 @@ from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import ChipMapping, install, with_mapping
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors, usable_scale
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, taken_over, trained_scales
-from memsim.nn.sources import WeightSource
+from memsim.nn.sources import WeightSource, computed_from, stored_parts
 from memsim.spec import HardwareSpec, load_hardware
 
 _MATRIX = ".matrix."
@@ -47,11 +47,21 @@ def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selec
     """
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    known = None
+    known, parts = None, {}
     if checkpoint.metadata.get("architecture") in ARCHITECTURES:
-        known = matrix_sources(mappable_layers(skeleton(checkpoint).model))
+        model = skeleton(checkpoint).model
+        known = matrix_sources(mappable_layers(model))
+        parts = {source.tensor: _parts(checkpoint, model, source) for source in known.values()}
+        parts = {tensor: names for tensor, names in parts.items() if names}
     trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
-    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, known, trained)
+    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, known, trained, parts)
+
+
+def _parts(checkpoint: Checkpoint, model: nn.Module, source: WeightSource) -> tuple[str, ...]:
+    """The tensors of `checkpoint` that a weight of `model` is computed from; none where it is stored itself."""
+    if source.tensor in checkpoint.names:
+        return ()
+    return tuple(name for name in stored_parts(model, source.tensor) if name in checkpoint.names)
 
 
 def is_full_precision(checkpoint: Checkpoint) -> bool:
@@ -92,13 +102,17 @@ def map_checkpoint(
     spec = chosen_bits(spec, plan)
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
+    computed = {layer.source.tensor for layer in plan.mapped} - source.keys()
+    network = skeleton(checkpoint).model if computed else None
     trained = trained_scales(source)
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
     errors, reports, uncalibrated = {}, {}, []
     for layer in plan.mapped:
-        weight = layer.source.matrix(source[layer.source.tensor])
+        tensor = layer.source.tensor
+        stored = source[tensor] if network is None or tensor in source else computed_from(network, tensor, source)
+        weight = layer.source.matrix(stored)
         if weight.shape != layer.source.shape:
             raise InputError(
                 f"{checkpoint.path}: {layer.source.tensor} is a matrix of {list(weight.shape)}, but the architecture "
@@ -116,6 +130,8 @@ def map_checkpoint(
         on_layer(weight, matrix)
     split = {layer.source.tensor for layer in plan.mapped}
     left_out = split | set(taken_over(source, {layer.name for layer in plan.mapped}))
+    if network is not None:
+        left_out |= {part for tensor in computed for part in stored_parts(network, tensor)}
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
     for left in plan.digital:  # of a tensor of several matrices, some of which are mapped
         if left.source is not None and left.source.tensor in split:
@@ -170,7 +186,9 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
         plan.append(layer)
     install(recogniser.model, layers, matrices)
     state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(_NOT_STATE)}
-    mapped = {name: tensor for name, tensor in recogniser.model.state_dict().items() if not tensor.is_meta}
+    modules = recogniser.model.named_modules(remove_duplicate=False)
+    on_chip = [(name, module) for name, module in modules if isinstance(module, MappedMatrix)]
+    mapped = {f"{name}.{key}": tensor for name, module in on_chip for key, tensor in module.state_dict().items()}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = int(checkpoint.metadata.get("seed", "0"))
     with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed)))

@@ -18,6 +18,7 @@ from memsim.asr.models.transducer import (
     LSTMTransducer,
     LSTMTransducerConfig,
 )
+from memsim.asr.models.wav2vec2 import Wav2Vec2Config, wav2vec2_ctc
 from memsim.errors import InputError
 from memsim.yaml_config import shown
 
@@ -36,11 +37,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "lstm_ctc": Architecture(LSTMConfig, LSTMCTC, CTC()),
     "conformer_transducer": Architecture(ConformerTransducerConfig, ConformerTransducer, RNNT()),
     "lstm_transducer": Architecture(LSTMTransducerConfig, LSTMTransducer, RNNT()),
+    "wav2vec2_ctc": Architecture(Wav2Vec2Config, wav2vec2_ctc, CTC()),
 }
 
 
 def find_architecture(name: object) -> Architecture:
     """The architecture of that name. Raises InputError, listing those there are, for any other and for None."""
+    if isinstance(name, str) and ":" in name and name not in ARCHITECTURES:
+        raise InputError(f"made by {name}, which is code of somebody's own; to run it, say --architecture {name}")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         found = "missing" if name is None else f"unknown architecture {shown(name)}"
         raise InputError(f"{found} (known: {', '.join(sorted(ARCHITECTURES))})")

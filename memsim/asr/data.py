@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.audio import duration_seconds, read_audio
 from memsim.asr.corpora import Utterance
-from memsim.asr.features import FeatureConfig, LogMel, perturb_speed
+from memsim.asr.features import FeatureConfig, WaveformConfig, extractor, perturb_speed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,7 +24,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded features of some utterances: features [batch, frames, mel_bins], lengths [batch] in frames."""
+    """Padded features of some utterances: features [batch, frames, mel_bins], lengths [batch] in frames.
+
+    Of waveforms, features [batch, samples] and lengths in samples.
+    """
 
     key: str
     indices: tuple[int, ...]
@@ -33,27 +36,28 @@ class Batch:
 
 
 class FeatureSource:
-    """Log-mel features of utterances, at the speeds asked for; up to `cache_bytes` of them are kept in memory.
+    """Features of utterances, at the speeds asked for; up to `cache_bytes` of them are kept in memory.
 
-    They are rounded to 16 bits, kept or not, so that the cache changes nothing but the time. A full cache keeps what
-    it has: passes over a corpus come in another order each time, so no choice of what to drop would be better. Several
-    threads may ask at once.
+    Log-mel ones are rounded to 16 bits, kept or not, so that the cache changes nothing but the time. A full cache keeps
+    what it has: passes over a corpus come in another order each time, so no choice of what to drop would be better.
+    Several threads may ask at once.
     """
 
-    def __init__(self, config: FeatureConfig, *, cache_bytes: float = 0) -> None:
-        self._log_mel = LogMel(config)
+    def __init__(self, config: FeatureConfig | WaveformConfig, *, cache_bytes: float = 0) -> None:
+        self._sample_rate_hz = config.sample_rate_hz
+        self._extract = extractor(config)
+        self._dtype = torch.float16 if isinstance(config, FeatureConfig) else torch.float32
         self._cache: dict[tuple[Utterance, float], Tensor] = {}
         self._bytes_left = cache_bytes
         self._lock = threading.Lock()
 
     def __call__(self, utterance: Utterance, speed: float = 1.0) -> Tensor:
-        """[frames, mel_bins]. Raises InputError when the audio cannot be read."""
+        """[frames, mel_bins], or the waveform [samples]. Raises InputError when the audio cannot be read."""
         key = (utterance, speed)
         if key in self._cache:
             return self._cache[key].float()
-        sample_rate_hz = self._log_mel.config.sample_rate_hz
-        waveform = read_audio(utterance, sample_rate_hz)
-        features = self._log_mel(perturb_speed(waveform, sample_rate_hz, speed)).half()
+        waveform = read_audio(utterance, self._sample_rate_hz)
+        features = self._extract(perturb_speed(waveform, self._sample_rate_hz, speed)).to(self._dtype)
         with self._lock:
             if key not in self._cache and features.nbytes <= self._bytes_left:
                 self._bytes_left -= features.nbytes
@@ -62,7 +66,7 @@ class FeatureSource:
 
 
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """[frames, mel_bins] each -> [batch, frames, mel_bins] and [batch] lengths."""
+    """[frames, mel_bins] each -> [batch, frames, mel_bins] and [batch] lengths; [samples] each -> [batch, samples]."""
     return pad_sequence(list(features), batch_first=True), torch.tensor([len(f) for f in features])
 
 

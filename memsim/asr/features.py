@@ -1,19 +1,20 @@
-"""From a waveform to log-mel features, and the augmentations of the training recipe.
+"""From a waveform to what a recogniser reads, log-mel features or the waveform, and the augmentations of training.
 
 Transforms are torchaudio's where it has them; defaults are the settings of arXiv 2505.24721, section 4.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
 import torchaudio
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 from pydantic.types import Strict
 from torch import Tensor
 
-from memsim.schema import Section, Within, problem
+from memsim.schema import Section, Within, kind_of, problem
 
 MOST_MASKED_AT_ONCE = 0.2
 """One time mask covers at most this fraction of an utterance."""
@@ -22,6 +23,7 @@ MOST_MASKED_AT_ONCE = 0.2
 class FeatureConfig(Section):
     """Log-mel features. Part of a checkpoint: a model only understands the features that it was trained on."""
 
+    kind: Literal["log_mel"] = "log_mel"
     sample_rate_hz: Annotated[int, Within(1000, 192000)] = 16000
     window_seconds: Annotated[float, Within(0.002, 1)] = 0.025
     hop_seconds: Annotated[float, Within(0.001, 1)] = 0.010
@@ -38,6 +40,19 @@ class FeatureConfig(Section):
         if self.max_hz > self.sample_rate_hz / 2:
             raise problem(f"{self.max_hz} is above half of sample_rate_hz ({self.sample_rate_hz})", key="max_hz")
         return self
+
+
+class WaveformConfig(Section):
+    """The audio itself, for networks that make features of their own: [samples], within +-1 as it was recorded."""
+
+    kind: Literal["waveform"]
+    sample_rate_hz: Annotated[int, Within(1000, 192000)] = 16000
+
+
+Features = Annotated[
+    Annotated[FeatureConfig, Tag("FeatureConfig")] | Annotated[WaveformConfig, Tag("WaveformConfig")],
+    kind_of("kind", FeatureConfig, WaveformConfig),
+]
 
 
 class LogMel:
@@ -74,6 +89,11 @@ class LogMel:
             log_mel = log_mel - log_mel.mean(dim=0)
             log_mel = log_mel / log_mel.std().clamp_min(1e-3)
         return log_mel
+
+
+def extractor(config: FeatureConfig | WaveformConfig) -> Callable[[Tensor], Tensor]:
+    """From a waveform [samples] to what `config` says: [frames, mel_bins], or the waveform itself."""
+    return LogMel(config) if isinstance(config, FeatureConfig) else lambda waveform: waveform
 
 
 class AugmentConfig(Section):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.architectures import find_architecture
-from memsim.asr.features import FeatureConfig
+from memsim.asr.features import FeatureConfig, WaveformConfig
 from memsim.asr.kinds import Kind
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.tokens import CharacterTokens
@@ -43,7 +43,7 @@ class Recogniser:
     """None: greedy decoding."""
 
     @property
-    def features(self) -> FeatureConfig:
+    def features(self) -> FeatureConfig | WaveformConfig:
         return self.config.features
 
     @property
@@ -64,12 +64,19 @@ class Recogniser:
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint must say besides its tensors to be loaded again."""
-        return {
-            "architecture": self.architecture,
-            "architecture_config": self.config.model_dump_json(),
-            "tokens": self.tokens.to_json(),
-            "text_style": self.text_style,
-        }
+        return metadata_of(self.architecture, self.config, self.tokens, self.text_style)
+
+
+def metadata_of(
+    architecture: str, config: RecogniserConfig, tokens: CharacterTokens, text_style: str
+) -> dict[str, str]:
+    """What the checkpoint of such a recogniser says besides its tensors."""
+    return {
+        "architecture": architecture,
+        "architecture_config": config.model_dump_json(),
+        "tokens": tokens.to_json(),
+        "text_style": text_style,
+    }
 
 
 def load_model_config(name_or_path: str | Path) -> tuple[str, RecogniserConfig]:
@@ -96,21 +103,12 @@ def build(architecture: str, config: RecogniserConfig, tokens: CharacterTokens, 
 def skeleton(checkpoint: Checkpoint) -> Recogniser:
     """The recogniser that `checkpoint` describes, without its weights. Raises InputError when it describes none."""
     name = checkpoint.metadata.get("architecture")
-    if name is None:
-        raise InputError(
-            f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; "
-            "a checkpoint written by `memsim qat` can be run"
-        )
+    config, document = stored_config(checkpoint), checkpoint.metadata.get("tokens")
+    architecture = find_architecture(name)
+    if document is None:
+        raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
     try:
-        architecture = find_architecture(name)
-    except InputError as error:
-        raise InputError(f"{checkpoint.path}: {error}") from None
-    for key in ("architecture_config", "tokens"):
-        if key not in checkpoint.metadata:
-            raise InputError(f"{checkpoint.path}: the metadata lacks {key}, so the file cannot be run")
-    try:
-        config = Schema(architecture.config).validate(_json_config(checkpoint.metadata["architecture_config"]))
-        tokens = CharacterTokens.from_json(checkpoint.metadata["tokens"])
+        tokens = CharacterTokens.from_json(document)
         if config.tokens != len(tokens):
             raise InputError(f"architecture_config: has {config.tokens} tokens, but there are {len(tokens)}")
         with torch.device("meta"):
@@ -118,7 +116,26 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
     except ValueError as error:
         summary = str(error).splitlines()[0]
         raise InputError(f"{checkpoint.path}: unusable metadata: {summary}") from None
-    return Recogniser(model, name, config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+    return Recogniser(model, str(name), config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+
+
+def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
+    """The config of the architecture that `checkpoint` names. Raises InputError when it names none, or has none."""
+    if "architecture" not in checkpoint.metadata:
+        raise InputError(
+            f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; a checkpoint written "
+            "by `memsim qat` can be run, another one with --architecture"
+        )
+    if "architecture_config" not in checkpoint.metadata:
+        raise InputError(f"{checkpoint.path}: the metadata lacks architecture_config, so the file cannot be run")
+    try:
+        architecture = find_architecture(checkpoint.metadata["architecture"])
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from None
+    try:
+        return Schema(architecture.config).validate(_json_config(checkpoint.metadata["architecture_config"]))
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: unusable metadata: {str(error).splitlines()[0]}") from None
 
 
 def _json_config(document: str) -> Config:
@@ -154,24 +171,33 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """`load_state_dict` with one-line errors: missing, unexpected or misshapen tensors are named.
 
-    Parameters that are one under several names stay one.
+    Layers that share a parameter go on sharing it; the file may hold it under one of its names, or, all alike, several.
     """
+    shared = _shared_parameters(model)
+    for names in shared:
+        stored = [name for name in names if name in state]
+        for other in stored[1:]:
+            if not torch.equal(state[stored[0]], state[other]):
+                raise InputError(
+                    f"{where}: {stored[0]} and {other} differ, but the architecture has one tensor for both"
+                )
+        if stored:
+            state = state | dict.fromkeys(names, state[stored[0]])
     if misfits := describe_misfits(model, state):
         raise InputError(f"{where}: tensors do not fit the architecture: {misfits}")
-    for first, *others in _tied(model):
-        for other in others:
-            if not torch.equal(state[first], state[other]):
-                raise InputError(f"{where}: {first} and {other} differ, but the architecture has one tensor for both")
-        state |= dict.fromkeys([first, *others], nn.Parameter(state[first]))
     model.load_state_dict(state, assign=True)
+    for first, *others in shared:
+        for name in others:
+            layer, _, local = name.rpartition(".")
+            setattr(model.get_submodule(layer), local, model.get_parameter(first))
 
 
-def _tied(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter of `model` that has several."""
+def _shared_parameters(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
-    return [group for group in names.values() if len(group) > 1]
+    return [found for found in names.values() if len(found) > 1]
 
 
 def describe_misfits(model: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -40,12 +40,18 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
     return ASSETS / "checkpoints" / BUNDLED["demo"], "checkpoint: demo (bundled)"
 
 
-def open_checkpoint(name: str | None) -> tuple[Checkpoint, str | None]:
-    """`find_checkpoint`, opened."""
+def open_checkpoint(
+    name: str | None, architecture: str | None = None, architecture_config: str | None = None
+) -> tuple[Checkpoint, str | None]:
+    """`find_checkpoint`, opened, as one of the architecture that the user names."""
     from memsim.checkpoint import load_checkpoint
 
     path, said = find_checkpoint(name)
     checkpoint = load_checkpoint(path)
     if checkpoint.kind == "training":
         raise InputError(f"{path}: the state of a stopped training; name the checkpoint that lies beside it")
+    if architecture is not None or architecture_config is not None:
+        from memsim.asr.foreign import described
+
+        checkpoint = described(checkpoint, architecture, architecture_config)
     return checkpoint, said

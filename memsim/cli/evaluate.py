@@ -53,6 +53,8 @@ def command(
         int | None,
         typer.Option("--limit", metavar="N", help="Only the first N utterances.", rich_help_panel=options.DATA_PANEL),
     ] = None,
+    architecture: options.Architecture = None,
+    architecture_config: options.ArchitectureConfig = None,
     hardware: options.Hardware = None,
     bits: options.Bits = None,
     cell: options.Cell = None,
@@ -94,7 +96,7 @@ def command(
     if split is not None and options.has_one_split(data):
         raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
     quiet = quiet or str(json_file) == "-"
-    opened, said = open_checkpoint(checkpoint)
+    opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
     if said and not quiet:
         say(said)
     from memsim.asr.corpora import load_corpus
@@ -114,7 +116,8 @@ def command(
     from memsim.nn.mapping import mapping_of
 
     device = options.choose_device(compute)
-    subject = prepare(opened, spec=spec, seed=seed, reference=open_checkpoint(reference)[0] if reference else None)
+    full_precision = open_checkpoint(reference, architecture, architecture_config)[0] if reference else None
+    subject = prepare(opened, spec=spec, seed=seed, reference=full_precision)
     if opened.kind == "mapped" and not quiet:
         how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
         say(f"{opened.path} is mapped: {how}, further chips are programmed anew")

@@ -56,6 +56,8 @@ def command(
         ),
     ] = None,
     data_root: options.DataRoot = None,
+    architecture: options.Architecture = None,
+    architecture_config: options.ArchitectureConfig = None,
     seed: options.Seed = 0,
     budget: options.Budget = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mapped; program nothing.")] = False,
@@ -72,7 +74,7 @@ def command(
 
     if budget and dry_run:
         raise InputError("--budget --dry-run: the budget is that of programmed arrays; leave one of the two out")
-    opened, _ = open_checkpoint(checkpoint)
+    opened, _ = open_checkpoint(checkpoint, architecture, architecture_config)
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
         folder = opened.path.parent if Path(checkpoint).exists() else Path()
@@ -125,7 +127,8 @@ def command(
         remedy = (
             "--calibrate DATA sets them"
             if "architecture" in opened.metadata
-            else "memsim does not know the network that these layers belong to, so it cannot run it to set them"
+            else "memsim does not know the network that these layers belong to (see --architecture), so it cannot run "
+            "it to set them"
         )
         warn(
             f"{len(mapped.uncalibrated)} layers are uncalibrated: the checkpoint holds no input statistics, "

@@ -64,6 +64,19 @@ TextStyle = Annotated[
         rich_help_panel=DATA_PANEL,
     ),
 ]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        "--architecture",
+        metavar="NAME|MODULE:FACTORY",
+        help="The network that the file holds, where it does not say: a bundle of torchaudio's such as "
+        "WAV2VEC2_ASR_BASE_960H, or a function in Python code of your own, which is run.",
+    ),
+]
+ArchitectureConfig = Annotated[
+    str | None,
+    typer.Option("--architecture-config", metavar="FILE", help="Config of the --architecture (YAML)."),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

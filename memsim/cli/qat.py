@@ -63,6 +63,8 @@ def command(
             "--model", metavar="NAME|FILE", help="Network: a shipped name or a YAML file. Default: the recipe's."
         ),
     ] = None,
+    architecture: options.Architecture = None,
+    architecture_config: options.ArchitectureConfig = None,
     hardware: options.Hardware = None,
     cell: options.Cell = None,
     set_: options.Set = None,
@@ -99,6 +101,10 @@ def command(
     weight_bits = _weight_bits(bits)
     if weight_bits is None and (hardware or cell or set_):
         raise InputError("--bits float: full precision has no hardware; leave out --hardware, --cell and --set")
+    if architecture is not None and model is not None:
+        raise InputError(f"--model {model} --architecture {architecture}: both name the network; leave one out")
+    if architecture_config is not None and architecture is None:
+        raise InputError("--architecture-config: is the config of an --architecture; name that, too")
     options.require_safetensors(out)
     if dev is None and options.has_one_split(data[0]):
         raise InputError(f"--data {data[0]}: has no dev split of its own; name a dev set with --dev DATA")
@@ -106,6 +112,7 @@ def command(
     _require_new_files(files, json_file, resume=resume, force=force)
     with noted_stop_signals() as stop_request:
         from memsim.asr.corpora import load_corpus
+        from memsim.asr.foreign import load_architecture
         from memsim.asr.recogniser import load_model_config
         from memsim.cli.progress import say
         from memsim.train.config import load_train_config
@@ -118,13 +125,17 @@ def command(
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
         if model is not None:
             recipe = recipe.model_copy(update={"model": model})
+        if architecture is not None:
+            recipe = recipe.model_copy(update={"model": architecture})
+            model_kind, model_config = load_architecture(architecture, architecture_config)
+        else:
+            model_kind, model_config = load_model_config(recipe.model)
         quantisation = None
         if weight_bits is not None:
             spec = options.choose_hardware(hardware, None, cell, set_)
             quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
         elif recipe.quantisation is not None:
             raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")
-        architecture, model_config = load_model_config(recipe.model)
         corpora = {
             name: load_corpus(name, split="train", root=_root(name, data_root), text_style=text_style)
             for name in set(data)
@@ -134,10 +145,10 @@ def command(
         texts = [utterance.text for name in data for utterance in corpora[name].utterances]
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, data))}
         if init is None:
-            recogniser = _fresh(architecture, model_config, texts, text_style, seed)
+            recogniser = _fresh(model_kind, model_config, texts, text_style, seed)
         else:
             recogniser, provenance["init_sha256"] = _from_checkpoint(
-                init, architecture, model_config, texts, text_style, recipe.model
+                init, model_kind, model_config, texts, text_style, recipe.model
             )
         hooks = Hooks()
         if quantisation is not None:
@@ -195,15 +206,15 @@ def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: 
 
 
 def _fresh(architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
-    """A recogniser with random weights, for the characters of `texts`."""
+    """A recogniser with random weights, for the characters of its config, else of `texts`."""
     import torch
 
+    from memsim.asr.foreign import tokens_for
     from memsim.asr.recogniser import build
-    from memsim.asr.tokens import CharacterTokens
     from memsim.rng import derive_seed
 
     torch.manual_seed(derive_seed(seed, "init"))
-    return build(architecture, config, CharacterTokens.from_texts(texts), text_style)
+    return build(architecture, config, tokens_for(config, texts), text_style)
 
 
 def _from_checkpoint(
@@ -211,11 +222,11 @@ def _from_checkpoint(
 ) -> tuple[Recogniser, str]:
     """The recipe's model with the weights of --init, and that file's SHA-256.
 
-    Its tokens are the checkpoint's, or those of `texts` where it has none (a file of somebody else). Raises InputError
-    when the file does not hold that model; dropout may differ, and is the recipe's.
+    Its tokens are the checkpoint's, or where it has none (a file of somebody else) the config's, else those of `texts`.
+    Raises InputError when the file does not hold that model; dropout may differ, and is the recipe's.
     """
+    from memsim.asr.foreign import tokens_for
     from memsim.asr.recogniser import build, describe_misfits, skeleton, weights_of
-    from memsim.asr.tokens import CharacterTokens
     from memsim.cli.data import open_checkpoint
     from memsim.nn.quantisers import quantiser_tensors
 
@@ -223,14 +234,14 @@ def _from_checkpoint(
     if checkpoint.kind == "mapped":
         raise InputError(f"--init {init}: is mapped onto arrays; start from the checkpoint that was mapped")
     different: list[str] = []
-    tokens = CharacterTokens.from_texts(texts)
+    tokens = tokens_for(config, texts)
     if "architecture" in checkpoint.metadata:
         given = skeleton(checkpoint)
         tokens = given.tokens
         if given.text_style != text_style:
             remedy = f"--text-style {given.text_style} trains on such"
             raise InputError(f"--init {init}: was trained on transcripts of text style {given.text_style}; {remedy}")
-        old, new = (c.model_dump(exclude={"dropout", "tokens"}) for c in (given.config, config))
+        old, new = (c.model_dump(exclude={"dropout", "tokens", "characters"}) for c in (given.config, config))
         if given.architecture != architecture:
             found = f"is of architecture {given.architecture}, {model} of {architecture}"
             raise InputError(f"--init {init}: {found}; --model names another")

@@ -71,6 +71,15 @@ def quantise(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     return levels.to(torch.int8 if bits <= 8 else torch.int16)
 
 
+def without_idle_channels(scale: Tensor, levels: Tensor) -> Tensor:
+    """`scale` ([out] or [1]) with 0 for the channels of `levels` [out, in] that hold nothing but 0.
+
+    They are known to give 0, where their cells would give the errors of many pairs of some scale or other.
+    """
+    used = levels.any(dim=1) if len(scale) == len(levels) else levels.any()[None]
+    return torch.where(used, scale, torch.zeros_like(scale))
+
+
 def to_slices(levels: Tensor, bits: int, cell_bits: int = 1) -> Tensor:
     """[slices, out, in] int8, digits with the sign of their weight, from levels [out, in]."""
     magnitude = levels.abs().to(torch.int32)

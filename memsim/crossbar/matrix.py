@@ -117,7 +117,9 @@ class MappedMatrix(nn.Module):
         bits = bits_of(spec)
         if scale is None:
             scale = encode.fit_scale(weight, bits, spec.weights)
-        return cls.from_levels(name, encode.quantise(weight, scale, bits), scale, spec, seed, statistics, groups)
+        levels = encode.quantise(weight, scale, bits)
+        used = encode.without_idle_channels(scale, levels)
+        return cls.from_levels(name, levels, used, spec, seed, statistics, groups)
 
     @classmethod
     def from_levels(

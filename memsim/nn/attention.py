@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
 from memsim.nn.sources import WeightSource, effective_weight, kept
+from memsim.nn.stand_in import WeightOnArrays
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -155,6 +157,17 @@ class MappedAttention(Attention):
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedAttention:
         return cls(module, products)
+
+    @property
+    def in_proj_weight(self) -> Tensor:  # type: ignore[override]
+        """For networks that look it up, or project by themselves: without its values, unless all of it is digital."""
+        on_arrays = [layer for name in PROJECTIONS if isinstance(layer := self._modules.get(name), MappedLinear)]
+        if not on_arrays:
+            return torch.cat([getattr(self, f"{name}_weight") for name in PROJECTIONS])
+        matrix = on_arrays[0].matrix
+        assert isinstance(matrix, MappedMatrix)
+        parts = f"{matrix.name.rpartition('.')[0]}.*"
+        return WeightOnArrays(matrix, (len(PROJECTIONS) * self.embed_dim, self.embed_dim), parts)
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
         bias = None if name == "out_proj" else self._bias_of(name)

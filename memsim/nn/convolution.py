@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
+from memsim.nn.stand_in import WeightOnArrays
 
 PIECE_VALUES = 1 << 20
 """About how many values of windows exist at a time: changes speed and memory, never a result."""
@@ -96,6 +97,8 @@ class MappedConvolution(nn.Module):
         self.windows = Windows.of(module)
         self.matrix = matrix
         self.output_quantiser = kept_output_quantiser(module)
+        assert isinstance(module.weight, Tensor)
+        self.weight_shape = tuple(module.weight.shape)
         self.register_buffer("bias", kept(module.bias))
 
     @classmethod
@@ -106,6 +109,11 @@ class MappedConvolution(nn.Module):
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedConvolution:
         return cls(module, products[""])
+
+    @property
+    def weight(self) -> Tensor:
+        """For networks that look it up: without its values."""
+        return WeightOnArrays(self.matrix, self.weight_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         batched, has_batch = _batched(x, len(self.windows.kernel_size))
@@ -196,6 +204,8 @@ class MappedTransposedConvolution(nn.Module):
         self.overlap = Overlap.of(module)
         self.matrix = matrix
         self.output_quantiser = kept_output_quantiser(module)
+        assert isinstance(module.weight, Tensor)
+        self.weight_shape = tuple(module.weight.shape)
         self.register_buffer("bias", kept(module.bias))
 
     @classmethod
@@ -206,6 +216,11 @@ class MappedTransposedConvolution(nn.Module):
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedTransposedConvolution:
         return cls(module, products[""])
+
+    @property
+    def weight(self) -> Tensor:
+        """For networks that look it up: without its values."""
+        return WeightOnArrays(self.matrix, self.weight_shape)
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         batched, has_batch = _batched(x, len(self.overlap.kernel_size))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
+from memsim.nn.stand_in import WeightOnArrays
 
 
 class QuantisedLinear(QuantisedLayerOfOne):
@@ -61,6 +62,11 @@ class MappedLinear(nn.Module):
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedLinear:
         return cls(products[""], kept(module.bias), kept_output_quantiser(module))
 
+    @property
+    def weight(self) -> Tensor:
+        """For networks that look it up: without its values."""
+        return WeightOnArrays(self.matrix)
+
     def forward(self, x: Tensor) -> Tensor:
         return finished(self.matrix(x), self.bias, self.output_quantiser)
 
@@ -78,6 +84,10 @@ class MappedConv1D(MappedLinear):
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.transposed("weight", tuple(module.weight.shape))}
+
+    @property
+    def weight(self) -> Tensor:
+        return WeightOnArrays(self.matrix, super().weight.shape[::-1])
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:

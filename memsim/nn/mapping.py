@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix, Reads
@@ -111,36 +112,69 @@ def map_model(
         bits: weight bits, in place of the spec's (where neither says, those a layer was trained for, else 8).
         seed: the chip; matrices draw their cells by (seed, name).
         trial: distinguishes repeated reads of one chip in their noise.
-        calibration: what sets converter ranges: batches to run the model on (a tensor, or a tuple of arguments each), a
-            function that runs it, or statistics by matrix name. Without it a spec with converters cannot be run.
+        calibration: what sets converter ranges: batches to run the model on (a tensor, a tuple of arguments, or a
+            mapping of named ones each), a function that runs it, or statistics by matrix name. Without it a spec with
+            converters cannot be run.
         include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
             they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
-    Raises InputError for weights that hold NaN or Inf and for globs that match nothing; running a layer that the
-    calibration never reached raises it, too.
+    Raises InputError for weights that hold NaN or Inf, globs that match nothing and networks that cannot be mapped as
+    they are; running a layer that the calibration never reached raises it, too, and so does computing with the weight
+    of a layer on arrays past the layer.
     """
     if not isinstance(spec, HardwareSpec):
         spec = load_hardware(spec)
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits})
-    layers = mappable_layers(model)
-    require_names(model, layers)
-    plan = plan_modules(model, spec, Selection(include, exclude))
-    statistics = plan.completed({} if calibration is None else measure(model, calibration, seed=seed))
-    quantised = quantised_matrices(layers)
-    matrices = {}
-    for layer in plan.mapped:
-        weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
-        if not torch.isfinite(weight).all():
-            raise InputError(f"{layer.name}: its weight holds NaN or Inf")
-        scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
-        known, groups = statistics.get(layer.name), layer.source.groups
-        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, groups, scale)
-    # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
-    memo: dict[int, Any] = {**_replacements(layers, matrices)}
-    chip = copy.deepcopy(model, memo)
-    return with_mapping(chip, ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial)))
+    with evaluating(model):
+        _require_mappable(model)
+        layers = mappable_layers(model)
+        require_names(model, layers)
+        plan = plan_modules(model, spec, Selection(include, exclude))
+        statistics = plan.completed({} if calibration is None else measure(model, calibration, seed=seed))
+        quantised = quantised_matrices(layers)
+        matrices = {}
+        for layer in plan.mapped:
+            weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
+            if not torch.isfinite(weight).all():
+                raise InputError(f"{layer.name}: its weight holds NaN or Inf")
+            scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
+            known, groups = statistics.get(layer.name), layer.source.groups
+            matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, groups, scale)
+        # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
+        memo: dict[int, Any] = {**_replacements(layers, matrices)}
+        chip = copy.deepcopy(model, memo)
+        return with_mapping(chip, ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial)))
+
+
+def _require_mappable(model: nn.Module) -> None:
+    """Raise InputError for a network that would not run on arrays whatever they are."""
+    for name, module in model.named_modules():
+        where = name or "the model"
+        # torch.compile(network) and network.compile()
+        if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+            raise InputError(f"{where}: is compiled by torch.compile, which cannot trace arrays; map what was compiled")
+        if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(False)):
+            raise InputError(f"{where}: is a {type(module).__name__} that has no weights yet; run the network once")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While open, all of `model` is in evaluation mode, and no fused kernel passes its layers by.
+
+    In training, some weights change when they are looked at.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _replacements(layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> dict[int, nn.Module]:
@@ -249,7 +283,7 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
         return dict(calibration)
     layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
     with (
-        _evaluating(model),
+        evaluating(model),
         torch.no_grad(),
         collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors,
     ):
@@ -257,7 +291,7 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
             calibration(model)
         else:
             for batch in calibration:
-                model(*batch) if isinstance(batch, tuple | list) else model(batch)
+                _run(model, batch)
     quantised = quantised_matrices(layers)
     results = {name: collector.result() for name, collector in collectors.items()}
     return {
@@ -267,16 +301,11 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
     }
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """While open, `model` is in evaluation mode, and no fused kernel passes its layers by."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for module, training in modes.items():
-            module.training = training
+def _run(model: nn.Module, batch: Any) -> None:
+    """`model` on a batch: an argument, several, or named ones."""
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, tuple | list):
+        model(*batch)
+    else:
+        model(batch)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from memsim.crossbar.matrix import tiling_for
@@ -129,18 +130,20 @@ def plan_tensors(
     integers: Collection[str] = (),
     known: Mapping[str, WeightSource] | None = None,
     trained_bits: Mapping[str, int] | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """Plan from the tensors of a checkpoint, by their names and shapes (see `memsim.nn.names`).
 
     `integers` names the tensors that hold whole numbers. `known` are all matrices of the network, by name, where it is
-    at hand: names and shapes then decide nothing. `trained_bits` are what layers were trained for. Raises InputError
-    when an `include` or `exclude` glob matches no layer.
+    at hand: names and shapes then decide nothing; `parts` are then the tensors that a weight is computed from, where
+    the checkpoint holds these in its place. `trained_bits` are what layers were trained for. Raises InputError when an
+    `include` or `exclude` glob matches no layer.
     """
     beside = set(quantiser_tensors(shapes))
     weights = {name: shape for name, shape in shapes.items() if not name.startswith(PREFIX) and name not in beside}
     found = matrices_by_tensor(weights, integers)
     if known is not None:
-        found = _as_known(found, known, spec)
+        found = _as_known(found, known, parts or {}, spec)
     else:
         found |= _lookups(weights, integers, spec)
     found = {name: matrices for name, matrices in found.items() if not _goes_with_a_weight(name, found)}
@@ -158,7 +161,8 @@ def plan_tensors(
             if reason is None:
                 mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=(trained_bits or {}).get(matrix)))
             else:
-                part, shape = (name, shapes[name]) if len(matrices) == 1 else (matrix, source.shape)
+                is_all = len(matrices) == 1 and source.tensor == name
+                part, shape = (name, shapes[name]) if is_all else (matrix, source.shape)
                 digital.append(DigitalLayer(part, shape, reason, source))
     return Plan(tuple(mapped), tuple(digital))
 
@@ -176,15 +180,22 @@ def _lookups(shapes: Shapes, integers: Collection[str], spec: HardwareSpec) -> d
     }
 
 
-def _as_known(found: _Found, known: Mapping[str, WeightSource], spec: HardwareSpec) -> _Found:
-    """What a network whose matrices are `known` has in the tensors of `found`, with the reasons found for the rest."""
+def _as_known(
+    found: _Found, known: Mapping[str, WeightSource], parts: Mapping[str, Sequence[str]], spec: HardwareSpec
+) -> _Found:
+    """What a network whose matrices are `known` has in the tensors of `found`, with the reasons found for the rest.
+
+    A weight that is computed from several tensors stands in the place of the first of them.
+    """
     by_tensor: dict[str, dict[str, WeightSource]] = {}
     for matrix, source in known.items():
         if source.is_lookup and not spec.has_embedding(matrix):
             continue
-        by_tensor.setdefault(source.tensor, {})[matrix] = source
+        first = parts[source.tensor][0] if source.tensor in parts else source.tensor
+        by_tensor.setdefault(first, {})[matrix] = source
+    further = {name for names in parts.values() for name in names[1:]}
     others = {name: why if isinstance(why, str) else "no layer that can be mapped" for name, why in found.items()}
-    return {name: by_tensor.get(name, reason) for name, reason in others.items()}
+    return {name: by_tensor.get(name, reason) for name, reason in others.items() if name not in further}
 
 
 def _goes_with_a_weight(name: str, names: Collection[str]) -> bool:
@@ -220,7 +231,9 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
             digital.append(DigitalLayer(name, source.shape, reason, source))
     for name, module in others.items():
         shape = tuple(next(module.parameters(False)).shape)
-        digital.append(DigitalLayer(name, shape, f"{type(module).__name__} stays digital"))
+        is_script = isinstance(module, torch.jit.ScriptModule)
+        kind = "TorchScript, whose layers cannot be replaced," if is_script else type(module).__name__
+        digital.append(DigitalLayer(name, shape, f"{kind} stays digital"))
     return Plan(tuple(mapped), tuple(digital))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +83,26 @@ def _computed(hook: Any, module: nn.Module) -> Tensor:
 def effective_weight(model: nn.Module, name: str) -> Tensor:
     """`computed_tensor` without its history."""
     return computed_tensor(model, name).detach()
+
+
+def stored_parts(model: nn.Module, name: str) -> tuple[str, ...]:
+    """What the state dict of `model` has of the tensor `name`: itself, or the tensors that it is computed from."""
+    layer, dot, local = name.rpartition(".")
+    module = model.get_submodule(layer)
+    stored = module.state_dict(prefix=f"{layer}{dot}")
+    if name in stored:
+        return (name,)
+    computed = (f"{layer}{dot}parametrizations.{local}.", f"{layer}{dot}{local}_")  # the latter: the older weight_norm
+    return tuple(part for part in stored if part.startswith(computed))
+
+
+def computed_from(model: nn.Module, name: str, stored: Mapping[str, Tensor]) -> Tensor:
+    """The tensor `name` that a layer of `model`, which need have no values, computes from its parts in `stored`."""
+    layer, dot, local = name.rpartition(".")
+    module = copy.deepcopy(model.get_submodule(layer)).eval()
+    parts = {part.removeprefix(f"{layer}{dot}"): stored[part] for part in stored_parts(model, name)}
+    module.load_state_dict(parts, strict=False, assign=True)
+    return effective_weight(module, local)
 
 
 def kept(tensor: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Utterance
 from memsim.asr.ctc import encode_text
 from memsim.asr.data import FeatureSource, pad, training_batches
-from memsim.asr.features import spec_augment
+from memsim.asr.features import FeatureConfig, spec_augment
 from memsim.asr.recogniser import Recogniser
 from memsim.rng import generator
 from memsim.train.config import TrainConfig
@@ -47,6 +47,7 @@ class TrainingSet:
         self.utterances = tuple(utterances)
         self.source = FeatureSource(recogniser.features, cache_bytes=1e9 * config.feature_cache_gigabytes)
         self._config = config
+        self._masked = isinstance(recogniser.features, FeatureConfig)
         self._seed = seed
         self._targets = [encode_text(recogniser.tokens, u) for u in utterances]
         self._durations = [duration_seconds(u) for u in utterances]
@@ -58,15 +59,14 @@ class TrainingSet:
         return list(training_batches(self._durations, speeds, seconds, draws))
 
     def load(self, epoch: int, draws: Draws) -> TrainingBatch:
-        """The features of these utterances, augmented as `epoch` has it: each in the same way in whatever batch."""
-        features = [
-            spec_augment(
-                self.source(self.utterances[i], speed),
-                self._config.augment,
-                generator(self._seed, "augment", epoch, i),
-            )
-            for i, speed in draws
-        ]
+        """The features of these utterances, augmented as `epoch` has it: each in the same way in whatever batch.
+
+        Waveforms have no frames and bins to mask: their speed is all that is changed.
+        """
+        features = [self.source(self.utterances[i], speed) for i, speed in draws]
+        if self._masked:
+            draw = [generator(self._seed, "augment", epoch, i) for i, _ in draws]
+            features = [spec_augment(f, self._config.augment, g) for f, g in zip(features, draw, strict=True)]
         return TrainingBatch(tuple(self.utterances[i] for i, _ in draws), *pad(features), self._tokens(draws))
 
     def _tokens(self, draws: Draws) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ from memsim.asr.data import (
     total_seconds,
     training_batches,
 )
-from memsim.asr.features import FeatureConfig
+from memsim.asr.features import FeatureConfig, WaveformConfig
 from memsim.errors import InputError
 from memsim.rng import generator
 
@@ -208,7 +208,7 @@ def test_a_cache_changes_nothing_but_the_time(speak: Callable[..., Utterance], m
 def test_features_are_rounded_to_16_bits(speak: Callable[..., Utterance]) -> None:
     spoken = speak("a", 0.3)
     source = FeatureSource(CONFIG)
-    exact = source._log_mel(data.read_audio(spoken))
+    exact = source._extract(data.read_audio(spoken))
     torch.testing.assert_close(source(spoken), exact, atol=1e-3, rtol=2**-11)
     assert torch.equal(source(spoken), exact.half().float())
 
@@ -234,3 +234,17 @@ def test_audio_that_is_missing(tmp_path: Path) -> None:
 
 def test_total_seconds(speak: Callable[..., Utterance]) -> None:
     assert total_seconds([speak("a", 0.25), speak("b", 0.5)]) == pytest.approx(0.75)
+
+
+def test_a_network_may_read_the_waveform(speak: Callable[..., Utterance]) -> None:
+    spoken = speak("a", 0.3)
+    source = FeatureSource(WaveformConfig(kind="waveform", sample_rate_hz=16000), cache_bytes=1e6)
+    exact = data.read_audio(spoken, 16000)
+    for _ in range(2):
+        assert torch.equal(source(spoken), exact)
+    assert len(source(spoken, 1.1)) == pytest.approx(len(exact) / 1.1, abs=20)
+    padded, lengths = pad([exact, exact[:100]])
+    assert padded.shape == (2, len(exact))
+    assert lengths.tolist() == [len(exact), 100]
+    slow = FeatureSource(WaveformConfig(kind="waveform", sample_rate_hz=8000))
+    assert len(slow(spoken)) == pytest.approx(len(exact) / 2, abs=2)

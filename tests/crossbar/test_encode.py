@@ -155,6 +155,13 @@ def test_rows_of_zeros_have_level_0_and_scale_1(scale: str, method: str) -> None
     assert not encode.quantise(torch.zeros(3, 8), nothing, 3).any()
 
 
+def test_channels_of_zeros_count_nothing() -> None:
+    levels, scale = torch.tensor([[1, -2], [0, 0], [0, 3]]), torch.tensor([0.5, 1.0, 2.0])
+    assert torch.equal(encode.without_idle_channels(scale, levels), torch.tensor([0.5, 0.0, 2.0]))
+    assert torch.equal(encode.without_idle_channels(scale[:1], levels), scale[:1])
+    assert torch.equal(encode.without_idle_channels(scale[:1], 0 * levels), torch.zeros(1))
+
+
 def test_two_bits_are_ternary() -> None:
     assert encode.max_level(2) == encode.slices_of(2) == 1
     weight = torch.tensor([[-0.9, -0.1, 0.0, 0.2, 1.1]])

@@ -358,6 +358,20 @@ def test_nan_and_uncalibrated_reads_name_the_layer() -> None:
         fresh.calibrate(statistics_of(torch.randn(9, 4)))
 
 
+@pytest.mark.parametrize("scale", ["per_channel", "per_tensor"])
+def test_outputs_whose_weights_are_all_zero_give_nothing(scale: str) -> None:
+    """As those of the padding token of a language model do: their cells' errors are of a scale that means nothing."""
+    generator = torch.Generator().manual_seed(3)
+    weight, x = 0.01 * torch.randn(6, 40, generator=generator), torch.randn(50, 40, generator=generator)
+    weight[2] = 0
+    spec = spec_of(3, weights={"bits": 3, "scale": scale})
+    y = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x))(x)
+    assert (y.norm(dim=0)[2] == 0) == (scale == "per_channel")
+    assert y.norm(dim=0)[2] < 0.5 * (x @ weight.T).norm(dim=0).max()
+    assert y.norm(dim=0)[[0, 1, 3, 4, 5]].min() > 0
+    assert not MappedMatrix.from_weight("layer", 0 * weight, spec, 0, statistics_of(x))(x).any()
+
+
 def test_calibrating_again_takes_effect() -> None:
     matrix = small_matrix(spec_of(3, read_noise=None))
     x = torch.randn(20, 5)

@@ -152,6 +152,7 @@ def test_mapping_takes_work_that_grows_with_the_layers() -> None:
 CALIBRATIONS: dict[str, Callable[[], Any]] = {
     "tensors": lambda: [X[:10], X[10:]],
     "tuples": lambda: [(X[:10],), [X[10:]]],
+    "named arguments": lambda: [{"x": X[:10]}, {"x": X[10:]}],
     "an iterator": lambda: iter([X[:10], X[10:]]),
     "a function": lambda: lambda net: [net(X[:10]), net(X[10:])],
     "statistics": lambda: measure(Net(), [X[:10], X[10:]]),
@@ -203,10 +204,56 @@ def test_errors_name_the_layer() -> None:
         chip_of(taken)
 
 
+@pytest.mark.filterwarnings("ignore:.*Lazy modules are a new feature")
+def test_networks_that_cannot_be_mapped_as_they_are() -> None:
+    net = Net()
+    with pytest.raises(InputError, match=r"^the model: is compiled by torch\.compile, .*map what was compiled"):
+        chip_of(torch.compile(net, backend="eager"))
+    net.last.compile(backend="eager")
+    with pytest.raises(InputError, match=r"^last: is compiled by torch\.compile"):
+        chip_of(net)
+    with pytest.raises(InputError, match=r"^1: is a LazyLinear that has no weights yet; run the network once"):
+        memsim.map_model(nn.Sequential(nn.Linear(6, 3), nn.LazyLinear(2)), "ideal")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_torch_script_stays_digital_and_says_so() -> None:
+    net = nn.Sequential(torch.jit.script(Net().eval()), nn.Linear(3, 3))
+    mapping = mapping_of(memsim.map_model(net, {"base": "ideal", **SMALL}))
+    assert [layer.name for layer in mapping.mapped] == ["1"]
+    reasons = {layer.name: layer.reason for layer in mapping.digital}
+    assert reasons["0.first"] == "TorchScript, whose layers cannot be replaced, stays digital"
+
+
 def test_a_layer_that_calibration_never_reached_is_named_when_run() -> None:
     chip = chip_of(Net(), calibration=lambda net: net.first(X))
     with pytest.raises(InputError, match=r"second: .*not calibrated"):
         chip(X)
+
+
+def test_weights_that_change_when_training_looks_at_them_are_untouched() -> None:
+    """A spectral norm takes a step of its power iteration each time."""
+    net = Net()
+    net.first = torch.nn.utils.parametrizations.spectral_norm(net.first)
+    before = copy.deepcopy(net.state_dict())
+    assert net.training
+    chip = chip_of(net)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    exact = memsim.map_model(net, {"base": "ideal", **SMALL}, bits=16)
+    torch.testing.assert_close(exact(X), net.eval()(X), rtol=1e-3, atol=1e-3)
+    assert "first.parametrizations.weight.0._u" not in chip.state_dict()
+
+
+def test_a_batch_norm_that_was_fused_into_a_convolution() -> None:
+    net = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4))
+    with torch.no_grad():
+        net[1].running_mean.uniform_(-1, 1)
+        net[1].running_var.uniform_(0.5, 2)
+    fused = nn.Sequential(torch.nn.utils.fusion.fuse_conv_bn_eval(net[0].eval(), net[1].eval()))
+    chip = memsim.map_model(fused, {"base": "ideal", **SMALL}, bits=16)
+    assert [layer.name for layer in mapping_of(chip).mapped] == ["0"]
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(chip(x), net(x), rtol=1e-3, atol=1e-3)
 
 
 def test_nothing_to_map_is_a_digital_copy() -> None:

@@ -10,7 +10,7 @@ from pydantic.types import Strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.asr.features import FeatureConfig
+from memsim.asr.features import FeatureConfig, Features
 from memsim.schema import Section, Within, problem
 
 Count = Annotated[int, Within(1, 65536)]
@@ -19,7 +19,7 @@ Count = Annotated[int, Within(1, 65536)]
 class RecogniserConfig(Section):
     """What every recogniser's config says; `tokens` (with the blank) is filled in from the token table."""
 
-    features: FeatureConfig = FeatureConfig()
+    features: Features = FeatureConfig()
     tokens: Annotated[int, Within(0)] = 0
 
 
@@ -36,6 +36,7 @@ class ConvConfig(Section):
 class EncoderConfig(RecogniserConfig):
     """An encoder that begins with `Frontend`, whose vectors have `width` components."""
 
+    features: FeatureConfig = FeatureConfig()
     frontend: Annotated[tuple[ConvConfig, ...], Strict(False), Field(min_length=1)]
     width: Count
     dropout: Annotated[float, Within(low=0, below=1)] = 0.2
