@@ -124,9 +124,21 @@ def map_model(
         spec = load_hardware(spec)
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits})
+    with _evaluating(model):  # a parametrisation may change with every look at it in training
+        return _mapped(model, spec, seed, trial, calibration, Selection(include, exclude))
+
+
+def _mapped(
+    model: nn.Module,
+    spec: HardwareSpec,
+    seed: int,
+    trial: int,
+    calibration: Calibration | None,
+    selection: Selection,
+) -> nn.Module:
     layers = mappable_layers(model)
     require_names(model, layers)
-    plan = plan_modules(model, spec, Selection(include, exclude))
+    plan = plan_modules(model, spec, selection)
     statistics = plan.completed({} if calibration is None else measure(model, calibration, seed=seed))
     quantised = quantised_matrices(layers)
     matrices = {}
