@@ -140,7 +140,7 @@ def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None
         for other in others:
             if not torch.equal(state[first], state[other]):
                 raise InputError(f"{where}: {first} and {other} differ, but the architecture has one tensor for both")
-        state |= dict.fromkeys([first, *others], nn.Parameter(state[first]))
+        state = state | dict.fromkeys([first, *others], nn.Parameter(state[first]))
     model.load_state_dict(state, assign=True)
 
 

@@ -194,3 +194,10 @@ def test_groups_can_have_tiles_of_their_own() -> None:
     others[:, 2:] = normal(2, 4, 11, seed=3)
     assert torch.equal(chip(others)[:, :3], chip(x)[:, :3])
     is_close(exact(net)(x), memsim.map_model(net, {**apart, "base": "ideal"}, bits=16)(x))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv1d(2, 4, 3, 2, 1, 2, 2), lambda: nn.ConvTranspose2d(2, 4, (3, 2))])
+def test_networks_can_ask_for_sizes(make: Any) -> None:
+    layer, chip = make(), exact(drawn(make))[0]
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        assert getattr(chip, name) == getattr(layer, name)
