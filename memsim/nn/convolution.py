@@ -94,6 +94,7 @@ class MappedConvolution(nn.Module):
     def __init__(self, module: Convolution | QuantisedConvolution, matrix: nn.Module) -> None:
         """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
         super().__init__()
+        _keep_sizes(self, module)
         self.windows = Windows.of(module)
         self.matrix = matrix
         self.output_quantiser = kept_output_quantiser(module)
@@ -130,6 +131,7 @@ class QuantisedConvolution(QuantisedLayerOfOne):
 
     def __init__(self, module: Convolution) -> None:
         super().__init__(module)
+        _keep_sizes(self, module)
         self.windows = Windows.of(module)
         self.source = MappedConvolution.sources(module)[""]
 
@@ -201,6 +203,7 @@ class MappedTransposedConvolution(nn.Module):
 
     def __init__(self, module: TransposedConvolution | QuantisedTransposedConvolution, matrix: nn.Module) -> None:
         super().__init__()
+        _keep_sizes(self, module)
         self.overlap = Overlap.of(module)
         self.matrix = matrix
         self.output_quantiser = kept_output_quantiser(module)
@@ -236,6 +239,7 @@ class QuantisedTransposedConvolution(QuantisedLayerOfOne):
 
     def __init__(self, module: TransposedConvolution) -> None:
         super().__init__(module)
+        _keep_sizes(self, module)
         self.overlap = Overlap.of(module)
         self.source = MappedTransposedConvolution.sources(module)[""]
 
@@ -246,6 +250,12 @@ class QuantisedTransposedConvolution(QuantisedLayerOfOne):
 
     def extra_repr(self) -> str:
         return str(self.overlap)
+
+
+def _keep_sizes(layer: nn.Module, module: nn.Module) -> None:
+    """Give `layer` the attributes by which networks ask a convolution for its sizes."""
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        setattr(layer, name, getattr(module, name))
 
 
 def _batched(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:

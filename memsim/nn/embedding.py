@@ -17,10 +17,12 @@ from memsim.nn.sources import WeightSource
 class MappedEmbedding(nn.Module):
     """nn.Embedding on arrays: indices [...] -> [..., features]. The index drives one row with the full-scale input."""
 
-    def __init__(self, matrix: nn.Module, output_quantiser: nn.Module) -> None:
+    def __init__(self, module: nn.Embedding | QuantisedEmbedding, matrix: nn.Module) -> None:
+        """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
         super().__init__()
+        self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.matrix = matrix
-        self.output_quantiser = output_quantiser
+        self.output_quantiser = kept_output_quantiser(module)
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:
@@ -34,13 +36,12 @@ class MappedEmbedding(nn.Module):
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedEmbedding:
-        return cls(products[""], kept_output_quantiser(module))
+        return cls(module, products[""])
 
     def forward(self, indices: Tensor) -> Tensor:
         """Raises RuntimeError where an index is not that of a row."""
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
-        in_features: int = self.matrix.in_features  # type: ignore[assignment]
-        return finished(_looked_up(indices, in_features, stream), None, self.output_quantiser)
+        return finished(_looked_up(indices, self.num_embeddings, stream), None, self.output_quantiser)
 
 
 class QuantisedEmbedding(QuantisedLayerOfOne):
@@ -51,6 +52,7 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
     def __init__(self, module: nn.Embedding) -> None:
         super().__init__(module)
         self.source = MappedEmbedding.sources(module)[""]
+        self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.padding_idx, self.scale_grad_by_freq = module.padding_idx, module.scale_grad_by_freq
 
     def forward(self, indices: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
             return F.embedding(indices, matrix.T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
         def in_rows(indices: Tensor, stream: Stream) -> Tensor:
-            return _looked_up(indices, self.source.shape[1], stream)
+            return _looked_up(indices, self.num_embeddings, stream)
 
         return self.finished(self.matrix()(indices, look_up, in_rows), None)
 

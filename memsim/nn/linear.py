@@ -20,13 +20,13 @@ class QuantisedLinear(QuantisedLayerOfOne):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.source = MappedLinear.sources(module)[""]
+        self.out_features, self.in_features = self.source.shape
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finished(self.matrix()(x), self.bias)
 
     def extra_repr(self) -> str:
-        out_features, in_features = self.source.shape
-        return f"in_features={in_features}, out_features={out_features}"
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class QuantisedConv1D(QuantisedLinear):
@@ -35,6 +35,7 @@ class QuantisedConv1D(QuantisedLinear):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.source = MappedConv1D.sources(module)[""]
+        self.out_features, self.in_features = self.source.shape
 
 
 class MappedLinear(nn.Module):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memsim.asr.features import FeatureConfig
 from memsim.asr.models.conformer import ConformerConfig
 from memsim.asr.models.frontend import ConvConfig
-from memsim.asr.recogniser import Recogniser, build, load_recogniser, skeleton
+from memsim.asr.recogniser import Recogniser, assign_state, build, load_recogniser, skeleton
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError
@@ -164,3 +164,16 @@ def test_the_text_style_of_files_without_one(recogniser: Recogniser, path: Path)
     del metadata["text_style"]
     save(path, recogniser.model.state_dict(), metadata)
     assert load_recogniser(load_checkpoint(path)).text_style == "kaldi"
+
+
+def test_a_parameter_of_several_names_stays_one() -> None:
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4))
+        net[1].weight = net[0].weight
+    weight, bias = torch.randn(4, 3), torch.randn(4)
+    state = {"0.weight": weight, "1.weight": weight.clone(), "1.bias": bias}
+    assign_state(net, state, "x")
+    assert net[1].weight is net[0].weight
+    assert torch.equal(net[0].weight, weight)
+    with pytest.raises(InputError, match=r"x: 0\.weight and 1\.weight differ, but the architecture has one tensor"):
+        assign_state(net, state | {"1.weight": weight + 1}, "x")

@@ -176,3 +176,28 @@ def test_a_grouped_matrix_is_its_packs_on_their_own(changes: dict[str, Any]) -> 
                 setattr(part, name, getattr(whole, name)[..., outputs])
         rows = torch.nn.functional.pad(x[:, inputs], (0, alone.in_features - (inputs.stop - inputs.start)))
         torch.testing.assert_close(got[:, outputs], part(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_groups_can_have_tiles_of_their_own() -> None:
+    """Then nothing but a group's own cells is on its columns: it reads as a matrix of its own."""
+    apart = {**PHYSICAL, "tile": {**PHYSICAL["tile"], "packing": "separate"}, "read_noise": None}
+    net, x = drawn(lambda: nn.Conv1d(6, 9, 2, groups=3, bias=False)), normal(2, 6, 11)
+    chip = memsim.map_model(net, apart, calibration=[x])
+    matrix = chip[0].matrix
+    tiling = matrix.tiling
+    assert (tiling.packs, tiling.blocks_per_pack, tiling.row_tiles, tiling.col_tiles) == (3, 1, 1, 3)
+    assert tiling.utilisation == 9 * 4 / (3 * 16 * 8)
+    assert matrix.states.shape == (2, 2, 1, 4, 9)
+    packed = mapping_of(memsim.map_model(net, PHYSICAL, calibration=[x])).mapped[0].tiling
+    assert (packed.packs, packed.tiles, packed.weights) == (2, 2 * tiling.tiles // 3, tiling.weights)
+    others = x.clone()
+    others[:, 2:] = normal(2, 4, 11, seed=3)
+    assert torch.equal(chip(others)[:, :3], chip(x)[:, :3])
+    is_close(exact(net)(x), memsim.map_model(net, {**apart, "base": "ideal"}, bits=16)(x))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv1d(2, 4, 3, 2, 1, 2, 2), lambda: nn.ConvTranspose2d(2, 4, (3, 2))])
+def test_networks_can_ask_for_sizes(make: Any) -> None:
+    layer, chip = make(), exact(drawn(make))[0]
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        assert getattr(chip, name) == getattr(layer, name)

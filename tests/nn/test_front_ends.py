@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchaudio
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import memsim
 from memsim.crossbar import read
@@ -267,3 +268,107 @@ def test_torchaudios_networks(name: str) -> None:
         is_close(chip(*x)[0], wanted)
         physical = memsim.map_model(net, {**PHYSICAL, "weights": {"bits": 8}}, calibration=[x])
         assert 1e-3 < (physical(*x)[0] - wanted).norm() / wanted.norm() < 0.3
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:enable_nested_tensor is True")
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_torchs_transformer_encoder(norm_first: bool) -> None:
+    """Also where torch would take its fused kernel: in evaluation, without gradients."""
+    options = {"batch_first": True, "norm_first": norm_first, "activation": "gelu"}
+    net = drawn(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 11, **options), 2, nn.LayerNorm(6)))
+    x, mask = normal(3, 5, 6), torch.arange(5) >= torch.tensor([5, 3, 4])[:, None]
+    chip = exact(net)
+    kinds = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "linear1", "linear2")
+    names = [f"0.layers.{i}.{kind}" for i in (0, 1) for kind in kinds]
+    assert [layer.name for layer in mapping_of(chip).mapped] == names
+    read: list[str] = []
+    for name, matrix in mapping_of(chip).layers.items():
+        matrix.register_forward_hook(lambda *_, name=name: read.append(name))
+    with torch.no_grad():
+        got, wanted = (one[0](x, src_key_padding_mask=mask) for one in (chip, net))
+    assert sorted(read) == sorted(names)
+    is_close(got[~mask], wanted[~mask], tolerance=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: torch.nn.utils.parametrizations.spectral_norm(layer),
+        lambda layer: torch.nn.utils.spectral_norm(layer),
+        lambda layer: torch.nn.utils.parametrizations.orthogonal(layer),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+    ],
+    ids=["spectral norm", "spectral norm of old", "orthogonal", "pruned"],
+)
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 4), lambda: nn.Conv1d(3, 4, 2)], ids=["linear", "conv"])
+def test_computed_weights(make: Callable[[], nn.Module], change: Callable[[nn.Module], nn.Module]) -> None:
+    """Those of the parameters as they are when it is mapped, which may have changed since the layer last ran."""
+    torch.manual_seed(0)
+    net = nn.Sequential(change(make()))
+    net.train()
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.5).add_(0.1)
+    chip = exact(net)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in net.named_buffers())
+    x = normal(2, 3, 6)
+    is_close(chip(x), net.eval()(x))
+    assert {name.split(".")[1] for name in chip.state_dict()} == {"bias", "matrix"}
+
+
+def test_fused_batch_norm() -> None:
+    """Whether torch folds the norm into the weights, or only puts it beside them."""
+    net = drawn(lambda: nn.Sequential(nn.Conv1d(3, 4, 3, groups=1, bias=False), nn.BatchNorm1d(4)))[0]
+    with torch.no_grad():
+        for buffer in (net[1].running_mean, net[1].running_var):
+            buffer.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+    x = normal(2, 3, 9)
+    folded = nn.Sequential(torch.nn.utils.fusion.fuse_conv_bn_eval(net[0], net[1]))
+    beside = nn.Sequential(torch.ao.nn.intrinsic.ConvBn1d(net[0], net[1])).eval()
+    for fused, names in ((folded, ["0"]), (beside, ["0.0"])):
+        chip = exact(fused)
+        assert [layer.name for layer in mapping_of(chip).mapped] == names
+        is_close(chip(x), net(x))
+    training = nn.Sequential(torch.ao.nn.intrinsic.qat.ConvBn1d(3, 4, 3, qconfig=torch.ao.quantization.default_qconfig))
+    reasons = {layer.name: layer.reason for layer in mapping_of(exact(training)).digital}
+    assert reasons == {"0": "ConvBn1d stays digital", "0.bn": "BatchNorm1d stays digital"}
+
+
+COUNTS: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, int, int, int]]]] = {
+    # by matrix: outputs, inputs, row tiles of 16 and column tiles of 8
+    "linear": (lambda: nn.Linear(17, 9), {"0": (9, 17, 2, 2)}),
+    "conv2d": (lambda: nn.Conv2d(3, 9, (2, 3)), {"0": (9, 18, 2, 2)}),
+    "transposed": (lambda: nn.ConvTranspose1d(5, 3, 4), {"0": (12, 5, 1, 2)}),
+    "lstm": (
+        lambda: nn.LSTM(3, 5, proj_size=2),
+        {"0.weight_ih_l0": (20, 3, 1, 3), "0.weight_hh_l0": (20, 2, 1, 3), "0.weight_hr_l0": (2, 5, 1, 1)},
+    ),
+    "gru cell": (lambda: nn.GRUCell(17, 3), {"0.weight_ih": (9, 17, 2, 2), "0.weight_hh": (9, 3, 1, 2)}),
+    "attention": (
+        lambda: nn.MultiheadAttention(10, 2, kdim=3),
+        {
+            "0.q_proj": (10, 10, 1, 2),
+            "0.k_proj": (10, 3, 1, 2),
+            "0.v_proj": (10, 10, 1, 2),
+            "0.out_proj": (10, 10, 1, 2),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_tiles_and_cells_are_counted(name: str) -> None:
+    make, expected = COUNTS[name]
+    chip = memsim.map_model(drawn(make), {**PHYSICAL, "weights": {"bits": 4, "copies": 2}})
+    assert [layer.name for layer in mapping_of(chip).mapped] == list(expected)
+    for layer in mapping_of(chip).mapped:
+        outs, ins, row_tiles, col_tiles = expected[layer.name]
+        tiling = layer.tiling
+        assert (tiling.out_features, tiling.in_features, tiling.row_tiles, tiling.col_tiles) == expected[layer.name]
+        assert tiling.tiles == row_tiles * col_tiles * 3 * 2 * 2  # 4 bits: 3 planes; pairs; 2 copies
+        assert tiling.cells == tiling.tiles * 16 * 8
+        assert tiling.utilisation == outs * ins / (row_tiles * col_tiles * 16 * 8)
+        assert tiling.conversions == row_tiles * 3 * outs
+        assert mapping_of(chip).layers[layer.name].states.shape == (3, 2, 2, ins, outs)

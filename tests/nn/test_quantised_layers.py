@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
 import memsim
 from memsim.nn.front_ends import mappable_layers
@@ -330,3 +333,65 @@ def test_the_spread_of_programming_is_drawn_by_its_key(name: str) -> None:
     of_spread = torch.stack([output(key, 1.0) - mean for key in (1, 2)]).norm() / 2**0.5
     # a few hundred cells, each of a spread of its own, whose outputs correlate
     assert of_spread / of_chips == pytest.approx(1, abs=0.5)
+
+
+def agrees_with_ideal_hardware(net: nn.Module, run: Callable[[nn.Module], Any]) -> None:
+    net = quantised(net, run, outputs={"bits": 8})
+    chip = memsim.map_model(net, IDEAL, calibration=measure(net, run))
+    with torch.no_grad():
+        got, wanted = run(chip), run(net)
+    assert got.shape == wanted.shape
+    # a value at the middle of two codes may round to either: rare, and then one step of 127
+    assert ((got - wanted).abs() > 1e-5).sum() <= max(2, 0.02 * wanted.numel())
+    assert (got - wanted).abs().max() <= 0.1 * wanted.abs().max() + 1e-6
+
+
+COUNT = st.integers(1, 3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_convolutions_of_any_shape(data: st.DataObject) -> None:
+    dimensions = data.draw(COUNT)
+    draw = lambda low, high: tuple(data.draw(st.integers(low, high)) for _ in range(dimensions))  # noqa: E731
+    groups, ins, outs, batch = (data.draw(COUNT) for _ in range(4))
+    kernel, stride, dilation = draw(1, 3), draw(1, 3), draw(1, 2)
+    mode = data.draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
+    options = {"stride": stride, "dilation": dilation, "groups": groups, "bias": data.draw(st.booleans())}
+    size = tuple(d * (k - 1) + 1 + e for d, k, e in zip(dilation, kernel, draw(1, 4), strict=True))
+    turned = data.draw(st.booleans())
+    if turned:
+        conv: Any = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dimensions]
+    else:
+        conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+        options |= {"padding": draw(0, 1), "padding_mode": mode}
+    net = drawn(lambda: conv(groups * ins, groups * outs, kernel, **options))
+    x = normal(batch, groups * ins, *size)
+    agrees_with_ideal_hardware(net, lambda net: net(x))
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_recurrent_layers_of_any_size(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from([nn.LSTM, nn.GRU, nn.RNN]))
+    inputs, hidden = data.draw(st.integers(1, 20)), data.draw(st.integers(3, 12))
+    options = {"num_layers": data.draw(st.integers(1, 2)), "bidirectional": data.draw(st.booleans())}
+    if kind is nn.LSTM:
+        options["proj_size"] = data.draw(st.sampled_from([0, 2]))
+    net = drawn(lambda: kind(inputs, hidden, **options))
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    packed = pack_sequence([normal(length, inputs, seed=length) for length in lengths], enforce_sorted=False)
+    agrees_with_ideal_hardware(net, lambda net: net(packed)[0].data)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_attention_of_any_size(data: st.DataObject) -> None:
+    heads, width = data.draw(COUNT), data.draw(st.integers(1, 6))
+    queries, keys, batch = (data.draw(st.integers(1, 5)) for _ in range(3))
+    kdim, vdim = (data.draw(st.sampled_from([heads * width, 3, 17])) for _ in range(2))
+    options = {"bias": data.draw(st.booleans()), "add_zero_attn": data.draw(st.booleans())}
+    net = drawn(lambda: nn.MultiheadAttention(heads * width, heads, kdim=kdim, vdim=vdim, batch_first=True, **options))
+    q, k, v = (normal(batch, n, w, seed=w) for n, w in ((queries, heads * width), (keys, kdim), (keys, vdim)))
+    hidden = torch.arange(keys) >= 1 + torch.arange(batch)[:, None] % keys
+    agrees_with_ideal_hardware(net, lambda net: net[0](q, k, v, key_padding_mask=hidden)[0])
