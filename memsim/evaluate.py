@@ -16,7 +16,6 @@ from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.asr.ctc import ctc_losses
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
-from memsim.asr.decoding import greedy
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
@@ -283,7 +282,7 @@ class Runner:
         texts: dict[int, str] = {}
         loss = 0.0
         for batch, log_probs, lengths in outputs(recogniser, self._batches(recogniser, name)):
-            texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
+            texts |= zip(batch.indices, recogniser.transcribe(log_probs, lengths), strict=True)
             chosen = [targets[i] for i in batch.indices]
             loss += ctc_losses(log_probs.float(), lengths, chosen).sum().item()
         return self._scored([texts[i] for i in range(len(texts))]), loss / len(texts)
@@ -328,16 +327,16 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
 
 
 def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
-    """Greedy transcripts in the order of the utterances that `batches` were made from."""
+    """Transcripts in the order of the utterances that `batches` were made from."""
     texts = transcribe_some(recogniser, batches)
     return [texts[i] for i in range(len(texts))]
 
 
 def transcribe_some(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
-    """Greedy transcripts by the utterances' numbers, of whichever batches are given."""
+    """Transcripts by the utterances' numbers, of whichever batches are given."""
     texts: dict[int, str] = {}
     for batch, log_probs, lengths in outputs(recogniser, batches):
-        texts |= zip(batch.indices, greedy(log_probs, lengths, recogniser.tokens), strict=True)
+        texts |= zip(batch.indices, recogniser.transcribe(log_probs, lengths), strict=True)
     return texts
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from memsim.asr.decoding import greedy
 from memsim.asr.features import FeatureConfig
 from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
-from memsim.asr.tokens import CharacterTokens
+from memsim.asr.tokens import Tokens, tokens_from_json
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
@@ -32,12 +33,20 @@ class Recogniser:
     model: nn.Module
     architecture: str
     config: ConformerConfig
-    tokens: CharacterTokens
+    tokens: Tokens
     text_style: str
+    decoder: Callable[[Tensor, Tensor], list[str]] | None = None
+    """From log-probabilities [batch, frames', tokens] and lengths [batch] to texts; None: greedy."""
 
     @property
     def features(self) -> FeatureConfig:
         return self.config.features
+
+    def transcribe(self, log_probs: Tensor, lengths: Tensor) -> list[str]:
+        """Texts of what `model` gave for a batch."""
+        if self.decoder is not None:
+            return self.decoder(log_probs, lengths)
+        return greedy(log_probs, lengths, self.tokens)
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint must say besides its tensors to be loaded again."""
@@ -64,7 +73,7 @@ def load_model_config(name_or_path: str | Path) -> tuple[str, ConformerConfig]:
     return architecture, Schema(ARCHITECTURES[architecture][0]).validate(replace(config, data=shape))
 
 
-def build(architecture: str, config: ConformerConfig, tokens: CharacterTokens, text_style: str) -> Recogniser:
+def build(architecture: str, config: ConformerConfig, tokens: Tokens, text_style: str) -> Recogniser:
     """A recogniser with fresh weights, drawn from torch's default generator."""
     config = config.model_copy(update={"tokens": len(tokens)})
     return Recogniser(ARCHITECTURES[architecture][1](config), architecture, config, tokens, text_style)
@@ -88,7 +97,7 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
             raise InputError(f"{checkpoint.path}: the metadata lacks {key}, so the file cannot be run")
     try:
         config = Schema(config_class).validate(_json_config(checkpoint.metadata["architecture_config"]))
-        tokens = CharacterTokens.from_json(checkpoint.metadata["tokens"])
+        tokens = tokens_from_json(checkpoint.metadata["tokens"])
         if config.tokens != len(tokens):
             raise InputError(f"architecture_config: has {config.tokens} tokens, but there are {len(tokens)}")
         with torch.device("meta"):
