@@ -16,6 +16,7 @@ from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.asr.ctc import ctc_losses
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
+from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ CACHED_BYTES = 1e8
 """Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
 
 STATISTICS_UTTERANCES = 200
+PRIOR_UTTERANCES = 2000
 
 Progress = Callable[[str, float], None]
 """Told which pass is running and the fraction of it that is done."""
@@ -349,12 +351,22 @@ def input_statistics(
     recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, seed: int = 0
 ) -> dict[str, InputStatistics]:
     """The input statistics of all matrices that can be mapped, of about 200 utterances, evenly taken, one at a time."""
-    every = max(1, len(utterances) // STATISTICS_UTTERANCES)
     device = _device(recogniser.model)
 
     def run(model: nn.Module) -> None:
-        for utterance in utterances[::every]:
+        for utterance in _evenly(utterances, STATISTICS_UTTERANCES):
             features, lengths = pad([source(utterance)])
             model(features.to(device), lengths.to(device))
 
     return measure(recogniser.model, run, seed=seed)
+
+
+def output_prior(recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> Tensor:
+    """The prior [tokens] of a CTC's outputs, of about 2000 utterances, evenly taken."""
+    batches = evaluation_batches(_evenly(utterances, PRIOR_UTTERANCES), source)
+    return measure_log_prior((log_probs, lengths) for _, log_probs, lengths in outputs(recogniser, batches))
+
+
+def _evenly(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
+    """About so many of them, evenly taken; all where they are fewer."""
+    return utterances[:: max(1, len(utterances) // count)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memsim.asr.tokens import Tokens
+from memsim.asr.lexicon import load_lexicon
+from memsim.asr.ngram import read_arpa_words
+from memsim.asr.tokens import PhonemeTokens, Tokens
 from memsim.errors import InputError
 from memsim.extras import require
 
@@ -84,6 +86,7 @@ class BeamSearch:
     ) -> None:
         if log_prior is not None and log_prior.shape != (len(tokens),):
             raise ValueError(f"a prior of the shape {list(log_prior.shape)} is none of {len(tokens)} tokens")
+        self._made_of = (tokens, tuple(words), language_model, log_prior)
         self._flashlight = require("flashlight.lib.text.decoder", "beam search")
         self._tokens = tokens
         self._log_prior = None if log_prior is None else log_prior.float().cpu()
@@ -134,6 +137,10 @@ class BeamSearch:
             False,
         )
 
+    def __reduce__(self) -> tuple[type[BeamSearch], tuple[Any, ...]]:
+        """Other processes build their own."""
+        return BeamSearch, (*self._made_of, self.options)
+
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[str]:
         """Best texts: [batch, frames, tokens] and [batch] -> one each, empty where there is no way through."""
         return [found[0].text if found else "" for found in self.best(log_probs, lengths, 1)]
@@ -172,7 +179,21 @@ class BeamSearch:
         return torch.cat([scores, torch.cat([torch.tensor([_IMPOSSIBLE]), stay])[:, None]], dim=1)
 
 
-def _dictionary(words: Sequence[str] | dict[str, Any]) -> Any:
+def words_to_recognise(tokens: Tokens, lexicon: str | None, language_model: Path | None) -> tuple[str, ...]:
+    """The words of a lexicon (a file, or `cmudict`); else those that the tokens come with; else the language model's.
+
+    Raises InputError where there are none, or what has them cannot be read.
+    """
+    if lexicon is not None:
+        return load_lexicon(lexicon).words
+    if isinstance(tokens, PhonemeTokens):
+        return tokens.lexicon.words
+    if language_model is None:
+        raise InputError("beam search: which words can be said is not known; name --lexicon FILE or --lm FILE")
+    return tuple(read_arpa_words(language_model))
+
+
+def _dictionary(words: Iterable[str]) -> Any:
     """flashlight's numbering of `words`."""
     dictionary = require("flashlight.lib.text.dictionary", "beam search").Dictionary()
     for word in words:

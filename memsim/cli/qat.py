@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from memsim.asr.models.conformer import ConformerConfig
     from memsim.asr.recogniser import Recogniser
+    from memsim.asr.tokens import Tokens
     from memsim.nn.quantisation import Quantisation
     from memsim.spec import HardwareSpec
-    from memsim.train.config import TrainConfig
+    from memsim.train.config import TargetsConfig, TrainConfig
     from memsim.train.state import EpochResult, Progress
 
 
@@ -68,6 +69,15 @@ def command(
             help="Start from the weights of this checkpoint of the same architecture, and its tokens.",
         ),
     ] = None,
+    lexicon: Annotated[
+        str | None,
+        typer.Option(
+            "--lexicon",
+            metavar="FILE|cmudict",
+            help="Pronunciation lexicon of a recipe with phonemes, in place of the recipe's.",
+            rich_help_panel=options.DATA_PANEL,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -106,10 +116,12 @@ def command(
         from memsim.train.hooks import Hooks
         from memsim.train.loop import Job, train
         from memsim.train.quantised import QuantisedTraining
+        from memsim.train.targets import make_tokens
         from memsim.train.workers import joined_workers
 
         device = options.choose_device(compute)
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
+        targets = _targets(recipe, lexicon, init)
         quantisation = None
         if weight_bits is not None:
             spec = options.choose_hardware(hardware, None, cell, set_)
@@ -126,7 +138,8 @@ def command(
         texts = [utterance.text for name in data for utterance in corpora[name].utterances]
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, data))}
         if init is None:
-            recogniser = _fresh(architecture, model_config, texts, text_style, seed)
+            written = make_tokens(targets, texts, data[0], _root(data[0], data_root))
+            recogniser = _fresh(architecture, model_config, written, text_style, seed)
         else:
             recogniser, provenance["init_sha256"] = _from_checkpoint(
                 init, architecture, model_config, texts, text_style, recipe.model
@@ -140,8 +153,8 @@ def command(
             quiet = quiet or not workers.is_first
             if not quiet:
                 size = sum(parameter.numel() for parameter in recogniser.model.parameters())
-                tokens = len(recogniser.tokens)
-                say(f"{recipe.model}: {size:,} parameters, {tokens} tokens; {len(texts):,} utterances an epoch")
+                tokens = f"{len(recogniser.tokens)} tokens ({recogniser.tokens.kind})"
+                say(f"{recipe.model}: {size:,} parameters, {tokens}; {len(texts):,} utterances an epoch")
             if force and workers.is_first:
                 files.state.unlink(missing_ok=True)
             workers.wait()
@@ -174,6 +187,17 @@ def _quantisation(recipe: TrainConfig, bits: int, spec: HardwareSpec, *, has_sta
     return Quantisation(recipe.quantisation, bits, spec)
 
 
+def _targets(recipe: TrainConfig, lexicon: str | None, init: str | None) -> TargetsConfig:
+    """The recipe's targets, with the lexicon of --lexicon. Raises InputError where that would mean nothing."""
+    if lexicon is None:
+        return recipe.targets
+    if init is not None:
+        raise InputError(f"--lexicon {lexicon}: the tokens, with their lexicon, are those of --init; leave it out")
+    if recipe.targets.kind != "phonemes":
+        raise InputError(f"--lexicon {lexicon}: the targets of --config {recipe.name} are {recipe.targets.kind}")
+    return recipe.targets.model_copy(update={"lexicon": lexicon})
+
+
 def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: bool, force: bool) -> None:
     """Raise InputError when the training must not or cannot write its files. A resumed one goes on with its own."""
     if resume and force:
@@ -186,16 +210,15 @@ def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: 
         raise InputError(f"{files.events}: exists already; --force overwrites it")
 
 
-def _fresh(architecture: str, config: ConformerConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
-    """A recogniser with random weights, for the characters of `texts`."""
+def _fresh(architecture: str, config: ConformerConfig, tokens: Tokens, text_style: str, seed: int) -> Recogniser:
+    """A recogniser with random weights."""
     import torch
 
     from memsim.asr.recogniser import build
-    from memsim.asr.tokens import CharacterTokens
     from memsim.rng import derive_seed
 
     torch.manual_seed(derive_seed(seed, "init"))
-    return build(architecture, config, CharacterTokens.from_texts(texts), text_style)
+    return build(architecture, config, tokens, text_style)
 
 
 def _from_checkpoint(
@@ -215,7 +238,7 @@ def _from_checkpoint(
     if checkpoint.kind == "mapped":
         raise InputError(f"--init {init}: is mapped onto arrays; start from the checkpoint that was mapped")
     different: list[str] = []
-    tokens = CharacterTokens.from_texts(texts)
+    tokens: Tokens = CharacterTokens.from_texts(texts)
     if "architecture" in checkpoint.metadata:
         given = skeleton(checkpoint)
         tokens = given.tokens
