@@ -7,7 +7,7 @@ from typing import Any
 
 from memsim.errors import InputError
 
-_PACKAGES = {"flashlight": "flashlight-text"}
+_PACKAGES = {"flashlight": "flashlight-text (which is there for Python 3.12 and older)"}
 """By the modules that they install, where the names differ."""
 
 
