@@ -16,6 +16,7 @@ from memsim.train.files import TrainingFiles
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from memsim.asr.corpora import Corpus
     from memsim.asr.models.conformer import ConformerConfig
     from memsim.asr.recogniser import Recogniser
     from memsim.asr.tokens import Tokens
@@ -144,6 +145,7 @@ def command(
             recogniser, provenance["init_sha256"] = _from_checkpoint(
                 init, architecture, model_config, texts, text_style, recipe.model
             )
+        corpora = {name: _pronounceable(corpus, recogniser.tokens, quiet) for name, corpus in corpora.items()}
         hooks = Hooks()
         if quantisation is not None:
             provenance |= {"trained_bits": bits, "trained_hardware": quantisation.spec.to_json()}
@@ -153,8 +155,9 @@ def command(
             quiet = quiet or not workers.is_first
             if not quiet:
                 size = sum(parameter.numel() for parameter in recogniser.model.parameters())
+                utterances = sum(len(corpora[name].utterances) for name in data)
                 tokens = f"{len(recogniser.tokens)} tokens ({recogniser.tokens.kind})"
-                say(f"{recipe.model}: {size:,} parameters, {tokens}; {len(texts):,} utterances an epoch")
+                say(f"{recipe.model}: {size:,} parameters, {tokens}; {utterances:,} utterances an epoch")
             if force and workers.is_first:
                 files.state.unlink(missing_ok=True)
             workers.wait()
@@ -219,6 +222,19 @@ def _fresh(architecture: str, config: ConformerConfig, tokens: Tokens, text_styl
 
     torch.manual_seed(derive_seed(seed, "init"))
     return build(architecture, config, tokens, text_style)
+
+
+def _pronounceable(corpus: Corpus, tokens: Tokens, quiet: bool) -> Corpus:
+    """The utterances that can be trained on; of others, a warning."""
+    from memsim.cli.progress import warn
+    from memsim.train.targets import pronounceable
+
+    kept, missing = pronounceable(corpus, tokens)
+    if missing and not quiet:
+        some = ", ".join(word for word, _ in missing.most_common(5))
+        left_out = f"{len(corpus.utterances) - len(kept.utterances)} of {len(corpus.utterances)} utterances"
+        warn(f"{corpus.name} {corpus.split}: {left_out} have words that the lexicon lacks ({some}) and are left out")
+    return kept
 
 
 def _from_checkpoint(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,14 @@ def test_pieces_of_words() -> None:
     path = [label for label in tokens.encode("lower newest low") for _ in range(2)]
     assert decode(search, emitting(path, len(tokens))) == "lower newest low"
     assert search.words == 3
+
+
+def test_other_processes_get_one_of_their_own(arpa) -> None:
+    search = BeamSearch(CHARACTERS, WORDS, arpa, noise(1, 4, 0)[0], BeamOptions(1.0, 0.2))
+    copy = pickle.loads(pickle.dumps(search))
+    log_probs = noise(9, 4, 1)[None]
+    assert copy.options == search.options
+    assert copy.best(log_probs, torch.tensor([9]), 5) == search.best(log_probs, torch.tensor([9]), 5)
 
 
 def test_lengths_count(arpa) -> None:

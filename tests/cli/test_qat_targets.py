@@ -90,7 +90,15 @@ def test_another_lexicon(memsim, folder):
     assert memsim(*TRAIN, "-o", "out.safetensors", "--lexicon", "mine.dic", "--quiet").status == 0
     (folder / "few.dic").write_text("yes Y EH S\n")
     refused = memsim(*TRAIN, "-o", "few.safetensors", "--lexicon", "few.dic")
-    assert (refused.status, "few.dic: the lexicon has no pronunciation of" in refused.err) == (2, True)
+    assert (refused.status, "tedlium2 train: the lexicon lacks words of" in refused.err) == (2, True)
+    lines = DIC.splitlines(keepends=True)
+    lost = load_corpus("demo", limit=1).utterances[0].text.split()[0]
+    (folder / "most.dic").write_text("".join(line for line in lines if line.split("(")[0].split()[0] != lost))
+    done = memsim(*TRAIN, "-o", "most.safetensors", "--lexicon", "most.dic")
+    spoilt = sum(lost in utterance.text.split() for utterance in load_corpus("demo", limit=6).utterances)
+    said = f"tedlium2 train: {spoilt} of 6 utterances have words that the lexicon lacks ({lost}) and are left out"
+    assert (done.status, said in done.said) == (0, True)
+    assert f"{6 - spoilt} utterances an epoch" in done.said
     refused = memsim(*TRAIN, "-o", "two.safetensors", "--init", "out.safetensors", "--lexicon", "mine.dic")
     assert (refused.status, "are those of --init; leave it out" in refused.err) == (2, True)
     (folder / "recipe.yaml").write_text(RECIPE.replace("KIND", "characters"))
