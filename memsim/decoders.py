@@ -106,7 +106,7 @@ def tune(
         search.use(replace(search.options, lm_weight=lm_weight, prior_weight=prior_weight))
         texts: dict[int, str] = {}
         for indices, log_probs, lengths in digital:
-            texts |= zip(indices, search(log_probs, lengths), strict=True)
+            texts |= zip(indices, search.texts(log_probs, lengths), strict=True)
         found = score(references, [texts[i] for i in range(len(texts))])
         points.append(GridPoint(lm_weight, prior_weight, found.wer, found.cer))
         progress("tuning", len(points) / total)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memsim.asr.lexicon import load_lexicon
 from memsim.asr.ngram import read_arpa_words
@@ -141,7 +141,11 @@ class BeamSearch:
         """Other processes build their own."""
         return BeamSearch, (*self._made_of, self.options)
 
-    def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[str]:
+    def __call__(self, model: nn.Module, log_probs: Tensor, lengths: Tensor) -> list[str]:
+        """`texts`, as the decoder of a recogniser, whose `model` has nothing to add."""
+        return self.texts(log_probs, lengths)
+
+    def texts(self, log_probs: Tensor, lengths: Tensor) -> list[str]:
         """Best texts: [batch, frames, tokens] and [batch] -> one each, empty where there is no way through."""
         return [found[0].text if found else "" for found in self.best(log_probs, lengths, 1)]
 

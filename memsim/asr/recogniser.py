@@ -25,6 +25,9 @@ from memsim.yaml_config import Config, read_config, shown
 # Architectures by the name that checkpoints and configs/models/*.yaml give them.
 ARCHITECTURES = {"conformer_ctc": (ConformerConfig, ConformerCTC)}
 
+Decoder = Callable[[nn.Module, Tensor, Tensor], list[str]]
+"""From a network and what it gave for a batch, [batch, frames', ...] and [batch], to a text each."""
+
 
 @dataclass(frozen=True)
 class Recogniser:
@@ -35,8 +38,8 @@ class Recogniser:
     config: ConformerConfig
     tokens: Tokens
     text_style: str
-    decoder: Callable[[Tensor, Tensor], list[str]] | None = None
-    """From log-probabilities [batch, frames', tokens] and lengths [batch] to texts; None: greedy."""
+    decoder: Decoder | None = None
+    """None: greedy decoding."""
 
     @property
     def features(self) -> FeatureConfig:
@@ -45,7 +48,7 @@ class Recogniser:
     def transcribe(self, log_probs: Tensor, lengths: Tensor) -> list[str]:
         """Texts of what `model` gave for a batch."""
         if self.decoder is not None:
-            return self.decoder(log_probs, lengths)
+            return self.decoder(self.model, log_probs, lengths)
         return greedy(log_probs, lengths, self.tokens)
 
     def metadata(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ import typer
 from memsim.errors import InputError
 
 if TYPE_CHECKING:
+    from memsim.asr.beam import BeamSearch
     from memsim.asr.corpora import Corpus
     from memsim.cli.progress import Draw
     from memsim.evaluate import Evaluation, Subject
@@ -101,19 +102,19 @@ class Decoding:
         if self.nbest is not None and self.hypotheses is None:
             raise InputError("--nbest: is written to a file; name it by --hypotheses FILE")
 
-    def apply(
+    def search(
         self, subject: Subject, corpus: Corpus, dev: Corpus | None, *, device: str, progress: Draw
-    ) -> tuple[Subject, dict[str, Any]]:
-        """`subject` with the decoder that is asked for, and what a result file says of it.
+    ) -> tuple[BeamSearch | None, dict[str, Any]]:
+        """The beam search that is asked for (None: greedy decoding), and what a result file says of it.
 
         `dev` is what weights are tuned on. Raises InputError where files, packages or words are missing.
         """
         if self.decoder == "greedy":
-            return subject, {"decoder": "greedy"}
+            return None, {"decoder": "greedy"}
         from dataclasses import replace
 
         from memsim.asr.beam import BeamOptions, BeamSearch, words_to_recognise
-        from memsim.decoders import LM_WEIGHTS, DigitalOutputs, find_log_prior, tune, with_decoder
+        from memsim.decoders import LM_WEIGHTS, DigitalOutputs, find_log_prior, tune
         from memsim.files import file_sha256
 
         tokens, lm = subject.recogniser.tokens, self.language_model
@@ -143,7 +144,7 @@ class Decoding:
         if self.tune:
             tuning = tune(search, outputs, LM_WEIGHTS if lm else (0.0,), progress=progress)
             facts["tuned"] = tuning.to_dict()
-        return with_decoder(subject, search), facts | {"options": search.options.to_dict()}
+        return search, facts | {"options": search.options.to_dict()}
 
     def write_hypotheses(self, result: Evaluation, subject: Subject, *, device: str, progress: Draw) -> None:
         """Write --hypotheses, whole or not at all."""

@@ -136,6 +136,7 @@ def command(
         spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
     from memsim import ablation
     from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
+    from memsim.decoders import with_decoder
     from memsim.evaluate import evaluate, prepare
     from memsim.nn.mapping import mapping_of
 
@@ -151,7 +152,9 @@ def command(
             warn_of_other_bits(plan, opened)
         warn_of_disturbing_reads(plan, subject.spec)
     with pass_progress(quiet) as progress:
-        subject, decoded = texts.apply(subject, corpus, dev, device=device, progress=progress)
+        search, decoded = texts.search(subject, corpus, dev, device=device, progress=progress)
+        if search is not None:
+            subject = with_decoder(subject, search)
         errors = ablation.chip_budget(subject, progress=progress) if budget else None
         layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)

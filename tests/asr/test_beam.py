@@ -36,7 +36,7 @@ def noise(frames: int, tokens: int, seed: int) -> Tensor:
 
 
 def decode(search: BeamSearch, log_probs: Tensor) -> str:
-    return search(log_probs[None], torch.tensor([len(log_probs)]))[0]
+    return search.texts(log_probs[None], torch.tensor([len(log_probs)]))[0]
 
 
 def collapsed(path: tuple[int, ...]) -> list[int]:
@@ -159,8 +159,8 @@ def test_other_processes_get_one_of_their_own(arpa) -> None:
 def test_lengths_count(arpa) -> None:
     search = BeamSearch(CHARACTERS, WORDS, arpa, options=BeamOptions(0.0, 0.0))
     batch = torch.stack([emitting([2, 1, 3, 3], 4), emitting([3, 0, 3, 1], 4)])
-    assert search(batch, torch.tensor([1, 3])) == ["a", "bb"]
-    assert search(batch, torch.tensor([0, 4])) == ["", "bb"]
+    assert search.texts(batch, torch.tensor([1, 3])) == ["a", "bb"]
+    assert search.texts(batch, torch.tensor([0, 4])) == ["", "bb"]
 
 
 def test_words_without_a_spelling_are_left_out(arpa) -> None:
