@@ -17,6 +17,7 @@ from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.asr.ctc import encode_text
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
+from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ CACHED_BYTES = 1e8
 """Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
 
 STATISTICS_UTTERANCES = 200
+PRIOR_UTTERANCES = 2000
 
 Progress = Callable[[str, float], None]
 """Told which pass is running and the fraction of it that is done."""
@@ -345,13 +347,13 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
 
 
 def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
-    """Greedy transcripts in the order of the utterances that `batches` were made from."""
+    """Transcripts in the order of the utterances that `batches` were made from."""
     texts = transcribe_some(recogniser, batches)
     return [texts[i] for i in range(len(texts))]
 
 
 def transcribe_some(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
-    """Greedy transcripts by the utterances' numbers, of whichever batches are given."""
+    """Transcripts by the utterances' numbers, of whichever batches are given."""
     texts: dict[int, str] = {}
     for batch, encoded, frames in outputs(recogniser, batches):
         texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
@@ -370,13 +372,23 @@ def input_statistics(
 
     The utterances are transcribed, so that layers that only decoding calls are reached.
     """
-    every = max(1, len(utterances) // STATISTICS_UTTERANCES)
     device = _device(recogniser.model)
 
     def run(model: nn.Module) -> None:
-        for utterance in utterances[::every]:
+        for utterance in _evenly(utterances, STATISTICS_UTTERANCES):
             features, lengths = pad([source(utterance)])
             encoded, frames = model(features.to(device), lengths.to(device))
             recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
 
     return measure(recogniser.model, run, seed=seed)
+
+
+def output_prior(recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> Tensor:
+    """The prior [tokens] of a CTC's outputs, of about 2000 utterances, evenly taken."""
+    batches = evaluation_batches(_evenly(utterances, PRIOR_UTTERANCES), source)
+    return measure_log_prior((log_probs, lengths) for _, log_probs, lengths in outputs(recogniser, batches))
+
+
+def _evenly(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
+    """About so many of them, evenly taken; all where they are fewer."""
+    return utterances[:: max(1, len(utterances) // count)]

@@ -108,6 +108,14 @@ def test_a_recipe_s_model_is_seen_from_its_folder(tmp_path: Path) -> None:
     assert load_model_config(config.model)[1].width == 8
 
 
+def test_a_recipe_s_lexicon_is_seen_from_its_folder(tmp_path: Path) -> None:
+    saved(tmp_path / "x.dic", "a AH\n")
+    recipe = RECIPE + "targets: {kind: phonemes, lexicon: LEXICON}\n"
+    for name, found in (("x.dic", str(tmp_path / "x.dic")), ("cmudict", "cmudict"), ("corpus", "corpus")):
+        config = load_train_config(saved(tmp_path / "mine.yaml", recipe.replace("LEXICON", name)))
+        assert config.targets.lexicon == found
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -116,6 +124,8 @@ def test_a_recipe_s_model_is_seen_from_its_folder(tmp_path: Path) -> None:
         (RECIPE.replace("[1, 0]", "[1, -1]"), "3: learning_rate[1][1]: -1.0 is out of range (at least 0)"),
         (RECIPE + "optimizer: adamw", "4: optimizer: unknown key (nearest: optimiser)"),
         (RECIPE + "optimiser: sgd", "4: optimiser: expected adamw or radam, got 'sgd'"),
+        (RECIPE + "targets: {kind: words}", "4: targets.kind: expected characters or phonemes or pieces, got 'words'"),
+        (RECIPE + "targets: {pieces: 1}", "4: targets.pieces: 1 is out of range (at least 2)"),
         (RECIPE + "average_decay: 1.0", "4: average_decay: 1.0 is out of range (at least 0 and below 1)"),
     ],
 )
@@ -135,7 +145,20 @@ def test_learning_rates_that_are_no_curve(tmp_path: Path, points: str) -> None:
         load_train_config(path)
 
 
-@pytest.mark.parametrize("name", ["paper", "robust"])
+@pytest.mark.parametrize("name", ["tedlium2", "tedlium2-qat"])
+def test_recipes_of_the_published_system(name: str) -> None:
+    config = load_train_config(name)
+    assert (config.model, config.targets.kind, config.targets.lexicon) == ("conformer-paper", "phonemes", "corpus")
+    assert (config.epochs, config.optimiser, config.weight_decay, config.clip_norm) == (50, "radam", 0.01, 1.0)
+    assert [config.learning_rate_at(f) for f in (0, 0.22, 0.44, 0.88, 1)] == pytest.approx(
+        [7e-6, (7e-6 + 5e-4) / 2, 5e-4, 5e-5, 1e-7]
+    )
+    assert 180 <= config.batch_seconds <= 300
+    assert config.augment.frequency_warp == config.average_decay == 0
+    assert load_train_config("tedlium2-qat").quantisation == load_train_config("paper").quantisation
+
+
+@pytest.mark.parametrize("name", ["paper", "robust", "tedlium2-qat"])
 def test_recipes_of_few_bits_write_out_every_key_with_a_comment(name: str) -> None:
     text = (configs_root() / "qat" / f"{name}.yaml").read_text()
     section = load_train_config(name).quantisation

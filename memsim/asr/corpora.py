@@ -81,6 +81,20 @@ def load_corpus(
     return _finish(corpus, text_style, limit)
 
 
+def corpus_lexicon(data: str, root: Path | None = None) -> Path:
+    """The pronunciation lexicon that comes with the corpus `data`, of which TED-LIUM 2 alone has one.
+
+    Raises InputError where there is none.
+    """
+    remedy = "name a lexicon file, or cmudict"
+    if data != _TEDLIUM2.name:
+        raise InputError(f"{data}: comes without a pronunciation lexicon; {remedy}")
+    path = _TEDLIUM2.locate(root) / "TEDLIUM.152k.dic"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, where {data} has its pronunciation lexicon; {remedy}")
+    return path
+
+
 def _finish(corpus: Corpus, text_style: str, limit: int | None) -> Corpus:
     """`corpus` with its transcripts in `text_style`, those that hold no words left out, cut to `limit`, ids unique."""
     normalised = [replace(utterance, text=normalise(utterance.text, text_style)) for utterance in corpus.utterances]

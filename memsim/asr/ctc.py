@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memsim.asr.corpora import Utterance
-from memsim.asr.tokens import CharacterTokens
+from memsim.asr.tokens import Tokens
 from memsim.errors import InputError
 
 
-def encode_text(tokens: CharacterTokens, utterance: Utterance) -> Tensor:
+def encode_text(tokens: Tokens, utterance: Utterance) -> Tensor:
     """The token ids of what is said. Raises InputError, naming the utterance, for a character without a token."""
     try:
         return torch.tensor(tokens.encode(utterance.text), dtype=torch.long)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memsim.asr.tokens import CharacterTokens
+from memsim.asr.tokens import Tokens
 
 
-def greedy(log_probs: Tensor, lengths: Tensor, tokens: CharacterTokens) -> list[str]:
+def greedy(log_probs: Tensor, lengths: Tensor, tokens: Tokens) -> list[str]:
     """Best path: [batch, frames, tokens] and [batch] -> a text each (repeats merged, blanks dropped, spaces single)."""
     best = log_probs.argmax(dim=-1).cpu()
     return [

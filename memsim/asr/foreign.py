@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,10 +89,9 @@ def bundle_config(name: str, bundle: Wav2Vec2ASRBundle) -> Config:
     return Config.from_mapping(shape, f"torchaudio.pipelines.{name}")
 
 
-def tokens_for(config: RecogniserConfig, texts: Iterable[str]) -> CharacterTokens:
-    """What the outputs of a network to be trained stand for: the config's characters, else those of `texts`."""
-    own = config.own_tokens if isinstance(config, ForeignConfig) else None
-    return CharacterTokens.from_texts(texts) if own is None else own
+def own_tokens(config: RecogniserConfig) -> CharacterTokens | None:
+    """What the outputs of a network stand for, where its config says it."""
+    return config.own_tokens if isinstance(config, ForeignConfig) else None
 
 
 def described(
@@ -115,7 +113,7 @@ def described(
         if config_file is not None and (key := _difference(stored_config(checkpoint), config)):
             raise InputError(f"{checkpoint.path}: its {key} is not that of --architecture-config; leave it out")
         return checkpoint
-    tokens = config.own_tokens if isinstance(config, ForeignConfig) else None
+    tokens = own_tokens(config)
     if tokens is None:
         raise InputError(
             f"{checkpoint.path}: nothing says what the outputs stand for; give `characters` in --architecture-config"

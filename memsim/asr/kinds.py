@@ -16,7 +16,7 @@ from memsim.asr import decoding, transducer
 from memsim.asr.ctc import ctc_losses, too_short
 from memsim.asr.models.frontend import frame_mask
 from memsim.asr.models.transducer import Transducer
-from memsim.asr.tokens import CharacterTokens
+from memsim.asr.tokens import Tokens
 
 
 class Outputs(NamedTuple):
@@ -45,7 +45,7 @@ class Kind(Protocol):
     def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
         """How many utterances have fewer frames than their text needs, and so teach nothing."""
 
-    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: CharacterTokens) -> list[str]:
+    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
         """Greedy decoding: a text each, from what `model` gave for the batch; calls every layer that decoding needs."""
 
 
@@ -63,7 +63,7 @@ class CTC:
     def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
         return too_short(frames, targets)
 
-    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: CharacterTokens) -> list[str]:
+    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
         return decoding.greedy(encoded, frames, tokens)
 
 
@@ -84,7 +84,7 @@ class RNNT:
     def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
         return int((frames == 0).sum())
 
-    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: CharacterTokens) -> list[str]:
+    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
         found = transducer.greedy(cast(Transducer, model), encoded, frames)
         return [" ".join(tokens.decode(ids).split()) for ids in found]
 
@@ -93,7 +93,7 @@ class RNNT:
 class TransducerBeam:
     """Decodes a Transducer by beam search, as the `decoder` of its recogniser."""
 
-    tokens: CharacterTokens
+    tokens: Tokens
     width: int = transducer.BEAM_WIDTH
 
     def __call__(self, model: nn.Module, encoded: Tensor, frames: Tensor) -> list[str]:

@@ -14,7 +14,7 @@ from memsim.asr.architectures import find_architecture
 from memsim.asr.features import FeatureConfig, WaveformConfig
 from memsim.asr.kinds import Kind
 from memsim.asr.models.frontend import RecogniserConfig
-from memsim.asr.tokens import CharacterTokens
+from memsim.asr.tokens import Tokens, tokens_from_json
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
@@ -37,7 +37,7 @@ class Recogniser:
     model: nn.Module
     architecture: str
     config: RecogniserConfig
-    tokens: CharacterTokens
+    tokens: Tokens
     text_style: str
     decoder: Decoder | None = None
     """None: greedy decoding."""
@@ -67,9 +67,7 @@ class Recogniser:
         return metadata_of(self.architecture, self.config, self.tokens, self.text_style)
 
 
-def metadata_of(
-    architecture: str, config: RecogniserConfig, tokens: CharacterTokens, text_style: str
-) -> dict[str, str]:
+def metadata_of(architecture: str, config: RecogniserConfig, tokens: Tokens, text_style: str) -> dict[str, str]:
     """What the checkpoint of such a recogniser says besides its tensors."""
     return {
         "architecture": architecture,
@@ -94,7 +92,7 @@ def load_model_config(name_or_path: str | Path) -> tuple[str, RecogniserConfig]:
     return str(name), Schema(architecture.config).validate(replace(config, data=shape))
 
 
-def build(architecture: str, config: RecogniserConfig, tokens: CharacterTokens, text_style: str) -> Recogniser:
+def build(architecture: str, config: RecogniserConfig, tokens: Tokens, text_style: str) -> Recogniser:
     """A recogniser with fresh weights, drawn from torch's default generator."""
     config = config.model_copy(update={"tokens": len(tokens)})
     return Recogniser(find_architecture(architecture).build(config), architecture, config, tokens, text_style)
@@ -108,7 +106,7 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
     if document is None:
         raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
     try:
-        tokens = CharacterTokens.from_json(document)
+        tokens = tokens_from_json(document)
         if config.tokens != len(tokens):
             raise InputError(f"architecture_config: has {config.tokens} tokens, but there are {len(tokens)}")
         with torch.device("meta"):

@@ -29,6 +29,8 @@ class Score:
     characters: int
     utterance_errors: tuple[tuple[int, int], ...]
     """Of each utterance: (word errors, words of its reference)."""
+    references: tuple[str, ...]
+    hypotheses: tuple[str, ...]
     loss: float | None = None
     """The recogniser's own, a token, as a mean over utterances; None where it was not computed."""
 
@@ -43,6 +45,11 @@ class Score:
             "deletions": self.deletions,
             **({} if self.loss is None else {"loss": self.loss}),
         }
+
+    def worst(self, count: int) -> list[int]:
+        """The numbers of the utterances with the most word errors, at most `count`, none of them without."""
+        wrong = [i for i, (errors, _) in enumerate(self.utterance_errors) if errors]
+        return sorted(wrong, key=lambda i: (-self.utterance_errors[i][0], self.utterance_errors[i][1]))[:count]
 
     def to_detailed_dict(self) -> dict[str, Any]:
         """`to_dict` and the word errors of every utterance."""
@@ -74,7 +81,16 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
             (_errors(alignment), len(reference))
             for alignment, reference in zip(words.alignments, words.references, strict=True)
         ),
+        references=tuple(references),
+        hypotheses=tuple(hypotheses),
     )
+
+
+def align(reference: str, hypothesis: str) -> str:
+    """Three lines as sclite has them: both texts word under word, asterisks where one lacks a word, and S, D or I."""
+    counted = jiwer.process_words([reference], [hypothesis])
+    shown: str = jiwer.visualize_alignment(counted, show_measures=False, skip_correct=False)
+    return shown.partition("\n\n")[2].rstrip()
 
 
 def _errors(alignment: Sequence[jiwer.AlignmentChunk]) -> int:

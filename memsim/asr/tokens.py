@@ -1,14 +1,53 @@
-"""What the recogniser's outputs stand for: characters, with the CTC blank before them."""
+"""What the recogniser's outputs stand for, with the CTC blank before them: characters, phonemes, or pieces of words."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
+from memsim.asr.lexicon import Lexicon
 from memsim.errors import InputError
+from memsim.extras import require
+
+
+class Tokens(Protocol):
+    """The classes of a recogniser's output and what texts they spell. Id 0 is the blank."""
+
+    kind: ClassVar[str]
+    blank_id: ClassVar[int]
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of output classes, the blank included."""
+
+    @property
+    def separator_id(self) -> int | None:
+        """The token that stands between words; None where words follow each other without one."""
+
+    def __len__(self) -> int:
+        """`vocab_size`."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, none of them the blank. Raises InputError naming the first thing that has no token."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, in which a blank stands for nothing; collapsing repeats is the decoder's work.
+
+        Raises ValueError for an id outside [0, vocab_size).
+        """
+
+    def spellings(self, word: str) -> list[tuple[int, ...]]:
+        """The ways to write `word`, without a separator; none where there is no token for a part of it."""
+
+    def to_json(self) -> str:
+        """The `tokens` entry of a checkpoint's metadata."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +72,11 @@ class CharacterTokens:
 
     @property
     def vocab_size(self) -> int:
-        """The number of output classes, the blank included."""
         return len(self.characters) + 1
+
+    @property
+    def separator_id(self) -> int | None:
+        return self._ids.get(" ")
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -44,10 +86,6 @@ class CharacterTokens:
         return {character: i for i, character in enumerate(self.characters, start=self.blank_id + 1)}
 
     def encode(self, text: str) -> list[int]:
-        """One id a character of `text`, none of them the blank.
-
-        Raises InputError naming the first character that has no token; the caller knows whose it is.
-        """
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
@@ -55,33 +93,242 @@ class CharacterTokens:
             raise InputError(f"no token for the character {error.args[0]!r}; there are tokens for {known!r}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; a blank stands for nothing. Repeats are kept: collapsing them is the decoder's work.
+        return "".join(_symbols(ids, ("", *self.characters)))
 
-        Raises ValueError for an id outside [0, vocab_size).
-        """
-        symbols = ("", *self.characters)
-        text = []
-        for i in ids:
-            if not 0 <= i < len(symbols):
-                raise ValueError(f"token id {i} is outside [0, {len(symbols)})")
-            text.append(symbols[i])
-        return "".join(text)
+    def spellings(self, word: str) -> list[tuple[int, ...]]:
+        return [tuple(self.encode(word))] if set(word) <= self._ids.keys() else []
 
     def to_json(self) -> str:
-        """The `tokens` entry of a checkpoint's metadata."""
         return json.dumps({"kind": self.kind, "characters": list(self.characters)})
 
     @classmethod
-    def from_json(cls, document: str) -> CharacterTokens:
-        """The tokens that `to_json` wrote. Raises InputError for anything else."""
-        try:
-            fields = json.loads(document)
-        except ValueError as error:
-            raise InputError(f"tokens: not JSON ({error})") from None
-        if not isinstance(fields, dict) or fields.get("kind") != cls.kind:
-            kind = fields.get("kind") if isinstance(fields, dict) else None
-            raise InputError(f"tokens: kind is {kind!r}, and only {cls.kind!r} is known")
+    def from_fields(cls, fields: Mapping[str, Any]) -> CharacterTokens:
+        """What `to_json` wrote, read as JSON."""
         characters = fields.get("characters")
         if not isinstance(characters, list) or not all(isinstance(character, str) for character in characters):
             raise InputError("tokens: `characters` must be a list of strings")
         return cls(tuple(characters))
+
+
+END_OF_WORD = "#"
+
+
+@dataclass(frozen=True)
+class PhonemeTokens:
+    """Phonemes, each once as it is inside a word and once (`AH#`) as it ends one, and the lexicon that words come from.
+
+    A word is written as its first pronunciation. Phonemes are read as the first word in the lexicon that has them.
+    """
+
+    phonemes: tuple[str, ...]
+    lexicon: Lexicon
+
+    kind: ClassVar[str] = "phonemes"
+    blank_id: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        if not self.phonemes or any(not p or p.endswith(END_OF_WORD) for p in self.phonemes):
+            raise InputError(f"phonemes must have names that do not end in {END_OF_WORD}")
+        if len(set(self.phonemes)) != len(self.phonemes):
+            raise InputError("phonemes must differ from each other")
+        if unknown := set(self.lexicon.phonemes()).difference(self.phonemes):
+            raise InputError(f"the lexicon has the phoneme {min(unknown)}, which is not among the tokens")
+        if bare := next((word for word, ways in self.lexicon.pronunciations.items() if not ways), None):
+            raise InputError(f"the lexicon has no pronunciation of {bare}")
+
+    @classmethod
+    def from_lexicon(cls, lexicon: Lexicon, texts: Iterable[str]) -> PhonemeTokens:
+        """All phonemes of `lexicon`; of words that are said alike, the one that is more frequent in `texts` counts."""
+        return cls(lexicon.phonemes(), lexicon.frequent_first(texts))
+
+    @property
+    def vocab_size(self) -> int:
+        return 2 * len(self.phonemes) + 1
+
+    @property
+    def separator_id(self) -> int | None:
+        return None
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """Of each id; the blank's is empty."""
+        return ("", *self.phonemes, *(f"{phoneme}{END_OF_WORD}" for phoneme in self.phonemes))
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    @cached_property
+    def _words(self) -> dict[tuple[str, ...], str]:
+        words: dict[tuple[str, ...], str] = {}
+        for word, ways in self.lexicon.pronunciations.items():
+            for way in ways:
+                words.setdefault(way, word)
+        return words
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for word in text.split():
+            ways = self.spellings(word)
+            if not ways:
+                raise InputError(f"no pronunciation of {word!r} in the lexicon of {len(self.lexicon)} words")
+            ids += ways[0]
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words by their phonemes; phonemes that are no word's stay, joined by underscores."""
+        words: list[str] = []
+        open_word: list[str] = []
+        for symbol in _symbols(ids, self.symbols):
+            if symbol:
+                open_word.append(symbol.removesuffix(END_OF_WORD))
+            if symbol.endswith(END_OF_WORD):
+                words.append(self._words.get(tuple(open_word), "_".join(open_word)))
+                open_word = []
+        return " ".join([*words, *(["_".join(open_word)] if open_word else [])])
+
+    def spellings(self, word: str) -> list[tuple[int, ...]]:
+        ways = self.lexicon.pronunciations.get(word, ())
+        return [self._spelled(way) for way in ways]
+
+    def _spelled(self, way: Sequence[str]) -> tuple[int, ...]:
+        return tuple(self._ids[symbol] for symbol in (*way[:-1], f"{way[-1]}{END_OF_WORD}"))
+
+    def to_json(self) -> str:
+        lexicon = base64.b64encode(zlib.compress(self.lexicon.to_text().encode(), 9)).decode()
+        return json.dumps({"kind": self.kind, "phonemes": list(self.phonemes), "lexicon": lexicon})
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> PhonemeTokens:
+        """What `to_json` wrote, read as JSON."""
+        phonemes, packed = fields.get("phonemes"), fields.get("lexicon")
+        if not isinstance(phonemes, list) or not all(isinstance(phoneme, str) for phoneme in phonemes):
+            raise InputError("tokens: `phonemes` must be a list of strings")
+        try:
+            text = zlib.decompress(_unpacked(packed, "lexicon")).decode()
+        except (zlib.error, UnicodeDecodeError):
+            raise InputError("tokens: `lexicon` must be compressed text") from None
+        return cls(tuple(phonemes), Lexicon.from_text(text, "tokens: lexicon"))
+
+
+@dataclass(frozen=True)
+class PieceTokens:
+    """Pieces of words that byte-pair encoding found, as a model of the package sentencepiece has them.
+
+    Its id 0, which stands for what it does not know, is never written: it serves as the blank.
+    """
+
+    model: bytes
+
+    kind: ClassVar[str] = "pieces"
+    blank_id: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        _ = self._processor  # a broken model is told now
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], vocab_size: int) -> PieceTokens:
+        """The byte-pair encoding of `texts` with so many tokens, the blank included.
+
+        Raises InputError where the texts give no such number.
+        """
+        sentencepiece = require("sentencepiece", "tokens of word pieces")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(list(texts)),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                character_coverage=1.0,
+                unk_id=cls.blank_id,
+                bos_id=-1,
+                eos_id=-1,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"no {vocab_size} pieces can be found in the transcripts: {reason}") from None
+        return cls(model.getvalue())
+
+    @cached_property
+    def _processor(self) -> Any:
+        sentencepiece = require("sentencepiece", "tokens of word pieces")
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_proto=self.model)
+        except RuntimeError:
+            raise InputError("tokens: `model` is no model of sentencepiece") from None
+        if processor.unk_id() != self.blank_id:
+            raise InputError(f"tokens: the model's unknown piece has the id {processor.unk_id()}, not the blank's")
+        return processor
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._processor.vocab_size())
+
+    @property
+    def separator_id(self) -> int | None:
+        return None
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._processor.encode(text)
+        if self.blank_id in ids:
+            odd = next(c for c in text if self.blank_id in self._processor.encode(c))
+            raise InputError(f"no token for the character {odd!r}; it is in none of the word pieces")
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        pieces = ["", *(self._processor.id_to_piece(i) for i in range(1, self.vocab_size))]
+        return "".join(_symbols(ids, pieces)).replace("\u2581", " ").strip()
+
+    def spellings(self, word: str) -> list[tuple[int, ...]]:
+        ids = tuple(self._processor.encode(word))
+        return [ids] if ids and self.blank_id not in ids else []
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> PieceTokens:
+        """What `to_json` wrote, read as JSON."""
+        return cls(_unpacked(fields.get("model"), "model"))
+
+
+_KINDS: Mapping[str, Callable[[Mapping[str, Any]], Tokens]] = {
+    CharacterTokens.kind: CharacterTokens.from_fields,
+    PhonemeTokens.kind: PhonemeTokens.from_fields,
+    PieceTokens.kind: PieceTokens.from_fields,
+}
+
+
+def tokens_from_json(document: str) -> Tokens:
+    """The tokens that `to_json` wrote. Raises InputError for anything else."""
+    try:
+        fields = json.loads(document)
+    except ValueError as error:
+        raise InputError(f"tokens: not JSON ({error})") from None
+    kind = fields.get("kind") if isinstance(fields, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise InputError(f"tokens: kind is {kind!r}; known are {', '.join(_KINDS)}")
+    return _KINDS[kind](fields)
+
+
+def _symbols(ids: Iterable[int], symbols: Sequence[str]) -> Iterator[str]:
+    for i in ids:
+        if not 0 <= i < len(symbols):
+            raise ValueError(f"token id {i} is outside [0, {len(symbols)})")
+        yield symbols[i]
+
+
+def _unpacked(value: object, key: str) -> bytes:
+    with suppress(ValueError):
+        if isinstance(value, str):
+            return base64.b64decode(value, validate=True)
+    raise InputError(f"tokens: `{key}` must be base64 text")

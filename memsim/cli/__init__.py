@@ -15,6 +15,7 @@ import typer
 from memsim import __version__
 from memsim.cli.evaluate import command as evaluate_command
 from memsim.cli.fit_device import command as fit_device_command
+from memsim.cli.lm import command as lm_command
 from memsim.cli.map import command as map_command
 from memsim.cli.qat import command as qat_command
 from memsim.errors import InputError, Stopped
@@ -62,6 +63,7 @@ app.command("fit-device")(_guarded(fit_device_command))
 app.command("map")(_guarded(map_command))
 app.command("qat")(_guarded(qat_command))
 app.command("eval")(_guarded(evaluate_command))
+app.command("lm")(_guarded(lm_command))
 
 
 def _show_version(wanted: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memsim.cli import options
+from memsim.cli import decoding, options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
 
@@ -64,6 +64,18 @@ def command(
         str | None,
         typer.Option("--reference", metavar="CHECKPOINT", help="Full-precision checkpoint to compare with."),
     ] = None,
+    decoder: decoding.Decoder = "greedy",
+    lm: decoding.LanguageModel = None,
+    lexicon: decoding.Lexicon = None,
+    lm_weight: decoding.LmWeight = None,
+    prior_weight: decoding.PriorWeight = None,
+    beam_size: decoding.BeamSize = None,
+    beam_tokens: decoding.BeamTokens = None,
+    beam_threshold: decoding.BeamThreshold = None,
+    tune: decoding.Tune = False,
+    hypotheses: decoding.Hypotheses = None,
+    nbest: decoding.NBest = None,
+    worst: decoding.Worst = 0,
     seed: Annotated[
         int | None,
         typer.Option("--seed", metavar="N", help="Seed of the first chip (default 0; of a mapped file, its own)."),
@@ -90,6 +102,22 @@ def command(
     options ask for its levels to be mapped again.
     """
     options.require_new(json_file, force)
+    options.require_new(hypotheses, force)
+    texts = decoding.Decoding(
+        decoder=decoder,
+        language_model=lm,
+        lexicon=lexicon,
+        lm_weight=lm_weight,
+        prior_weight=prior_weight,
+        beam_size=beam_size,
+        beam_tokens=beam_tokens,
+        beam_threshold=beam_threshold,
+        tune=tune,
+        hypotheses=hypotheses,
+        nbest=nbest,
+    )
+    if tune and options.has_one_split(data):
+        raise InputError(f"--tune: {data} has no dev split to tune on; give --lm-weight and --prior-weight")
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
@@ -102,6 +130,7 @@ def command(
     from memsim.asr.corpora import load_corpus
 
     corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
+    dev = load_corpus(data, split="dev", root=data_root, text_style=text_style) if tune else None
     wants_hardware = any((hardware, bits is not None, cell, set_))
     if opened.kind == "device":
         raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
@@ -112,6 +141,7 @@ def command(
         spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
     from memsim import ablation
     from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
+    from memsim.decoders import with_decoder
     from memsim.evaluate import evaluate, prepare
     from memsim.nn.mapping import mapping_of
 
@@ -128,19 +158,26 @@ def command(
             warn_of_other_bits(plan, opened)
         warn_of_disturbing_reads(plan, subject.spec)
     with pass_progress(quiet) as progress:
+        search, decoded = texts.search(subject, corpus, dev, device=device, progress=progress)
+        if search is not None:
+            subject = with_decoder(subject, search)
         errors = ablation.chip_budget(subject, progress=progress) if budget else None
         layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
         result = evaluate(subject, corpus, trials=trials, loss=loss, device=device, progress=progress)
         steps = ablation.ablate(subject, result, device=device, progress=progress) if ablate else ()
+        texts.write_hypotheses(result, subject, device=device, progress=progress)
     if not quiet:
         _render(result, verbose)
+        if decoder == "beam":
+            say(decoding.describe(decoded))
+        decoding.render_worst(result, worst)
         if errors:
             render_budget(errors, verbose)
         if steps:
             render_ablation(steps, result.full_precision)
         if layers:
             render_sensitivity(layers, verbose)
-    facts = result.to_dict()
+    facts = result.to_dict() | {"decoding": decoded}
     facts |= {"budget": errors.to_dict()} if errors else {}
     facts |= {"ablation": [step.to_dict() for step in steps]} if steps else {}
     facts |= {"sensitivity": layers.to_dict()} if layers else {}

@@ -16,11 +16,13 @@ from memsim.train.files import TrainingFiles
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from memsim.asr.corpora import Corpus
     from memsim.asr.models.frontend import RecogniserConfig
     from memsim.asr.recogniser import Recogniser
+    from memsim.asr.tokens import Tokens
     from memsim.nn.quantisation import Quantisation
     from memsim.spec import HardwareSpec
-    from memsim.train.config import TrainConfig
+    from memsim.train.config import TargetsConfig, TrainConfig
     from memsim.train.state import EpochResult, Progress
 
 
@@ -76,6 +78,15 @@ def command(
             help="Start from the weights of this checkpoint of the same architecture, and its tokens.",
         ),
     ] = None,
+    lexicon: Annotated[
+        str | None,
+        typer.Option(
+            "--lexicon",
+            metavar="FILE|cmudict",
+            help="Pronunciation lexicon of a recipe with phonemes, in place of the recipe's.",
+            rich_help_panel=options.DATA_PANEL,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -112,13 +123,14 @@ def command(
     _require_new_files(files, json_file, resume=resume, force=force)
     with noted_stop_signals() as stop_request:
         from memsim.asr.corpora import load_corpus
-        from memsim.asr.foreign import load_architecture
+        from memsim.asr.foreign import load_architecture, own_tokens
         from memsim.asr.recogniser import load_model_config
         from memsim.cli.progress import say
         from memsim.train.config import load_train_config
         from memsim.train.hooks import Hooks
         from memsim.train.loop import Job, train
         from memsim.train.quantised import QuantisedTraining
+        from memsim.train.targets import make_tokens
         from memsim.train.workers import joined_workers
 
         device = options.choose_device(compute)
@@ -130,6 +142,7 @@ def command(
             model_kind, model_config = load_architecture(architecture, architecture_config)
         else:
             model_kind, model_config = load_model_config(recipe.model)
+        targets = _targets(recipe, lexicon, init)
         quantisation = None
         if weight_bits is not None:
             spec = options.choose_hardware(hardware, None, cell, set_)
@@ -145,11 +158,14 @@ def command(
         texts = [utterance.text for name in data for utterance in corpora[name].utterances]
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, data))}
         if init is None:
-            recogniser = _fresh(model_kind, model_config, texts, text_style, seed)
+            root = _root(data[0], data_root)
+            written = own_tokens(model_config) or make_tokens(targets, texts, data[0], root)
+            recogniser = _fresh(model_kind, model_config, written, text_style, seed)
         else:
             recogniser, provenance["init_sha256"] = _from_checkpoint(
                 init, model_kind, model_config, texts, text_style, recipe.model
             )
+        corpora = {name: _pronounceable(corpus, recogniser.tokens, quiet) for name, corpus in corpora.items()}
         hooks = Hooks()
         if quantisation is not None:
             provenance |= {"trained_bits": bits, "trained_hardware": quantisation.spec.to_json()}
@@ -159,8 +175,9 @@ def command(
             quiet = quiet or not workers.is_first
             if not quiet:
                 size = sum(parameter.numel() for parameter in recogniser.model.parameters())
-                tokens = len(recogniser.tokens)
-                say(f"{recipe.model}: {size:,} parameters, {tokens} tokens; {len(texts):,} utterances an epoch")
+                utterances = sum(len(corpora[name].utterances) for name in data)
+                tokens = f"{len(recogniser.tokens)} tokens ({recogniser.tokens.kind})"
+                say(f"{recipe.model}: {size:,} parameters, {tokens}; {utterances:,} utterances an epoch")
             if force and workers.is_first:
                 files.state.unlink(missing_ok=True)
             workers.wait()
@@ -193,6 +210,17 @@ def _quantisation(recipe: TrainConfig, bits: int, spec: HardwareSpec, *, has_sta
     return Quantisation(recipe.quantisation, bits, spec)
 
 
+def _targets(recipe: TrainConfig, lexicon: str | None, init: str | None) -> TargetsConfig:
+    """The recipe's targets, with the lexicon of --lexicon. Raises InputError where that would mean nothing."""
+    if lexicon is None:
+        return recipe.targets
+    if init is not None:
+        raise InputError(f"--lexicon {lexicon}: the tokens, with their lexicon, are those of --init; leave it out")
+    if recipe.targets.kind != "phonemes":
+        raise InputError(f"--lexicon {lexicon}: the targets of --config {recipe.name} are {recipe.targets.kind}")
+    return recipe.targets.model_copy(update={"lexicon": lexicon})
+
+
 def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: bool, force: bool) -> None:
     """Raise InputError when the training must not or cannot write its files. A resumed one goes on with its own."""
     if resume and force:
@@ -205,16 +233,28 @@ def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: 
         raise InputError(f"{files.events}: exists already; --force overwrites it")
 
 
-def _fresh(architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, seed: int) -> Recogniser:
-    """A recogniser with random weights, for the characters of its config, else of `texts`."""
+def _fresh(architecture: str, config: RecogniserConfig, tokens: Tokens, text_style: str, seed: int) -> Recogniser:
+    """A recogniser with random weights."""
     import torch
 
-    from memsim.asr.foreign import tokens_for
     from memsim.asr.recogniser import build
     from memsim.rng import derive_seed
 
     torch.manual_seed(derive_seed(seed, "init"))
-    return build(architecture, config, tokens_for(config, texts), text_style)
+    return build(architecture, config, tokens, text_style)
+
+
+def _pronounceable(corpus: Corpus, tokens: Tokens, quiet: bool) -> Corpus:
+    """The utterances that can be trained on; of others, a warning."""
+    from memsim.cli.progress import warn
+    from memsim.train.targets import pronounceable
+
+    kept, missing = pronounceable(corpus, tokens)
+    if missing and not quiet:
+        some = ", ".join(word for word, _ in missing.most_common(5))
+        left_out = f"{len(corpus.utterances) - len(kept.utterances)} of {len(corpus.utterances)} utterances"
+        warn(f"{corpus.name} {corpus.split}: {left_out} have words that the lexicon lacks ({some}) and are left out")
+    return kept
 
 
 def _from_checkpoint(
@@ -225,8 +265,9 @@ def _from_checkpoint(
     Its tokens are the checkpoint's, or where it has none (a file of somebody else) the config's, else those of `texts`.
     Raises InputError when the file does not hold that model; dropout may differ, and is the recipe's.
     """
-    from memsim.asr.foreign import tokens_for
+    from memsim.asr.foreign import own_tokens
     from memsim.asr.recogniser import build, describe_misfits, skeleton, weights_of
+    from memsim.asr.tokens import CharacterTokens
     from memsim.cli.data import open_checkpoint
     from memsim.nn.quantisers import quantiser_tensors
 
@@ -234,7 +275,7 @@ def _from_checkpoint(
     if checkpoint.kind == "mapped":
         raise InputError(f"--init {init}: is mapped onto arrays; start from the checkpoint that was mapped")
     different: list[str] = []
-    tokens = tokens_for(config, texts)
+    tokens: Tokens = own_tokens(config) or CharacterTokens.from_texts(texts)
     if "architecture" in checkpoint.metadata:
         given = skeleton(checkpoint)
         tokens = given.tokens

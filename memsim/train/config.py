@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import field_validator
 from pydantic.types import Strict
@@ -15,6 +15,18 @@ from memsim.schema import Schema, Section, Within, problem
 from memsim.yaml_config import read_config
 
 Pair = Annotated[tuple[float, Annotated[float, Within(low=0)]], Strict(False)]
+
+
+CORPUS = "corpus"
+"""In place of a file's name: the lexicon that comes with the corpus."""
+
+
+class TargetsConfig(Section):
+    """What the outputs stand for."""
+
+    kind: Literal["characters", "phonemes", "pieces"] = "characters"
+    lexicon: str = CORPUS  # of phonemes: the corpus's own (TED-LIUM's), cmudict, or a file
+    pieces: Annotated[int, Within(2)] = 500  # of pieces: how many, the blank included
 
 
 class TrainConfig(Section):
@@ -33,6 +45,7 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"  # of the matrix products in training
     feature_cache_gigabytes: Annotated[float, Within(low=0)] = 4.0  # features kept in memory; 0: none
     augment: AugmentConfig = AugmentConfig()
+    targets: TargetsConfig = TargetsConfig()
     quantisation: QuantisationConfig | None = None  # none: full precision
 
     @field_validator("learning_rate")
@@ -52,14 +65,23 @@ class TrainConfig(Section):
 
 
 def load_train_config(name_or_path: str | Path) -> TrainConfig:
-    """The recipe of that name (shipped in configs/qat) or in that YAML file, seen from whose folder is its `model`.
+    """The recipe of that name (shipped in configs/qat) or in that YAML file.
+
+    Its `model`, and the `lexicon` of its targets, are names or files as seen from its folder.
 
     A recipe without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
     """
     path = find_config("qat", name_or_path)
     config = read_config(path)
     config.data.setdefault("name", path.stem)
-    model = config.data.get("model")
-    if isinstance(model, str) and (path.parent / model).is_file():
-        config.data["model"] = str(path.parent / model)
+    _seen_from(path.parent, config.data, "model")
+    if isinstance(targets := config.data.get("targets"), dict):
+        _seen_from(path.parent, targets, "lexicon")
     return Schema(TrainConfig).validate(config)
+
+
+def _seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
+    """Where `key` names a file in `folder`, make that file its value."""
+    name = section.get(key)
+    if isinstance(name, str) and (folder / name).is_file():
+        section[key] = str(folder / name)

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
-from memsim.asr.kinds import Outputs
+from memsim.asr.kinds import CTC, Outputs
+from memsim.asr.prior import to_metadata
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError, Stopped
-from memsim.evaluate import input_statistics, transcribe_some
+from memsim.evaluate import input_statistics, output_prior, transcribe_some
 from memsim.rng import derive_seed
 from memsim.train.batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
 from memsim.train.config import TrainConfig
@@ -302,13 +303,19 @@ class _Training:
         return itertools.takewhile(lambda _: self.stop_request() is None, batches)
 
     def _finish(self, best: Best) -> None:
-        """Give the best checkpoint its input statistics; that it says which epoch was best says that all is done."""
+        """Give the best checkpoint its input statistics and, of a CTC, the prior of its outputs.
+
+        That it says which epoch was best says that all is done.
+        """
         tensors = load_checkpoint(self.job.out).tensors()
         self.evaluated.model.load_state_dict({name: tensors[name] for name in self.evaluated.model.state_dict()})
         first = self.job.corpora[0].utterances
         for layer, measured in input_statistics(self.evaluated, first, self.data.source, seed=self.job.seed).items():
             tensors |= measured.to_tensors(layer)
-        save_checkpoint(self.job.out, tensors, {**self.run, "best": json.dumps(asdict(best))})
+        run = {**self.run, "best": json.dumps(asdict(best))}
+        if isinstance(self.evaluated.kind, CTC):
+            run |= to_metadata(output_prior(self.evaluated, first, self.data.source))
+        save_checkpoint(self.job.out, tensors, run)
         self.files.state.unlink(missing_ok=True)
 
     # --- stopping ----------------------------------------------------------------------------------------------------

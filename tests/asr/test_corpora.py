@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsim.asr import corpora
-from memsim.asr.corpora import StmSegment, load_corpus, parse_stm_line
+from memsim.asr.corpora import StmSegment, corpus_lexicon, load_corpus, parse_stm_line
 from memsim.errors import InputError
 
 
@@ -328,3 +328,13 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_corpora_need_no_torch() -> None:
     program = "import sys, memsim.asr.corpora; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_lexicon_of_tedlium2(tedlium: Path) -> None:
+    path = tedlium / "TEDLIUM_release2/TEDLIUM.152k.dic"
+    with pytest.raises(InputError, match=r"152k\.dic: no such file, .*; name a lexicon file, or cmudict"):
+        corpus_lexicon("tedlium2", tedlium)
+    write(path, "yes Y EH S\n")
+    assert corpus_lexicon("tedlium2", tedlium) == path
+    with pytest.raises(InputError, match="librispeech: comes without a pronunciation lexicon"):
+        corpus_lexicon("librispeech", tedlium)

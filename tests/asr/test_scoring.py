@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memsim.asr.scoring import score
+from memsim.asr.scoring import align, score
 from memsim.errors import InputError
 
 
@@ -67,3 +67,17 @@ def test_no_reference_words(references: list[str]) -> None:
 def test_numbers_must_agree() -> None:
     with pytest.raises(InputError, match="2 references but 1 hypotheses"):
         score(["a", "b"], ["a"])
+
+
+def test_alignment() -> None:
+    assert align("a b c d", "a xx c e d").splitlines() == ["REF: a  b c * d", "HYP: a xx c e d", "        S   I"]
+    assert align("a b", "").splitlines() == ["REF: a b", "HYP: * *", "     D D"]
+    assert align("a b", "a b").splitlines() == ["REF: a b", "HYP: a b"]
+
+
+def test_the_worst_utterances() -> None:
+    result = score(["a b c", "d", "e f", "g", "h i"], ["a b c", "x y", "x y", "h", "x y"])
+    assert result.utterance_errors == ((0, 3), (2, 1), (2, 2), (1, 1), (2, 2))
+    assert result.worst(3) == [1, 2, 4]
+    assert result.worst(9) == [1, 2, 4, 3]
+    assert (result.references[1], result.hypotheses[1]) == ("d", "x y")

@@ -25,7 +25,7 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [[], ["map"], ["qat"], ["eval"], ["fit-device"]])
+@pytest.mark.parametrize("arguments", [[], ["map"], ["qat"], ["eval"], ["fit-device"], ["lm"]])
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys; from memsim.cli import main\n"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.cli.options import write_json
@@ -23,6 +23,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text() | st.just("[\n 1,\n 2]"), values | st.just("[\n 1,\n 2]")))
 def test_what_is_written_is_what_is_read(tmp_path_factory, facts):
     path = tmp_path_factory.mktemp("json") / "r.json"

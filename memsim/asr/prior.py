@@ -1,0 +1,53 @@
+"""The prior of a recogniser's outputs: their mean over speech, which beam search can correct for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from memsim.checkpoint import Checkpoint
+from memsim.errors import InputError
+
+KEY = "log_prior"
+"""The entry of a checkpoint's metadata that training writes."""
+
+
+def measure_log_prior(outputs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The logarithm of the mean probability of each token [tokens], float64, over all frames.
+
+    Args:
+        outputs: of each batch, the log-probabilities [batch, frames, tokens] and lengths [batch] of a CTC model.
+
+    Raises ValueError when there is no frame.
+    """
+    total, frames = torch.zeros(()), 0
+    for log_probs, lengths in outputs:
+        valid = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None]
+        total = total + log_probs.double().exp()[valid].sum(dim=0).cpu()
+        frames += int(lengths.sum())
+    if not frames:
+        raise ValueError("there is no frame to measure a prior of")
+    return (total / frames).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def to_metadata(log_prior: Tensor) -> dict[str, str]:
+    """What a checkpoint's metadata says of it."""
+    return {KEY: json.dumps([round(value, 6) for value in log_prior.tolist()])}
+
+
+def stored_log_prior(checkpoint: Checkpoint, tokens: int) -> Tensor | None:
+    """The prior in a checkpoint's metadata [tokens], if there is one. Raises InputError where it is unusable."""
+    if KEY not in checkpoint.metadata:
+        return None
+    try:
+        values = json.loads(checkpoint.metadata[KEY])
+        log_prior = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    except (ValueError, TypeError):
+        values = []
+    if len(values) != tokens or not all(isfinite(value) for value in log_prior.tolist()):
+        raise InputError(f"{checkpoint.path}: the metadata's {KEY} must be {tokens} numbers, one a token")
+    return log_prior

@@ -1,0 +1,26 @@
+"""The bundled speech in the shape of other corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from memsim.asr.corpora import load_corpus
+
+
+def tedlium_of_demo(folder: Path) -> None:
+    """The demo's speech as TED-LIUM has its own: six utterances of each split."""
+    utterances = load_corpus("demo", limit=18).utterances
+    for number, split in enumerate(("train", "dev", "test")):
+        lines, samples, at = [], [], 0.0
+        for utterance in utterances[6 * number : 6 * number + 6]:
+            audio, rate = soundfile.read(utterance.audio)
+            lines.append(f"{split} 1 x {at:.3f} {at + len(audio) / rate:.3f} <o> {utterance.text}\n")
+            samples.append(audio)
+            at += len(audio) / rate
+        for kind in ("sph", "stm"):
+            (folder / "TEDLIUM_release2" / split / kind).mkdir(parents=True)
+        (folder / "TEDLIUM_release2" / split / "stm" / f"{split}.stm").write_text("".join(lines))
+        soundfile.write(folder / "TEDLIUM_release2" / split / "sph" / f"{split}.wav", np.concatenate(samples), 16000)
