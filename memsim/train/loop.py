@@ -309,6 +309,7 @@ class _Training:
         """
         tensors = load_checkpoint(self.job.out).tensors()
         self.evaluated.model.load_state_dict({name: tensors[name] for name in self.evaluated.model.state_dict()})
+        self.evaluated.model.eval()  # where nothing was left to train, no epoch's evaluation has
         first = self.job.corpora[0].utterances
         for layer, measured in input_statistics(self.evaluated, first, self.data.source, seed=self.job.seed).items():
             tensors |= measured.to_tensors(layer)

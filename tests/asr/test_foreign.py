@@ -16,7 +16,7 @@ from memsim.asr.foreign import described
 from memsim.asr.kinds import CTC
 from memsim.asr.models.foreign import Factory, FactoryConfig
 from memsim.asr.recogniser import load_recogniser, metadata_of
-from memsim.asr.tokens import CharacterTokens
+from memsim.asr.tokens import CharacterTokens, tokens_from_json
 from memsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure
@@ -131,5 +131,5 @@ def test_a_file_that_says_nothing_is_described(monkeypatch: pytest.MonkeyPatch, 
     found = described(foreign, "one_function:make", "c.yaml")
     monkeypatch.delitem(ARCHITECTURES, "one_function:make")
     assert (found.kind, found.metadata["architecture"]) == ("model", "one_function:make")
-    assert CharacterTokens.from_json(found.metadata["tokens"]) == CharacterTokens(("a", "b"))
+    assert tokens_from_json(found.metadata["tokens"]) == CharacterTokens(("a", "b"))
     assert '"tokens":3' in found.metadata["architecture_config"]
