@@ -17,13 +17,14 @@ import memsim.checkpoint
 from memsim.asr.architectures import ARCHITECTURES, Architecture
 from memsim.asr.kinds import CTC
 from memsim.asr.models.conformer import ConformerConfig
-from memsim.asr.recogniser import Recogniser, build, load_model_config
+from memsim.asr.recogniser import Recogniser, build, load_model_config, load_recogniser
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from memsim.errors import InputError
 from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure, remap
 from memsim.nn.plan import Selection
+from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
 from memsim.resources import ASSETS
 from memsim.spec import HardwareSpec, load_hardware
 
@@ -189,22 +190,70 @@ class EveryLayer(nn.Module):
         return self.last(mixed).log_softmax(dim=-1), lengths - 2
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-@pytest.mark.parametrize("hardware", ["ideal", "physical"])
-@pytest.mark.parametrize(
-    "exclude", [[], ["lstm.weight_hh_l0", "attention.k_proj", "cross.v_proj"], ["*.out_proj", "*.q_proj", "lstm.*"]]
-)
-def test_a_file_of_every_layer_is_the_chip_that_map_model_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardware: str, exclude: list[str]
-) -> None:
+EXCLUDED: list[list[str]] = [
+    [],
+    ["lstm.weight_hh_l0", "attention.k_proj", "cross.v_proj"],
+    ["*.out_proj", "*.q_proj", "lstm.*"],
+]
+
+
+def every_layer(monkeypatch: pytest.MonkeyPatch) -> tuple[Recogniser, tuple[Tensor, Tensor]]:
+    """A recogniser with one of every kind of layer, and a batch for it."""
     monkeypatch.setitem(ARCHITECTURES, "every_layer", Architecture(ConformerConfig, EveryLayer, CTC()))
     config = load_model_config("conformer-small")[1]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         recogniser = build("every_layer", config, CharacterTokens(("a", "b")), "kaldi")
-    model = recogniser.model.eval()
+    recogniser.model.eval()
     features = torch.randn(2, 9, config.features.mel_bins, generator=torch.Generator().manual_seed(1))
-    batch = (features, torch.tensor([9, 7]))
+    return recogniser, (features, torch.tensor([9, 7]))
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("exclude", EXCLUDED)
+def test_a_file_of_every_layer_with_quantisers_maps_as_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exclude: list[str]
+) -> None:
+    recogniser, batch = every_layer(monkeypatch)
+    spec = load_hardware({"base": "ideal", "dac": {"bits": 8}, "digital": [], "tile": {"rows": 16}})
+    config = QuantisationConfig.model_validate({"layers": "all", "outputs": {"bits": 8}})
+    model = Quantisation(config, 3, spec).apply(recogniser.model, measure(recogniser.model, [batch]))
+    with torch.no_grad():
+        model.train()(*batch)
+    tensors = dict(model.eval().state_dict())
+    for name, measured in measure(model, [batch]).items():
+        tensors |= measured.to_tensors(name)
+    save_checkpoint(tmp_path / "trained.safetensors", tensors, {"kind": "model", **recogniser.metadata()})
+    checkpoint = load_checkpoint(tmp_path / "trained.safetensors")
+    trained = dict(quantised_layers(model))
+    assert len(trained) == 15
+
+    with torch.no_grad():
+        wanted = model(*batch)[0]
+        assert torch.equal(load_recogniser(checkpoint).model(*batch)[0], wanted)
+        plan = plan_checkpoint(checkpoint, spec, Selection(exclude=exclude))
+        mapped = map_checkpoint(checkpoint, spec, plan)
+        assert not mapped.uncalibrated
+        assert {layer.tiling.bits for layer in plan.mapped} == {3}
+        for layer in plan.mapped:
+            assert torch.equal(mapped.tensors[f"{layer.name}.matrix.scale"], trained[layer.name].weight_quantiser.scale)
+            full_scale = float(mapped.tensors[f"{layer.name}.matrix.input_range"])
+            assert full_scale == pytest.approx(trained[layer.name].full_scale)
+        save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
+        found = load_chip(load_checkpoint(tmp_path / "mapped.safetensors"))[0].model(*batch)[0]
+    # a value at the middle of two codes may round to either: rare, and then a small step
+    assert (found - wanted).norm() < 0.02 * wanted.norm()
+    assert ((found - wanted).abs() < 1e-5).float().mean() > 0.8
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("hardware", ["ideal", "physical"])
+@pytest.mark.parametrize("exclude", EXCLUDED)
+def test_a_file_of_every_layer_is_the_chip_that_map_model_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardware: str, exclude: list[str]
+) -> None:
+    recogniser, batch = every_layer(monkeypatch)
+    model = recogniser.model
     statistics = measure(model, [batch])
     save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), {"kind": "model", **recogniser.metadata()})
     source = load_checkpoint(tmp_path / "model.safetensors")
