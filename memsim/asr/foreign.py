@@ -48,7 +48,8 @@ def load_architecture(name: str, config_file: str | Path | None = None) -> tuple
     try:
         architecture = find_architecture(name)
     except InputError as error:
-        raise InputError(f"--architecture {name}: {error}; a bundle of torchaudio; or PACKAGE.MODULE:FACTORY") from None
+        remedy = "or name a CTC bundle of torchaudio.pipelines, or MODULE:FACTORY in code of your own"
+        raise InputError(f"--architecture {name}: {error}; {remedy}") from None
     return name, Schema(architecture.config).validate(given)
 
 
