@@ -109,6 +109,8 @@ def described(
         if config_file is not None:
             raise InputError("--architecture-config: is the config of an --architecture; name that, too")
         return checkpoint
+    if checkpoint.kind == "device":
+        raise InputError(f"{checkpoint.path}: a device model, which has no --architecture")
     architecture, config = load_architecture(name, config_file)
     if (stored := checkpoint.metadata.get("architecture")) is not None:
         if stored != architecture:
