@@ -47,7 +47,8 @@ def load_architecture(name: str, config_file: str | Path | None = None) -> tuple
     try:
         architecture = find_architecture(name)
     except InputError as error:
-        raise InputError(f"--architecture {name}: {error}; a bundle of torchaudio; or PACKAGE.MODULE:FACTORY") from None
+        remedy = "or name a CTC bundle of torchaudio.pipelines, or MODULE:FACTORY in code of your own"
+        raise InputError(f"--architecture {name}: {error}; {remedy}") from None
     return name, Schema(architecture.config).validate(given)
 
 
@@ -106,6 +107,8 @@ def described(
         if config_file is not None:
             raise InputError("--architecture-config: is the config of an --architecture; name that, too")
         return checkpoint
+    if checkpoint.kind == "device":
+        raise InputError(f"{checkpoint.path}: a device model, which has no --architecture")
     architecture, config = load_architecture(name, config_file)
     if (stored := checkpoint.metadata.get("architecture")) is not None:
         if stored != architecture:

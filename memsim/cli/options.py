@@ -69,13 +69,13 @@ Architecture = Annotated[
     typer.Option(
         "--architecture",
         metavar="NAME|MODULE:FACTORY",
-        help="The network that the file holds, where it does not say: a bundle of torchaudio's such as "
-        "WAV2VEC2_ASR_BASE_960H, or a function in Python code of your own, which is run.",
+        help="A network that memsim did not make: a CTC bundle of torchaudio's such as WAV2VEC2_ASR_BASE_960H, or "
+        "a function in Python code of your own, which is run.",
     ),
 ]
 ArchitectureConfig = Annotated[
     str | None,
-    typer.Option("--architecture-config", metavar="FILE", help="Config of the --architecture (YAML)."),
+    typer.Option("--architecture-config", metavar="FILE", help="Its features, characters and options (YAML)."),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]

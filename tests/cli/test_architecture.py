@@ -203,6 +203,13 @@ def test_a_file_and_the_command_line_must_agree(memsim, folder):
     assert memsim("eval", "demo-float", *NAMED, "--data", "dev.tsv").status == 2
 
 
+def test_a_device_model_is_no_network(memsim, folder):
+    synaptogen = Path(__file__).parents[2] / "configs" / "devices" / "synaptogen.safetensors"
+    refused = memsim("map", synaptogen, *CONFIGURED)
+    assert refused.status == 2
+    assert "synaptogen.safetensors: a device model, which has no --architecture" in refused.said
+
+
 def test_training_names_one_network(memsim, folder):
     command = ("qat", "--bits", "float", "--data", "train.tsv", "--dev", "dev.tsv", "-o", "out.safetensors")
     both = memsim(*command, *NAMED, "--model", "conformer-small")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,6 +173,21 @@ def test_layers_that_share_a_weight_share_its_array() -> None:
     largest = float(torch.cat([hidden, net[0].embedding(x)]).detach().abs().max())
     assert statistics["0.first"].absmax == pytest.approx(largest)
     is_close(exact(net)(x), net(x))
+
+
+def test_a_chip_with_shared_arrays_goes_through_a_file(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
+    net[2].weight = net[0].weight
+    x = normal(4, 5)
+    chip, other = (memsim.map_model(net, PHYSICAL, seed=seed, calibration=[x]) for seed in (0, 1))
+    path = tmp_path / "chip.safetensors"
+    memsim.save_checkpoint(path, chip.state_dict(), {"kind": "chip of one's own"})
+    mapping_of(other).reads.seed = 0
+    other.load_state_dict(memsim.load_checkpoint(path).tensors())
+    assert other[2].matrix is other[0].matrix
+    for one in (chip, other):
+        mapping_of(one).begin_batch("0")
+    assert torch.equal(other(x), chip(x))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
