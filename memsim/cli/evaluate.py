@@ -168,12 +168,11 @@ def _render(result: Evaluation, verbose: bool) -> None:
 
     corpus = result.corpus
     kind = "synthetic speech" if corpus.synthetic else "speech"
-    bits = sorted({layer.tiling.bits for layer in result.mapping.mapped})
     title = (
         f"{corpus.name} {corpus.split}: {len(corpus.utterances)} utterances, {corpus.words} words, "
         f"{result.seconds:.0f} s of {kind}\n"
-        f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, bits))}-bit weights, "
-        f"{len(result.mapping.mapped)} layers on {sum(layer.tiling.tiles for layer in result.mapping.mapped):,} arrays"
+        f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, result.chip.bits))}-bit weights, "
+        f"{result.chip.layers} layers on {result.chip.arrays:,} arrays"
     )
     stdout.print(title, style="bold", highlight=False, soft_wrap=True)
     table = Table()
@@ -214,7 +213,7 @@ def _clip_table(result: Evaluation) -> Table:
     table.add_column("layer", overflow="fold")
     for column in ("DAC %", "ADC %"):
         table.add_column(column, justify="right")
-    for name, rate in result.mapping.clip_rates().items():
+    for name, rate in result.trials[-1].clip_rates.items():
         table.add_row(name, *("" if r is None else f"{100 * r:.3f}" for r in (rate.dac, rate.adc)))
     return table
 
