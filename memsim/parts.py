@@ -15,6 +15,7 @@ from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.nn.mapping import ChipMapping
 from memsim.spec import HardwareSpec, load_hardware
 
+
 @dataclass(frozen=True)
 class ChipFacts:
     """One simulated chip: its seed, its hardware, and how much of the network lies on how many arrays."""
