@@ -223,7 +223,7 @@ def prepare(
         if spec is None:
             raise ValueError("an unmapped checkpoint needs a hardware spec")
         recogniser = load_recogniser(checkpoint)
-        if is_full_precision(checkpoint):
+        if has_full_precision(checkpoint):
             full_precision = recogniser
         statistics = stored_statistics(checkpoint)
         seed = seed or 0
@@ -233,6 +233,11 @@ def prepare(
     if reference is not None:
         full_precision = load_recogniser(reference)
     return Subject(checkpoint, recogniser, spec, seed, statistics, full_precision, digital, programmed)
+
+
+def has_full_precision(checkpoint: Checkpoint, reference: Checkpoint | None = None) -> bool:
+    """Whether there are full-precision weights to compare with: in `checkpoint` itself, or those of a reference."""
+    return reference is not None or (checkpoint.kind != "mapped" and is_full_precision(checkpoint))
 
 
 def _require_statistics(
@@ -292,12 +297,10 @@ class Runner:
     """The utterances of each batch, by their numbers."""
     seconds: float
     device: str
-    progress: Progress
+    progress: Progress = lambda name, done: None
 
     @classmethod
-    def make(
-        cls, recogniser: Recogniser, corpus: Corpus, device: str, progress: Progress = lambda name, done: None
-    ) -> Runner:
+    def make(cls, recogniser: Recogniser, corpus: Corpus, device: str, progress: Progress) -> Runner:
         """`recogniser` says which features; `device` is where networks run."""
         durations = [duration_seconds(utterance) for utterance in corpus.utterances]
         source = FeatureSource(recogniser.features, cache_bytes=CACHED_BYTES)
