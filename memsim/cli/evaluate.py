@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memsim.cli import options
+from memsim.cli import study as study_options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from memsim.ablation import AblationStep, Sensitivity
     from memsim.asr.scoring import Score
+    from memsim.budget import Budget
     from memsim.checkpoint import Checkpoint
-    from memsim.evaluate import Evaluation
+    from memsim.evaluate import Evaluation, Subject
     from memsim.spec import HardwareSpec
+    from memsim.study.plan import Point, PointFacts
 
 
 def command(
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            metavar="DATA",
-            help="demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl).",
-            rich_help_panel=options.DATA_PANEL,
-        ),
-    ],
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -36,6 +35,15 @@ def command(
             help="A safetensors file, mapped or not, or demo-float. Default: $MEMSIM_CHECKPOINT, else the newest "
             "*.mapped.safetensors here, else the bundled demo.",
             show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl). Required, but not with --merge.",
+            rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
     data_root: options.DataRoot = None,
@@ -57,7 +65,12 @@ def command(
     bits: options.Bits = None,
     cell: options.Cell = None,
     set_: options.Set = None,
-    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, help="How many chips.")] = 1,
+    trials: study_options.Trials = 1,
+    jobs: study_options.Jobs = 1,
+    results: study_options.ResultsOption = None,
+    shard: study_options.ShardOption = None,
+    merge: study_options.Merge = None,
+    figure: study_options.Figure = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", metavar="CHECKPOINT", help="Full-precision checkpoint to compare with."),
@@ -84,63 +97,128 @@ def command(
     An unmapped checkpoint is mapped in memory on the given hardware; a mapped file runs as it is, unless hardware
     options ask for its levels to be mapped again.
     """
-    options.require_new(json_file, force)
+    quiet = quiet or str(json_file) == "-"
+    if merge is not None:
+        study_options.require_alone(merge, checkpoint, data)
+        for path in (json_file, figure):
+            options.require_new(path, force)
+        _show(study_options.merged(merge), Costs(), json_file, figure, quiet=quiet, verbose=verbose)
+        return
+    if data is None:
+        raise InputError("--data is missing: demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl)")
+    if split is not None and options.has_one_split(data):
+        raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
+    sharing = study_options.Sharing.of(jobs, shard, results)
+    if shard is not None and (json_file or figure):
+        raise InputError(f"--shard {shard}: a share has no result of its own; --json and --figure go with --merge")
+    goes_on = sharing.prepare_results(force)
+    for path in (json_file, figure):
+        options.require_new(path, force or goes_on)
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
-    if split is not None and options.has_one_split(data):
-        raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
-    quiet = quiet or str(json_file) == "-"
-    opened, said = open_checkpoint(checkpoint)
-    if said and not quiet:
-        say(said)
-    from memsim.asr.corpora import load_corpus
+    with study_options.eval_workers() as workers:
+        quiet = quiet or not workers.is_first
+        opened, said = open_checkpoint(checkpoint)
+        if said and not quiet:
+            say(said)
+        from memsim.asr.corpora import load_corpus
 
-    corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
-    wants_hardware = any((hardware, bits is not None, cell, set_))
-    if opened.kind == "device":
-        raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
-    spec = None
-    if opened.kind != "mapped":
-        spec = options.choose_hardware(hardware, bits, cell, set_)
-    elif wants_hardware:
-        spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
-    from memsim import ablation
-    from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
-    from memsim.evaluate import evaluate, prepare
+        corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
+        if opened.kind == "device":
+            raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
+        from memsim import ablation
+        from memsim.study.plan import Study
+        from memsim.study.sweep import sweep_points
+        from memsim.train.workers import own_device
+
+        points: tuple[Point, ...] = ()  # a mapped file as it is
+        if opened.kind != "mapped":
+            points = sweep_points(set_ or [], partial(options.choose_hardware, hardware, bits, cell))
+        elif any((hardware, bits is not None, cell, set_)):
+            points = sweep_points(set_ or [], partial(_hardware_for_mapped, opened, hardware, bits, cell))
+        if len(points) > 1 or shard is not None or workers.size > 1:
+            study_options.require_no_costs(budget=budget, ablate=ablate, sensitivity=sensitivity)
+        device = str(own_device(options.choose_device(compute)))
+        compared = open_checkpoint(reference)[0] if reference else None
+        study = Study(opened, corpus, points, trials, seed, compared)
+        subject = study.subject()
+        if not quiet:
+            _say_what_matters(subject, opened)
+        costs = Costs()
+        with pass_progress(quiet) as progress:
+            if budget:
+                costs.budget = ablation.chip_budget(subject, progress=progress)
+            if sensitivity:
+                costs.sensitivity = ablation.sensitivity(subject, corpus, device=device, progress=progress)
+            done = study_options.run(study, sharing, workers, subject, device, progress)
+            if ablate:
+                costs.steps = ablation.ablate(subject, done[0][1], device=device, progress=progress)
+        if done:
+            _show(done, costs, json_file, figure, quiet=quiet, verbose=verbose)
+        if not quiet and sharing.shard:
+            say(f"share {shard} is done: {results}; --merge joins all of them")
+        if corpus.skipped and workers.is_first:
+            warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
+
+
+@dataclass
+class Costs:
+    """What each effect and each layer costs, where that was asked for."""
+
+    budget: Budget | None = None
+    steps: Sequence[AblationStep] = ()
+    sensitivity: Sensitivity | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        facts: dict[str, Any] = {"budget": self.budget.to_dict()} if self.budget else {}
+        facts |= {"ablation": [step.to_dict() for step in self.steps]} if self.steps else {}
+        return facts | ({"sensitivity": self.sensitivity.to_dict()} if self.sensitivity else {})
+
+
+def _say_what_matters(subject: Subject, opened: Checkpoint) -> None:
+    """How a mapped file is taken, and warnings."""
+    from memsim.cli.progress import say
     from memsim.nn.mapping import mapping_of
 
-    device = options.choose_device(compute)
-    subject = prepare(opened, spec=spec, seed=seed, reference=open_checkpoint(reference)[0] if reference else None)
-    if opened.kind == "mapped" and not quiet:
+    plan = mapping_of(subject.digital).plan
+    if opened.kind == "mapped":
         how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
         say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
+    else:  # a mapped file does not know what its globs kept digital
+        warn_of_globs(plan, subject.spec)
+        warn_of_other_bits(plan, opened)
+    warn_of_disturbing_reads(plan, subject.spec)
+
+
+def _show(
+    points: Sequence[tuple[PointFacts, Evaluation]],
+    costs: Costs,
+    json_file: Path | None,
+    figure: Path | None,
+    *,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Tables, and the files that were asked for, of one point or of a sweep."""
+    from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
+
+    result = points[0][1]
     if not quiet:
-        plan = mapping_of(subject.digital).plan
-        if opened.kind != "mapped":  # a mapped file does not know what its globs kept digital
-            warn_of_globs(plan, subject.spec)
-            warn_of_other_bits(plan, opened)
-        warn_of_disturbing_reads(plan, subject.spec)
-    with pass_progress(quiet) as progress:
-        errors = ablation.chip_budget(subject, progress=progress) if budget else None
-        layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
-        result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
-        steps = ablation.ablate(subject, result, device=device, progress=progress) if ablate else ()
-    if not quiet:
-        _render(result, verbose)
-        if errors:
-            render_budget(errors, verbose)
-        if steps:
-            render_ablation(steps, result.full_precision)
-        if layers:
-            render_sensitivity(layers, verbose)
-    facts = result.to_dict()
-    facts |= {"budget": errors.to_dict()} if errors else {}
-    facts |= {"ablation": [step.to_dict() for step in steps]} if steps else {}
-    facts |= {"sensitivity": layers.to_dict()} if layers else {}
+        if len(points) > 1:
+            study_options.render_sweep(points)
+        else:
+            _render(result, verbose)
+        if costs.budget:
+            render_budget(costs.budget, verbose)
+        if costs.steps:
+            render_ablation(costs.steps, result.full_precision)
+        if costs.sensitivity:
+            render_sensitivity(costs.sensitivity, verbose)
+    study_options.draw_figure(figure, points)
+    facts = study_options.sweep_dict(points) if len(points) > 1 else result.to_dict() | costs.to_dict()
     options.write_json(json_file, facts)
-    if corpus.skipped:
-        warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
 
 
 def _hardware_for_mapped(

@@ -13,7 +13,7 @@ from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, Study, StudyFacts, Unit, divided, share
 from memsim.study.processes import in_processes
 from memsim.study.results import ResultsFile, Shard, adding_to, by_network
-from memsim.study.work import Evaluator, Watcher, tally
+from memsim.study.work import Evaluator, Unwatched, Watcher, tally
 from memsim.train.workers import Workers
 
 StopRequest = Callable[[], int | None]
@@ -46,7 +46,7 @@ def run_study(
 
     Raises InputError as `prepare` and `adding_to` do, and Stopped when it was asked to stop and something is left.
     """
-    workers, watcher = workers or Workers(), watcher or Watcher()
+    workers, watcher = workers or Workers(), watcher or Unwatched()
     facts = study.facts
     units = divided(facts.networks(), len(study.groups), shard[1] if shard else max(jobs, workers.size))
     if shard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource
@@ -28,14 +29,22 @@ def tally(texts: Mapping[int, str], corpus: Corpus) -> Tally:
     return Tally(len(texts), score.substitutions + score.insertions + score.deletions, score.words)
 
 
-class Watcher:
-    """Told how a study goes; this one does nothing with it."""
+class Watcher(Protocol):
+    """Told how a study goes."""
 
     def begin(self, facts: StudyFacts, utterances: int, done: int) -> None:
         """There are `utterances` transcripts to make, over all networks; an earlier run has made `done` of them."""
 
     def step(self, network: Network, more: Tally) -> None:
         """A batch more is done."""
+
+
+class Unwatched:
+    """A watcher that looks away."""
+
+    def begin(self, facts: StudyFacts, utterances: int, done: int) -> None: ...
+
+    def step(self, network: Network, more: Tally) -> None: ...
 
 
 class Evaluator:
