@@ -52,14 +52,19 @@ def sweep_points(settings: Iterable[str], make: Callable[[list[str]], HardwareSp
 
     `make` gives the spec for settings of one value each. Raises InputError where a setting cannot be read.
     """
-    alternatives = [(setting, *values_of(setting)) for setting in settings]
+    alternatives = [_alternatives(setting) for setting in settings]
     points = []
-    for chosen in itertools.product(*([(key, value) for value in values] for _, key, values in alternatives)):
-        texts = [f"{key}={value}" for key, value in chosen]
-        named: dict[str, Any] = {
-            key: parse_value(value, f"--set {key}={value}")
-            for (key, value), (_, _, values) in zip(chosen, alternatives, strict=True)
-            if len(values) > 1
-        }
-        points.append(Point(named, make(texts)))
+    for chosen in itertools.product(*alternatives):
+        named: dict[str, Any] = {}
+        for several, text in zip(alternatives, chosen, strict=True):
+            if len(several) > 1:
+                key, _, value = text.partition("=")
+                named[key] = parse_value(value, f"--set {text}")
+        points.append(Point(named, make(list(chosen))))
     return tuple(points)
+
+
+def _alternatives(setting: str) -> list[str]:
+    """The settings of one value each that it stands for."""
+    key, values = values_of(setting)
+    return [setting] if len(values) == 1 else [f"{key}={value}" for value in values]
