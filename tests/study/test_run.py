@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,14 +39,29 @@ def test_processes_make_the_same_result(study, whole, tmp_path):
     assert without_timing(results) == whole
     assert watcher.begun == (watcher.utterances, 0) == (6 * 60, 0)
     assert without_timing(merge([tmp_path / "r.jsonl"])) == whole
-    with pytest.raises(InputError, match="no such audio file"):  # as in this process
+
+
+@pytest.mark.slow
+def test_what_a_process_complains_of_is_raised(study, tmp_path):
+    with pytest.raises(InputError, match="no such audio file"):
         run_study(study(corpus=_gone(tmp_path)), jobs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+def test_a_process_that_is_killed_is_said(study):
+    class Killing(Counting):
+        def step(self, network, more):
+            for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+
+    with pytest.raises(OSError, match="a process that shared the work was killed, perhaps for its memory"):
+        run_study(study(), jobs=2, watcher=Killing())
 
 
 def _gone(folder):
     """A corpus whose second audio file vanishes once its length is known."""
-    from dataclasses import replace
-
     corpus = load_corpus("demo", limit=2)
     lost = replace(corpus.utterances[1], audio=folder / "lost.wav", start_seconds=0.0, end_seconds=1.0)
     return replace(corpus, utterances=(corpus.utterances[0], lost))
@@ -86,6 +103,7 @@ def test_ctrl_c_is_told_from_other_signals(study, tmp_path):
     assert stopped.value.by_keyboard
 
 
+@pytest.mark.slow
 def test_processes_stop_and_go_on(study, whole, tmp_path):
     path = tmp_path / "r.jsonl"
     watcher = Counting(2)
@@ -154,4 +172,3 @@ def test_a_mapped_file_as_it_is(study, whole, tmp_path, tiny_recogniser):
         trial.score for trial in run_study(it)[0][1].trials
     ]
     assert evaluation.to_dict()["clip_rate"] == run_study(it)[0][1].to_dict()["clip_rate"]
-    assert Path(results).exists()
