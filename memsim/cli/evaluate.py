@@ -14,6 +14,7 @@ from memsim.cli import options
 from memsim.cli import study as study_options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
+from memsim.launch import is_first
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,9 +112,8 @@ def command(
     sharing = study_options.Sharing.of(jobs, shard, results)
     if shard is not None and (json_file or figure):
         raise InputError(f"--shard {shard}: a share has no result of its own; --json and --figure go with --merge")
-    goes_on = sharing.prepare_results(force)
-    for path in (json_file, figure):
-        options.require_new(path, force or goes_on)
+    if is_first():
+        sharing.make_way(json_file, figure, force=force)
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 

@@ -17,6 +17,7 @@ import typer
 from memsim.cli import options
 from memsim.cli.signals import noted_stop_signals
 from memsim.errors import InputError
+from memsim.launch import is_torchrun
 
 if TYPE_CHECKING:
     from memsim.cli.progress import Draw
@@ -86,8 +87,6 @@ class Sharing:
     @classmethod
     def of(cls, jobs: int, shard: str | None, results: Path | None) -> Sharing:
         """What the options mean. Raises InputError for such that do not go together."""
-        from memsim.train.workers import is_torchrun
-
         if shard is None:
             numbers = None
         else:
@@ -101,14 +100,19 @@ class Sharing:
             raise InputError("torchrun shares the work out already; leave out --jobs and --shard")
         return cls(jobs, numbers, results)
 
-    def prepare_results(self, force: bool) -> bool:
-        """Whether there are results to go on with. With `force` they are removed."""
-        if self.results is None:
-            return False
-        if force:
-            self.results.unlink(missing_ok=True)
-        options.require_new(self.results, force=True)
-        return self.results.exists()
+    def make_way(self, *files: Path | None, force: bool) -> None:
+        """Remove old results with `force`, and raise InputError when they or `files` must not or cannot be written.
+
+        Whoever goes on with results writes `files` anew.
+        """
+        goes_on = False
+        if self.results is not None:
+            if force:
+                self.results.unlink(missing_ok=True)
+            options.require_new(self.results, force=True)
+            goes_on = self.results.exists()
+        for path in files:
+            options.require_new(path, force or goes_on)
 
 
 def require_alone(merge: str, checkpoint: str | None, data: str | None) -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import torch
 
 from memsim.parts import Part
 from memsim.study.plan import Network, Study, Unit
-from memsim.study.work import Evaluator, Tally, Watcher
+from memsim.study.work import Done, Evaluator, Tally, Watcher
 
 POLL_SECONDS = 0.2
 """How often signals and steps are looked at."""
@@ -32,7 +32,7 @@ def in_processes(
     jobs: int,
     watcher: Watcher,
     stop_request: Callable[[], int | None],
-) -> Iterator[tuple[Network, Part]]:
+) -> Done:
     """What `jobs` processes make of `units`, in the order in which they are done. Threads and GPUs are shared out.
 
     Raises what a process raised, and OSError when one was killed.

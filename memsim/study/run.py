@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from memsim.errors import Stopped
@@ -13,7 +13,7 @@ from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, Study, StudyFacts, Unit, divided, share
 from memsim.study.processes import in_processes
 from memsim.study.results import ResultsFile, Shard, adding_to, by_network
-from memsim.study.work import Evaluator, Unwatched, Watcher, tally
+from memsim.study.work import Done, Evaluator, Unwatched, Watcher, tally
 from memsim.train.workers import Workers
 
 StopRequest = Callable[[], int | None]
@@ -67,9 +67,10 @@ def run_study(
             evaluator = Evaluator(study, device, subject)
             done = _in_turn(evaluator, share(units, workers.rank, workers.size), watcher, stop_request)
             done = _together(study, done, -(-len(units) // workers.size), workers, watcher, stop_request)
-        for network, part in done:
-            collected.add(network, part)
-            left -= len(part.texts)
+        with closing(done):
+            for network, part in done:
+                collected.add(network, part)
+                left -= len(part.texts)
         stops = [number for number in workers.gather(stop_request()) if number is not None]
         if left and stops:
             kept = f"{results} keeps what is done, the same command goes on" if results else "nothing was kept"
@@ -90,9 +91,7 @@ def _left(study: Study, unit: Unit, covered: Mapping[Network, set[int]]) -> Unit
     return Unit(unit.network, tuple(batch for batch in unit.batches if not done.issuperset(study.groups[batch])))
 
 
-def _in_turn(
-    evaluator: Evaluator, units: Iterable[Unit], watcher: Watcher, stop_request: StopRequest
-) -> Iterator[tuple[Network, Part]]:
+def _in_turn(evaluator: Evaluator, units: Iterable[Unit], watcher: Watcher, stop_request: StopRequest) -> Done:
     for unit in units:
         if stop_request() is not None:
             return
@@ -102,12 +101,12 @@ def _in_turn(
 
 def _together(
     study: Study,
-    own: Iterator[tuple[Network, Part]],
+    own: Done,
     rounds: int,
     workers: Workers,
     watcher: Watcher,
     stop_request: StopRequest,
-) -> Iterator[tuple[Network, Part]]:
+) -> Done:
     """What all `workers` have done, one part of each at a time; all end where one of them is asked to stop."""
     for _ in range(rounds):
         results = workers.gather((next(own, None), stop_request()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,6 +12,10 @@ from memsim.asr.recogniser import Recogniser
 from memsim.evaluate import CACHED_BYTES, Runner, Subject, part_score
 from memsim.parts import Part
 from memsim.study.plan import Network, Study, StudyFacts, Unit
+
+
+Done = Generator[tuple[Network, Part], None, None]
+"""Parts, as they are done; closed, it leaves the rest."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from memsim.errors import InputError
+from memsim.launch import is_torchrun
 
 T = TypeVar("T")
 
@@ -62,11 +63,6 @@ class Workers:
     def wait(self) -> None:
         """Until all processes are here."""
         self.gather(None)
-
-
-def is_torchrun() -> bool:
-    """Whether torchrun has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def own_device(device: str) -> torch.device:
