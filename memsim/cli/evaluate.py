@@ -137,6 +137,7 @@ def command(
             points = sweep_points(set_ or [], partial(options.choose_hardware, hardware, bits, cell))
         elif any((hardware, bits is not None, cell, set_)):
             points = sweep_points(set_ or [], partial(_hardware_for_mapped, opened, hardware, bits, cell))
+        study_options.require_sweep(figure, len(points))
         if len(points) > 1 or shard is not None or workers.size > 1:
             study_options.require_no_costs(budget=budget, ablate=ablate, sensitivity=sensitivity)
         device = str(own_device(options.choose_device(compute)))

@@ -89,8 +89,10 @@ class _Pace:
         """Since it began."""
         return time.monotonic() - self._start
 
-    def seconds_left(self, done: float) -> float:
-        return self.seconds() * (1 - done) / max(done - self._start_done, 1e-9)
+    def left(self, done: float) -> str:
+        """`about 95 s left`; nothing while nothing is done."""
+        made = done - self._start_done
+        return f"about {_duration(self.seconds() * (1 - done) / made)} left" if made > 0 else ""
 
     def count(self, done: float, total: int, unit: str) -> str:
         """`120/480 utterances, 3.1/s`; nothing of a job that is not counted."""
@@ -127,12 +129,7 @@ def _lines() -> Draw:
             stderr.print(f"{name}: {whole}done in {pace.seconds():.1f} s", highlight=False)
         elif pace.seconds() - said.setdefault(name, 0.0) >= LINE_SECONDS:
             said[name] = pace.seconds()
-            parts = [
-                f"{done:.0%}",
-                pace.count(done, total, unit),
-                detail,
-                f"about {_duration(pace.seconds_left(done))} left",
-            ]
+            parts = [f"{done:.0%}", pace.count(done, total, unit), detail, pace.left(done)]
             stderr.print(f"{name}: {', '.join(filter(None, parts))}", highlight=False)
 
     return line

@@ -121,6 +121,12 @@ def require_alone(merge: str, checkpoint: str | None, data: str | None) -> None:
         raise InputError(f"--merge {merge}: evaluates nothing; leave out CHECKPOINT and --data")
 
 
+def require_sweep(figure: Path | None, points: int) -> None:
+    """Raise InputError for a --figure of a single point."""
+    if figure is not None and points < 2:
+        raise InputError(f"--figure {figure}: nothing is swept; give a key several values, --set KEY=V1,V2,...")
+
+
 def require_no_costs(**wanted: bool) -> None:
     """Raise InputError for what is found out about the chips of one point, in one process."""
     for name, is_wanted in wanted.items():

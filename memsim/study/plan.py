@@ -84,8 +84,10 @@ class StudyFacts:
     seconds: float
     points: tuple[PointFacts, ...]
     trials: int
-    seed: int | None
+    seed: int
+    """Of the first chip of every point."""
     as_it_is: bool
+    """Whether the first chip is the one in the mapped file."""
     full_precision: bool
 
     def networks(self) -> list[Network]:
@@ -156,7 +158,7 @@ class Study:
             seconds=sum(self.durations_seconds),
             points=tuple(point.facts for point in points),
             trials=self.trials,
-            seed=self.seed,
+            seed=int(self.checkpoint.metadata.get("seed", "0")) if self.seed is None else self.seed,
             as_it_is=not self.points and self.seed is None,
             full_precision=has_full_precision(self.checkpoint, self.reference),
         )

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,7 +61,10 @@ class Header:
                 "synthetic": facts.corpus.synthetic,
                 "skipped": facts.corpus.skipped,
                 "seconds": facts.seconds,
-                "utterances": [[u.id, str(u.audio), *astuple(u)[2:]] for u in facts.corpus.utterances],
+                "utterances": [
+                    [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker]
+                    for u in facts.corpus.utterances
+                ],
             },
         }
 
@@ -100,7 +103,8 @@ class Header:
             "data": f"{corpus.name} {corpus.split} ({len(corpus.utterances)} utterances)",
             "text style": corpus.text_style,
             "transcripts": hashlib.blake2b(spoken.encode(), digest_size=6).hexdigest(),
-            "seed": "that of the file" if facts.seed is None else facts.seed,
+            "seed": facts.seed,
+            "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
         }
 
 
@@ -200,7 +204,8 @@ def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iter
                     f"{path}: holds results of another command ({problem}); name another file, or --force overwrites it"
                 )
             # not a line that was cut off, nor points, which may get more trials
-            kept = [line for line in _whole_lines(path.open(encoding="utf-8")) if line.startswith('{"kind": "part"')]
+            lines = _whole_lines(files.enter_context(path.open(encoding="utf-8")))
+            kept = [line for line in lines if line.startswith('{"kind": "part"')]
         with writing(path) as temporary:
             temporary.write_text("".join([json.dumps(header.to_dict()) + "\n", *kept]), encoding="utf-8")
         file = files.enter_context(path.open("a", encoding="utf-8"))
@@ -230,8 +235,6 @@ def _conflict(old: Header, new: Header) -> str | None:
     other = [point.label or "other hardware" for point in old.facts.points if point.hardware not in mine]
     if other:
         return f"{other[0]}, which is not among the points here"
-    if old.facts.as_it_is != new.facts.as_it_is:
-        return "the chip of the mapped file as it is, or not"
     if old.facts.trials > new.facts.trials:
         return f"{old.facts.trials} trials, not {new.facts.trials}"
     if new.shard and (old.facts.trials != new.facts.trials or len(old.facts.points) != len(mine)):

@@ -74,7 +74,7 @@ def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
 
     refused = memsim(*command, "--seed", "1", "--results", "r.jsonl")
     assert refused.status == 2
-    assert "r.jsonl: holds results of another command (seed that of the file, not 1)" in refused.said
+    assert "r.jsonl: holds results of another command (seed 0, not 1)" in refused.said
     assert memsim(*command, "--seed", "1", "--results", "r.jsonl", "--force").status == 0
 
 
@@ -100,7 +100,7 @@ def test_a_log_says_how_far_it_is(memsim, tiny, monkeypatch):
         (["--shard", "1/2", "--results", "r.jsonl", "--json", "a.json"], "--json and --figure go with --merge"),
         (["--results", "nowhere/r.jsonl"], "nowhere/r.jsonl: the folder nowhere does not exist"),
         (["--set", "adc.bits=4,6", "--ablate"], "--ablate: goes with a single point"),
-        (["--figure", "a.svg"], "nothing was swept"),
+        (["--figure", "a.svg"], "nothing is swept"),
         (["--jobs", "0"], "greater than or equal to 1"),
         (["--merge", "*.jsonl"], "evaluates nothing; leave out CHECKPOINT and --data"),
     ],

@@ -16,7 +16,8 @@ def shard(study, tmp_path):
     """Makes the file of a shard of a study of one chip."""
 
     def make(number, count=3, stop_after=None, **changes):
-        path = tmp_path / f"{number}-of-{count}{''.join(map(str, changes))}.jsonl"
+        name = "".join(c if c.isalnum() else "-" for c in str(changes))
+        path = tmp_path / f"{number}-of-{count}{name.strip('-')}.jsonl"
         watcher = Counting(stop_after)
         given = {"settings": ("adc.bits=8",), "trials": 1} | changes
         run_study(
@@ -43,7 +44,7 @@ def test_what_is_wrong_with_shards_is_said(shard, tmp_path):
     assert error_of([one, three, copy]) == f"{one} and {copy}: both are shard 1/3"
 
     other = shard(2, seed=1)
-    assert f"{other}: is of another study than {one} (seed 1, not that of the file)" == error_of([one, other, three])
+    assert f"{other}: is of another study than {one} (seed 1, not 0)" == error_of([one, other, three])
     assert f"{shard(2, 2)}: is of another study than {one} (2 shards, not 3)" in error_of([one, shard(2, 2)])
     assert "(2 trials, not 1)" in error_of([one, shard(2, trials=2)])
     assert "(2 points, not 1)" in error_of([one, shard(2, settings=("adc.bits=8,3",))])

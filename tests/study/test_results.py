@@ -44,7 +44,7 @@ def test_parts_are_kept(path, study):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"seed": 1}, "seed that of the file, not 1"),
+        ({"seed": 1}, "seed 0, not 1"),
         ({"corpus": load_corpus("demo", limit=59)}, "data demo all (60 utterances), not demo all (59 utterances)"),
         ({"corpus": load_corpus("demo", limit=60, text_style="rwth")}, "text style kaldi, not rwth"),
         ({"settings": ("adc.bits=3,4",)}, "adc.bits=8, which is not among the points here"),

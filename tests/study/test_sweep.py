@@ -52,15 +52,17 @@ def test_what_cannot_be_read_is_said(setting, said):
 
 
 def test_the_grid_goes_through_the_last_key_first():
-    points = sweep_points(["adc.bits=4,none", "dac.vmax_volts=0.3", "weights.bits=2,3"], on_physical)
+    points = sweep_points(["adc.bits=4,6", "dac.vmax_volts=0.3", "weights.bits=2,3"], on_physical)
     assert [dict(point.settings) for point in points] == [
         {"adc.bits": 4, "weights.bits": 2},
         {"adc.bits": 4, "weights.bits": 3},
-        {"adc.bits": None, "weights.bits": 2},
-        {"adc.bits": None, "weights.bits": 3},
+        {"adc.bits": 6, "weights.bits": 2},
+        {"adc.bits": 6, "weights.bits": 3},
     ]
     assert [point.spec.weights.bits for point in points] == [2, 3, 2, 3]
     assert {point.spec.dac.vmax_volts for point in points} == {0.3}
+    without, _ = sweep_points(["read_noise=none,{bandwidth_hz: 2.0e8}"], on_physical)
+    assert (without.settings, without.spec.read_noise) == ({"read_noise": None}, None)
 
 
 def test_a_list_is_a_value():
