@@ -7,27 +7,31 @@ import statistics as stats
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from memsim import __version__
+from memsim.asr.audio import duration_seconds
 from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.asr.ctc import encode_text
-from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
+from memsim.asr.data import BATCH_SECONDS, Batch, FeatureSource, bucket, evaluation_batch, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import needs_calibration
+from memsim.crossbar.read import ClipCounts
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.mapped import is_full_precision, load_chip, stored_statistics
-from memsim.nn.mapping import ChipMapping, clip_rate, map_model, mapping_of, measure, remap
+from memsim.nn.mapping import ChipMapping, ClipRate, clip_rate, map_model, mapping_of, measure, remap
 from memsim.nn.plan import chosen_bits
+from memsim.parts import ChipFacts, Part
 from memsim.spec import HardwareSpec
 
 CACHED_BYTES = 1e8
@@ -39,32 +43,83 @@ PRIOR_UTTERANCES = 2000
 Progress = Callable[[str, float], None]
 """Told which pass is running and the fraction of it that is done."""
 
+GREEDY = {"decoder": "greedy"}
+"""What a result file says of decoding without a search."""
+
+Heed = Callable[[Mapping[int, str]], bool]
+"""Called with the transcripts of a batch, by their utterances' numbers; whether to stop after it."""
+
 
 @dataclass(frozen=True)
 class Trial:
     """One chip's result."""
 
-    seed: int
+    chip: ChipFacts
     score: Score
     real_time_factor: float  # seconds of computing per second of audio
-    dac_clip_rate: float | None
-    adc_clip_rate: float | None
+    clips: Mapping[str, ClipCounts]
+
+    @classmethod
+    def of(cls, part: Part, corpus: Corpus, seconds: float) -> Trial:
+        """The result of a chip whose `part` is all of `corpus`, `seconds` of audio."""
+        if part.chip is None:
+            raise ValueError("a trial is of a chip")
+        return cls(part.chip, part_score(part, corpus), part.compute_seconds / seconds, part.clips)
+
+    @property
+    def seed(self) -> int:
+        return self.chip.seed
+
+    @property
+    def clip_rate(self) -> ClipRate:
+        """Over all layers."""
+        return clip_rate(self.clips.values())
+
+    @property
+    def clip_rates(self) -> dict[str, ClipRate]:
+        """By layer."""
+        return {layer: clip_rate([clips]) for layer, clips in self.clips.items()}
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """Which checkpoint was evaluated."""
+
+    path: Path
+    kind: str
+    sha256: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> CheckpointFacts:
+        return cls(checkpoint.path, checkpoint.kind, checkpoint.sha256)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What `memsim eval` finds out. `full_precision` is None where no full-precision weights were at hand."""
 
-    checkpoint: Checkpoint
+    checkpoint: CheckpointFacts
     corpus: Corpus
     seconds: float
-    spec: HardwareSpec
-    seed: int
     loss_name: str
+    decoding: Mapping[str, Any]
     full_precision: Score | None
     digital: Score
     trials: tuple[Trial, ...]
-    mapping: ChipMapping
+
+    @property
+    def chip(self) -> ChipFacts:
+        """The first chip; the others differ in their seeds."""
+        return self.trials[0].chip
+
+    @property
+    def spec(self) -> HardwareSpec:
+        return self.chip.spec
+
+    @property
+    def seed(self) -> int:
+        """That of the first chip."""
+        return self.chip.seed
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of interface.md."""
@@ -103,12 +158,13 @@ class Evaluation:
                 if reference is not None and reference.wer > 0
             },
             "intervals": self.intervals(),
+            "decoding": self.decoding,
             "clip_rate": {
-                "dac": _mean([trial.dac_clip_rate for trial in self.trials]),
-                "adc": _mean([trial.adc_clip_rate for trial in self.trials]),
+                "dac": _mean([trial.clip_rate.dac for trial in self.trials]),
+                "adc": _mean([trial.clip_rate.adc for trial in self.trials]),
             },
             "clip_rate_by_layer": {  # of the last chip
-                name: {"dac": rate.dac, "adc": rate.adc} for name, rate in self.mapping.clip_rates().items()
+                name: {"dac": rate.dac, "adc": rate.adc} for name, rate in self.trials[-1].clip_rates.items()
             },
             "real_time_factor": stats.fmean(trial.real_time_factor for trial in self.trials),
         }
@@ -202,7 +258,7 @@ def prepare(
         if spec is None:
             raise ValueError("an unmapped checkpoint needs a hardware spec")
         recogniser = load_recogniser(checkpoint)
-        if is_full_precision(checkpoint):
+        if has_full_precision(checkpoint):
             full_precision = recogniser
         statistics = stored_statistics(checkpoint)
         seed = seed or 0
@@ -213,6 +269,11 @@ def prepare(
     if reference is not None:
         full_precision = load_recogniser(reference)
     return Subject(checkpoint, recogniser, spec, seed, statistics, full_precision, digital, programmed)
+
+
+def has_full_precision(checkpoint: Checkpoint, reference: Checkpoint | None = None) -> bool:
+    """Whether there are full-precision weights to compare with: in `checkpoint` itself, or those of a reference."""
+    return reference is not None or (checkpoint.kind != "mapped" and is_full_precision(checkpoint))
 
 
 def _require_statistics(
@@ -251,25 +312,27 @@ def evaluate(
     if subject.full_precision is not None:
         full_precision = runner.score(subject.full_precision, "full precision")
     digital = runner.score(replace(recogniser, model=subject.digital), "digital")
-    mapping_of(subject.digital).release()
     results = []
     for trial in range(trials):
-        chip = subject.chip(trial)
-        results.append(runner.trial(replace(recogniser, model=chip), f"chip {trial + 1} of {trials}"))
-        mapping = mapping_of(chip)
-        mapping.release()
+        chip = replace(recogniser, model=subject.chip(trial))
+        part = runner.part(chip, runner.groups, runner.counted(f"chip {trial + 1} of {trials}"))
+        results.append(Trial.of(part, corpus, runner.seconds))
+    checkpoint, kind = CheckpointFacts.of(subject.checkpoint), recogniser.kind
     return Evaluation(
-        subject.checkpoint,
-        corpus,
-        runner.seconds,
-        subject.spec,
-        subject.seed,
-        recogniser.kind.loss_name,
-        full_precision,
-        digital,
-        tuple(results),
-        mapping,
+        checkpoint, corpus, runner.seconds, kind.loss_name, GREEDY, full_precision, digital, tuple(results)
     )
+
+
+def part_score(part: Part, corpus: Corpus) -> Score:
+    """The errors of the utterances in `part`, and their mean loss where it was computed."""
+    indices = sorted(part.texts)
+    counted = score([corpus.utterances[i].text for i in indices], [part.texts[i] for i in indices])
+    return replace(counted, loss=math.fsum(part.losses.values()) / len(part.losses)) if part.losses else counted
+
+
+def targets_of(recogniser: Recogniser, corpus: Corpus) -> list[Tensor]:
+    """The token ids of every utterance. Raises InputError for one with a character without a token."""
+    return [encode_text(recogniser.tokens, utterance) for utterance in corpus.utterances]
 
 
 @dataclass
@@ -278,10 +341,13 @@ class Runner:
 
     corpus: Corpus
     source: FeatureSource
+    groups: list[list[int]]
+    """The utterances of each batch, by their numbers."""
     seconds: float
     device: str
-    progress: Progress
+    progress: Progress = lambda name, done: None
     targets: Sequence[Tensor] | None = None
+    """The token ids of every utterance, where losses are wanted."""
 
     @classmethod
     def make(
@@ -291,53 +357,65 @@ class Runner:
 
         Raises InputError when a transcript has a character without a token, where losses are asked for.
         """
-        seconds = total_seconds(corpus.utterances)
+        durations = [duration_seconds(utterance) for utterance in corpus.utterances]
         source = FeatureSource(recogniser.features, cache_bytes=CACHED_BYTES)
-        targets = [encode_text(recogniser.tokens, utterance) for utterance in corpus.utterances] if loss else None
-        return cls(corpus, source, seconds, device, progress, targets)
+        targets = targets_of(recogniser, corpus) if loss else None
+        return cls(corpus, source, bucket(durations, BATCH_SECONDS), sum(durations), device, progress, targets)
 
     def score(self, recogniser: Recogniser, name: str) -> Score:
         """`name` is what progress calls the run."""
-        batches = self._batches(recogniser, name)
+        return part_score(self.part(recogniser, self.groups, self.counted(name)), self.corpus)
+
+    def part(self, recogniser: Recogniser, groups: Iterable[Sequence[int]], heed: Heed) -> Part:
+        """What `recogniser` makes of the batches `groups`, or of those before `heed` says to stop."""
+        mapping = _mapping(recogniser)
+        if mapping is not None:
+            mapping.count_clips()
         texts: dict[int, str] = {}
         losses: dict[int, float] = {}
-        for batch, encoded, frames in outputs(recogniser, batches):
-            texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
+        started = time.perf_counter()
+        for batch, encoded, frames in outputs(recogniser, self._batches(recogniser, groups)):
+            found = dict(zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True))
+            texts |= found
             if self.targets is not None:
+                asked = time.perf_counter()
                 chosen = [self.targets[i] for i in batch.indices]
                 losses |= zip(batch.indices, recogniser.losses(encoded, frames, chosen).tolist(), strict=True)
-        references = [u.text for u in self.corpus.utterances]
-        loss = math.fsum(losses.values()) / len(losses) if losses else None
-        return replace(score(references, [texts[i] for i in range(len(references))]), loss=loss)
-
-    def _batches(self, recogniser: Recogniser, name: str) -> Iterable[Batch]:
-        recogniser.model.to(self.device)
-        return self._counted(evaluation_batches(self.corpus.utterances, self.source), name)
-
-    def trial(self, recogniser: Recogniser, name: str) -> Trial:
-        mapping = mapping_of(recogniser.model)
-        mapping.reads.count_clips = True
-        started = time.perf_counter()
-        result = self.score(recogniser, name)
+                started += time.perf_counter() - asked
+            if heed(found):
+                break
         elapsed = time.perf_counter() - started
-        rate = clip_rate(mapping.layers.values())
-        return Trial(mapping.seed, result, elapsed / self.seconds, rate.dac, rate.adc)
+        if mapping is None:
+            return Part(texts, elapsed, losses=losses)
+        part = Part(texts, elapsed, mapping.clips(), ChipFacts.of(mapping), losses)
+        mapping.release()
+        return part
 
-    def _counted(self, batches: Iterable[Batch], name: str) -> Iterable[Batch]:
+    def counted(self, name: str) -> Heed:
+        """Tells `progress` how much of the corpus the run called `name` has done."""
         done = 0
         self.progress(name, 0.0)
-        for batch in batches:
-            yield batch
-            done += len(batch.indices)
+
+        def count(texts: Mapping[int, str]) -> bool:
+            nonlocal done
+            done += len(texts)
             self.progress(name, done / len(self.corpus.utterances))
+            return False
+
+        return count
+
+    def _batches(self, recogniser: Recogniser, groups: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        recogniser.model.to(self.device)
+        for group in groups:
+            yield evaluation_batch(self.corpus.utterances, group, self.source)
 
 
 def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
     """Each batch with what the network gives of its frames [batch, frames', ...], and how many those are [batch]."""
-    mapping = getattr(recogniser.model, "mapping", None)
+    mapping = _mapping(recogniser)
     device = _device(recogniser.model)
     for batch in batches:
-        if isinstance(mapping, ChipMapping):
+        if mapping is not None:
             mapping.begin_batch(batch.key)
         with torch.inference_mode():
             encoded, frames = recogniser.model(batch.features.to(device), batch.lengths.to(device))
@@ -358,6 +436,12 @@ def transcribe_some(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[in
     for batch, encoded, frames in outputs(recogniser, batches):
         texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
     return texts
+
+
+def _mapping(recogniser: Recogniser) -> ChipMapping | None:
+    """What of the recogniser is on arrays; None where it is on no chip."""
+    mapping = getattr(recogniser.model, "mapping", None)
+    return mapping if isinstance(mapping, ChipMapping) else None
 
 
 def _device(model: nn.Module) -> torch.device:

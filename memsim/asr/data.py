@@ -21,6 +21,9 @@ from memsim.asr.features import FeatureConfig, WaveformConfig, extractor, pertur
 T = TypeVar("T")
 R = TypeVar("R")
 
+BATCH_SECONDS = 60.0
+"""How long the batches of an evaluation are at most, padding included."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -87,7 +90,7 @@ def bucket(durations_seconds: Sequence[float], batch_seconds: float) -> list[lis
 def evaluation_batches(
     utterances: Sequence[Utterance],
     features: FeatureSource,
-    batch_seconds: float = 60.0,
+    batch_seconds: float = BATCH_SECONDS,
     *,
     first: int = 0,
     every: int = 1,
@@ -98,9 +101,14 @@ def evaluation_batches(
     in `every` of them, from the one numbered `first`: a share of the same batches.
     """
     for group in bucket([duration_seconds(u) for u in utterances], batch_seconds)[first::every]:
-        padded, lengths = pad([features(utterances[i]) for i in group])
-        key = hashlib.blake2b("\n".join(utterances[i].id for i in group).encode(), digest_size=8).hexdigest()
-        yield Batch(key, tuple(group), padded, lengths)
+        yield evaluation_batch(utterances, group, features)
+
+
+def evaluation_batch(utterances: Sequence[Utterance], group: Sequence[int], features: FeatureSource) -> Batch:
+    """The batch of the utterances numbered `group`, keyed by their ids."""
+    padded, lengths = pad([features(utterances[i]) for i in group])
+    key = hashlib.blake2b("\n".join(utterances[i].id for i in group).encode(), digest_size=8).hexdigest()
+    return Batch(key, tuple(group), padded, lengths)
 
 
 def training_batches(
@@ -136,8 +144,3 @@ def loaded_ahead(load: Callable[[T], R], items: Iterable[T], threads: int) -> It
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def total_seconds(utterances: Iterable[Utterance]) -> float:
-    """Seconds of audio in `utterances`."""
-    return sum(duration_seconds(u) for u in utterances)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,7 +175,7 @@ class Decoding:
         write_text(self.hypotheses, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def describe(facts: dict[str, Any]) -> str:
+def describe(facts: Mapping[str, Any]) -> str:
     """A line on beam search."""
     options = facts["options"]
     if "words" not in facts:

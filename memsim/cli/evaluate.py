@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memsim.cli import decoding, options
+from memsim.cli import study as study_options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
+from memsim.launch import is_first
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from memsim.ablation import AblationStep, Sensitivity
     from memsim.asr.scoring import Score
+    from memsim.budget import Budget
     from memsim.checkpoint import Checkpoint
-    from memsim.evaluate import Evaluation
+    from memsim.evaluate import Evaluation, Subject
     from memsim.spec import HardwareSpec
+    from memsim.study.plan import Point, PointFacts
 
 
 def command(
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            metavar="DATA",
-            help="demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl).",
-            rich_help_panel=options.DATA_PANEL,
-        ),
-    ],
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -36,6 +36,15 @@ def command(
             help="A safetensors file, mapped or not, or demo-float. Default: $MEMSIM_CHECKPOINT, else the newest "
             "*.mapped.safetensors here, else the bundled demo.",
             show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl). Required, but not with --merge.",
+            rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
     data_root: options.DataRoot = None,
@@ -59,7 +68,12 @@ def command(
     bits: options.Bits = None,
     cell: options.Cell = None,
     set_: options.Set = None,
-    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, help="How many chips.")] = 1,
+    trials: study_options.Trials = 1,
+    jobs: study_options.Jobs = 1,
+    results: study_options.ResultsOption = None,
+    shard: study_options.ShardOption = None,
+    merge: study_options.Merge = None,
+    figure: study_options.Figure = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", metavar="CHECKPOINT", help="Full-precision checkpoint to compare with."),
@@ -101,8 +115,13 @@ def command(
     An unmapped checkpoint is mapped in memory on the given hardware; a mapped file runs as it is, unless hardware
     options ask for its levels to be mapped again.
     """
-    options.require_new(json_file, force)
-    options.require_new(hypotheses, force)
+    quiet = quiet or str(json_file) == "-"
+    if merge is not None:
+        study_options.require_alone(merge, checkpoint, data)
+        for path in (json_file, figure):
+            options.require_new(path, force)
+        _show(study_options.merged(merge), Costs(), json_file, figure, worst, quiet=quiet, verbose=verbose)
+        return
     texts = decoding.Decoding(
         decoder=decoder,
         language_model=lm,
@@ -116,74 +135,138 @@ def command(
         hypotheses=hypotheses,
         nbest=nbest,
     )
+    if data is None:
+        raise InputError("--data is missing: demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl)")
     if tune and options.has_one_split(data):
         raise InputError(f"--tune: {data} has no dev split to tune on; give --lm-weight and --prior-weight")
+    if split is not None and options.has_one_split(data):
+        raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
+    sharing = study_options.Sharing.of(jobs, shard, results)
+    if shard is not None and (json_file or figure):
+        raise InputError(f"--shard {shard}: a share has no result of its own; --json and --figure go with --merge")
+    if is_first():
+        sharing.make_way(json_file, figure, hypotheses, force=force)
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
-    if split is not None and options.has_one_split(data):
-        raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
-    quiet = quiet or str(json_file) == "-"
-    opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
-    if said and not quiet:
-        say(said)
-    from memsim.asr.corpora import load_corpus
+    with study_options.eval_workers() as workers:
+        quiet = quiet or not workers.is_first
+        opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
+        if said and not quiet:
+            say(said)
+        from memsim.asr.corpora import load_corpus
 
-    corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
-    dev = load_corpus(data, split="dev", root=data_root, text_style=text_style) if tune else None
-    wants_hardware = any((hardware, bits is not None, cell, set_))
-    if opened.kind == "device":
-        raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
-    spec = None
-    if opened.kind != "mapped":
-        spec = options.choose_hardware(hardware, bits, cell, set_)
-    elif wants_hardware:
-        spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
-    from memsim import ablation
-    from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
-    from memsim.decoders import with_decoder
-    from memsim.evaluate import evaluate, prepare
+        corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
+        dev = load_corpus(data, split="dev", root=data_root, text_style=text_style) if tune else None
+        if opened.kind == "device":
+            raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
+        from memsim import ablation
+        from memsim.decoders import with_decoder
+        from memsim.study.plan import Study
+        from memsim.study.sweep import sweep_points
+        from memsim.train.workers import own_device
+
+        points: tuple[Point, ...] = ()  # a mapped file as it is
+        if opened.kind != "mapped":
+            points = sweep_points(set_ or [], partial(options.choose_hardware, hardware, bits, cell))
+        elif any((hardware, bits is not None, cell, set_)):
+            points = sweep_points(set_ or [], partial(_hardware_for_mapped, opened, hardware, bits, cell))
+        study_options.require_sweep(figure, len(points))
+        if len(points) > 1 or shard is not None or workers.size > 1:
+            study_options.require_no_costs(
+                budget=budget, ablate=ablate, sensitivity=sensitivity, hypotheses=hypotheses is not None
+            )
+        device = str(own_device(options.choose_device(compute)))
+        compared = open_checkpoint(reference, architecture, architecture_config)[0] if reference else None
+        study = Study(opened, corpus, points, trials, seed, compared, loss)
+        subject = study.subject()
+        if not quiet:
+            _say_what_matters(subject, opened)
+        costs = Costs()
+        with pass_progress(quiet) as progress:
+            search, decoded = texts.search(subject, corpus, dev, device=device, progress=progress)
+            if search is not None:
+                study = replace(study, decoder=search, decoding=decoded)
+                subject = with_decoder(subject, search)
+            if budget:
+                costs.budget = ablation.chip_budget(subject, progress=progress)
+            if sensitivity:
+                costs.sensitivity = ablation.sensitivity(subject, corpus, device=device, progress=progress)
+            done = study_options.run(study, sharing, workers, subject, device, progress)
+            if ablate:
+                costs.steps = ablation.ablate(subject, done[0][1], device=device, progress=progress)
+            if hypotheses is not None:
+                texts.write_hypotheses(done[0][1], subject, device=device, progress=progress)
+        if done:
+            _show(done, costs, json_file, figure, worst, quiet=quiet, verbose=verbose)
+        if not quiet and sharing.shard:
+            say(f"share {shard} is done: {results}; --merge joins all of them")
+        if corpus.skipped and workers.is_first:
+            warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
+
+
+@dataclass
+class Costs:
+    """What each effect and each layer costs, where that was asked for."""
+
+    budget: Budget | None = None
+    steps: Sequence[AblationStep] = ()
+    sensitivity: Sensitivity | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        facts: dict[str, Any] = {"budget": self.budget.to_dict()} if self.budget else {}
+        facts |= {"ablation": [step.to_dict() for step in self.steps]} if self.steps else {}
+        return facts | ({"sensitivity": self.sensitivity.to_dict()} if self.sensitivity else {})
+
+
+def _say_what_matters(subject: Subject, opened: Checkpoint) -> None:
+    """How a mapped file is taken, and warnings."""
+    from memsim.cli.progress import say
     from memsim.nn.mapping import mapping_of
 
-    device = options.choose_device(compute)
-    full_precision = open_checkpoint(reference, architecture, architecture_config)[0] if reference else None
-    subject = prepare(opened, spec=spec, seed=seed, reference=full_precision)
-    if opened.kind == "mapped" and not quiet:
+    plan = mapping_of(subject.digital).plan
+    if opened.kind == "mapped":
         how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
         say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
+    else:  # a mapped file does not know what its globs kept digital
+        warn_of_globs(plan, subject.spec)
+        warn_of_other_bits(plan, opened)
+    warn_of_disturbing_reads(plan, subject.spec)
+
+
+def _show(
+    points: Sequence[tuple[PointFacts, Evaluation]],
+    costs: Costs,
+    json_file: Path | None,
+    figure: Path | None,
+    worst: int,
+    *,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Tables, and the files that were asked for, of one point or of a sweep."""
+    from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
+    from memsim.cli.progress import say
+
+    result = points[0][1]
     if not quiet:
-        plan = mapping_of(subject.digital).plan
-        if opened.kind != "mapped":  # a mapped file does not know what its globs kept digital
-            warn_of_globs(plan, subject.spec)
-            warn_of_other_bits(plan, opened)
-        warn_of_disturbing_reads(plan, subject.spec)
-    with pass_progress(quiet) as progress:
-        search, decoded = texts.search(subject, corpus, dev, device=device, progress=progress)
-        if search is not None:
-            subject = with_decoder(subject, search)
-        errors = ablation.chip_budget(subject, progress=progress) if budget else None
-        layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
-        result = evaluate(subject, corpus, trials=trials, loss=loss, device=device, progress=progress)
-        steps = ablation.ablate(subject, result, device=device, progress=progress) if ablate else ()
-        texts.write_hypotheses(result, subject, device=device, progress=progress)
-    if not quiet:
-        _render(result, verbose)
-        if decoder == "beam":
-            say(decoding.describe(decoded))
+        if len(points) > 1:
+            study_options.render_sweep(points)
+        else:
+            _render(result, verbose)
+        if "options" in result.decoding:
+            say(decoding.describe(result.decoding))
         decoding.render_worst(result, worst)
-        if errors:
-            render_budget(errors, verbose)
-        if steps:
-            render_ablation(steps, result.full_precision)
-        if layers:
-            render_sensitivity(layers, verbose)
-    facts = result.to_dict() | {"decoding": decoded}
-    facts |= {"budget": errors.to_dict()} if errors else {}
-    facts |= {"ablation": [step.to_dict() for step in steps]} if steps else {}
-    facts |= {"sensitivity": layers.to_dict()} if layers else {}
+        if costs.budget:
+            render_budget(costs.budget, verbose)
+        if costs.steps:
+            render_ablation(costs.steps, result.full_precision)
+        if costs.sensitivity:
+            render_sensitivity(costs.sensitivity, verbose)
+    study_options.draw_figure(figure, points)
+    facts = study_options.sweep_dict(points) if len(points) > 1 else result.to_dict() | costs.to_dict()
     options.write_json(json_file, facts)
-    if corpus.skipped:
-        warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
 
 
 def _hardware_for_mapped(
@@ -211,12 +294,11 @@ def _render(result: Evaluation, verbose: bool) -> None:
 
     corpus = result.corpus
     kind = "synthetic speech" if corpus.synthetic else "speech"
-    bits = sorted({layer.tiling.bits for layer in result.mapping.mapped})
     title = (
         f"{corpus.name} {corpus.split}: {len(corpus.utterances)} utterances, {corpus.words} words, "
         f"{result.seconds:.0f} s of {kind}\n"
-        f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, bits))}-bit weights, "
-        f"{len(result.mapping.mapped)} layers on {sum(layer.tiling.tiles for layer in result.mapping.mapped):,} arrays"
+        f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, result.chip.bits))}-bit weights, "
+        f"{result.chip.layers} layers on {result.chip.arrays:,} arrays"
     )
     stdout.print(title, style="bold", highlight=False, soft_wrap=True)
     table = Table()
@@ -258,7 +340,7 @@ def _clip_table(result: Evaluation) -> Table:
     table.add_column("layer", overflow="fold")
     for column in ("DAC %", "ADC %"):
         table.add_column(column, justify="right")
-    for name, rate in result.mapping.clip_rates().items():
+    for name, rate in result.trials[-1].clip_rates.items():
         table.add_row(name, *("" if r is None else f"{100 * r:.3f}" for r in (rate.dac, rate.adc)))
     return table
 

@@ -117,7 +117,7 @@ def command(
                 exact = weight if against_full_precision else None
                 budgets.append(layer_budget(matrix, steps, seed, statistics[matrix.name], exact))
             done += matrix.tiling.cells
-            progress(f"programming {cells:,} cells", done / cells)
+            progress("programming", done / cells, total=cells, unit="cells")
 
         mapped = map_checkpoint(opened, spec, plan, seed=seed, statistics=statistics, on_layer=count)
     save_checkpoint(out, mapped.tensors, mapped.metadata)

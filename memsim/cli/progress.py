@@ -41,9 +41,12 @@ def hush(quiet: bool) -> None:
 
 
 class Draw(Protocol):
-    """Called with what is running, the fraction of it done, and what else there is to say of it now."""
+    """Called with what is running, the fraction of it done, and what else there is to say of it now.
 
-    def __call__(self, name: str, done: float, detail: str = "") -> None: ...
+    Where it is `total` of some `unit`, how many are done and their rate are shown, too.
+    """
+
+    def __call__(self, name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None: ...
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def pass_progress(quiet: bool) -> Iterator[Draw]:
     """A function to call at every step of any number of jobs; one may begin at any fraction."""
     hush(quiet)
     if quiet:
-        yield lambda name, done, detail="": None
+        yield lambda name, done, detail="", total=0, unit="": None
     elif stderr.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -61,32 +64,72 @@ def pass_progress(quiet: bool) -> Iterator[Draw]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=stderr, transient=True) as bar:
-            tasks: dict[str, TaskID] = {}
+            jobs: dict[str, tuple[TaskID, _Pace]] = {}
 
-            def draw(name: str, done: float, detail: str = "") -> None:
-                if name not in tasks:
-                    tasks[name] = bar.add_task(name, total=1.0, detail=detail)
-                    bar.reset(tasks[name], completed=done)  # type: ignore[arg-type] # not from 0: ETA
-                bar.update(tasks[name], completed=done, detail=detail)
+            def draw(name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
+                if name not in jobs:
+                    jobs[name] = bar.add_task(name, total=1.0, detail=detail), _Pace(done)
+                    bar.reset(jobs[name][0], completed=done)  # type: ignore[arg-type] # not from 0: ETA
+                task, pace = jobs[name]
+                shown = ", ".join(filter(None, [pace.count(done, total, unit), detail]))
+                bar.update(task, completed=done, detail=shown)
 
             yield draw
     else:
         yield _lines()
 
 
+class _Pace:
+    """How fast a job goes that begins now, at some fraction of it."""
+
+    def __init__(self, done: float) -> None:
+        self._start, self._start_done = time.monotonic(), done
+
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._start
+
+    def left(self, done: float) -> str:
+        """`about 95 s left`; nothing while nothing is done."""
+        made = done - self._start_done
+        return f"about {_duration(self.seconds() * (1 - done) / made)} left" if made > 0 else ""
+
+    def count(self, done: float, total: int, unit: str) -> str:
+        """`120/480 utterances, 3.1/s`; nothing of a job that is not counted."""
+        if not total:
+            return ""
+        number = f"{round(done * total):,}/{total:,} {unit}"
+        made = (done - self._start_done) * total
+        return f"{number}, {_rate(made / self.seconds())}" if made > 0 and self.seconds() > 0 else number
+
+
+def _rate(per_second: float) -> str:
+    """In the unit of time in which it is a number above 1."""
+    for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
+        if per_second * seconds >= 1 or unit == "h":
+            break
+    rate = per_second * seconds
+    return f"{rate:,.0f}/{unit}" if rate >= 100 else f"{rate:.2g}/{unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _lines() -> Draw:
-    started: dict[str, tuple[float, float]] = {}  # when, and at which fraction
+    paces: dict[str, _Pace] = {}
     said: dict[str, float] = {}
 
-    def line(name: str, done: float, detail: str = "") -> None:
-        now = time.monotonic()
-        start, start_done = started.setdefault(name, (now, done))
+    def line(name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
+        pace = paces.setdefault(name, _Pace(done))
         if done >= 1.0:
-            stderr.print(f"{name}: done in {now - start:.1f} s", highlight=False)
-        elif now - said.setdefault(name, now) >= LINE_SECONDS:
-            said[name] = now
-            left = (now - start) * (1 - done) / max(done - start_done, 1e-9)
-            so_far = f"{done:.0%}, {detail}" if detail else f"{done:.0%}"
-            stderr.print(f"{name}: {so_far}, about {left:.0f} s left", highlight=False)
+            whole = f"{total:,} {unit} " if total else ""
+            stderr.print(f"{name}: {whole}done in {pace.seconds():.1f} s", highlight=False)
+        elif pace.seconds() - said.setdefault(name, 0.0) >= LINE_SECONDS:
+            said[name] = pace.seconds()
+            parts = [f"{done:.0%}", pace.count(done, total, unit), detail, pace.left(done)]
+            stderr.print(f"{name}: {', '.join(filter(None, parts))}", highlight=False)
 
     return line

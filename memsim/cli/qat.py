@@ -339,7 +339,8 @@ class _Watcher:
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         fraction = (epoch - 1 + done / total) / self._epochs
         detail = f"epoch {epoch}/{self._epochs}, loss {loss:.3f}{self._dev}"
-        self._progress("training", min(fraction, 0.999999), detail)  # what evaluates the last epoch is left
+        fraction = min(fraction, 0.999999)  # what evaluates the last epoch is left
+        self._progress("training", fraction, detail, self._epochs * total, "batches")
 
     def epoch(self, result: EpochResult) -> None:
         from memsim.cli.progress import say

@@ -7,6 +7,7 @@ The same codes, and the same random words; logarithm, sine and cosine are polyno
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -62,12 +63,13 @@ def _in_threads(part: Callable[[int, int], int], n: int) -> int:
     threads = torch.get_num_threads()
     size = max(1, -(-n // threads))
     bounds = [(first, min(first + size, n)) for first in range(0, n, size)]
-    others = [_pool(threads).submit(part, *bound) for bound in bounds[1:]]
+    others = [_pool(threads, os.getpid()).submit(part, *bound) for bound in bounds[1:]]
     return sum([part(*bound) for bound in bounds[:1]] + [other.result() for other in others])
 
 
 @lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Of this process: a forked one has the pool of its parent, but none of its threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="memsim-read")
 
 

@@ -48,6 +48,17 @@ class ClipCounts:
     adc_total: int = 0
 
 
+def add_clips(counts: Iterable[ClipCounts]) -> ClipCounts:
+    """Their sums, as plain numbers."""
+    known = list(counts)
+    return ClipCounts(
+        sum(int(clips.dac_clipped) for clips in known),
+        sum(clips.dac_total for clips in known),
+        sum(int(clips.adc_clipped) for clips in known),
+        sum(clips.adc_total for clips in known),
+    )
+
+
 @dataclass(frozen=True)
 class Operator:
     """A programmed matrix, ready to be read. With an ADC, column signals are in units of its codes.

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
@@ -76,22 +77,29 @@ class ChipMapping:
         for matrix in self.layers.values():
             matrix.release()
 
+    def count_clips(self) -> None:
+        """Count the clips of the reads to come, from 0."""
+        self.reads.count_clips = True
+        for matrix in self.layers.values():
+            matrix.clips = ClipCounts()
+
+    def clips(self) -> dict[str, ClipCounts]:
+        """What was counted since `count_clips`, by layer, as plain numbers."""
+        return {name: add_clips([matrix.clips]) for name, matrix in self.layers.items()}
+
     def clip_rates(self) -> dict[str, ClipRate]:
-        """Clip rates by layer since `reads.count_clips` was set."""
-        return {name: clip_rate([matrix]) for name, matrix in self.layers.items()}
+        """Clip rates by layer since `count_clips`."""
+        return {name: clip_rate([clips]) for name, clips in self.clips().items()}
 
 
-def clip_rate(matrices: Iterable[MappedMatrix]) -> ClipRate:
-    """Over all conversions of `matrices` together."""
-    counts = [matrix.clips for matrix in matrices]
+def clip_rate(counts: Iterable[ClipCounts]) -> ClipRate:
+    """Over all conversions of `counts` together."""
+    clips = add_clips(counts)
 
-    def rate(clipped: float, total: int) -> float | None:
-        return clipped / total if total else None
+    def rate(clipped: Tensor | int, total: int) -> float | None:
+        return float(clipped) / total if total else None
 
-    return ClipRate(
-        rate(float(sum(int(c.dac_clipped) for c in counts)), sum(c.dac_total for c in counts)),
-        rate(float(sum(int(c.adc_clipped) for c in counts)), sum(c.adc_total for c in counts)),
-    )
+    return ClipRate(rate(clips.dac_clipped, clips.dac_total), rate(clips.adc_clipped, clips.adc_total))
 
 
 def map_model(

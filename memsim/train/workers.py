@@ -1,4 +1,4 @@
-"""The processes that train together: one, or those that torchrun started."""
+"""The processes that work together: one, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from memsim.errors import InputError
+from memsim.launch import is_torchrun
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those that train together. All call the same methods in the same order."""
+    """This process among those that work together. All call the same methods in the same order."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
@@ -63,30 +65,43 @@ class Workers:
         self.gather(None)
 
 
-@contextmanager
-def joined_workers(device: str) -> Iterator[Workers]:
-    """The processes of this torchrun (the group is left afterwards), or this process alone where there is none.
-
-    Args:
-        device: `cpu` (gloo) or `cuda` (NCCL; each process takes the GPU of its local rank).
+def own_device(device: str) -> torch.device:
+    """`device`, `cpu` or `cuda`; of the processes of a torchrun, each has the GPU of its local rank.
 
     Raises InputError when there are fewer GPUs than processes.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield Workers(torch.device(device))
+    if device != "cuda" or not is_torchrun():
+        return torch.device(device)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(f"torchrun: process {local_rank} here, but torch sees {torch.cuda.device_count()} GPUs")
+    return torch.device(device, local_rank)
+
+
+@contextmanager
+def joined_workers(device: str, patience: timedelta | None = None) -> Iterator[Workers]:
+    """The processes of this torchrun (the group is left afterwards), or this process alone where there is none.
+
+    Args:
+        device: what they exchange tensors of: `cpu` (gloo) or `cuda` (NCCL).
+        patience: how long they wait for each other; None is torch's default, half an hour or less.
+
+    Raises InputError when there are fewer GPUs than processes.
+    """
+    chosen = own_device(device)
+    if not is_torchrun():
+        yield Workers(chosen)
         return
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    chosen = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if chosen.type == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise InputError(f"torchrun: process {local_rank} here, but torch sees {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(chosen)
-    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, rank=rank, world_size=size, timeout=patience)
     try:
         yield Workers(chosen, rank, size)
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-            raise OSError(f"process {rank}: another process of this training failed, which says why") from error
+            raise OSError(f"process {rank}: another process of this job failed, which says why") from error
         raise
     finally:
         # What is left of a DistributedDataParallel (it refers to itself) keeps the group, and its threads, which would

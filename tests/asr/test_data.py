@@ -18,7 +18,6 @@ from memsim.asr.data import (
     evaluation_batches,
     loaded_ahead,
     pad,
-    total_seconds,
     training_batches,
 )
 from memsim.asr.features import FeatureConfig, WaveformConfig
@@ -230,10 +229,6 @@ def test_speed_changes_the_number_of_frames(speak: Callable[..., Utterance]) -> 
 def test_audio_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such audio file"):
         FeatureSource(CONFIG)(Utterance("u", tmp_path / "none.wav", "yes"))
-
-
-def test_total_seconds(speak: Callable[..., Utterance]) -> None:
-    assert total_seconds([speak("a", 0.25), speak("b", 0.5)]) == pytest.approx(0.75)
 
 
 def test_a_network_may_read_the_waveform(speak: Callable[..., Utterance]) -> None:

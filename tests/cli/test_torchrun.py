@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -141,3 +142,30 @@ def test_two_processes_train_for_few_bits_as_one_does(memsim, folder):
     losses = [[float(value) for value in row[3:5]] for row in rows]
     assert losses[0][1] > 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_two_processes_evaluate_as_one_does(memsim, folder, tiny_recogniser):
+    """To the bit, with a resumed results file too; 1 chip, so that each runs half of its batches."""
+    command = ("eval", str(tiny_recogniser), "--data", "demo", "--limit", "60", "--bits", "3", "--quiet")
+    assert memsim(*command, "--json", "one.json") == (0, "", "")
+    process = torchrun(folder, *command, "--results", "two.jsonl", "--json", "two.json")
+    assert process.communicate(timeout=120) == ("", "")
+    one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one.pop("real_time_factor") > 0
+    assert two.pop("real_time_factor") > 0
+    assert two == one
+    lines = [json.loads(line) for line in (folder / "two.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["study", *["part"] * 6, "point", "end"]
+
+
+@pytest.mark.slow
+def test_processes_go_on_with_results(memsim, folder, tiny_recogniser):
+    command = ("eval", str(tiny_recogniser), "--data", "demo", "--limit", "60", "--bits", "3", "--quiet")
+    assert memsim(*command, "--trials", "2", "--json", "one.json") == (0, "", "")
+    assert memsim(*command, "--results", "two.jsonl").status == 0
+    process = torchrun(folder, *command, "--trials", "2", "--results", "two.jsonl", "--json", "two.json")
+    assert process.communicate(timeout=120) == ("", "")
+    one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one | {"real_time_factor": 0} == two | {"real_time_factor": 0}
+    refused = torchrun(folder, *command, "--jobs", "2")
+    assert "torchrun shares the work out already" in refused.communicate(timeout=120)[1]

@@ -1,0 +1,252 @@
+"""Many chips in `memsim eval`: sharing the work out, results files, sweeps, and how far it is."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memsim.cli import options
+from memsim.cli.signals import noted_stop_signals
+from memsim.errors import InputError
+from memsim.launch import is_torchrun
+
+if TYPE_CHECKING:
+    from memsim.cli.progress import Draw
+    from memsim.evaluate import Evaluation, Subject
+    from memsim.study.plan import Network, PointFacts, Study, StudyFacts
+    from memsim.study.work import Tally
+    from memsim.train.workers import Workers
+
+STUDY_PANEL = "Many chips"
+
+Trials = Annotated[
+    int, typer.Option("--trials", metavar="N", min=1, help="How many chips.", rich_help_panel=STUDY_PANEL)
+]
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", metavar="N", min=1, help="How many processes share the work.", rich_help_panel=STUDY_PANEL),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        metavar="FILE.jsonl",
+        help="JSON lines that grow as chips are done. The same command again goes on with what is there.",
+        rich_help_panel=STUDY_PANEL,
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do only share I (1 to N) of the work, into --results; --merge joins the shares.",
+        rich_help_panel=STUDY_PANEL,
+    ),
+]
+Merge = Annotated[
+    str | None,
+    typer.Option(
+        "--merge",
+        metavar="'GLOB.jsonl'",
+        help="Evaluate nothing: join the results files of all shards.",
+        rich_help_panel=STUDY_PANEL,
+    ),
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option(
+        "--figure",
+        metavar="FILE.svg",
+        help="Of a sweep: draw the WER against each key that was swept.",
+        rich_help_panel=STUDY_PANEL,
+    ),
+]
+
+PATIENCE = timedelta(days=7)
+"""How long the processes of a torchrun wait for the slowest of them."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How the work of a study is shared out, and where its results go."""
+
+    jobs: int = 1
+    shard: tuple[int, int] | None = None
+    results: Path | None = None
+
+    @classmethod
+    def of(cls, jobs: int, shard: str | None, results: Path | None) -> Sharing:
+        """What the options mean. Raises InputError for such that do not go together."""
+        if shard is None:
+            numbers = None
+        else:
+            match = re.fullmatch(r"(\d+)/(\d+)", shard)
+            if match is None or not 1 <= int(match[1]) <= int(match[2]):
+                raise InputError(f"--shard {shard}: expected I/N with I from 1 to N, such as 2/8")
+            numbers = int(match[1]), int(match[2])
+            if results is None:
+                raise InputError(f"--shard {shard}: name the file of its results with --results FILE.jsonl")
+        if is_torchrun() and (jobs > 1 or shard):
+            raise InputError("torchrun shares the work out already; leave out --jobs and --shard")
+        return cls(jobs, numbers, results)
+
+    def make_way(self, *files: Path | None, force: bool) -> None:
+        """Remove old results with `force`, and raise InputError when they or `files` must not or cannot be written.
+
+        Whoever goes on with results writes `files` anew.
+        """
+        goes_on = False
+        if self.results is not None:
+            if force:
+                self.results.unlink(missing_ok=True)
+            options.require_new(self.results, force=True)
+            goes_on = self.results.exists()
+        for path in files:
+            options.require_new(path, force or goes_on)
+
+
+def require_alone(merge: str, checkpoint: str | None, data: str | None) -> None:
+    """Raise InputError when --merge is given something to evaluate."""
+    if data is not None or checkpoint is not None:
+        raise InputError(f"--merge {merge}: evaluates nothing; leave out CHECKPOINT and --data")
+
+
+def require_sweep(figure: Path | None, points: int) -> None:
+    """Raise InputError for a --figure of a single point."""
+    if figure is not None and points < 2:
+        raise InputError(f"--figure {figure}: nothing is swept; give a key several values, --set KEY=V1,V2,...")
+
+
+def require_no_costs(**wanted: bool) -> None:
+    """Raise InputError for what is found out about the chips of one point, in one process."""
+    for name, is_wanted in wanted.items():
+        if is_wanted:
+            raise InputError(f"--{name}: goes with a single point that is evaluated here, not with a sweep or shares")
+
+
+@contextmanager
+def eval_workers() -> Iterator[Workers]:
+    """The processes of this torchrun, or this one."""
+    from memsim.train.workers import joined_workers
+
+    with joined_workers("cpu", PATIENCE) as workers:
+        yield workers
+
+
+def run(
+    study: Study, sharing: Sharing, workers: Workers, subject: Subject | None, device: str, draw: Draw
+) -> list[tuple[PointFacts, Evaluation]]:
+    """`run_study`; where there are results to keep, a signal stops it in good order."""
+    from memsim.study.run import run_study
+
+    def go(stop_request: Any) -> list[tuple[PointFacts, Evaluation]]:
+        return run_study(
+            study,
+            device=device,
+            jobs=sharing.jobs,
+            shard=sharing.shard,
+            results=sharing.results,
+            workers=workers,
+            subject=subject,
+            watcher=Progress(draw),
+            stop_request=stop_request,
+        )
+
+    if sharing.results is None:
+        return go(lambda: None)
+    with noted_stop_signals() as stops:
+        return go(stops)
+
+
+class Progress:
+    """Shows a study as one job: transcripts made, and the WER so far of the chip that is running."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+        self._errors: dict[Network, int] = defaultdict(int)
+        self._words: dict[Network, int] = defaultdict(int)
+
+    def begin(self, facts: StudyFacts, utterances: int, done: int) -> None:
+        """See `Watcher`."""
+        self._facts, self._utterances, self._done = facts, utterances, done
+        self._show("")
+
+    def step(self, network: Network, more: Tally) -> None:
+        """See `Watcher`."""
+        self._done += more.utterances
+        self._errors[network] += more.errors
+        self._words[network] += more.words
+        wer = self._errors[network] / max(self._words[network], 1)
+        self._show(f"{self._name(network)}: WER {wer:.2%}")
+
+    def _show(self, detail: str) -> None:
+        total = self._utterances
+        self._draw("evaluation", self._done / total if total else 1.0, detail, total, "utterances")
+
+    def _name(self, network: Network) -> str:
+        if network.role != "chip":
+            return network.role.replace("_", " ")
+        point = next(point for point in self._facts.points if point.has(network))
+        chip = f"chip {network.trial + 1} of {self._facts.trials}"
+        return f"{chip}, {point.label}" if point.label else chip
+
+
+def merged(pattern: str) -> list[tuple[PointFacts, Evaluation]]:
+    """The study whose results files `pattern` names."""
+    from memsim.study.merge import merge
+
+    paths = [Path(path) for path in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - it may be an absolute one
+    if not paths:
+        raise InputError(f"--merge {pattern}: no such files")
+    return merge(paths)
+
+
+def sweep_dict(points: Sequence[tuple[PointFacts, Evaluation]]) -> dict[str, Any]:
+    """What --json holds of a sweep."""
+    from memsim import __version__
+
+    return {
+        "memsim": __version__,
+        "points": [{"settings": dict(point.settings), **evaluation.to_dict()} for point, evaluation in points],
+    }
+
+
+def draw_figure(path: Path | None, points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
+    """Write --figure."""
+    if path is None:
+        return
+    from memsim.study.figure import wer_by_setting
+
+    wer_by_setting(sweep_dict(points)["points"], path)
+
+
+def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
+    """A table with a row a point."""
+    from rich.table import Table
+
+    from memsim.cli.progress import stdout
+    from memsim.evaluate import spread
+
+    table = Table()
+    settings = points[0][0].settings
+    for key in settings:
+        table.add_column(key, justify="right")
+    for column in ("digital %", "WER %", "std", "min", "max", "CER %", "chips"):
+        table.add_column(column, justify="right")
+    for point, result in points:
+        wer = spread([trial.score.wer for trial in result.trials])
+        cer = spread([trial.score.cer for trial in result.trials])
+        rates = [result.digital.wer, *wer.values(), cer["mean"]]
+        shown = [f"{100 * rate:.2f}" for rate in rates]
+        table.add_row(*map(str, point.settings.values()), *shown, str(len(result.trials)))
+    stdout.print(table)

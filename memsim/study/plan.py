@@ -1,0 +1,217 @@
+"""What a study runs, and who of several workers runs which part of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from memsim.asr.audio import duration_seconds
+from memsim.asr.corpora import Corpus
+from memsim.asr.data import BATCH_SECONDS, bucket
+from memsim.asr.recogniser import Decoder, skeleton
+from memsim.checkpoint import Checkpoint
+from memsim.decoders import with_decoder
+from memsim.errors import InputError
+from memsim.evaluate import (
+    GREEDY,
+    CheckpointFacts,
+    Evaluation,
+    Subject,
+    Trial,
+    has_full_precision,
+    part_score,
+    prepare,
+)
+from memsim.mapped import stored_spec
+from memsim.parts import Part
+from memsim.spec import HardwareSpec
+
+IMBALANCE = 1.1
+"""A worker may have this many times the mean number of parts of chips."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is run on a corpus: full precision, or the digital network or a chip of some hardware, named by its hash."""
+
+    role: Literal["full_precision", "digital", "chip"]
+    hardware: str = ""
+    trial: int = 0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A network and the batches, by number, that are to be run on it in one go."""
+
+    network: Network
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PointFacts:
+    """One hardware spec of a study, by the settings that tell it from the others and by the hashes of its networks."""
+
+    settings: Mapping[str, Any]
+    hardware: str
+    digital: str
+
+    @property
+    def label(self) -> str:
+        """`adc.bits=4, weights.bits=3`; empty where there is nothing to tell apart."""
+        return ", ".join(f"{key}={value}" for key, value in self.settings.items())
+
+    def chips(self, trials: int) -> list[Network]:
+        return [Network("chip", self.hardware, trial) for trial in range(trials)]
+
+    def has(self, network: Network) -> bool:
+        """Whether `network` can be made of this hardware."""
+        own = {"full_precision": "", "digital": self.digital, "chip": self.hardware}
+        return network.hardware == own[network.role]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One hardware spec of a study, and the settings that tell it from the others."""
+
+    settings: Mapping[str, Any]
+    spec: HardwareSpec
+
+    @cached_property
+    def facts(self) -> PointFacts:
+        # specs that differ behind their weights and DAC only have one digital network
+        return PointFacts(self.settings, self.spec.sha256(), self.spec.digital_twin().sha256())
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What must be known of a study to put its parts together."""
+
+    checkpoint: CheckpointFacts
+    reference_sha256: str | None
+    corpus: Corpus
+    seconds: float
+    points: tuple[PointFacts, ...]
+    trials: int
+    seed: int
+    """Of the first chip of every point."""
+    as_it_is: bool
+    """Whether the first chip is the one in the mapped file."""
+    full_precision: bool
+    loss_name: str
+    with_losses: bool
+    decoding: Mapping[str, Any]
+
+    def networks(self) -> list[Network]:
+        """All that is run, in the order of the points."""
+        found = [Network("full_precision")] if self.full_precision else []
+        for point in self.points:
+            digital = Network("digital", point.digital)
+            found += [*([] if digital in found else [digital]), *point.chips(self.trials)]
+        return found
+
+    def networks_of(self, point: PointFacts) -> list[Network]:
+        """Those that the result of `point` is made of."""
+        return [network for network in self.networks() if point.has(network)]
+
+    def evaluation(self, point: PointFacts, whole: Mapping[Network, Part]) -> Evaluation:
+        """The result of `point`, from what its networks made of the whole corpus."""
+        full_precision = Network("full_precision")
+        return Evaluation(
+            self.checkpoint,
+            self.corpus,
+            self.seconds,
+            self.loss_name,
+            self.decoding,
+            part_score(whole[full_precision], self.corpus) if self.full_precision else None,
+            part_score(whole[Network("digital", point.digital)], self.corpus),
+            tuple(Trial.of(whole[chip], self.corpus, self.seconds) for chip in point.chips(self.trials)),
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checkpoint on `trials` chips of every point, with the seeds `seed`, `seed` + 1, ... (None: see `prepare`).
+
+    Without `points`, a mapped checkpoint is evaluated on the hardware it was mapped for; without a seed too, its first
+    chip is the one in the file. Raises InputError for two points of the same hardware.
+    """
+
+    checkpoint: Checkpoint
+    corpus: Corpus
+    points: tuple[Point, ...] = ()
+    trials: int = 1
+    seed: int | None = None
+    reference: Checkpoint | None = None
+    with_losses: bool = False
+    decoder: Decoder | None = None
+    """None: greedy."""
+    decoding: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
+    """What a result says of the decoder."""
+
+    def __post_init__(self) -> None:
+        seen: dict[str, PointFacts] = {}
+        for point in (point.facts for point in self.points):
+            if (other := seen.setdefault(point.hardware, point)) is not point:
+                raise InputError(f"{other.label or 'a point'} and {point.label or 'another'} are the same hardware")
+        if self.trials < 1:
+            raise InputError(f"{self.trials} trials; there must be at least 1")
+
+    @cached_property
+    def durations_seconds(self) -> tuple[float, ...]:
+        """Of every utterance. Raises InputError when audio cannot be read."""
+        return tuple(duration_seconds(utterance) for utterance in self.corpus.utterances)
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """The utterances of each batch, by number."""
+        return bucket(self.durations_seconds, BATCH_SECONDS)
+
+    @cached_property
+    def facts(self) -> StudyFacts:
+        points = self.points or (Point({}, stored_spec(self.checkpoint)[0]),)
+        return StudyFacts(
+            checkpoint=CheckpointFacts.of(self.checkpoint),
+            reference_sha256=None if self.reference is None else self.reference.sha256,
+            corpus=self.corpus,
+            seconds=sum(self.durations_seconds),
+            points=tuple(point.facts for point in points),
+            trials=self.trials,
+            seed=int(self.checkpoint.metadata.get("seed", "0")) if self.seed is None else self.seed,
+            as_it_is=not self.points and self.seed is None,
+            full_precision=has_full_precision(self.checkpoint, self.reference),
+            loss_name=skeleton(self.checkpoint).kind.loss_name,
+            with_losses=self.with_losses,
+            decoding=self.decoding,
+        )
+
+    def subject(self, point: int = 0) -> Subject:
+        """The checkpoint on the hardware of a point, by its number. Raises InputError as `prepare` does."""
+        spec = self.points[point].spec if self.points else None
+        subject = prepare(self.checkpoint, spec=spec, seed=self.seed, reference=self.reference)
+        return subject if self.decoder is None else with_decoder(subject, self.decoder)
+
+
+def parts_each(chips: int, workers: int) -> int:
+    """Into how many parts the corpus is divided for each chip: the fewest with which no worker has far too many."""
+    return next(
+        parts
+        for parts in range(1, workers + 1)
+        if math.ceil(chips * parts / workers) <= IMBALANCE * chips * parts / workers
+    )
+
+
+def divided(networks: Sequence[Network], batches: int, workers: int) -> list[Unit]:
+    """All there is to do for `workers`, network by network. The batches go by length, so each part has all lengths."""
+    chips = sum(network.role == "chip" for network in networks)
+    parts = min(batches, parts_each(chips, workers))
+    return [Unit(network, tuple(range(first, batches, parts))) for network in networks for first in range(parts)]
+
+
+def share(units: Sequence[Unit], worker: int, workers: int) -> list[Unit]:
+    """The units of one of `workers`, 0 to `workers` - 1. Chips, which take longest, are dealt out first."""
+    dealt = sorted(range(len(units)), key=lambda i: units[i].network.role != "chip")
+    mine = set(dealt[worker::workers])
+    return [unit for i, unit in enumerate(units) if i in mine]

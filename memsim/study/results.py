@@ -1,0 +1,250 @@
+"""Results files: JSON lines that a study adds to while it runs, and from which it goes on or is put together.
+
+The first line says of what study they are. Every `part` is what a network made of some utterances, with its WER and CER
+on them; every `point` is the result of one hardware spec, as `memsim eval --json` writes it, and its settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from memsim import __version__
+from memsim.asr.corpora import Corpus, Utterance
+from memsim.errors import InputError
+from memsim.evaluate import CheckpointFacts, part_score
+from memsim.files import writing
+from memsim.parts import Part
+from memsim.study.plan import Network, PointFacts, StudyFacts
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Shard = tuple[int, int]
+"""(which, of how many), from 1."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a results file."""
+
+    facts: StudyFacts
+    shard: Shard | None
+    memsim: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, that `from_dict` reads back."""
+        facts = self.facts
+        return {
+            "kind": "study",
+            "memsim": self.memsim,
+            "shard": self.shard,
+            "checkpoint": {**asdict(facts.checkpoint), "path": str(facts.checkpoint.path)},
+            "reference_sha256": facts.reference_sha256,
+            "points": [asdict(point) for point in facts.points],
+            "trials": facts.trials,
+            "seed": facts.seed,
+            "as_it_is": facts.as_it_is,
+            "full_precision": facts.full_precision,
+            "loss_name": facts.loss_name,
+            "with_losses": facts.with_losses,
+            "decoding": facts.decoding,
+            "data": {
+                "name": facts.corpus.name,
+                "split": facts.corpus.split,
+                "text_style": facts.corpus.text_style,
+                "synthetic": facts.corpus.synthetic,
+                "skipped": facts.corpus.skipped,
+                "seconds": facts.seconds,
+                "utterances": [
+                    [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker]
+                    for u in facts.corpus.utterances
+                ],
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any]) -> Header:
+        """Raises KeyError, TypeError or ValueError for anything that is no such line."""
+        data, checkpoint = dict(line["data"]), line["checkpoint"]
+        seconds = data.pop("seconds")
+        utterances = tuple(Utterance(id, Path(audio), *rest) for id, audio, *rest in data.pop("utterances"))
+        facts = StudyFacts(
+            checkpoint=CheckpointFacts(**{**checkpoint, "path": Path(checkpoint["path"])}),
+            reference_sha256=line["reference_sha256"],
+            corpus=Corpus(utterances=utterances, **data),
+            seconds=seconds,
+            points=tuple(PointFacts(**point) for point in line["points"]),
+            trials=line["trials"],
+            seed=line["seed"],
+            as_it_is=line["as_it_is"],
+            full_precision=line["full_precision"],
+            loss_name=line["loss_name"],
+            with_losses=line["with_losses"],
+            decoding=line["decoding"],
+        )
+        return cls(facts, None if line["shard"] is None else (line["shard"][0], line["shard"][1]), line["memsim"])
+
+    def difference(self, other: Header) -> str | None:
+        """The first thing in which the two are of different commands: what, there and here."""
+        mine, theirs = self._compared(), other._compared()
+        return next((f"{key} {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]), None)
+
+    def _compared(self) -> dict[str, Any]:
+        """What must be equal for the parts of two files to belong together, in words."""
+        facts, corpus = self.facts, self.facts.corpus
+        spoken = repr([(u.id, u.text, u.start_seconds, u.end_seconds) for u in corpus.utterances])
+        return {
+            "memsim": self.memsim,
+            "checkpoint": facts.checkpoint.sha256[:12],
+            "reference": (facts.reference_sha256 or "none")[:12],
+            "data": f"{corpus.name} {corpus.split} ({len(corpus.utterances)} utterances)",
+            "text style": corpus.text_style,
+            "transcripts": hashlib.blake2b(spoken.encode(), digest_size=6).hexdigest(),
+            "losses": "asked for" if facts.with_losses else "left out",
+            "decoding": json.dumps(facts.decoding, sort_keys=True),
+            "seed": facts.seed,
+            "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
+        }
+
+
+def shown(shard: Shard | None) -> str:
+    return "no shard" if shard is None else f"shard {shard[0]}/{shard[1]}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a results file holds."""
+
+    header: Header
+    parts: list[tuple[Network, Part]]
+    is_finished: bool
+
+
+def read_results(path: Path) -> Results:
+    """A results file; a last line that was cut off is left out. Raises InputError when the file is not one."""
+    parts: list[tuple[Network, Part]] = []
+    is_finished = False
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = _whole_lines(file)
+            header = Header.from_dict(json.loads(next(lines, "")))
+            for line in map(json.loads, lines):
+                if line["kind"] == "part":
+                    network = Network(line["role"], line["hardware"], line["trial"])
+                    parts.append((network, Part.from_dict(line)))
+                is_finished = line["kind"] == "end"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: is no results file of memsim eval, or a damaged one") from None
+    return Results(header, parts, is_finished)
+
+
+def _whole_lines(file: IO[str]) -> Iterator[str]:
+    return (line for line in file if line.endswith("\n"))
+
+
+def by_network(parts: Iterable[tuple[Network, Part]]) -> dict[Network, list[Part]]:
+    """The parts of each network."""
+    found: dict[Network, list[Part]] = {}
+    for network, part in parts:
+        found.setdefault(network, []).append(part)
+    return found
+
+
+class ResultsFile:
+    """A results file that is being added to; `parts` is what was in it before."""
+
+    def __init__(self, path: Path, file: IO[str], facts: StudyFacts, parts: list[tuple[Network, Part]]) -> None:
+        self.path, self.parts = path, parts
+        self._file, self._facts = file, facts
+
+    def add_part(self, network: Network, part: Part) -> None:
+        score = part_score(part, self._facts.corpus)
+        line = {"kind": "part", **asdict(network), "settings": self._settings(network), "wer": score.wer}
+        self._add(line | {"cer": score.cer} | part.to_dict())
+
+    def _settings(self, network: Network) -> dict[str, Any]:
+        """Those that tell a chip from others."""
+        points = self._facts.points if network.role == "chip" else ()
+        return next((dict(point.settings) for point in points if point.has(network)), {})
+
+    def add_point(self, point: PointFacts, result: Mapping[str, Any]) -> None:
+        self._add({"kind": "point", "settings": dict(point.settings), **result})
+
+    def finish(self) -> None:
+        """Say that nothing is missing."""
+        self._add({"kind": "end"})
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        """Write one line, so that it is on disk whatever happens next."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+@contextmanager
+def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iterator[ResultsFile]:
+    """The results file at `path`, made if need be. What is in it is kept where the study is the same, or has more
+    points or trials now (not of a shard: who runs what would change).
+
+    Raises InputError for the results of another command, and while another process adds to the file.
+    """
+    header = Header(facts, shard)
+    parts: list[tuple[Network, Part]] = []
+    with ExitStack() as files:
+        kept: list[str] = []
+        if path.exists():
+            _lock(files.enter_context(path.open(encoding="utf-8")), path)
+            known = read_results(path)
+            parts = known.parts
+            if problem := _conflict(known.header, header):
+                raise InputError(
+                    f"{path}: holds results of another command ({problem}); name another file, or --force overwrites it"
+                )
+            # not a line that was cut off, nor points, which may get more trials
+            lines = _whole_lines(files.enter_context(path.open(encoding="utf-8")))
+            kept = [line for line in lines if line.startswith('{"kind": "part"')]
+        with writing(path) as temporary:
+            temporary.write_text("".join([json.dumps(header.to_dict()) + "\n", *kept]), encoding="utf-8")
+        file = files.enter_context(path.open("a", encoding="utf-8"))
+        _lock(file, path)
+        yield ResultsFile(path, file, facts, parts)
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    """Hold `file` for this process until it is closed, where the system has such locks."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{path}: another process is adding to it") from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _conflict(old: Header, new: Header) -> str | None:
+    """Why `new` cannot go on with the file of `old`."""
+    if old.shard != new.shard:
+        return f"{shown(old.shard)}, not {shown(new.shard)}"
+    if difference := new.difference(old):
+        return difference
+    mine = {point.hardware for point in new.facts.points}
+    other = [point.label or "other hardware" for point in old.facts.points if point.hardware not in mine]
+    if other:
+        return f"{other[0]}, which is not among the points here"
+    if old.facts.trials > new.facts.trials:
+        return f"{old.facts.trials} trials, not {new.facts.trials}"
+    if new.shard and (old.facts.trials != new.facts.trials or len(old.facts.points) != len(mine)):
+        return "fewer trials or points, by which the shards were divided"
+    return None

@@ -1,0 +1,156 @@
+"""Running a study: in this process, in several of this machine, or in those that torchrun started."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from memsim.errors import Stopped
+from memsim.evaluate import Evaluation, Subject
+from memsim.parts import Part
+from memsim.study.plan import Network, PointFacts, Study, StudyFacts, Unit, divided, share
+from memsim.study.processes import in_processes
+from memsim.study.results import ResultsFile, Shard, adding_to, by_network
+from memsim.study.work import Done, Evaluator, Unwatched, Watcher, tally
+from memsim.train.workers import Workers
+
+StopRequest = Callable[[], int | None]
+"""The number of the signal that asked to stop, if any."""
+
+
+def run_study(
+    study: Study,
+    *,
+    device: str = "cpu",
+    jobs: int = 1,
+    shard: Shard | None = None,
+    results: Path | None = None,
+    workers: Workers | None = None,
+    subject: Subject | None = None,
+    watcher: Watcher | None = None,
+    stop_request: StopRequest = lambda: None,
+) -> list[tuple[PointFacts, Evaluation]]:
+    """The result of every point of `study`; of a shard, and in all but the first of `workers`, none.
+
+    Args:
+        device: `cpu`, `cuda`, or one GPU of several.
+        jobs: how many processes of this machine share the work. They are spawned: a script that asks for more than one
+            guards its own start with ``if __name__ == "__main__"``.
+        shard: do only this share of the work; `memsim.study.merge` puts the `results` of all together.
+        results: a results file that grows as parts are done. What another run of the study has left there is kept.
+        workers: the processes of a torchrun, which share the work.
+        subject: that of the first point, where it is prepared already.
+        stop_request: asked after every batch.
+
+    Raises InputError as `prepare` and `adding_to` do, and Stopped when it was asked to stop and something is left.
+    """
+    workers, watcher = workers or Workers(), watcher or Unwatched()
+    facts = study.facts
+    units = divided(facts.networks(), len(study.groups), shard[1] if shard else max(jobs, workers.size))
+    if shard:
+        units = share(units, shard[0] - 1, shard[1])
+    adding = adding_to(results, facts, shard) if results is not None and workers.is_first else nullcontext()
+    with adding as file:
+        collected = _Collected(facts, file, whole=shard is None and workers.is_first)
+        wanted = _utterances(study, units)
+        covered = workers.gather(
+            {n: {i for part in parts for i in part.texts} for n, parts in collected.parts.items()}
+        )[0]
+        units = [unit for unit in (_left(study, unit, covered) for unit in units) if unit.batches]
+        left = _utterances(study, units)
+        watcher.begin(facts, wanted, wanted - left)
+        if jobs > 1:
+            done = in_processes(study, units, device, jobs, watcher, stop_request)
+        else:
+            evaluator = Evaluator(study, device, subject)
+            done = _in_turn(evaluator, share(units, workers.rank, workers.size), watcher, stop_request)
+            done = _together(study, done, -(-len(units) // workers.size), workers, watcher, stop_request)
+        with closing(done):
+            for network, part in done:
+                collected.add(network, part)
+                left -= len(part.texts)
+        stops = [number for number in workers.gather(stop_request()) if number is not None]
+        if left and stops:
+            kept = f"{results} keeps what is done, the same command goes on" if results else "nothing was kept"
+            raise Stopped(f"stopped with {1 - left / wanted:.0%} done; {kept}", by_keyboard=signal.SIGINT in stops)
+        if file is not None:
+            file.finish()
+    return [(point, collected.evaluations[point.hardware]) for point in facts.points] if collected.whole else []
+
+
+def _utterances(study: Study, units: Iterable[Unit]) -> int:
+    """How many transcripts `units` are."""
+    return sum(len(study.groups[batch]) for unit in units for batch in unit.batches)
+
+
+def _left(study: Study, unit: Unit, covered: Mapping[Network, set[int]]) -> Unit:
+    """`unit` without the batches of utterances that are `covered`."""
+    done = covered.get(unit.network, set())
+    return Unit(unit.network, tuple(batch for batch in unit.batches if not done.issuperset(study.groups[batch])))
+
+
+def _in_turn(evaluator: Evaluator, units: Iterable[Unit], watcher: Watcher, stop_request: StopRequest) -> Done:
+    for unit in units:
+        if stop_request() is not None:
+            return
+        part = evaluator.run(unit, watcher.step, lambda: stop_request() is not None)
+        yield unit.network, part
+
+
+def _together(
+    study: Study,
+    own: Done,
+    rounds: int,
+    workers: Workers,
+    watcher: Watcher,
+    stop_request: StopRequest,
+) -> Done:
+    """What all `workers` have done, one part of each at a time; all end where one of them is asked to stop."""
+    for _ in range(rounds):
+        results = workers.gather((next(own, None), stop_request()))
+        for rank, (done, _) in enumerate(results):
+            if done is not None:
+                network, part = done
+                if rank != workers.rank:
+                    watcher.step(network, tally(part.texts, study.corpus))
+                yield done
+        if any(number is not None for _, number in results):
+            return
+
+
+class _Collected:
+    """The parts that there are, and the results of the points that are complete, if the `whole` study comes here."""
+
+    def __init__(self, facts: StudyFacts, file: ResultsFile | None, *, whole: bool) -> None:
+        self.whole = whole
+        self.evaluations: dict[str, Evaluation] = {}
+        self.parts = by_network([] if file is None else file.parts)
+        self._facts, self._file = facts, file
+        self._finish(facts.points)
+
+    def covered(self) -> dict[Network, set[int]]:
+        """The utterances whose transcripts there are."""
+        return {network: {i for part in parts for i in part.texts} for network, parts in self.parts.items()}
+
+    def add(self, network: Network, part: Part) -> None:
+        self.parts.setdefault(network, []).append(part)
+        if self._file is not None:
+            self._file.add_part(network, part)
+        self._finish([point for point in self._facts.points if point.has(network)])
+
+    def _finish(self, points: Sequence[PointFacts]) -> None:
+        """Those of `points` that are complete now."""
+        for point in points if self.whole else ():
+            networks = self._facts.networks_of(point)
+            if all(self._is_whole(network) for network in networks):
+                whole = {network: Part.joined(self.parts[network]) for network in networks}
+                evaluation = self._facts.evaluation(point, whole)
+                self.evaluations[point.hardware] = evaluation
+                if self._file is not None:
+                    self._file.add_point(point, evaluation.to_dict())
+
+    def _is_whole(self, network: Network) -> bool:
+        done = sum(len(part.texts) for part in self.parts.get(network, ()))
+        return done == len(self._facts.corpus.utterances)
