@@ -32,7 +32,7 @@ def render_budget(budget: Budget, verbose: bool) -> None:
 
     errors = budget.errors
     added = increments(errors)
-    table = _table("error of the product", "adds %", "up to here %", "most %", left=("in layer",))
+    table = table_of("error of the product", "adds %", "up to here %", "most %", left=("in layer",))
     for effect in sorted(added, key=lambda effect: -added[effect]):
         name, most = budget.worst_layer(effect)
         table.add_row(label(effect), _percent(added[effect]), _percent(errors[effect]), _percent(most), name)
@@ -41,7 +41,7 @@ def render_budget(budget: Budget, verbose: bool) -> None:
     )
     stdout.print(table)
     if verbose:
-        table = _table("error of the product", "all %", *(f"{label(effect)} %" for effect in added))
+        table = table_of("error of the product", "all %", *(f"{label(effect)} %" for effect in added))
         for layer in budget.sorted_layers():
             table.add_row(layer.name, _percent(layer.total), *map(_percent, increments(layer.errors).values()))
         stdout.print(table)
@@ -57,7 +57,7 @@ def render_budget(budget: Budget, verbose: bool) -> None:
 
 def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None) -> None:
     """The WER with the effects switched on one after the other, in their order."""
-    table = _table("with effects up to", "WER %", "std", "CER %", "adds to WER %")
+    table = table_of("with effects up to", "WER %", "std", "CER %", "adds to WER %")
     before = None
     if full_precision is not None:
         before = full_precision.wer
@@ -74,7 +74,7 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
 def render_sensitivity(sensitivity: Sensitivity, verbose: bool) -> None:
     """WER and CTC loss with one layer at a time on hardware, the worst first."""
     digital, layers = sensitivity.digital, sensitivity.layers
-    table = _table("only this layer on hardware", "WER %", "CTC loss", "adds %")
+    table = table_of("only this layer on hardware", "WER %", "CTC loss", "adds %")
     table.add_row("none: digital, quantised", _percent(digital.score.wer), f"{digital.ctc_loss:.4f}", "")
     for result in layers if verbose else layers[:WORST_LAYERS]:
         added = f"{100 * (result.ctc_loss / digital.ctc_loss - 1):+.2f}" if digital.ctc_loss else ""
@@ -84,7 +84,8 @@ def render_sensitivity(sensitivity: Sensitivity, verbose: bool) -> None:
     stdout.print(f"CTC loss: the mean a character, by which layers are sorted{rest}", style="dim", highlight=False)
 
 
-def _table(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
+def table_of(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
+    """A table whose first column, and those in `left`, are text; the others are numbers."""
     from rich.box import SIMPLE
     from rich.table import Table
 

@@ -73,6 +73,7 @@ def command(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Give the WER with one layer at a time on hardware.")
     ] = False,
+    cost: options.Cost = False,
     compute: options.Compute = "auto",
     json_file: options.Json = None,
     force: options.Force = False,
@@ -107,6 +108,8 @@ def command(
         spec = _hardware_for_mapped(opened, hardware, bits, cell, set_)
     from memsim import ablation
     from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
+    from memsim.cli.cost import render_cost
+    from memsim.cost import chip_cost
     from memsim.evaluate import evaluate, prepare
     from memsim.nn.mapping import mapping_of
 
@@ -124,6 +127,7 @@ def command(
     with pass_progress(quiet) as progress:
         errors = ablation.chip_budget(subject, progress=progress) if budget else None
         layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
+        taken = chip_cost(subject, corpus, device=device, progress=progress) if cost else None
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
         steps = ablation.ablate(subject, result, device=device, progress=progress) if ablate else ()
     if not quiet:
@@ -134,10 +138,13 @@ def command(
             render_ablation(steps, result.full_precision)
         if layers:
             render_sensitivity(layers, verbose)
+        if taken:
+            render_cost(taken, verbose)
     facts = result.to_dict()
     facts |= {"budget": errors.to_dict()} if errors else {}
     facts |= {"ablation": [step.to_dict() for step in steps]} if steps else {}
     facts |= {"sensitivity": layers.to_dict()} if layers else {}
+    facts |= {"cost": taken.to_dict()} if taken else {}
     options.write_json(json_file, facts)
     if corpus.skipped:
         warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")

@@ -46,6 +46,9 @@ Set = Annotated[
 Budget = Annotated[
     bool, typer.Option("--budget", help="Show what each effect of the hardware adds to the error of the products.")
 ]
+Cost = Annotated[
+    bool, typer.Option("--cost", help="Estimate energy, time and area, by circuit and layer; prices are the spec's.")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
