@@ -45,7 +45,10 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules of converters (DACs with the drivers of their rows) and of cells: None where their inputs are unknown."""
+    """Joules of converters (DACs with the drivers of their rows) and of cells.
+
+    Those of cells are None where nobody knows: ideal ones have no currents, and layers may have no known inputs.
+    """
 
     dac: float
     adc: float
@@ -65,7 +68,7 @@ class Energy:
 class LayerCost:
     """Of one matrix, which reads `vectors` input vectors in what `Cost.per` names.
 
-    `cell_joules` is for a mean vector, None where its inputs are unknown. `programming_joules` and `_seconds` are for
+    `cell_joules` is for a mean vector, None where nobody knows. `programming_joules` and `_seconds` are for
     the whole matrix, once; None for one that was not programmed here.
     """
 
@@ -78,13 +81,13 @@ class LayerCost:
 
     @classmethod
     def of(cls, matrix: MappedMatrix, vectors: float, watts: float | None) -> LayerCost:
-        """`watts` is the power of all cells for a mean vector, summed over its phases."""
+        """`watts` is the power of all cells for a mean vector, summed over its phases; None where it is unknown."""
         arrays, report = ArrayCost.of(matrix.tiling, matrix.spec), matrix.programming
         return cls(
             matrix.name,
             arrays,
             vectors,
-            None if watts is None else arrays.cell_joules(watts, matrix.spec),
+            arrays.cell_joules(watts, matrix.spec),
             None if report is None else programming_joules(report, matrix.spec),
             None if report is None else report.seconds,
         )
@@ -106,8 +109,8 @@ class LayerCost:
 
     @property
     def tops_per_watt(self) -> float | None:
-        """10^12 operations a joule of reading; None where that takes none."""
-        return _per(1e-12 * self.operations, self.energy.total)
+        """10^12 operations a joule of reading; None where that is unknown."""
+        return None if self.energy.cells is None else _per(1e-12 * self.operations, self.energy.total)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -166,7 +169,9 @@ class Cost:
 
     @property
     def tops_per_watt(self) -> float | None:
-        """10^12 operations (a multiplication and an addition are two) a joule of reading."""
+        """10^12 operations (a multiplication and an addition are two) a joule of reading; None where it is unknown."""
+        if self.energy.cells is None:
+            return None
         return _per(1e-12 * math.fsum(layer.operations for layer in self.layers), self.energy.total)
 
     @property
@@ -242,9 +247,7 @@ def stored_cost(
     `rates` are the input vectors in a second of audio; without them, the cost is for one vector.
     """
     watts, known = None, statistics.get(matrix.name)
-    if matrix.spec.cell == "ideal":
-        watts = 0.0
-    elif known is not None and matrix.is_calibrated:
+    if matrix.states is not None and known is not None and matrix.is_calibrated:
         watts = matrix.cell_watts(known.sample.to(matrix.levels.device)) / len(known.sample)
         matrix.release()
     return LayerCost.of(matrix, 1.0 if rates is None else rates.get(matrix.name, 0.0), watts)
@@ -279,7 +282,7 @@ def chip_cost(
     layers = []
     for matrix in mapping.layers.values():
         work = matrix.work
-        watts = float(work.cell_watts) / work.vectors if work.vectors else 0.0
+        watts = float(work.cell_watts) / work.vectors if work.vectors and matrix.states is not None else None
         layers.append(LayerCost.of(matrix, work.vectors / seconds, watts))
     return Cost(tuple(layers), "audio_second", mapping.spec.cost.audio_seconds_per_programming, seconds)
 

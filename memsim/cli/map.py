@@ -74,7 +74,7 @@ def command(
 
     for flag, wanted in {"--budget": budget, "--cost": cost}.items():
         if wanted and dry_run:
-            raise InputError(f"{flag} --dry-run: it is that of programmed arrays; leave one of the two out")
+            raise InputError(f"{flag} --dry-run: the {flag[2:]} is that of programmed arrays; leave one of the two out")
     opened, _ = open_checkpoint(checkpoint)
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.

@@ -88,11 +88,14 @@ class ArrayCost:
         parts = {part: 1e-6 * area for part, area in zip(("cells", "dacs", "adcs"), areas, strict=True)}
         return parts | {"total": math.fsum(parts.values())}
 
-    def cell_joules(self, watts: float, spec: HardwareSpec) -> float:
-        """Of one input vector; `watts` is the power of the cells, summed over its phases."""
+    def cell_joules(self, watts: float | None, spec: HardwareSpec) -> float | None:
+        """Of one input vector; `watts` is the power of the cells, summed over its phases.
+
+        None where that is unknown and the spec has no price for a cell's pulse.
+        """
         cell = spec.cost.cell
         if cell.read_joules == "simulated":
-            return watts * cell.read_seconds
+            return None if watts is None else watts * cell.read_seconds
         return self.read_pulses * cell.read_joules
 
 
