@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim import __version__
+from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.asr.ctc import ctc_losses
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad, total_seconds
@@ -81,21 +82,23 @@ class Evaluation:
                 "utterances": len(self.corpus.utterances),
                 "words": self.corpus.words,
                 "seconds": round(self.seconds, 3),
+                "utterance_words": [words for _, words in self.digital.utterance_errors],
             },
             "hardware": {"name": self.spec.name, "sha256": self.spec.sha256(), "spec": self.spec.to_dict()},
             "seed": self.seed,
-            **({} if self.full_precision is None else {"full_precision": self.full_precision.to_dict()}),
-            "digital": self.digital.to_dict(),
+            **({} if self.full_precision is None else {"full_precision": self.full_precision.to_detailed_dict()}),
+            "digital": self.digital.to_detailed_dict(),
             "mapped": {
                 "wer": spread([trial.score.wer for trial in self.trials]),
                 "cer": spread([trial.score.cer for trial in self.trials]),
-                "trials": [{"seed": trial.seed, **trial.score.to_dict()} for trial in self.trials],
+                "trials": [{"seed": trial.seed, **trial.score.to_detailed_dict()} for trial in self.trials],
             },
             "relative_degradation": {
                 key: mean_wer / reference.wer - 1
                 for key, reference in references.items()
                 if reference is not None and reference.wer > 0
             },
+            "intervals": self.intervals(),
             "clip_rate": {
                 "dac": _mean([trial.dac_clip_rate for trial in self.trials]),
                 "adc": _mean([trial.adc_clip_rate for trial in self.trials]),
@@ -105,6 +108,24 @@ class Evaluation:
             },
             "real_time_factor": stats.fmean(trial.real_time_factor for trial in self.trials),
         }
+
+    def intervals(self) -> dict[str, Any]:
+        """95 % bootstrap intervals over utterances: the WER of each, and the mapped one's degradation, paired."""
+        words = [words for _, words in self.digital.utterance_errors]
+        mapped = [_errors(trial.score) for trial in self.trials]
+        references = {"digital": self.digital, "full_precision": self.full_precision}
+        known = {key: _errors(score) for key, score in references.items() if score is not None}
+        systems = {key: [errors] for key, errors in known.items()} | {"mapped": mapped}
+        return {
+            "confidence": CONFIDENCE,
+            "wer": {key: wer_interval(errors, words).to_dict() for key, errors in systems.items()},
+            **{f"to_{key}": compare(mapped, errors, words).to_dict() for key, errors in known.items()},
+        }
+
+
+def _errors(score: Score) -> list[int]:
+    """The word errors of every utterance."""
+    return [errors for errors, _ in score.utterance_errors]
 
 
 def spread(values: list[float]) -> dict[str, float]:

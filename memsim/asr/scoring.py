@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jiwer
 
@@ -39,6 +40,10 @@ class Score:
             "insertions": self.insertions,
             "deletions": self.deletions,
         }
+
+    def to_detailed_dict(self) -> dict[str, Any]:
+        """`to_dict` and the word errors of every utterance."""
+        return {**self.to_dict(), "utterance_errors": [errors for errors, _ in self.utterance_errors]}
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -201,7 +201,7 @@ def _render(result: Evaluation, verbose: bool) -> None:
         stdout.print(_clip_table(result))
     facts = result.to_dict()
     lines = [
-        f"relative degradation {key.replace('_', ' ')}: {value:+.1%}"
+        f"relative degradation {key.replace('_', ' ')}: {value:+.1%} ({_interval(facts['intervals'], key)})"
         for key, value in facts["relative_degradation"].items()
     ]
     clips = [f"{key.upper()} {rate:.3%}" for key, rate in facts["clip_rate"].items() if rate is not None]
@@ -224,6 +224,13 @@ def _clip_table(result: Evaluation) -> Table:
     for name, rate in result.mapping.clip_rates().items():
         table.add_row(name, *("" if r is None else f"{100 * r:.3f}" for r in (rate.dac, rate.adc)))
     return table
+
+
+def _interval(intervals: dict[str, Any], key: str) -> str:
+    """What is between the parentheses: the paired interval of a relative degradation."""
+    interval = intervals[key]["relative"]
+    high = "unbounded" if interval["high"] is None else f"{interval['high']:+.1%}"
+    return f"{intervals['confidence']:.0%} interval {interval['low']:+.1%} to {high}"
 
 
 def _single(score: Score) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,11 +138,15 @@ def require_safetensors(path: Path) -> None:
         raise InputError(f"{path}: expected a name that ends in .safetensors")
 
 
+_NUMBERS = re.compile(r"\[\n\s*(-?\d[-+\d.eE,\s]*?)\s*\]")
+"""A list of numbers over several lines, in JSON: no string has a line break in it."""
+
+
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Write `result` whole or not at all; `-` is standard output."""
+    """Write `result` whole or not at all, lists of numbers on one line; `-` is standard output."""
     if path is None:
         return
-    text = json.dumps(result, indent=2) + "\n"
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         return

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from memsim.asr.bootstrap import compare
 from memsim.asr.corpora import load_corpus
 from memsim.resources import ASSETS
 
@@ -66,6 +67,16 @@ def test_the_json_has_the_contract(memsim):
         assert part["hits"] + part["substitutions"] + part["deletions"] == result["data"]["words"]
     assert result["relative_degradation"]["to_digital"] == pytest.approx(
         result["mapped"]["wer"]["mean"] / result["digital"]["wer"] - 1
+    )
+    words, intervals = result["data"]["utterance_words"], result["intervals"]
+    for part in (result["digital"], result["full_precision"], *trials):
+        assert len(part["utterance_errors"]) == len(words) == 6
+        assert sum(part["utterance_errors"]) / sum(words) == pytest.approx(part["wer"])
+    paired = compare([trial["utterance_errors"] for trial in trials], result["digital"]["utterance_errors"], words)
+    assert intervals["to_digital"] == paired.to_dict()
+    assert intervals["wer"]["mapped"]["value"] == pytest.approx(result["mapped"]["wer"]["mean"])
+    assert intervals["to_full_precision"]["relative"]["value"] == pytest.approx(
+        result["relative_degradation"]["to_full_precision"]
     )
     assert 0 <= result["clip_rate"]["dac"] < 0.01
     assert 0 <= result["clip_rate"]["adc"] < 0.01

@@ -1,0 +1,177 @@
+"""How sure a word error rate is, and how much worse one system is than another: bootstrap intervals.
+
+A resample draws as many utterances as there are, with replacement (Bisani and Ney, Bootstrap estimates for confidence
+intervals in ASR performance evaluation, ICASSP 2004). Two systems are compared on the same draws, so that what makes an
+utterance hard for both cancels. Intervals are those of percentiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memsim.rng import derive_seed
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+_BLOCK_BYTES = 64e6
+"""Of the counts of as many resamples as are drawn at a time."""
+
+Floats = npt.NDArray[np.float64]
+Errors = npt.ArrayLike
+"""Word errors of a system, [chips, utterances]; [utterances] of one chip."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, and between which values it is with the confidence asked for."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain values for JSON; one that is not finite is None."""
+        values = {"value": self.value, "low": self.low, "high": self.high}
+        return {key: value if isfinite(value) else None for key, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A system against a baseline on the same utterances, each as the mean WER of its chips."""
+
+    difference: Interval
+    """The system's WER less the baseline's, as a fraction: 0.01 is one percent absolute."""
+    relative: Interval | None
+    """The system's WER as a multiple of the baseline's, less 1; None where the baseline makes no errors."""
+    probability_worse: float
+    """Of the resamples, the fraction in which the system makes more errors; ties count half."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "difference": self.difference.to_dict(),
+            "relative": None if self.relative is None else self.relative.to_dict(),
+            "probability_worse": self.probability_worse,
+        }
+
+
+def wer_interval(
+    errors: Errors,
+    words: Sequence[int],
+    *,
+    resample_chips: bool = False,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
+    """The mean WER of the chips of one system; the arguments are those of `compare`."""
+    system = _errors(errors, words)
+    (wers,) = _resampled_wers([system], words, resample_chips, resamples, seed)
+    return _interval(_wer(system, words), wers, confidence)
+
+
+def compare(
+    errors: Errors,
+    baseline_errors: Errors,
+    words: Sequence[int],
+    *,
+    resample_chips: bool = False,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Comparison:
+    """How much worse a system is than a baseline, with paired intervals.
+
+    Without `resample_chips` the intervals are of these chips on other speech of the kind. With it chips are drawn anew
+    as well, each system's independently: they are of other chips on other speech. That needs several; the spread of
+    C chips drawn anew is too small by sqrt((C - 1) / C), which matters for few.
+
+    Args:
+        errors: the system's word errors, [chips, utterances] or [utterances]; training seeds may stand for chips.
+        baseline_errors: the baseline's, on the same utterances in the same order; of any number of chips.
+        words: of each reference, [utterances].
+        resamples: how many draws the percentiles are of.
+        confidence: the probability that an interval is to have, in (0, 1).
+        seed: all draws are a function of it and of the sizes.
+
+    Raises ValueError when sizes differ, errors are negative or the references hold no words.
+    """
+    system, baseline = _errors(errors, words), _errors(baseline_errors, words)
+    system_wers, baseline_wers = _resampled_wers([system, baseline], words, resample_chips, resamples, seed)
+    wer, baseline_wer = _wer(system, words), _wer(baseline, words)
+    differences = system_wers - baseline_wers
+    relative = None
+    if baseline_wer > 0:
+        relative = _interval(wer / baseline_wer - 1, _relative(system_wers, baseline_wers), confidence)
+    return Comparison(
+        _interval(wer - baseline_wer, differences, confidence),
+        relative,
+        float((differences > 0).mean() + (differences == 0).mean() / 2),
+    )
+
+
+def _errors(errors: Errors, words: Sequence[int]) -> Floats:
+    """`errors` as [chips, utterances]."""
+    table = np.atleast_2d(np.asarray(errors, dtype=np.float64))
+    if table.ndim != 2 or not table.shape[0] or table.shape[1] != len(words):
+        raise ValueError(f"errors of the shape {list(np.shape(errors))} are not those of {len(words)} utterances")
+    if (table < 0).any():
+        raise ValueError("errors must not be negative")
+    if sum(words) <= 0 or min(words) < 0:
+        raise ValueError("the references must hold words")
+    return table
+
+
+def _wer(errors: Floats, words: Sequence[int]) -> float:
+    return float(errors.mean(axis=0).sum() / sum(words))
+
+
+def _resampled_wers(
+    systems: Sequence[Floats], words: Sequence[int], resample_chips: bool, resamples: int, seed: int
+) -> list[Floats]:
+    """Of each system the WERs [resamples], on the same draws of utterances."""
+    rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    reference = np.asarray(words, dtype=np.float64)
+    wers = [np.empty(resamples) for _ in systems]
+    block = max(1, int(_BLOCK_BYTES / (8 * len(words))))
+    for start in range(0, resamples, block):
+        rows = slice(start, min(start + block, resamples))
+        utterances = _draw_counts(rng, rows.stop - start, len(words))
+        spoken = utterances @ reference
+        for errors, found in zip(systems, wers, strict=True):
+            sums = utterances @ errors.T  # [block, chips]
+            if resample_chips:
+                sums = sums * _draw_counts(rng, len(sums), len(errors))
+            found[rows] = _ratio(sums.mean(axis=1), spoken)
+    return wers
+
+
+def _draw_counts(rng: np.random.Generator, rows: int, count: int) -> Floats:
+    """[rows, count]: how often each of `count` things is among as many draws with replacement."""
+    picks = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+    return np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Elementwise, where nothing over nothing is 0 and something over nothing infinite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(numerator == 0, 0.0, numerator / denominator)
+
+
+def _relative(wers: Floats, baseline_wers: Floats) -> Floats:
+    """Degradations, 0 where neither makes an error."""
+    return _ratio(wers - baseline_wers, baseline_wers)
+
+
+def _interval(value: float, resampled: Floats, confidence: float) -> Interval:
+    tail = (1 - confidence) / 2
+    # Quantiles that are values: between a finite and an infinite one there is none.
+    low, high = np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf")
+    return Interval(value, float(low), float(high))

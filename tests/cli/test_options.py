@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memsim.cli.options import write_json
+
+
+def test_lists_of_numbers_are_on_one_line(tmp_path):
+    facts = {"errors": [0, -1, 2.5e-7], "names": ["a", "b"], "empty": [], "nested": [[1], [2, 3]], "one": {"x": [4]}}
+    write_json(tmp_path / "r.json", facts)
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text) == facts
+    for line in ('  "errors": [0, -1, 2.5e-07],', "    [2, 3]", '    "x": [4]'):
+        assert line in text.splitlines()
+
+
+values = st.recursive(
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(st.dictionaries(st.text() | st.just("[\n 1,\n 2]"), values | st.just("[\n 1,\n 2]")))
+def test_what_is_written_is_what_is_read(tmp_path_factory, facts):
+    path = tmp_path_factory.mktemp("json") / "r.json"
+    write_json(path, facts)
+    assert json.loads(path.read_text()) == facts
