@@ -220,6 +220,7 @@ class Cost:
             "seconds": self.seconds,
             "tops_per_watt": self.tops_per_watt,
             "arrays": sum(layer.arrays.arrays for layer in self.layers),
+            "cells": sum(layer.arrays.cells for layer in self.layers),
             "dacs": sum(layer.arrays.dacs for layer in self.layers),
             "adcs": sum(layer.arrays.adcs for layer in self.layers),
             "square_millimetres": self.square_millimetres,

@@ -351,8 +351,15 @@ EFFECTS = (
 )
 """What makes a product differ from the exact one, from weights and inputs to the cells to what is read of them."""
 
+_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC"}
+
 _IDEAL_CELL_EFFECTS = ("quantisation", "dac", "adc")
 _OPTIONAL_EFFECTS = ("dac", "read_disturb", "retention", "faults", "wires", "adc", "read_noise")  # keys of the spec
+
+
+def effect_label(effect: str) -> str:
+    """One of EFFECTS as people write it."""
+    return _LABELS.get(effect, effect.replace("_", " "))
 
 
 class HardwareSpec(Section):

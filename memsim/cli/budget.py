@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memsim.cli.progress import stdout
+from memsim.spec import effect_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 WORST_LAYERS = 10
 """So many layers are shown without --verbose."""
 
-_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC"}
-
-
-def label(effect: str) -> str:
-    """An effect as tables name it."""
-    return _LABELS.get(effect, effect.replace("_", " "))
-
 
 def render_budget(budget: Budget, verbose: bool) -> None:
     """What each effect adds to the products' errors, the worst first; with `verbose`, of every layer too."""
@@ -35,21 +29,21 @@ def render_budget(budget: Budget, verbose: bool) -> None:
     table = table_of("error of the product", "adds %", "up to here %", "most %", left=("in layer",))
     for effect in sorted(added, key=lambda effect: -added[effect]):
         name, most = budget.worst_layer(effect)
-        table.add_row(label(effect), _percent(added[effect]), _percent(errors[effect]), _percent(most), name)
+        table.add_row(effect_label(effect), _percent(added[effect]), _percent(errors[effect]), _percent(most), name)
     table.add_row(
         "all", "", _percent(budget.total), _percent(budget.sorted_layers()[0].total), budget.sorted_layers()[0].name
     )
     stdout.print(table)
     if verbose:
-        table = table_of("error of the product", "all %", *(f"{label(effect)} %" for effect in added))
+        table = table_of("error of the product", "all %", *(f"{effect_label(effect)} %" for effect in added))
         for layer in budget.sorted_layers():
             table.add_row(layer.name, _percent(layer.total), *map(_percent, increments(layer.errors).values()))
         stdout.print(table)
     weights = "full-precision" if budget.against_full_precision else "quantised"
     stdout.print(
         f"relative (L2) to products with the {weights} weights on calibration inputs; root mean square over "
-        f"{len(budget.layers)} layers. Effects are switched on in the order {', '.join(map(label, added))}; what one "
-        "adds is the root of the difference of squares, negative where it makes the error less",
+        f"{len(budget.layers)} layers. Effects are switched on in the order {', '.join(map(effect_label, added))}; "
+        "what one adds is the root of the difference of squares, negative where it makes the error less",
         style="dim",
         highlight=False,
     )
@@ -66,7 +60,7 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
         mean, std = step.wer["mean"], step.wer["std"]
         difference = "" if before is None else f"{100 * (mean - before):+.2f}"
         spread = _percent(std) if len(step.scores) > 1 else ""
-        table.add_row(label(step.effect), _percent(mean), spread, _percent(step.cer["mean"]), difference)
+        table.add_row(effect_label(step.effect), _percent(mean), spread, _percent(step.cer["mean"]), difference)
         before = mean
     stdout.print(table)
 

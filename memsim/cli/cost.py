@@ -20,7 +20,7 @@ def render_cost(cost: Cost, verbose: bool) -> None:
     rows = {
         "DAC, row drivers": ("dac", sum(layer["dac_conversions"] for layer in layers), facts["dacs"], area["dacs"]),
         "ADC": ("adc", sum(layer["adc_conversions"] for layer in layers), facts["adcs"], area["adcs"]),
-        "cells": ("cells", None, sum(layer.arrays.cells for layer in cost.layers), area["cells"]),
+        "cells": ("cells", None, facts["cells"], area["cells"]),
         "programming": ("programming", None, None, None),
     }
     table = table_of(f"estimate for {of}", "energy", "share %", "conversions", "circuits", "mm2")

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from memsim.asr.scoring import Score
+    from memsim.budget import Budget
     from memsim.checkpoint import Checkpoint
-    from memsim.evaluate import Evaluation
+    from memsim.cli.progress import Draw
+    from memsim.evaluate import Evaluation, Subject
     from memsim.spec import HardwareSpec
 
 
@@ -76,6 +78,7 @@ def command(
     cost: options.Cost = False,
     compute: options.Compute = "auto",
     json_file: options.Json = None,
+    report: options.Report = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -86,6 +89,7 @@ def command(
     options ask for its levels to be mapped again.
     """
     options.require_new(json_file, force)
+    options.require_page(report, force)
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
@@ -124,8 +128,9 @@ def command(
             warn_of_globs(plan, subject.spec)
             warn_of_other_bits(plan, opened)
         warn_of_disturbing_reads(plan, subject.spec)
+    cost = cost or report is not None
     with pass_progress(quiet) as progress:
-        errors = ablation.chip_budget(subject, progress=progress) if budget else None
+        errors = _budget(subject, progress, required=budget) if budget or report is not None else None
         layers = ablation.sensitivity(subject, corpus, device=device, progress=progress) if sensitivity else None
         taken = chip_cost(subject, corpus, device=device, progress=progress) if cost else None
         result = evaluate(subject, corpus, trials=trials, device=device, progress=progress)
@@ -146,8 +151,27 @@ def command(
     facts |= {"sensitivity": layers.to_dict()} if layers else {}
     facts |= {"cost": taken.to_dict()} if taken else {}
     options.write_json(json_file, facts)
+    if report is not None:
+        from memsim.report.evaluation import evaluation_page
+
+        again = options.command_line(*(() if checkpoint else (str(opened.path),)))
+        options.write_text(report, evaluation_page(facts, again))
+        if not quiet:
+            say(f"wrote {report}")
     if corpus.skipped:
         warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
+
+
+def _budget(subject: Subject, progress: Draw, *, required: bool) -> Budget | None:
+    """None where there can be none and it is not `required`."""
+    from memsim.ablation import chip_budget
+
+    try:
+        return chip_budget(subject, progress=progress)
+    except InputError:
+        if required:
+            raise
+        return None
 
 
 def _hardware_for_mapped(

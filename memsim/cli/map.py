@@ -62,6 +62,7 @@ def command(
     cost: options.Cost = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mapped; program nothing.")] = False,
     json_file: options.Json = None,
+    report: options.Report = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -72,9 +73,10 @@ def command(
     """
     from memsim.cli.data import open_checkpoint
 
-    for flag, wanted in {"--budget": budget, "--cost": cost}.items():
+    for flag, wanted in {"--budget": budget, "--cost": cost, "--report": report is not None}.items():
         if wanted and dry_run:
             raise InputError(f"{flag} --dry-run: the {flag[2:]} is that of programmed arrays; leave one of the two out")
+    options.require_page(report, force)
     opened, _ = open_checkpoint(checkpoint)
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
@@ -96,16 +98,19 @@ def command(
         warn_of_disturbing_reads(plan, spec)
         warn_of_other_bits(plan, opened)
     if dry_run:
-        _report(opened, spec, plan, None, None, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
+        _say(opened, spec, plan, None, None, None, None, seed, quiet=quiet, verbose=verbose, json_file=json_file)
         return
     from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
     from memsim.checkpoint import save_checkpoint
-    from memsim.cli.progress import pass_progress, warn
+    from memsim.cli.progress import pass_progress, say, warn
     from memsim.cost import Cost, LayerCost, stored_cost
 
     statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else stored_statistics(opened)
     if budget:
         require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
+    elif report is not None:
+        budget = all(layer.name in statistics for layer in plan.mapped)
+    cost = cost or report is not None
     steps = spec.steps() if budget else {}
     against_full_precision = is_full_precision(opened)
     budgets: list[LayerBudget] = []
@@ -128,7 +133,14 @@ def command(
     save_checkpoint(out, mapped.tensors, mapped.metadata)
     found = Budget(tuple(budgets), against_full_precision) if budget else None
     taken = Cost.of_stored(costs, spec, rates) if cost else None
-    _report(opened, spec, plan, mapped, found, taken, out, quiet=quiet, verbose=verbose, json_file=json_file)
+    how: Any = {"quiet": quiet, "verbose": verbose, "json_file": json_file}
+    result = _say(opened, spec, plan, mapped, found, taken, out, seed, **how)
+    if report is not None:
+        from memsim.report.mapping import mapping_page
+
+        options.write_text(report, mapping_page(result, options.command_line()))
+        if not quiet:
+            say(f"wrote {report}")
     if mapped.uncalibrated and not quiet:
         remedy = (
             "--calibrate DATA sets them"
@@ -162,7 +174,7 @@ def _vectors_per_audio_second(opened: Checkpoint) -> dict[str, float] | None:
     return vectors_per_audio_second(load_recogniser(opened))
 
 
-def _report(
+def _say(
     opened: Checkpoint,
     spec: HardwareSpec,
     plan: Plan,
@@ -170,19 +182,22 @@ def _report(
     budget: Budget | None,
     cost: Cost | None,
     out: Path | None,
+    seed: int,
     *,
     quiet: bool,
     verbose: bool,
     json_file: Path | None,
-) -> None:
+) -> dict[str, Any]:
+    """On the terminal and as JSON, which is the result."""
     errors = mapped.programming_errors if mapped else {}
     reports = mapped.programming if mapped else {}
     if not quiet:
         _render(opened, spec, plan, errors, reports, budget, cost, out, verbose)
-    result = _to_dict(opened, spec, plan, errors, reports, out)
+    result = _to_dict(opened, spec, plan, errors, reports, out) | {"seed": seed}
     result |= {"budget": budget.to_dict()} if budget else {}
     result |= {"cost": cost.to_dict()} if cost else {}
     options.write_json(json_file, result)
+    return result
 
 
 def _render(
