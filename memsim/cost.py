@@ -207,6 +207,7 @@ class Cost:
         joules, reading = self.programming_joules, self.energy.total
         programming = {
             "joules": joules,
+            "spread_over_audio_seconds": self.audio_seconds_per_programming,
             "seconds": _known(layer.programming_seconds for layer in self.layers),
             "audio_seconds_of_as_much_reading": None
             if joules is None or self.per != "audio_second"

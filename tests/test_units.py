@@ -35,6 +35,6 @@ def test_without_a_unit() -> None:
 @given(st.floats(1e-15, 9.99e17))
 def test_what_is_said_is_the_value(value: float) -> None:
     number, _, prefix = si(value).partition(" ")
-    scale = 10.0 ** (3 * "fpnum kMGTP".index(prefix or " ") - 15)
+    scale = 10.0 ** (3 * "fpnµm kMGTP".index(prefix or " ") - 15)
     assert float(number) * scale == pytest.approx(value, rel=5.1e-3)
     assert 0.999 <= float(number) < 1000

@@ -67,7 +67,7 @@ def render_cost(cost: Cost, verbose: bool) -> None:
         if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
             line += (
                 f", as much as reading {si(audio, 's')} of audio; above it is spread over "
-                f"{cost.audio_seconds_per_programming:,.0f} s of audio"
+                f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
             )
         lines.append(line)
     stdout.print("\n".join(lines), highlight=False)

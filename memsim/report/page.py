@@ -20,7 +20,8 @@ h1 { font-size: 1.4em; } h2 { font-size: 1.15em; margin-top: 2em; } h3 { font-si
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(200px, 100%), 1fr)); gap: .6em; }
 .card { border: 1px solid #ddd; border-radius: .4em; padding: .6em .9em; }
 .card b { display: block; font-size: 1.5em; }
-table { border-collapse: collapse; font-size: .85em; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85em; } .wide { overflow-x: auto; margin: 1em 0; }
+.long { max-height: 32em; overflow-y: auto; } .long thead th { position: sticky; top: 0; background: #fff; }
 th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #ddd; vertical-align: top; }
 th.text, td.text { text-align: left; }
 tr.group th { background: #f2f2f2; text-align: left; } tr.warn td { background: #fdeccd; }
@@ -30,14 +31,19 @@ tr.all td { font-weight: 600; border-top: 1px solid #888; }
 .checks td:first-child { white-space: nowrap; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: .6em; }
 .figures.large { grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
+.figures.large img { max-width: 620px; }
 .figures img { width: 100%; } .facts td { text-align: left; overflow-wrap: anywhere; } small { color: #555; }
 pre { background: #f6f6f6; padding: .7em 1em; font-size: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print {
   body { max-width: none; padding: 0; font-size: 11px; } h2, h3 { break-after: avoid; }
-  img, tr, .card, .verdict { break-inside: avoid; } .wide { overflow: visible; } table { font-size: .75em; }
+  img, tr, .card, .verdict { break-inside: avoid; } .wide { overflow: visible; }
+  .long { max-height: none; } .long thead th { position: static; } table { font-size: .75em; }
   th, td { padding: .15em .35em; overflow-wrap: anywhere; }
 }
 """
+
+LONG = 20
+"""A table of more rows has a scroll bar of its own, except on paper."""
 
 
 class Html(str):
@@ -118,7 +124,7 @@ def group(title: str, columns: int) -> Html:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str] | Html], text: int = 1, kind: str = "") -> Html:
-    """A table of class `kind` that is scrolled sideways where it is too wide for the screen.
+    """A table of class `kind` that is scrolled where it is too wide for the screen, or has more than LONG rows.
 
     `rows` are cells, or made by `row` and `group`; the first `text` columns are text.
     """
@@ -126,9 +132,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str] | Html], text: int =
         f'<th class="text">{html(title)}</th>' if number < text else f"<th>{html(title)}</th>"
         for number, title in enumerate(head)
     )
-    lines = "".join(cells if isinstance(cells, Html) else row(cells, text=text) for cells in rows)
+    lines = [cells if isinstance(cells, Html) else row(cells, text=text) for cells in rows]
+    frame = "wide" if len(lines) <= LONG else "wide long"
     opening = f'<table class="{kind}">' if kind else "<table>"
-    return Html(f'<div class="wide">{opening}<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>')
+    body = f"<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return Html(f'<div class="{frame}">{opening}{body}</table></div>')
 
 
 def facts(rows: Mapping[str, str]) -> Html:

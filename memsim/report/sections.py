@@ -120,11 +120,14 @@ def _cost_facts(cost: Result, of: str) -> dict[str, str]:
     if programming["joules"] is not None:
         rows["programming the chip once"] = si(programming["joules"], "J")
         if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
-            rows["programming the chip once"] += f", as much as reading {si(audio, 's')} of audio"
-    measured = "the inputs that the checkpoint keeps of its calibration"
+            rows["programming the chip once"] += (
+                f", as much as reading {si(audio, 's')} of audio; above it is spread over "
+                f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
+            )
+    measured = "at the inputs that the checkpoint keeps of its calibration"
     if cost["audio_seconds"] is not None:
-        measured = f"{cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
-    return rows | {"currents of cells": f"at {measured}"}
+        measured = f"in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
+    return rows | {"currents of cells": measured}
 
 
 def _part(joules: Mapping[str, float], circuit: str) -> float | None:
