@@ -27,7 +27,9 @@ def test_map_and_eval_agree(memsim, tiny_recogniser: Path) -> None:
 
 def test_prices_are_settings(memsim, tiny_recogniser: Path) -> None:
     def joules(*settings: str) -> dict[str, float]:
-        done = memsim("map", tiny_recogniser, "--bits", "3", "--cost", "--json", "-", "--force", *settings)
+        done = memsim(
+            "map", tiny_recogniser, "--bits", "3", "--cost", "-o", "m.safetensors", "--json", "-", "--force", *settings
+        )
         assert done.status == 0, done.err
         return json.loads(done.out)["cost"]["joules"]
 
@@ -50,7 +52,7 @@ def test_a_foreign_network(memsim, foreign: Path) -> None:
 
 def test_the_layers_that_take_most_unless_verbose(memsim, monkeypatch, tiny_recogniser: Path) -> None:
     monkeypatch.setattr("memsim.cli.cost.WORST_LAYERS", 3)
-    command = ("map", tiny_recogniser, "--cost", "--force")
+    command = ("map", tiny_recogniser, "--cost", "-o", "m.safetensors", "--force")
     assert "7 more layers with --verbose" in memsim(*command).said
     assert "more layers with" not in memsim(*command, "--verbose").said
 

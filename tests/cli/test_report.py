@@ -53,7 +53,10 @@ def test_a_foreign_network_without_known_inputs(memsim, foreign: Path) -> None:
 
 
 def test_exact_hardware(memsim, tiny_recogniser: Path) -> None:
-    for command in (("map", tiny_recogniser), ("eval", tiny_recogniser, "--data", "demo", "--limit", "2")):
+    for command in (
+        ("map", tiny_recogniser, "-o", "m.safetensors"),
+        ("eval", tiny_recogniser, "--data", "demo", "--limit", "2"),
+    ):
         name = f"{command[0]}.html"
         done = memsim(*command, "--hardware", "ideal", "--bits", "3", "--report", name, "--force")
         assert done.status == 0, done.err

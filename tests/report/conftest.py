@@ -46,5 +46,15 @@ def evaluation(tiny_recogniser: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def mapping(tiny_recogniser: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
     return run(
-        tmp_path_factory.mktemp("map"), "map", tiny_recogniser, "--hardware", "best", "--bits", "3", "--seed", "7"
+        tmp_path_factory.mktemp("map"),
+        "map",
+        tiny_recogniser,
+        "--hardware",
+        "best",
+        "--bits",
+        "3",
+        "--seed",
+        "7",
+        "-o",
+        "m.safetensors",
     )
