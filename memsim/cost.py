@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 
 from memsim import rng
+from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Corpus, Utterance
-from memsim.asr.data import FeatureSource, evaluation_batches, total_seconds
+from memsim.asr.data import FeatureSource, evaluation_batches
 from memsim.asr.features import LogMel
 from memsim.asr.recogniser import Recogniser
 from memsim.crossbar.cost import ArrayCost, programming_joules
@@ -280,7 +281,7 @@ def chip_cost(
     finally:
         mapping.reads.count_work = False
         mapping.release()
-    seconds = total_seconds(utterances)
+    seconds = math.fsum(duration_seconds(utterance) for utterance in utterances)
     layers = []
     for matrix in mapping.layers.values():
         work = matrix.work

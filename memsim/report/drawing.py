@@ -14,8 +14,6 @@ from matplotlib.figure import Figure
 GREY, BLUE, BAND, RED = "#444444", "#1f6fd0", "#bbbbbb", "#c0392b"
 
 _STYLE: Any = {
-    "svg.hashsalt": "memsim",
-    "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -43,6 +41,12 @@ def drawing(height: float = 2.9, width: float = 4.2) -> Iterator[Drawing]:
     with mpl.rc_context(_STYLE):
         made = Drawing(width, height)
         yield made
-        out = io.BytesIO()
-        made.figure.savefig(out, format="svg", metadata={"Date": None})
-        made.svg = out.getvalue()
+        made.svg = svg_of(made.figure)
+
+
+def svg_of(figure: Figure) -> bytes:
+    """The same bytes for the same figure."""
+    out = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "memsim", "svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()

@@ -10,17 +10,18 @@ from memsim.report import figures
 from memsim.report.page import Html, cards, document, heading, note, paragraph, row, table, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
+    SYNTHETIC,
     Result,
     budget_section,
     cost_section,
     hardware_section,
     percent,
     run_section,
+    seeds_of,
+    speech_of,
 )
 from memsim.spec import effect_label
 from memsim.units import si
-
-SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
 
 
 def evaluation_page(facts: Result, command: str) -> str:
@@ -30,14 +31,8 @@ def evaluation_page(facts: Result, command: str) -> str:
     """
     data = facts["data"]
     title = f"{Path(facts['checkpoint']['path']).name} on {facts['hardware']['name']}: {data['name']} {data['split']}"
-    trials = facts["mapped"]["trials"]
-    seeds = ", ".join(str(trial["seed"]) for trial in trials) + (" (one a chip)" if len(trials) > 1 else "")
     blocks = [
-        paragraph(
-            f"{data['utterances']} utterances, {data['words']} words, {data['seconds']:.0f} s of "
-            f"{'synthetic ' if data['synthetic'] else ''}speech; {len(trials)} simulated "
-            f"chip{'s' if len(trials) > 1 else ''}."
-        ),
+        paragraph(f"{speech_of(facts)}."),
         verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
         _headline(facts),
         *_scores(facts),
@@ -46,7 +41,7 @@ def evaluation_page(facts: Result, command: str) -> str:
         *_clips(facts),
         *(_sensitivity(facts["sensitivity"]) if "sensitivity" in facts else ()),
         *(cost_section(facts["cost"]) if "cost" in facts else ()),
-        *run_section(facts["checkpoint"], seeds, command),
+        *run_section(facts["checkpoint"], seeds_of(facts), command),
         *hardware_section(facts["hardware"]),
     ]
     return document(title, blocks)

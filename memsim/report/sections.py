@@ -17,6 +17,23 @@ from memsim.units import si
 
 Result = Mapping[str, Any]
 
+SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
+
+
+def speech_of(facts: Result) -> str:
+    """What an evaluation was of, and how many chips it took."""
+    data, chips = facts["data"], len(facts["mapped"]["trials"])
+    return (
+        f"{data['utterances']} utterances, {data['words']} words, {data['seconds']:.0f} s of "
+        f"{'synthetic ' if data['synthetic'] else ''}speech; {chips} simulated chip{'s' if chips > 1 else ''}"
+    )
+
+
+def seeds_of(facts: Result) -> str:
+    """Of the chips of an evaluation."""
+    trials = facts["mapped"]["trials"]
+    return ", ".join(str(trial["seed"]) for trial in trials) + (" (one a chip)" if len(trials) > 1 else "")
+
 
 def percent(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
     """A fraction in percent; nothing for None."""
@@ -142,11 +159,11 @@ def _scale(most: float) -> tuple[str, float]:
     return prefix, most / float(number)
 
 
-def hardware_section(hardware: Result) -> list[Html]:
+def hardware_section(hardware: Result, title: str = "Hardware") -> list[Html]:
     """The spec, as YAML that `--hardware` takes."""
     text = yaml.safe_dump(hardware["spec"], sort_keys=False, width=100, allow_unicode=True)
     return [
-        heading("Hardware"),
+        heading(title),
         facts({"spec": str(hardware["name"]), "sha256": hardware["sha256"]}),
         verbatim(text.replace(": null\n", ": none\n")),
     ]

@@ -12,8 +12,9 @@ import yaml
 from pages import Page
 
 from memsim import __version__, load_hardware
-from memsim.report.evaluation import SYNTHETIC, evaluation_page
+from memsim.report.evaluation import evaluation_page
 from memsim.report.figures import FIGURE_LAYERS
+from memsim.report.sections import SYNTHETIC
 from report.conftest import Written
 
 
