@@ -37,9 +37,8 @@ RATE_SECONDS = 10.0
 ASSUMPTIONS = (
     "all arrays of a layer work at once; phases, input vectors and layers follow each other without overlap",
     "columns of pairs and copies are subtracted and added up as currents, before the ADC that they share",
-    "cells get the voltages of their drivers: resistive wires would let them take less",
     "not counted: digital circuits (sums over tiles and slices, scales, biases, activations, attention, layers that "
-    "stay digital), memories, data movement, control, leakage",
+    "stay digital), memories, data movement, control, charging of lines, leakage",
 )
 """What the numbers rest on."""
 

@@ -375,7 +375,7 @@ class MappedMatrix(nn.Module):
         return product.mul_(scale).to(x.dtype)
 
     def cell_watts(self, rows: Tensor) -> float:
-        """The power that its cells take (U I), summed over inputs [n, in] and the phases of reading them; 0 where they
+        """The power that its arrays take (U I), summed over inputs [n, in] and the phases of reading them; 0 where they
         are ideal. Needs a calibrated matrix."""
         return float(self._cell_watts(self._in_range(rows.float())[0]))
 
@@ -386,7 +386,8 @@ class MappedMatrix(nn.Module):
             packs = [self.tiling.pack(index)[1:] for index in range(self.tiling.packs)]
             by_pack = [(inputs, self.states[..., : inputs.stop - inputs.start, outputs]) for inputs, outputs in packs]
             drive = self.drive(gain_per_ampere=1.0, gives_volts=True)
-            self._row_loads = RowLoads.make(drive, _device(self.spec, self.levels), by_pack)
+            wired = tuple(arrays for index in range(len(packs)) if (arrays := self._wired(index)) is not None)
+            self._row_loads = RowLoads.make(drive, _device(self.spec, self.levels), by_pack, wired)
         return self._row_loads.watts(rows_in_range)
 
     def _make_operator(self) -> Operator | PackedOperator:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel
 
 
@@ -26,12 +27,16 @@ class Work:
     cell_watts: Tensor | float = 0.0
 
 
+WIRED_VECTORS = 2
+"""How many of the inputs of a read are solved for between resistive wires, to learn what these take from its power."""
+
+
 @dataclass(frozen=True)
 class RowLoads:
     """The cells of each row of a matrix, by the pack that the row belongs to.
 
     `drive` gives volts. Of each pack: `inputs`, its part of the input; `cells` that hold weights on a row; `states`
-    [rows], the sum of their r, float64.
+    [rows], the sum of their r, float64; `wired`, its arrays between wires, where these have a resistance.
     """
 
     drive: Drive
@@ -39,22 +44,36 @@ class RowLoads:
     inputs: tuple[slice, ...]
     cells: tuple[int, ...]
     states: tuple[Tensor, ...]
+    wired: tuple[WiredColumns, ...] = ()
 
     @classmethod
-    def make(cls, drive: Drive, device: DeviceModel, by_pack: list[tuple[slice, Tensor]]) -> RowLoads:
+    def make(
+        cls,
+        drive: Drive,
+        device: DeviceModel,
+        by_pack: list[tuple[slice, Tensor]],
+        wired: tuple[WiredColumns, ...] = (),
+    ) -> RowLoads:
         """From the inputs and the states [slices, 2, copies, rows of a pack, outputs] of each pack."""
         inputs, states = zip(*by_pack, strict=True)
         rows = [own.shape[3] for own in states]
         cells = tuple(own.numel() // count for own, count in zip(states, rows, strict=True))
         sums = tuple(own.sum(dim=(0, 1, 2, 4), dtype=torch.float64) for own in states)
-        return cls(drive, device, inputs, cells, sums)
+        return cls(drive, device, inputs, cells, sums, wired)
 
     def watts(self, x: Tensor) -> Tensor:
-        """[], float64: the power of all cells, summed over inputs [n, in] and the phases of reading them.
+        """[], float64: the power that the arrays take, summed over inputs [n, in] and the phases of reading them.
 
-        Read noise adds nothing in the mean. Wires are left out: with them, cells get less than the drivers' voltages,
-        and arrays take less than this.
+        Read noise adds nothing in the mean. Resistive wires take from the power in the proportion that they do for
+        WIRED_VECTORS of the inputs, evenly taken.
         """
+        total = self._without_wires(x)
+        if not self.wired or not total:
+            return total
+        some = x[:: -(-len(x) // WIRED_VECTORS)]
+        return total * self._through_wires(some) / self._without_wires(some)
+
+    def _without_wires(self, x: Tensor) -> Tensor:
         total = x.new_zeros((), dtype=torch.float64)
         for part, cells, states in zip(self.inputs, self.cells, self.states, strict=True):
             rows = x[:, part]
@@ -63,4 +82,11 @@ class RowLoads:
                 most = (volts * self.device.llrs_current_amperes(volts)).sum(dtype=torch.float64)
                 by_state = (volts * self.device.window_amperes(volts)).sum(dim=0, dtype=torch.float64)
                 total += cells * most + by_state @ states
+        return total
+
+    def _through_wires(self, x: Tensor) -> Tensor:
+        total = x.new_zeros((), dtype=torch.float64)
+        for part, wired in zip(self.inputs, self.wired, strict=True):
+            for phase in self.drive.phases:
+                total += wired.watts(self.drive(phase, x[:, part], wired.tiling.rows)[0])
         return total

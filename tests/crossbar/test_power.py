@@ -121,6 +121,42 @@ def test_packed_blocks_with_an_odd_one_out() -> None:
     assert matrix.cell_watts(x) == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.parametrize("solve", ["nodal", "effective"])
+@pytest.mark.parametrize("polarity", ["signed", "two_phase"])
+def test_wires_take_a_part(solve: str, polarity: str) -> None:
+    """The drivers give U times what leaves each row through its cells, whose voltages are what wires leave them."""
+    wires = {"ohms": 20.0, "solve": solve}
+    spec = spec_of(rows=16, dac={"polarity": polarity}, wires=wires).with_settings({"tile.cols": 16})
+    matrix = small_matrix(spec, out_features=20, in_features=24)
+    x = 0.8 * normal(2, 24)
+    device, whole = load_device(spec.cell), 0.0
+    wired = matrix._wired(0)
+    assert wired is not None
+    for volts in volts_by_phase(matrix, x):
+        tiles = torch.stack([volts[:, :16], torch.nn.functional.pad(volts[:, 16:], (0, 8))]).float()
+        driven = tiles.repeat_interleave(len(wired.arrays.states) // 2, dim=0)
+        across = wired.arrays.cell_volts(driven)
+        present = 1.0 if wired.arrays.present is None else wired.arrays.present[:, None]
+        amperes = device.current_amperes(across, wired.arrays.states[:, None]) * present
+        whole += float((driven[..., None] * amperes).sum(dtype=torch.float64))
+    assert matrix.cell_watts(x) == pytest.approx(whole, rel=1e-4)
+    without = small_matrix(spec.with_settings({"wires": None}), out_features=20, in_features=24).cell_watts(x)
+    assert 0.3 * without < whole < 0.95 * without
+
+
+def test_a_few_inputs_stand_for_all_in_what_wires_take() -> None:
+    spec = spec_of(rows=16, wires={"ohms": 20.0}).with_settings({"tile.cols": 16})
+    matrix = small_matrix(spec, out_features=20, in_features=24)
+    x = 0.8 * normal(40, 24)
+    one_by_one = sum(matrix.cell_watts(row[None]) for row in x)
+    assert matrix.cell_watts(x) == pytest.approx(one_by_one, rel=0.03)
+
+
+def test_nothing_is_taken_at_zero_volts() -> None:
+    for wires in (None, {"ohms": 20.0}):
+        assert small_matrix(spec_of(wires=wires)).cell_watts(torch.zeros(3, 5)) == 0
+
+
 def test_ideal_cells_draw_no_current() -> None:
     matrix = small_matrix(spec_of(cell="ideal"))
     assert matrix.cell_watts(normal(4, 5)) == 0
