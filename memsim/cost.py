@@ -16,13 +16,13 @@ import torch
 from memsim import rng
 from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Corpus, Utterance
-from memsim.asr.data import FeatureSource, evaluation_batches
+from memsim.asr.data import Batch, FeatureSource, evaluation_batches
 from memsim.asr.features import LogMel
 from memsim.asr.recogniser import Recogniser
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
-from memsim.evaluate import Progress, Subject, outputs
+from memsim.evaluate import Progress, Subject, transcribe_some
 from memsim.nn.collect import collecting
 from memsim.nn.front_ends import mappable_layers
 from memsim.nn.mapping import mapping_of
@@ -260,9 +260,10 @@ def vectors_per_audio_second(recogniser: Recogniser) -> dict[str, float]:
     config = recogniser.features
     samples = round(RATE_SECONDS * config.sample_rate_hz)
     features = LogMel(config)(torch.randn(samples, generator=rng.generator("cost")))[None]
+    utterance = Batch("noise", (0,), features, torch.tensor([features.shape[1]]))
     layers = mappable_layers(recogniser.model)
-    with torch.inference_mode(), collecting(layers, lambda name: rng.generator("cost", name), 1) as collectors:
-        recogniser.model(features, torch.tensor([features.shape[1]]))
+    with collecting(layers, lambda name: rng.generator("cost", name), 1) as collectors:
+        transcribe_some(recogniser, [utterance])
     return {name: collector.rows / RATE_SECONDS for name, collector in collectors.items()}
 
 
@@ -292,5 +293,6 @@ def chip_cost(
 def _hear(recogniser: Recogniser, utterances: Sequence[Utterance], progress: Progress) -> None:
     """Run the network on utterances one at a time: in batches, some would be padded."""
     batches = evaluation_batches(utterances, FeatureSource(recogniser.features), batch_seconds=0.0)
-    for done, _ in enumerate(outputs(recogniser, batches), start=1):
+    for done, batch in enumerate(batches, start=1):
+        transcribe_some(recogniser, [batch])
         progress("cost", done / len(utterances))
