@@ -10,7 +10,7 @@ right.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -96,13 +96,10 @@ class Schema(Generic[M]):
 
     model: its sections are `Section`s, alone or in lists (not in dicts); a section that comes in kinds is a union of
         models that share one `Literal` field, such as `range: Literal["fixed"]`.
-    planned: keys, or values of keys, that are known but not built yet: `{"adc.method": ("mse",), "wire_ohms": None}`,
-        None for whatever the value. They are rejected by name.
     """
 
-    def __init__(self, model: type[M], planned: Mapping[str, Container[object] | None] | None = None) -> None:
+    def __init__(self, model: type[M]) -> None:
         self.model = model
-        self.planned = planned or {}
         self.keys: dict[tuple[str, ...], list[Any]] = {}  # path without list positions -> its types, one a kind
         self.kinds: dict[tuple[str, ...], dict[str, frozenset[str]]] = {}  # path that tells kinds apart -> their keys
         self._collect(model, ())
@@ -185,10 +182,6 @@ class Schema(Generic[M]):
         if "missing" in kinds_of_error:
             return f"missing; expected {expected}"
         given = errors[0]["input"]
-        planned = self.planned.get(dotted(key), ())
-        if planned is None or given in planned:
-            known = f"available: {expected}" if expected else self._neighbours(path)
-            return f"{shown(given)} is not built yet ({known})" if expected else f"is not built yet ({known})"
         if "extra_forbidden" in kinds_of_error:
             return self._misplaced(path, data) if key in self.keys else f"unknown key ({self._nearest(path)})"
         for error in errors:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -277,6 +277,48 @@ Scheme = Annotated[
 ]
 
 
+Amount = Annotated[float, Within(low=0)]
+Joules = Literal["simulated"] | Amount
+
+
+class DacCost(Section):
+    """A row's DAC of b bits has 2^b steps; besides its conversion, the row's driver takes `driver_joules` a pulse."""
+
+    joules_per_step: Amount = 1.1e-15
+    driver_joules: Amount = 3.9e-13
+    seconds: Amount = 1.0e-9
+    square_micrometres_per_step: Amount = 1.7
+    arrays_per_dac: Annotated[int, Within(1, 65536)] = 1  # that take the same input
+
+
+class AdcCost(Section):
+    """A conversion to b bits takes 2^b steps. `columns_per_adc` take turns at one."""
+
+    joules_per_step: Amount = 1.0e-14
+    seconds: Amount = 8.3e-10
+    square_micrometres: Amount = 1500.0
+    columns_per_adc: Annotated[int, Within(1, 65536)] = 128
+
+
+class CellCost(Section):
+    """Of one cell. Energies are those of a pulse: `simulated` is current x voltage x time, as the cells conduct."""
+
+    read_joules: Joules = "simulated"
+    read_seconds: Amount = 1.0e-7
+    write_joules: Joules = "simulated"  # times come from programming.pulse_seconds
+    square_micrometres: Amount = 0.077
+
+
+class Cost(Section):
+    """Energy, time and area of the circuits: estimates, which change no result. What they are taken from is said in
+    configs/hardware/physical.yaml."""
+
+    dac: DacCost = DacCost()
+    adc: AdcCost = AdcCost()
+    cell: CellCost = CellCost()
+    audio_seconds_per_programming: Annotated[float, Within(above=0)] = 86400.0
+
+
 Gain = Literal["calibrated"] | Annotated[float, Within(above=0)]
 
 
@@ -313,8 +355,15 @@ EFFECTS = (
 )
 """What makes a product differ from the exact one, from weights and inputs to the cells to what is read of them."""
 
+_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC"}
+
 _IDEAL_CELL_EFFECTS = ("quantisation", "dac", "adc")
 _OPTIONAL_EFFECTS = ("dac", "read_disturb", "retention", "faults", "wires", "adc", "read_noise")  # keys of the spec
+
+
+def effect_label(effect: str) -> str:
+    """One of EFFECTS as people write it."""
+    return _LABELS.get(effect, effect.replace("_", " "))
 
 
 class HardwareSpec(Section):
@@ -333,6 +382,7 @@ class HardwareSpec(Section):
     read_disturb: Literal["settle"] | None = None
     faults: Faults | None = None
     retention: Retention | None = None
+    cost: Cost = Cost()
     digital: Names = ("output*", "frontend.*", "*.depthwise")  # as in arXiv 2505.24721
     embeddings: Names = ()  # on arrays, read with one-hot inputs
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
@@ -458,12 +508,7 @@ class HardwareSpec(Section):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-# Keys, or values of keys (None: any value), whose effect is still to be built. What is built leaves this table.
-NOT_BUILT: dict[str, Container[object] | None] = {
-    "cost": None,
-}
-
-_SCHEMA = Schema(HardwareSpec, NOT_BUILT)
+_SCHEMA = Schema(HardwareSpec)
 
 
 def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:

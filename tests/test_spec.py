@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +18,9 @@ from memsim.resources import configs_root
 from memsim.spec import (
     _SCHEMA,
     EFFECTS,
-    NOT_BUILT,
     OVERRIDABLE,
     CalibratedAdc,
+    Cost,
     Cycling,
     FixedAdc,
     HardwareSpec,
@@ -84,6 +85,23 @@ def test_basic_specs_write_out_every_key(name):
         value = getattr(load_hardware(name), section)
         for key in type(value).model_fields if value is not None else ():
             assert any(line.strip(" #").startswith(f"{key}:") for line in lines), f"{section}.{key}"
+
+
+def test_physical_writes_out_what_circuits_cost():
+    document = yaml.safe_load((configs_root() / "hardware" / "physical.yaml").read_text())
+    assert document["cost"].keys() == Cost.model_fields.keys()
+    for section in ("dac", "adc", "cell"):
+        assert document["cost"][section].keys() == type(getattr(Cost(), section)).model_fields.keys()
+
+
+def test_costs_that_cannot_be():
+    adc = {"joules_per_step": -1.0, "columns_per_adc": 0}
+    found = problems({"cost": {"adc": adc, "cell": {"read_joules": "lots"}}})
+    assert found == [
+        "hardware: cost.adc.joules_per_step: -1.0 is out of range (at least 0)",
+        "hardware: cost.adc.columns_per_adc: 0 is out of range (1 to 65536)",
+        "hardware: cost.cell.read_joules: expected simulated or a number (at least 0), got 'lots'",
+    ]
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("write-verify", WriteVerify), ("incremental-reset", IncrementalReset)])
@@ -273,7 +291,7 @@ quite_something: 1
         "x.yaml:16: digital: expected a list, got 'output*'",
         "x.yaml:17: vmax_volts: unknown key (nearest: dac.vmax_volts, programming.cycling.vmax_volts)",
         "x.yaml:18: quite_something: unknown key (known here: name, cell, tile, weights, dac, adc, gain_per_ampere,"
-        " programming, wires, read_noise, read_disturb, faults, retention, digital, embeddings, overrides)",
+        " programming, wires, read_noise, read_disturb, faults, retention, cost, digital, embeddings, overrides)",
     ]
 
 
@@ -433,24 +451,6 @@ def test_no_dac_needs_ideal_cells():
     assert line.startswith("hardware: dac: none works only with cell: ideal")
     assert "dac: {bits: none}" in line
     assert load_hardware({"dac": None, "cell": "ideal"}).dac is None
-
-
-PLANNED_VALUES = {
-    "read_disturb": ["settle"],
-}
-
-
-@pytest.mark.parametrize("key", sorted(NOT_BUILT))
-def test_what_is_not_built_is_rejected_by_name(key):
-    values = NOT_BUILT[key]
-    for value in PLANNED_VALUES.get(key) or (values if isinstance(values, tuple) else ["anything"]):
-        tree: Any = value
-        for step in reversed(key.split(".")):
-            tree = {step: tree}
-        (line,) = problems(tree)
-        assert line.startswith(f"hardware: {key}: ")
-        assert "is not built yet (" in line
-        assert repr(value) in line or values is None
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -665,7 +665,7 @@ def test_overrides_beat_settings(write):
         ("dac=none", "--set dac=none: dac: none works only with cell: ideal"),
         ("cell.x=3", "--set cell.x=3: cell: expected text, got a section of keys"),
         ("base=paper", "--set base=paper: base is for files; choose the spec to start from with --hardware"),
-        ("cost=1", "--set cost=1: cost: is not built yet"),
+        ("cost=1", "--set cost=1: cost: expected a section of keys, got 1"),
     ],
 )
 def test_bad_settings_name_the_flag(setting, expected):

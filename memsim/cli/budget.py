@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memsim.cli.progress import stdout
+from memsim.spec import effect_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 WORST_LAYERS = 10
 """So many layers are shown without --verbose."""
 
-_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC"}
-
-
-def label(effect: str) -> str:
-    """An effect as tables name it."""
-    return _LABELS.get(effect, effect.replace("_", " "))
-
 
 def render_budget(budget: Budget, verbose: bool) -> None:
     """What each effect adds to the products' errors, the worst first; with `verbose`, of every layer too."""
@@ -32,24 +26,24 @@ def render_budget(budget: Budget, verbose: bool) -> None:
 
     errors = budget.errors
     added = increments(errors)
-    table = _table("error of the product", "adds %", "up to here %", "most %", left=("in layer",))
+    table = table_of("error of the product", "adds %", "up to here %", "most %", left=("in layer",))
     for effect in sorted(added, key=lambda effect: -added[effect]):
         name, most = budget.worst_layer(effect)
-        table.add_row(label(effect), _percent(added[effect]), _percent(errors[effect]), _percent(most), name)
+        table.add_row(effect_label(effect), _percent(added[effect]), _percent(errors[effect]), _percent(most), name)
     table.add_row(
         "all", "", _percent(budget.total), _percent(budget.sorted_layers()[0].total), budget.sorted_layers()[0].name
     )
     stdout.print(table)
     if verbose:
-        table = _table("error of the product", "all %", *(f"{label(effect)} %" for effect in added))
+        table = table_of("error of the product", "all %", *(f"{effect_label(effect)} %" for effect in added))
         for layer in budget.sorted_layers():
             table.add_row(layer.name, _percent(layer.total), *map(_percent, increments(layer.errors).values()))
         stdout.print(table)
     weights = "full-precision" if budget.against_full_precision else "quantised"
     stdout.print(
         f"relative (L2) to products with the {weights} weights on calibration inputs; root mean square over "
-        f"{len(budget.layers)} layers. Effects are switched on in the order {', '.join(map(label, added))}; what one "
-        "adds is the root of the difference of squares, negative where it makes the error less",
+        f"{len(budget.layers)} layers. Effects are switched on in the order {', '.join(map(effect_label, added))}; "
+        "what one adds is the root of the difference of squares, negative where it makes the error less",
         style="dim",
         highlight=False,
     )
@@ -57,7 +51,7 @@ def render_budget(budget: Budget, verbose: bool) -> None:
 
 def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None) -> None:
     """The WER with the effects switched on one after the other, in their order."""
-    table = _table("with effects up to", "WER %", "std", "CER %", "adds to WER %")
+    table = table_of("with effects up to", "WER %", "std", "CER %", "adds to WER %")
     before = None
     if full_precision is not None:
         before = full_precision.wer
@@ -66,7 +60,7 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
         mean, std = step.wer["mean"], step.wer["std"]
         difference = "" if before is None else f"{100 * (mean - before):+.2f}"
         spread = _percent(std) if len(step.scores) > 1 else ""
-        table.add_row(label(step.effect), _percent(mean), spread, _percent(step.cer["mean"]), difference)
+        table.add_row(effect_label(step.effect), _percent(mean), spread, _percent(step.cer["mean"]), difference)
         before = mean
     stdout.print(table)
 
@@ -74,7 +68,7 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
 def render_sensitivity(sensitivity: Sensitivity, verbose: bool) -> None:
     """WER and loss with one layer at a time on hardware, the worst first."""
     digital, layers = sensitivity.digital, sensitivity.layers
-    table = _table("only this layer on hardware", "WER %", f"{sensitivity.loss_name} loss", "adds %")
+    table = table_of("only this layer on hardware", "WER %", f"{sensitivity.loss_name} loss", "adds %")
     table.add_row("none: digital, quantised", _percent(digital.score.wer), f"{digital.loss:.4f}", "")
     for result in layers if verbose else layers[:WORST_LAYERS]:
         added = f"{100 * (result.loss / digital.loss - 1):+.2f}" if digital.loss else ""
@@ -85,7 +79,8 @@ def render_sensitivity(sensitivity: Sensitivity, verbose: bool) -> None:
     stdout.print(said, style="dim", highlight=False)
 
 
-def _table(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
+def table_of(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
+    """A table whose first column, and those in `left`, are text; the others are numbers."""
     from rich.box import SIMPLE
     from rich.table import Table
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from memsim.asr.scoring import Score
     from memsim.budget import Budget
     from memsim.checkpoint import Checkpoint
+    from memsim.cli.progress import Draw
+    from memsim.cost import Cost
     from memsim.evaluate import Evaluation, Subject
     from memsim.spec import HardwareSpec
     from memsim.study.plan import Point, PointFacts
@@ -104,8 +106,10 @@ def command(
     loss: Annotated[
         bool, typer.Option("--loss", help="Give the mean CTC or RNN-T loss a token, too: finer than the WER.")
     ] = False,
+    cost: options.Cost = False,
     compute: options.Compute = "auto",
     json_file: options.Json = None,
+    report: options.Report = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -116,11 +120,13 @@ def command(
     options ask for its levels to be mapped again.
     """
     quiet = quiet or str(json_file) == "-"
+    options.require_page(report, force=True)  # whether it may be written is found out below
+    shown = Shown(json_file, figure, report, worst, quiet=quiet, verbose=verbose)
     if merge is not None:
         study_options.require_alone(merge, checkpoint, data)
-        for path in (json_file, figure):
+        for path in (json_file, figure, report):
             options.require_new(path, force)
-        _show(study_options.merged(merge), Costs(), json_file, figure, worst, quiet=quiet, verbose=verbose)
+        shown.show(study_options.merged(merge), Costs(), options.command_line())
         return
     texts = decoding.Decoding(
         decoder=decoder,
@@ -142,15 +148,17 @@ def command(
     if split is not None and options.has_one_split(data):
         raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
     sharing = study_options.Sharing.of(jobs, shard, results)
-    if shard is not None and (json_file or figure):
-        raise InputError(f"--shard {shard}: a share has no result of its own; --json and --figure go with --merge")
+    if shard is not None and (json_file or figure or report):
+        with_merge = "--json, --figure and --report go with --merge"
+        raise InputError(f"--shard {shard}: a share has no result of its own; {with_merge}")
     if is_first():
-        sharing.make_way(json_file, figure, hypotheses, force=force)
+        sharing.make_way(json_file, figure, report, hypotheses, force=force)
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
     with study_options.eval_workers() as workers:
         quiet = quiet or not workers.is_first
+        shown = replace(shown, quiet=quiet)
         opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
         if said and not quiet:
             say(said)
@@ -161,6 +169,7 @@ def command(
         if opened.kind == "device":
             raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
         from memsim import ablation
+        from memsim.cost import chip_cost
         from memsim.decoders import with_decoder
         from memsim.study.plan import Study
         from memsim.study.sweep import sweep_points
@@ -172,9 +181,10 @@ def command(
         elif any((hardware, bits is not None, cell, set_)):
             points = sweep_points(set_ or [], partial(_hardware_for_mapped, opened, hardware, bits, cell))
         study_options.require_sweep(figure, len(points))
-        if len(points) > 1 or shard is not None or workers.size > 1:
+        alone = len(points) < 2 and shard is None and workers.size == 1
+        if not alone:
             study_options.require_no_costs(
-                budget=budget, ablate=ablate, sensitivity=sensitivity, hypotheses=hypotheses is not None
+                budget=budget, ablate=ablate, sensitivity=sensitivity, cost=cost, hypotheses=hypotheses is not None
             )
         device = str(own_device(options.choose_device(compute)))
         compared = open_checkpoint(reference, architecture, architecture_config)[0] if reference else None
@@ -188,17 +198,20 @@ def command(
             if search is not None:
                 study = replace(study, decoder=search, decoding=decoded)
                 subject = with_decoder(subject, search)
-            if budget:
-                costs.budget = ablation.chip_budget(subject, progress=progress)
+            reported = alone and report is not None  # a report has what can be found out
+            if budget or reported:
+                costs.budget = _budget(subject, progress, required=budget)
             if sensitivity:
                 costs.sensitivity = ablation.sensitivity(subject, corpus, device=device, progress=progress)
+            if cost or reported:
+                costs.cost = chip_cost(subject, corpus, device=device, progress=progress)
             done = study_options.run(study, sharing, workers, subject, device, progress)
             if ablate:
                 costs.steps = ablation.ablate(subject, done[0][1], device=device, progress=progress)
             if hypotheses is not None:
                 texts.write_hypotheses(done[0][1], subject, device=device, progress=progress)
         if done:
-            _show(done, costs, json_file, figure, worst, quiet=quiet, verbose=verbose)
+            shown.show(done, costs, options.command_line(*(() if checkpoint else (str(opened.path),))))
         if not quiet and sharing.shard:
             say(f"share {shard} is done: {results}; --merge joins all of them")
         if corpus.skipped and workers.is_first:
@@ -212,12 +225,75 @@ class Costs:
     budget: Budget | None = None
     steps: Sequence[AblationStep] = ()
     sensitivity: Sensitivity | None = None
+    cost: Cost | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         facts: dict[str, Any] = {"budget": self.budget.to_dict()} if self.budget else {}
         facts |= {"ablation": [step.to_dict() for step in self.steps]} if self.steps else {}
-        return facts | ({"sensitivity": self.sensitivity.to_dict()} if self.sensitivity else {})
+        facts |= {"sensitivity": self.sensitivity.to_dict()} if self.sensitivity else {}
+        return facts | ({"cost": self.cost.to_dict()} if self.cost else {})
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where results are shown, and how."""
+
+    json_file: Path | None
+    figure: Path | None
+    report: Path | None
+    worst: int
+    quiet: bool
+    verbose: bool
+
+    def show(self, points: Sequence[tuple[PointFacts, Evaluation]], costs: Costs, command: str) -> None:
+        """Tables, and the files that were asked for, of one point or of a sweep; `command` repeats it."""
+        from memsim.cli.progress import say
+
+        if not self.quiet:
+            self._render(points, costs)
+        study_options.draw_figure(self.figure, points)
+        result = points[0][1]
+        facts = study_options.sweep_dict(points) if len(points) > 1 else result.to_dict() | costs.to_dict()
+        options.write_json(self.json_file, facts)
+        if self.report is not None:
+            options.write_text(self.report, _page(facts, command))
+            if not self.quiet:
+                say(f"wrote {self.report}")
+
+    def _render(self, points: Sequence[tuple[PointFacts, Evaluation]], costs: Costs) -> None:
+        from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
+        from memsim.cli.cost import render_cost
+        from memsim.cli.progress import say
+
+        result = points[0][1]
+        if len(points) > 1:
+            study_options.render_sweep(points)
+        else:
+            _render(result, self.verbose)
+        if "options" in result.decoding:
+            say(decoding.describe(result.decoding))
+        decoding.render_worst(result, self.worst)
+        if costs.budget:
+            render_budget(costs.budget, self.verbose)
+        if costs.steps:
+            render_ablation(costs.steps, result.full_precision)
+        if costs.sensitivity:
+            render_sensitivity(costs.sensitivity, self.verbose)
+        if costs.cost:
+            render_cost(costs.cost, self.verbose)
+
+
+def _page(facts: dict[str, Any], command: str) -> str:
+    """The report of what --json holds."""
+    from memsim.report.drawing import svg_of
+    from memsim.report.evaluation import evaluation_page
+    from memsim.report.sweep import sweep_page
+    from memsim.study.figure import sweep_figure
+
+    if "points" not in facts:
+        return evaluation_page(facts, command)
+    return sweep_page(facts["points"], svg_of(sweep_figure(facts["points"])), command)
 
 
 def _say_what_matters(subject: Subject, opened: Checkpoint) -> None:
@@ -235,38 +311,16 @@ def _say_what_matters(subject: Subject, opened: Checkpoint) -> None:
     warn_of_disturbing_reads(plan, subject.spec)
 
 
-def _show(
-    points: Sequence[tuple[PointFacts, Evaluation]],
-    costs: Costs,
-    json_file: Path | None,
-    figure: Path | None,
-    worst: int,
-    *,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    """Tables, and the files that were asked for, of one point or of a sweep."""
-    from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
-    from memsim.cli.progress import say
+def _budget(subject: Subject, progress: Draw, *, required: bool) -> Budget | None:
+    """None where there can be none and it is not `required`."""
+    from memsim.ablation import chip_budget
 
-    result = points[0][1]
-    if not quiet:
-        if len(points) > 1:
-            study_options.render_sweep(points)
-        else:
-            _render(result, verbose)
-        if "options" in result.decoding:
-            say(decoding.describe(result.decoding))
-        decoding.render_worst(result, worst)
-        if costs.budget:
-            render_budget(costs.budget, verbose)
-        if costs.steps:
-            render_ablation(costs.steps, result.full_precision)
-        if costs.sensitivity:
-            render_sensitivity(costs.sensitivity, verbose)
-    study_options.draw_figure(figure, points)
-    facts = study_options.sweep_dict(points) if len(points) > 1 else result.to_dict() | costs.to_dict()
-    options.write_json(json_file, facts)
+    try:
+        return chip_budget(subject, progress=progress)
+    except InputError:
+        if required:
+            raise
+        return None
 
 
 def _hardware_for_mapped(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from memsim.budget import Budget
     from memsim.checkpoint import Checkpoint
+    from memsim.cost import Cost
     from memsim.crossbar.matrix import MappedMatrix
     from memsim.crossbar.programming_report import ProgrammingReport
     from memsim.crossbar.statistics import InputStatistics
@@ -60,8 +61,10 @@ def command(
     architecture_config: options.ArchitectureConfig = None,
     seed: options.Seed = 0,
     budget: options.Budget = False,
+    cost: options.Cost = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mapped; program nothing.")] = False,
     json_file: options.Json = None,
+    report: options.Report = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -72,8 +75,10 @@ def command(
     """
     from memsim.cli.data import open_checkpoint
 
-    if budget and dry_run:
-        raise InputError("--budget --dry-run: the budget is that of programmed arrays; leave one of the two out")
+    for flag, wanted in {"--budget": budget, "--cost": cost, "--report": report is not None}.items():
+        if wanted and dry_run:
+            raise InputError(f"{flag} --dry-run: the {flag[2:]} is that of programmed arrays; leave one of the two out")
+    options.require_page(report, force)
     opened, _ = open_checkpoint(checkpoint, architecture, architecture_config)
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
@@ -95,19 +100,25 @@ def command(
         warn_of_disturbing_reads(plan, spec)
         warn_of_other_bits(plan, opened)
     if dry_run:
-        _report(opened, spec, plan, None, None, None, quiet=quiet, verbose=verbose, json_file=json_file)
+        _say(opened, spec, plan, None, None, None, None, seed, quiet=quiet, verbose=verbose, json_file=json_file)
         return
     from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
     from memsim.checkpoint import save_checkpoint
-    from memsim.cli.progress import pass_progress, warn
+    from memsim.cli.progress import pass_progress, say, warn
+    from memsim.cost import Cost, LayerCost, stored_cost
 
     statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else stored_statistics(opened)
     statistics = plan.completed(statistics)
     if budget:
         require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
+    elif report is not None:
+        budget = all(layer.name in statistics for layer in plan.mapped)
+    cost = cost or report is not None
     steps = spec.steps() if budget else {}
     against_full_precision = is_full_precision(opened)
     budgets: list[LayerBudget] = []
+    rates = _vectors_per_audio_second(opened) if cost else None
+    costs: list[LayerCost] = []
     with pass_progress(quiet) as progress:
         cells, done = plan.cells, 0
 
@@ -116,13 +127,23 @@ def command(
             if steps:
                 exact = weight if against_full_precision else None
                 budgets.append(layer_budget(matrix, steps, seed, statistics[matrix.name], exact))
+            if cost:
+                costs.append(stored_cost(matrix, statistics, rates))
             done += matrix.tiling.cells
             progress("programming", done / cells, total=cells, unit="cells")
 
         mapped = map_checkpoint(opened, spec, plan, seed=seed, statistics=statistics, on_layer=count)
     save_checkpoint(out, mapped.tensors, mapped.metadata)
     found = Budget(tuple(budgets), against_full_precision) if budget else None
-    _report(opened, spec, plan, mapped, found, out, quiet=quiet, verbose=verbose, json_file=json_file)
+    taken = Cost.of_stored(costs, spec, rates) if cost else None
+    how: Any = {"quiet": quiet, "verbose": verbose, "json_file": json_file}
+    result = _say(opened, spec, plan, mapped, found, taken, out, seed, **how)
+    if report is not None:
+        from memsim.report.mapping import mapping_page
+
+        options.write_text(report, mapping_page(result, options.command_line()))
+        if not quiet:
+            say(f"wrote {report}")
     if mapped.uncalibrated and not quiet:
         remedy = (
             "--calibrate DATA sets them"
@@ -147,24 +168,41 @@ def _calibrate(opened: Checkpoint, data: str, root: Path | None, seed: int) -> d
     return input_statistics(recogniser, corpus.utterances, FeatureSource(recogniser.features), seed=seed)
 
 
-def _report(
+def _vectors_per_audio_second(opened: Checkpoint) -> dict[str, float] | None:
+    """None for a network that memsim does not know."""
+    from memsim.asr.architectures import ARCHITECTURES
+    from memsim.asr.recogniser import load_recogniser
+    from memsim.cost import vectors_per_audio_second
+
+    if opened.metadata.get("architecture") not in ARCHITECTURES:
+        return None
+    return vectors_per_audio_second(load_recogniser(opened))
+
+
+def _say(
     opened: Checkpoint,
     spec: HardwareSpec,
     plan: Plan,
     mapped: MappedTensors | None,
     budget: Budget | None,
+    cost: Cost | None,
     out: Path | None,
+    seed: int,
     *,
     quiet: bool,
     verbose: bool,
     json_file: Path | None,
-) -> None:
+) -> dict[str, Any]:
+    """On the terminal and as JSON, which is the result."""
     errors = mapped.programming_errors if mapped else {}
     reports = mapped.programming if mapped else {}
     if not quiet:
-        _render(opened, spec, plan, errors, reports, budget, out, verbose)
-    result = _to_dict(opened, spec, plan, errors, reports, out)
-    options.write_json(json_file, result | ({"budget": budget.to_dict()} if budget else {}))
+        _render(opened, spec, plan, errors, reports, budget, cost, out, verbose)
+    result = _to_dict(opened, spec, plan, errors, reports, out) | {"seed": seed}
+    result |= {"budget": budget.to_dict()} if budget else {}
+    result |= {"cost": cost.to_dict()} if cost else {}
+    options.write_json(json_file, result)
+    return result
 
 
 def _render(
@@ -174,6 +212,7 @@ def _render(
     errors: dict[str, float],
     reports: dict[str, ProgrammingReport],
     budget: Budget | None,
+    cost: Cost | None,
     out: Path | None,
     verbose: bool,
 ) -> None:
@@ -181,6 +220,7 @@ def _render(
     from rich.table import Table
 
     from memsim.cli.budget import render_budget
+    from memsim.cli.cost import render_cost
     from memsim.cli.progress import stdout
 
     stdout.print(f"{opened.path.name} on {spec.name}", style="bold", highlight=False, soft_wrap=True)
@@ -215,6 +255,8 @@ def _render(
         )
     if budget:
         render_budget(budget, verbose)
+    if cost:
+        render_cost(cost, verbose)
     weights = sum(layer.tiling.weights for layer in plan.mapped)
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
     lines = [

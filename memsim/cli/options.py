@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +48,9 @@ Set = Annotated[
 Budget = Annotated[
     bool, typer.Option("--budget", help="Show what each effect of the hardware adds to the error of the products.")
 ]
+Cost = Annotated[
+    bool, typer.Option("--cost", help="Estimate energy, time and area, by circuit and layer; prices are the spec's.")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -87,6 +91,16 @@ Compute = Annotated[
 ]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output.")
+]
+
+
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE.html",
+        help="Write a self-contained page, with the error budget and the cost (as by --budget and --cost).",
+    ),
 ]
 
 
@@ -140,6 +154,20 @@ def require_new(path: Path | None, force: bool) -> None:
         raise InputError(f"{path}: the folder {path.parent} does not exist")
     if not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"{path}: the folder {path.absolute().parent} is not writable")
+
+
+def require_page(path: Path | None, force: bool) -> None:
+    """Raise InputError, before any work is done, when no page can be written to `path`."""
+    if path is not None and path.suffix != ".html":
+        raise InputError(f"{path}: expected a name that ends in .html")
+    require_new(path, force)
+
+
+def command_line(*added: str) -> str:
+    """What was typed, with `added` arguments: to do it again."""
+    words = shlex.join(["memsim", *sys.argv[1:], *added])
+    data = os.environ.get("MEMSIM_DATA")
+    return f"MEMSIM_DATA={shlex.quote(data)} {words}" if data else words
 
 
 def require_safetensors(path: Path) -> None:

@@ -58,19 +58,19 @@ class Drive:
     ) -> Drive:
         """`noise` None reads without noise, as ideal cells always do. `gives_volts`: in place of signals."""
         noise = noise if isinstance(cell, MemristorCell) else None
-        signs = (1, -1) if dac is not None and dac.polarity == "two_phase" else (0,)
+        signs = _signs(dac)
         if dac is None or dac.bits is None:
             phases = tuple(Phase(sign or 1.0, sign, None) for sign in signs)
             return cls(dac, input_range, cell, noise, phases, gives_volts)
         largest = convert.dac_max_code(dac.bits)
         codes = torch.arange(-largest, largest + 1, device=device)
-        slice_bits = dac.slice_bits or dac.bits - 1
+        slice_bits = _slice_bits(dac)
         slice_largest = (1 << slice_bits) - 1
         fractions = convert.dac_fractions(dac, slice_largest, cell.signal, device)
         phases = ()
         for sign in signs:
             magnitudes = (sign * codes).clamp_min(0) if sign else codes.abs()
-            for shift in range(0, dac.bits - 1, slice_bits):
+            for shift in _shifts(dac):
                 digits = ((magnitudes >> shift) & slice_largest) * (1 if sign else codes.sign())
                 tables = _laws(cell, noise, fractions[digits + slice_largest], gives_volts)
                 worth = (sign or 1) * (slice_largest << shift) / largest
@@ -96,6 +96,31 @@ class Drive:
         """[n]: what all phases together add to a column at inputs [n], per unit of r_pos - r_neg."""
         signals = (phase.worth * self(phase, x[:, None].float(), 1)[0].flatten() for phase in self.phases)
         return torch.stack(list(signals)).sum(dim=0)
+
+
+def phase_count(dac: Dac | None) -> int:
+    """The phases in which an input is read."""
+    return len(_signs(dac)) * len(_shifts(dac))
+
+
+def driven_bits(dac: Dac) -> int:
+    """The bits, sign included, that a DAC with codes converts in a phase."""
+    return _slice_bits(dac) + (dac.polarity == "signed")
+
+
+def _signs(dac: Dac | None) -> tuple[int, ...]:
+    """Of the inputs that are driven one after the other, 0 for both at once."""
+    return (1, -1) if dac is not None and dac.polarity == "two_phase" else (0,)
+
+
+def _slice_bits(dac: Dac) -> int:
+    assert dac.bits is not None
+    return dac.slice_bits or dac.bits - 1
+
+
+def _shifts(dac: Dac | None) -> range:
+    """The lowest bit of each slice of an input's magnitude."""
+    return range(1) if dac is None or dac.bits is None else range(0, dac.bits - 1, _slice_bits(dac))
 
 
 def steps(x: Tensor) -> ModuleType:

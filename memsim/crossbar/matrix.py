@@ -18,6 +18,7 @@ from memsim.crossbar.convert import AdcErrors
 from memsim.crossbar.damage import age, break_cells
 from memsim.crossbar.disturb import read_pulses
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.power import RowLoads, Work
 from memsim.crossbar.program import mean_window, program, relax
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, packed, split_planes, whole_blocks
@@ -42,6 +43,7 @@ class Reads:
     trial: int = 0
     batch: str = ""
     count_clips: bool = False
+    count_work: bool = False
     _calls: Counter[str] = field(default_factory=Counter)
 
     def begin(self, batch: str) -> None:
@@ -90,6 +92,7 @@ class MappedMatrix(nn.Module):
         self.groups = groups
         self.reads = Reads()
         self.clips = ClipCounts()
+        self.work = Work()
         self.programming: ProgrammingReport | None = None
         self.register_buffer("levels", levels)
         self.register_buffer("scale", scale)
@@ -98,6 +101,7 @@ class MappedMatrix(nn.Module):
             self.register_buffer(optional, None)
         self._operator: Operator | PackedOperator | None = None
         self._wired_columns: tuple[WiredColumns, ...] | None = None
+        self._row_loads: RowLoads | None = None
 
     @classmethod
     def from_weight(
@@ -215,7 +219,7 @@ class MappedMatrix(nn.Module):
                 f"{self.name}: the input statistics are of {statistics.sample.shape[1]} features, "
                 f"the matrix has {self.in_features}; calibrate again"
             )
-        self._operator = None
+        self._operator = self._row_loads = None
         if spec.dac is not None and _has_input_range(spec):
             self.input_range = torch.tensor(convert.dac_range(spec.dac, statistics), device=where)
         if spec.cell != "ideal":
@@ -362,12 +366,31 @@ class MappedMatrix(nn.Module):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             rows_in_range, ranges = self._in_range(rows)
             product = operator.read(rows_in_range, noise_key, clips, first_frame)
+            if self.reads.count_work:
+                self.work.vectors += len(rows)
+                self.work.cell_watts = self.work.cell_watts + self._cell_watts(rows_in_range)
         if x.device.type != "cpu":  # to raise would be to wait for the device
             product.masked_fill_(~torch.isfinite(rows).all(dim=1, keepdim=True), torch.nan)
         if ranges is not None:
             product.mul_(ranges)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
         return product.mul_(scale).to(x.dtype)
+
+    def cell_watts(self, rows: Tensor) -> float:
+        """The power that its arrays take (U I), summed over inputs [n, in] and the phases of reading them; 0 where they
+        are ideal. Needs a calibrated matrix."""
+        return float(self._cell_watts(self._in_range(rows.float())[0]))
+
+    def _cell_watts(self, rows_in_range: Tensor) -> Tensor | float:
+        if self.states is None:
+            return 0.0
+        if self._row_loads is None:
+            packs = [self.tiling.pack(index)[1:] for index in range(self.tiling.packs)]
+            by_pack = [(inputs, self.states[..., : inputs.stop - inputs.start, outputs]) for inputs, outputs in packs]
+            drive = self.drive(gain_per_ampere=1.0, gives_volts=True)
+            wired = tuple(arrays for index in range(len(packs)) if (arrays := self._wired(index)) is not None)
+            self._row_loads = RowLoads.make(drive, _device(self.spec, self.levels), by_pack, wired)
+        return self._row_loads.watts(rows_in_range)
 
     def _make_operator(self) -> Operator | PackedOperator:
         drive, difference = self.drive(), self.difference()
@@ -387,8 +410,8 @@ class MappedMatrix(nn.Module):
         cells = (difference[..., outputs], below_dark, self._worths())
         return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range, errors)
 
-    def drive(self, gain_per_ampere: float | None = None) -> Drive:
-        """What drives its rows; `gain_per_ampere` in place of the calibrated one."""
+    def drive(self, gain_per_ampere: float | None = None, gives_volts: bool | None = None) -> Drive:
+        """What drives its rows; `gain_per_ampere` in place of the calibrated one. With wires it `gives_volts`."""
         spec = self.spec
         input_range = 1.0 if self.input_range is None else float(self.input_range)
         cell: IdealCell | MemristorCell = IdealCell()
@@ -399,8 +422,9 @@ class MappedMatrix(nn.Module):
                 gain_per_ampere = float(self.gain_per_ampere)
             device = _device(spec, self.levels)
             cell = MemristorCell(device, spec.dac.vmax_volts, gain_per_ampere, spec.weights.copies)
-        wired = spec.wires is not None
-        return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels.device, gives_volts=wired)
+        if gives_volts is None:
+            gives_volts = spec.wires is not None
+        return Drive.make(spec.dac, input_range, cell, spec.read_noise, self.levels.device, gives_volts)
 
     def difference(self) -> Tensor:
         """[slices, in, out]: r_pos - r_neg, the mean over copies, or the digits themselves where cells are ideal."""
@@ -411,7 +435,7 @@ class MappedMatrix(nn.Module):
 
     def release(self) -> None:
         """Free what is kept between reads; the next read makes it anew, with the same result."""
-        self._operator = self._wired_columns = None
+        self._operator = self._wired_columns = self._row_loads = None
 
     def _require_finite_states(self) -> None:
         """Those of a mapped file were not looked at when it was loaded."""

@@ -42,9 +42,11 @@ class WiredColumns:
 
         `volts` [row_tiles, n, rows] are those of the drivers.
         """
-        count, rows, _ = self.arrays.states.shape
-        driven = volts[:, :, :rows].repeat_interleave(count // self.tiling.row_tiles, dim=0)
-        return self._pairs((self.effective or self.arrays).column_amperes(driven), sign=-1)
+        return self._pairs((self.effective or self.arrays).column_amperes(self._driven(volts)), sign=-1)
+
+    def watts(self, volts: Tensor) -> Tensor:
+        """[], float64: the power that all arrays take at `volts` [row_tiles, n, rows] of the drivers, solved for."""
+        return self.arrays.driver_watts(self._driven(volts))
 
     def noise_columns(self) -> Tensor:
         """[row_tiles, 4 * rows, slices * out]: how much a column takes of each of `noise_terms`, in its order."""
@@ -55,6 +57,11 @@ class WiredColumns:
             for part in (weight, weight * self.arrays.states)
         )
         return torch.cat(list(parts), dim=1)
+
+    def _driven(self, volts: Tensor) -> Tensor:
+        """[row_tiles, n, rows] -> [arrays, n, rows used]: what drives each array."""
+        count, rows, _ = self.arrays.states.shape
+        return volts[:, :, :rows].repeat_interleave(count // self.tiling.row_tiles, dim=0)
 
     def _pairs(self, columns: Tensor, sign: int) -> Tensor:
         """[arrays, k, cols] -> [row_tiles, k, slices * out]: positive + `sign` * negative, the mean over copies."""

@@ -125,6 +125,14 @@ class WiredArrays:
             amperes[part, frames] = cell_amperes(cells, across).sum(2)
         return amperes
 
+    def driver_watts(self, volts: Tensor) -> Tensor:
+        """[], float64: the power that the drivers of `volts` [tiles, n, rows] give, over all arrays and frames."""
+        total = volts.new_zeros((), dtype=torch.float64)
+        for part, frames, cells, across in self.solutions(volts):
+            row_amperes = cell_amperes(cells, across).sum(3)  # what a word line takes leaves it through its cells
+            total += (volts[part, frames] * row_amperes).sum(dtype=torch.float64)
+        return total
+
     def cell_volts(self, volts: Tensor) -> Tensor:
         """The voltage across every cell, [tiles, n, rows, cols], at the driver voltages `volts` [tiles, n, rows]."""
         whole = volts.new_empty(*volts.shape, self.states.shape[2])

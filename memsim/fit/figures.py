@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import combinations
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from memsim.device import DeviceModel
 from memsim.device.model import HRS, LRS
@@ -20,58 +14,28 @@ from memsim.fit.arrays import Floats, Ints
 from memsim.fit.fit import Fit
 from memsim.fit.goodness import CROSS_LAGS, PROBABILITIES, STANDARD_ERRORS, Correlogram, Distribution, Goodness
 from memsim.fit.measurements import NAMES, Measurements
+from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing
 
-MEASURED, MODEL, BAND = "#444444", "#1f6fd0", "#bbbbbb"
+MEASURED, MODEL = GREY, BLUE
 AXES = ("HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)")
-_STYLE: Any = {
-    "svg.hashsalt": "memsim",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
 _TRACES = 25
-
-
-class Drawing:
-    """One figure in the making: `axes` to draw on, `svg` once done."""
-
-    def __init__(self, height: float) -> None:
-        self.figure = Figure(figsize=(4.2, height), layout="constrained")
-        self.axes: Axes = self.figure.add_subplot()
-        self.svg = b""
-
-
-@contextmanager
-def _drawing(height: float = 2.9) -> Iterator[Drawing]:
-    with mpl.rc_context(_STYLE):
-        drawing = Drawing(height)
-        yield drawing
-        out = io.BytesIO()
-        drawing.figure.savefig(out, format="svg", metadata={"Date": None})
-        drawing.svg = out.getvalue()
 
 
 def histogram(distribution: Distribution) -> bytes:
     """Densities over all cycles of all devices."""
-    with _drawing() as drawing:
-        axes, edges = drawing.axes, distribution.edges
+    with drawing() as panel:
+        axes, edges = panel.axes, distribution.edges
         axes.stairs(distribution.measured_density, edges, fill=True, color=BAND, label="measured")
         axes.stairs(distribution.generated_density, edges, color=MODEL, linewidth=1.6, label="model")
         axes.set(xlabel=AXES[distribution.feature], yticks=[], title=f"{NAMES[distribution.feature]}: distribution")
         axes.legend()
-    return drawing.svg
+    return panel.svg
 
 
 def quantiles(distribution: Distribution) -> bytes:
     """Model quantiles against measured ones, 0.05 % to 99.95 %."""
-    with _drawing() as drawing:
-        axes = drawing.axes
+    with drawing() as panel:
+        axes = panel.axes
         x, y = distribution.measured_quantiles, distribution.generated_quantiles
         axes.plot([x[0], x[-1]], [x[0], x[-1]], color=MEASURED, linewidth=1, label="equal")
         axes.plot(x, y, ".", color=MODEL, markersize=4, label="0.05 % to 99.95 %")
@@ -83,16 +47,16 @@ def quantiles(distribution: Distribution) -> bytes:
             xlabel=f"measured {label}", ylabel="model", title=f"{NAMES[distribution.feature]}: Q-Q (dotted: 1 and 99 %)"
         )
         axes.legend()
-    return drawing.svg
+    return panel.svg
 
 
 def autocorrelation(goodness: Goodness, i: int) -> bytes:
     """Of one feature within a device; the band is three standard errors around what was measured."""
-    with _drawing() as drawing:
-        _lagged(drawing.axes, goodness, i, i, np.arange(1, len(goodness.measured_correlogram.mean)))
-        drawing.axes.set(xlabel="lag (cycles)", title=f"{NAMES[goodness.features[i]]}: autocorrelation")
-        drawing.axes.legend()
-    return drawing.svg
+    with drawing() as panel:
+        _lagged(panel.axes, goodness, i, i, np.arange(1, len(goodness.measured_correlogram.mean)))
+        panel.axes.set(xlabel="lag (cycles)", title=f"{NAMES[goodness.features[i]]}: autocorrelation")
+        panel.axes.legend()
+    return panel.svg
 
 
 def cross_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
@@ -101,12 +65,10 @@ def cross_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
     most = min(CROSS_LAGS, len(goodness.measured_correlogram.mean) - 1)
     for i, j in combinations(range(len(goodness.features)), 2):
         first, second = NAMES[goodness.features[i]], NAMES[goodness.features[j]]
-        with _drawing(2.5) as drawing:
-            _lagged(drawing.axes, goodness, i, j, np.arange(-most, most + 1))
-            drawing.axes.set(
-                xlabel=f"cycles from {second} to {first}", title=f"{first} and {second}: cross-correlation"
-            )
-        figures.append((f"{first} and {second}", drawing.svg))
+        with drawing(2.5) as panel:
+            _lagged(panel.axes, goodness, i, j, np.arange(-most, most + 1))
+            panel.axes.set(xlabel=f"cycles from {second} to {first}", title=f"{first} and {second}: cross-correlation")
+        figures.append((f"{first} and {second}", panel.svg))
     return figures
 
 
@@ -130,8 +92,8 @@ def device_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
         (f"measured, {goodness.measured_devices} devices", goodness.measured_device_correlations),
         (f"model, {goodness.generated_devices} devices", goodness.generated_device_correlations),
     ):
-        with _drawing(3.9) as drawing:
-            axes = drawing.axes
+        with drawing(3.9) as panel:
+            axes = panel.axes
             axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
             for (row, column), value in np.ndenumerate(matrix):
                 colour = "white" if abs(value) > 0.6 else "black"
@@ -140,7 +102,7 @@ def device_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
             axes.set_yticks(range(len(labels)), labels, fontsize=8)
             axes.grid(False)
             axes.set_title(title)
-        figures.append((title, drawing.svg))
+        figures.append((title, panel.svg))
     return figures
 
 
@@ -148,8 +110,8 @@ def current_voltage(fit: Fit, measurements: Measurements) -> bytes:
     """The envelopes, cells at the 1, 50 and 99 % quantiles of both states, and measured sweeps if there are any."""
     model = fit.model
     peak = model.reset_full_volts
-    with _drawing(3.4) as drawing:
-        axes = drawing.axes
+    with drawing(3.4) as panel:
+        axes = panel.axes
         if measurements.traces is not None:
             some = measurements.traces
             peak = max(peak, float(np.nanmax(np.abs(some.volts)))) if len(some) else peak
@@ -163,11 +125,11 @@ def current_voltage(fit: Fit, measurements: Measurements) -> bytes:
             axes.plot([], [], style, color=MODEL, label=f"model, {NAMES[state]}: 1, 50, 99 %")
         envelopes = model.llrs_current_amperes(volts), model.hhrs_current_amperes(volts)
         for curve, name in zip(envelopes, ("LLRS", "HHRS"), strict=True):
-            axes.plot(volts, 1e6 * curve, ":", color="#c0392b", linewidth=1.1)
-            axes.text(float(volts[-1]), 1e6 * float(curve[-1]), f" {name}", color="#c0392b", fontsize=8, va="center")
+            axes.plot(volts, 1e6 * curve, ":", color=RED, linewidth=1.1)
+            axes.text(float(volts[-1]), 1e6 * float(curve[-1]), f" {name}", color=RED, fontsize=8, va="center")
         axes.set(xlabel="U (V)", ylabel="I (µA)", title="I-V: states and envelopes")
         axes.legend(loc="upper left")
-    return drawing.svg
+    return panel.svg
 
 
 def _states(model: DeviceModel, measurements: Measurements, state: int) -> list[torch.Tensor]:
@@ -182,25 +144,25 @@ def _states(model: DeviceModel, measurements: Measurements, state: int) -> list[
 def order_selection(fit: Fit) -> bytes:
     """Information criteria of the cycle-to-cycle process against its order."""
     orders = sorted(fit.criteria)
-    with _drawing(2.5) as drawing:
-        axes = drawing.axes
+    with drawing(2.5) as panel:
+        axes = panel.axes
         for which, (name, colour) in enumerate((("AIC", BAND), ("BIC", MODEL))):
             values = [fit.criteria[order][which] for order in orders]
             axes.plot(orders, values, "o-", color=colour, markersize=4, label=name)
         axes.set(xlabel="order p of the cycle-to-cycle process", ylabel="a cycle (lower is better)", title="order")
         axes.legend()
-    return drawing.svg
+    return panel.svg
 
 
 def component_selection(fit: Fit) -> bytes:
     """The information criterion of the device mixture against its components."""
     tried = sorted(fit.mixture.bic)
-    with _drawing(2.5) as drawing:
-        axes = drawing.axes
+    with drawing(2.5) as panel:
+        axes = panel.axes
         axes.plot(tried, [fit.mixture.bic[k] for k in tried], "o-", color=BAND, markersize=4)
         chosen = len(fit.mixture.weights)
         axes.plot([chosen], [fit.mixture.bic[chosen]], "o", color=MODEL, label=f"chosen: {chosen}")
         axes.set(xlabel="components of the device mixture", ylabel="BIC (lower is better)", title="components")
         axes.set_xticks(tried)
         axes.legend()
-    return drawing.svg
+    return panel.svg

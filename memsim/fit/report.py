@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,12 @@ from memsim.fit import figures
 from memsim.fit.fit import Fit
 from memsim.fit.goodness import STANDARD_ERRORS, Check, Goodness
 from memsim.fit.measurements import NAMES, Measurements
+from memsim.report.page import Html, document, facts, group, heading, html, listing, note, row, table, verdict
+from memsim.report.page import figures as pictures
 
 HTML, JSON = "report.html", "report.json"
 MARKS = {"pass": "✓", "noise": "≈", "warn": "⚠"}
 WORDS = {"pass": "pass", "noise": "within sampling error", "warn": "warning"}
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 0 auto; padding: 1em; }
-h1 { font-size: 1.4em; } h2 { font-size: 1.15em; margin-top: 2em; }
-.verdict { padding: .7em 1em; border-radius: .4em; font-weight: 600; }
-.verdict.pass { background: #e4f4e6; } .verdict.warn { background: #fdeccd; }
-table { border-collapse: collapse; font-size: .85em; } .wide { overflow-x: auto; }
-th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #ddd; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-tr.group th { background: #f2f2f2; text-align: left; } tr.warn td { background: #fdeccd; }
-.pass > td:first-child { color: #18752b; } .noise > td:first-child { color: #555; }
-.warn > td:first-child { color: #9a5b00; font-weight: 700; } td:first-child { white-space: nowrap; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: .6em; }
-.figures img { width: 100%; } .facts td { text-align: left; } small { color: #555; }
-"""
 
 
 def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> dict[str, Any]:
@@ -112,8 +97,6 @@ def size_of(check: Check, value: float, signed: bool = False) -> str:
 def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
     """The HTML page."""
     is_good = not goodness.warnings
-    verdict = f"{MARKS['pass' if is_good else 'warn']} {summary(goodness)}"
-    notes = "".join(f"<li>{escape(note)}</li>" for note in fit.notes)
     features = range(len(goodness.features))
     sections = [
         ("Distributions", [(f"{NAMES[d.feature]} histogram", figures.histogram(d)) for d in goodness.distributions]),
@@ -130,33 +113,25 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
         ("Current and voltage", [("I-V curves", figures.current_voltage(fit, measurements))]),
         ("Selection", [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))]),
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(fit.model.name)}: fit of {escape(measurements.path.name)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(fit.model.name)}: fitted to {escape(measurements.path.name)}</h1>
-<p class="verdict {"pass" if is_good else "warn"}">{verdict}</p>
-{f"<ul>{notes}</ul>" if notes else ""}
-{_facts(fit, goodness, measurements)}
-<h2>Goodness of fit</h2>
-{_table(goodness.checks)}
-<p><small>{MARKS["pass"]} the model agrees with the measurements within the tolerance; {MARKS["noise"]} it does not,
-but so few devices scatter as much ({STANDARD_ERRORS:g} standard errors, from device to device); {MARKS["warn"]} it
-does not. The model: {goodness.generated_devices:,} devices of {goodness.cycles:,} cycles drawn from it.</small></p>
-{"".join(_section(title, pictures) for title, pictures in sections if pictures)}
-<p><small>Grey: measured, with bands of {STANDARD_ERRORS:g} standard errors. Blue: the model. Made by memsim
-{__version__}.</small></p>
-</body>
-</html>
-"""
+    blocks = [
+        verdict("pass" if is_good else "warn", f"{MARKS['pass' if is_good else 'warn']} {summary(goodness)}"),
+        listing(fit.notes),
+        _facts(fit, goodness, measurements),
+        heading("Goodness of fit"),
+        _table(goodness.checks),
+        note(
+            f"{MARKS['pass']} the model agrees with the measurements within the tolerance; {MARKS['noise']} it does "
+            f"not, but so few devices scatter as much ({STANDARD_ERRORS:g} standard errors, from device to device); "
+            f"{MARKS['warn']} it does not. The model: {goodness.generated_devices:,} devices of {goodness.cycles:,} "
+            "cycles drawn from it."
+        ),
+        *(block for title, shown in sections if shown for block in (heading(title), pictures(shown))),
+        note(f"Grey: measured, with bands of {STANDARD_ERRORS:g} standard errors. Blue: the model."),
+    ]
+    return document(f"{fit.model.name}: fitted to {measurements.path.name}", blocks)
 
 
-def _facts(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
+def _facts(fit: Fit, goodness: Goodness, measurements: Measurements) -> Html:
     model = fit.model
     per_device = measurements.counts[list(goodness.features)][:, fit.devices]
     rows = {
@@ -171,37 +146,25 @@ def _facts(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
         + (f", median error {fit.envelopes.error:.2%}" if fit.envelopes.error is not None else ""),
         "RESET": f"full at {model.reset_full_volts:.4g} V, exponent {model.reset_exponent:.4g}",
     }
-    cells = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in rows.items())
-    return f'<div class="wide"><table class="facts">{cells}</table></div>'
+    return facts(rows)
 
 
-def _table(checks: Iterable[Check]) -> str:
-    head = "".join(
-        f"<th>{title}</th>" for title in ("", "", "measured", "model", "difference", "tolerance", "std. error")
-    )
-    rows, feature = [], None
+def _table(checks: Iterable[Check]) -> Html:
+    head = ("", "", "measured", "model", "difference", "tolerance", "std. error")
+    rows: list[Html] = []
+    feature = None
     for check in checks:
         if check.feature != feature:
             feature = check.feature
-            rows.append(
-                f'<tr class="group"><th colspan="7">{escape("all features" if feature == "all" else feature)}</th></tr>'
-            )
+            rows.append(group("all features" if feature == "all" else feature, len(head)))
         cells = [
             f"{MARKS[check.verdict]} {WORDS[check.verdict]}",
-            f"{check.quantity} <small>{escape(check.where)}</small>",
+            Html(f"{html(check.quantity)} <small>{html(check.where)}</small>"),
             value_of(check.measured),
             value_of(check.generated),
             size_of(check, check.error, signed=True),
             size_of(check, check.tolerance),
             size_of(check, check.standard_error),
         ]
-        rows.append(f'<tr class="{check.verdict}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-
-
-def _section(title: str, pictures: Iterable[tuple[str, bytes]]) -> str:
-    images = "".join(
-        f'<img alt="{escape(name)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-        for name, svg in pictures
-    )
-    return f'<h2>{escape(title)}</h2>\n<div class="figures">{images}</div>\n'
+        rows.append(row(cells, check.verdict, text=2))
+    return table(head, rows, text=2, kind="checks")

@@ -17,13 +17,17 @@ from memsim.nn.product import QuantisedLayer
 
 
 class StatisticsCollector:
-    """Accumulates one layer's statistics over calls; the histogram's limit doubles when a value exceeds it."""
+    """Accumulates one layer's statistics over calls; the histogram's limit doubles when a value exceeds it.
+
+    `rows` counts the input rows that were added.
+    """
 
     def __init__(self, sample_rows: int, generator: torch.Generator) -> None:
         self._sample_rows = sample_rows
         self._generator = generator
         self._limit = 0.0
         self._absmax = 0.0
+        self.rows = 0
         self._counts = torch.zeros(BINS, dtype=torch.float64)
         self._rows: Tensor | None = None
         self._row_keys = torch.empty(0)
@@ -35,6 +39,7 @@ class StatisticsCollector:
             return
         if not torch.isfinite(rows).all():
             raise InputError("an input holds NaN or Inf")
+        self.rows += len(rows)
         absmax = float(rows.abs().max())
         self._absmax = max(self._absmax, absmax)
         if not self._limit:

@@ -21,6 +21,8 @@ def test_the_commands_run_on_it(memsim, tiny_recogniser: Path, name: str) -> Non
     budget = json.loads(Path("map.json").read_text())["budget"]
     assert [entry["effect"] for entry in budget["effects"]] == list(load_hardware(name).steps())
     assert 0.05 < budget["error"] < 0.9
-    evaluated = memsim("eval", "mapped.safetensors", "--data", "demo", "--limit", "2", "--json", "-")
+    evaluated = memsim("eval", "mapped.safetensors", "--data", "demo", "--limit", "2", "--cost", "--json", "-")
     assert evaluated.status == 0, evaluated.err
-    assert json.loads(evaluated.out)["hardware"]["name"] == name
+    result = json.loads(evaluated.out)
+    assert result["hardware"]["name"] == name
+    assert result["cost"]["arrays"] > 0

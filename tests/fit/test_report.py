@@ -7,11 +7,11 @@ import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from pages import Page
 from tools.example_measurements import feature_table, sweeps, write
 
 from memsim.device import DeviceModel
@@ -38,30 +38,6 @@ def judged(
     goodness = judge(fit, measured)
     patch.undo()
     return fit, goodness, measured
-
-
-class Page(HTMLParser):
-    """Tags in order, checked for balance; texts; attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-        self.images: list[dict[str, str | None]] = []
-        self.links: list[str | None] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-        if tag == "img":
-            self.images.append(dict(attributes))
-        self.links += [value for key, value in attributes if key in ("href", "src")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ import yaml
 
 from memsim.asr.bootstrap import Comparison, compare
 from memsim.evaluate import spread
-from memsim.report import Line, draw_by_bits
+from memsim.report.figures import Line, draw_by_bits
 from memsim.resources import find_config
 
 BITS = (8, 4, 3, 2)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from memsim.report import wer_by_bits
+from memsim.report.figures import wer_by_bits
 
 
 def main() -> None:

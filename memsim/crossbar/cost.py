@@ -1,0 +1,116 @@
+"""What a matrix on arrays takes: circuits, area, and for each input vector conversions, energy and time.
+
+Every array (row tile, column tile, slice, polarity, copy) has a DAC and a driver at each row, unless `arrays_per_dac`
+of them share one. The columns of a pair and of its copies are subtracted and added up as currents; what comes of them
+is held, and `columns_per_adc` columns of an array take turns at an ADC. An input vector is read in the phases of its
+drive, one after the other: DACs, a read pulse, ADCs. All arrays of a matrix work at the same time, and nothing overlaps
+in time with the next phase, the next vector or the next layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from memsim.crossbar.drive import driven_bits, phase_count
+from memsim.crossbar.programming_report import ProgrammingReport
+from memsim.crossbar.tiling import Tiling
+from memsim.spec import FixedAdc, HardwareSpec, SinglePulse
+
+
+@dataclass(frozen=True)
+class ArrayCost:
+    """Circuits of a matrix, and what one input vector takes of them. The energy of cells is not known here."""
+
+    arrays: int
+    cells: int
+    dacs: int
+    adcs: int
+    cell_square_micrometres: float
+    dac_square_micrometres: float
+    adc_square_micrometres: float
+    macs: int
+    phases: int
+    read_pulses: int  # of cells that hold weights
+    dac_conversions: int
+    adc_conversions: int
+    dac_joules: float
+    adc_joules: float
+    seconds: float
+
+    @classmethod
+    def of(cls, tiling: Tiling, spec: HardwareSpec) -> ArrayCost:
+        """Of a matrix that lies so on the arrays of its layer's resolved `spec`."""
+        cost, tile = spec.cost, spec.tile
+        phases = phase_count(spec.dac)
+        same_input = tiling.tiles // (tiling.row_tiles * tiling.packs)
+        row_drivers = tiling.row_tiles * tiling.packs * -(-same_input // cost.dac.arrays_per_dac)
+        packs = [tiling.pack(index) for index in range(tiling.packs)]
+        driven_rows = sum(inputs.stop - inputs.start for _, inputs, _ in packs)
+        dacs = dac_conversions = adcs = adc_conversions = turns = 0
+        dac_joules = dac_area = adc_joules = 0.0
+        if spec.dac is not None:
+            steps = 0 if spec.dac.bits is None else 1 << driven_bits(spec.dac)
+            dacs = row_drivers * tile.rows
+            dac_conversions = phases * driven_rows * -(-same_input // cost.dac.arrays_per_dac)
+            dac_joules = dac_conversions * (steps * cost.dac.joules_per_step + cost.dac.driver_joules)
+            dac_area = dacs * steps * cost.dac.square_micrometres_per_step
+        if spec.adc is not None:
+            bits = _adc_bits(spec)
+            adcs = tiling.tiles // (2 * tiling.copies) * -(-tile.cols // cost.adc.columns_per_adc)
+            adc_conversions = phases * tiling.conversions
+            adc_joules = adc_conversions * 2.0**bits * cost.adc.joules_per_step
+            turns = min(tiling.pack_outputs, tile.cols, cost.adc.columns_per_adc)
+        converting = (cost.dac.seconds if spec.dac is not None else 0.0) + turns * cost.adc.seconds
+        weights = sum((inputs.stop - inputs.start) * (own.stop - own.start) for _, inputs, own in packs)
+        return cls(
+            arrays=tiling.tiles,
+            cells=tiling.cells,
+            dacs=dacs,
+            adcs=adcs,
+            cell_square_micrometres=tiling.cells * cost.cell.square_micrometres,
+            dac_square_micrometres=dac_area,
+            adc_square_micrometres=adcs * cost.adc.square_micrometres,
+            macs=tiling.weights,
+            phases=phases,
+            read_pulses=phases * weights * math.prod(tiling.shape[:3]),
+            dac_conversions=dac_conversions,
+            adc_conversions=adc_conversions,
+            dac_joules=dac_joules,
+            adc_joules=adc_joules,
+            seconds=phases * (cost.cell.read_seconds + converting),
+        )
+
+    @property
+    def square_millimetres(self) -> dict[str, float]:
+        """Of cells, DACs and ADCs, and in total."""
+        areas = (self.cell_square_micrometres, self.dac_square_micrometres, self.adc_square_micrometres)
+        parts = {part: 1e-6 * area for part, area in zip(("cells", "dacs", "adcs"), areas, strict=True)}
+        return parts | {"total": math.fsum(parts.values())}
+
+    def cell_joules(self, watts: float | None, spec: HardwareSpec) -> float | None:
+        """Of one input vector; `watts` is the power of the cells, summed over its phases.
+
+        None where that is unknown and the spec has no price for a cell's pulse.
+        """
+        cell = spec.cost.cell
+        if cell.read_joules == "simulated":
+            return None if watts is None else watts * cell.read_seconds
+        return self.read_pulses * cell.read_joules
+
+
+def programming_joules(report: ProgrammingReport, spec: HardwareSpec) -> float:
+    """The pulses that programmed a matrix, and the conversions of the ADC that verified them, where it has one.
+
+    The currents of verify reads are left out: at some 0.3 V for 0.1 us they take a thousandth of a pulse.
+    """
+    write = spec.cost.cell.write_joules
+    pulses = report.joules if write == "simulated" else report.pulses * write
+    verify = None if isinstance(spec.programming, SinglePulse) else spec.programming.verify.adc
+    conversion = 0.0 if verify is None else 2.0**verify.bits * spec.cost.adc.joules_per_step
+    return pulses + report.verify_reads * conversion
+
+
+def _adc_bits(spec: HardwareSpec) -> int:
+    assert spec.adc is not None
+    return spec.adc.precision_bits + spec.adc.range_bits if isinstance(spec.adc, FixedAdc) else spec.adc.bits

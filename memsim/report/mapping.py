@@ -1,0 +1,118 @@
+"""The report of a mapping: one page from what `memsim map --json` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from memsim.report import figures
+from memsim.report.page import Html, cards, document, facts, heading, note, table
+from memsim.report.page import figures as pictures
+from memsim.report.sections import Result, budget_section, cost_section, hardware_section, percent, run_section
+from memsim.units import si
+
+
+def mapping_page(result: Result, command: str) -> str:
+    """The page. `result` is that of a mapping that was done; its budget and cost are shown where it has them.
+
+    `command` is what to type to repeat it.
+    """
+    checkpoint, hardware = result["checkpoint"], result["hardware"]
+    blocks = [
+        _headline(result),
+        *_layers(result["layers"]),
+        *_programming(result["programming"]),
+        *(budget_section(result["budget"]) if "budget" in result else ()),
+        *(cost_section(result["cost"]) if "cost" in result else ()),
+        *_digital(result["digital"]),
+        *run_section(checkpoint, str(result["seed"]), command),
+        *hardware_section(hardware),
+    ]
+    return document(f"{Path(checkpoint['path']).name} on {hardware['name']}", blocks)
+
+
+def _headline(result: Result) -> Html:
+    layers = result["layers"]
+    weights = sum(_weights(layer) for layer in layers)
+    values = [
+        ("layers on arrays", f"{len(layers)}", f"{weights:,} weights"),
+        ("arrays", f"{sum(layer['tiles'] for layer in layers):,}", f"{result['cells']:,} cells"),
+        ("conversions", f"{result['conversions']:,}", "for one input of each layer"),
+    ]
+    if "budget" in result:
+        values.append(("error of the products", f"{percent(result['budget']['error'])} %", "over all layers"))
+    if "cost" in result:
+        cost = result["cost"]
+        of = "a second of audio" if cost["per"] == "audio_second" else "one input of each layer"
+        detail = "an estimate" if cost["joules"]["cells"] is not None else "an estimate, for converters alone"
+        values.append((f"energy for {of}", si(cost["joules"]["total"], "J"), detail))
+    return cards(values)
+
+
+def _weights(layer: Result) -> int:
+    return int(layer["out_features"] * layer["in_features"] // layer["groups"])
+
+
+def _layers(layers: Sequence[Result]) -> list[Html]:
+    known = [(layer["name"], {"error": 100 * layer["programming_error"]}) for layer in layers]
+    worst = sorted(known, key=lambda layer: -layer[1]["error"])
+    rows = [
+        [
+            layer["name"],
+            f"{layer['out_features']} x {layer['in_features']}"
+            + (f" in {layer['groups']} blocks" if layer["groups"] > 1 else ""),
+            f"{layer['bits']}",
+            f"{layer['slices']}",
+            f"{layer['copies']}",
+            f"{layer['tiles']:,}",
+            si(layer["cells"]),
+            percent(layer["utilisation"], 0),
+            percent(layer["programming_error"], 1),
+        ]
+        for layer in layers
+    ]
+    head = ["layer", "out x in", "bits", "slices", "copies", "arrays", "cells", "used %", "error %"]
+    drawn = figures.layer_bars(worst, "error of programming (%)", "layers, worst first")
+    return [
+        heading("Layers"),
+        pictures([("programming errors of layers", drawn)], "large"),
+        table(head, rows),
+        note("Error: programmed against intended weights, relative (Frobenius norm)."),
+    ]
+
+
+def _programming(reports: Sequence[Result]) -> list[Html]:
+    rows = [
+        [
+            report["scheme"],
+            f"{report['cells']:,}",
+            f"{report['pulses_per_cell']['mean']:.2f}",
+            f"{report['pulses_per_cell']['max']:,}",
+            f"{report['verify_reads_per_cell']:.2f}",
+            "" if report["failures"] is None else f"{report['failures']:,}",
+            si(report["seconds"], "s"),
+            si(report["joules"], "J"),
+            ", ".join("-" if level["spread"] is None else percent(level["spread"]) for level in report["levels"]),
+        ]
+        for report in reports
+    ]
+    if not rows:
+        return []
+    head = ["scheme", "cells", "pulses a cell", "most", "verify reads", "failed", "time", "energy", "spread %"]
+    return [
+        heading("Programming"),
+        table(head, rows),
+        note(
+            "Time: one pulse or read after the other. Spread: standard deviation of the cells' currents by level, in % "
+            "of the mean LRS current."
+        ),
+    ]
+
+
+def _digital(layers: Sequence[Result]) -> list[Html]:
+    reasons: dict[str, list[str]] = {}
+    for layer in layers:
+        reasons.setdefault(layer["reason"], []).append(layer["name"])
+    if not reasons:
+        return []
+    return [heading("Digital"), facts({reason: ", ".join(names) for reason, names in reasons.items()})]

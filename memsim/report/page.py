@@ -1,0 +1,159 @@
+"""An HTML page that needs nothing else: its style, and the blocks that it is made of.
+
+Everything is a function from values to HTML. Text is escaped, unless it is `Html` already.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from memsim import __version__
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 0 auto; padding: 1em;
+  overflow-wrap: break-word; }
+h1 { font-size: 1.4em; } h2 { font-size: 1.15em; margin-top: 2em; } h3 { font-size: 1em; margin-bottom: .3em; }
+.verdict { padding: .7em 1em; border-radius: .4em; font-weight: 600; }
+.verdict.pass { background: #e4f4e6; } .verdict.warn { background: #fdeccd; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(200px, 100%), 1fr)); gap: .6em; }
+.card { border: 1px solid #ddd; border-radius: .4em; padding: .6em .9em; }
+.card b { display: block; font-size: 1.5em; }
+table { border-collapse: collapse; font-size: .85em; } .wide { overflow-x: auto; margin: 1em 0; }
+.long { max-height: 32em; overflow-y: auto; } .long thead th { position: sticky; top: 0; background: #fff; }
+th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #ddd; vertical-align: top; }
+th.text, td.text { text-align: left; }
+tr.group th { background: #f2f2f2; text-align: left; } tr.warn td { background: #fdeccd; }
+tr.all td { font-weight: 600; border-top: 1px solid #888; }
+.pass > td:first-child { color: #18752b; } .noise > td:first-child { color: #555; }
+.warn > td:first-child { color: #9a5b00; font-weight: 700; }
+.checks td:first-child { white-space: nowrap; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: .6em; }
+.figures.large { grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
+.figures.large img { max-width: 620px; }
+.figures img { width: 100%; } .facts td { text-align: left; overflow-wrap: anywhere; } small { color: #555; }
+pre { background: #f6f6f6; padding: .7em 1em; font-size: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
+@media print {
+  body { max-width: none; padding: 0; font-size: 11px; } h2, h3 { break-after: avoid; }
+  img, tr, .card, .verdict { break-inside: avoid; } .wide { overflow: visible; }
+  .long { max-height: none; } .long thead th { position: static; } table { font-size: .75em; }
+  th, td { padding: .15em .35em; overflow-wrap: anywhere; }
+}
+"""
+
+LONG = 20
+"""A table of more rows has a scroll bar of its own, except on paper."""
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def html(text: str) -> str:
+    """`text`, escaped unless it is `Html`."""
+    return text if isinstance(text, Html) else escape(text)
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    """The whole page, from its blocks."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+{chr(10).join(block for block in body if block)}
+<p><small>Made by memsim {__version__}.</small></p>
+</body>
+</html>
+"""
+
+
+def heading(text: str, level: int = 2) -> Html:
+    return Html(f"<h{level}>{html(text)}</h{level}>")
+
+
+def paragraph(text: str) -> Html:
+    return Html(f"<p>{html(text)}</p>")
+
+
+def note(text: str) -> Html:
+    """A paragraph in small print."""
+    return Html(f"<p><small>{html(text)}</small></p>")
+
+
+def listing(items: Iterable[str]) -> Html:
+    """A bulleted list; nothing without items."""
+    points = "".join(f"<li>{html(item)}</li>" for item in items)
+    return Html(f"<ul>{points}</ul>" if points else "")
+
+
+def verdict(kind: str, text: str) -> Html:
+    """A sentence to see first; `kind` is pass or warn."""
+    return Html(f'<p class="verdict {kind}">{html(text)}</p>')
+
+
+def cards(values: Iterable[tuple[str, str, str]]) -> Html:
+    """Numbers to see first: what each is, its value, and what else there is to say of it."""
+    boxes = "".join(
+        f'<div class="card">{html(name)}<b>{html(value)}</b><small>{html(detail)}</small></div>'
+        for name, value, detail in values
+    )
+    return Html(f'<div class="cards">{boxes}</div>')
+
+
+def row(cells: Iterable[str], kind: str = "", text: int = 1) -> Html:
+    """A table's row of class `kind`, whose first `text` cells are text and the others numbers."""
+    cells = "".join(
+        f'<td class="text">{html(cell)}</td>' if number < text else f"<td>{html(cell)}</td>"
+        for number, cell in enumerate(cells)
+    )
+    return Html(f'<tr class="{kind}">{cells}</tr>' if kind else f"<tr>{cells}</tr>")
+
+
+def group(title: str, columns: int) -> Html:
+    """A row that names those below it."""
+    return Html(f'<tr class="group"><th colspan="{columns}">{html(title)}</th></tr>')
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str] | Html], text: int = 1, kind: str = "") -> Html:
+    """A table of class `kind` that is scrolled where it is too wide for the screen, or has more than LONG rows.
+
+    `rows` are cells, or made by `row` and `group`; the first `text` columns are text.
+    """
+    titles = "".join(
+        f'<th class="text">{html(title)}</th>' if number < text else f"<th>{html(title)}</th>"
+        for number, title in enumerate(head)
+    )
+    lines = [cells if isinstance(cells, Html) else row(cells, text=text) for cells in rows]
+    frame = "wide" if len(lines) <= LONG else "wide long"
+    opening = f'<table class="{kind}">' if kind else "<table>"
+    body = f"<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return Html(f'<div class="{frame}">{opening}{body}</table></div>')
+
+
+def facts(rows: Mapping[str, str]) -> Html:
+    """Names and what they stand for."""
+    cells = "".join(f"<tr><td>{html(key)}</td><td>{html(value)}</td></tr>" for key, value in rows.items())
+    return Html(f'<div class="wide"><table class="facts">{cells}</table></div>')
+
+
+def figures(pictures: Iterable[tuple[str, bytes]], kind: str = "") -> Html:
+    """Named SVGs beside each other, as far as the screen is wide enough; `large` ones get more of it."""
+    images = "".join(
+        f'<img alt="{escape(name)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+        for name, svg in pictures
+    )
+    return Html(f'<div class="{f"figures {kind}".rstrip()}">{images}</div>')
+
+
+def verbatim(text: str) -> Html:
+    """Text as it is, lines and all: commands, files."""
+    return Html(f"<pre>{html(text)}</pre>")

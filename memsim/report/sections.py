@@ -1,0 +1,183 @@
+"""The sections that reports share, from plain results as `--json` writes them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from memsim import __version__
+from memsim.report import figures
+from memsim.report.page import Html, facts, heading, note, row, table, verbatim
+from memsim.report.page import figures as pictures
+from memsim.spec import effect_label
+from memsim.units import si
+
+Result = Mapping[str, Any]
+
+SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
+
+
+def speech_of(facts: Result) -> str:
+    """What an evaluation was of, and how many chips it took."""
+    data, chips = facts["data"], len(facts["mapped"]["trials"])
+    return (
+        f"{data['utterances']} utterances, {data['words']} words, {data['seconds']:.0f} s of "
+        f"{'synthetic ' if data['synthetic'] else ''}speech; {chips} simulated chip{'s' if chips > 1 else ''}"
+    )
+
+
+def seeds_of(facts: Result) -> str:
+    """Of the chips of an evaluation."""
+    trials = facts["mapped"]["trials"]
+    return ", ".join(str(trial["seed"]) for trial in trials) + (" (one a chip)" if len(trials) > 1 else "")
+
+
+def percent(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
+    """A fraction in percent; nothing for None."""
+    return "" if fraction is None else f"{100 * fraction:{'+' if signed else ''}.{digits}f}"
+
+
+def budget_section(budget: Result) -> list[Html]:
+    """The error budget of the products: by effect, and of every layer."""
+    effects, layers = budget["effects"], budget["layers"]
+    weights = "full-precision" if budget["against"] == "full precision" else "quantised"
+    labels = [effect_label(step["effect"]) for step in effects]
+    totals = [(layer["name"], {"error": 100 * layer["error"]}) for layer in layers]
+    rows = [
+        [layer["name"], percent(layer["error"]), *(percent(step["added"]) for step in layer["effects"])]
+        for layer in layers
+    ]
+    whole = ["all layers", percent(budget["error"]), *(percent(step["added"]) for step in effects)]
+    return [
+        heading("Error budget"),
+        pictures(
+            [
+                ("what effects add to the error", figures.effects(budget)),
+                ("layers with the largest error", figures.layer_bars(totals, "error (%)", "layers, worst first")),
+            ],
+            "large",
+        ),
+        table(["layer", "error %", *(f"{name} %" for name in labels)], [row(whole, "all"), *rows]),
+        note(
+            f"Relative error (L2) of the products against those with the {weights} weights, on the inputs that were "
+            "kept of calibration; over all layers the root mean square. Effects are switched on one after the other; "
+            "what one adds is the root of the difference of squares, negative where it makes the error less."
+        ),
+    ]
+
+
+def cost_section(cost: Result) -> list[Html]:
+    """Energy, time and area: by circuit, and of every layer."""
+    of = "a second of audio" if cost["per"] == "audio_second" else "one input vector of each layer"
+    joules, shares, area, layers = cost["joules"], cost["shares"], cost["square_millimetres"], cost["layers"]
+    circuits = {
+        "DACs and row drivers": ("dac", sum(layer["dac_conversions"] for layer in layers), cost["dacs"], area["dacs"]),
+        "ADCs": ("adc", sum(layer["adc_conversions"] for layer in layers), cost["adcs"], area["adcs"]),
+        "cells": ("cells", None, cost["cells"], area["cells"]),
+        "programming": ("programming", None, None, None),
+    }
+    rows: list[Sequence[str] | Html] = [
+        [
+            name,
+            "unknown" if joules[circuit] is None else si(joules[circuit], "J"),
+            percent(shares[circuit], 1),
+            "" if conversions is None else si(conversions),
+            "" if count is None else f"{count:,}",
+            "" if millimetres is None else f"{millimetres:.3g}",
+        ]
+        for name, (circuit, conversions, count, millimetres) in circuits.items()
+    ]
+    total = ["all", si(joules["total"], "J"), "", "", f"{cost['arrays']:,} arrays", f"{area['total']:.3g}"]
+    known = {"DAC": "dac", "ADC": "adc"} | ({} if joules["cells"] is None else {"cells": "cells"})
+    unit, scale = _scale(max((layer["joules"]["total"] for layer in layers), default=0.0))
+    bars = [
+        (layer["name"], {name: layer["joules"][circuit] / scale for name, circuit in known.items()}) for layer in layers
+    ]
+    by_layer = [
+        [
+            layer["name"],
+            si(layer["joules"]["total"], "J"),
+            *(
+                "" if layer["joules"][key] is None else percent(_part(layer["joules"], key), 1)
+                for key in ("dac", "adc", "cells")
+            ),
+            f"{layer['vectors']:.4g}",
+            si(layer["seconds"], "s"),
+            f"{layer['arrays']:,}",
+            f"{layer['square_millimetres']:.3g}",
+            "" if layer["tops_per_watt"] is None else f"{layer['tops_per_watt']:.3g}",
+        ]
+        for layer in layers
+    ]
+    head = ["layer", "energy", "DAC %", "ADC %", "cells %", "vectors", "latency", "arrays", "mm²", "TOPS/W"]
+    return [
+        heading("Cost"),
+        table([f"for {of}", "energy", "share %", "conversions", "circuits", "mm²"], [*rows, row(total, "all")]),
+        facts(_cost_facts(cost, of)),
+        pictures(
+            [("energy of layers", figures.layer_bars(bars, f"energy ({unit}J)", f"energy for {of}", stacked=True))],
+            "large",
+        ),
+        table(head, by_layer),
+        note(
+            "An estimate, from prices of published circuits that the hardware spec holds under cost: good for "
+            f"comparing designs. Assumed: {'; '.join(cost['assumptions'])}."
+        ),
+    ]
+
+
+def _cost_facts(cost: Result, of: str) -> dict[str, str]:
+    programming = cost["programming"]
+    rows = {f"latency for {of}": si(cost["seconds"], "s")}
+    if cost["tops_per_watt"] is not None:
+        rows["efficiency of reading"] = f"{cost['tops_per_watt']:.3g} TOPS/W, two operations a weight"
+    if programming["joules"] is not None:
+        rows["programming the chip once"] = si(programming["joules"], "J")
+        if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
+            rows["programming the chip once"] += (
+                f", as much as reading {si(audio, 's')} of audio; above it is spread over "
+                f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
+            )
+    measured = "at the inputs that the checkpoint keeps of its calibration"
+    if cost["audio_seconds"] is not None:
+        measured = f"in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
+    return rows | {"currents of cells": measured}
+
+
+def _part(joules: Mapping[str, float], circuit: str) -> float | None:
+    return joules[circuit] / joules["total"] if joules["total"] else None
+
+
+def _scale(most: float) -> tuple[str, float]:
+    """The SI prefix in which `most` is read, and what it stands for."""
+    if not most:
+        return "", 1.0
+    number, _, prefix = si(most).partition(" ")
+    return prefix, most / float(number)
+
+
+def hardware_section(hardware: Result, title: str = "Hardware") -> list[Html]:
+    """The spec, as YAML that `--hardware` takes."""
+    text = yaml.safe_dump(hardware["spec"], sort_keys=False, width=100, allow_unicode=True)
+    return [
+        heading(title),
+        facts({"spec": str(hardware["name"]), "sha256": hardware["sha256"]}),
+        verbatim(text.replace(": null\n", ": none\n")),
+    ]
+
+
+def run_section(checkpoint: Result, seeds: str, command: str) -> list[Html]:
+    """What was run, with what, and how to do it again."""
+    import numpy as np
+    import torch
+
+    rows = {
+        "checkpoint": f"{checkpoint['path']} ({checkpoint['kind']}), sha256 {checkpoint['sha256']}",
+        "seeds": seeds,
+        "versions": f"memsim {__version__}, Python {platform.python_version()}, torch {torch.__version__}, numpy "
+        f"{np.__version__}, {platform.system()} {platform.machine()}",
+    }
+    return [heading("To repeat it"), verbatim(command), facts(rows)]

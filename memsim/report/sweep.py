@@ -1,0 +1,59 @@
+"""The report of a sweep: one page from the points that `memsim eval --json` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
+from memsim.report.page import figures as pictures
+from memsim.report.sections import SYNTHETIC, Result, hardware_section, percent, run_section, seeds_of, speech_of
+
+
+def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
+    """The page. Each of `points` is the result of an evaluation with its `settings`, the keys that were swept.
+
+    `drawn` is the SVG that shows the WER against them; `command` is what to type to repeat it.
+    """
+    first = points[0]
+    data = first["data"]
+    keys = list(first["settings"])
+    title = f"{Path(first['checkpoint']['path']).name} on {first['hardware']['name']}, over {', '.join(keys)}"
+    blocks = [
+        paragraph(f"{data['name']} {data['split']}: {speech_of(first)} for each of {len(points)} points."),
+        verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
+        pictures([(f"WER against {', '.join(keys)}", drawn)]),
+        heading("Points"),
+        table([*keys, *_HEAD], [_row(point) for point in points], text=0),
+        note(
+            f"In brackets, {first['intervals']['confidence']:.0%} bootstrap intervals over utterances, of these chips; "
+            "those of the degradation are paired, utterance by utterance. std, min and max are over chips."
+        ),
+        *run_section(first["checkpoint"], seeds_of(first), command),
+        *hardware_section(first["hardware"], "Hardware of the first point"),
+    ]
+    return document(title, blocks)
+
+
+_HEAD = ("digital WER %", "WER %", "std", "min", "max", "to digital, relative %", "CER %", "chips")
+
+
+def _row(point: Result) -> list[str]:
+    wer, intervals = point["mapped"]["wer"], point["intervals"]
+    compared = intervals["to_digital"]["relative"]
+    relative = ""
+    if compared is not None:
+        low, high = (
+            "unbounded" if compared[end] is None else percent(compared[end], 1, signed=True) for end in ("low", "high")
+        )
+        relative = f"{percent(compared['value'], 1, signed=True)} ({low} to {high})"
+    own = intervals["wer"]["mapped"]
+    return [
+        *("none" if value is None else str(value) for value in point["settings"].values()),
+        percent(point["digital"]["wer"]),
+        f"{percent(wer['mean'])} ({percent(own['low'])} to {percent(own['high'])})",
+        *(percent(wer[key]) for key in ("std", "min", "max")),
+        relative,
+        percent(point["mapped"]["cer"]["mean"]),
+        f"{len(point['mapped']['trials'])}",
+    ]

@@ -1,0 +1,17 @@
+"""Quantities as people read them."""
+
+from __future__ import annotations
+
+import math
+
+_PREFIXES = ("f", "p", "n", "µ", "m", "", "k", "M", "G", "T", "P")
+_LEAST = -15
+
+
+def si(value: float, unit: str = "") -> str:
+    """`value` to three digits with an SI prefix from f to P: 0.00123 of J is 1.23 mJ."""
+    if not value or not math.isfinite(value):
+        return f"{value:g} {unit}".rstrip()
+    exponent = 3 * math.floor(math.log10(abs(float(f"{value:.3g}"))) / 3 + 1e-9)  # rounded first: 999.9 is 1.00 k
+    exponent = min(max(exponent, _LEAST), _LEAST + 3 * (len(_PREFIXES) - 1))
+    return f"{value / 10.0**exponent:#.3g}".rstrip(".") + f" {_PREFIXES[(exponent - _LEAST) // 3]}{unit}".rstrip()

@@ -1,0 +1,71 @@
+"""The blocks of a page."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pages import Page
+
+from memsim.report.page import (
+    LONG,
+    Html,
+    cards,
+    document,
+    facts,
+    figures,
+    group,
+    heading,
+    html,
+    listing,
+    note,
+    row,
+    table,
+    verbatim,
+    verdict,
+)
+
+NASTY = "<b>&\"'</td></table>"
+
+
+@given(st.text())
+def test_text_is_shown_as_it_is(text: str) -> None:
+    """Whatever HTML means by its characters."""
+    shown = "".join(text.replace("\r\n", "\n").replace("\r", "\n").split("\0"))
+    page = Page.of(str(verbatim(text)))
+    assert page.text.replace("\r\n", "\n").replace("\r", "\n") in (shown, text)
+
+
+def test_nothing_that_is_given_becomes_markup() -> None:
+    body = [
+        heading(NASTY),
+        note(NASTY),
+        verdict("warn", NASTY),
+        listing([NASTY]),
+        cards([(NASTY, NASTY, NASTY)]),
+        table([NASTY, NASTY], [[NASTY, NASTY], group(NASTY, 2), row([NASTY, NASTY], "warn")]),
+        facts({NASTY: NASTY}),
+        figures([(NASTY, b"<svg/>")]),
+        verbatim(NASTY),
+    ]
+    page = Page.of(document(NASTY, body))
+    assert page.text.count(NASTY) == 2 + 1 + 1 + 1 + 1 + 3 + 2 + 2 + 1 + 2 + 2 + 1
+    assert [image["alt"] for image in page.images] == [NASTY]
+
+
+def test_what_is_html_stays_it() -> None:
+    assert html(Html("<i>x</i>")) == "<i>x</i>"
+    assert html("<i>x</i>") == "&lt;i&gt;x&lt;/i&gt;"
+
+
+@pytest.mark.parametrize(("rows", "is_long"), [(LONG, False), (LONG + 1, True)])
+def test_long_tables_scroll(rows: int, is_long: bool) -> None:
+    assert ('class="wide long"' in table(["a"], [["1"]] * rows)) == is_long
+
+
+def test_the_first_columns_are_text() -> None:
+    assert table(["a", "b", "c"], [["1", "2", "3"]], text=2).count('class="text"') == 4
+
+
+def test_an_empty_list_is_no_list() -> None:
+    assert listing([]) == ""
