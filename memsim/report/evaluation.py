@@ -166,21 +166,21 @@ def _clips(facts: Result) -> list[Html]:
 
 def _sensitivity(sensitivity: Result) -> list[Html]:
     digital, layers = sensitivity["digital"], sensitivity["layers"]
-    before = digital["ctc_loss"]
+    before, loss = digital["loss"], f"{sensitivity['loss_name']} loss"
 
     def added(layer: Result) -> float | None:
-        return layer["ctc_loss"] / before - 1 if before else None
+        return layer["loss"] / before - 1 if before else None
 
     bars = [(layer["name"], {"adds": 100 * (added(layer) or 0.0)}) for layer in layers]
     rows = [
-        [layer["name"], percent(layer["wer"]), f"{layer['ctc_loss']:.4f}", percent(added(layer), signed=True)]
+        [layer["name"], percent(layer["wer"]), f"{layer['loss']:.4f}", percent(added(layer), signed=True)]
         for layer in layers
     ]
     whole = ["none: digital, quantised", percent(digital["wer"]), f"{before:.4f}", ""]
-    drawn = figures.layer_bars(bars, "adds to the CTC loss (%)", "only this layer on hardware")
+    drawn = figures.layer_bars(bars, f"adds to the {loss} (%)", "only this layer on hardware")
     return [
         heading("Sensitivity"),
         pictures([("sensitivity of layers", drawn)], "large"),
-        table(["only this layer on hardware", "WER %", "CTC loss", "adds %"], [row(whole, "all"), *rows]),
-        note("CTC loss: the mean a character, by which layers are sorted."),
+        table(["only this layer on hardware", "WER %", loss, "adds %"], [row(whole, "all"), *rows]),
+        note(f"{loss}: the mean a character, by which layers are sorted."),
     ]

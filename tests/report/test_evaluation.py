@@ -87,7 +87,7 @@ def test_the_numbers_are_those_of_the_result(evaluation: Written) -> None:
     for name, rate in facts["clip_rate_by_layer"].items():
         assert [name, f"{100 * rate['dac']:.3f}", f"{100 * rate['adc']:.3f}"] in table
     for layer in facts["sensitivity"]["layers"]:
-        assert [layer["name"], f"{100 * layer['wer']:.2f}", f"{layer['ctc_loss']:.4f}"] in [line[:3] for line in table]
+        assert [layer["name"], f"{100 * layer['wer']:.2f}", f"{layer['loss']:.4f}"] in [line[:3] for line in table]
     circuits = {"DACs and row drivers": "dac", "ADCs": "adc", "cells": "cells", "programming": "programming"}
     shares = {circuits[line[0]]: line[2] for line in table if len(line) == 6 and line[0] in circuits}
     assert shares == {circuit: f"{100 * facts['cost']['shares'][circuit]:.1f}" for circuit in circuits.values()}
