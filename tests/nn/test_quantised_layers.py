@@ -146,7 +146,7 @@ def layer_of(name: str, **options: Any) -> nn.Module:
 def mostly_close(got: Tensor, wanted: Tensor) -> None:
     """But for the rare value at the middle of two codes, which may round to either."""
     assert got.shape == wanted.shape
-    assert ((got - wanted).abs() > 1e-5).float().mean() < 0.02
+    assert ((got - wanted).abs() > 1e-5).sum() <= max(2, 0.02 * wanted.numel())
 
 
 @pytest.mark.parametrize("outputs", [None, {"bits": 6}], ids=["", "outputs"])
@@ -335,21 +335,18 @@ def test_the_spread_of_programming_is_drawn_by_its_key(name: str) -> None:
     assert of_spread / of_chips == pytest.approx(1, abs=0.5)
 
 
-def on_ideal_hardware(
-    net: nn.Module, run: Callable[[nn.Module], Any], outputs: dict[str, int] | None
-) -> tuple[Tensor, Tensor]:
-    """What `run` gives on the chip, and in training."""
-    net = quantised(net, run, outputs=outputs)
+def on_ideal_hardware(net: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[Tensor, Tensor]:
+    """What `run` gives on the chip, and in training; outputs are not rounded, as small sums are often at the very
+    middle of two codes."""
+    net = quantised(net, run)
     chip = memsim.map_model(net, IDEAL, calibration=measure(net, run))
     with torch.no_grad():
         return run(chip), run(net)
 
 
 def agrees_with_ideal_hardware(net: nn.Module, run: Callable[[nn.Module], Any]) -> None:
-    got, wanted = on_ideal_hardware(net, run, {"bits": 8})
-    assert got.shape == wanted.shape
-    # a value at the middle of two codes may round to either: rare, and then one step of 127
-    assert ((got - wanted).abs() > 1e-5).sum() <= max(2, 0.02 * wanted.numel())
+    got, wanted = on_ideal_hardware(net, run)
+    mostly_close(got, wanted)
     assert (got - wanted).abs().max() <= 0.1 * wanted.abs().max() + 1e-6
 
 
@@ -374,8 +371,7 @@ def test_convolutions_of_any_shape(data: st.DataObject) -> None:
         options |= {"padding": draw(0, 1), "padding_mode": mode}
     net = drawn(lambda: conv(groups * ins, groups * outs, kernel, **options))
     x = normal(batch, groups * ins, *size)
-    # without rounded outputs: small sums are often at the very middle of two codes
-    got, wanted = on_ideal_hardware(net, lambda net: net(x), None)
+    got, wanted = on_ideal_hardware(net, lambda net: net(x))
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
