@@ -18,8 +18,8 @@ SCRIPTS = sorted((configs_root() / "slurm").glob("*.sbatch"))
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 SBATCH = r"""#!/usr/bin/env bash
-# sbatch [--array=A-B|I] [--parsable] [--dependency=...] SCRIPT ARGUMENTS: runs it at once, a task after the other, again
-# where it was requeued; the exit status is that of the last task that failed
+# sbatch [--array=A-B|I] [--parsable] [--dependency=...] SCRIPT ARGUMENTS: runs it at once, a task after the other,
+# again where it was requeued; the exit status is that of the last task that failed
 set -uo pipefail
 array=
 while [[ $1 == --* ]]; do

@@ -13,7 +13,6 @@ from memsim.evaluate import CACHED_BYTES, Runner, Subject, part_score
 from memsim.parts import Part
 from memsim.study.plan import Network, Study, StudyFacts, Unit
 
-
 Done = Generator[tuple[Network, Part], None, None]
 """Parts, as they are done; closed, it leaves the rest."""
 

@@ -124,7 +124,10 @@ def test_a_signal_keeps_what_is_done(memsim, tiny, tmp_path, number, status, job
     command = ["eval", tiny, *DEMO, "--trials", "40", "--results", "r.jsonl", "--json", "r.json"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "memsim", *command, "--jobs", jobs], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+        [sys.executable, "-m", "memsim", *command, "--jobs", jobs],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "r.jsonl").exists() or len((tmp_path / "r.jsonl").read_text().splitlines()) < 4:

@@ -20,9 +20,7 @@ def point(wer, digital=0.05, **settings):
     }
 
 
-GRID = [
-    point(0.3 / adc + 0.1 / dac, 0.1 / dac, adc_bits=adc, dac_bits=dac) for adc in (8, 4, 6) for dac in (3, 8)
-]
+GRID = [point(0.3 / adc + 0.1 / dac, 0.1 / dac, adc_bits=adc, dac_bits=dac) for adc in (8, 4, 6) for dac in (3, 8)]
 
 
 def lines(axes):
@@ -35,9 +33,7 @@ def lines(axes):
 def test_a_panel_a_key_and_a_line_for_the_others():
     left, right = sweep_figure(GRID).axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("adc.bits", "dac.bits")
-    assert lines(left)["mapped, dac.bits=8"] == [
-        (adc, pytest.approx(100 * (0.3 / adc + 0.1 / 8))) for adc in (4, 6, 8)
-    ]
+    assert lines(left)["mapped, dac.bits=8"] == [(adc, pytest.approx(100 * (0.3 / adc + 0.1 / 8))) for adc in (4, 6, 8)]
     assert list(lines(left)) == ["mapped, dac.bits=3", "mapped, dac.bits=8"]
     assert [x for x, _ in lines(right)["mapped, adc.bits=4"]] == [3, 8]
     assert [text.get_text() for text in left.get_xticklabels()] == ["8", "4", "6"]

@@ -168,7 +168,5 @@ def test_a_mapped_file_as_it_is(study, whole, tmp_path, tiny_recogniser):
     with pytest.raises(Stopped):  # within the chip of the file, which then is read again
         run_study(as_it_is, results=results, watcher=watcher, stop_request=watcher.stop_request)
     ((_, evaluation),) = run_study(as_it_is, results=results)
-    assert [trial.score for trial in evaluation.trials] == [
-        trial.score for trial in run_study(it)[0][1].trials
-    ]
+    assert [trial.score for trial in evaluation.trials] == [trial.score for trial in run_study(it)[0][1].trials]
     assert evaluation.to_dict()["clip_rate"] == run_study(it)[0][1].to_dict()["clip_rate"]
