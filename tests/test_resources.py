@@ -40,7 +40,7 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         find_config("models", "conformer-large")
     assert str(caught.value) == (
         "conformer-large: no such file, and no shipped models config of that name "
-        "(there are: conformer-paper, conformer-small)"
+        "(there are: conformer-paper, conformer-small, conformer-transducer-small, lstm-small, lstm-transducer-small)"
     )
 
 
