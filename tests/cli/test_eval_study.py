@@ -97,7 +97,10 @@ def test_a_log_says_how_far_it_is(memsim, tiny, monkeypatch):
         (["--shard", "0/2", "--results", "r.jsonl"], "--shard 0/2: expected I/N"),
         (["--shard", "half", "--results", "r.jsonl"], "--shard half: expected I/N"),
         (["--shard", "1/2"], "--shard 1/2: name the file of its results with --results FILE.jsonl"),
-        (["--shard", "1/2", "--results", "r.jsonl", "--json", "a.json"], "--json, --figure and --report go with --merge"),
+        (
+            ["--shard", "1/2", "--results", "r.jsonl", "--json", "a.json"],
+            "--json, --figure and --report go with --merge",
+        ),
         (["--results", "nowhere/r.jsonl"], "nowhere/r.jsonl: the folder nowhere does not exist"),
         (["--set", "adc.bits=4,6", "--ablate"], "--ablate: goes with a single point"),
         (["--figure", "a.svg"], "nothing is swept"),
