@@ -19,8 +19,6 @@ from memsim.checkpoint import load_checkpoint
 
 HEADING = "## A network of your own\n"
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-if HEADING not in README:
-    README = Path(__file__).with_name("own_network.md").read_text(encoding="utf-8")
 SECTION = README.partition(HEADING)[2].partition("\n## ")[0]
 CODE, CONFIG = (re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)[0] for language in ("python", "yaml"))
 COMMANDS = re.findall(r"^    memsim (.*)$", SECTION, re.MULTILINE)
