@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow lint bench clean
 
-demo: $(VENV)/.installed   ## map the bundled checkpoint and evaluate it on bundled (synthetic) speech
+demo: $(VENV)/.installed   ## map the bundled 3-bit checkpoint and evaluate it on bundled (synthetic) speech
 	@mkdir -p build
-	$(BIN)/memsim map demo-float --bits 8 -o build/demo.mapped.safetensors --force
+	$(BIN)/memsim map demo --hardware best -o build/demo.mapped.safetensors --force
 	$(BIN)/memsim eval build/demo.mapped.safetensors --data demo --reference demo-float --trials 3
+	$(BIN)/memsim eval demo --data demo --reference demo-float --hardware paper --trials 3
 
 test: lint                 ## lint, types, tests
 	$(BIN)/python -m pytest -m "not slow"

@@ -20,6 +20,7 @@ def measured(hardware: str, bits: int, corpus, trials: int = 1) -> Evaluation:
 
 def test_the_assets_are_small_enough_to_bundle():
     assert CHECKPOINT.stat().st_size <= 3_000_000
+    assert sum(path.stat().st_size for path in (ASSETS / "checkpoints").iterdir()) <= 8_000_000
     assert sum(path.stat().st_size for path in (ASSETS / "demo").iterdir()) <= 2_000_000
 
 

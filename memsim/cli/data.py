@@ -12,8 +12,10 @@ from memsim.resources import ASSETS
 if TYPE_CHECKING:
     from memsim.checkpoint import Checkpoint
 
-# Until quantization-aware training, `demo` is the full-precision checkpoint.
-BUNDLED = {"demo-float": "demo-float.safetensors", "demo": "demo-float.safetensors"}
+BUNDLED = {
+    "demo-float": "demo-float.safetensors",  # in full precision
+    "demo": "demo.safetensors",  # trained on from there, by the recipe `robust`, for 3-bit weights
+}
 
 
 def find_checkpoint(name: str | None) -> tuple[Path, str | None]:

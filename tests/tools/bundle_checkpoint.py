@@ -14,7 +14,7 @@ from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.nn.quantisers import quantiser_tensors
 
-MOST_BYTES = 3_000_000
+MOST_BYTES = 4_000_000  # two are bundled, in at most 8 MB
 
 
 def main(source: Path, target: Path) -> None:
