@@ -20,7 +20,7 @@ def warn_of_globs(plan: Plan, spec: HardwareSpec) -> None:
 
 
 def warn_of_other_bits(plan: Plan, checkpoint: Checkpoint) -> None:
-    """Layers that were trained for other weight bits than they get."""
+    """Layers that were trained for other weight bits than they get, or for none though others were."""
     from memsim.cli.progress import warn
     from memsim.mapped import trained_scales_of
 
@@ -31,6 +31,13 @@ def warn_of_other_bits(plan: Plan, checkpoint: Checkpoint) -> None:
         warn(
             f"{len(other)} layers have other weight bits than they were trained for ({name}: {bits}, not "
             f"{trained[name][0]}): their scales are fitted anew"
+        )
+    untrained = [layer for layer in plan.mapped if trained and layer.name not in trained]
+    if untrained:
+        name, bits = untrained[0].name, untrained[0].tiling.bits
+        warn(
+            f"{len(untrained)} layers were trained in full precision ({name}: {bits} bits now): their scales are "
+            "fitted; digital globs of the hardware keep layers off the arrays"
         )
 
 

@@ -1,5 +1,8 @@
 """Which layers of a network are trained with quantisers, with which, and putting them in.
 
+from memsim.nn.mapping import measure
+from memsim.spec import load_hardware
+
 recipe = QuantisationConfig(layers="all")
 Quantisation(recipe, bits=3, spec=load_hardware("physical")).apply(network, measure(network, batches))
 """
@@ -207,7 +210,8 @@ class Quantisation:
                 require_trainable(spec, layer.name)
                 if input_bits not in ("dac", dac_bits):
                     raise InputError(
-                        f"{layer.name}: inputs of {input_bits} bits, but hardware {spec.name} has {dac_bits}"
+                        f"{layer.name}: inputs of {input_bits} bits, but hardware {spec.name} has {dac_bits}; "
+                        "bits: dac takes those of its DAC"
                     )
             chosen[layer.name] = (spec, dac_bits if input_bits == "dac" else input_bits)
         globs = [*config.full_precision, *(override.match for override in config.overrides)]
@@ -218,6 +222,8 @@ class Quantisation:
                     f"quantisation: {glob}: matches no layer (layers are named like {', '.join(names[:3])})"
                 )
         if not chosen:
+            if candidates:
+                raise InputError("quantisation: full_precision: matches every layer; --bits float trains like that")
             kind = "linear layer" if config.layers == "linear" else "layer"
             raise InputError(f"quantisation: hardware {self.spec.name} has no {kind} of this network on arrays")
         return chosen

@@ -153,12 +153,18 @@ def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 
 
 def _fields(key: str, value: str | None) -> dict[str, object]:
-    """A value by its name, or a JSON object's values by theirs."""
+    """A value by its name, or the values within a JSON object by theirs."""
     try:
         parsed = json.loads(value or "")
     except ValueError:
         parsed = value
-    return {f"{key}.{name}": item for name, item in parsed.items()} if isinstance(parsed, dict) else {key: value}
+    return _leaves(key, parsed) if isinstance(parsed, dict) else {key: value}
+
+
+def _leaves(key: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {key: value}
+    return {name: leaf for child, item in value.items() for name, leaf in _leaves(f"{key}.{child}", item).items()}
 
 
 def _shown(value: object) -> str:

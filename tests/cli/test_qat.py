@@ -343,6 +343,9 @@ def test_few_bits_are_trained_for_and_mapped(memsim, folder):
     assert ": 4, not 3): their scales are fitted anew" in other.said
     assert memsim("eval", "three.safetensors", "--data", "few.tsv", "--bits", "3").said.count("fitted anew") == 0
     assert memsim("eval", "three.safetensors", "--data", "few.tsv", "--bits", "2").said.count("fitted anew") == 1
+    more = memsim("map", "three.safetensors", "--set", "digital=[]", "--dry-run")
+    assert "layers were trained in full precision (" in more.said
+    assert "layers were trained in full precision (" not in other.said
     # the start of another training, in full precision: its quantisers are left behind
     again = ("qat", "--bits", "float", "--config", "recipe.yaml", *data[:4], "--init", "three.safetensors")
     assert memsim(*again, "-o", "back.safetensors").status == 0

@@ -54,6 +54,11 @@ def test_linear_layers_are_quantised_and_others_are_left() -> None:
         trained(full_precision=["front"])
 
 
+def test_a_recipe_leaves_some_layer_to_quantise() -> None:
+    with pytest.raises(InputError, match=r"full_precision: matches every layer; --bits float trains like that"):
+        trained(full_precision=["*"])
+
+
 def test_a_network_without_linear_layers_has_nothing_to_quantise() -> None:
     net = nn.Sequential(nn.Conv1d(3, 6, 3))
     with pytest.raises(InputError, match="has no linear layer of this network on arrays"):

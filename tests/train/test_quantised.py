@@ -173,7 +173,7 @@ def test_layers_can_have_other_bits_or_none(corpus: Corpus, tmp_path: Path) -> N
 
 def test_inputs_must_be_on_the_grid_of_the_hardware_that_is_trained_through() -> None:
     config = QuantisationConfig.model_validate({"inputs": {"bits": 6}, "hardware": {}})
-    with pytest.raises(InputError, match="inputs of 6 bits, but hardware physical has 8"):
+    with pytest.raises(InputError, match="inputs of 6 bits, but hardware physical has 8; bits: dac"):
         Quantisation(config, 3, load_hardware("physical")).apply(fresh().model, {})
 
 

@@ -205,7 +205,9 @@ def test_a_state_is_not_used_unasked(make: Callable[[Path], Job], stopped: Path)
 def test_a_state_is_that_of_one_training(make: Callable[[Path], Job], stopped: Path, corpus: Corpus) -> None:
     right = make(stopped)
     other_text = replace(corpus.utterances[0], text="a")
+    other_warp = SHORT.augment.model_copy(update={"frequency_warp": 0.3})
     for wrong, named in (
+        (make(stopped, augment=other_warp), r"recipe\.augment\.frequency_warp: 0\.1, not 0\.3"),
         (make(stopped, epochs=7, weight_decay=0.5), r"recipe\.epochs: 2, not 7; recipe\.weight_decay: 0\.01, not 0\.5"),
         (replace(right, seed=5), "seed: 0, not 5"),
         (replace(right, provenance={**right.provenance, "init_sha256": "abc"}), "init_sha256: none, not abc"),
