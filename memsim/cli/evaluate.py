@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -69,7 +70,7 @@ def command(
     hardware: options.Hardware = None,
     bits: options.Bits = None,
     cell: options.Cell = None,
-    set_: options.Set = None,
+    set_: study_options.Sweep = None,
     trials: study_options.Trials = 1,
     jobs: study_options.Jobs = 1,
     results: study_options.ResultsOption = None,
@@ -116,17 +117,20 @@ def command(
 ) -> None:
     """Evaluate a recogniser on simulated chips: WER and CER, digital against mapped.
 
-    An unmapped checkpoint is mapped in memory on the given hardware; a mapped file runs as it is, unless hardware
-    options ask for its levels to be mapped again.
+    An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
+    unless hardware options ask for its levels to be mapped again.
     """
     quiet = quiet or str(json_file) == "-"
     options.require_page(report, force=True)  # whether it may be written is found out below
+    study_options.require_svg(figure)
     shown = Shown(json_file, figure, report, worst, quiet=quiet, verbose=verbose)
     if merge is not None:
-        study_options.require_alone(merge, checkpoint, data)
+        study_options.require_alone(merge, context)
         for path in (json_file, figure, report):
             options.require_new(path, force)
-        shown.show(study_options.merged(merge), Costs(), options.command_line())
+        joined = study_options.merged(merge)
+        study_options.require_sweep(figure, len(joined))
+        shown.show(joined, Costs(), options.command_line())
         return
     texts = decoding.Decoding(
         decoder=decoder,
@@ -265,6 +269,7 @@ class Shown:
         from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
         from memsim.cli.cost import render_cost
         from memsim.cli.progress import say
+        from memsim.decoders import describe
 
         result = points[0][1]
         if len(points) > 1:
@@ -272,7 +277,7 @@ class Shown:
         else:
             _render(result, self.verbose)
         if "options" in result.decoding:
-            say(decoding.describe(result.decoding))
+            say(describe(result.decoding))
         decoding.render_worst(result, self.worst)
         if costs.budget:
             render_budget(costs.budget, self.verbose)
@@ -337,7 +342,16 @@ def _hardware_for_mapped(
             f"--bits {bits}: {opened.path} was mapped at {found} bits and holds levels, not weights; "
             "map or evaluate the unmapped checkpoint"
         )
-    return options.change_hardware(load_hardware(hardware) if hardware else spec, None, cell, settings)
+    base = load_hardware(hardware) if hardware else spec
+    changed = options.change_hardware(base, None, cell, settings)
+    for key in ("bits", "scale", "scale_method"):
+        wanted = getattr(changed.weights, key)
+        if wanted != getattr(base.weights, key) and (key != "bits" or {wanted} != set(stored_bits.values())):
+            raise InputError(
+                f"--set weights.{key}={wanted}: {opened.path} holds levels, not weights, and they stay as they are; "
+                "map or evaluate the unmapped checkpoint"
+            )
+    return changed
 
 
 def _render(result: Evaluation, verbose: bool) -> None:

@@ -72,6 +72,20 @@ Figure = Annotated[
     ),
 ]
 
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the spec, such as adc.bits=6. Repeatable. KEY=V1,V2,... evaluates each of them, and of "
+        "several such keys the whole grid.",
+        rich_help_panel=options.HARDWARE_PANEL,
+    ),
+]
+
+OF_MERGE = ("merge", "figure", "worst", "json_file", "report", "force", "quiet", "verbose")
+"""The parameters that mean something where results are merged."""
+
 PATIENCE = timedelta(days=7)
 """How long the processes of a torchrun wait for the slowest of them."""
 
@@ -115,10 +129,27 @@ class Sharing:
             options.require_new(path, force or goes_on)
 
 
-def require_alone(merge: str, checkpoint: str | None, data: str | None) -> None:
-    """Raise InputError when --merge is given something to evaluate."""
-    if data is not None or checkpoint is not None:
-        raise InputError(f"--merge {merge}: evaluates nothing; leave out CHECKPOINT and --data")
+def require_alone(merge: str, context: typer.Context) -> None:
+    """Raise InputError when --merge is given something to evaluate, or how."""
+    unused = [
+        parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
+        for parameter in context.command.params
+        if parameter.name and parameter.name not in OF_MERGE and is_given(context, parameter.name)
+    ]
+    if unused:
+        raise InputError(f"--merge {merge}: evaluates nothing; leave out {', '.join(unused)}")
+
+
+def is_given(context: typer.Context, parameter: str) -> bool:
+    """Whether it is on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def require_svg(figure: Path | None) -> None:
+    """Raise InputError for a --figure that is not named as what it will hold."""
+    if figure is not None and figure.suffix != ".svg":
+        raise InputError(f"{figure}: expected a name that ends in .svg")
 
 
 def require_sweep(figure: Path | None, points: int) -> None:
@@ -241,12 +272,14 @@ def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
     settings = points[0][0].settings
     for key in settings:
         table.add_column(key, justify="right")
-    for column in ("digital %", "WER %", "std", "min", "max", "CER %", "chips"):
+    loss = [f"{points[0][1].loss_name} loss"] if points[0][1].losses else []
+    for column in ("digital %", "WER %", "std", "min", "max", "CER %", *loss, "chips"):
         table.add_column(column, justify="right")
     for point, result in points:
         wer = spread([trial.score.wer for trial in result.trials])
         cer = spread([trial.score.cer for trial in result.trials])
         rates = [result.digital.wer, *wer.values(), cer["mean"]]
         shown = [f"{100 * rate:.2f}" for rate in rates]
+        shown += [f"{spread(losses)['mean']:.4f}"] if (losses := result.losses) else []
         table.add_row(*map(str, point.settings.values()), *shown, str(len(result.trials)))
     stdout.print(table)

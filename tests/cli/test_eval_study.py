@@ -72,10 +72,32 @@ def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
     assert "mapped, 3 chips" in merged.said
     assert result_of("merged.json") == result_of("whole.json")
 
+    refused = memsim("eval", "--merge", "r.jsonl", "--figure", "r.svg")
+    assert (refused.status, refused.out) == (2, "")
+    assert "--figure r.svg: nothing is swept" in refused.said
+
     refused = memsim(*command, "--seed", "1", "--results", "r.jsonl")
     assert refused.status == 2
     assert "r.jsonl: holds results of another command (seed 0, not 1)" in refused.said
     assert memsim(*command, "--seed", "1", "--results", "r.jsonl", "--force").status == 0
+
+
+def test_losses_are_a_column_of_a_sweep_too(memsim, tiny):
+    done = memsim("eval", tiny, *DEMO[:3], "2", "--bits", "3", "--set", "adc.bits=3,8", "--loss", "--json", "all.json")
+    assert done.status == 0, done.err
+    assert "CTC loss" in done.said
+    for point in result_of("all.json")["points"]:
+        assert f"{point['mapped']['loss']['mean']:.4f}" in done.said
+
+
+def test_a_mapped_file_has_levels_not_weights(memsim, tiny):
+    assert memsim("map", tiny, "--bits", "3", "-o", "chip.safetensors").status == 0
+    command = ("eval", "chip.safetensors", "--data", "demo", "--limit", "2")
+    for settings in (("weights.bits=3,4",), ("weights.scale=per_tensor",), ("weights.scale_method=minmax",)):
+        refused = memsim(*command, "--set", *settings)
+        assert (refused.status, refused.out) == (2, "")
+        assert f"--set {settings[0].replace('3,', '')}: chip.safetensors holds levels, not weights" in refused.said
+    assert memsim(*command, "--hardware", "ideal", "--set", "weights.bits=3").status == 0
 
 
 def test_a_log_says_how_far_it_is(memsim, tiny, monkeypatch):
@@ -105,7 +127,8 @@ def test_a_log_says_how_far_it_is(memsim, tiny, monkeypatch):
         (["--set", "adc.bits=4,6", "--ablate"], "--ablate: goes with a single point"),
         (["--figure", "a.svg"], "nothing is swept"),
         (["--jobs", "0"], "greater than or equal to 1"),
-        (["--merge", "*.jsonl"], "evaluates nothing; leave out CHECKPOINT and --data"),
+        (["--merge", "*.jsonl", "--cost"], "evaluates nothing; leave out CHECKPOINT, --data, --limit, --bits, --cost"),
+        (["--set", "adc.bits=4,6", "--figure", "a.png"], "a.png: expected a name that ends in .svg"),
     ],
 )
 def test_options_that_do_not_go_together(memsim, tiny, arguments, said):
