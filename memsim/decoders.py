@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -54,6 +55,23 @@ class Tuning:
             "wer": best.wer,
             "grid": [[point.lm_weight, point.prior_weight, round(point.wer, 6)] for point in self.points],
         }
+
+
+def describe(decoding: Mapping[str, Any]) -> str:
+    """A line on what a result says of its decoder."""
+    if decoding["decoder"] == "greedy":
+        return "greedy decoding"
+    options = decoding["options"]
+    if "words" not in decoding:
+        return f"beam search of {options['beam_size']} hypotheses"
+    count, model = decoding["words"], decoding["language_model"]
+    said = f"beam search of {count:,} word{'s' if count > 1 else ''}, "
+    said += "no language model" if model is None else f"{Path(model['path']).name} by {options['lm_weight']:g}"
+    prior = decoding["prior"]
+    said += f", prior of the {prior} by {options['prior_weight']:g}" if prior else ", no prior"
+    if tuned := decoding.get("tuned"):
+        said += f" (tuned on {tuned['data']} {tuned['split']}: digital WER {tuned['wer']:.2%})"
+    return said
 
 
 class DigitalOutputs:

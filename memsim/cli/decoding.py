@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,20 +172,6 @@ class Decoding:
 
         rows = hypotheses(result, subject, nbest=self.nbest or 0, device=device, progress=progress)
         write_text(self.hypotheses, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def describe(facts: Mapping[str, Any]) -> str:
-    """A line on beam search."""
-    options = facts["options"]
-    if "words" not in facts:
-        return f"beam search of {options['beam_size']} hypotheses"
-    model = facts["language_model"]
-    said = f"beam search of {facts['words']:,} words, "
-    said += "no language model" if model is None else f"{Path(model['path']).name} by {options['lm_weight']:g}"
-    said += f", prior of the {facts['prior']} by {options['prior_weight']:g}" if facts["prior"] else ", no prior"
-    if tuned := facts.get("tuned"):
-        said += f" (tuned on {tuned['data']} {tuned['split']}: digital WER {tuned['wer']:.2%})"
-    return said
 
 
 def render_worst(result: Evaluation, count: int) -> None:

@@ -15,6 +15,8 @@ from memsim.report.sections import (
     budget_section,
     cost_section,
     hardware_section,
+    loss_cells,
+    loss_head,
     percent,
     run_section,
     seeds_of,
@@ -85,7 +87,8 @@ def _scores(facts: Result) -> list[Html]:
             wer = mapped["wer"]
             spread = [percent(wer["std"]), percent(wer["min"]), percent(wer["max"])]
             label = f"mapped, {len(mapped['trials'])} chip{'s' if len(mapped['trials']) > 1 else ''}"
-            rows.append([label, percent(wer["mean"]), interval, *spread, percent(mapped["cer"]["mean"]), "", "", ""])
+            counts = [percent(mapped["cer"]["mean"]), "", "", "", *loss_cells(mapped)]
+            rows.append([label, percent(wer["mean"]), interval, *spread, *counts])
         else:
             rows.append([figures.SYSTEMS[name], percent(own["value"]), interval, "", "", "", *_counts(facts[name])])
     compared = [
@@ -100,7 +103,7 @@ def _scores(facts: Result) -> list[Html]:
     ]
     chips = [[f"{trial['seed']}", percent(trial["wer"]), *_counts(trial)] for trial in mapped["trials"]]
     confidence = f"{intervals['confidence']:.0%} interval"
-    counted = ["CER %", "substitutions", "deletions", "insertions"]
+    counted = ["CER %", "substitutions", "deletions", "insertions", *loss_head(facts)]
     head = ["", "WER %", confidence, "std over chips", "min", "max", *counted]
     return [
         heading("Word error rate"),
@@ -119,7 +122,7 @@ def _scores(facts: Result) -> list[Html]:
 
 def _counts(score: Mapping[str, Any]) -> list[str]:
     errors = [f"{score[kind]:,}" for kind in ("substitutions", "deletions", "insertions")]
-    return [percent(score["cer"]), *errors]
+    return [percent(score["cer"]), *errors, *loss_cells(score)]
 
 
 def _ablation(steps: Sequence[Result], full_precision: Result | None) -> list[Html]:

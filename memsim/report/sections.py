@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from memsim import __version__
+from memsim.decoders import describe
 from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim
 from memsim.report.page import figures as pictures
@@ -21,11 +22,12 @@ SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says 
 
 
 def speech_of(facts: Result) -> str:
-    """What an evaluation was of, and how many chips it took."""
+    """What an evaluation was of, how many chips it took, and how texts were made of outputs."""
     data, chips = facts["data"], len(facts["mapped"]["trials"])
     return (
         f"{data['utterances']} utterances, {data['words']} words, {data['seconds']:.0f} s of "
-        f"{'synthetic ' if data['synthetic'] else ''}speech; {chips} simulated chip{'s' if chips > 1 else ''}"
+        f"{'synthetic ' if data['synthetic'] else ''}speech; {chips} simulated chip{'s' if chips > 1 else ''}; "
+        f"{describe(facts['decoding'])}"
     )
 
 
@@ -38,6 +40,20 @@ def seeds_of(facts: Result) -> str:
 def percent(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
     """A fraction in percent; nothing for None."""
     return "" if fraction is None else f"{100 * fraction:{'+' if signed else ''}.{digits}f}"
+
+
+def loss_head(facts: Result) -> list[str]:
+    """The column of mean losses, where an evaluation has them."""
+    mapped = facts["mapped"]
+    return [f"{mapped['loss_name']} loss"] if "loss" in mapped else []
+
+
+def loss_cells(score: Result) -> list[str]:
+    """What is in that column: the mean over chips, or the loss of one network."""
+    if "loss" not in score:
+        return []
+    loss = score["loss"]
+    return [f"{loss['mean'] if isinstance(loss, Mapping) else loss:.4f}"]
 
 
 def budget_section(budget: Result) -> list[Html]:

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
 from memsim.report.page import figures as pictures
-from memsim.report.sections import SYNTHETIC, Result, hardware_section, percent, run_section, seeds_of, speech_of
+from memsim.report.sections import (
+    SYNTHETIC,
+    Result,
+    hardware_section,
+    loss_cells,
+    loss_head,
+    percent,
+    run_section,
+    seeds_of,
+    speech_of,
+)
 
 
 def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
@@ -20,11 +30,11 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
     keys = list(first["settings"])
     title = f"{Path(first['checkpoint']['path']).name} on {first['hardware']['name']}, over {', '.join(keys)}"
     blocks = [
-        paragraph(f"{data['name']} {data['split']}: {speech_of(first)} for each of {len(points)} points."),
+        paragraph(f"{data['name']} {data['split']}: {len(points)} points, each of {speech_of(first)}."),
         verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
         pictures([(f"WER against {', '.join(keys)}", drawn)]),
         heading("Points"),
-        table([*keys, *_HEAD], [_row(point) for point in points], text=0),
+        table([*keys, *_HEAD, *loss_head(first)], [_row(point) for point in points], text=0),
         note(
             f"In brackets, {first['intervals']['confidence']:.0%} bootstrap intervals over utterances, of these chips; "
             "those of the degradation are paired, utterance by utterance. std, min and max are over chips."
@@ -56,4 +66,5 @@ def _row(point: Result) -> list[str]:
         relative,
         percent(point["mapped"]["cer"]["mean"]),
         f"{len(point['mapped']['trials'])}",
+        *loss_cells(point["mapped"]),
     ]

@@ -96,7 +96,8 @@ class Header:
     def difference(self, other: Header) -> str | None:
         """The first thing in which the two are of different commands: what, there and here."""
         mine, theirs = self._compared(), other._compared()
-        return next((f"{key} {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]), None)
+        pairs = [(key, theirs.get(key), mine.get(key)) for key in mine | theirs]
+        return next((f"{key} {there}, not {here}" for key, there, here in pairs if there != here), None)
 
     def _compared(self) -> dict[str, Any]:
         """What must be equal for the parts of two files to belong together, in words."""
@@ -110,10 +111,19 @@ class Header:
             "text style": corpus.text_style,
             "transcripts": hashlib.blake2b(spoken.encode(), digest_size=6).hexdigest(),
             "losses": "asked for" if facts.with_losses else "left out",
-            "decoding": json.dumps(facts.decoding, sort_keys=True),
+            **dict(_flat("decoding", facts.decoding)),
             "seed": facts.seed,
             "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
         }
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values in mappings within mappings, each with the path to it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(f"{name} {key}", inner)
+    else:
+        yield name, value
 
 
 def shown(shard: Shard | None) -> str:

@@ -144,6 +144,33 @@ def test_it_shows_what_there_is(evaluation: Written) -> None:
     assert "relative" not in Page.of(evaluation_page(facts, "memsim eval")).text
 
 
+def test_losses_and_the_decoder(evaluation: Written) -> None:
+    facts = copy.deepcopy(evaluation[0])
+    assert "greedy decoding" in Page.of(evaluation[1]).text
+    assert "CTC loss" not in evaluation[1].partition("Ablation")[0]
+    facts["decoding"] = {
+        "decoder": "beam",
+        "words": 1000,
+        "language_model": {"path": "models/an4.arpa", "sha256": "0"},
+        "prior": "checkpoint",
+        "options": {"lm_weight": 1.5, "prior_weight": 0.5},
+        "tuned": {"data": "tedlium2", "split": "dev", "wer": 0.06},
+    }
+    facts["mapped"] |= {"loss_name": "CTC", "loss": {"mean": 0.125, "std": 0.0, "min": 0.125, "max": 0.125}}
+    for number, score in enumerate((facts["digital"], facts["full_precision"], *facts["mapped"]["trials"])):
+        score["loss"] = 0.5 + number
+    text = evaluation_page(facts, "memsim eval")
+    assert (
+        "beam search of 1,000 words, an4.arpa by 1.5, prior of the checkpoint by 0.5 "
+        "(tuned on tedlium2 dev: digital WER 6.00%)"
+    ) in Page.of(text).text
+    table = rows(text.partition("Ablation")[0])
+    last = {line[0]: line[-1] for line in table if len(line) > 4}
+    assert last["mapped, 3 chips"] == "0.1250"
+    assert last["digital, quantised"] == "0.5000"
+    assert [last[f"{trial['seed']}"] for trial in facts["mapped"]["trials"]] == ["2.5000", "3.5000", "4.5000"]
+
+
 def test_cells_of_unknown_currents(evaluation: Written) -> None:
     facts = copy.deepcopy(evaluation[0])
     cost = facts["cost"]

@@ -35,7 +35,15 @@ def test_a_row_a_point(points: list[dict]) -> None:
         "Hardware of the first point",
     ]
     assert [image["alt"] for image in page.images] == ["WER against adc.bits, read_noise"]
-    for said in ("4none", "6none", "8physics", "98.77 (", "for each of 3 points", "--set adc.bits=4,6,8"):
+    for said in (
+        "4none",
+        "6none",
+        "8physics",
+        "98.77 (",
+        "3 points, each of 3 utterances",
+        "greedy decoding",
+        "--set adc.bits=4,6,8",
+    ):
         assert said in page.text
 
 
