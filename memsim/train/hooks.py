@@ -51,6 +51,10 @@ def _nothing(model: nn.Module, moment: Moment) -> None:
     pass
 
 
+def _none(model: nn.Module) -> Sequence[Tensor]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Hooks:
     """Functions that the loop calls; the defaults train the model as it is.
@@ -73,3 +77,7 @@ class Hooks:
     extra_losses: Callable[[TrainingBatch, Outputs, Moment], Tensor] | None = None
     """What is added to each utterance's loss, [batch], from the batch and the model's distributions. A batch may come
     in parts."""
+
+    maxima: Callable[[nn.Module], Sequence[Tensor]] = _none
+    """Buffers of the model (float32) that keep the largest value that it has met in training. After each step, those of
+    all processes are the largest that any has met."""

@@ -228,6 +228,7 @@ class _Training:
         rate = config.learning_rate_at(moment.fraction)
         step = _Step(loss_sum / mine.batch_size, extra_loss_sum / mine.batch_size, norm, rate, round(short_count))
         self._require_finite(step, batch)
+        workers.take_largest(hooks.maxima(self.model))
         set_learning_rate(self.trained.optimiser, rate)
         self.trained.optimiser.step()
         self.trained.average.update_parameters(self.model)

@@ -18,7 +18,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.evaluate import input_statistics
 from memsim.nn.product import QuantisedProduct
 from memsim.nn.quantisation import Quantisation
-from memsim.nn.rounding import QUANTISERS
+from memsim.nn.rounding import QUANTISERS, ActivationQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread
 from memsim.rng import derive_seed
 from memsim.train.batches import TrainingBatch
@@ -45,7 +45,11 @@ class QuantisedTraining:
         """For a `Job`."""
         teaches = self.quantisation.config.teacher is not None
         return Hooks(
-            self._prepare, self._parameter_groups, self._before_step, self._distillation_losses if teaches else None
+            self._prepare,
+            self._parameter_groups,
+            self._before_step,
+            self._distillation_losses if teaches else None,
+            observed_ranges,
         )
 
     def _prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
@@ -116,3 +120,9 @@ class QuantisedTraining:
         valid = outputs.valid.flatten(1)
         mean = (divergence.flatten(1) * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
         return mean * (teacher.weight * teacher.temperature**2)
+
+
+def observed_ranges(model: nn.Module) -> list[Tensor]:
+    """The ranges of activations that `minmax` observes. (Scales of weights are alike in all processes: weights are.)"""
+    quantisers = (module for module in model.modules() if isinstance(module, ActivationQuantiser))
+    return [quantiser.range for quantiser in quantisers if quantiser.method == "minmax"]

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from memsim.errors import InputError
 from memsim.launch import is_torchrun
@@ -51,6 +51,15 @@ class Workers:
         torch.distributed.all_reduce(together)
         total: list[float] = together.tolist()
         return total
+
+    def take_largest(self, tensors: Sequence[Tensor]) -> None:
+        """Give each of `tensors` (float32, on `device`), element by element, its largest value in any process."""
+        if self.size == 1 or not tensors:
+            return
+        together = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX)
+        for tensor, largest in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(largest.view_as(tensor))
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank."""

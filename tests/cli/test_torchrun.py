@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from memsim.asr.audio import duration_seconds
@@ -142,6 +143,32 @@ def test_two_processes_train_for_few_bits_as_one_does(memsim, folder):
     losses = [[float(value) for value in row[3:5]] for row in rows]
     assert losses[0][1] > 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_processes_observe_ranges_together(memsim, folder):
+    """As one process does, up to rounding to 16 bits, where utterances are of one length: padding is observed, too."""
+    lines = ["audio\ttext"]
+    for utterance in load_corpus("demo", limit=7).utterances:
+        samples, rate = soundfile.read(utterance.audio)
+        soundfile.write(folder / f"{utterance.id}.wav", samples[:rate], rate)
+        lines.append(f"{utterance.id}.wav\tno")
+    (folder / "few.tsv").write_text("\n".join(lines) + "\n")
+    assert memsim(*COMMAND, "-o", "start.safetensors") == (0, "", "")
+    recipe = RECIPE.replace("1.0e-2", "1.0e-4").replace("augment: {", "augment: {speeds: [1.0], ")
+    observed = "weights: {method: minmax, scale: per_tensor}, inputs: {method: minmax, bits: 16}, outputs: {bits: 16}"
+    (folder / "recipe.yaml").write_text(f"{recipe}quantisation: {{{observed}, attention: {{bits: 16}}}}\n")
+    command = ("qat", "--bits", "16", "--init", "start.safetensors", *COMMAND[3:])
+    assert memsim(*command, "-o", "one.safetensors") == (0, "", "")
+    with torchrun(folder, *command, "-o", "two.safetensors") as process:
+        assert process.wait() == 0, process.stderr.read()
+    one, two = (load_checkpoint(folder / f"{name}.last.safetensors").tensors() for name in ("one", "two"))
+    names = [name for name in one if name.endswith(("_quantiser.range", "_quantiser.scale"))]
+    assert len(names) == 34
+    for name in names:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=0, msg=name)
+    rows = [(folder / f"{name}.csv").read_text().splitlines()[1].split(",") for name in ("one", "two")]
+    assert float(rows[1][3]) == pytest.approx(float(rows[0][3]), rel=1e-5)
 
 
 def test_two_processes_evaluate_as_one_does(memsim, folder, tiny_recogniser):
