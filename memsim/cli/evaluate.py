@@ -160,7 +160,7 @@ def command(
     from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
-    with study_options.eval_workers() as workers:
+    with sharing.stop_requests() as stop_request, study_options.eval_workers() as workers:
         quiet = quiet or not workers.is_first
         shown = replace(shown, quiet=quiet)
         opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
@@ -209,7 +209,7 @@ def command(
                 costs.sensitivity = ablation.sensitivity(subject, corpus, device=device, progress=progress)
             if cost or reported:
                 costs.cost = chip_cost(subject, corpus, device=device, progress=progress)
-            done = study_options.run(study, sharing, workers, subject, device, progress)
+            done = study_options.run(study, sharing, workers, subject, device, progress, stop_request)
             if ablate:
                 costs.steps = ablation.ablate(subject, done[0][1], device=device, progress=progress)
             if hypotheses is not None:

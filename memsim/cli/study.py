@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memsim.cli.progress import Draw
     from memsim.evaluate import Evaluation, Subject
     from memsim.study.plan import Network, PointFacts, Study, StudyFacts
+    from memsim.study.run import StopRequest
     from memsim.study.work import Tally
     from memsim.train.workers import Workers
 
@@ -114,6 +115,15 @@ class Sharing:
             raise InputError("torchrun shares the work out already; leave out --jobs and --shard")
         return cls(jobs, numbers, results)
 
+    @contextmanager
+    def stop_requests(self) -> Iterator[StopRequest]:
+        """While open, a signal stops the study in good order, where there are results to keep."""
+        if self.results is None:
+            yield lambda: None
+            return
+        with noted_stop_signals() as stops:
+            yield stops
+
     def make_way(self, *files: Path | None, force: bool) -> None:
         """Remove old results with `force`, and raise InputError when they or `files` must not or cannot be written.
 
@@ -175,28 +185,28 @@ def eval_workers() -> Iterator[Workers]:
 
 
 def run(
-    study: Study, sharing: Sharing, workers: Workers, subject: Subject | None, device: str, draw: Draw
+    study: Study,
+    sharing: Sharing,
+    workers: Workers,
+    subject: Subject | None,
+    device: str,
+    draw: Draw,
+    stop_request: StopRequest,
 ) -> list[tuple[PointFacts, Evaluation]]:
-    """`run_study`; where there are results to keep, a signal stops it in good order."""
+    """`run_study`, watched."""
     from memsim.study.run import run_study
 
-    def go(stop_request: Any) -> list[tuple[PointFacts, Evaluation]]:
-        return run_study(
-            study,
-            device=device,
-            jobs=sharing.jobs,
-            shard=sharing.shard,
-            results=sharing.results,
-            workers=workers,
-            subject=subject,
-            watcher=Progress(draw),
-            stop_request=stop_request,
-        )
-
-    if sharing.results is None:
-        return go(lambda: None)
-    with noted_stop_signals() as stops:
-        return go(stops)
+    return run_study(
+        study,
+        device=device,
+        jobs=sharing.jobs,
+        shard=sharing.shard,
+        results=sharing.results,
+        workers=workers,
+        subject=subject,
+        watcher=Progress(draw),
+        stop_request=stop_request,
+    )
 
 
 class Progress:

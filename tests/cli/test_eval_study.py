@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from memsim.study.plan import Study
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = ("--data", "demo", "--limit", "30", "--bits", "3")
 
@@ -80,6 +82,24 @@ def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
     assert refused.status == 2
     assert "r.jsonl: holds results of another command (seed 0, not 1)" in refused.said
     assert memsim(*command, "--seed", "1", "--results", "r.jsonl", "--force").status == 0
+
+
+def test_a_signal_before_the_first_chip_is_one_to_go_on_from(memsim, tiny, monkeypatch):
+    prepared = Study.subject
+
+    def subject(study):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return prepared(study)
+
+    command = ("eval", tiny, *DEMO, "--results", "r.jsonl", "--json", "r.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "subject", subject)
+        done = memsim(*command)
+    assert done.status == 75
+    assert "stopped with 0% done; r.jsonl keeps what is done, the same command goes on" in done.said
+    assert not Path("r.json").exists()
+    assert memsim(*command).status == 0
+    assert result_of("r.json")["mapped"]["trials"]
 
 
 def test_losses_are_a_column_of_a_sweep_too(memsim, tiny):
