@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,9 @@ def test_the_core_imports_without_torchaudio():
 def test_an_interrupted_map_leaves_nothing_half_written(tmp_path, signal_):
     save_file({f"layers.{i}.weight": torch.randn(1024, 1024) for i in range(24)}, tmp_path / "big.safetensors")
     command = [sys.executable, "-m", "memsim", "map", "big.safetensors", "--bits", "8", "--hardware", "paper"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # a shell lets what it runs in the background ignore SIGINT
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     time.sleep(6)
     process.send_signal(signal_)
     _, err = process.communicate(timeout=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.polynomial import hermite_e
 from scipy.optimize import minimize
@@ -106,6 +106,7 @@ def test_bounded_least_squares_is_the_minimum(seed: int) -> None:
         options={"ftol": 1e-12, "maxiter": 500},
     )
     assert (rows[:3] @ ours >= 0.5 - 1e-8).all()
+    assume(theirs.success)  # where rows are nearly dependent it gives up at a place outside the bounds
     assert np.square(matrix @ ours - target).sum() <= theirs.fun * (1 + 1e-6) + 1e-9
 
 
