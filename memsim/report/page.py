@@ -52,9 +52,14 @@ class Html(str):
     __slots__ = ()
 
 
+_NOT_HTML = {ord("\r"): "&#13;"} | dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd")
+"""What a reader would not take as it is: carriage returns become line feeds; NUL and lone surrogates (of undecodable
+file names) are in no text."""
+
+
 def html(text: str) -> str:
     """`text`, escaped unless it is `Html`."""
-    return text if isinstance(text, Html) else escape(text)
+    return text if isinstance(text, Html) else escape(text).translate(_NOT_HTML)
 
 
 def document(title: str, body: Iterable[str]) -> str:
@@ -64,11 +69,11 @@ def document(title: str, body: Iterable[str]) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
+<title>{html(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>{escape(title)}</h1>
+<h1>{html(title)}</h1>
 {chr(10).join(block for block in body if block)}
 <p><small>Made by memsim {__version__}.</small></p>
 </body>
@@ -148,7 +153,7 @@ def facts(rows: Mapping[str, str]) -> Html:
 def figures(pictures: Iterable[tuple[str, bytes]], kind: str = "") -> Html:
     """Named SVGs beside each other, as far as the screen is wide enough; `large` ones get more of it."""
     images = "".join(
-        f'<img alt="{escape(name)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+        f'<img alt="{html(name)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
         for name, svg in pictures
     )
     return Html(f'<div class="{f"figures {kind}".rstrip()}">{images}</div>')
