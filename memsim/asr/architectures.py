@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from memsim.asr.kinds import CTC, RNNT, Kind
-from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
+from memsim.asr.models.conformer import ConformerConfig, ConformerCTC, ConformerEncoder
 from memsim.asr.models.frontend import RecogniserConfig
-from memsim.asr.models.lstm import LSTMCTC, LSTMConfig
+from memsim.asr.models.lstm import LSTMCTC, LSTMConfig, LSTMEncoder
 from memsim.asr.models.transducer import (
     ConformerTransducer,
     ConformerTransducerConfig,
@@ -25,18 +25,22 @@ from memsim.yaml_config import shown
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a recogniser is described, built, trained and decoded: `build` makes its network of a config."""
+    """How a recogniser is described, built, trained and decoded: `build` makes its network of a config.
+
+    `encoder` makes the part of it, under the same names, that other architectures may have, too.
+    """
 
     config: type[RecogniserConfig]
     build: Callable[[Any], nn.Module]
     kind: Kind
+    encoder: Callable[[Any], nn.Module] | None = None
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "conformer_ctc": Architecture(ConformerConfig, ConformerCTC, CTC()),
-    "lstm_ctc": Architecture(LSTMConfig, LSTMCTC, CTC()),
-    "conformer_transducer": Architecture(ConformerTransducerConfig, ConformerTransducer, RNNT()),
-    "lstm_transducer": Architecture(LSTMTransducerConfig, LSTMTransducer, RNNT()),
+    "conformer_ctc": Architecture(ConformerConfig, ConformerCTC, CTC(), ConformerEncoder),
+    "lstm_ctc": Architecture(LSTMConfig, LSTMCTC, CTC(), LSTMEncoder),
+    "conformer_transducer": Architecture(ConformerTransducerConfig, ConformerTransducer, RNNT(), ConformerEncoder),
+    "lstm_transducer": Architecture(LSTMTransducerConfig, LSTMTransducer, RNNT(), LSTMEncoder),
     "wav2vec2_ctc": Architecture(Wav2Vec2Config, wav2vec2_ctc, CTC()),
 }
 

@@ -14,11 +14,7 @@ from memsim.errors import InputError
 from memsim.train.files import TrainingFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from memsim.asr.corpora import Corpus
-    from memsim.asr.models.frontend import RecogniserConfig
-    from memsim.asr.recogniser import Recogniser
     from memsim.asr.tokens import Tokens
     from memsim.nn.quantisation import Quantisation
     from memsim.spec import HardwareSpec
@@ -78,6 +74,14 @@ def command(
             help="Start from the weights of this checkpoint of the same architecture, and its tokens.",
         ),
     ] = None,
+    init_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--init-encoder",
+            metavar="CHECKPOINT",
+            help="Start the encoder alone from this checkpoint, of another architecture (a Transducer's from CTC).",
+        ),
+    ] = None,
     lexicon: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +120,8 @@ def command(
         raise InputError(f"--model {model} --architecture {architecture}: both name the network; leave one out")
     if architecture_config is not None and architecture is None:
         raise InputError("--architecture-config: is the config of an --architecture; name that, too")
+    if init is not None and init_encoder is not None:
+        raise InputError(f"--init {init} --init-encoder {init_encoder}: both name the start; leave one out")
     options.require_safetensors(out)
     if dev is None and options.has_one_split(data[0]):
         raise InputError(f"--data {data[0]}: has no dev split of its own; name a dev set with --dev DATA")
@@ -125,6 +131,7 @@ def command(
         from memsim.asr.corpora import load_corpus
         from memsim.asr.foreign import load_architecture, own_tokens
         from memsim.asr.recogniser import load_model_config
+        from memsim.cli import starts
         from memsim.cli.progress import say
         from memsim.train.config import load_train_config
         from memsim.train.hooks import Hooks
@@ -160,9 +167,11 @@ def command(
         if init is None:
             root = _root(data[0], data_root)
             written = own_tokens(model_config) or make_tokens(targets, texts, data[0], root)
-            recogniser = _fresh(model_kind, model_config, written, text_style, seed)
+            recogniser = starts.fresh(model_kind, model_config, written, text_style, seed)
+            if init_encoder is not None:
+                provenance["init_encoder_sha256"] = starts.load_encoder(recogniser, init_encoder, recipe.model)
         else:
-            recogniser, provenance["init_sha256"] = _from_checkpoint(
+            recogniser, provenance["init_sha256"] = starts.from_checkpoint(
                 init, model_kind, model_config, texts, text_style, recipe.model
             )
         corpora = {name: _pronounceable(corpus, recogniser.tokens, quiet) for name, corpus in corpora.items()}
@@ -233,17 +242,6 @@ def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: 
         raise InputError(f"{files.events}: exists already; --force overwrites it")
 
 
-def _fresh(architecture: str, config: RecogniserConfig, tokens: Tokens, text_style: str, seed: int) -> Recogniser:
-    """A recogniser with random weights."""
-    import torch
-
-    from memsim.asr.recogniser import build
-    from memsim.rng import derive_seed
-
-    torch.manual_seed(derive_seed(seed, "init"))
-    return build(architecture, config, tokens, text_style)
-
-
 def _pronounceable(corpus: Corpus, tokens: Tokens, quiet: bool) -> Corpus:
     """The utterances that can be trained on; of others, a warning."""
     from memsim.cli.progress import warn
@@ -255,46 +253,6 @@ def _pronounceable(corpus: Corpus, tokens: Tokens, quiet: bool) -> Corpus:
         left_out = f"{len(corpus.utterances) - len(kept.utterances)} of {len(corpus.utterances)} utterances"
         warn(f"{corpus.name} {corpus.split}: {left_out} have words that the lexicon lacks ({some}) and are left out")
     return kept
-
-
-def _from_checkpoint(
-    init: str, architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, model: str
-) -> tuple[Recogniser, str]:
-    """The recipe's model with the weights of --init, and that file's SHA-256.
-
-    Its tokens are the checkpoint's, or where it has none (a file of somebody else) the config's, else those of `texts`.
-    Raises InputError when the file does not hold that model; dropout may differ, and is the recipe's.
-    """
-    from memsim.asr.foreign import own_tokens
-    from memsim.asr.recogniser import build, describe_misfits, skeleton, weights_of
-    from memsim.asr.tokens import CharacterTokens
-    from memsim.cli.data import open_checkpoint
-    from memsim.nn.quantisers import quantiser_tensors
-
-    checkpoint, _ = open_checkpoint(init)
-    if checkpoint.kind == "mapped":
-        raise InputError(f"--init {init}: is mapped onto arrays; start from the checkpoint that was mapped")
-    different: list[str] = []
-    tokens: Tokens = own_tokens(config) or CharacterTokens.from_texts(texts)
-    if "architecture" in checkpoint.metadata:
-        given = skeleton(checkpoint)
-        tokens = given.tokens
-        if given.text_style != text_style:
-            remedy = f"--text-style {given.text_style} trains on such"
-            raise InputError(f"--init {init}: was trained on transcripts of text style {given.text_style}; {remedy}")
-        old, new = (c.model_dump(exclude={"dropout", "tokens", "characters"}) for c in (given.config, config))
-        if given.architecture != architecture:
-            found = f"is of architecture {given.architecture}, {model} of {architecture}"
-            raise InputError(f"--init {init}: {found}; --model names another")
-        different = [f"{key} differs" for key, value in new.items() if old.get(key) != value]
-    recogniser = build(architecture, config, tokens, text_style)
-    weights = weights_of(checkpoint)
-    for name in quantiser_tensors(weights):  # this training has its own
-        del weights[name]
-    if problems := "; ".join([*different, *filter(None, [describe_misfits(recogniser.model, weights)])]):
-        raise InputError(f"--init {init}: is not a {model}: {problems}")
-    recogniser.model.load_state_dict(weights)
-    return recogniser, checkpoint.sha256
 
 
 def _without_place(name: str) -> str:

@@ -127,6 +127,40 @@ def test_another_model_than_the_recipe_s(memsim, folder):
     assert "lstm-transducer-small" in unknown.err
 
 
+def test_a_transducer_starts_from_the_encoder_of_a_ctc_recogniser(memsim, folder):
+    (folder / "still.yaml").write_text(RECIPE.replace("1.0e-3", "1.0e-30"))
+    transducer = MODEL.replace("conformer_ctc", "conformer_transducer")
+    (folder / "transducer.yaml").write_text(transducer + "prediction: {embedding: 4, hidden: 4}\njoiner_width: 4\n")
+    assert memsim(*COMMAND, "-o", "ctc.safetensors", "--quiet") == (0, "", "")
+    still = (*COMMAND[:-1], "still.yaml")
+    given, ctc = ("--init-encoder", "ctc.safetensors"), load_checkpoint(folder / "ctc.safetensors")
+    assert memsim(*still, "--model", "transducer.yaml", *given, "-o", "t.safetensors", "--quiet") == (0, "", "")
+    written = load_checkpoint(folder / "t.safetensors")
+    assert written.metadata["init_encoder_sha256"] == ctc.sha256
+    encoder = [name for name in ctc.names if name.startswith(("frontend.", "blocks."))]
+    assert len(encoder) > 20
+    for name in encoder:
+        torch.testing.assert_close(written.tensors([name])[name], ctc.tensors([name])[name], msg=name)
+
+    def refusal(*more):
+        refused = memsim(*COMMAND, "-o", "refused.safetensors", *more)
+        assert refused.status == 2
+        assert len(refused.err.splitlines()) == 1
+        return refused.err
+
+    assert "both name the start; leave one out" in refusal(*given, "--init", "ctc.safetensors")
+    (folder / "lstm.yaml").write_text(LSTM)
+    message = refusal("--model", "lstm.yaml", *given)
+    assert (
+        "its encoder, of architecture conformer_ctc, is not that of lstm_transducer; --model names another" in message
+    )
+    (folder / "wide.yaml").write_text((folder / "transducer.yaml").read_text().replace("width: 8", "width: 12", 1))
+    assert "is not the encoder of wide.yaml: width differs; " in refusal("--model", "wide.yaml", *given)
+    (folder / "other.yaml").write_text((folder / "transducer.yaml").read_text() + "features: {min_hz: 100.0}")
+    message = refusal("--model", "other.yaml", *given)
+    assert message.endswith("is not the encoder of other.yaml: features differs\n")
+
+
 def test_init_from_another_model_names_what_differs(memsim, folder):
     assert memsim(*COMMAND, "-o", "first.safetensors", "--quiet") == (0, "", "")
 
