@@ -14,11 +14,13 @@ import json
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -30,6 +32,7 @@ from memsim.resources import find_config
 
 BITS = (8, 4, 3, 2)
 SEVERAL_SEEDS = (3, 2)  # the bits of the rows with three training seeds
+NETWORK_BITS = (4, 3)
 CHIPS = ("paper", "physical", "best")
 ABLATION_EPOCHS = 5
 SCRATCH = {"epochs": 60, "learning_rate": [[0, 5.0e-5], [0.1, 2.0e-3], [1, 1.0e-5]]}
@@ -47,19 +50,25 @@ ABLATION: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Training:
-    """One `memsim qat`: a shipped recipe with changes to some of its (dotted) keys."""
+    """One `memsim qat`: a shipped recipe with changes to some of its (dotted) keys.
+
+    It starts from --init, or from what another training gave, or from the encoder of one of them, or from scratch.
+    """
 
     recipe: str
     bits: int | None  # None: full precision
     seed: int = 0
     changes: dict[str, Any] = field(default_factory=dict)
     variant: str = ""  # what the changes are called
+    model: str = ""  # the recipe's
+    start: Training | None = None
+    from_encoder: bool = False
     from_scratch: bool = False
 
     @property
     def name(self) -> str:
-        words = [self.recipe, *self.variant.replace(",", "").split(), str(self.bits or "float"), f"seed{self.seed}"]
-        return "-".join(words)
+        words = [self.model, self.recipe, *self.variant.replace(",", "").split()]
+        return "-".join([*filter(None, words), str(self.bits or "float"), f"seed{self.seed}"])
 
 
 @dataclass(frozen=True)
@@ -101,10 +110,34 @@ ABLATIONS = [
     for bits in SEVERAL_SEEDS
     for what, changes in ABLATION.items()
 ]
-GROUPS = {"main": MAIN, "float": LONGER, "ablation": ABLATIONS, "scratch": FROM_SCRATCH}
+_LSTM = Training("float-lstm", None, model="lstm-small", from_scratch=True)
+STARTS = {  # of other networks than --init is of
+    "lstm-small": _LSTM,
+    "conformer-transducer-small": Training(
+        "float-transducer", None, model="conformer-transducer-small", from_encoder=True
+    ),
+    "lstm-transducer-small": Training(
+        "float-transducer", None, model="lstm-transducer-small", start=_LSTM, from_encoder=True
+    ),
+}
+NETWORKS = [
+    Training("robust", bits, model=model, start=start) for model, start in STARTS.items() for bits in NETWORK_BITS
+]
+GROUPS = {
+    "main": MAIN,
+    "float": LONGER,
+    "ablation": ABLATIONS,
+    "scratch": FROM_SCRATCH,
+    "starts": list(STARTS.values()),
+    "networks": NETWORKS,
+}
 
 
 def tests_of(training: Training) -> list[Test]:
+    if training in STARTS.values():
+        return [Test(training, "ideal", corpus) for corpus in ("an4", "second")]
+    if training.model:
+        return [Test(training, chip, "an4") for chip in CHIPS] + [Test(training, "best", "second")]
     if training.variant.startswith("ablation"):
         return [Test(training, "physical", "an4")]
     if training.bits is None:
@@ -121,6 +154,7 @@ class StoppedError(Exception):
 class Sweep:
     arguments: argparse.Namespace
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    locks: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
 
     @property
     def out(self) -> Path:
@@ -134,17 +168,32 @@ class Sweep:
         return self.out / "results" / f"{test.name}.json"
 
     def train(self, training: Training) -> None:
+        """Train it, and what it starts from, unless that is done."""
+        if training.start is not None:
+            self.train(training.start)
+        with self.locks[training.name]:
+            self.train_alone(training)
+
+    def train_alone(self, training: Training) -> None:
         checkpoint = self.checkpoint(training)
         done = checkpoint.with_suffix(".done")
         if done.exists():
             return
         recipe = self.out / "recipes" / f"{training.name}.yaml"
         recipe.write_text(yaml.safe_dump(self.changed(training), sort_keys=False))
-        data = [str(part) for name in ("tedlium2", self.arguments.synthetic) for part in ("--data", name)]
+        names = ["tedlium2", self.arguments.synthetic]
+        if training in STARTS.values():
+            names = ["tedlium2", "tedlium2", self.arguments.more_synthetic or self.arguments.synthetic]
+        data = [str(part) for name in names for part in ("--data", name)]
         command = ["qat", "--bits", training.bits or "float", "--config", recipe, "--seed", training.seed, "--resume"]
-        command += [] if training.from_scratch else ["--init", self.arguments.init]
+        command += ["--model", training.model] if training.model else []
+        if not training.from_scratch:
+            command += ["--init-encoder" if training.from_encoder else "--init", self.start(training)]
         self.memsim(training.name, *command, *data, "--data-root", self.arguments.data_root, "-o", checkpoint)
         done.touch()
+
+    def start(self, training: Training) -> object:
+        return self.checkpoint(training.start) if training.start else self.arguments.init
 
     def changed(self, training: Training) -> dict[str, Any]:
         """The recipe as a mapping, with the training's changes."""
@@ -164,7 +213,8 @@ class Sweep:
         data = ["tedlium2", "--data-root", self.arguments.data_root, "--split", "test"]
         trials = 1 if test.hardware == "ideal" else self.arguments.trials
         command = ["eval", self.checkpoint(test.training), "--hardware", test.hardware, "--trials", trials, "--loss"]
-        command += ["--reference", self.arguments.init]
+        if test.training not in STARTS.values():
+            command += ["--reference", self.start(test.training)]
         command += ["--data", *(data if test.corpus == "an4" else [self.arguments.second_test])]
         self.memsim(test.name, *command, "--json", path)
 
@@ -315,6 +365,28 @@ def ablation_table(sweep: Sweep) -> list[str]:
     return lines
 
 
+def network_table(sweep: Sweep, corpus: str) -> list[str]:
+    """WER of every network: its start, then trained for few bits, digitally and on chips, against its own start."""
+    lines = [
+        "| network | bits | on | digital | mapped: mean | std | min | max | loss | to its start |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    conformer = [t for t in MAIN if (t.recipe, t.bits in NETWORK_BITS, t.seed) == ("robust", True, 0)]
+    for model in ("conformer-small", *STARTS):
+        trainings = [t for t in NETWORKS if t.model == model] or conformer
+        tests = [test for training in trainings for test in tests_of(training) if test.corpus == corpus]
+        results = [(test, result) for test in tests if (result := sweep.load(test)) is not None]
+        for _, result in results[:1]:
+            start = result["full_precision"]
+            lines.append(f"| `{model}` | float | | {percent(start['wer'])} | | | | | {start['loss']:.3f} | |")
+        for test, result in results:
+            row = Row([result])
+            against = relative(row.against([result["full_precision"]["utterance_errors"]]))
+            cells = [percent(row.digital()), spread_cells(row.wers), f"{row.loss():.3f}", against]
+            lines.append(f"| `{model}` | {test.training.bits} | `{test.hardware}` | {' | '.join(cells)} |")
+    return lines
+
+
 def draw(sweep: Sweep, path: Path) -> None:
     lines = []
     for colour, (recipe, chip) in enumerate((r, c) for r in ("robust", "paper") for c in CHIPS):
@@ -334,6 +406,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True, help="holds AN4 in TED-LIUM 2's layout")
     parser.add_argument("--synthetic", type=Path, required=True, help="manifest of synthetic speech to train on, too")
+    parser.add_argument("--more-synthetic", type=Path, help="manifest that the starts of other networks train on")
     parser.add_argument("--second-test", type=Path, required=True, help="manifest of the second test set")
     parser.add_argument("--init", default="demo-float", help="the full-precision start")
     parser.add_argument("--out", type=Path, default=Path("build/qat"))
@@ -352,7 +425,9 @@ def main() -> None:
             sys.exit("stopped; what is done is kept, and the same command goes on")
     for corpus in ("an4", "second"):
         print(*float_table(sweep, corpus), "", *main_table(sweep, corpus), "", sep="\n")
-    print(*ablation_table(sweep), sep="\n")
+    print(*ablation_table(sweep), "", sep="\n")
+    for corpus in ("an4", "second"):
+        print(*network_table(sweep, corpus), "", sep="\n")
     if arguments.figure:
         draw(sweep, arguments.figure)
 
