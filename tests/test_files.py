@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memsim.errors import InputError
-from memsim.files import writing
+from memsim.files import is_file, writing
 
 
 def names(folder: Path) -> list[str]:
@@ -23,7 +26,7 @@ def write(path: Path, text: str) -> None:
 def test_a_new_file(tmp_path: Path) -> None:
     with writing(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
-        assert temporary.parent == tmp_path
+        assert temporary.parent.parent == tmp_path
         assert not (tmp_path / "a.txt").exists()
     assert (tmp_path / "a.txt").read_text() == "new"
     assert names(tmp_path) == ["a.txt"]
@@ -105,7 +108,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, os.strerror(13))
 
-        monkeypatch.setattr("memsim.files.tempfile.mkstemp", refuse)
+        monkeypatch.setattr("memsim.files.tempfile.mkdtemp", refuse)
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=r"a\.txt: cannot be written \(Permission denied\)"):
         write(tmp_path / "a.txt", "new")
@@ -148,3 +151,28 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     done.set()
     reader.join()
     assert seen <= set(texts)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from memsim.files import writing\n"
+        "with writing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half of the n'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for name in ("a.txt", "b.txt"):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / name])
+        assert done.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2  # hidden
+    with writing(tmp_path / "a.txt") as temporary:
+        write(tmp_path / "a.txt", "of another who writes now")
+        temporary.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert [name for name in names(tmp_path) if not name.startswith(".b.txt.")] == ["a.txt"]
+    write(tmp_path / "b.txt", "new")
+    assert names(tmp_path) == ["a.txt", "b.txt"]
+
+
+def test_impossible_names_are_bad_input(tmp_path: Path) -> None:
+    assert not is_file(tmp_path / "none")
+    with pytest.raises(InputError, match=r"\.\.\.: cannot be read \(File name too long\)"):
+        is_file(tmp_path / ("x" * 300))

@@ -131,9 +131,11 @@ class Sharing:
         """
         goes_on = False
         if self.results is not None:
-            if force:
-                self.results.unlink(missing_ok=True)
             options.require_new(self.results, force=True)
+            if force and self.results.exists():
+                from memsim.study.results import remove_results
+
+                remove_results(self.results)
             goes_on = self.results.exists()
         for path in files:
             options.require_new(path, force or goes_on)

@@ -24,7 +24,7 @@ class TrainingLog:
         self._csv = files.log
         if step == 0:
             for old in files.events.glob("events.out.tfevents.*"):
-                old.unlink()
+                old.unlink(missing_ok=True)
         # What an interrupted run noted of later steps comes again.
         self._events = SummaryWriter(str(files.events), purge_step=step + 1 if step else None)
 
