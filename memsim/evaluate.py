@@ -29,6 +29,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.mapped import is_full_precision, load_chip, stored_statistics
+from memsim.nn.finite import first_not_finite
 from memsim.nn.mapping import ChipMapping, ClipRate, clip_rate, map_model, mapping_of, measure, remap
 from memsim.nn.plan import chosen_bits
 from memsim.parts import ChipFacts, Part
@@ -411,16 +412,25 @@ class Runner:
 
 
 def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Each batch with what the network gives of its frames [batch, frames', ...], and how many those are [batch]."""
+    """Each batch with what the network gives of its frames [batch, frames', ...], and how many those are [batch].
+
+    Raises FloatingPointError, naming the layer, where that holds NaN.
+    """
     mapping = _mapping(recogniser)
     device = _device(recogniser.model)
-    for batch in batches:
+
+    def run(batch: Batch) -> tuple[Tensor, Tensor]:
         if mapping is not None:
             mapping.begin_batch(batch.key)
         with torch.inference_mode():
             encoded, frames = recogniser.model(batch.features.to(device), batch.lengths.to(device))
+        return encoded, frames
+
+    for batch in batches:
+        encoded, frames = run(batch)
         if encoded.isnan().any():
-            raise FloatingPointError("the network's output holds NaN")
+            where = first_not_finite(recogniser.model, lambda: run(batch))  # noqa: B023 - called at once
+            raise FloatingPointError(f"{where or 'the features'}: the first place whose output holds NaN or Inf")
         yield batch, encoded, frames
 
 

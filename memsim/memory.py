@@ -1,4 +1,4 @@
-"""How the process holds on to memory."""
+"""How the process holds on to memory, and what it says when there is none left."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ def keep_freed_memory() -> None:
     never touched. Other allocators take no notice.
     """
     torch.empty(30 << 20, dtype=torch.uint8)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that there is not enough memory: Python's, or torch's of the CPU or of a GPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

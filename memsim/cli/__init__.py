@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -32,13 +33,17 @@ app = typer.Typer(
 )
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with its failures as one line and an exit status; usage errors are typer's own."""
+def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., None]:
+    """`command` with its failures as one line and an exit status; usage errors are typer's own.
+
+    `out_of_memory`: what takes less.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
+            sys.stdout.flush()  # a full disk is told now, not by Python at its exit
         except KeyboardInterrupt:
             _fail("interrupted; nothing half-written was left", 130)
         except Stopped as stop:
@@ -46,24 +51,57 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except InputError as error:
             _fail(str(error), 2)
         except BrokenPipeError:  # whoever read has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _abandon_standard_output()
             sys.exit(0)
-        except (FloatingPointError, OSError, MemoryError) as error:
+        except (FloatingPointError, OSError) as error:
             _fail(str(error) or type(error).__name__, 1)
+        except (MemoryError, RuntimeError) as error:
+            from memsim.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            _fail(f"out of memory ({_in_short(error)}); {out_of_memory}", 1)
 
     return run
 
 
 def _fail(message: str, status: int) -> NoReturn:
     print(f"memsim: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _abandon_standard_output()
     sys.exit(status)
 
 
-app.command("fit-device")(_guarded(fit_device_command))
-app.command("map")(_guarded(map_command))
-app.command("qat")(_guarded(qat_command))
-app.command("eval")(_guarded(evaluate_command))
-app.command("lm")(_guarded(lm_command))
+def _abandon_standard_output() -> None:
+    """So that Python does not complain at its exit that it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _in_short(error: BaseException) -> str:
+    """The sentence in which torch or numpy says how much was wanted."""
+    wanted = re.search(r"[^.:\n]*(?:[Tt]ried|[Uu]nable) to allocate [\d.]+ \w+", str(error))
+    return wanted[0].strip() if wanted else type(error).__name__
+
+
+_ON_GPU = "--compute cpu uses the machine's memory in place of a GPU's"
+
+app.command("fit-device")(
+    _guarded(fit_device_command, "a smaller --order and --components 1 take less, and so do fewer cycles a device")
+)
+app.command("map")(
+    _guarded(map_command, "--exclude GLOB keeps large layers digital; of --budget, --cost and --report leave some out")
+)
+app.command("qat")(
+    _guarded(
+        qat_command,
+        "in the recipe (--config FILE) a larger `accumulate` divides each batch into parts, a smaller `batch_seconds` "
+        f"makes it shorter, and a smaller `feature_cache_gigabytes` keeps less; {_ON_GPU}",
+    )
+)
+app.command("eval")(_guarded(evaluate_command, f"--jobs 1 takes least; --beam-size and --nbest count, too; {_ON_GPU}"))
+app.command("lm")(_guarded(lm_command, "--order 2 takes less; of more text than fits, KenLM's lmplz makes a model"))
 
 
 def _show_version(wanted: bool) -> None:
