@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,13 +42,13 @@ class Checkpoint:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        with safe_open(self.path, framework="pt") as file:
+        with self._opened() as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in self.names}
 
     @cached_property
     def integers(self) -> frozenset[str]:
         """The names of the tensors that hold whole numbers or truth values."""
-        with safe_open(self.path, framework="pt") as file:
+        with self._opened() as file:
             types = {name: file.get_slice(name).get_dtype() for name in self.names}
         return frozenset(name for name, dtype in types.items() if dtype[0] in "IUB" and dtype != "BF16")
 
@@ -63,11 +64,17 @@ class Checkpoint:
 
         Writing to one changes memory, never the file.
         """
+        with self._opened() as file:
+            return {name: file.get_tensor(name) for name in (self.names if names is None else names)}
+
+    @contextmanager
+    def _opened(self) -> Iterator[safe_open]:
+        """The file, which another one may have replaced since. Raises InputError where it cannot be read."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in (self.names if names is None else names)}
-        except SafetensorError as error:
-            raise InputError(f"{self.path}: {error}") from None
+                yield file
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{self.path}: cannot be read ({error})") from None
 
     def require_finite(self, name: str, tensor: Tensor) -> None:
         """Raise InputError when `tensor`, this file's `name`, is a floating one that holds NaN or Inf."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError
+from memsim.json_input import parse_json_object
 from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import ChipMapping, install, with_mapping
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors, usable_scale
@@ -112,12 +114,12 @@ def map_checkpoint(
     for layer in plan.mapped:
         tensor = layer.source.tensor
         stored = source[tensor] if network is None or tensor in source else computed_from(network, tensor, source)
-        weight = layer.source.matrix(stored)
-        if weight.shape != layer.source.shape:
+        if not layer.source.fits(tuple(stored.shape)):
             raise InputError(
-                f"{checkpoint.path}: {layer.source.tensor} is a matrix of {list(weight.shape)}, but the architecture "
-                f"that the file names has one of {list(layer.source.shape)}"
+                f"{checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that the file "
+                f"names has a matrix of {list(layer.source.shape)} there"
             )
+        weight = layer.source.matrix(stored)
         known = statistics.get(layer.name)
         scale = usable_scale(layer, trained.get(layer.name))
         matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, layer.source.groups, scale)
@@ -190,7 +192,7 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
     on_chip = [(name, module) for name, module in modules if isinstance(module, MappedMatrix)]
     mapped = {f"{name}.{key}": tensor for name, module in on_chip for key, tensor in module.state_dict().items()}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
-    seed = int(checkpoint.metadata.get("seed", "0"))
+    seed = stored_seed(checkpoint)
     with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed)))
     return recogniser, statistics
 
@@ -202,11 +204,25 @@ def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
     """
     adopt(checkpoint)
     try:
-        return load_hardware(json.loads(checkpoint.metadata["hardware"])), json.loads(checkpoint.metadata["layers"])
-    except (KeyError, ValueError) as error:
+        hardware, layers = (parse_json_object(checkpoint.metadata[key], key) for key in ("hardware", "layers"))
+        spec = load_hardware(hardware)
+    except (KeyError, InputError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{checkpoint.path}: its metadata lacks a readable hardware spec ({error}); map it again"
+            f"{checkpoint.path}: its metadata lacks a readable hardware spec ({reason}); map it again"
         ) from None
+    for name, bits in layers.items():
+        if type(bits) is not int or not 2 <= bits <= 16:
+            raise InputError(f"{checkpoint.path}: its metadata gives layer {name} {bits!r:.20} bits; map it again")
+    return spec, layers
+
+
+def stored_seed(checkpoint: Checkpoint) -> int:
+    """The seed of the chip in a mapped file. Raises InputError where there is none."""
+    text = checkpoint.metadata.get("seed", "0")
+    if not re.fullmatch(r"-?[0-9]{1,30}", text):
+        raise InputError(f"{checkpoint.path}: its metadata gives the seed {text!r:.40}, no whole number; map it again")
+    return int(text)
 
 
 def _require_known(name: str, levels: Tensor | None, source: WeightSource | None) -> None:

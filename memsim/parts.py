@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import NonNegativeInt, TypeAdapter
 
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.nn.mapping import ChipMapping
@@ -44,8 +46,10 @@ class ChipFacts:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> ChipFacts:
-        spec = load_hardware(facts["spec"])
-        return cls(facts["seed"], spec, facts["layers"], facts["arrays"], tuple(facts["bits"]))
+        return _CHIP.validate_python({**facts, "spec": load_hardware(facts["spec"])})
+
+
+_CHIP = TypeAdapter(ChipFacts)
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,25 @@ class Part:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Part:
-        texts = dict(zip(values["utterances"], values["texts"], strict=True))
-        chip = None if values["chip"] is None else ChipFacts.from_dict(values["chip"])
-        clips = {layer: ClipCounts(**counts) for layer, counts in values["clips"].items()}
-        losses = dict(zip(values["utterances"], values.get("losses", ()), strict="losses" in values))
-        return cls(texts, values["compute_seconds"], clips, chip, losses)
+        """Raises KeyError, TypeError or ValueError for anything that `to_dict` cannot have written."""
+        part = _WRITTEN.validate_python(values)
+        chip = None if part.chip is None else ChipFacts.from_dict(part.chip)
+        clips = {layer: ClipCounts(**counts) for layer, counts in part.clips.items()}
+        texts = dict(zip(part.utterances, part.texts, strict=True))
+        losses = {} if part.losses is None else dict(zip(part.utterances, part.losses, strict=True))
+        return cls(texts, part.compute_seconds, clips, chip, losses)
+
+
+@dataclass(frozen=True)
+class _WrittenPart:
+    """What `Part.to_dict` gives."""
+
+    compute_seconds: float
+    chip: dict[str, Any] | None
+    clips: dict[str, dict[Literal["dac_clipped", "dac_total", "adc_clipped", "adc_total"], NonNegativeInt]]
+    utterances: list[int]
+    texts: list[str]
+    losses: list[float] | None = None
+
+
+_WRITTEN = TypeAdapter(_WrittenPart)

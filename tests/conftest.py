@@ -17,10 +17,13 @@ from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import save_checkpoint
 from memsim.device import DeviceModel, load_device
 from memsim.evaluate import input_statistics
+from memsim.resources import ASSETS
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run in Python, on the CPU
 
+
+os.environ["MEMSIM_AUDIO_ROOTS"] = str(ASSETS)  # manifests of tests name the bundled speech where it lies
 
 # How long an example takes says nothing on cores that others use too.
 settings.register_profile("memsim", deadline=None)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 
 import soundfile
 import torch
 
 from memsim.asr.corpora import Utterance
 from memsim.errors import InputError
+from memsim.files import is_file
 
 logger = logging.getLogger("memsim")
+
+MAX_SECONDS = 4 * 3600
+"""An utterance is this long at most, so that a header that lies takes no memory: FLAC's gives any number of samples."""
+_MAX_SAMPLES = 1 << 29  # over all channels, likewise: 2 GiB
+_MAX_KERNEL = 1 << 22  # numbers in the filter of torchaudio's resampling, which grows with the product of both rates
 
 MAX_OVERSHOOT_SECONDS = 0.5
 """A segment may end this much after its recording does and is then cut there, as Kaldi's extract-segments does."""
@@ -27,6 +34,7 @@ def read_audio(utterance: Utterance, sample_rate_hz: int = 16000) -> torch.Tenso
     with _open(utterance) as recording:
         rate_hz: int = recording.samplerate
         first, last = _sample_range(utterance, recording.frames, rate_hz)
+        _require_moderate(utterance, last - first, recording.channels, rate_hz, sample_rate_hz)
         try:
             recording.seek(first)
             samples = recording.read(last - first, dtype="float32", always_2d=True)  # [samples, channels]
@@ -51,7 +59,7 @@ def duration_seconds(utterance: Utterance) -> float:
 
 
 def _open(utterance: Utterance) -> soundfile.SoundFile:
-    if not utterance.audio.is_file():
+    if not is_file(utterance.audio):
         raise InputError(f"{utterance.audio}: no such audio file (utterance {utterance.id})")
     try:
         return soundfile.SoundFile(utterance.audio)
@@ -72,6 +80,22 @@ def _sample_range(utterance: Utterance, frames: int, rate_hz: int) -> tuple[int,
     if last <= first:
         raise InputError(f"{utterance.audio}: {utterance.id} holds no samples")
     return first, last
+
+
+def _require_moderate(utterance: Utterance, samples: int, channels: int, rate_hz: int, wanted_hz: int) -> None:
+    """Raise InputError for audio that would take far more memory than speech does."""
+    if samples > MAX_SECONDS * rate_hz or samples * channels > _MAX_SAMPLES:
+        size = f"{samples / rate_hz:.3g} s of {channels} channels at {rate_hz} Hz"
+        raise InputError(
+            f"{utterance.audio}: {utterance.id} is {size}, if its header is right; an utterance is at most "
+            f"{MAX_SECONDS // 3600} h and {_MAX_SAMPLES >> 20} Mi samples (a manifest's start and end cut recordings)"
+        )
+    common = math.gcd(rate_hz, wanted_hz)
+    if (rate_hz // common) * (wanted_hz // common) > _MAX_KERNEL:
+        raise InputError(
+            f"{utterance.audio}: {rate_hz} Hz cannot be resampled to {wanted_hz} Hz in little memory, as they have no "
+            f"large common divisor; convert it first (sox IN -r {wanted_hz} OUT)"
+        )
 
 
 def _resample(waveform: torch.Tensor, from_hz: int, to_hz: int) -> torch.Tensor:

@@ -214,8 +214,8 @@ def _language_model(path: Path | None, dictionary: Any) -> Any:
     try:
         with _standard_error_hushed():
             return kenlm.KenLM(str(path), dictionary)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
+    except (RuntimeError, UnicodeDecodeError, MemoryError) as error:  # its errors quote the file, in whatever encoding
+        reason = (str(error).strip() or "its sizes cannot be").splitlines()[-1]
         raise InputError(
             f"{path}: not a language model that KenLM can read (ARPA or its own binary): {reason}"
         ) from None

@@ -5,7 +5,6 @@ Nothing here opens audio; `memsim.asr.audio` does.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,7 +15,12 @@ from pathlib import Path
 
 from memsim.asr.text import normalise
 from memsim.errors import InputError
+from memsim.files import is_file
+from memsim.json_input import parse_json
 from memsim.resources import ASSETS
+
+AUDIO_ROOTS = "MEMSIM_AUDIO_ROOTS"
+"""The environment variable that names folders, besides a manifest's own, that its audio may lie in."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,14 @@ def _finish(corpus: Corpus, text_style: str, limit: int | None) -> Corpus:
 def _with_unique_ids(utterances: Iterable[Utterance]) -> Iterator[Utterance]:
     """`utterances`, where the second of an id `x` becomes `x-2`, and so on."""
     seen: set[str] = set()
+    copies: dict[str, int] = {}  # the last number that an id was given
     for utterance in utterances:
-        unique, copy = utterance.id, 1
+        unique = utterance.id
         while unique in seen:
-            copy += 1
-            unique = f"{utterance.id}-{copy}"
+            copies[utterance.id] = copies.get(utterance.id, 1) + 1
+            unique = f"{utterance.id}-{copies[utterance.id]}"
         seen.add(unique)
-        yield utterance if copy == 1 else replace(utterance, id=unique)
+        yield utterance if unique == utterance.id else replace(utterance, id=unique)
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,8 @@ def parse_stm_line(line: str, where: str) -> StmSegment | None:
     if len(fields) < 6 or not re.fullmatch(r"<.*>", fields[5]):
         raise InputError(f"{where}: expected `talk channel speaker start end <label> words...`, found {line.strip()!r}")
     talk, _, speaker, start, end = fields[:5]
+    if "/" in talk or "\0" in talk:
+        raise InputError(f"{where}: {talk!r:.60} is no name of a talk: it leads to another folder")
     start_seconds, end_seconds = _seconds(start, "start", where), _seconds(end, "end", where)
     _require_order(start_seconds, end_seconds, where)
     return StmSegment(talk, speaker, start_seconds, end_seconds, _without_marks(" ".join(fields[6:])))
@@ -262,9 +269,10 @@ def _read_manifest(path: Path, audio_root: Path | None) -> tuple[Utterance, ...]
     """The rows of a TSV file with a header line, or of a file of JSON objects, in their own order.
 
     Keys: `audio` (relative to `audio_root`, or to the manifest's folder) and `text`; optional `start` and `end` in
-    seconds, `id`, and `speaker`. A row without `id` is called after its audio file and times.
+    seconds, `id`, and `speaker`. A row without `id` is called after its audio file and times. Wherever its path and
+    links lead, the audio must lie in that folder, or in one that $MEMSIM_AUDIO_ROOTS names.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such manifest")
     rows = _tsv_rows(path) if path.suffix == ".tsv" else _jsonl_rows(path)
     folder = audio_root or path.parent
@@ -301,10 +309,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not JSON ({error})") from None
+        row = parse_json(line, where)
         if not isinstance(row, dict):
             raise InputError(f'{where}: expected an object such as {{"audio": "a.wav", "text": "yes"}}')
         _require_manifest_keys(row, where)
@@ -327,8 +332,13 @@ def _manifest_utterance(row: Mapping[str, object], folder: Path, where: str) -> 
     if not text or not text.strip():
         raise InputError(f"{where}: `text` is empty; every utterance needs a transcript")
     path = folder / audio
-    if not path.is_file():
+    try:
+        exists = is_file(path)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if not exists:
         raise InputError(f"{where}: no such audio file: {path}")
+    _require_allowed(path, folder, where)
     start = _seconds(row["start"], "start", where) if "start" in row else None
     end = _seconds(row["end"], "end", where) if "end" in row else None
     _require_order(start or 0.0, math.inf if end is None else end, where)
@@ -341,8 +351,26 @@ def _manifest_utterance(row: Mapping[str, object], folder: Path, where: str) -> 
 def _string(row: Mapping[str, object], key: str, where: str) -> str | None:
     value = row.get(key)
     if value is not None and not isinstance(value, str):
-        raise InputError(f"{where}: `{key}` must be a string, not {value!r}")
+        raise InputError(f"{where}: `{key}` must be a string, not {value!r:.60}")
+    if value is not None and (odd := _UNWRITABLE.search(value)):
+        raise InputError(f"{where}: `{key}` holds {odd[0]!r}, which is no character")
     return value
+
+
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL, which no file name has, and halves of surrogate pairs, which cannot be written."""
+
+
+def _require_allowed(path: Path, folder: Path, where: str) -> None:
+    """Raise InputError for audio that is, links followed, neither in `folder` nor in one of $MEMSIM_AUDIO_ROOTS."""
+    roots = [folder, *map(Path, filter(None, os.environ.get(AUDIO_ROOTS, "").split(os.pathsep)))]
+    real = path.resolve()
+    if not any(real.is_relative_to(root.resolve()) for root in roots):
+        found = f"{path} is {real}, " if real != path.absolute() else f"{path} is "
+        raise InputError(
+            f"{where}: {found}outside of {folder.resolve()}; to allow it, name its folder in ${AUDIO_ROOTS} "
+            f"(several: DIR{os.pathsep}DIR; / allows any)"
+        )
 
 
 # ---- what the readers share ----
@@ -352,7 +380,7 @@ def _find_audio(folders: Iterable[Path], stem: str, where: str) -> Path:
     """The recording `stem` in the first of `folders` and formats that has it; `where` (file:line) wants it."""
     candidates = [folder / f"{stem}{suffix}" for suffix in (".sph", ".flac", ".wav") for folder in folders]
     for path in candidates:
-        if path.is_file():
+        if is_file(path):
             return path
     raise InputError(f"{where}: no audio for it: no {candidates[0]}, nor a .flac or .wav in its place")
 
@@ -378,9 +406,13 @@ def _seconds(value: object, key: str, where: str) -> float:
         seconds = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
+    if not 0 <= seconds < _MAX_SECONDS:
         raise InputError(f"{where}: {key} must be a time in seconds, not {value!r:.40}")
     return seconds
+
+
+_MAX_SECONDS = 1e9
+"""No recording is thirty years long."""
 
 
 def _require_order(start_seconds: float, end_seconds: float, where: str) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import math
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from memsim.errors import InputError
+from memsim.packed import Unpacked
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 
@@ -125,14 +128,22 @@ def read_arpa_words(path: Path) -> list[str]:
     return words
 
 
-_OPENERS: Mapping[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def _opened(path: Path) -> IO[str]:
+    """The text of a file, unpacked."""
+    if path.suffix not in _OPENERS:
+        return path.open(encoding="utf-8")
+    unpacked = Unpacked(_OPENERS[path.suffix](path), path)
+    return io.TextIOWrapper(io.BufferedReader(unpacked), encoding="utf-8")
 
 
 def _unigram_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, line) of the section of unigrams."""
     inside = False
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+        with _opened(path) as file:
             for number, line in enumerate(file, start=1):
                 line = line.strip()
                 if line.startswith("\\"):
@@ -141,7 +152,7 @@ def _unigram_lines(path: Path) -> Iterator[tuple[int, str]]:
                     inside = line == "\\1-grams:"
                 elif inside and line:
                     yield number, line
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, lzma.LZMAError):
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError):
         raise InputError(
             f"{path}: not an ARPA file; of a binary language model the words are not known: give them by --lexicon FILE"
         ) from None

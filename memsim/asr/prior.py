@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from math import isfinite
 
 import torch
 from torch import Tensor
 
 from memsim.checkpoint import Checkpoint
 from memsim.errors import InputError
+from memsim.json_input import is_finite_number, parse_json
 
 KEY = "log_prior"
 """The entry of a checkpoint's metadata that training writes."""
@@ -43,11 +43,9 @@ def stored_log_prior(checkpoint: Checkpoint, tokens: int) -> Tensor | None:
     """The prior in a checkpoint's metadata [tokens], if there is one. Raises InputError where it is unusable."""
     if KEY not in checkpoint.metadata:
         return None
-    try:
-        values = json.loads(checkpoint.metadata[KEY])
-        log_prior = torch.tensor([float(value) for value in values], dtype=torch.float64)
-    except (ValueError, TypeError):
-        values = []
-    if len(values) != tokens or not all(isfinite(value) for value in log_prior.tolist()):
-        raise InputError(f"{checkpoint.path}: the metadata's {KEY} must be {tokens} numbers, one a token")
-    return log_prior
+    where = f"{checkpoint.path}: the metadata's {KEY}"
+    values = parse_json(checkpoint.metadata[KEY], where)
+    is_list = isinstance(values, list) and len(values) == tokens
+    if not is_list or not all(is_finite_number(value) for value in values):
+        raise InputError(f"{where} must be {tokens} numbers, one a token")
+    return torch.tensor(values, dtype=torch.float64)

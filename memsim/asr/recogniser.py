@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from memsim.asr.tokens import Tokens, tokens_from_json
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
+from memsim.json_input import parse_json_object
 from memsim.nn.quantisers import restore_quantisers, taken_over
 from memsim.resources import find_config
 from memsim.schema import Schema
@@ -130,20 +130,12 @@ def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
         architecture = find_architecture(checkpoint.metadata["architecture"])
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from None
+    where = "architecture_config"
     try:
-        return Schema(architecture.config).validate(_json_config(checkpoint.metadata["architecture_config"]))
+        fields = parse_json_object(checkpoint.metadata[where], where)
+        return Schema(architecture.config).validate(Config.from_mapping(fields, where))
     except InputError as error:
         raise InputError(f"{checkpoint.path}: unusable metadata: {str(error).splitlines()[0]}") from None
-
-
-def _json_config(document: str) -> Config:
-    try:
-        fields = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"architecture_config: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise InputError("architecture_config: expected keys and values")
-    return Config.from_mapping(fields, "architecture_config")
 
 
 def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 from memsim.asr.lexicon import Lexicon
 from memsim.errors import InputError
 from memsim.extras import require
+from memsim.json_input import parse_json
 
 
 class Tokens(Protocol):
@@ -111,6 +112,7 @@ class CharacterTokens:
 
 
 END_OF_WORD = "#"
+_MAX_LEXICON_BYTES = 1 << 28  # ten million words; a few bytes can unpack to more than there is memory
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,13 @@ class PhonemeTokens:
         phonemes, packed = fields.get("phonemes"), fields.get("lexicon")
         if not isinstance(phonemes, list) or not all(isinstance(phoneme, str) for phoneme in phonemes):
             raise InputError("tokens: `phonemes` must be a list of strings")
+        unpacker = zlib.decompressobj()
         try:
-            text = zlib.decompress(_unpacked(packed, "lexicon")).decode()
+            text = unpacker.decompress(_unpacked(packed, "lexicon"), _MAX_LEXICON_BYTES).decode()
         except (zlib.error, UnicodeDecodeError):
             raise InputError("tokens: `lexicon` must be compressed text") from None
+        if not unpacker.eof:
+            raise InputError(f"tokens: `lexicon` is cut short, or more than {_MAX_LEXICON_BYTES >> 20} MiB of text")
         return cls(tuple(phonemes), Lexicon.from_text(text, "tokens: lexicon"))
 
 
@@ -310,10 +315,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any]], Tokens]] = {
 
 def tokens_from_json(document: str) -> Tokens:
     """The tokens that `to_json` wrote. Raises InputError for anything else."""
-    try:
-        fields = json.loads(document)
-    except ValueError as error:
-        raise InputError(f"tokens: not JSON ({error})") from None
+    fields = parse_json(document, "tokens")
     kind = fields.get("kind") if isinstance(fields, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"tokens: kind is {kind!r}; known are {', '.join(_KINDS)}")

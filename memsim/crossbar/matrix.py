@@ -185,9 +185,22 @@ class MappedMatrix(nn.Module):
         if matrix.scale.shape not in ((1,), (tiling.out_features,)):
             wanted = f"[{tiling.out_features}] or [1]"
             raise InputError(f"{name}: scale is {list(matrix.scale.shape)}, but it must be {wanted}; map it again")
+        if levels.is_floating_point() or levels.dtype == torch.bool:
+            raise InputError(f"{name}: levels are {levels.dtype}, not whole numbers; map it again")
+        lines, slices = tiling.row_tiles, tiling.slices
+        shapes: dict[str, set[tuple[int, ...]]] = {
+            "input_range": {()},
+            "gain_per_ampere": {()},
+            "adc_range": {(rows, digits) for rows in (1, lines) for digits in (1, slices)},
+        }
+        shapes |= {error: {(lines, slices, tiling.out_features)} for error in ADC_ERRORS}
         for optional in (*CALIBRATED, *ADC_ERRORS):
-            if optional in tensors:
-                setattr(matrix, optional, tensors[optional].float())
+            if optional not in tensors:
+                continue
+            value = tensors[optional].float()
+            if value.shape not in shapes[optional] or (optional in CALIBRATED and not (value > 0).all()):
+                raise InputError(f"{name}: {optional} is {list(value.shape)}, or not above 0; map it again")
+            setattr(matrix, optional, value)
         return matrix
 
     @property

@@ -20,6 +20,7 @@ from torch import Tensor
 from memsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from memsim.device.model import DeviceModel, companion
 from memsim.errors import InputError
+from memsim.json_input import parse_json_object
 from memsim.resources import configs_root, find_config
 
 KIND = "device"
@@ -79,13 +80,12 @@ def adopt(checkpoint: Checkpoint) -> None:
     tensors = checkpoint.tensors(name for name in checkpoint.names if name.startswith(EMBEDDED))
     tensors = {key.removeprefix(EMBEDDED): tensor for key, tensor in tensors.items()}
     where = f"{checkpoint.path}: its device model"
-    try:
-        metadata = dict(json.loads(checkpoint.metadata["embedded_device"]))
-        name = metadata.pop("cell")
-        is_whole = name == _content_name(tensors, metadata)
-    except (ValueError, KeyError, TypeError):
-        is_whole = False
-    if not is_whole:
+    metadata = parse_json_object(checkpoint.metadata["embedded_device"], where)
+    name = metadata.pop("cell", "")
+    texts = [*metadata, *metadata.values()]
+    if "name" not in metadata or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{where} is damaged; map the checkpoint again")
+    if name != _content_name(tensors, metadata):
         raise InputError(f"{where} is damaged; map the checkpoint again")
     _adopted[name] = _checked(tensors, metadata, where, default_name=name)
 

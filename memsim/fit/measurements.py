@@ -167,11 +167,15 @@ def _batches(table: Table, layout: Layout, progress: Progress) -> Iterator[Batch
     progress(f"reading {table.path.name}", 1.0)
 
 
+_MOST_CYCLES = 2.0**53
+"""Beyond, not every whole number is a float."""
+
+
 def _keys(batch: Batch, layout: Layout, rows: CycleRows, path: Path) -> tuple[Ints, Ints]:
     """(device indices, cycle numbers) of a batch. Raises InputError where one is missing."""
     name = layout.columns["cycle"].name
     cycles = batch.numbers(name)
-    if (wrong := ~(np.isfinite(cycles) & (cycles == np.floor(cycles)))).any():
+    if (wrong := ~((np.abs(cycles) < _MOST_CYCLES) & (cycles == np.floor(cycles)))).any():
         at = int(np.argmax(wrong))
         raise InputError(f"{path}: row {batch.first_row + at}: {name} is {cycles[at]:g}; expected a whole number")
     labels, codes = batch.labels(layout.columns["device"].name)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from memsim.errors import InputError
+from memsim.files import is_file
 from memsim.fit.arrays import Floats, Ints
+from memsim.packed import Unpacked, require_honest
 
 BATCH_ROWS = 1 << 19
 _MISSING = ["", "nan", "NaN", "NAN", "na", "NA", "N/A", "null", "NULL"]
@@ -26,8 +31,9 @@ _SUFFIXES = {".csv": "CSV", ".tsv": "CSV", ".txt": "CSV", ".parquet": "Parquet",
 class Batch:
     """Some rows of a table: `first_row` is counted from 1 without the header, `done` is the fraction read so far."""
 
-    def __init__(self, columns: dict[str, pa.Array], first_row: int, done: float) -> None:
+    def __init__(self, columns: dict[str, pa.Array], first_row: int, done: float, path: Path) -> None:
         self._columns = columns
+        self._path = path
         self.first_row = first_row
         self.done = done
 
@@ -35,16 +41,17 @@ class Batch:
         return len(next(iter(self._columns.values())))
 
     def numbers(self, name: str) -> Floats:
-        """A column as float64, NaN where a value is missing."""
-        values = self._columns[name]
-        return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+        """A column as float64, NaN where a value is missing. Raises InputError where one is no number."""
+        with _readable(self._path):
+            return np.asarray(self._columns[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
 
     def labels(self, name: str) -> tuple[list[str], Ints]:
         """A column's different values as text, and the index of each row's; -1 where it is missing."""
-        encoded = self._columns[name].dictionary_encode()
-        return [str(value) for value in encoded.dictionary.to_pylist()], np.asarray(
-            encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64
-        )
+        with _readable(self._path):
+            encoded = self._columns[name].dictionary_encode()
+            return [str(value) for value in encoded.dictionary.to_pylist()], np.asarray(
+                encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64
+            )
 
 
 class Table:
@@ -54,7 +61,7 @@ class Table:
         self.path = Path(path)
         name = self.path.name.removesuffix(".gz")
         self.format = _SUFFIXES.get(Path(name).suffix.lower(), "")
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise InputError(f"{path}: {'a folder; name a file' if self.path.is_dir() else 'no such file'}")
         if not self.format:
             raise InputError(f"{path}: expected .csv (or .csv.gz, .tsv), .parquet or .npz")
@@ -70,7 +77,7 @@ class Table:
         row = 1
         with _readable(self.path):
             for columns, done in read(names, text):
-                batch = Batch(columns, row, done)
+                batch = Batch(columns, row, done, self.path)
                 row += len(batch)
                 if len(batch):
                     yield batch
@@ -80,7 +87,7 @@ class Table:
             return tuple(pyarrow.parquet.read_schema(self.path).names)
         if self.format == "NPZ":
             with zipfile.ZipFile(self.path) as archive:
-                return tuple(name.removesuffix(".npy") for name in archive.namelist())
+                return tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
         header = self._header()
         return tuple(name.strip() for name in next(csv.reader([header], delimiter=_delimiter(header)), []))
 
@@ -110,6 +117,7 @@ class Table:
     def _parquet_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
         with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False) as file:
             rows, done = max(file.metadata.num_rows, 1), 0
+            require_honest(self.path, 8 * rows * len(names))
             for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
                 done += batch.num_rows
                 yield dict(zip(batch.schema.names, batch.columns, strict=True)), done / rows
@@ -117,6 +125,9 @@ class Table:
     def _npz_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
         """A piece of each column at a time; pickled objects are refused."""
         with zipfile.ZipFile(self.path) as archive:
+            require_honest(self.path, sum(member.file_size for member in archive.infolist()))
+            if any(member.flag_bits & 1 for member in archive.infolist()):
+                raise InputError(f"{self.path}: is encrypted; expected arrays as numpy.savez writes them")
             members = [archive.open(f"{name}.npy") for name in names]
             headers = [_npy_header(member) for member in members]
             rows = headers[0][0][0] if headers[0][0] else 0
@@ -125,6 +136,9 @@ class Table:
                     raise InputError(f"{self.path}: {name} is {dtype} of shape {list(shape)}; expected numbers [rows]")
                 if shape[0] != rows:
                     raise InputError(f"{self.path}: {name} has {shape[0]} rows, {names[0]} has {rows}")
+                size = archive.getinfo(f"{name}.npy").file_size
+                if rows * dtype.itemsize > size:
+                    raise InputError(f"{self.path}: {name} holds {size:,} bytes, too few for {rows:,} rows of {dtype}")
             for start in range(0, rows, BATCH_ROWS):
                 count = min(BATCH_ROWS, rows - start)
                 arrays = [
@@ -137,8 +151,10 @@ class Table:
 _Columns = Iterator[tuple[dict[str, pa.Array], float]]
 
 
-def _unpacked(file: IO[bytes], path: Path) -> IO[bytes] | gzip.GzipFile:
-    return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+def _unpacked(file: IO[bytes], path: Path) -> IO[bytes] | io.BufferedReader:
+    if path.suffix != ".gz":
+        return file
+    return io.BufferedReader(Unpacked(gzip.GzipFile(fileobj=file), path))
 
 
 def _delimiter(header: str) -> str:
@@ -148,7 +164,10 @@ def _delimiter(header: str) -> str:
 def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(member)
+    try:
+        shape, _, dtype = read(member)
+    except (SyntaxError, tokenize.TokenError, TypeError, MemoryError, RecursionError):  # it is a Python literal
+        raise ValueError("a header that is not that of an array") from None
     return shape, dtype
 
 
@@ -159,8 +178,13 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (pa.ArrowException, zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (*_MALFORMED, ValueError, EOFError) as error:
         reason = str(error).split("\n", 1)[0].strip() or type(error).__name__
         raise InputError(f"{path}: cannot be read as a table: {reason}") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        reason = error.strerror or str(error).split("\n", 1)[0].strip()
+        raise InputError(f"{path}: cannot be read ({reason})") from None
+
+
+_MALFORMED = (pa.ArrowException, csv.Error, zlib.error, zipfile.BadZipFile, NotImplementedError)
+"""What the readers raise; zipfile the last, for compressions that it does not know."""

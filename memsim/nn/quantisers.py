@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.front_ends import MappableLayer, mappable_layers, replace_modules
 from memsim.nn.linear import QuantisedLinear
@@ -62,7 +63,7 @@ def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor
     products = [name.removesuffix(end) for name in tensors if name.endswith(end)]
     return {
         _matrix_of(product): (
-            int(tensors[f"{product}.weight{_SUFFIX}.bits"]),
+            _stored_bits(f"{product}.weight{_SUFFIX}.bits", tensors),
             tensors[product + end].float().clamp_min(LEAST),
         )
         for product in products
@@ -83,6 +84,14 @@ def taken_over(names: Iterable[str], mapped: Container[str]) -> list[str]:
     ]
 
 
+def _stored_bits(name: str, tensors: Mapping[str, Tensor]) -> int:
+    """The number of bits in the tensor `name`. Raises InputError for what is none."""
+    bits = tensors[name].reshape(-1).tolist()
+    if len(bits) != 1 or bits[0] not in range(2, 17):
+        raise InputError(f"{name} is {bits[:3]}; it must be one number, 2 to 16")
+    return int(bits[0])
+
+
 def _matrix_of(product: str) -> str:
     """The name of the matrix whose quantisers are those of the module `product`."""
     return _OF_MANY.sub("", product)
@@ -91,9 +100,10 @@ def _matrix_of(product: str) -> str:
 def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put into `model` (a float one) the quantisers that are in `tensors`: those of its layers and seams.
 
-    They hold no values until the model's state is loaded.
+    They hold no values until the model's state is loaded. Raises InputError where a part of one is missing or broken.
     """
-    found = {key.removesuffix(".bits"): int(bits) for key, bits in tensors.items() if key.endswith(f"{_SUFFIX}.bits")}
+    stored = [key for key in tensors if key.endswith(f"{_SUFFIX}.bits")]
+    found = {key.removesuffix(".bits"): _stored_bits(key, tensors) for key in stored}
     if not found:
         return
     layers = {id(layer.module): layer for layer in mappable_layers(model)}
@@ -103,10 +113,13 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if owner is None:
             continue  # of no layer of this architecture, which the loading of its state says
         quantiser: nn.Module
+        value = f"{name}.{'scale' if name.endswith(f'.weight{_SUFFIX}') else 'range'}"
+        if value not in tensors:
+            raise InputError(f"{name}.bits is there without {value}; the file is damaged")
         if name.endswith(f".weight{_SUFFIX}"):
-            quantiser = WeightQuantiser(bits, torch.empty_like(tensors[f"{name}.scale"], device="meta"), "minmax")
+            quantiser = WeightQuantiser(bits, torch.empty_like(tensors[value], device="meta"), "minmax")
         else:
-            quantiser = ActivationQuantiser(bits, torch.empty_like(tensors[f"{name}.range"], device="meta"), "minmax")
+            quantiser = ActivationQuantiser(bits, torch.empty_like(tensors[value], device="meta"), "minmax")
         setattr(owner, name.rpartition(".")[2], quantiser.train(owner.training))
     replace_modules(model, replacements)
     refuse_fused_kernels(model)

@@ -43,6 +43,14 @@ class WeightSource:
         """The matrix in a tensor of shape `stored`, [in, out / groups, *kernel]."""
         return cls(tensor, (groups * math.prod(stored[1:]), stored[0] // groups), groups, is_transposed=True)
 
+    def fits(self, stored: tuple[int, ...]) -> bool:
+        """Whether a tensor of the shape `stored` holds this matrix."""
+        if len(stored) < 2:
+            return False
+        if self.is_transposed:
+            return stored[0] % self.groups == 0 and self.transposed("", stored, self.groups).shape == self.shape
+        return self.of("", stored, rows=self.rows).shape == self.shape and (self.rows or (0, 0))[1] <= stored[0]
+
     def matrix(self, stored: Tensor) -> Tensor:
         """[out, in / groups] from the values of the tensor."""
         if self.is_transposed:

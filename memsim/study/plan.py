@@ -25,7 +25,7 @@ from memsim.evaluate import (
     part_score,
     prepare,
 )
-from memsim.mapped import stored_spec
+from memsim.mapped import stored_seed, stored_spec
 from memsim.parts import Part
 from memsim.spec import HardwareSpec
 
@@ -179,7 +179,7 @@ class Study:
             seconds=sum(self.durations_seconds),
             points=tuple(point.facts for point in points),
             trials=self.trials,
-            seed=int(self.checkpoint.metadata.get("seed", "0")) if self.seed is None else self.seed,
+            seed=stored_seed(self.checkpoint) if self.seed is None else self.seed,
             as_it_is=not self.points and self.seed is None,
             full_precision=has_full_precision(self.checkpoint, self.reference),
             loss_name=skeleton(self.checkpoint).kind.loss_name,

@@ -10,23 +10,21 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import TypeAdapter
+
 from memsim import __version__
-from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.corpora import Utterance
 from memsim.errors import InputError
-from memsim.evaluate import CheckpointFacts, part_score
+from memsim.evaluate import part_score
 from memsim.files import writing
+from memsim.locks import held_file, lock
 from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, StudyFacts
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 Shard = tuple[int, int]
 """(which, of how many), from 1."""
@@ -74,24 +72,12 @@ class Header:
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Header:
         """Raises KeyError, TypeError or ValueError for anything that is no such line."""
-        data, checkpoint = dict(line["data"]), line["checkpoint"]
+        data = dict(line["data"])
         seconds = data.pop("seconds")
-        utterances = tuple(Utterance(id, Path(audio), *rest) for id, audio, *rest in data.pop("utterances"))
-        facts = StudyFacts(
-            checkpoint=CheckpointFacts(**{**checkpoint, "path": Path(checkpoint["path"])}),
-            reference_sha256=line["reference_sha256"],
-            corpus=Corpus(utterances=utterances, **data),
-            seconds=seconds,
-            points=tuple(PointFacts(**point) for point in line["points"]),
-            trials=line["trials"],
-            seed=line["seed"],
-            as_it_is=line["as_it_is"],
-            full_precision=line["full_precision"],
-            loss_name=line["loss_name"],
-            with_losses=line["with_losses"],
-            decoding=line["decoding"],
-        )
-        return cls(facts, None if line["shard"] is None else (line["shard"][0], line["shard"][1]), line["memsim"])
+        keys = [field.name for field in fields(Utterance)]
+        utterances = [dict(zip(keys, values, strict=True)) for values in data.pop("utterances")]
+        facts = {key: line[key] for key in _FACTS} | {"seconds": seconds, "corpus": data | {"utterances": utterances}}
+        return _HEADER.validate_python({"facts": facts, "shard": line["shard"], "memsim": line["memsim"]})
 
     def difference(self, other: Header) -> str | None:
         """The first thing in which the two are of different commands: what, there and here."""
@@ -115,6 +101,11 @@ class Header:
             "seed": facts.seed,
             "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
         }
+
+
+_FACTS = tuple(field.name for field in fields(StudyFacts) if field.name not in ("seconds", "corpus"))
+_HEADER = TypeAdapter(Header)
+_NETWORK = TypeAdapter(Network)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -147,14 +138,18 @@ def read_results(path: Path) -> Results:
         with path.open(encoding="utf-8") as file:
             lines = _whole_lines(file)
             header = Header.from_dict(json.loads(next(lines, "")))
+            utterances = len(header.facts.corpus.utterances)
             for line in map(json.loads, lines):
                 if line["kind"] == "part":
-                    network = Network(line["role"], line["hardware"], line["trial"])
-                    parts.append((network, Part.from_dict(line)))
+                    network = _NETWORK.validate_python({key: line[key] for key in ("role", "hardware", "trial")})
+                    part = Part.from_dict(line)
+                    if not all(0 <= number < utterances for number in part.texts):
+                        raise ValueError("a transcript of an utterance that is not in the corpus")
+                    parts.append((network, part))
                 is_finished = line["kind"] == "end"
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"{path}: is no results file of memsim eval, or a damaged one") from None
     return Results(header, parts, is_finished)
 
@@ -197,9 +192,13 @@ class ResultsFile:
 
     def _add(self, line: Mapping[str, Any]) -> None:
         """Write one line, so that it is on disk whatever happens next."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            kept = "what was done before is kept, and the same command goes on with it"
+            raise OSError(f"{self.path}: could not be written ({error.strerror or error}); {kept}") from None
 
 
 @contextmanager
@@ -213,34 +212,50 @@ def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iter
     parts: list[tuple[Network, Part]] = []
     with ExitStack() as files:
         kept: list[str] = []
-        if path.exists():
-            _lock(files.enter_context(path.open(encoding="utf-8")), path)
-            known = read_results(path)
-            parts = known.parts
-            if problem := _conflict(known.header, header):
-                raise InputError(
-                    f"{path}: holds results of another command ({problem}); name another file, or --force overwrites it"
-                )
-            # not a line that was cut off, nor points, which may get more trials
-            lines = _whole_lines(files.enter_context(path.open(encoding="utf-8")))
-            kept = [line for line in lines if line.startswith('{"kind": "part"')]
-        with writing(path) as temporary:
-            temporary.write_text("".join([json.dumps(header.to_dict()) + "\n", *kept]), encoding="utf-8")
-        file = files.enter_context(path.open("a", encoding="utf-8"))
-        _lock(file, path)
+        with _one_at_a_time(path):
+            if path.exists():
+                _lock(files.enter_context(path.open(encoding="utf-8")), path)
+                known = read_results(path)
+                parts = known.parts
+                if problem := _conflict(known.header, header):
+                    raise InputError(
+                        f"{path}: holds results of another command ({problem}); name another file, or --force "
+                        "overwrites it"
+                    )
+                # not a line that was cut off, nor points, which may get more trials
+                lines = _whole_lines(files.enter_context(path.open(encoding="utf-8")))
+                kept = [line for line in lines if line.startswith('{"kind": "part"')]
+            with writing(path) as temporary:
+                temporary.write_text("".join([json.dumps(header.to_dict()) + "\n", *kept]), encoding="utf-8")
+            file = files.enter_context(path.open("a", encoding="utf-8"))
+            _lock(file, path)
         yield ResultsFile(path, file, facts, parts)
+
+
+def remove_results(path: Path) -> None:
+    """Remove a results file, if there is one. Raises InputError while another process adds to it."""
+    with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        _lock(file, path)
+        path.unlink()
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """While open, no other process looks whether there is a results file: of two that make one, one would be lost."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_file(path.resolve().with_name(f".{path.name}.lock")))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        yield
 
 
 def _lock(file: IO[str], path: Path) -> None:
     """Hold `file` for this process until it is closed, where the system has such locks."""
-    if fcntl is None:
-        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno())
     except BlockingIOError:
         raise InputError(f"{path}: another process is adding to it") from None
-    except OSError:  # a file system without locks
-        return
 
 
 def _conflict(old: Header, new: Header) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import field_validator
 from pydantic.types import Strict
 
 from memsim.asr.features import AugmentConfig
+from memsim.files import is_file
 from memsim.nn.quantisation import QuantisationConfig
 from memsim.resources import find_config
 from memsim.schema import Schema, Section, Within, problem
@@ -83,5 +84,5 @@ def load_train_config(name_or_path: str | Path) -> TrainConfig:
 def _seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
     """Where `key` names a file in `folder`, make that file its value."""
     name = section.get(key)
-    if isinstance(name, str) and (folder / name).is_file():
+    if isinstance(name, str) and is_file(folder / name):
         section[key] = str(folder / name)

@@ -9,15 +9,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from memsim.asr.recogniser import describe_misfits
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError
+from memsim.json_input import parse_json_object
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Best:
     """The epoch with the lowest dev WER (of equal ones the last), and its result as `Score.to_dict` gives it."""
 
     epoch: int
-    dev: Mapping[str, float]
+    dev: Mapping[str, int | float]
 
 
 @dataclass
@@ -68,9 +69,12 @@ class Progress:
 
     @classmethod
     def from_json(cls, document: str) -> Progress:
-        fields: dict[str, Any] = json.loads(document)
-        best = None if fields["best"] is None else Best(**fields["best"])
-        return cls(**{**fields, "best": best, "results": [EpochResult(**row) for row in fields["results"]]})
+        """What `to_json` wrote. Raises ValueError for anything else."""
+        return _PROGRESS.validate_json(document)
+
+
+_PROGRESS = TypeAdapter(Progress)
+_BEST = TypeAdapter(Best)
 
 
 @dataclass(frozen=True)
@@ -94,18 +98,28 @@ class Trained:
         checkpoint = load_checkpoint(path)
         if checkpoint.kind != "training":
             raise InputError(f"{path}: is not the state of a training; --force starts anew")
-        if differences := _differences(json.loads(checkpoint.metadata["run"]), run):
+        try:
+            stored = parse_json_object(checkpoint.metadata["run"], "run")
+            progress = Progress.from_json(checkpoint.metadata["progress"])
+        except (KeyError, ValueError):
+            raise InputError(f"{path}: the state of a training is damaged; --force starts anew") from None
+        if differences := _differences(stored, run):
             raise InputError(f"{path}: is the state of another training ({differences}); --force starts anew")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
         for name, tensor in checkpoint.views().items():  # an observer's range may be infinite
             part, _, rest = name.partition("/")
+            if part not in parts:
+                raise InputError(f"{path}: {name} is no part of a training's state; --force starts anew")
             parts[part][rest] = tensor
         for part, module in (("model", self.model), ("average", self.average)):
             if misfits := describe_misfits(module, parts[part]):
                 raise InputError(f"{path}: does not fit the model: {misfits}; --force starts anew")
             module.load_state_dict(parts[part])
-        self._load_optimiser(parts["optimiser"])
-        return Progress.from_json(checkpoint.metadata["progress"])
+        try:
+            self._load_optimiser(parts["optimiser"])
+        except ValueError as error:
+            raise InputError(f"{path}: does not fit the optimiser: {error}; --force starts anew") from None
+        return progress
 
     def _optimised(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The optimiser's parameters with their names, in its order."""
@@ -118,6 +132,10 @@ class Trained:
         for name, tensor in tensors.items():
             key, _, parameter = name.partition("/")
             states.setdefault(parameter, {})[key] = tensor.clone()  # out of the file's mapping
+        for name, parameter in self._optimised():
+            for key, value in states.get(name, {}).items():
+                if value.shape not in ((), parameter.shape) or not value.is_floating_point():
+                    raise ValueError(f"{key}/{name} is {value.dtype} {list(value.shape)}, not {list(parameter.shape)}")
         numbered = {i: states[name] for i, (name, _) in enumerate(self._optimised()) if name in states}
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": numbered, "param_groups": groups})
@@ -135,7 +153,10 @@ def finished_training(out: Path, run: Mapping[str, str]) -> Best | None:
         raise InputError(f"{out}: exists already and is not of this training ({differences}); --force overwrites it")
     if "best" not in metadata:
         raise InputError(f"{out}: is of a training that cannot go on without its state; --force overwrites it")
-    return Best(**json.loads(metadata["best"]))
+    try:
+        return _BEST.validate_json(metadata["best"])
+    except ValueError:
+        raise InputError(f"{out}: its metadata does not say which epoch was best; --force overwrites it") from None
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:

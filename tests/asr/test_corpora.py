@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsim.asr import corpora
-from memsim.asr.corpora import StmSegment, corpus_lexicon, load_corpus, parse_stm_line
+from memsim.asr.corpora import StmSegment, Utterance, corpus_lexicon, load_corpus, parse_stm_line
 from memsim.errors import InputError
+from tests.calls import growth_beyond_linear
 
 
 def write(path: Path, text: str | bytes = b"") -> Path:
@@ -338,3 +339,16 @@ def test_the_lexicon_of_tedlium2(tedlium: Path) -> None:
     assert corpus_lexicon("tedlium2", tedlium) == path
     with pytest.raises(InputError, match="librispeech: comes without a pronunciation lexicon"):
         corpus_lexicon("librispeech", tedlium)
+
+
+def test_many_equal_ids_take_no_longer(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    rows = "a.wav\tone\n" * 3
+    write(tmp_path / "m.tsv", f"audio\ttext\tid\na.wav\tone\ta-2\n{rows.replace('one', 'one' + chr(9))}")
+    assert [u.id for u in load_corpus(str(tmp_path / "m.tsv")).utterances] == ["a-2", "a", "a-3", "a-4"]
+
+    def make(size: int) -> Callable[[], object]:
+        utterances = [Utterance("a", tmp_path, "one")] * size
+        return lambda: list(corpora._with_unique_ids(utterances))
+
+    assert growth_beyond_linear(make, 200) < 0.05

@@ -54,7 +54,14 @@ def test_metadata_round_trip() -> None:
     assert stored_log_prior(checkpoint({}), 2) is None
 
 
-@pytest.mark.parametrize("text", ["[-1.0]", "[-1.0, null]", "3", "no", "[-1.0, NaN]", '["a", "b"]', "{}"])
+@pytest.mark.parametrize(
+    "text", ["[-1.0]", "[-1.0, null]", "3", "[-1.0, NaN]", '["a", "b"]', "{}", "[true, 1]", f"[1, {9**999}]"]
+)
 def test_unusable_metadata(text: str) -> None:
     with pytest.raises(InputError, match=r"x\.safetensors: the metadata's log_prior must be 2 numbers"):
         stored_log_prior(checkpoint({"log_prior": text}), 2)
+
+
+def test_metadata_that_is_no_json() -> None:
+    with pytest.raises(InputError, match=r"x\.safetensors: the metadata's log_prior: not JSON"):
+        stored_log_prior(checkpoint({"log_prior": "no"}), 2)

@@ -111,3 +111,14 @@ def test_no_such_file(tmp_path: Path) -> None:
         Table(tmp_path / "t.csv")
     with pytest.raises(InputError, match="a folder"):
         Table(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_columns_of_text_are_no_numbers(tmp_path: Path, suffix: str) -> None:
+    columns = COLUMNS | {"hrs_ohms": np.array(["many"] * 15)}
+    if suffix == ".npz":
+        np.savez(tmp_path / "t.npz", **columns)
+    else:
+        pyarrow.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=rf"t\{suffix}: cannot be read as a table: .*many"):
+        read(tmp_path / f"t{suffix}")

@@ -14,14 +14,14 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.asr.models.frontend import Count, EncoderConfig, Frontend, frame_mask
+from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, frame_mask
 from memsim.schema import problem
 
 
 class ConformerConfig(EncoderConfig):
     """The shape of a Conformer."""
 
-    blocks: Count
+    blocks: Depth
     heads: Count
     feed_forward_width: Count
     kernel_frames: Count = 31

@@ -14,6 +14,8 @@ from memsim.asr.features import FeatureConfig, Features
 from memsim.schema import Section, Within, problem
 
 Count = Annotated[int, Within(1, 65536)]
+Depth = Annotated[int, Within(1, 256)]
+"""How often something is repeated; what has far more layers than any network takes minutes only to be built."""
 
 
 class RecogniserConfig(Section):
@@ -37,7 +39,7 @@ class EncoderConfig(RecogniserConfig):
     """An encoder that begins with `Frontend`, whose vectors have `width` components."""
 
     features: FeatureConfig = FeatureConfig()
-    frontend: Annotated[tuple[ConvConfig, ...], Strict(False), Field(min_length=1)]
+    frontend: Annotated[tuple[ConvConfig, ...], Strict(False), Field(min_length=1, max_length=16)]
     width: Count
     dropout: Annotated[float, Within(low=0, below=1)] = 0.2
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from memsim.asr.models.frontend import Count, EncoderConfig, Frontend
+from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend
 
 
 class LSTMConfig(EncoderConfig):
     """The shape of a bidirectional LSTM: `layers` of `hidden` units in each direction."""
 
-    layers: Count
+    layers: Depth
     hidden: Count
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.models.conformer import ConformerConfig, ConformerEncoder
-from memsim.asr.models.frontend import Count
+from memsim.asr.models.frontend import Count, Depth
 from memsim.asr.models.lstm import LSTMConfig, LSTMEncoder
 from memsim.schema import Section
 
@@ -24,7 +24,7 @@ class PredictionConfig(Section):
 
     embedding: Count
     hidden: Count
-    layers: Count = 1
+    layers: Depth = 1
 
 
 class TransducerShape(Section):

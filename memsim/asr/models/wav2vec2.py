@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.features import WaveformConfig
 from memsim.asr.models.foreign import ForeignConfig
-from memsim.asr.models.frontend import Count
+from memsim.asr.models.frontend import Count, Depth
 from memsim.schema import Section, Within, problem
 
 Dropout = Annotated[float, Within(low=0, below=1)]
@@ -34,7 +34,7 @@ class Wav2Vec2Parameters(Section):
     encoder_projection_dropout: Dropout
     encoder_pos_conv_kernel: Count
     encoder_pos_conv_groups: Count
-    encoder_num_layers: Count
+    encoder_num_layers: Depth
     encoder_num_heads: Count
     encoder_attention_dropout: Dropout
     encoder_ff_interm_features: Count
