@@ -65,7 +65,7 @@ def _child(folder: Path, log: str, arguments: tuple[str, ...], fault: Fault) -> 
     said = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(said if fault.stdout is None else os.open(fault.stdout, os.O_WRONLY), 1)
     os.dup2(said, 2)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115, PTH123
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     if fault.most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.most_bytes, fault.most_bytes))
     steps = 0
