@@ -26,14 +26,14 @@ RESUMABLE = 75
 app = typer.Typer(
     name="memsim",
     help="How a neural network behaves when its matrix products run on memristor crossbars.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with its failures as one line and an exit status; usage errors are typer's own."""
+    """`command` with its failures as one line and an exit status."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
@@ -74,11 +74,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:
@@ -93,4 +96,11 @@ def main() -> None:
     for stop in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, stop):
             signal.signal(getattr(signal, stop), signal.default_int_handler)
-    app()
+    try:
+        sys.exit(app(prog_name="memsim", standalone_mode=False))
+    except typer.TyperException as error:  # what is wrong with the arguments
+        context = getattr(error, "ctx", None)
+        command = "memsim" if context is None else context.command_path
+        _fail(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help", 2)
+    except typer.Abort:  # Ctrl-C before the command began
+        _fail("interrupted", 130)
