@@ -122,6 +122,9 @@ def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, sett
     if spec.cell != "ideal":
         require_device(spec.cell)  # missing is said now, not after an hour
     if bits is not None:
+        for setting in settings or []:
+            if setting.partition("=")[0].strip() == "weights.bits":
+                raise InputError(f"--bits {bits} --set {setting}: both name the weight bits; leave one out")
         spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
     return spec
 
