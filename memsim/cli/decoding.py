@@ -55,7 +55,11 @@ Tune = Annotated[
 ]
 Hypotheses = Annotated[
     Path | None,
-    _option("--hypotheses", metavar="FILE", help="Write reference, hypothesis and errors of every utterance (.jsonl)."),
+    _option(
+        "--hypotheses",
+        metavar="FILE",
+        help="Write reference, hypothesis and errors of every utterance (.jsonl; - is standard output).",
+    ),
 ]
 NBest = Annotated[int | None, _option("--nbest", metavar="N", min=1, help="Give N of each in --hypotheses.")]
 Worst = Annotated[

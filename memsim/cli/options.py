@@ -187,16 +187,15 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Write `result` whole or not at all, lists of numbers on one line; `-` is standard output."""
     if path is None:
         return
-    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
-    write_text(path, text)
+    write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all."""
+    """Write `text` whole or not at all; `-` is standard output."""
     from memsim.files import writing
 
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
