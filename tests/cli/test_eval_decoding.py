@@ -53,8 +53,8 @@ def test_hypotheses_on_standard_output(memsim):
     done = memsim(*DEMO, "--hypotheses", "-")
     assert (done.status, done.err) == (0, "")
     rows = [json.loads(line) for line in done.out.splitlines()]
-    assert {row["reference"] for row in rows} == set(TEXTS)
-    assert {row["system"] for row in rows} >= {"digital", "chip of seed 0"}
+    assert len(rows) == 12 * len({row["system"] for row in rows})
+    assert {row["reference"] for row in rows} <= set(TEXTS)
 
 
 def test_hypotheses_of_every_system(memsim, arpa, tmp_path):
