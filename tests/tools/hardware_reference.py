@@ -34,7 +34,7 @@ EXPLAINED_IN = {
 """The shipped spec whose comments explain a section's keys; others are explained in `physical`."""
 
 Path = tuple[str, ...]
-_LINE = re.compile(r"^(?P<indent> *)(?:# )?(?P<key>[a-z_]+):(?: [^#]*)?(?:# ?(?P<comment>.*))?$")
+_LINE = re.compile(r"^(?P<indent> *)(?:(?<= )# )?(?P<key>[a-z_]+):(?: [^#]*)?(?:# ?(?P<comment>.*))?$")
 _MORE = re.compile(r"^ {20,}# ?(?P<comment>.*)$")
 
 
