@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from typer import Context
 from typer.core import TyperCommand, TyperGroup
 
 
 class Command(TyperCommand):
     """A subcommand."""
 
-    def get_params(self, ctx: Context) -> list[Any]:
+    def get_params(self, ctx: Any) -> list[Any]:
         return _without_values_of_flags(super().get_params(ctx))
 
 
 class Group(TyperGroup):
     """The command that has subcommands."""
 
-    def get_params(self, ctx: Context) -> list[Any]:
+    def get_params(self, ctx: Any) -> list[Any]:
         return _without_values_of_flags(super().get_params(ctx))
 
 
