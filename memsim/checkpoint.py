@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memsim import __version__
 from memsim.errors import InputError
-from memsim.files import file_sha256, writing
+from memsim.files import file_sha256, require_format, writing
 
 FORMAT = "memsim/1"
 
@@ -105,8 +105,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from None
     version = metadata.get("format", "")
-    if version.startswith("memsim/") and version != FORMAT:
-        raise InputError(f"{path}: format {version}; this memsim {__version__} reads {FORMAT}, a newer one is needed")
+    if version.startswith("memsim/"):
+        require_format(path, version, FORMAT)
     return Checkpoint(path, metadata, names)
 
 

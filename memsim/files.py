@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from memsim import __version__
 from memsim.errors import InputError
 
 
@@ -47,3 +48,9 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_format(path: Path, found: object, known: str) -> None:
+    """Raise InputError unless the file at `path` says that it has the format `known`, the one that memsim reads."""
+    if found != known:
+        raise InputError(f"{path}: format {found}; this memsim {__version__} reads {known}, a newer one is needed")

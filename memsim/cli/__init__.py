@@ -15,6 +15,7 @@ import typer
 from memsim import __version__
 from memsim.cli.evaluate import command as evaluate_command
 from memsim.cli.fit_device import command as fit_device_command
+from memsim.cli.helptext import Command, Group
 from memsim.cli.lm import command as lm_command
 from memsim.cli.map import command as map_command
 from memsim.cli.qat import command as qat_command
@@ -29,6 +30,8 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Group,
+    epilog="To begin with: memsim eval demo --data demo --hardware best",
 )
 
 
@@ -59,11 +62,11 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-app.command("fit-device")(_guarded(fit_device_command))
-app.command("map")(_guarded(map_command))
-app.command("qat")(_guarded(qat_command))
-app.command("eval")(_guarded(evaluate_command))
-app.command("lm")(_guarded(lm_command))
+app.command("fit-device", cls=Command)(_guarded(fit_device_command))
+app.command("map", cls=Command)(_guarded(map_command))
+app.command("qat", cls=Command)(_guarded(qat_command))
+app.command("eval", cls=Command)(_guarded(evaluate_command))
+app.command("lm", cls=Command)(_guarded(lm_command))
 
 
 def _show_version(wanted: bool) -> None:

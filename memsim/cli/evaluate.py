@@ -36,8 +36,8 @@ def command(
         str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A safetensors file, mapped or not, or demo-float. Default: $MEMSIM_CHECKPOINT, else the newest "
-            "*.mapped.safetensors here, else the bundled demo.",
+            help="A safetensors file, mapped or not, or a bundled one: demo, demo-float. Default: "
+            "$MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors here, else demo.",
             show_default=False,
         ),
     ] = None,

@@ -64,6 +64,7 @@ TextStyle = Annotated[
     str,
     typer.Option(
         "--text-style",
+        metavar="kaldi|rwth",
         help="Convention of the transcripts: kaldi joins it 's to it's, rwth keeps it split.",
         rich_help_panel=DATA_PANEL,
     ),

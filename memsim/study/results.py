@@ -19,7 +19,7 @@ from memsim import __version__
 from memsim.asr.corpora import Corpus, Utterance
 from memsim.errors import InputError
 from memsim.evaluate import CheckpointFacts, part_score
-from memsim.files import writing
+from memsim.files import require_format, writing
 from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, StudyFacts
 
@@ -27,6 +27,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+FORMAT = "memsim-results/1"
 
 Shard = tuple[int, int]
 """(which, of how many), from 1."""
@@ -45,6 +47,7 @@ class Header:
         facts = self.facts
         return {
             "kind": "study",
+            "format": FORMAT,
             "memsim": self.memsim,
             "shard": self.shard,
             "checkpoint": {**asdict(facts.checkpoint), "path": str(facts.checkpoint.path)},
@@ -140,13 +143,15 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """A results file; a last line that was cut off is left out. Raises InputError when the file is not one."""
+    """A results file; a last line that was cut off is left out. Raises InputError when it is none, or a newer one."""
     parts: list[tuple[Network, Part]] = []
     is_finished = False
     try:
         with path.open(encoding="utf-8") as file:
             lines = _whole_lines(file)
-            header = Header.from_dict(json.loads(next(lines, "")))
+            first = json.loads(next(lines, ""))
+            require_format(path, first["format"], FORMAT)
+            header = Header.from_dict(first)
             for line in map(json.loads, lines):
                 if line["kind"] == "part":
                     network = Network(line["role"], line["hardware"], line["trial"])
@@ -154,6 +159,8 @@ def read_results(path: Path) -> Results:
                 is_finished = line["kind"] == "end"
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: is no results file of memsim eval, or a damaged one") from None
     return Results(header, parts, is_finished)
