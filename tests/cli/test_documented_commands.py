@@ -52,7 +52,7 @@ def folder(tmp_path, tiny_recogniser, memsim):
         (tmp_path / "recipes" / path.name).write_text(yaml.safe_dump(recipe))
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_MODEL))
     rows = ["audio\ttext", *(f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=4).utterances)]
-    for name in ("SYNTH/manifest.tsv", "SYNTH5000/manifest.tsv", "SYNTH5000/first600.tsv", "HELDOUT/manifest.tsv"):
+    for name in ("SYNTH/manifest.tsv", "SYNTH5000/manifest.tsv", "SYNTH5000/first2000.tsv", "HELDOUT/manifest.tsv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("\n".join(rows) + "\n")
     for name in ("runs", "tests/figures", "memsim/assets/checkpoints"):
