@@ -14,8 +14,9 @@ demo: $(VENV)/.installed   ## map the bundled 3-bit checkpoint and evaluate it o
 test: lint                 ## lint, types, tests
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-dev   ## what takes longer
+test-slow: $(VENV)/.installed-dev   ## what takes longer, and new examples for the property-based tests
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile explore
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

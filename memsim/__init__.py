@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memsim.nn.mapping import map_model
     from memsim.spec import HardwareSpec, load_hardware
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "HardwareSpec": "memsim.spec",

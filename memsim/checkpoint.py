@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from memsim import __version__
 from memsim.errors import InputError
-from memsim.files import file_sha256, writing
+from memsim.files import file_sha256, require_format, writing
 
 FORMAT = "memsim/1"
 
@@ -68,7 +69,7 @@ class Checkpoint:
             return {name: file.get_tensor(name) for name in (self.names if names is None else names)}
 
     @contextmanager
-    def _opened(self) -> Iterator[safe_open]:
+    def _opened(self) -> Iterator[Any]:
         """The file, which another one may have replaced since. Raises InputError where it cannot be read."""
         try:
             with safe_open(self.path, framework="pt") as file:
@@ -112,8 +113,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from None
     version = metadata.get("format", "")
-    if version.startswith("memsim/") and version != FORMAT:
-        raise InputError(f"{path}: format {version}; this memsim {__version__} reads {FORMAT}, a newer one is needed")
+    if version.startswith("memsim/"):
+        require_format(path, version, FORMAT)
     return Checkpoint(path, metadata, names)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from memsim import __version__
 from memsim.errors import InputError
 from memsim.locks import held_folder
 
@@ -79,3 +80,9 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_format(path: Path, found: object, known: str) -> None:
+    """Raise InputError unless the file at `path` says that it has the format `known`, the one that memsim reads."""
+    if found != known:
+        raise InputError(f"{path}: format {found}; this memsim {__version__} reads {known}, a newer one is needed")

@@ -110,13 +110,19 @@ class Schema(Generic[M]):
                 continue
             here = (*path, name)
             self.keys.setdefault(here, []).append(hint)
-            models = _models_in(hint)
+            models = models_in(hint)
             for inner in models:
                 self._collect(inner, here)
                 for key, annotation in get_type_hints(inner).items():
                     if len(models) > 1 and get_origin(annotation) is Literal and len(get_args(annotation)) == 1:
                         kinds = self.kinds.setdefault((*here, key), {})
                         kinds[get_args(annotation)[0]] = frozenset(inner.model_fields)
+
+    def expected(self, path: KeyPath) -> str:
+        """What the key at `path` takes, in words: `an integer (2 to 16) or none`; empty where there is no such key."""
+        key = tuple(step for step in path if isinstance(step, str))
+        is_item = bool(path) and isinstance(path[-1], int)
+        return _either(_expected(_item_of(hint) if is_item else hint) for hint in self.keys.get(key, ()))
 
     def merge(self, base: Config, over: Config) -> Config:
         """`base` with the keys of `over`, section by section; lists are replaced whole.
@@ -176,8 +182,7 @@ class Schema(Generic[M]):
     def _explain(self, path: KeyPath, errors: list[ErrorDetails], data: dict[str, Any]) -> str:
         """What is wrong with the key at `path`; a union reports several errors for one value."""
         key = tuple(step for step in path if isinstance(step, str))
-        hints = self.keys.get(key, ())
-        expected = _either(_expected(_item_of(hint) if path and isinstance(path[-1], int) else hint) for hint in hints)
+        expected = self.expected(path)
         kinds_of_error = {error["type"] for error in errors}
         if "missing" in kinds_of_error:
             return f"missing; expected {expected}"
@@ -232,11 +237,12 @@ def _path_of(error: ErrorDetails, data: Any) -> KeyPath:
     return (*path, *key.split(".")) if key else path
 
 
-def _models_in(hint: Any) -> list[type[BaseModel]]:
+def models_in(hint: Any) -> list[type[BaseModel]]:
+    """The models that a value of the type `hint` may be of."""
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return [hint]
     inner = get_args(hint) if get_origin(hint) in (Annotated, Union, UnionType, list, tuple) else ()
-    return [model for part in inner for model in _models_in(part)]
+    return [model for part in inner for model in models_in(part)]
 
 
 def _item_of(hint: Any) -> Any:
@@ -258,7 +264,7 @@ def _expected(hint: Any) -> str:
         return _either(str(part) for part in parts)
     if origin in (list, tuple):
         return "a list"
-    if origin is dict or _models_in(hint):
+    if origin is dict or models_in(hint):
         return "a section of keys"
     return {NoneType: "none", int: "an integer", float: "a number", str: "text", bool: "true or false"}.get(hint, "")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, model_serializer, model_validator
 from pydantic.types import Strict
@@ -123,10 +123,13 @@ class FixedAdc(AdcImperfections):
 
     @model_validator(mode="after")
     def _has_a_bit(self) -> FixedAdc:
-        bits = self.precision_bits + self.range_bits
-        if bits < 1:
-            raise problem(f"precision_bits + range_bits is {bits}: an ADC needs at least 1 bit", key="range_bits")
+        if self.bits < 1:
+            raise problem(f"precision_bits + range_bits is {self.bits}: an ADC needs at least 1 bit", key="range_bits")
         return self
+
+    @property
+    def bits(self) -> int:
+        return self.precision_bits + self.range_bits
 
 
 Adc = Annotated[
@@ -228,6 +231,7 @@ class SinglePulse(Programming):
     """RESET of all cells, then one SET pulse to those that hold a 1; no verify."""
 
     scheme: Literal["single_pulse"] = "single_pulse"
+    verify: ClassVar[None] = None
     cycling: Cycling | None = None
 
 

@@ -25,8 +25,10 @@ if not torch.cuda.is_available():
 
 os.environ["MEMSIM_AUDIO_ROOTS"] = str(ASSETS)  # manifests of tests name the bundled speech where it lies
 
-# How long an example takes says nothing on cores that others use too.
-settings.register_profile("memsim", deadline=None)
+# How long an example takes says nothing on cores that others use too. The same code gets the same examples, and so the
+# same verdict; `make test-slow` tries new ones (--hypothesis-profile explore).
+settings.register_profile("memsim", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=300)
 settings.load_profile("memsim")
 
 

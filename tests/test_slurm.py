@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -11,7 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from documents import commands
 
+from memsim.cli import app
 from memsim.resources import configs_root
 
 SCRIPTS = sorted((configs_root() / "slurm").glob("*.sbatch"))
@@ -169,6 +174,20 @@ def test_a_training_that_failed_is_not_requeued(cluster):
     (cluster / "act").write_text("touch out.resume.safetensors; exit 1\n")
     submit(script("train"), "out.safetensors", "--bits", "float", status=1)
     assert len(calls(cluster)) == 1
+
+
+def test_the_guide_s_commands(cluster):
+    """Those of configs/slurm/README.md reach memsim with options that it has."""
+    (cluster / "configs").symlink_to(configs_root())
+    for line in commands(configs_root() / "slurm" / "README.md"):
+        if line.startswith("sbatch "):
+            submit(*shlex.split(line)[1:])
+    group = typer.main.get_command(app)
+    reached = [re.search(r"memsim (\S+) (.*)", call).groups() for call in calls(cluster)]
+    assert [name for name, _ in reached] == ["qat", "map", *8 * ["eval"], "eval"]
+    for name, arguments in reached:
+        known = {option for parameter in group.commands[name].params for option in parameter.opts}
+        assert {word for word in arguments.split() if word.startswith("-")} <= known
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import typer
 from memsim import __version__
 from memsim.cli.evaluate import command as evaluate_command
 from memsim.cli.fit_device import command as fit_device_command
+from memsim.cli.helptext import Command, Group
 from memsim.cli.lm import command as lm_command
 from memsim.cli.map import command as map_command
 from memsim.cli.qat import command as qat_command
@@ -27,14 +28,16 @@ RESUMABLE = 75
 app = typer.Typer(
     name="memsim",
     help="How a neural network behaves when its matrix products run on memristor crossbars.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Group,
+    epilog="To begin with: memsim eval demo --data demo --hardware best",
 )
 
 
 def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., None]:
-    """`command` with its failures as one line and an exit status; usage errors are typer's own.
+    """`command` with its failures as one line and an exit status.
 
     `out_of_memory`: what takes less.
     """
@@ -87,21 +90,25 @@ def _in_short(error: BaseException) -> str:
 
 _ON_GPU = "--compute cpu uses the machine's memory in place of a GPU's"
 
-app.command("fit-device")(
+app.command("fit-device", cls=Command)(
     _guarded(fit_device_command, "a smaller --order and --components 1 take less, and so do fewer cycles a device")
 )
-app.command("map")(
+app.command("map", cls=Command)(
     _guarded(map_command, "--exclude GLOB keeps large layers digital; of --budget, --cost and --report leave some out")
 )
-app.command("qat")(
+app.command("qat", cls=Command)(
     _guarded(
         qat_command,
         "in the recipe (--config FILE) a larger `accumulate` divides each batch into parts, a smaller `batch_seconds` "
         f"makes it shorter, and a smaller `feature_cache_gigabytes` keeps less; {_ON_GPU}",
     )
 )
-app.command("eval")(_guarded(evaluate_command, f"--jobs 1 takes least; --beam-size and --nbest count, too; {_ON_GPU}"))
-app.command("lm")(_guarded(lm_command, "--order 2 takes less; of more text than fits, KenLM's lmplz makes a model"))
+app.command("eval", cls=Command)(
+    _guarded(evaluate_command, f"--jobs 1 takes least; --beam-size and --nbest count, too; {_ON_GPU}")
+)
+app.command("lm", cls=Command)(
+    _guarded(lm_command, "--order 2 takes less; of more text than fits, KenLM's lmplz makes a model")
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -112,11 +119,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:
@@ -131,4 +141,11 @@ def main() -> None:
     for stop in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, stop):
             signal.signal(getattr(signal, stop), signal.default_int_handler)
-    app()
+    try:
+        sys.exit(app(prog_name="memsim", standalone_mode=False))
+    except typer.TyperException as error:  # what is wrong with the arguments
+        context = getattr(error, "ctx", None)
+        command = "memsim" if context is None else context.command_path
+        _fail(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help", 2)
+    except typer.Abort:  # Ctrl-C before the command began
+        _fail("interrupted", 130)

@@ -28,7 +28,8 @@ def _option(*names: str, help: str, metavar: str | None = None, **limits: Any) -
 
 
 Decoder = Annotated[
-    str, _option("--decoder", metavar="greedy|beam", help="Best path (default), or beam search through a lexicon.")
+    str,
+    _option("--decoder", metavar="greedy|beam", help="Best path (default), or beam search: CTC's through a lexicon."),
 ]
 LanguageModel = Annotated[
     Path | None, _option("--lm", metavar="FILE", help="N-gram language model: ARPA, or KenLM's binary.")
@@ -41,23 +42,32 @@ Lexicon = Annotated[
         help="The words that can be recognised. Default: the checkpoint's, else the language model's.",
     ),
 ]
-LmWeight = Annotated[float | None, _option("--lm-weight", metavar="X", help="Of the model's log10 P. Default: 2.0.")]
-PriorWeight = Annotated[
-    float | None, _option("--prior-weight", metavar="X", help="Of the outputs' log prior. Default: 0.5.")
+LmWeight = Annotated[
+    float | None, _option("--lm-weight", metavar="X", help="Weight of the language model's log10 P. Default: 2.0.")
 ]
-BeamSize = Annotated[int | None, _option("--beam-size", metavar="N", help="Hypotheses kept. Default: 1024.")]
-BeamTokens = Annotated[int | None, _option("--beam-tokens", metavar="N", help="Tokens tried a frame. Default: 12.")]
+PriorWeight = Annotated[
+    float | None,
+    _option("--prior-weight", metavar="X", help="Weight of the outputs' log prior, subtracted. Default: 0.5."),
+]
+BeamSize = Annotated[int | None, _option("--beam-size", metavar="N", help="Most hypotheses kept. Default: 1024.")]
+BeamTokens = Annotated[
+    int | None, _option("--beam-tokens", metavar="N", help="Most tokens tried in a frame. Default: 12.")
+]
 BeamThreshold = Annotated[
-    float | None, _option("--beam-threshold", metavar="X", help="How far below the best one. Default: 14.")
+    float | None, _option("--beam-threshold", metavar="X", help="Drop hypotheses so far below the best. Default: 14.")
 ]
 Tune = Annotated[
     bool, _option("--tune", help="Choose both weights on the dev split with the digital model; chips use the same.")
 ]
 Hypotheses = Annotated[
     Path | None,
-    _option("--hypotheses", metavar="FILE", help="Write reference, hypothesis and errors of every utterance (.jsonl)."),
+    _option(
+        "--hypotheses",
+        metavar="FILE",
+        help="Write reference, hypothesis and errors of every utterance (.jsonl; - is standard output).",
+    ),
 ]
-NBest = Annotated[int | None, _option("--nbest", metavar="N", min=1, help="Give N of each in --hypotheses.")]
+NBest = Annotated[int | None, _option("--nbest", metavar="N", min=1, help="Give the N best of each in --hypotheses.")]
 Worst = Annotated[
     int, _option("--worst", metavar="N", min=0, help="Align the N utterances with the most errors, on the last chip.")
 ]

@@ -36,8 +36,8 @@ def command(
         str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A safetensors file, mapped or not, or demo-float. Default: $MEMSIM_CHECKPOINT, else the newest "
-            "*.mapped.safetensors here, else the bundled demo.",
+            help="A safetensors file, mapped or not, or a bundled one: demo, demo-float. Default: "
+            "$MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors here, else demo.",
             show_default=False,
         ),
     ] = None,
@@ -120,7 +120,9 @@ def command(
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
     unless hardware options ask for its levels to be mapped again.
     """
-    quiet = quiet or str(json_file) == "-"
+    if str(json_file) == str(hypotheses) == "-":
+        raise InputError("--json - --hypotheses -: both are written to standard output; name a file for one")
+    quiet = quiet or "-" in (str(json_file), str(hypotheses))
     options.require_page(report, force=True)  # whether it may be written is found out below
     study_options.require_svg(figure)
     shown = Shown(json_file, figure, report, worst, quiet=quiet, verbose=verbose)

@@ -31,7 +31,12 @@ def command(
     data_root: options.DataRoot = None,
     split: Annotated[
         str,
-        typer.Option("--split", metavar="SPLIT", help="Of corpora with splits.", rich_help_panel=options.DATA_PANEL),
+        typer.Option(
+            "--split",
+            metavar="SPLIT",
+            help="Which split, of corpora that have some.",
+            rich_help_panel=options.DATA_PANEL,
+        ),
     ] = "train",
     text_style: options.TextStyle = "kaldi",
     lexicon: Annotated[

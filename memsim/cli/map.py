@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def command(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Any safetensors file, or the bundled demo-float.")
+        str, typer.Argument(metavar="CHECKPOINT", help="Any safetensors file, or a bundled one: demo, demo-float.")
     ],
     out: Annotated[
         Path | None,

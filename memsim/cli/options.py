@@ -64,6 +64,7 @@ TextStyle = Annotated[
     str,
     typer.Option(
         "--text-style",
+        metavar="kaldi|rwth",
         help="Convention of the transcripts: kaldi joins it 's to it's, rwth keeps it split.",
         rich_help_panel=DATA_PANEL,
     ),
@@ -122,6 +123,9 @@ def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, sett
     if spec.cell != "ideal":
         require_device(spec.cell)  # missing is said now, not after an hour
     if bits is not None:
+        for setting in settings or []:
+            if setting.partition("=")[0].strip() == "weights.bits":
+                raise InputError(f"--bits {bits} --set {setting}: both name the weight bits; leave one out")
         spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
     return spec
 
@@ -184,16 +188,15 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Write `result` whole or not at all, lists of numbers on one line; `-` is standard output."""
     if path is None:
         return
-    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
-    write_text(path, text)
+    write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all."""
+    """Write `text` whole or not at all; `-` is standard output."""
     from memsim.files import writing
 
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

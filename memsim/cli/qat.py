@@ -152,7 +152,7 @@ def command(
         targets = _targets(recipe, lexicon, init)
         quantisation = None
         if weight_bits is not None:
-            spec = options.choose_hardware(hardware, None, cell, set_)
+            spec = options.choose_hardware(hardware, weight_bits, cell, set_)
             quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
         elif recipe.quantisation is not None:
             raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")

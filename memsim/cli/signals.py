@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from memsim.errors import Stopped
+from memsim.launch import is_torchrun
+
 REPEAT_SECONDS = 1.0
 """A signal this soon after the first is the same one: launchers pass on what the whole process group has got."""
 
@@ -29,19 +32,28 @@ class StopSignals:
             self.number, self._seconds = number, time.monotonic()
             if os.isatty(2):  # not by print, as the signal may have come in the middle of one
                 os.write(2, b"\nmemsim: stopping after this step; a second signal stops at once\n")
-        elif time.monotonic() - self._seconds >= REPEAT_SECONDS:
+        elif (
+            time.monotonic() - self._seconds >= REPEAT_SECONDS and not is_torchrun()
+        ):  # which kills what takes too long
             signal.default_int_handler(number, frame)
 
 
 @contextmanager
 def noted_stop_signals() -> Iterator[StopSignals]:
-    """Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 are noted once; the next one raises KeyboardInterrupt."""
+    """Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 are noted once; the next one raises KeyboardInterrupt.
+
+    Under torchrun it does not: that stops the others as soon as one has left. For the same reason a process that leaves
+    by `Stopped`, its work saved, heeds no SIGTERM any more.
+    """
     stops = StopSignals()
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.signal(number, stops.note) for number in numbers}
     try:
         yield stops
+    except Stopped:
+        before |= {number: signal.SIG_IGN for number in numbers if number != signal.SIGINT}
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -59,7 +59,7 @@ Merge = Annotated[
     typer.Option(
         "--merge",
         metavar="'GLOB.jsonl'",
-        help="Evaluate nothing: join the results files of all shards.",
+        help="Evaluate nothing: join the results files of all shards into one result.",
         rich_help_panel=STUDY_PANEL,
     ),
 ]
@@ -68,7 +68,7 @@ Figure = Annotated[
     typer.Option(
         "--figure",
         metavar="FILE.svg",
-        help="Of a sweep: draw the WER against each key that was swept.",
+        help="Draw a sweep: the WER against each key that was swept.",
         rich_help_panel=STUDY_PANEL,
     ),
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from memsim.crossbar.statistics import InputStatistics
-from memsim.spec import CalibratedAdc, Dac, FixedAdc
+from memsim.spec import Adc, CalibratedAdc, Dac, FixedAdc
 
 _POINTS_PER_BIN = 16
 _MSE_VALUES = 1 << 16  # of which an ADC's best range is found
@@ -53,9 +53,7 @@ class AdcErrors:
     offset_codes: Tensor
 
     @classmethod
-    def draw(
-        cls, config: CalibratedAdc | FixedAdc | None, shape: tuple[int, int, int], generator: Generator
-    ) -> AdcErrors | None:
+    def draw(cls, config: Adc | None, shape: tuple[int, int, int], generator: Generator) -> AdcErrors | None:
         """Gaussian, with the deviations of the spec; None for converters without such errors."""
         if config is None or not (config.gain_error or config.offset_error_codes):
             return None
@@ -104,7 +102,7 @@ def mse_range(values: Tensor, weights: Tensor, largest: float, bits: int) -> flo
     return float(candidates[errors.argmin(), 0])
 
 
-def adc_steps(config: CalibratedAdc | FixedAdc, adc_range: Tensor) -> tuple[Tensor, int]:
+def adc_steps(config: Adc, adc_range: Tensor) -> tuple[Tensor, int]:
     """(size of one code, largest code) of an ADC whose full scale is `adc_range` (any shape), in signal units."""
     if isinstance(config, FixedAdc):
         return torch.full_like(adc_range, 2.0**-config.precision_bits), fixed_adc_max_code(config)
@@ -138,6 +136,16 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
         weights = statistics.histogram.double().repeat_interleave(_POINTS_PER_BIN)
         chosen = mse_range(values, weights, statistics.absmax, config.bits or 12)
     return max(chosen, 1e-12)
+
+
+def adc_range(config: Adc, columns: Callable[[], Tensor]) -> Tensor:
+    """Full scale [row_tiles or 1, planes or 1] of an ADC, in units of (weight 1 x full-scale input).
+
+    `columns` gives the noiseless signals [row_tiles, n, planes, out] to calibrate from, if that is to be done.
+    """
+    if isinstance(config, FixedAdc):
+        return torch.tensor([[fixed_adc_range(config)]])
+    return calibrated_adc_range(config, columns())
 
 
 def calibrated_adc_range(config: CalibratedAdc, columns: Tensor) -> Tensor:

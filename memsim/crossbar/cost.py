@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from memsim.crossbar.drive import driven_bits, phase_count
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.tiling import Tiling
-from memsim.spec import FixedAdc, HardwareSpec, SinglePulse
+from memsim.spec import HardwareSpec
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ArrayCost:
             dac_joules = dac_conversions * (steps * cost.dac.joules_per_step + cost.dac.driver_joules)
             dac_area = dacs * steps * cost.dac.square_micrometres_per_step
         if spec.adc is not None:
-            bits = _adc_bits(spec)
+            bits = spec.adc.bits
             adcs = tiling.tiles // (2 * tiling.copies) * -(-tile.cols // cost.adc.columns_per_adc)
             adc_conversions = phases * tiling.conversions
             adc_joules = adc_conversions * 2.0**bits * cost.adc.joules_per_step
@@ -106,11 +106,6 @@ def programming_joules(report: ProgrammingReport, spec: HardwareSpec) -> float:
     """
     write = spec.cost.cell.write_joules
     pulses = report.joules if write == "simulated" else report.pulses * write
-    verify = None if isinstance(spec.programming, SinglePulse) else spec.programming.verify.adc
-    conversion = 0.0 if verify is None else 2.0**verify.bits * spec.cost.adc.joules_per_step
-    return pulses + report.verify_reads * conversion
-
-
-def _adc_bits(spec: HardwareSpec) -> int:
-    assert spec.adc is not None
-    return spec.adc.precision_bits + spec.adc.range_bits if isinstance(spec.adc, FixedAdc) else spec.adc.bits
+    verify = spec.programming.verify
+    steps = 0.0 if verify is None or verify.adc is None else 2.0**verify.adc.bits
+    return pulses + report.verify_reads * steps * spec.cost.adc.joules_per_step

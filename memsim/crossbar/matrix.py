@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
-from memsim.spec import FixedAdc, HardwareSpec
+from memsim.spec import HardwareSpec
 
 CALIBRATED = ("input_range", "gain_per_ampere", "adc_range")
 """The tensors that calibration sets."""
@@ -237,11 +237,9 @@ class MappedMatrix(nn.Module):
             self.input_range = torch.tensor(convert.dac_range(spec.dac, statistics), device=where)
         if spec.cell != "ideal":
             self.gain_per_ampere = torch.tensor(self._fitted_gain(statistics), device=where)
-        if isinstance(spec.adc, FixedAdc):
-            self.adc_range = torch.tensor([[convert.fixed_adc_range(spec.adc)]], device=where)
-        elif spec.adc is not None:
+        if spec.adc is not None:
             sample, _ = self._in_range(statistics.sample.to(where))
-            self.adc_range = convert.calibrated_adc_range(spec.adc, self._signals(sample))
+            self.adc_range = convert.adc_range(spec.adc, partial(self._signals, sample)).to(where)
 
     def _signals(self, rows: Tensor, gain_per_ampere: float | None = None) -> Tensor:
         """Noiseless column signals [row_tiles, phases * n, slices, out] of inputs [n, in]."""

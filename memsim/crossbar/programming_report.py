@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memsim.device.programming import Outcome, Programmer
-from memsim.spec import Scheme, SinglePulse
+from memsim.spec import Scheme
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ class Tally:
 
     def report(self) -> ProgrammingReport:
         config = self._config
-        read_seconds = 0.0 if isinstance(config, SinglePulse) else config.verify.read_seconds
+        read_seconds = 0.0 if config.verify is None else config.verify.read_seconds
         return ProgrammingReport(
             scheme=config.scheme,
             cells=self._cells,
             pulses=self._pulses,
             max_pulses=self._max_pulses,
             verify_reads=self._reads,
-            failures=None if isinstance(config, SinglePulse) else self._failures,
+            failures=None if config.verify is None else self._failures,
             seconds=self._pulses * config.pulse_seconds + self._reads * read_seconds,
             joules=self._joules,
             levels=tuple(

@@ -25,7 +25,7 @@ from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.wired import WiredColumns
 from memsim.crossbar.wired import noise_terms as noise_through_wires
 from memsim.memory import keep_freed_memory
-from memsim.spec import CalibratedAdc, FixedAdc, ReadNoise
+from memsim.spec import Adc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
 """About how many column values are in flight at a time on a CPU: changes speed and memory, never a result."""
@@ -86,7 +86,7 @@ class Operator:
         below_dark: Tensor | None,
         worth: Tensor,
         rows: int,
-        adc: CalibratedAdc | FixedAdc | None,
+        adc: Adc | None,
         adc_range: Tensor | None,
         errors: AdcErrors | None = None,
     ) -> Operator:
@@ -118,7 +118,7 @@ class Operator:
         drive: Drive,
         wired: WiredColumns,
         worth: Tensor,
-        adc: CalibratedAdc | FixedAdc | None,
+        adc: Adc | None,
         adc_range: Tensor | None,
         errors: AdcErrors | None = None,
     ) -> Operator:
@@ -238,7 +238,7 @@ def whole_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
 def _conversion(
     shape: tuple[int, int, int],
     worth: Tensor,
-    adc: CalibratedAdc | FixedAdc | None,
+    adc: Adc | None,
     adc_range: Tensor | None,
     errors: AdcErrors | None,
 ) -> tuple[Tensor, Conversion]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,38 +83,44 @@ class Windows:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
 
 
-class MappedConvolution(nn.Module):
-    """nn.Conv1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
-
-    Groups are blocks on the matrix's diagonal. Padding happens before the arrays, the bias is added after them.
-    """
+class _OnArrays(nn.Module):
+    """A convolution of either kind whose weight is on arrays: what both keep of their layer."""
 
     bias: Tensor | None
 
-    def __init__(self, module: Convolution | QuantisedConvolution, matrix: nn.Module) -> None:
+    def __init__(self, module: Any, matrix: nn.Module) -> None:
         """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
         super().__init__()
         _keep_sizes(self, module)
-        self.windows = Windows.of(module)
         self.matrix = matrix
         self.output_quantiser = kept_output_quantiser(module)
-        assert isinstance(module.weight, Tensor)
         self.weight_shape = tuple(module.weight.shape)
         self.register_buffer("bias", kept(module.bias))
 
     @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        assert isinstance(module.weight, Tensor)
-        return {"": WeightSource.of("weight", tuple(module.weight.shape), Windows.of(module).groups)}
-
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedConvolution:
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
         return cls(module, products[""])
 
     @property
     def weight(self) -> Tensor:
         """For networks that look it up: without its values."""
         return WeightOnArrays(self.matrix, self.weight_shape)
+
+
+class MappedConvolution(_OnArrays):
+    """nn.Conv1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+
+    Groups are blocks on the matrix's diagonal. Padding happens before the arrays, the bias is added after them.
+    """
+
+    def __init__(self, module: Convolution | QuantisedConvolution, matrix: nn.Module) -> None:
+        super().__init__(module, matrix)
+        self.windows = Windows.of(module)
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        assert isinstance(module.weight, Tensor)
+        return {"": WeightSource.of("weight", tuple(module.weight.shape), Windows.of(module).groups)}
 
     def forward(self, x: Tensor) -> Tensor:
         batched, has_batch = _batched(x, len(self.windows.kernel_size))
@@ -192,38 +198,21 @@ class Overlap:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
 
 
-class MappedTransposedConvolution(nn.Module):
+class MappedTransposedConvolution(_OnArrays):
     """nn.ConvTranspose1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
 
     Every position of the input is a row; the product's columns [out, *kernel] are added up digitally where they
     overlap, and so is the bias.
     """
 
-    bias: Tensor | None
-
     def __init__(self, module: TransposedConvolution | QuantisedTransposedConvolution, matrix: nn.Module) -> None:
-        super().__init__()
-        _keep_sizes(self, module)
+        super().__init__(module, matrix)
         self.overlap = Overlap.of(module)
-        self.matrix = matrix
-        self.output_quantiser = kept_output_quantiser(module)
-        assert isinstance(module.weight, Tensor)
-        self.weight_shape = tuple(module.weight.shape)
-        self.register_buffer("bias", kept(module.bias))
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.transposed("weight", tuple(module.weight.shape), Overlap.of(module).groups)}
-
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedTransposedConvolution:
-        return cls(module, products[""])
-
-    @property
-    def weight(self) -> Tensor:
-        """For networks that look it up: without its values."""
-        return WeightOnArrays(self.matrix, self.weight_shape)
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         batched, has_batch = _batched(x, len(self.overlap.kernel_size))

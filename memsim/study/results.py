@@ -21,10 +21,12 @@ from memsim import __version__
 from memsim.asr.corpora import Utterance
 from memsim.errors import InputError
 from memsim.evaluate import part_score
-from memsim.files import writing
+from memsim.files import require_format, writing
 from memsim.locks import held_file, lock
 from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, StudyFacts
+
+FORMAT = "memsim-results/1"
 
 Shard = tuple[int, int]
 """(which, of how many), from 1."""
@@ -43,6 +45,7 @@ class Header:
         facts = self.facts
         return {
             "kind": "study",
+            "format": FORMAT,
             "memsim": self.memsim,
             "shard": self.shard,
             "checkpoint": {**asdict(facts.checkpoint), "path": str(facts.checkpoint.path)},
@@ -131,13 +134,15 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """A results file; a last line that was cut off is left out. Raises InputError when the file is not one."""
+    """A results file; a last line that was cut off is left out. Raises InputError when it is none, or a newer one."""
     parts: list[tuple[Network, Part]] = []
     is_finished = False
     try:
         with path.open(encoding="utf-8") as file:
             lines = _whole_lines(file)
-            header = Header.from_dict(json.loads(next(lines, "")))
+            first = json.loads(next(lines, ""))
+            require_format(path, first["format"], FORMAT)
+            header = Header.from_dict(first)
             utterances = len(header.facts.corpus.utterances)
             for line in map(json.loads, lines):
                 if line["kind"] == "part":
@@ -149,6 +154,8 @@ def read_results(path: Path) -> Results:
                 is_finished = line["kind"] == "end"
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"{path}: is no results file of memsim eval, or a damaged one") from None
     return Results(header, parts, is_finished)

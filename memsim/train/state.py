@@ -130,8 +130,8 @@ class Trained:
     def _load_optimiser(self, tensors: Mapping[str, Tensor]) -> None:
         states: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
-            key, _, parameter = name.partition("/")
-            states.setdefault(parameter, {})[key] = tensor.clone()  # out of the file's mapping
+            key, _, owner = name.partition("/")
+            states.setdefault(owner, {})[key] = tensor.clone()  # out of the file's mapping
         for name, parameter in self._optimised():
             for key, value in states.get(name, {}).items():
                 if value.shape not in ((), parameter.shape) or not value.is_floating_point():

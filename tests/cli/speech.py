@@ -1,4 +1,4 @@
-"""The bundled speech in the shape of other corpora."""
+"""What trainings in tests need: the bundled speech in the shape of other corpora, and a tiny network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ import numpy as np
 import soundfile
 
 from memsim.asr.corpora import load_corpus
+
+TINY_MODEL = """
+architecture: conformer_ctc
+frontend: [{channels: 2, stride_time: 2, stride_frequency: 2}, {channels: 2, stride_time: 2, stride_frequency: 4}]
+width: 8
+blocks: 1
+heads: 2
+feed_forward_width: 16
+kernel_frames: 3
+"""
+
+
+def few_utterances(folder: Path, count: int) -> None:
+    """The manifest few.tsv: the first `count` of the demo."""
+    rows = [f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=count).utterances]
+    (folder / "few.tsv").write_text("\n".join(["audio\ttext", *rows]) + "\n")
 
 
 def tedlium_of_demo(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Networks that memsim did not make, on the command line: the README's example as it is written, bundles, refusals."""
+"""Networks that memsim did not make, on the command line: the guide's example as it is written, bundles, refusals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from memsim.asr.corpora import load_corpus
 from memsim.checkpoint import load_checkpoint
 
 HEADING = "## A network of your own\n"
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition(HEADING)[2].partition("\n## ")[0]
+GUIDE = (Path(__file__).parents[2] / "configs" / "models" / "README.md").read_text(encoding="utf-8")
+SECTION = GUIDE.partition(HEADING)[2].partition("\n## ")[0]
 CODE, CONFIG = (re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)[0] for language in ("python", "yaml"))
 COMMANDS = re.findall(r"^    memsim (.*)$", SECTION, re.MULTILINE)
 OWN, BUNDLE = COMMANDS[:4], COMMANDS[4:]
@@ -36,7 +36,7 @@ CONFIGURED = (*NAMED, "--architecture-config", "my-recogniser.yaml")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What the README's example needs. The factory's module and registration are gone again afterwards."""
+    """What the guide's example needs. The factory's module and registration are gone again afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_recogniser.py").write_text(CODE)
     (tmp_path / "my-recogniser.yaml").write_text(CONFIG)
@@ -284,14 +284,14 @@ def test_a_file_that_is_not_the_bundles(memsim, folder):
     assert "other.safetensors: tensors do not fit the architecture" in refused.said
 
 
-def test_the_readmes_bundle_commands_name_a_bundle():
+def test_the_guides_bundle_commands_name_a_bundle():
     assert all("WAV2VEC2_ASR_BASE_960H" in line or "wav2vec2.mapped.safetensors" in line for line in BUNDLE)
     assert len(BUNDLE) == 2
 
 
 @pytest.mark.slow
 def test_the_bundle_in_its_real_size(memsim, folder):
-    """The README's lines, but for little data and few bits: 94 million weights on 380 million cells."""
+    """The guide's lines, but for little data and few bits: 94 million weights on 380 million cells."""
     save_bundle(folder / "wav2vec2.safetensors", "WAV2VEC2_ASR_BASE_960H")
     for line in BUNDLE:
         done = memsim(*shlex.split(line.replace("demo", "dev.tsv").replace("--bits 8", "--bits 3")))

@@ -49,6 +49,14 @@ def test_a_language_model_of_the_very_texts_makes_fewer_errors(memsim, arpa):
     assert beam["mapped"]["wer"]["mean"] < greedy["mapped"]["wer"]["mean"]
 
 
+def test_hypotheses_on_standard_output(memsim):
+    done = memsim(*DEMO, "--hypotheses", "-")
+    assert (done.status, done.err) == (0, "")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert len(rows) == 12 * len({row["system"] for row in rows})
+    assert {row["reference"] for row in rows} <= set(TEXTS)
+
+
 def test_hypotheses_of_every_system(memsim, arpa, tmp_path):
     command = (*DEMO, "--trials", "2", "--decoder", "beam", "--lm", "demo.arpa", "--prior-weight", "0", "--nbest", "3")
     done = memsim(*command, "--hypotheses", "h.jsonl", "--worst", "2", "--json", "r.json")
@@ -130,6 +138,7 @@ def test_weights_are_tuned_on_dev_with_the_digital_model_and_reused(memsim, arpa
             "--tune: chooses the weights; leave --lm-weight and --prior-weight out",
         ),
         (["--hypotheses", "demo.arpa"], "demo.arpa: exists already"),
+        (["--hypotheses", "-", "--json", "-"], "both are written to standard output; name a file for one"),
     ],
 )
 def test_bad_input(memsim, arpa, arguments, said):

@@ -41,6 +41,33 @@ def test_help_imports_nothing_heavy(arguments):
     assert min(cpu_seconds(command) for _ in range(2)) - cpu_seconds([sys.executable, "-c", "pass"]) < 0.8
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mapp"], "No such command 'mapp'. Did you mean 'map'?; see memsim --help"),
+        (["map"], "Missing argument 'CHECKPOINT'; see memsim map --help"),
+        (
+            ["map", "x", "--bts", "3"],
+            "No such option: --bts (Possible options: --bits, --budget, --set); see memsim map",
+        ),
+        (["map", "x", "--bits"], "Option '--bits' requires an argument; see memsim"),
+        (["eval", "--trials", "x"], "Invalid value for '--trials': "),
+        (["eval", "a", "b"], "Got unexpected extra argument(s) (b); see memsim eval --help"),
+    ],
+)
+def test_wrong_usage_is_one_line(memsim, arguments, message):
+    refused = memsim(*arguments)
+    assert (refused.status, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert refused.err.startswith(f"memsim: {message}")
+
+
+def test_without_a_command_there_is_help(memsim):
+    shown = memsim()
+    assert (shown.status, shown.err) == (2, "")
+    assert "fit-device" in shown.out
+    assert memsim("--help") == (0, shown.out, "")
+
+
 def test_the_core_imports_without_torchaudio():
     code = (
         "import sys; sys.modules['torchaudio'] = None; sys.modules['soundfile'] = None\n"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,3 +30,17 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, facts):
     path = tmp_path_factory.mktemp("json") / "r.json"
     write_json(path, facts)
     assert json.loads(path.read_text()) == facts
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("map", "demo-float"),
+        ("eval", "demo-float", "--data", "demo"),
+        ("qat", "--data", "demo", "--dev", "demo", "-o", "o.safetensors", "--init", "demo-float"),
+    ],
+)
+def test_the_weight_bits_have_one_source(memsim, command):
+    refused = memsim(*command, "--bits", "3", "--set", "adc.bits=6", "--set", "weights.bits=5")
+    message = "memsim: --bits 3 --set weights.bits=5: both name the weight bits; leave one out\n"
+    assert refused == (2, "", message)

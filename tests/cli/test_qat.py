@@ -16,21 +16,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from memsim.asr.corpora import load_corpus
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import PREFIX
+from tests.cli.speech import TINY_MODEL, few_utterances
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-MODEL = """
-architecture: conformer_ctc
-frontend: [{channels: 2, stride_time: 2, stride_frequency: 2}, {channels: 2, stride_time: 2, stride_frequency: 4}]
-width: 8
-blocks: 1
-heads: 2
-feed_forward_width: 16
-kernel_frames: 3
-"""
 RECIPE = """
 model: model.yaml
 epochs: 2
@@ -41,10 +32,9 @@ learning_rate: [[0, 1.0e-3], [1, 1.0e-3]]
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "model.yaml").write_text(MODEL)
+    (tmp_path / "model.yaml").write_text(TINY_MODEL)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    rows = [f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=8).utterances]
-    (tmp_path / "few.tsv").write_text("\n".join(["audio\ttext", *rows]) + "\n")
+    few_utterances(tmp_path, 8)
     return tmp_path
 
 
@@ -129,7 +119,7 @@ def test_another_model_than_the_recipe_s(memsim, folder):
 
 def test_a_transducer_starts_from_the_encoder_of_a_ctc_recogniser(memsim, folder):
     (folder / "still.yaml").write_text(RECIPE.replace("1.0e-3", "1.0e-30"))
-    transducer = MODEL.replace("conformer_ctc", "conformer_transducer")
+    transducer = TINY_MODEL.replace("conformer_ctc", "conformer_transducer")
     (folder / "transducer.yaml").write_text(transducer + "prediction: {embedding: 4, hidden: 4}\njoiner_width: 4\n")
     assert memsim(*COMMAND, "-o", "ctc.safetensors", "--quiet") == (0, "", "")
     still = (*COMMAND[:-1], "still.yaml")
@@ -184,11 +174,11 @@ def test_init_from_another_model_names_what_differs(memsim, folder):
     save_file({**weights, "output.bias": weights["output.bias"][1:]}, folder / "fewer.safetensors")
     message = refusal("fewer.safetensors")
     assert message.endswith(f"is not a model.yaml: output.bias is [{tokens - 1}], not [{tokens}]\n")
-    (folder / "model.yaml").write_text(MODEL.replace("width: 8", "width: 12", 1))
+    (folder / "model.yaml").write_text(TINY_MODEL.replace("width: 8", "width: 12", 1))
     message = refusal("first.safetensors")
     assert "--init first.safetensors: is not a model.yaml: width differs; " in message
     assert "blocks.0.attention.key.bias is [8], not [12]" in message or "is [8, 8], not [12, 12]" in message
-    (folder / "model.yaml").write_text(MODEL + "features: {min_hz: 100.0}")
+    (folder / "model.yaml").write_text(TINY_MODEL + "features: {min_hz: 100.0}")
     assert refusal("first.safetensors").endswith("is not a model.yaml: features differs\n")
     assert memsim("map", "demo-float", "--bits", "3", "-o", "chip.mapped.safetensors", "--quiet").status == 0
     assert "is mapped onto arrays; start from the checkpoint that was mapped" in refusal("chip.mapped.safetensors")

@@ -10,19 +10,10 @@ import pytest
 from memsim.asr.corpora import load_corpus
 from memsim.asr.tokens import PhonemeTokens, tokens_from_json
 from memsim.checkpoint import load_checkpoint
-from tests.cli.speech import tedlium_of_demo
+from tests.cli.speech import TINY_MODEL, tedlium_of_demo
 
 pytest.importorskip("flashlight.lib.text", reason="the extra lm is not installed")
 
-MODEL = """
-architecture: conformer_ctc
-frontend: [{channels: 2, stride_time: 2, stride_frequency: 2}, {channels: 2, stride_time: 2, stride_frequency: 4}]
-width: 8
-blocks: 1
-heads: 2
-feed_forward_width: 16
-kernel_frames: 3
-"""
 RECIPE = """
 model: model.yaml
 epochs: 1
@@ -38,7 +29,7 @@ TRAIN = ("qat", "--bits", "float", "--data", "tedlium2", "--data-root", ".", "--
 @pytest.fixture
 def folder(tmp_path):
     tedlium_of_demo(tmp_path)
-    (tmp_path / "model.yaml").write_text(MODEL)
+    (tmp_path / "model.yaml").write_text(TINY_MODEL)
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("KIND", "phonemes"))
     (tmp_path / "TEDLIUM_release2" / "TEDLIUM.152k.dic").write_text(DIC)
     return tmp_path

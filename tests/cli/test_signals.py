@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -37,6 +39,33 @@ def test_a_second_signal_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert stops() == signal.SIGTERM
+
+
+def test_under_torchrun_a_second_signal_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops what is left of its processes as soon as one has stopped."""
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with noted_stop_signals() as stops:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stops() == signal.SIGTERM
+
+
+def test_who_leaves_with_the_work_saved_heeds_no_other_signal() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from memsim.cli.signals import noted_stop_signals\n"
+        "from memsim.errors import Stopped\n"
+        "try:\n"
+        "    with noted_stop_signals():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        raise Stopped('saved', by_keyboard=False)\n"
+        "except Stopped:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    sys.exit(75)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (75, "")
 
 
 def test_handlers_are_put_back() -> None:

@@ -19,19 +19,11 @@ from memsim.asr.corpora import load_corpus
 from memsim.asr.data import training_batches
 from memsim.checkpoint import load_checkpoint
 from memsim.rng import generator
+from tests.cli.speech import TINY_MODEL, few_utterances
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-MODEL = """
-architecture: conformer_ctc
-frontend: [{channels: 2, stride_time: 2, stride_frequency: 2}, {channels: 2, stride_time: 2, stride_frequency: 4}]
-width: 8
-blocks: 1
-heads: 2
-feed_forward_width: 16
-kernel_frames: 3
-dropout: 0.0
-"""
+MODEL = TINY_MODEL + "dropout: 0.0\n"
 # RAdam's first steps are linear in the gradient (unless it is clipped): what differs by rounding goes on to do so.
 RECIPE = """
 model: model.yaml
@@ -51,8 +43,7 @@ COMMAND = ("qat", "--bits", "float", "--data", "few.tsv", "--dev", "few.tsv", "-
 def folder(tmp_path):
     (tmp_path / "model.yaml").write_text(MODEL)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    rows = [f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=7).utterances]
-    (tmp_path / "few.tsv").write_text("\n".join(["audio\ttext", *rows]) + "\n")
+    few_utterances(tmp_path, 7)
     return tmp_path
 
 

@@ -1,0 +1,156 @@
+"""Every command of the README and the guides, run in the order in which a reader would type them.
+
+Corpora, long trainings and many chips have small stand-ins: the demo's speech in TED-LIUM's layout, two utterances, two
+chips, one epoch. The commands of configs/models are run by test_architecture.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from documents import DOCUMENTS, REPOSITORY, commands, name_of
+
+from cli.speech import tedlium_of_demo
+from memsim.asr.corpora import load_corpus
+from memsim.resources import configs_root
+
+ELSEWHERE = {
+    r"make demo": "installs; its commands are test_the_makefile_s_demo's",
+    r"make test": "is what runs this",
+    r"sbatch .*": "tests/test_slurm.py has a scheduler for it",
+    r".*\| lmplz .*": "KenLM's lmplz is no part of memsim; its stand-in is `memsim lm`",
+    r"python tests/tools/synthesise_speech\.py .*": "needs speech engines; its stand-in is the demo's speech",
+}
+"""Commands, as patterns, that are not run here, and why."""
+
+RECIPE_CHANGES = {"epochs": 1, "batch_seconds": 30, "precision": "float32"}
+TINY_MODEL = {
+    "architecture": "conformer_ctc",
+    "frontend": [{"channels": 2, "stride_time": 2, "stride_frequency": 2}, {"channels": 2, "stride_time": 2}],
+    "width": 8,
+    "blocks": 1,
+    "heads": 2,
+    "feed_forward_width": 12,
+    "kernel_frames": 3,
+}
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_recogniser, memsim):
+    """What the commands take for granted."""
+    for corpus in ("CORPORA", "AN4"):
+        tedlium_of_demo(tmp_path / corpus)
+    for path in (*configs_root().glob("qat/*.yaml"),):
+        recipe = yaml.safe_load(path.read_text()) | RECIPE_CHANGES
+        (tmp_path / "recipes").mkdir(exist_ok=True)
+        (tmp_path / "recipes" / path.name).write_text(yaml.safe_dump(recipe))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_MODEL))
+    rows = ["audio\ttext", *(f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=4).utterances)]
+    for name in ("SYNTH/manifest.tsv", "SYNTH5000/manifest.tsv", "SYNTH5000/first2000.tsv", "HELDOUT/manifest.tsv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+    for name in ("runs", "tests/figures", "memsim/assets/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(tiny_recogniser, tmp_path / "model.safetensors")
+    guide = (configs_root() / "hardware" / "README.md").read_text()
+    (tmp_path / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])
+    measure = [sys.executable, str(REPOSITORY / "tests" / "tools" / "example_measurements.py"), "cycles.csv"]
+    subprocess.run([*measure, "--devices", "32", "--cycles", "120"], cwd=tmp_path, check=True)
+    lexicon = ("--write-lexicon", "CORPORA/TEDLIUM_release2/TEDLIUM.152k.dic", "--lexicon", "cmudict", "--data", "demo")
+    assert memsim("lm", *lexicon, "--quiet").status == 0
+    return tmp_path
+
+
+def shorter(verb: str, words: list[str]) -> list[str]:
+    """The arguments of `memsim VERB`, for two utterances and chips, or one epoch."""
+    words = list(words)
+    if verb == "eval" and "--merge" not in words:
+        words += ["--limit", "2"]
+        if "--trials" in words:
+            words += ["--trials", "2"]
+        if "--jobs" in words:
+            words += ["--jobs", "2"]
+        if "--tune" in words:
+            words += ["--beam-size", "20"]
+    if verb == "qat":
+        recipe = words[words.index("--config") + 1] if "--config" in words else "robust"
+        recipe = "float" if "--config" not in words and "float" in words else recipe
+        words += ["--config", f"recipes/{recipe}.yaml"]
+        if recipe.startswith("tedlium2"):  # 42 million parameters
+            words += ["--model", "tiny.yaml"]
+    if verb == "fit-device":
+        words += ["--order", "5"]
+    return [*words, "--quiet", "--force"]
+
+
+TOOLS = {
+    "readme_results.py": [
+        "--hardware",
+        "physical",
+        "--bits",
+        "3",
+        "--trials",
+        "1",
+        "--checkpoint",
+        "model.safetensors",
+    ],
+    "example_measurements.py": ["--devices", "32", "--cycles", "120"],
+    "bundle_checkpoint.py": [],
+    "qat_sweep.py": ["--tables"],
+}
+"""What makes a tool's example short."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.parent.name != "models"], ids=name_of)
+def test_the_commands_run(document, memsim, folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    for line in commands(document):
+        if any(re.fullmatch(pattern, line) for pattern in ELSEWHERE):
+            if "lmplz" in line:
+                assert memsim("lm", "--data", "tedlium2", "--data-root", "CORPORA", "-o", "4gram.arpa").status == 0
+            continue
+        program, *words = shlex.split(line)
+        if program == "memsim":
+            done = memsim(words[0], *shorter(words[0], words[1:]))
+            assert done.status == 0, (line, done.err)
+            continue
+        if program == "torchrun":
+            at = words.index("memsim")
+            words = [*words[: at + 2], *shorter(words[at + 1], words[at + 2 :])]
+            command = [sys.executable, "-m", "torch.distributed.run", *words]
+        elif program == "head":
+            continue  # the stand-in of its output is there
+        else:
+            assert program == "python", line
+            tool = words[0].rpartition("/")[2]
+            command = [sys.executable, str(REPOSITORY / words[0]), *words[1:], *TOOLS[tool]]
+        finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, (line, finished.stderr)
+
+
+def test_what_is_run_elsewhere_is_there():
+    lines = [line for document in DOCUMENTS for line in commands(document)]
+    for pattern in ELSEWHERE:
+        assert any(re.fullmatch(pattern, line) for line in lines), pattern
+    assert {shlex.split(line)[1].rpartition("/")[2] for line in lines if line.startswith("python tests")} == {
+        *TOOLS,
+        "synthesise_speech.py",
+    }
+
+
+@pytest.mark.slow
+def test_the_makefile_s_demo(memsim, folder):
+    lines = re.findall(r"^\t\$\(BIN\)/memsim (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert len(lines) == 3
+    (folder / "build").mkdir()
+    for line in lines:
+        verb, *words = shlex.split(line)
+        done = memsim(verb, *shorter(verb, words))
+        assert done.status == 0, done.err
