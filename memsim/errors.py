@@ -1,8 +1,22 @@
 """Exceptions that the command line shows as one line: errors that a user can cause (exit 2), and being stopped."""
 
 
+_MOST_CHARACTERS = 1000
+
+
 class InputError(ValueError):
-    """Bad input: says what is wrong, where (file, key, line), and what would be right."""
+    """Bad input: says what is wrong, where (file, key, line), and what would be right.
+
+    Of a line that quotes a lot, the middle is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(_in_short, message.split("\n"))))
+
+
+def _in_short(line: str) -> str:
+    half = _MOST_CHARACTERS // 2
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong

@@ -234,9 +234,16 @@ def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iter
                 kept = [line for line in lines if line.startswith('{"kind": "part"')]
             with writing(path) as temporary:
                 temporary.write_text("".join([json.dumps(header.to_dict()) + "\n", *kept]), encoding="utf-8")
-            file = files.enter_context(path.open("a", encoding="utf-8"))
+            file = path.open("a", encoding="utf-8")
+            files.callback(_close, file)
             _lock(file, path)
         yield ResultsFile(path, file, facts, parts)
+
+
+def _close(file: IO[str]) -> None:
+    """Every line is on disk by then, but for one that could not be written, which closing would try again."""
+    with suppress(OSError):
+        file.close()
 
 
 def remove_results(path: Path) -> None:

@@ -44,7 +44,7 @@ TOO_MUCH = {
         (("map", "demo-float"), "memsim.mapped.plan_checkpoint", "--exclude GLOB"),
         (("eval", "demo-float", "--data", "demo", "--limit", "1"), "memsim.asr.corpora.load_corpus", "--jobs 1"),
         (("qat", "--bits", "float", "--data", "librispeech", "-o", "o.safetensors"),
-         "memsim.train.config.load_train_config", "`accumulate` in the recipe (--config FILE)"),
+         "memsim.train.config.load_train_config", "in the recipe (--config FILE) a larger `accumulate`"),
         (("fit-device", "m.csv", "-o", "o.safetensors"), "memsim.fit.read_measurements", "--order"),
         (("lm", "--data", "demo", "-o", "lm.arpa"), "memsim.asr.corpora.load_corpus", "--order 2"),
     ],
