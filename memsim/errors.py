@@ -1,6 +1,5 @@
 """Exceptions that the command line shows as one line: errors that a user can cause (exit 2), and being stopped."""
 
-
 _MOST_CHARACTERS = 1000
 
 
