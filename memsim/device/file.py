@@ -80,13 +80,17 @@ def adopt(checkpoint: Checkpoint) -> None:
     tensors = checkpoint.tensors(name for name in checkpoint.names if name.startswith(EMBEDDED))
     tensors = {key.removeprefix(EMBEDDED): tensor for key, tensor in tensors.items()}
     where = f"{checkpoint.path}: its device model"
-    metadata = parse_json_object(checkpoint.metadata["embedded_device"], where)
+    damaged = InputError(f"{where} is damaged; map the checkpoint again")
+    try:
+        metadata = parse_json_object(checkpoint.metadata["embedded_device"], where)
+    except InputError:
+        raise damaged from None
     name = metadata.pop("cell", "")
     texts = [*metadata, *metadata.values()]
     if "name" not in metadata or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{where} is damaged; map the checkpoint again")
+        raise damaged
     if name != _content_name(tensors, metadata):
-        raise InputError(f"{where} is damaged; map the checkpoint again")
+        raise damaged
     _adopted[name] = _checked(tensors, metadata, where, default_name=name)
 
 

@@ -150,7 +150,7 @@ def test_a_good_config() -> None:
         ({"heads": "3"}, "m.yaml:4: heads: heads (3) must divide width (8)"),
         ({"kernel_frames": "30"}, "m.yaml:6: kernel_frames: 30 is even; a centred kernel is odd"),
         ({"width": "0"}, "m.yaml:2: width: 0 is out of range (1 to 65536)"),
-        ({"blocks": "two"}, "m.yaml:3: blocks: expected an integer (1 to 65536), got 'two'"),
+        ({"blocks": "two"}, "m.yaml:3: blocks: expected an integer (1 to 256), got 'two'"),
         ({"dropout": "1.0"}, "m.yaml:6: dropout: 1.0 is out of range (at least 0 and below 1)"),
         ({"kernal_frames": "3"}, "m.yaml:6: kernal_frames: unknown key (nearest: kernel_frames)"),
         ({"frontend": "[{chanels: 4}]"}, "frontend[0].chanels: unknown key (nearest: frontend[0].channels)"),

@@ -134,7 +134,7 @@ def test_tensors_that_do_not_fit(recogniser: Recogniser, path: Path) -> None:
         ({"architecture_config": None}, "the metadata lacks architecture_config, so the file cannot be run"),
         ({"tokens": None}, "the metadata lacks tokens, so the file cannot be run"),
         ({"architecture_config": "{"}, "unusable metadata: architecture_config: not JSON ("),
-        ({"architecture_config": "[" * 100_000}, "unusable metadata: architecture_config: not JSON ("),
+        ({"architecture_config": "[" * 100_000}, "unusable metadata: architecture_config: nested too deep"),
         ({"architecture_config": "3"}, "unusable metadata: architecture_config: expected keys and values"),
         ({"architecture_config": "{}"}, "unusable metadata: architecture_config: frontend: missing"),
         ({"tokens": "["}, "unusable metadata: tokens: not JSON ("),
