@@ -46,7 +46,7 @@ def command(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl). Required, but not with --merge.",
+            help=f"{options.DATA}. Required, but not with --merge.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -148,7 +148,7 @@ def command(
         nbest=nbest,
     )
     if data is None:
-        raise InputError("--data is missing: demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl)")
+        raise InputError(f"--data is missing: {options.DATA}")
     if tune and options.has_one_split(data):
         raise InputError(f"--tune: {data} has no dev split to tune on; give --lm-weight and --prior-weight")
     if split is not None and options.has_one_split(data):

@@ -17,7 +17,7 @@ def command(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl). Repeatable: all are counted.",
+            help=f"{options.DATA}. Repeatable: all are counted.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ],

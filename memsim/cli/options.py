@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HARDWARE_PANEL = "Hardware"
 DATA_PANEL = "Data"
+DATA = "demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl)"
 
 Hardware = Annotated[
     str | None,

@@ -28,8 +28,8 @@ def command(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="tedlium2, librispeech or a manifest. Repeatable: all are trained on (named twice, it counts twice); "
-            "the first corpus gives the dev set.",
+            help=f"{options.DATA}. Repeatable: all are trained on (named twice, it counts twice); the first corpus "
+            "gives the dev set.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ],

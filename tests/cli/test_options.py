@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.cli.options import write_json
+from memsim.asr.corpora import load_corpus
+from memsim.cli.options import DATA, write_json
+from memsim.errors import InputError
+
+
+def test_the_help_of_data_names_every_corpus():
+    with pytest.raises(InputError, match=r"there are: [^)]*") as caught:
+        load_corpus("nothing")
+    known = str(caught.value).split("there are: ")[1].split(")")[0]
+    assert known in DATA
 
 
 def test_lists_of_numbers_are_on_one_line(tmp_path):

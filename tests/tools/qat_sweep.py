@@ -104,11 +104,16 @@ ROWS = [  # what tells most comes first
 ]
 MAIN = [Training(recipe, bits, seed) for recipe, bits, seed in ROWS]
 LONGER = [Training("robust", None, seed, {"quantisation": None}, "unquantised") for seed in range(3)]
+TWICE = {"epochs": 16}  # as many again for the row that missed its goal, and for its control
+AGAIN = [Training("robust", 2, seed, TWICE, "twice") for seed in range(3)]
+AGAIN_LONGER = [
+    Training("robust", None, seed, TWICE | {"quantisation": None}, "unquantised twice") for seed in range(3)
+]
 FROM_SCRATCH = [Training("paper", 3, 0, SCRATCH, "scratch", from_scratch=True)]
 ABLATIONS = [
     Training("robust", bits, 0, {"epochs": ABLATION_EPOCHS, **changes}, f"ablation {what}")
-    for bits in SEVERAL_SEEDS
     for what, changes in ABLATION.items()
+    for bits in SEVERAL_SEEDS
 ]
 _LSTM = Training("float-lstm", None, model="lstm-small", from_scratch=True)
 STARTS = {  # of other networks than --init is of
@@ -126,6 +131,7 @@ NETWORKS = [
 GROUPS = {
     "main": MAIN,
     "float": LONGER,
+    "again": [training for pair in zip(AGAIN, AGAIN_LONGER, strict=True) for training in pair],
     "ablation": ABLATIONS,
     "scratch": FROM_SCRATCH,
     "starts": list(STARTS.values()),
@@ -142,7 +148,7 @@ def tests_of(training: Training) -> list[Test]:
         return [Test(training, "physical", "an4")]
     if training.bits is None:
         return [Test(training, "ideal", corpus) for corpus in ("an4", "second")]
-    headline = training in MAIN and training.bits in SEVERAL_SEEDS
+    headline = training in MAIN + AGAIN and training.bits in SEVERAL_SEEDS
     return [Test(training, chip, "an4") for chip in CHIPS] + [Test(training, "best", "second")] * headline
 
 
@@ -300,54 +306,64 @@ def relative(comparison: Comparison) -> str:
     return f"{100 * value.value:+.0f} % ({100 * value.low:+.0f} to {100 * value.high:+.0f})"
 
 
-def float_baselines(sweep: Sweep, corpus: str) -> dict[str, list[list[int]]]:
-    """Word errors of every utterance: of the start, and of as many more epochs in full precision (a seed each)."""
-    results = sweep.loaded(Test(training, "ideal", corpus) for training in LONGER)
-    start = sweep.loaded(test for training in MAIN for test in tests_of(training) if test.corpus == corpus)[:1]
-    return {
-        "start": [result["full_precision"]["utterance_errors"] for result in (start or results)[:1]],
-        "longer": [result["digital"]["utterance_errors"] for result in results],
-    }
+def start_of(sweep: Sweep, corpus: str) -> dict[str, Any] | None:
+    """What the full-precision start gives."""
+    tests = [test for training in LONGER + MAIN for test in tests_of(training) if test.corpus == corpus]
+    return next((result["full_precision"] for result in sweep.loaded(tests)), None)
 
 
 def main_table(sweep: Sweep, corpus: str) -> list[str]:
-    baselines = float_baselines(sweep, corpus)
     lines = [
         "| recipe | bits | seeds | on | digital | mapped: mean | std | min | max | CTC loss "
         "| to the start | to longer |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row, label in rows(sweep, corpus):
-        cells = [percent(row.digital()), spread_cells(row.wers), f"{row.loss():.3f}"]
-        cells += [relative(row.against(baseline)) if baseline else "" for baseline in baselines.values()]
+    start = start_of(sweep, corpus)
+    for row, label, controls in rows(sweep, corpus):
+        longer = sweep.loaded(Test(training, "ideal", corpus) for training in controls)
+        baselines = [[start["utterance_errors"]]] if start else []
+        baselines += [[result["digital"]["utterance_errors"] for result in longer]] if longer else []
+        cells = [
+            percent(row.digital()),
+            spread_cells(row.wers),
+            f"{row.loss():.3f}",
+            *map(relative, map(row.against, baselines)),
+        ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
 
 
-def rows(sweep: Sweep, corpus: str) -> Iterable[tuple[Row, str]]:
-    for recipe, variant in (("robust", ""), ("paper", ""), ("paper", "scratch")):
+def rows(sweep: Sweep, corpus: str) -> Iterable[tuple[Row, str, list[Training]]]:
+    """Every row with what it is called and the trainings in full precision that took as long."""
+    kinds = [
+        ("`robust`", "robust", MAIN, LONGER),
+        (f"`robust`, {TWICE['epochs']} epochs", "robust", AGAIN, AGAIN_LONGER),
+        ("`paper`", "paper", MAIN, LONGER),
+        ("`paper`, from scratch", "paper", FROM_SCRATCH, []),
+    ]
+    for label, recipe, group, controls in kinds:
         for bits in BITS:
-            trainings = [t for t in MAIN + FROM_SCRATCH if (t.recipe, t.variant, t.bits) == (recipe, variant, bits)]
+            trainings = [training for training in group if (training.recipe, training.bits) == (recipe, bits)]
             for chip in CHIPS:
-                results = sweep.loaded(Test(training, chip, corpus) for training in trainings)
-                if results:
-                    name = f"`{recipe}`" + (", from scratch" if variant else "")
-                    yield Row(results), f"{name} | {bits} | {len(results)} | `{chip}`"
+                if results := sweep.loaded(Test(training, chip, corpus) for training in trainings):
+                    yield Row(results), f"{label} | {bits} | {len(results)} | `{chip}`", controls
 
 
 def float_table(sweep: Sweep, corpus: str) -> list[str]:
-    longer = sweep.loaded(Test(training, "ideal", corpus) for training in LONGER)
-    if not longer:
+    start = start_of(sweep, corpus)
+    if start is None:
         return []
-    start = longer[0]["full_precision"]
-    more = Row(longer)
-    return [
+    lines = [
         "| full precision | WER: mean | std | min | max | CTC loss |",
         "|---|---|---|---|---|---|",
         f"| the start | {spread_cells([start['wer']])} | {start['loss']:.3f} |",
-        f"| trained on, {len(longer)} seeds | {spread_cells([r['digital']['wer'] for r in longer])} "
-        f"| {more.digital('loss'):.3f} |",
     ]
+    for what, trainings in (("as long", LONGER), ("for twice as long", AGAIN_LONGER)):
+        if results := sweep.loaded(Test(training, "ideal", corpus) for training in trainings):
+            wers = [result["digital"]["wer"] for result in results]
+            loss = Row(results).digital("loss")
+            lines.append(f"| trained on, {what}, {len(results)} seeds | {spread_cells(wers)} | {loss:.3f} |")
+    return lines
 
 
 def ablation_table(sweep: Sweep) -> list[str]:
@@ -397,8 +413,8 @@ def draw(sweep: Sweep, path: Path) -> None:
             if results:
                 wers[bits] = Row(results).wers
         lines.append(Line(f"{recipe}, on {chip}", wers, colour))
-    result = sweep.loaded(Test(training, "ideal", "an4") for training in LONGER)
-    levels = {"full precision": result[0]["full_precision"]["wer"]} if result else {}
+    start = start_of(sweep, "an4")
+    levels = {"full precision": start["wer"]} if start else {}
     draw_by_bits(lines, levels, path, "AN4 test, 590 words, greedy; bars: all seeds and chips")
 
 
