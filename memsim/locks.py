@@ -43,17 +43,22 @@ def held_folder(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 @contextmanager
-def held_file(path: Path) -> Iterator[None]:
+def held_file(path: Path, *, wait: bool = True) -> Iterator[None]:
     """While open, no other process is in such a block for `path`: a file that is there for as long.
 
-    One that a killed process has left is in nobody's way. Raises OSError where it cannot be made.
+    One that a killed process has left is in nobody's way. Raises OSError where it cannot be made, and, without `wait`,
+    BlockingIOError while another process is in such a block.
     """
     if fcntl is None:
         yield
         return
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        lock(descriptor, wait=True)
+        try:
+            lock(descriptor, wait=wait)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 break

@@ -127,7 +127,7 @@ def command(
         raise InputError(f"--data {data[0]}: has no dev split of its own; name a dev set with --dev DATA")
     files = TrainingFiles(out)
     _require_new_files(files, json_file, resume=resume, force=force)
-    with noted_stop_signals() as stop_request:
+    with noted_stop_signals() as stop_request, files.held():
         from memsim.asr.corpora import load_corpus
         from memsim.asr.foreign import load_architecture, own_tokens
         from memsim.asr.recogniser import load_model_config

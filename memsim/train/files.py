@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.errors import InputError
+from memsim.launch import is_first
+from memsim.locks import held_file
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,19 @@ class TrainingFiles:
         """Raise InputError when a stopped training lies here."""
         if self.state.exists():
             raise InputError(f"{self.state}: a stopped training lies here; --resume continues it, --force starts anew")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While open, no other training writes these files. Of the processes of a torchrun, the first one holds them.
+
+        Raises InputError while another training does.
+        """
+        with ExitStack() as stack:
+            if is_first():
+                try:
+                    stack.enter_context(held_file(self.out.absolute().with_name(f".{self.out.name}.lock"), wait=False))
+                except BlockingIOError:
+                    raise InputError(f"{self.out}: another training is writing it; name another file") from None
+                except OSError as error:
+                    raise InputError(f"{self.out}: cannot be written ({error.strerror})") from None
+            yield

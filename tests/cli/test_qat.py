@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import PREFIX
+from memsim.train.files import TrainingFiles
 from tests.cli.speech import TINY_MODEL, few_utterances
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -289,6 +290,18 @@ def test_ctrl_c_saves_and_force_begins_anew(memsim, folder):
     refused = memsim(*COMMAND, "-o", "out.safetensors")
     assert refused.status == 2
     assert "out.tensorboard: exists already; --force overwrites it" in refused.err
+
+
+def test_two_trainings_do_not_write_the_same_files(memsim, folder):
+    command = (*COMMAND, "-o", "out.safetensors")
+    with TrainingFiles(folder / "out.safetensors").held():
+        for more in ((), ("--resume",), ("--force",)):
+            refused = memsim(*command, *more)
+            assert (refused.status, refused.out) == (2, "")
+            assert refused.err == "memsim: out.safetensors: another training is writing it; name another file\n"
+    (folder / ".out.safetensors.lock").touch()  # of a process that was killed
+    assert memsim(*command).status == 0
+    assert not list(folder.glob(".out*"))
 
 
 def test_a_state_is_not_a_model(memsim, folder):
