@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow coverage lint bench clean
 
 demo: $(VENV)/.installed   ## map the bundled 3-bit checkpoint and evaluate it on bundled (synthetic) speech
 	@mkdir -p build
@@ -18,6 +18,12 @@ test-slow: $(VENV)/.installed-dev   ## what takes longer, and new examples for t
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile explore
 
+coverage: $(VENV)/.installed-dev   ## lines of memsim that make test runs, in the processes that it starts, too
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,7 +33,7 @@ bench: $(VENV)/.installed-dev   ## speed, as ratios to nn.Linear in the same run
 	$(BIN)/python -m tests.benchmarks $(TABLES)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .coverage* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
