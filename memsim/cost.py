@@ -22,7 +22,7 @@ from memsim.asr.recogniser import Recogniser
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
-from memsim.evaluate import Progress, Subject, transcribe_some
+from memsim.evaluate import Progress, Subject, transcribe
 from memsim.nn.collect import collecting
 from memsim.nn.front_ends import mappable_layers
 from memsim.nn.mapping import mapping_of
@@ -263,7 +263,7 @@ def vectors_per_audio_second(recogniser: Recogniser) -> dict[str, float]:
     utterance = Batch("noise", (0,), features, torch.tensor([features.shape[1]]))
     layers = mappable_layers(recogniser.model)
     with collecting(layers, lambda name: rng.generator("cost", name), 1) as collectors:
-        transcribe_some(recogniser, [utterance])
+        transcribe(recogniser, [utterance])
     return {name: collector.rows / RATE_SECONDS for name, collector in collectors.items()}
 
 
@@ -294,5 +294,5 @@ def _hear(recogniser: Recogniser, utterances: Sequence[Utterance], progress: Pro
     """Run the network on utterances one at a time: in batches, some would be padded."""
     batches = evaluation_batches(utterances, FeatureSource(recogniser.features), batch_seconds=0.0)
     for done, batch in enumerate(batches, start=1):
-        transcribe_some(recogniser, [batch])
+        transcribe(recogniser, [batch])
         progress("cost", done / len(utterances))

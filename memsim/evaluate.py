@@ -434,13 +434,7 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
         yield batch, encoded, frames
 
 
-def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> list[str]:
-    """Transcripts in the order of the utterances that `batches` were made from."""
-    texts = transcribe_some(recogniser, batches)
-    return [texts[i] for i in range(len(texts))]
-
-
-def transcribe_some(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
+def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
     """Transcripts by the utterances' numbers, of whichever batches are given."""
     texts: dict[int, str] = {}
     for batch, encoded, frames in outputs(recogniser, batches):

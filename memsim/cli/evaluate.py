@@ -154,8 +154,8 @@ def command(
     if split is not None and options.has_one_split(data):
         raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
     sharing = study_options.Sharing.of(jobs, shard, results)
-    if shard is not None and (json_file or figure or report):
-        with_merge = "--json, --figure and --report go with --merge"
+    if shard is not None and (json_file or figure or report or worst):
+        with_merge = "--json, --figure, --report and --worst go with --merge"
         raise InputError(f"--shard {shard}: a share has no result of its own; {with_merge}")
     if is_first():
         sharing.make_way(json_file, figure, report, hypotheses, force=force)

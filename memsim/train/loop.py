@@ -25,7 +25,7 @@ from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score, score
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError, Stopped
-from memsim.evaluate import input_statistics, output_prior, transcribe_some
+from memsim.evaluate import input_statistics, output_prior, transcribe
 from memsim.rng import derive_seed
 from memsim.train.batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
 from memsim.train.config import TrainConfig
@@ -295,7 +295,7 @@ class _Training:
         self.evaluated.model.eval()
         utterances = self.job.dev.utterances
         batches = evaluation_batches(utterances, self.data.source, first=self.workers.rank, every=self.workers.size)
-        mine = transcribe_some(self.evaluated, self._until_stopped(batches))
+        mine = transcribe(self.evaluated, self._until_stopped(batches))
         self._heed_stop()
         texts = {index: text for part in self.workers.gather(mine) for index, text in part.items()}
         return score([u.text for u in utterances], [texts[i] for i in range(len(utterances))])
