@@ -50,8 +50,10 @@ def wer_by_bits(results: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     draw_by_bits(lines, {} if full_precision is None else {"full precision": full_precision}, path, title)
 
 
-def draw_by_bits(lines: Sequence[Line], levels: Mapping[str, float], path: Path, title: str) -> None:
-    """Draw `lines`, and `levels` (WERs by what they are called) as dotted horizontal lines.
+def draw_by_bits(
+    lines: Sequence[Line], levels: Mapping[str, float], path: Path, title: str, *, top: float | None = None
+) -> None:
+    """Draw `lines`, and `levels` (WERs by what they are called) as dotted horizontal lines, up to a WER of `top`.
 
     Markers are means, bars reach from the least to the largest. Writes SVG, the same bytes for the same values.
     """
@@ -72,7 +74,7 @@ def draw_by_bits(lines: Sequence[Line], levels: Mapping[str, float], path: Path,
             axes.axhline(100 * wer, linestyle=":", color=f"{0.5 * index}", label=label)
         axes.set(xlabel="weight bits", ylabel="WER (%)", title=title)
         axes.set_xticks(sorted({bits for line in lines for bits in line.wers}))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, None if top is None else 100 * top)
         axes.invert_xaxis()
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
