@@ -21,10 +21,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Tag, model_serializer, model_validator
 from pydantic.types import Strict
 
+from memsim.bases import Bases
 from memsim.errors import InputError
-from memsim.resources import find_config
 from memsim.schema import Schema, Section, Within, kind_of, problem
-from memsim.yaml_config import Config, parse_value, read_config
+from memsim.yaml_config import Config, parse_value
 
 Percentile = Annotated[float, Within(above=50, high=100)]
 Names = Annotated[tuple[str, ...], Strict(False)]  # a YAML list, kept as an immutable tuple
@@ -513,6 +513,7 @@ class HardwareSpec(Section):
 
 
 _SCHEMA = Schema(HardwareSpec)
+_BASES = Bases("hardware", _SCHEMA)
 
 
 def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
@@ -521,9 +522,9 @@ def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
     A spec without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
     """
     if isinstance(source, Mapping):
-        config = _with_base(Config.from_mapping({"name": "custom", **source}, "hardware"), Path(), ())
+        config = _BASES.resolve(Config.from_mapping({"name": "custom", **source}, "hardware"))
     else:
-        config = _read(source, Path(), ())
+        config = _BASES.read(source)
     return _build(config)
 
 
@@ -536,41 +537,6 @@ def apply_settings(spec: HardwareSpec, settings: Iterable[str]) -> HardwareSpec:
             raise InputError(f"--set {setting}: expected KEY=VALUE, such as --set adc.bits=6")
         pairs[key.strip()] = value
     return spec.with_settings(pairs)
-
-
-def _read(source: str | Path, folder: Path, seen: tuple[Path, ...]) -> Config:
-    """The config that a name or path means, seen from `folder`, merged over its bases; `seen` leads to it."""
-    try:
-        path = folder / source if (folder / source).is_file() else find_config("hardware", source)
-    except (InputError, OSError) as error:
-        raise InputError(f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)) from None
-    path = path.absolute()
-    if path in seen:
-        chain = " -> ".join(step.name for step in (*seen[seen.index(path) :], path))
-        raise InputError(f"the bases go round in a circle: {chain}")
-    config = read_config(path)
-    config.data.setdefault("name", path.stem)
-    return _with_base(config, path.parent, (*seen, path))
-
-
-def _is_dir(source: str | Path) -> bool:
-    try:
-        return Path(source).is_dir()
-    except OSError:
-        return False
-
-
-def _with_base(config: Config, folder: Path, seen: tuple[Path, ...]) -> Config:
-    base = config.data.pop("base", None)
-    if base is None:
-        return config
-    if not isinstance(base, str):
-        raise InputError(f"{config.mark(('base',))}: expected the name or file of another spec")
-    try:
-        below = _read(base, folder, seen)
-    except InputError as error:
-        raise InputError(f"{config.mark(('base',))}: {error}") from None
-    return _SCHEMA.merge(below, config)
 
 
 def _override(config: Config, chosen: Iterable[int]) -> Config:

@@ -108,6 +108,34 @@ def test_a_recipe_s_model_is_seen_from_its_folder(tmp_path: Path) -> None:
     assert load_model_config(config.model)[1].width == 8
 
 
+def test_a_recipe_says_what_it_changes_of_its_base(tmp_path: Path) -> None:
+    robust = load_train_config("robust")
+    mine = load_train_config(saved(tmp_path / "mine.yaml", "base: robust\nquantisation: {teacher: none}\nepochs: 3\n"))
+    assert robust.quantisation is not None
+    expected = robust.quantisation.model_copy(update={"teacher": None})
+    assert mine == robust.model_copy(update={"name": "mine", "epochs": 3, "quantisation": expected})
+
+    (tmp_path / "below").mkdir()
+    saved(tmp_path / "below" / "m.yaml", MODEL)
+    saved(tmp_path / "below" / "base.yaml", RECIPE + "model: m.yaml")
+    mine = load_train_config(saved(tmp_path / "mine.yaml", "base: below/base.yaml\n"))
+    assert (mine.name, mine.model) == ("mine", str(tmp_path / "below" / "m.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("base: robst\n", "1: base: robst: no such file, and no shipped qat config of that name"),
+        ("base: robust\nepoch: 3\n", "2: epoch: unknown key (nearest: epochs)"),
+        ("base: mine.yaml\n", "the bases go round in a circle: mine.yaml -> mine.yaml"),
+    ],
+)
+def test_bad_bases_of_recipes(tmp_path: Path, text: str, found: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_train_config(saved(tmp_path / "mine.yaml", text))
+    assert found in str(caught.value)
+
+
 def test_a_recipe_s_lexicon_is_seen_from_its_folder(tmp_path: Path) -> None:
     saved(tmp_path / "x.dic", "a AH\n")
     recipe = RECIPE + "targets: {kind: phonemes, lexicon: LEXICON}\n"

@@ -230,7 +230,7 @@ def test_base_that_is_missing_or_no_name(write):
     (line,) = problems(write("adc: none\nbase: nowhere"))
     assert line.startswith("x.yaml:2: base: nowhere: no such file")
     assert "physical" in line
-    assert problems(write("base: 3")) == ["x.yaml:1: base: expected the name or file of another spec"]
+    assert problems(write("base: 3")) == ["x.yaml:1: base: expected the name or file of another one"]
 
 
 def test_errors_stand_where_the_bad_value_stands(write):

@@ -9,11 +9,10 @@ from pydantic import field_validator
 from pydantic.types import Strict
 
 from memsim.asr.features import AugmentConfig
+from memsim.bases import Bases
 from memsim.files import is_file
 from memsim.nn.quantisation import QuantisationConfig
-from memsim.resources import find_config
 from memsim.schema import Schema, Section, Within, problem
-from memsim.yaml_config import read_config
 
 Pair = Annotated[tuple[float, Annotated[float, Within(low=0)]], Strict(False)]
 
@@ -66,19 +65,19 @@ class TrainConfig(Section):
 
 
 def load_train_config(name_or_path: str | Path) -> TrainConfig:
-    """The recipe of that name (shipped in configs/qat) or in that YAML file.
+    """The recipe of that name (shipped in configs/qat) or in that YAML file, its `base` resolved.
 
     Its `model`, and the `lexicon` of its targets, are names or files as seen from its folder.
 
     A recipe without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
     """
-    path = find_config("qat", name_or_path)
-    config = read_config(path)
-    config.data.setdefault("name", path.stem)
-    _seen_from(path.parent, config.data, "model")
-    if isinstance(targets := config.data.get("targets"), dict):
-        _seen_from(path.parent, targets, "lexicon")
-    return Schema(TrainConfig).validate(config)
+    return _SCHEMA.validate(_BASES.read(name_or_path))
+
+
+def _find_files(data: dict[str, Any], folder: Path) -> None:
+    _seen_from(folder, data, "model")
+    if isinstance(targets := data.get("targets"), dict):
+        _seen_from(folder, targets, "lexicon")
 
 
 def _seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
@@ -86,3 +85,7 @@ def _seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
     name = section.get(key)
     if isinstance(name, str) and is_file(folder / name):
         section[key] = str(folder / name)
+
+
+_SCHEMA = Schema(TrainConfig)
+_BASES = Bases("qat", _SCHEMA, _find_files)

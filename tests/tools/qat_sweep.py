@@ -105,11 +105,8 @@ ROWS = [  # what tells most comes first
 ]
 MAIN = [Training(recipe, bits, seed) for recipe, bits, seed in ROWS]
 LONGER = [Training("robust", None, seed, {"quantisation": None}, "unquantised") for seed in range(3)]
-TWICE = {"epochs": 16}  # as many again for the row that missed its goal, and for its control
-AGAIN = [Training("robust", 2, seed, TWICE, "twice") for seed in range(3)]
-AGAIN_LONGER = [
-    Training("robust", None, seed, TWICE | {"quantisation": None}, "unquantised twice") for seed in range(3)
-]
+AGAIN = [Training("robust-long", 2, seed) for seed in range(3)]
+AGAIN_LONGER = [Training("robust-long", None, seed, {"quantisation": None}, "unquantised") for seed in range(3)]
 FROM_SCRATCH = [Training("paper", 3, 0, SCRATCH, "scratch", from_scratch=True)]
 ABLATIONS = [
     Training("robust", bits, 0, {"epochs": ABLATION_EPOCHS, **changes}, f"ablation {what}")
@@ -209,7 +206,7 @@ class Sweep:
             *path, key = dotted.split(".")
             section = recipe
             for name in path:
-                section = section[name]
+                section = section.setdefault(name, {})
             section[key] = "none" if value is None else value
         return recipe | {"name": training.name}
 
@@ -338,7 +335,7 @@ def rows(sweep: Sweep, corpus: str) -> Iterable[tuple[Row, str, list[Training]]]
     """Every row with what it is called and the trainings in full precision that took as long."""
     kinds = [
         ("`robust`", "robust", MAIN, LONGER),
-        (f"`robust`, {TWICE['epochs']} epochs", "robust", AGAIN, AGAIN_LONGER),
+        ("`robust-long`", "robust-long", AGAIN, AGAIN_LONGER),
         ("`paper`", "paper", MAIN, LONGER),
         ("`paper`, from scratch", "paper", FROM_SCRATCH, []),
     ]

@@ -1,0 +1,71 @@
+"""Configs that say what they change of another one, which they name as their `base`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memsim.errors import InputError
+from memsim.resources import find_config
+from memsim.schema import Schema
+from memsim.yaml_config import Config, read_config
+
+
+def _as_it_is(data: dict[str, Any], folder: Path) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Reads configs of a kind, shipped in configs/<kind>, with their bases."""
+
+    kind: str
+    schema: Schema[Any]
+    prepare: Callable[[dict[str, Any], Path], None] = _as_it_is
+    """Told the keys of every file, and its folder, before they are merged."""
+
+    def read(self, source: str | Path) -> Config:
+        """The config that a name or path means, merged over its bases. One without a `name` takes its file's."""
+        return self._read(source, Path(), ())
+
+    def resolve(self, config: Config) -> Config:
+        """`config` merged over its bases, which are seen from the current folder."""
+        return self._merged(config, Path(), ())
+
+    def _read(self, source: str | Path, folder: Path, seen: tuple[Path, ...]) -> Config:
+        """Seen from `folder`; `seen` leads to it."""
+        try:
+            path = folder / source if (folder / source).is_file() else find_config(self.kind, source)
+        except (InputError, OSError) as error:
+            raise InputError(
+                f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)
+            ) from None
+        path = path.absolute()
+        if path in seen:
+            chain = " -> ".join(step.name for step in (*seen[seen.index(path) :], path))
+            raise InputError(f"the bases go round in a circle: {chain}")
+        config = read_config(path)
+        config.data.setdefault("name", path.stem)
+        self.prepare(config.data, path.parent)
+        return self._merged(config, path.parent, (*seen, path))
+
+    def _merged(self, config: Config, folder: Path, seen: tuple[Path, ...]) -> Config:
+        base = config.data.pop("base", None)
+        if base is None:
+            return config
+        if not isinstance(base, str):
+            raise InputError(f"{config.mark(('base',))}: expected the name or file of another one")
+        try:
+            below = self._read(base, folder, seen)
+        except InputError as error:
+            raise InputError(f"{config.mark(('base',))}: {error}") from None
+        return self.schema.merge(below, config)
+
+
+def _is_dir(source: str | Path) -> bool:
+    try:
+        return Path(source).is_dir()
+    except OSError:
+        return False
