@@ -16,6 +16,7 @@ from memsim import __version__, load_hardware
 from memsim.checkpoint import FORMAT
 from memsim.cli import app
 from memsim.study import results
+from memsim.train.config import load_train_config
 
 README = REPOSITORY / "README.md"
 GROUP = typer.main.get_command(app)
@@ -43,6 +44,14 @@ def test_the_hardware_example_loads(tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     spec = load_hardware(tmp_path / "mine.yaml")
     assert spec.for_layer("blocks.0.x").adc.bits > spec.adc.bits
+
+
+def test_the_recipe_example_loads(tmp_path):
+    (text,) = blocks(REPOSITORY / "configs" / "qat" / "README.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    recipe = load_train_config(tmp_path / "mine.yaml")
+    assert recipe.quantisation.teacher is None
+    assert load_train_config("robust").quantisation.teacher is not None
 
 
 @each_document

@@ -46,10 +46,9 @@ def folder(tmp_path, tiny_recogniser, memsim):
     """What the commands take for granted."""
     for corpus in ("CORPORA", "AN4"):
         tedlium_of_demo(tmp_path / corpus)
-    for path in (*configs_root().glob("qat/*.yaml"),):
-        recipe = yaml.safe_load(path.read_text()) | RECIPE_CHANGES
-        (tmp_path / "recipes").mkdir(exist_ok=True)
-        (tmp_path / "recipes" / path.name).write_text(yaml.safe_dump(recipe))
+    (tmp_path / "recipes").mkdir()
+    for path in configs_root().glob("qat/*.yaml"):
+        (tmp_path / "recipes" / path.name).write_text(yaml.safe_dump({"base": path.stem, **RECIPE_CHANGES}))
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_MODEL))
     rows = ["audio\ttext", *(f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=4).utterances)]
     for name in ("SYNTH/manifest.tsv", "SYNTH5000/manifest.tsv", "SYNTH5000/first2000.tsv", "HELDOUT/manifest.tsv"):
