@@ -65,6 +65,7 @@ class Tiling:
 
     @property
     def slices(self) -> int:
+        """Planes of cells that a magnitude is spread over: one for each `cell_bits` of it."""
         return slices_of(self.bits, self.cell_bits)
 
     @property

@@ -99,6 +99,7 @@ class FullPulse:
         self._window = scale * device.window_amperes(at).item()
 
     def joules(self, r: Tensor) -> Tensor:
+        """The energy of pulses that leave cells in the states `r` (any shape)."""
         return r * self._window + self._llrs
 
 

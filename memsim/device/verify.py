@@ -27,9 +27,11 @@ class CurrentScale:
         self._offset, self._slope = llrs / self.full_scale_amperes, window / self.full_scale_amperes
 
     def currents(self, r: Tensor) -> Tensor:
+        """Of cells in the states `r` (any shape), as fractions of full scale."""
         return r * self._slope + self._offset
 
     def states(self, currents: Tensor) -> Tensor:
+        """The states of cells with these `currents`, fractions of full scale (any shape)."""
         return (currents - self._offset) / self._slope
 
 

@@ -79,6 +79,8 @@ class DigitalLayer:
 
 @dataclass(frozen=True)
 class Plan:
+    """Which layers go onto arrays, as what, and which stay digital, and why."""
+
     mapped: tuple[MappedLayer, ...]
     digital: tuple[DigitalLayer, ...]
 

@@ -181,6 +181,7 @@ class ResultsFile:
         self._file, self._facts = file, facts
 
     def add_part(self, network: Network, part: Part) -> None:
+        """Append what `network` made of a part of the data. Raises OSError where that cannot be written."""
         score = part_score(part, self._facts.corpus)
         line = {"kind": "part", **asdict(network), "settings": self._settings(network), "wer": score.wer}
         self._add(line | {"cer": score.cer} | part.to_dict())
@@ -191,6 +192,7 @@ class ResultsFile:
         return next((dict(point.settings) for point in points if point.has(network)), {})
 
     def add_point(self, point: PointFacts, result: Mapping[str, Any]) -> None:
+        """Append the result of a point whose parts are all there. Raises OSError where that cannot be written."""
         self._add({"kind": "point", "settings": dict(point.settings), **result})
 
     def finish(self) -> None:

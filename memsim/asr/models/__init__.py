@@ -1,0 +1,1 @@
+"""The networks of recognisers: encoders, CTC, Transducers, and those of torchaudio."""

@@ -88,6 +88,8 @@ class Block(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two linear layers with Swish between them, on normalised input: [batch, frames, width] to the same shape."""
+
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
