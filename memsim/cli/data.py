@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memsim.cli import options
 from memsim.errors import InputError
 from memsim.resources import ASSETS
 
@@ -40,6 +41,13 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
     if newest is not None:
         return newest, f"checkpoint: {newest} (the newest mapped one in this folder)"
     return ASSETS / "checkpoints" / BUNDLED["demo"], "checkpoint: demo (bundled)"
+
+
+def default_data(checkpoint: str | None) -> str:
+    """What --data means where it is left out: the demo, of a bundled checkpoint. Raises InputError for others."""
+    if checkpoint not in BUNDLED or Path(checkpoint).is_file():
+        raise InputError(f"--data is missing: {options.DATA}")
+    return "demo"
 
 
 def open_checkpoint(

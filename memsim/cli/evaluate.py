@@ -13,6 +13,7 @@ import typer
 from memsim.cli import decoding, options
 from memsim.cli import study as study_options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
+from memsim.cli.data import default_data, open_checkpoint
 from memsim.errors import InputError
 from memsim.launch import is_first
 
@@ -46,7 +47,7 @@ def command(
         typer.Option(
             "--data",
             metavar="DATA",
-            help=f"{options.DATA}. Required, but not with --merge.",
+            help=f"{options.DATA}. Required, but not with --merge, and of a bundled checkpoint it is demo.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -147,8 +148,7 @@ def command(
         hypotheses=hypotheses,
         nbest=nbest,
     )
-    if data is None:
-        raise InputError(f"--data is missing: {options.DATA}")
+    data = default_data(checkpoint) if data is None else data
     if tune and options.has_one_split(data):
         raise InputError(f"--tune: {data} has no dev split to tune on; give --lm-weight and --prior-weight")
     if split is not None and options.has_one_split(data):
@@ -159,7 +159,6 @@ def command(
         raise InputError(f"--shard {shard}: a share has no result of its own; {with_merge}")
     if is_first():
         sharing.make_way(json_file, figure, report, hypotheses, force=force)
-    from memsim.cli.data import open_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
 
     with sharing.stop_requests() as stop_request, study_options.eval_workers() as workers:

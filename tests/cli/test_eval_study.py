@@ -163,6 +163,8 @@ def test_options_that_do_not_go_together(memsim, tiny, arguments, said):
 
 def test_there_is_something_to_evaluate_or_merge(memsim, tiny):
     assert "--data is missing: demo, tedlium2" in memsim("eval", tiny).said
+    assert "--data is missing: demo, tedlium2" in memsim("eval").said  # whatever checkpoint that finds
+    assert "demo all: 2 utterances" in memsim("eval", "demo", "--reference", "demo-float", "--limit", "2").said
     done = memsim("eval", "--merge", "out/*.jsonl")
     assert (done.status, done.err) == (2, "memsim: --merge out/*.jsonl: no such files\n")
 
