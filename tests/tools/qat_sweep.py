@@ -106,7 +106,7 @@ ROWS = [  # what tells most comes first
 MAIN = [Training(recipe, bits, seed) for recipe, bits, seed in ROWS]
 LONGER = [Training("robust", None, seed, {"quantisation": None}, "unquantised") for seed in range(3)]
 AGAIN = [Training("robust-long", 2, seed) for seed in range(3)]
-AGAIN_LONGER = [Training("robust-long", None, seed, {"quantisation": None}, "unquantised") for seed in range(3)]
+AGAIN_LONGER = [Training("robust-long", None, 0, {"quantisation": None}, "unquantised")]
 FROM_SCRATCH = [Training("paper", 3, 0, SCRATCH, "scratch", from_scratch=True)]
 ABLATIONS = [
     Training("robust", bits, 0, {"epochs": ABLATION_EPOCHS, **changes}, f"ablation {what}")
@@ -129,7 +129,7 @@ NETWORKS = [
 GROUPS = {
     "main": MAIN,
     "float": LONGER,
-    "again": [training for pair in zip(AGAIN, AGAIN_LONGER, strict=True) for training in pair],
+    "again": AGAIN + AGAIN_LONGER,
     "ablation": ABLATIONS,
     "scratch": FROM_SCRATCH,
     "starts": list(STARTS.values()),
