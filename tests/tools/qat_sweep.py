@@ -143,7 +143,7 @@ def tests_of(training: Training) -> list[Test]:
     if training.model:
         return [Test(training, chip, "an4") for chip in CHIPS] + [Test(training, "best", "second")]
     if training.variant.startswith("ablation"):
-        return [Test(training, "physical", "an4")]
+        return [Test(training, "physical", corpus) for corpus in ("an4", "second")]
     if training.bits is None:
         return [Test(training, "ideal", corpus) for corpus in ("an4", "second")]
     headline = training in MAIN + AGAIN and training.bits in SEVERAL_SEEDS
@@ -360,22 +360,24 @@ def float_table(sweep: Sweep, corpus: str) -> list[str]:
         if results := sweep.loaded(Test(training, "ideal", corpus) for training in trainings):
             wers = [result["digital"]["wer"] for result in results]
             loss = Row(results).digital("loss")
-            lines.append(f"| trained on, {what}, {len(results)} seeds | {spread_cells(wers)} | {loss:.3f} |")
+            seeds = f"{len(results)} seed{'s' * (len(results) > 1)}"
+            lines.append(f"| trained on, {what}, {seeds} | {spread_cells(wers)} | {loss:.3f} |")
     return lines
 
 
 def ablation_table(sweep: Sweep) -> list[str]:
     lines = [
-        "| `robust` | bits | digital | on `physical` | std | min | max | CTC loss |",
-        "|---|---|---|---|---|---|---|---|",
+        "| `robust`, on `physical` | bits | AN4: digital | mapped: mean | std | min | max | CTC loss "
+        "| synthetic: digital | mapped: mean | std | min | max | CTC loss |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for training in ABLATIONS:
+        cells = [training.variant.removeprefix("ablation "), str(training.bits)]
         for result in sweep.loaded(tests_of(training)):
             row = Row([result])
-            what = training.variant.removeprefix("ablation ")
-            lines.append(
-                f"| {what} | {training.bits} | {percent(row.digital())} | {spread_cells(row.wers)} | {row.loss():.3f} |"
-            )
+            cells += [percent(row.digital()), spread_cells(row.wers), f"{row.loss():.3f}"]
+        if len(cells) > 2:
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
