@@ -82,6 +82,10 @@ def dark_state(device: DeviceModel) -> Tensor:
     return llrs / (llrs - hhrs)
 
 
-def fit_gain(inputs: Tensor, products: Tensor, weights: Tensor) -> float:
-    """The gain that brings `products` [n] closest to `inputs` [n]: least squares with `weights` [n]."""
-    return float((weights * inputs * products).sum() / (weights * products.square()).sum())
+def fit_gain(inputs: Tensor, products: Tensor, weights: Tensor) -> float | None:
+    """The gain that brings `products` [n] closest to `inputs` [n]: least squares with `weights` [n].
+
+    None where all products are 0.
+    """
+    size = float((weights * products.square()).sum())
+    return float((weights * inputs * products).sum()) / size if size else None

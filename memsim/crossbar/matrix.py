@@ -294,17 +294,25 @@ class MappedMatrix(nn.Module):
         if spec.gain_per_ampere != "calibrated":
             return spec.gain_per_ampere
         if spec.wires is not None:
-            return self._fitted_gain_through_wires(statistics)
-        if _has_input_range(spec):
-            inputs, weights = statistics.bin_centres, statistics.histogram.double()
+            gain = self._fitted_gain_through_wires(statistics)
+        elif _has_input_range(spec):
+            gain = self._gain_of(statistics.bin_centres, statistics.histogram.double())
         else:
             inputs = self._in_range(statistics.sample)[0].flatten().double()
-            weights = torch.ones_like(inputs)
-        drive = self.drive(gain_per_ampere=1.0)
+            gain = self._gain_of(inputs, torch.ones_like(inputs))
+        if not gain:  # no input ever drove a row, or no cell was to answer: the gain for all inputs that could be
+            inputs = torch.linspace(-1, 1, 257, dtype=torch.float64) * self.drive(gain_per_ampere=1.0).input_range
+            gain = self._gain_of(inputs, torch.ones_like(inputs))
+        assert gain
+        return gain
+
+    def _gain_of(self, inputs: Tensor, weights: Tensor) -> float | None:
+        """The gain, without wires, for `inputs` [n] that come as often as `weights` [n] says."""
+        drive = self.drive(gain_per_ampere=1.0, gives_volts=False)
         products = drive.response(inputs.to(self.levels.device)).cpu().double() * self._mean_window()
         return fit_gain((inputs / drive.input_range).clamp(-1, 1), products, weights)
 
-    def _fitted_gain_through_wires(self, statistics: InputStatistics) -> float:
+    def _fitted_gain_through_wires(self, statistics: InputStatistics) -> float | None:
         """The gain for the whole matrix as it is programmed: what wires take depends on all of its cells."""
         rows, _ = self._in_range(statistics.sample.to(self.levels.device))
         drive = self.drive(gain_per_ampere=1.0)

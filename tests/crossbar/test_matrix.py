@@ -372,6 +372,22 @@ def test_outputs_whose_weights_are_all_zero_give_nothing(scale: str) -> None:
     assert not MappedMatrix.from_weight("layer", 0 * weight, spec, 0, statistics_of(x))(x).any()
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"wires": {"ohms": 1, "solve": "effective"}}, {"dac": {"bits": 8, "range": "per_vector"}}]
+)
+def test_inputs_and_weights_that_are_all_zero_leave_a_gain(changes: dict[str, Any]) -> None:
+    """A layer that training has killed gets no input: what calibrates it is zeros alone."""
+    generator = torch.Generator().manual_seed(3)
+    weight, x = torch.randn(6, 40, generator=generator), torch.randn(50, 40, generator=generator)
+    spec = spec_of(3, **changes)
+    usual = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x)).gain_per_ampere
+    for rows, matrix in ((0 * x, weight), (x, 0 * weight)):
+        dead = MappedMatrix.from_weight("layer", matrix, spec, 0, statistics_of(rows))
+        assert 0.5 * usual < dead.gain_per_ampere < 2 * usual
+        assert dead(x).isfinite().all()
+        assert dead(0 * x).abs().max() < 0.01 * (x @ weight.T).abs().max()
+
+
 def test_calibrating_again_takes_effect() -> None:
     matrix = small_matrix(spec_of(3, read_noise=None))
     x = torch.randn(20, 5)
