@@ -42,14 +42,14 @@ class Bases:
             raise InputError(
                 f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)
             ) from None
-        path = path.absolute()
-        if path in seen:
-            chain = " -> ".join(step.name for step in (*seen[seen.index(path) :], path))
+        place = path.absolute()
+        if place in seen:
+            chain = " -> ".join(step.name for step in (*seen[seen.index(place) :], place))
             raise InputError(f"the bases go round in a circle: {chain}")
         config = read_config(path)
         config.data.setdefault("name", path.stem)
         self.prepare(config.data, path.parent)
-        return self._merged(config, path.parent, (*seen, path))
+        return self._merged(config, path.parent, (*seen, place))
 
     def _merged(self, config: Config, folder: Path, seen: tuple[Path, ...]) -> Config:
         base = config.data.pop("base", None)

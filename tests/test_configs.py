@@ -122,6 +122,15 @@ def test_a_recipe_says_what_it_changes_of_its_base(tmp_path: Path) -> None:
     assert (mine.name, mine.model) == ("mine", str(tmp_path / "below" / "m.yaml"))
 
 
+def test_what_a_recipe_names_says_nothing_of_where_it_lay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are kept in checkpoints, which are the same bits wherever they were trained."""
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "m.yaml", MODEL)
+    saved(tmp_path / "base.yaml", RECIPE + "model: m.yaml")
+    saved(tmp_path / "mine.yaml", "base: base.yaml\n")
+    assert load_train_config("base.yaml").model == load_train_config("mine.yaml").model == "m.yaml"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
