@@ -24,7 +24,7 @@ class Bases:
     kind: str
     schema: Schema[Any]
     prepare: Callable[[dict[str, Any], Path], None] = _as_it_is
-    """Told the keys of every file, and its folder, before they are merged."""
+    """Completes the keys of a file, which lies in the folder that it is told, before they are merged."""
 
     def read(self, source: str | Path) -> Config:
         """The config that a name or path means, merged over its bases. One without a `name` takes its file's."""
