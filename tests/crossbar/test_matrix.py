@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -381,8 +382,9 @@ def test_inputs_and_weights_that_are_all_zero_leave_a_gain(changes: dict[str, An
     weight, x = torch.randn(6, 40, generator=generator), torch.randn(50, 40, generator=generator)
     spec = spec_of(3, **changes)
     usual = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x)).gain_per_ampere
-    for rows, matrix in ((0 * x, weight), (x, 0 * weight)):
-        dead = MappedMatrix.from_weight("layer", matrix, spec, 0, statistics_of(rows))
+    learned = replace(statistics_of(0 * x), full_scale=3.0)  # as the range of a trained layer
+    for statistics, matrix in ((statistics_of(0 * x), weight), (learned, weight), (statistics_of(x), 0 * weight)):
+        dead = MappedMatrix.from_weight("layer", matrix, spec, 0, statistics)
         assert 0.5 * usual < dead.gain_per_ampere < 2 * usual
         assert dead(x).isfinite().all()
         assert dead(0 * x).abs().max() < 0.01 * (x @ weight.T).abs().max()
