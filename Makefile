@@ -14,7 +14,7 @@ demo: $(VENV)/.installed   ## map the bundled 3-bit checkpoint and evaluate it o
 test: lint                 ## lint, types, tests
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-dev   ## what takes longer, and new examples for the property-based tests
+test-slow: $(VENV)/.installed-slow   ## what takes longer, and new examples for the property-based tests
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile explore
 
@@ -46,3 +46,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-slow: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev,foreign,fuzz]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -94,11 +94,25 @@ def test_the_source_distribution_makes_the_same_wheel(sdist, wheel, tmp_path):
     assert contents[0] == contents[1]
 
 
+def interpreter(version: str) -> str | None:
+    """A Python of this version, such as "3.12", among the commands or pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for command in (shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))):
+        asked = [command, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        if command and subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() == version:
+            return command
+    return None
+
+
 @pytest.mark.slow
-def test_the_wheel_runs_in_an_empty_environment(wheel, tmp_path):
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_the_wheel_runs_in_an_empty_environment(wheel, tmp_path, version):
     """Its dependencies come from where pip gets them: some gigabytes."""
+    python = interpreter(version)
+    if python is None:
+        pytest.skip(f"no Python {version}")
     home = tmp_path / "environment"
-    venv.create(home, with_pip=True)
+    subprocess.run([python, "-m", "venv", home], check=True)
     binaries = home / ("Scripts" if os.name == "nt" else "bin")
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MEMSIM_DATA", "MEMSIM_CHECKPOINT")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
@@ -120,3 +134,4 @@ def test_the_wheel_runs_in_an_empty_environment(wheel, tmp_path):
     assert "mapped, 1 chip" in run(binaries / "memsim", "eval", "--data", "demo", "--limit", "4")
     run(binaries / "memsim", "eval", "demo", "--data", "demo", "--limit", "4", "--report", "page.html")
     assert (tmp_path / "page.html").stat().st_size > 10_000
+    shutil.rmtree(home)

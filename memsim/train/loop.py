@@ -26,6 +26,7 @@ from memsim.asr.scoring import Score, score
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError, Stopped
 from memsim.evaluate import input_statistics, output_prior, transcribe
+from memsim.nn.finite import first_not_finite
 from memsim.rng import derive_seed
 from memsim.train.batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
 from memsim.train.config import TrainConfig
@@ -227,7 +228,7 @@ class _Training:
         loss_sum, extra_loss_sum, short_count = workers.sum(sums)
         rate = config.learning_rate_at(moment.fraction)
         step = _Step(loss_sum / mine.batch_size, extra_loss_sum / mine.batch_size, norm, rate, round(short_count))
-        self._require_finite(step, batch)
+        self._require_finite(step, batch, lambda: self._repeat(pieces, moment))
         workers.take_largest(hooks.maxima(self.model))
         set_learning_rate(self.trained.optimiser, rate)
         self.trained.optimiser.step()
@@ -244,14 +245,22 @@ class _Training:
         extra_losses = torch.zeros_like(losses) if extra is None else extra(piece, outputs, moment)
         return losses, extra_losses, kind.too_short(outputs.frames, piece.targets)
 
-    def _require_finite(self, step: _Step, batch: Draws) -> None:
+    def _repeat(self, pieces: Sequence[TrainingBatch], moment: Moment) -> None:
+        with torch.no_grad(), self.workers.without_exchange(self.parallel):
+            for piece in pieces:
+                self._losses(piece.to(self.workers.device), moment)
+
+    def _require_finite(self, step: _Step, batch: Draws, again: Callable[[], object]) -> None:
+        """Raises FloatingPointError, naming the layer where `again`, which repeats the step, shows which it is."""
         values = (("loss", step.loss), ("extra loss", step.extra_loss), ("norm of the gradient", step.gradient_norm))
         for what, value in values:
             if not math.isfinite(value):
                 names = [self.data.utterances[i].id for i, _ in batch]
                 more = ", ..." if len(names) > 3 else ""
                 place = f"epoch {self.progress.epoch}, batch {self.progress.batches + 1}"
-                raise FloatingPointError(f"the {what} is {value} at {place} ({', '.join(names[:3])}{more})")
+                where = first_not_finite(self.model, again)
+                source = f"; {where}: the first place whose output holds NaN or Inf" if where else ""
+                raise FloatingPointError(f"the {what} is {value} at {place} ({', '.join(names[:3])}{more}){source}")
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 

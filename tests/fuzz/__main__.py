@@ -35,6 +35,9 @@ with atheris.instrument_imports(include=["memsim", "yaml"]) if atheris else null
     from tests.fuzz.readers import READERS, Reader
 
 
+_MEMORY = Path("/dev/shm")  # a folder is made and removed for each input: on a disk that is most of the time
+
+
 class Reading:
     """Gives inputs to a reader, each in a folder of its own, and counts what comes of them."""
 
@@ -111,7 +114,7 @@ def main() -> None:
         options.unguided = True
     reader = READERS[options.name]
     seeds = reader.seeds()
-    root = Path(tempfile.mkdtemp(prefix="memsim-fuzz-"))
+    root = Path(tempfile.mkdtemp(prefix="memsim-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
     try:
         reading = Reading(reader, root)
         if options.replay:

@@ -205,7 +205,7 @@ _LEXICON = Lexicon({"a": (("AH",),), "read": (("R", "EH", "D"), ("R", "IY", "D")
 
 
 def _tokens(document: bytes, folder: Path) -> object:
-    tokens = tokens_from_json(document.decode("utf-8", "surrogatepass" if b"\xed" in document else "replace"))
+    tokens = tokens_from_json(document.decode("utf-8", "replace"))
     texts = [tokens.decode([i]) for i in range(min(len(tokens), 50))]
     return [tokens.spellings(text) for text in texts], tokens.to_json()
 

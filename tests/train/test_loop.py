@@ -267,7 +267,10 @@ def test_a_loss_that_is_no_number(corpus: Corpus, tmp_path: Path) -> None:
     recogniser = fresh()
     with torch.no_grad():
         recogniser.model.output.bias.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at epoch 1, batch 1 \(u\d, u\d, u\d, \.\.\.\)"):
+    said = (
+        r"the loss is nan at epoch 1, batch 1 \(u\d, u\d, u\d, \.\.\.\); output: the first place whose output holds NaN"
+    )
+    with pytest.raises(FloatingPointError, match=said):
         run(job(corpus, tmp_path / "m.safetensors", recogniser=recogniser))
     assert not list(tmp_path.glob("*.safetensors"))
 
@@ -276,14 +279,14 @@ def test_an_extra_loss_that_is_no_number(corpus: Corpus, tmp_path: Path) -> None
     def bad(batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
         return outputs.log_probs.sum(dim=(1, 2)) * (math.inf if moment.step == 4 else 1)
 
-    with pytest.raises(FloatingPointError, match=r"the extra loss is -inf at epoch 2, batch 2 \(u"):
+    with pytest.raises(FloatingPointError, match=r"the extra loss is -inf at epoch 2, batch 2 \(u[^;]*$"):
         run(job(corpus, tmp_path / "m.safetensors", RANDOM, hooks=Hooks(extra_losses=bad)))
 
 
 def test_a_gradient_that_is_no_number(corpus: Corpus, tmp_path: Path) -> None:
     recogniser = fresh()
     recogniser.model.output.bias.register_hook(lambda grad: grad * math.inf)
-    with pytest.raises(FloatingPointError, match=r"the norm of the gradient is (nan|inf) at epoch 1, batch 1"):
+    with pytest.raises(FloatingPointError, match=r"the norm of the gradient is (nan|inf) at epoch 1, batch 1[^;]*$"):
         run(job(corpus, tmp_path / "m.safetensors", recogniser=recogniser))
 
 
