@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics as stats
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,7 +264,9 @@ def prepare(
             full_precision = recogniser
         statistics = stored_statistics(checkpoint)
         seed = seed or 0
-        digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about globs: said, once, where the spec was chosen
+            digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
         plan = mapping_of(digital).plan
         statistics, spec = plan.completed(statistics), chosen_bits(spec, plan)
     _require_statistics(checkpoint, spec, mapping_of(digital), statistics)

@@ -322,7 +322,7 @@ quite_something: 1
         ("adc: none\n\tdac: none", "x.yaml:2: not valid YAML"),
         ("a: 1\n---\nb: 2", "x.yaml:2: not valid YAML: expected a single document"),
         ('a: "\\UFFFFFFFF"', "x.yaml: not valid YAML"),
-        ("[" * 5000, "x.yaml: not valid YAML: nested too deep"),
+        ("[" * 5000, "x.yaml:1: not valid YAML: nested more than 30 deep"),
         ("", "x.yaml: is empty"),
         ("# only a comment\n", "x.yaml: is empty"),
         ("- adc: none", "x.yaml: is a list; expected keys and values, such as `name: mine`"),

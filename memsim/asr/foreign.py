@@ -15,7 +15,7 @@ from torchaudio.pipelines import Wav2Vec2ASRBundle
 
 from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architecture
 from memsim.asr.kinds import CTC
-from memsim.asr.models.foreign import Factory, FactoryConfig, ForeignConfig
+from memsim.asr.models.foreign import Factory, FactoryConfig, ForeignConfig, failure_in
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.recogniser import metadata_of, stored_config
 from memsim.asr.tokens import CharacterTokens
@@ -58,11 +58,13 @@ def register_factory(name: str) -> None:
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
     try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"--architecture {name}: {module_name} cannot be imported ({error})") from None
-    except AttributeError:
-        raise InputError(f"--architecture {name}: {module_name} has no {attribute or 'name after the colon'}") from None
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever somebody's code raises
+        why = error if isinstance(error, ImportError | ValueError) else failure_in(error)
+        raise InputError(f"--architecture {name}: {module_name} cannot be imported ({why})") from error
+    if not hasattr(module, attribute):
+        raise InputError(f"--architecture {name}: {module_name} has no {attribute or 'name after the colon'}")
+    function = getattr(module, attribute)
     if not callable(function):
         raise InputError(f"--architecture {name}: is a {type(function).__name__}, not a function that makes a network")
     ARCHITECTURES[name] = Architecture(FactoryConfig, Factory(name, function), CTC())

@@ -109,12 +109,20 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
         tokens = tokens_from_json(document)
         if config.tokens != len(tokens):
             raise InputError(f"architecture_config: has {config.tokens} tokens, but there are {len(tokens)}")
+    except ValueError as error:
+        raise _unusable(checkpoint, error) from None
+    try:
         with torch.device("meta"):
             model = architecture.build(config)
+    except InputError:  # of a factory, which is not in the file
+        raise
     except ValueError as error:
-        summary = str(error).splitlines()[0]
-        raise InputError(f"{checkpoint.path}: unusable metadata: {summary}") from None
+        raise _unusable(checkpoint, error) from None
     return Recogniser(model, str(name), config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+
+
+def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:
+    return InputError(f"{checkpoint.path}: unusable metadata: {str(error).splitlines()[0]}")
 
 
 def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:

@@ -185,8 +185,8 @@ class MappedMatrix(nn.Module):
         if matrix.scale.shape not in ((1,), (tiling.out_features,)):
             wanted = f"[{tiling.out_features}] or [1]"
             raise InputError(f"{name}: scale is {list(matrix.scale.shape)}, but it must be {wanted}; map it again")
-        if levels.is_floating_point() or levels.dtype == torch.bool:
-            raise InputError(f"{name}: levels are {levels.dtype}, not whole numbers; map it again")
+        if misfit := _misfit(levels, spec):
+            raise InputError(f"{name}: levels are {misfit}; map it again")
         lines, slices = tiling.row_tiles, tiling.slices
         shapes: dict[str, set[tuple[int, ...]]] = {
             "input_range": {()},
@@ -461,12 +461,15 @@ class MappedMatrix(nn.Module):
         if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
             raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:  # type: ignore[no-untyped-def]
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
         self.release()  # it is made from the tensors that are replaced
+        levels = state_dict.get(prefix + "levels")
+        if levels is not None and (misfit := _misfit(levels, self.spec)):
+            errors.append(f"{prefix}levels are {misfit}")
         for name in (*CALIBRATED, *ADC_ERRORS):
             if (stored := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(stored, device=self.levels.device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def _apply(self, fn, recurse: bool = True) -> MappedMatrix:  # type: ignore[no-untyped-def]
         """Move to another device; a dtype that the network is cast to is for its digital part, cells keep theirs."""
@@ -478,6 +481,17 @@ class MappedMatrix(nn.Module):
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _misfit(levels: Tensor, spec: HardwareSpec) -> str | None:
+    """What is wrong with `levels` as those of a matrix under `spec`; None where nothing is."""
+    if levels.is_floating_point() or levels.dtype == torch.bool:
+        return f"{levels.dtype}, not whole numbers"
+    if levels.is_meta or not levels.numel():
+        return None
+    bits, largest = bits_of(spec), encode.max_level(bits_of(spec))
+    low, high = (int(value) for value in levels.aminmax())
+    return None if -largest <= low and high <= largest else f"{low} to {high}, beyond the {largest} of {bits} bits"
 
 
 def _programmed(

@@ -76,7 +76,11 @@ class Attention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As nn.MultiheadAttention; `is_causal` only says what `attn_mask` is, which must be given with it."""
+        """As nn.MultiheadAttention; `is_causal` only says what `attn_mask` is, which must be given with it.
+
+        Raises ValueError where the shape of a mask does not fit, TypeError where it holds neither truth values nor
+        floating-point numbers.
+        """
         if is_causal and attn_mask is None:
             raise ValueError("is_causal says what attn_mask is; give the mask, too")
         has_batch = query.ndim == 3
@@ -85,6 +89,7 @@ class Attention(nn.Module):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        self._require_masks(query, key, key_padding_mask, attn_mask)
         parts = (self._projected(name, x) for name, x in zip(PROJECTIONS, (query, key, value), strict=True))
         q, k, v = self._with_extra_keys(*parts)
         q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
@@ -104,6 +109,22 @@ class Attention(nn.Module):
         if not has_batch:
             return output[0], None if weights is None else weights[0]
         return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _require_masks(
+        self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+    ) -> None:
+        """Queries and keys are [batch, frames, width]."""
+        batch, queries, keys = len(query), query.shape[1], key.shape[1]
+        allowed = {"attn_mask": [(queries, keys), (batch * self.num_heads, queries, keys)]}
+        allowed["key_padding_mask"] = [(batch, keys)]
+        for name, mask in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):
+            if mask is None:
+                continue
+            if mask.shape not in allowed[name]:
+                wanted = " or ".join(str(list(shape)) for shape in allowed[name])
+                raise ValueError(f"{name} is {list(mask.shape)}; expected {wanted}")
+            if mask.dtype != torch.bool and not mask.is_floating_point():
+                raise TypeError(f"{name} is {mask.dtype}; expected truth values or floating-point numbers")
 
     def _with_extra_keys(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With the learned key and value, and the one of zeros, where the layer has them: frames after all others."""
@@ -135,23 +156,25 @@ class MappedAttention(Attention):
     def __init__(self, module: nn.MultiheadAttention | QuantisedAttention, products: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self._set_sizes(module)
+        self._has_one_weight = module.in_proj_weight is not None
         for name, source in self.sources(module).items():
             if name == "out_proj":
                 continue
             if name in products:
-                self.add_module(name, MappedLinear(products[name], None))
+                weight = effective_weight(module, source.tensor)
+                self.add_module(name, MappedLinear(products[name], weight, None))
             else:
-                self.register_buffer(f"{name}_weight", kept(source.matrix(effective_weight(module, source.tensor))))
+                digital = kept(source.matrix(effective_weight(module, source.tensor)))
+                self.register_parameter(f"{name}_weight", digital)
         for name in ("in_proj_bias", "bias_k", "bias_v"):
-            self.register_buffer(name, kept(getattr(module, name)))
-        bias = kept(module.out_proj.bias)
+            self.register_parameter(name, kept(getattr(module, name)))
         if "out_proj" in products:
-            self.out_proj: nn.Module = MappedLinear(products["out_proj"], bias)
+            self.out_proj: nn.Module = MappedLinear(products["out_proj"], module.out_proj.weight, module.out_proj.bias)
         else:
-            weight = kept(effective_weight(module, "out_proj.weight"))
+            bias = kept(module.out_proj.bias)
             self.out_proj = nn.Linear(module.embed_dim, module.embed_dim, bias is not None, device="meta")
-            state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-            self.out_proj.load_state_dict(state, assign=True)
+            self.out_proj.register_parameter("weight", kept(effective_weight(module, "out_proj.weight")))
+            self.out_proj.register_parameter("bias", bias)
         self.quantisers = kept_quantisers(module, products)
 
     @classmethod
@@ -159,15 +182,17 @@ class MappedAttention(Attention):
         return cls(module, products)
 
     @property
-    def in_proj_weight(self) -> Tensor:  # type: ignore[override]
+    def in_proj_weight(self) -> Tensor | None:  # type: ignore[override]
         """For networks that look it up, or project by themselves: without its values, unless all of it is digital."""
+        if not self._has_one_weight:
+            return None
         on_arrays = [layer for name in PROJECTIONS if isinstance(layer := self._modules.get(name), MappedLinear)]
         if not on_arrays:
             return torch.cat([getattr(self, f"{name}_weight") for name in PROJECTIONS])
-        matrix = on_arrays[0].matrix
+        matrix, dtype = on_arrays[0].matrix, on_arrays[0].weight_dtype
         assert isinstance(matrix, MappedMatrix)
         parts = f"{matrix.name.rpartition('.')[0]}.*"
-        return WeightOnArrays(matrix, (len(PROJECTIONS) * self.embed_dim, self.embed_dim), parts)
+        return WeightOnArrays(matrix, dtype, (len(PROJECTIONS) * self.embed_dim, self.embed_dim), parts)
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
         bias = None if name == "out_proj" else self._bias_of(name)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
-from memsim.nn.stand_in import WeightOnArrays
+from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
 PIECE_VALUES = 1 << 20
 """About how many values of windows exist at a time: changes speed and memory, never a result."""
@@ -83,7 +83,7 @@ class Windows:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
 
 
-class _OnArrays(nn.Module):
+class _OnArrays(OnArrays):
     """A convolution of either kind whose weight is on arrays: what both keep of their layer."""
 
     bias: Tensor | None
@@ -95,7 +95,8 @@ class _OnArrays(nn.Module):
         self.matrix = matrix
         self.output_quantiser = kept_output_quantiser(module)
         self.weight_shape = tuple(module.weight.shape)
-        self.register_buffer("bias", kept(module.bias))
+        self.bias = kept(module.bias)
+        self._keep_dtype(module.weight)
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
@@ -104,7 +105,7 @@ class _OnArrays(nn.Module):
     @property
     def weight(self) -> Tensor:
         """For networks that look it up: without its values."""
-        return WeightOnArrays(self.matrix, self.weight_shape)
+        return WeightOnArrays(self.matrix, self.weight_dtype, self.weight_shape)
 
 
 class MappedConvolution(_OnArrays):
@@ -122,8 +123,8 @@ class MappedConvolution(_OnArrays):
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.of("weight", tuple(module.weight.shape), Windows.of(module).groups)}
 
-    def forward(self, x: Tensor) -> Tensor:
-        batched, has_batch = _batched(x, len(self.windows.kernel_size))
+    def forward(self, input: Tensor) -> Tensor:
+        batched, has_batch = _batched(input, len(self.windows.kernel_size))
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
         product = self.windows.multiply(batched.movedim(1, -1), stream)
         return _as_given(finished(product, self.bias, self.output_quantiser), has_batch)
@@ -141,8 +142,8 @@ class QuantisedConvolution(QuantisedLayerOfOne):
         self.windows = Windows.of(module)
         self.source = MappedConvolution.sources(module)[""]
 
-    def forward(self, x: Tensor) -> Tensor:
-        batched, has_batch = _batched(x, len(self.windows.kernel_size))
+    def forward(self, input: Tensor) -> Tensor:
+        batched, has_batch = _batched(input, len(self.windows.kernel_size))
         product = self.matrix()(batched.movedim(1, -1), self.windows.convolve, self.windows.multiply)
         return _as_given(self.finished(product, self.bias), has_batch)
 
@@ -214,8 +215,8 @@ class MappedTransposedConvolution(_OnArrays):
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.transposed("weight", tuple(module.weight.shape), Overlap.of(module).groups)}
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        batched, has_batch = _batched(x, len(self.overlap.kernel_size))
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        batched, has_batch = _batched(input, len(self.overlap.kernel_size))
         product = self.overlap.add_up(self.matrix(batched.movedim(1, -1)), output_size)
         return _as_given(finished(product, self.bias, self.output_quantiser), has_batch)
 
@@ -232,8 +233,8 @@ class QuantisedTransposedConvolution(QuantisedLayerOfOne):
         self.overlap = Overlap.of(module)
         self.source = MappedTransposedConvolution.sources(module)[""]
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        batched, has_batch = _batched(x, len(self.overlap.kernel_size))
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        batched, has_batch = _batched(input, len(self.overlap.kernel_size))
         product = self.overlap.add_up(self.matrix()(batched.movedim(1, -1)), output_size)
         return _as_given(self.finished(product, self.bias), has_batch)
 

@@ -12,17 +12,21 @@ from torch.nn import functional as F
 from memsim.nn.convolution import PIECE_VALUES
 from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource
+from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
 
-class MappedEmbedding(nn.Module):
+class MappedEmbedding(OnArrays):
     """nn.Embedding on arrays: indices [...] -> [..., features]. The index drives one row with the full-scale input."""
 
     def __init__(self, module: nn.Embedding | QuantisedEmbedding, matrix: nn.Module) -> None:
         """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
         super().__init__()
         self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
+        self.padding_idx = module.padding_idx
         self.matrix = matrix
         self.output_quantiser = kept_output_quantiser(module)
+        assert isinstance(module.weight, Tensor)
+        self._keep_dtype(module.weight)
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:
@@ -38,10 +42,16 @@ class MappedEmbedding(nn.Module):
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedEmbedding:
         return cls(module, products[""])
 
-    def forward(self, indices: Tensor) -> Tensor:
+    @property
+    def weight(self) -> Tensor:
+        """For networks that look it up: without its values."""
+        return WeightOnArrays(self.matrix, self.weight_dtype, (self.num_embeddings, self.embedding_dim))
+
+    def forward(self, input: Tensor) -> Tensor:
         """Raises RuntimeError where an index is not that of a row."""
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
-        return finished(_looked_up(indices, self.num_embeddings, stream), None, self.output_quantiser)
+        rows = _looked_up(input, self.num_embeddings, stream).to(self.weight_dtype)
+        return finished(rows, None, self.output_quantiser)
 
 
 class QuantisedEmbedding(QuantisedLayerOfOne):
@@ -55,14 +65,14 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
         self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.padding_idx, self.scale_grad_by_freq = module.padding_idx, module.scale_grad_by_freq
 
-    def forward(self, indices: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         def look_up(indices: Tensor, matrix: Tensor) -> Tensor:
             return F.embedding(indices, matrix.T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
         def in_rows(indices: Tensor, stream: Stream) -> Tensor:
             return _looked_up(indices, self.num_embeddings, stream)
 
-        return self.finished(self.matrix()(indices, look_up, in_rows), None)
+        return self.finished(self.matrix()(input, look_up, in_rows), None)
 
 
 def _looked_up(indices: Tensor, rows: int, stream: Stream) -> Tensor:

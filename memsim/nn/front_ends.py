@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from memsim.nn.embedding import MappedEmbedding, QuantisedEmbedding
 from memsim.nn.linear import MappedConv1D, MappedLinear, QuantisedConv1D, QuantisedLinear
 from memsim.nn.product import QuantisedLayer, QuantisedProduct
 from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell, QuantisedRecurrent, QuantisedRecurrentCell
-from memsim.nn.sources import WeightSource, effective_weight
+from memsim.nn.sources import WeightSource, computed_name, effective_weight
 
 
 class FrontEnd(Protocol):
@@ -68,13 +69,33 @@ FRONT_ENDS: dict[type[nn.Module], FrontEnd] = {
 def front_end_of(module: nn.Module) -> FrontEnd | None:
     """The front end for `module`; None where there is none.
 
-    A class derived from a layer may compute something else, so it has none; a parametrised layer has its own.
+    A class derived from a layer has that of the layer unless it computes in a way of its own.
     """
+    if why_its_own(module) is not None:
+        return None
     if MappedEmbedding.is_original(module):
         return MappedEmbedding
     if MappedConv1D.is_original(module):
         return MappedConv1D
-    return FRONT_ENDS.get(type_before_parametrizations(module))
+    base = _base_of(module)
+    return None if base is None else FRONT_ENDS[base]
+
+
+def why_its_own(module: nn.Module) -> str | None:
+    """What shows that `module`, which is of a class that can be mapped or one derived from it, computes differently."""
+    own, base = type_before_parametrizations(module), _base_of(module)
+    if "forward" in vars(module):
+        return f"{own.__name__}, whose forward was replaced,"
+    if base is not None and any(getattr(own, name, None) is not getattr(base, name, None) for name in _COMPUTING):
+        return f"{own.__name__}, derived from {base.__name__} with a {_COMPUTING[0]} of its own,"
+    return None
+
+
+_COMPUTING = ("forward", "_conv_forward", "__call__")  # what a class that computes otherwise than its base defines
+
+
+def _base_of(module: nn.Module) -> type[nn.Module] | None:
+    return next((kind for kind in type_before_parametrizations(module).__mro__ if kind in FRONT_ENDS), None)
 
 
 @dataclass(frozen=True)
@@ -106,13 +127,34 @@ class MappableLayer:
         None where there is none.
         """
         own = {local: products[name] for local, name in self.matrices.items() if name in products}
-        return self.front_end.from_module(self.module, own) if own else None
+        if not own:
+            return None
+        layer = self.front_end.from_module(self.module, own)
+        _take_over_the_rest(layer, self.module)
+        return layer
 
     def quantised(self) -> QuantisedLayer:
         """The layer with its own parameters, ready for quantisers; itself where it has them already."""
         if isinstance(self.module, QuantisedLayer):
             return self.module
-        return QUANTISED[self.front_end].from_float(self.module)
+        layer = QUANTISED[self.front_end].from_float(self.module)
+        _take_over_the_rest(layer, self.module)
+        return layer
+
+    def part_from(self, layer: nn.Module, memo: dict[int, Any]) -> None:
+        """Give what `mapped` made, in a copy of the network, copies of the hooks and attributes it has from this layer.
+
+        `memo` is that of copying the network (copy.deepcopy). Raises InputError where something cannot be copied.
+        """
+        try:
+            for table in _HOOKS:
+                own = getattr(layer, table)
+                own.update(copy.deepcopy(dict(own), memo))
+            for name, value in vars(self.module).items():
+                if not name.startswith("_") and vars(layer).get(name) is value:
+                    setattr(layer, name, copy.deepcopy(value, memo))
+        except Exception as error:  # whatever they raise
+            raise InputError(f"{self.name}: has what cannot be copied, so the network cannot: {error}") from error
 
     def matrix(self, local: str) -> Tensor:
         """Matrix `local` [out, in / groups] as it is now."""
@@ -178,6 +220,26 @@ def replace_modules(model: nn.Module, replacements: Mapping[int, nn.Module]) -> 
         if (new := replacements.get(id(module))) is not None:
             parent, _, child = alias.rpartition(".")
             setattr(model.get_submodule(parent), child, new)
+
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+_OF_TRAINING = ("source", "transfer")  # a transfer holds arrays
+
+
+def _take_over_the_rest(layer: nn.Module, module: nn.Module) -> None:
+    """Give `layer`, in the place of `module`, that one's hooks and plain attributes."""
+    computed = [key for key, hook in module._forward_pre_hooks.items() if computed_name(hook) is not None]
+    for table in _HOOKS:
+        getattr(layer, table).update({k: hook for k, hook in getattr(module, table).items() if k not in computed})
+    for name, value in vars(module).items():
+        if not (name.startswith("_") or isinstance(value, Tensor) or name in _OF_TRAINING or hasattr(layer, name)):
+            setattr(layer, name, value)
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
-from memsim.nn.stand_in import WeightOnArrays
+from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
 
 class QuantisedLinear(QuantisedLayerOfOne):
@@ -22,8 +22,8 @@ class QuantisedLinear(QuantisedLayerOfOne):
         self.source = MappedLinear.sources(module)[""]
         self.out_features, self.in_features = self.source.shape
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.finished(self.matrix()(x), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.finished(self.matrix()(input), self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -37,8 +37,11 @@ class QuantisedConv1D(QuantisedLinear):
         self.source = MappedConv1D.sources(module)[""]
         self.out_features, self.in_features = self.source.shape
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
 
-class MappedLinear(nn.Module):
+
+class MappedLinear(OnArrays):
     """A linear layer whose product runs on a crossbar: [..., in] -> [..., out]. The bias is added digitally.
 
     `output_quantiser` is that of a layer that was trained with one.
@@ -46,12 +49,15 @@ class MappedLinear(nn.Module):
 
     bias: Tensor | None
 
-    def __init__(self, matrix: nn.Module, bias: Tensor | None, output_quantiser: nn.Module | None = None) -> None:
-        """`matrix` is a `MappedMatrix`, or what multiplies in its place."""
+    def __init__(
+        self, matrix: nn.Module, weight: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None = None
+    ) -> None:
+        """`matrix`, a `MappedMatrix` or what multiplies in its place, stands for `weight`."""
         super().__init__()
         self.matrix = matrix
         self.output_quantiser = output_quantiser or nn.Identity()
-        self.register_buffer("bias", bias)
+        self.bias = kept(bias)
+        self._keep_dtype(weight)
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
@@ -61,15 +67,15 @@ class MappedLinear(nn.Module):
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedLinear:
-        return cls(products[""], kept(module.bias), kept_output_quantiser(module))
+        return cls(products[""], module.weight, module.bias, kept_output_quantiser(module))
 
     @property
     def weight(self) -> Tensor:
         """For networks that look it up: without its values."""
-        return WeightOnArrays(self.matrix)
+        return WeightOnArrays(self.matrix, self.weight_dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return finished(self.matrix(x), self.bias, self.output_quantiser)
+    def forward(self, input: Tensor) -> Tensor:
+        return finished(self.matrix(input), self.bias, self.output_quantiser)
 
     def extra_repr(self) -> str:
         matrix = self.matrix
@@ -88,7 +94,10 @@ class MappedConv1D(MappedLinear):
 
     @property
     def weight(self) -> Tensor:
-        return WeightOnArrays(self.matrix, super().weight.shape[::-1])
+        return WeightOnArrays(self.matrix, self.weight_dtype, super().weight.shape[::-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:

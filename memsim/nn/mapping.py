@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,16 @@ from memsim.nn.front_ends import (
     replace_modules,
     require_names,
 )
-from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, chosen_bits, plan_modules, usable_scale
+from memsim.nn.plan import (
+    DigitalLayer,
+    MappedLayer,
+    Plan,
+    Selection,
+    chosen_bits,
+    plan_modules,
+    unmatched_globs,
+    usable_scale,
+)
 from memsim.nn.sources import effective_weight
 from memsim.spec import HardwareSpec, load_hardware
 
@@ -121,15 +131,16 @@ def map_model(
         seed: the chip; matrices draw their cells by (seed, name).
         trial: distinguishes repeated reads of one chip in their noise.
         calibration: what sets converter ranges: batches to run the model on (a tensor, a tuple of arguments, or a
-            mapping of named ones each), a function that runs it, or statistics by matrix name. Without it a spec with
-            converters cannot be run.
+            mapping of named ones each), a function that runs the network it is given (a copy), or statistics by matrix
+            name. Without it a spec with converters cannot be run.
         include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
             they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
-    Raises InputError for weights that hold NaN or Inf, globs that match nothing and networks that cannot be mapped as
-    they are; running a layer that the calibration never reached raises it, too, and so does computing with the weight
-    of a layer on arrays past the layer.
+    Globs of the spec that match no layer are warned of. Raises InputError for weights that hold NaN or Inf, `include`
+    and `exclude` globs that match nothing, networks that cannot be mapped as they are, and a calibration that runs none
+    of their layers; running a layer that the calibration never reached raises it, too, and so does computing with the
+    weight of a layer on arrays past the layer.
     """
     if not isinstance(spec, HardwareSpec):
         spec = load_hardware(spec)
@@ -140,20 +151,62 @@ def map_model(
         layers = mappable_layers(model)
         require_names(model, layers)
         plan = plan_modules(model, spec, Selection(include, exclude))
-        statistics = plan.completed({} if calibration is None else measure(model, calibration, seed=seed))
+        for glob in unmatched_globs(plan, spec):
+            warnings.warn(f"{spec.name}: {glob} matches no layer", stacklevel=2)
+        statistics = plan.completed(_statistics(model, layers, calibration, seed))
         quantised = quantised_matrices(layers)
         matrices = {}
         for layer in plan.mapped:
             weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
+            if weight.is_meta or weight.is_complex():
+                problem = "has no values yet (it is on the meta device)" if weight.is_meta else "is complex"
+                raise InputError(f"{layer.name}: its weight {problem}; exclude=[{layer.name!r}] keeps it digital")
             if not torch.isfinite(weight).all():
                 raise InputError(f"{layer.name}: its weight holds NaN or Inf")
             scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
             known, groups = statistics.get(layer.name), layer.source.groups
             matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, groups, scale)
         # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
-        memo: dict[int, Any] = {**_replacements(layers, matrices)}
-        chip = copy.deepcopy(model, memo)
+        replaced = _replacements(layers, matrices)
+        memo: dict[int, Any] = {**replaced}
+        chip = _copied(model, memo)
+        for old in layers:
+            if (new := replaced.get(id(old.module))) is not None:
+                old.part_from(new, memo)
         return with_mapping(chip, ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial)))
+
+
+def _statistics(
+    model: nn.Module, layers: Sequence[MappableLayer], calibration: Calibration | None, seed: int
+) -> dict[str, InputStatistics]:
+    """Those that `calibration` stands for. What has to be run is run on a copy: a network may change as it runs."""
+    if calibration is None or isinstance(calibration, Mapping):
+        return {} if calibration is None else measure(model, calibration)
+    # the weights of layers that can be mapped never change, and may be large
+    parts = [tensor for layer in layers for tensor in (*layer.module.parameters(), *layer.module.buffers())]
+    found = measure(_copied(model, {id(tensor): tensor for tensor in parts}), calibration, seed=seed)
+    if not found and any(not layer.is_lookup for layer in layers):
+        raise InputError(
+            "calibration: it ran none of the layers that can be mapped; give batches, or a function that runs the "
+            "network it is given"
+        )
+    return found
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """copy.deepcopy with `memo`. Raises InputError that names what cannot be copied."""
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a network's attributes raise
+        for name, module in model.named_modules():
+            for attribute, value in vars(module).items():
+                if attribute not in ("_modules", "_parameters", "_buffers"):
+                    try:
+                        copy.deepcopy(value, dict(memo))
+                    except Exception:
+                        where = f"{name}.{attribute}" if name else attribute
+                        raise InputError(f"{where}: cannot be copied, so the network cannot: {error}") from error
+        raise
 
 
 def _require_mappable(model: nn.Module) -> None:
@@ -174,7 +227,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     In training, some weights change when they are looked at.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -288,6 +341,10 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
     A matrix that the data never reach has none, nor has an embedding (see `Plan.completed`).
     """
     if isinstance(calibration, Mapping):
+        if not all(isinstance(value, InputStatistics) for value in calibration.values()):
+            raise InputError(
+                "calibration: a mapping is of statistics by matrix; a batch of named arguments goes in a list"
+            )
         return dict(calibration)
     layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
     with (
@@ -313,7 +370,7 @@ def _run(model: nn.Module, batch: Any) -> None:
     """`model` on a batch: an argument, several, or named ones."""
     if isinstance(batch, Mapping):
         model(**batch)
-    elif isinstance(batch, tuple | list):
+    elif type(batch) in (tuple, list):  # but not a PackedSequence
         model(*batch)
     else:
         model(batch)

@@ -51,8 +51,8 @@ def _matrices_in(
         return f"{len(shape)}-dimensional, but not named <layer>.weight"
     if _EMBEDDING.search(name):
         return "embedding table (by its name)"
-    if len(shapes.get(f"{layer}.bias", ())) > 1:
-        return "its bias has several dimensions, as only a norm's has"
+    if (dimensions := len(shapes.get(f"{layer}.bias", (0,)))) != 1:
+        return f"its bias has {dimensions} dimensions, as no layer's has that can be mapped"
     if len(shape) > 2:
         return _convolution(name, shapes)
     is_square = shape[0] == shape[1]

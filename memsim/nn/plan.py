@@ -14,7 +14,7 @@ from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
-from memsim.nn.front_ends import mappable_layers, matrix_sources, quantised_matrices
+from memsim.nn.front_ends import mappable_layers, matrix_sources, quantised_matrices, why_its_own
 from memsim.nn.names import Shapes, matrices_by_tensor
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.rounding import QUANTISERS
@@ -233,10 +233,19 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
             digital.append(DigitalLayer(name, source.shape, reason, source))
     for name, module in others.items():
         shape = tuple(next(module.parameters(False)).shape)
-        is_script = isinstance(module, torch.jit.ScriptModule)
-        kind = "TorchScript, whose layers cannot be replaced," if is_script else type(module).__name__
-        digital.append(DigitalLayer(name, shape, f"{kind} stays digital"))
+        digital.append(DigitalLayer(name, shape, f"{_description(module)} stays digital"))
     return Plan(tuple(mapped), tuple(digital))
+
+
+def _description(module: nn.Module) -> str:
+    """What a module is that cannot be mapped."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "TorchScript, whose layers cannot be replaced,"
+    if (own := why_its_own(module)) is not None:
+        return own
+    kind = type(module)
+    is_of_torch = kind.__module__.partition(".")[0] == "torch"
+    return kind.__name__ if is_of_torch or not hasattr(nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
 
 
 def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tensor | None:

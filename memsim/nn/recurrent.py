@@ -243,11 +243,11 @@ class _Mapped(_Recurrent):
         super().__init__()
         for name in self.sources(module):
             if name in products:
-                self.add_module(name, MappedLinear(products[name], None))
+                self.add_module(name, MappedLinear(products[name], getattr(module, name), None))
             else:
-                self.register_buffer(name, kept(effective_weight(module, name)))
+                self.register_parameter(name, kept(effective_weight(module, name)))
             if bias := _bias_of(name):
-                self.register_buffer(bias, kept(getattr(module, bias, None)))
+                self.register_parameter(bias, kept(getattr(module, bias, None)))
         self.quantisers = kept_quantisers(module, products)
 
     @classmethod

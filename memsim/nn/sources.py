@@ -113,6 +113,9 @@ def computed_from(model: nn.Module, name: str, stored: Mapping[str, Tensor]) -> 
     return effective_weight(module, local)
 
 
-def kept(tensor: Tensor | None) -> Tensor | None:
-    """A copy of what a mapped layer goes on computing with digitally."""
-    return None if tensor is None else tensor.detach().clone()
+def kept(tensor: Tensor | None) -> nn.Parameter | None:
+    """A copy of what a mapped layer goes on computing with digitally.
+
+    It is a parameter, though never trained: networks ask the first of theirs for its device.
+    """
+    return None if tensor is None else nn.Parameter(tensor.detach().clone(), requires_grad=False)

@@ -5,33 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 
+_ASK_WHAT_IT_IS_LIKE = {
+    f"{made}{how}" for made in ("new_empty", "new_full", "new_ones", "new_zeros") for how in ("", "_strided")
+} | {f"{made}_like" for made in ("empty", "full", "ones", "rand", "randn", "zeros")}
+
 
 class WeightOnArrays(Tensor):
     """The shape, dtype and device of a weight, without its values.
 
-    Networks look these up (`x.to(layer.weight.dtype)`), which is harmless; some multiply by the weight themselves,
-    past its layer and past its arrays, which raises an InputError that names the matrix.
+    Networks look these up (`x.to(layer.weight.dtype)`, `layer.weight.new_zeros(...)`), which is harmless; some multiply
+    by the weight themselves, past its layer and past its arrays, which raises an InputError that names the matrix.
     """
 
     matrix_name: str
     glob: str
 
     @staticmethod
-    def __new__(cls, matrix: object, shape: Sequence[int] | None = None, glob: str | None = None) -> WeightOnArrays:
+    def __new__(
+        cls, matrix: object, dtype: torch.dtype, shape: Sequence[int] | None = None, glob: str | None = None
+    ) -> WeightOnArrays:
         """The weight that `matrix` holds; its `shape` (default: out, in) as a layer stores it.
 
         Where the matrix is a part of the weight, `glob` matches all of its parts.
         """
         assert isinstance(matrix, MappedMatrix)
         stored = (matrix.out_features, matrix.in_features) if shape is None else tuple(shape)
-        dtype, device = matrix.scale.dtype, matrix.scale.device
-        weight = Tensor._make_wrapper_subclass(cls, stored, dtype=dtype, device=device)
+        weight = Tensor._make_wrapper_subclass(cls, stored, dtype=dtype, device=matrix.scale.device)
         assert isinstance(weight, WeightOnArrays)
         weight.matrix_name = matrix.name
         weight.glob = glob or matrix.name
@@ -41,7 +47,12 @@ class WeightOnArrays(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, function: Callable[..., Any], types: Iterable[type], args: Sequence[Any], options: dict[str, Any]
     ) -> Any:
-        """No operation of torch can be had on it."""
+        """Of torch's operations, those that only ask what it is like."""
+        if function.overloadpacket.__name__ in _ASK_WHAT_IT_IS_LIKE:  # type: ignore[attr-defined]
+            weight, *others = args
+            return function(
+                torch.empty((), dtype=weight.dtype, device=weight.device).expand(weight.shape), *others, **options
+            )
         weight = next(leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, cls))
         raise InputError(
             f"{weight.matrix_name}: the network computes with this weight itself, past its layer, so it cannot be on "
@@ -50,3 +61,17 @@ class WeightOnArrays(Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"WeightOnArrays({self.matrix_name}, {list(self.shape)})"
+
+
+class OnArrays(nn.Module):
+    """A layer with weights on arrays: it goes on having their dtype, which a cast of the network changes."""
+
+    def _keep_dtype(self, weight: Tensor) -> None:
+        empty = torch.empty(0, dtype=weight.dtype, device="cpu")
+        self.register_buffer("_like_weight", empty, persistent=False)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        like = self._like_weight
+        assert isinstance(like, Tensor)
+        return like.dtype

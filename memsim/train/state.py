@@ -177,7 +177,7 @@ def _fields(key: str, value: str | None) -> dict[str, object]:
     """A value by its name, or the values within a JSON object by theirs."""
     try:
         parsed = json.loads(value or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = value
     return _leaves(key, parsed) if isinstance(parsed, dict) else {key: value}
 

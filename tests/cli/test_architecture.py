@@ -20,17 +20,11 @@ from memsim.checkpoint import load_checkpoint
 HEADING = "## A network of your own\n"
 GUIDE = (Path(__file__).parents[2] / "configs" / "models" / "README.md").read_text(encoding="utf-8")
 SECTION = GUIDE.partition(HEADING)[2].partition("\n## ")[0]
-CODE, CONFIG = (re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)[0] for language in ("python", "yaml"))
+CODE, CONFIG, RECIPE = re.findall(r"```(?:python|yaml)\n(.*?)```", SECTION, re.DOTALL)
 COMMANDS = re.findall(r"^    memsim (.*)$", SECTION, re.MULTILINE)
 OWN, BUNDLE = COMMANDS[:4], COMMANDS[4:]
-
-RECIPE = """
-epochs: 1
-batch_seconds: 20
-learning_rate: [[0, 1.0e-3], [1, 1.0e-3]]
-quantisation: {}
-"""
 NAMED = ("--architecture", "my_recogniser:GruCtc")
+AB = ("--architecture-config", "ab.yaml")
 CONFIGURED = (*NAMED, "--architecture-config", "my-recogniser.yaml")
 
 
@@ -40,7 +34,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_recogniser.py").write_text(CODE)
     (tmp_path / "my-recogniser.yaml").write_text(CONFIG)
-    (tmp_path / "my-recipe.yaml").write_text(RECIPE)
+    (tmp_path / "my-recipe.yaml").write_text(RECIPE.replace("epochs: 4", "{epochs: 1, quantisation: {hardware: none}}"))
     rows = ["audio\ttext", *(f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=4).utterances)]
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")
@@ -125,6 +119,7 @@ class Wrong(nn.Module):
         }[self.how]
 
 def not_a_module(tokens): return "no network"
+def fails(tokens): return {}["width"]
 number = 3
 """
 
@@ -167,13 +162,21 @@ def test_what_a_recogniser_must_return(memsim, folder, how, found):
         ((*NAMED, "--architecture-config", "typo.yaml"), "typo.yaml:1: optionz: unknown key (nearest: options)"),
         ((*NAMED, "--architecture-config", "other.yaml"), "other.yaml:1: architecture: is conformer_ctc, but"),
         ((*NAMED, "--architecture-config", "depth.yaml"), "does not take the arguments tokens, depth"),
-        (("--architecture", "wrong:not_a_module", "--architecture-config", "ab.yaml"), "made a str; expected a torch"),
-        ((*NAMED, "--architecture-config", "ab.yaml"), "output.weight is [29, 64], not [3, 64]"),
+        (("--architecture", "wrong:not_a_module", *AB), "made a str; expected a torch"),
+        ((*NAMED, *AB), "output.weight is [29, 64], not [3, 64]"),
+        (("--architecture", "wrong:fails", *AB), "wrong:fails: failed: KeyError: 'width' (wrong.py, line"),
+        (("--architecture", "typing_error:X"), "typing_error cannot be imported (SyntaxError: invalid syntax"),
+        (
+            ("--architecture", "unknown:X"),
+            "cannot be imported (NameError: name 'nm' is not defined (unknown.py, line 1)",
+        ),
     ],
 )
 def test_bad_input_is_one_line(memsim, folder, arguments, found):
     for name, text in {
         "wrong.py": WRONG_OUTPUT,
+        "typing_error.py": "x = = 1",
+        "unknown.py": "nm.Linear",
         "twice.yaml": 'characters: "aba"',
         "typo.yaml": "optionz: {}",
         "other.yaml": "architecture: conformer_ctc",
@@ -264,8 +267,9 @@ def test_a_bundle_by_name(memsim, folder, name):
 
 def test_a_bundle_is_trained_on_waveforms(memsim, folder):
     (folder / "small.yaml").write_text(SMALL)
+    (folder / "quick.yaml").write_text("{base: paper, epochs: 1}")
     named = ("--architecture", "WAV2VEC2_ASR_BASE_960H", "--architecture-config", "small.yaml")
-    data = ("--data", "train.tsv", "--dev", "dev.tsv", "--config", "my-recipe.yaml", "--bits", "4")
+    data = ("--data", "train.tsv", "--dev", "dev.tsv", "--config", "quick.yaml", "--bits", "4")
     done = memsim("qat", *data, *named, "-o", "tuned.safetensors")
     assert done.status == 0, done.err
     assert "WAV2VEC2_ASR_BASE_960H: " in done.said

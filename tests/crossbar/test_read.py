@@ -340,7 +340,7 @@ def test_a_layer_never_waits_for_its_device(
     matrix = small_matrix(spec_of(3, 16, adc=adc, dac=dac, read_noise=noise), 20, 40)
     operator = _on_meta(matrix._make_operator())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta tensors
-    layer = MappedLinear(matrix, torch.zeros(20)).to("meta")
+    layer = MappedLinear(matrix, torch.zeros(20, 40), torch.zeros(20)).to("meta")
     matrix._operator = operator
     matrix.reads.count_clips = True
     y = layer(torch.empty(7, 33, 40, device="meta", dtype=torch.bfloat16))

@@ -30,7 +30,9 @@ try:
 except ImportError:
     atheris = None
 
-with atheris.instrument_imports(include=["memsim", "yaml"]) if atheris else nullcontext():
+_COMPILED = ["memsim.crossbar.compiled"]  # numba cannot compile what is instrumented
+
+with atheris.instrument_imports(include=["memsim", "yaml"], exclude=_COMPILED) if atheris else nullcontext():
     from memsim.errors import InputError
     from tests.fuzz.readers import READERS, Reader
 

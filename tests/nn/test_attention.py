@@ -52,6 +52,29 @@ def test_attention(options: dict[str, Any]) -> None:
         chip(q, k, v, is_causal=True)
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"key_padding_mask": torch.zeros(2, 3, dtype=torch.bool)},
+        {"key_padding_mask": torch.zeros(2, 7, dtype=torch.bool)},
+        {"key_padding_mask": torch.zeros(1, 5, dtype=torch.bool)},
+        {"key_padding_mask": torch.zeros(2, 5, dtype=torch.int64)},
+        {"attn_mask": torch.zeros(4, 3)},
+        {"attn_mask": torch.zeros(1, 5)},
+        {"attn_mask": torch.zeros(2, 4, 5)},
+        {"attn_mask": torch.zeros(4, 5, dtype=torch.uint8)},
+    ],
+    ids=lambda mask: " ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in mask.items()),
+)
+def test_masks_that_torch_refuses_are_refused(mask: dict[str, Tensor]) -> None:
+    layer = drawn(lambda: nn.MultiheadAttention(6, 2, batch_first=True))
+    q, k = normal(2, 4, 6), normal(2, 5, 6)
+    with pytest.raises((AssertionError, RuntimeError)):
+        layer[0](q, k, k, **mask)
+    with pytest.raises((ValueError, TypeError), match=f"^{next(iter(mask))} is "):
+        exact(layer)[0](q, k, k, **mask)
+
+
 def test_a_masked_key_has_no_effect_whatever_it_holds() -> None:
     net = drawn(lambda: nn.MultiheadAttention(6, 2, batch_first=True))
     x = normal(2, 5, 6)

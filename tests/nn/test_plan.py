@@ -120,6 +120,10 @@ def test_convolutions_by_shape() -> None:
     assert sources({"up.weight": (4, 4, 5), "up.bias": (4,)})["up"].is_transposed
     odd: Mapping[str, tuple[int, ...]] = {"c.weight": (4, 3, 5), "c.bias": (7,)}
     assert "fits no convolution" in reasons(plan_tensors(odd, PHYSICAL, ALL))["c.weight"]
+    for bias in ((), (4, 1)):  # fuzzing found the first
+        odd = {"c.weight": (4, 3, 5), "c.bias": bias}
+        said = f"its bias has {len(bias)} dimensions, as no layer's has that can be mapped"
+        assert reasons(plan_tensors(odd, PHYSICAL, ALL))["c.weight"] == said
 
 
 def test_attention_by_name() -> None:
@@ -223,7 +227,9 @@ def test_bits_default_to_8() -> None:
 
 
 class Mine(nn.Linear):
-    """Who knows what it computes."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Who knows what it computes."""
+        return input
 
 
 class Net(nn.Module):
@@ -243,7 +249,7 @@ def test_modules() -> None:
         "": "Net stays digital",
         "embedding": "Embedding stays digital",
         "norm": "LayerNorm stays digital",
-        "mine": "Mine stays digital",
+        "mine": "Mine, derived from Linear with a forward of its own, stays digital",
         "output": "digital: output* (hardware spec)",
     }
     assert DigitalLayer("embedding", (10, 6), "Embedding stays digital") in plan.digital

@@ -126,6 +126,9 @@ STARTS = {  # of other networks than --init is of
 NETWORKS = [
     Training("robust", bits, model=model, start=start) for model, start in STARTS.items() for bits in NETWORK_BITS
 ]
+NETWORKS_LONGER = [
+    Training("robust", None, 0, {"quantisation": None}, "unquantised", model, start) for model, start in STARTS.items()
+]
 GROUPS = {
     "main": MAIN,
     "float": LONGER,
@@ -133,20 +136,16 @@ GROUPS = {
     "ablation": ABLATIONS,
     "scratch": FROM_SCRATCH,
     "starts": list(STARTS.values()),
-    "networks": NETWORKS,
+    "networks": NETWORKS + NETWORKS_LONGER,
 }
 
 
 def tests_of(training: Training) -> list[Test]:
-    if training in STARTS.values():
-        return [Test(training, "ideal", corpus) for corpus in ("an4", "second")]
-    if training.model:
-        return [Test(training, chip, "an4") for chip in CHIPS] + [Test(training, "best", "second")]
-    if training.variant.startswith("ablation"):
-        return [Test(training, "physical", corpus) for corpus in ("an4", "second")]
     if training.bits is None:
         return [Test(training, "ideal", corpus) for corpus in ("an4", "second")]
-    headline = training in MAIN + AGAIN and training.bits in SEVERAL_SEEDS
+    if training.variant.startswith("ablation"):
+        return [Test(training, "physical", corpus) for corpus in ("an4", "second")]
+    headline = training in MAIN + AGAIN + NETWORKS and training.bits in (*SEVERAL_SEEDS, *NETWORK_BITS)
     return [Test(training, chip, "an4") for chip in CHIPS] + [Test(training, "best", "second")] * headline
 
 
@@ -382,23 +381,34 @@ def ablation_table(sweep: Sweep) -> list[str]:
 
 
 def network_table(sweep: Sweep, corpus: str) -> list[str]:
-    """WER of every network: its start, then trained for few bits, digitally and on chips, against its own start."""
+    """WER of every network in full precision, trained for few bits, digitally and on chips.
+
+    Relative to its start, to that start trained on for as long, and to the same weights without a chip.
+    """
     lines = [
-        "| network | bits | on | digital | mapped: mean | std | min | max | loss | to its start |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| network | bits | on | digital | mapped: mean | std | min | max | loss "
+        "| to its start | to longer | to digital |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    conformer = [Training("robust", bits) for bits in NETWORK_BITS]
+    small = [Training("robust", bits) for bits in NETWORK_BITS]
     for model in ("conformer-small", *STARTS):
-        trainings = [training for training in NETWORKS if training.model == model] or conformer
+        trainings = [training for training in NETWORKS if training.model == model] or small
+        controls = [training for training in NETWORKS_LONGER if training.model == model] or LONGER
         tests = [test for training in trainings for test in tests_of(training) if test.corpus == corpus]
         results = [(test, result) for test in tests if (result := sweep.load(test)) is not None]
+        longer = sweep.loaded(Test(training, "ideal", corpus) for training in controls)
+        baselines = [[result["full_precision"]["utterance_errors"]] for _, result in results[:1]]
         for _, result in results[:1]:
             start = result["full_precision"]
-            lines.append(f"| `{model}` | float | | {percent(start['wer'])} | | | | | {start['loss']:.3f} | |")
+            lines.append(f"| `{model}` | float | | {percent(start['wer'])} | | | | | {start['loss']:.3f} | | | |")
+        if longer:
+            baselines.append([result["digital"]["utterance_errors"] for result in longer])
+            wer, loss = fmean(result["digital"]["wer"] for result in longer), Row(longer).digital("loss")
+            lines.append(f"| `{model}` | float, longer | | {percent(wer)} | | | | | {loss:.3f} | | | |")
         for test, result in results:
             row = Row([result])
-            against = relative(row.against([result["full_precision"]["utterance_errors"]]))
-            cells = [percent(row.digital()), spread_cells(row.wers), f"{row.loss():.3f}", against]
+            against = [relative(row.against(b)) for b in (*baselines, [result["digital"]["utterance_errors"]])]
+            cells = [percent(row.digital()), spread_cells(row.wers), f"{row.loss():.3f}", *against]
             lines.append(f"| `{model}` | {test.training.bits} | `{test.hardware}` | {' | '.join(cells)} |")
     return lines
 

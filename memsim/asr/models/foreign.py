@@ -11,9 +11,11 @@ makes a network with `tokens` outputs, the first of them CTC's blank, whose `for
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +53,17 @@ class FactoryConfig(ForeignConfig):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+def failure_in(error: Exception) -> str:
+    """An error in somebody's code, and where that is."""
+    if isinstance(error, SyntaxError):
+        place = (error.filename, error.lineno)
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = (frame.filename, frame.lineno)
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {said} ({Path(place[0] or '?').name}, line {place[1]})"
+
+
 @dataclass(frozen=True)
 class Factory:
     """Makes the network of a config by the function `function`, which the user knows as `name`."""
@@ -59,14 +72,17 @@ class Factory:
     function: Callable[..., Any]
 
     def __call__(self, config: FactoryConfig) -> nn.Module:
-        """Raises InputError where the function does not take the config's options, or makes no module."""
+        """Raises InputError where the function does not take the config's options, fails, or makes no module."""
         try:
             inspect.signature(self.function).bind(tokens=config.tokens, **config.options)
         except TypeError as error:
             given = ", ".join(["tokens", *config.options])
             raise InputError(f"--architecture {self.name}: does not take the arguments {given} ({error})") from None
         with torch.device("cpu"):  # a factory need not know of devices without values
-            network = self.function(tokens=config.tokens, **config.options)
+            try:
+                network = self.function(tokens=config.tokens, **config.options)
+            except Exception as error:  # whatever somebody's code raises
+                raise InputError(f"--architecture {self.name}: failed: {failure_in(error)}") from error
         if not isinstance(network, nn.Module):
             raise InputError(f"--architecture {self.name}: made a {type(network).__name__}; expected a torch.nn.Module")
         network.register_forward_hook(OutputCheck(self.name, config.tokens))
