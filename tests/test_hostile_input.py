@@ -61,7 +61,7 @@ def refused(read: Callable[[], object], match: str) -> None:
     finally:
         tracemalloc.stop()
     assert "\n" not in str(caught.value)
-    assert peak < 50e6
+    assert peak < 60e6  # Python 3.13 decompresses in larger pieces than 3.11
     assert time.process_time() - started < 10
 
 

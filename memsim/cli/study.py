@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STUDY_PANEL = "Many chips"
 
 Trials = Annotated[
-    int, typer.Option("--trials", metavar="N", min=1, help="How many chips.", rich_help_panel=STUDY_PANEL)
+    int, typer.Option("--trials", metavar="N", min=1, max=100_000, help="How many chips.", rich_help_panel=STUDY_PANEL)
 ]
 Jobs = Annotated[
     int,

@@ -196,6 +196,21 @@ def matrix_sources(layers: Sequence[MappableLayer]) -> dict[str, WeightSource]:
     return found
 
 
+def names_of_matrices(model: nn.Module, layers: Sequence[MappableLayer]) -> dict[str, list[str]]:
+    """Everything that each matrix of these layers of `model` is called, by its name.
+
+    A layer may be in several places, and layers may share a parameter.
+    """
+    places: dict[int, list[str]] = {}
+    for alias, module in model.named_modules(remove_duplicate=False):
+        places.setdefault(id(module), []).append(alias)
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        for local, matrix in layer.matrices.items():
+            found.setdefault(matrix, []).extend(_joined(place, local) for place in places[id(layer.module)])
+    return found
+
+
 def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedProduct]:
     """The products that were trained with quantisers, by the name of their matrix."""
     found: dict[str, QuantisedProduct] = {}

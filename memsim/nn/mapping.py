@@ -134,7 +134,8 @@ def map_model(
             mapping of named ones each), a function that runs the network it is given (a copy), or statistics by matrix
             name. Without it a spec with converters cannot be run.
         include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
-            they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`.
+            they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`. A matrix in several places,
+            or that several layers share, goes by all of its names, as it does for the globs of the spec.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
     Globs of the spec that match no layer are warned of. Raises InputError for weights that hold NaN or Inf, `include`

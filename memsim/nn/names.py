@@ -86,7 +86,7 @@ def _convolution(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
         return f"{len(shape)}-dimensional: no convolution has so many"
     if bias is not None and bias != (first,):
         groups, rest = divmod(bias[0], second)
-        if rest or first % groups:
+        if rest or not groups or first % groups:
             return f"its bias has {bias[0]} values, which fits no convolution of this shape"
         return {layer: WeightSource.transposed(name, shape, groups)}
     if _TRANSPOSED.search(layer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,13 @@ from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
-from memsim.nn.front_ends import mappable_layers, matrix_sources, quantised_matrices, why_its_own
+from memsim.nn.front_ends import (
+    mappable_layers,
+    matrix_sources,
+    names_of_matrices,
+    quantised_matrices,
+    why_its_own,
+)
 from memsim.nn.names import Shapes, matrices_by_tensor
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.rounding import QUANTISERS
@@ -114,14 +121,14 @@ class Selection:
             if isinstance(globs := getattr(self, flag), str):  # a sequence of globs of one letter
                 raise TypeError(f"{flag} is the text {globs!r}; it must be a list of globs, [{globs!r}]")
 
-    def reason_to_skip(self, layer: str, spec: HardwareSpec) -> str | None:
-        """Why `layer` is not wanted on arrays, or None."""
-        if self.include and not any(fnmatchcase(layer, glob) for glob in self.include):
+    def reason_to_skip(self, names: Sequence[str], spec: HardwareSpec) -> str | None:
+        """Why a matrix that goes by these names, one or more, is not wanted on arrays, or None."""
+        if self.include and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
             return "not in --include"
         for glob in self.exclude:
-            if fnmatchcase(layer, glob):
+            if any(fnmatchcase(name, glob) for name in names):
                 return f"--exclude {glob}"
-        digital = spec.is_digital(layer)
+        digital = next((match for match in map(spec.is_digital, names) if match is not None), None)
         return None if digital is None else f"digital: {digital} (hardware spec)"
 
 
@@ -159,7 +166,7 @@ def plan_tensors(
             digital.append(DigitalLayer(name, shapes[name], matrices))
             continue
         for matrix, source in matrices.items():
-            reason = selection.reason_to_skip(matrix, spec)
+            reason = selection.reason_to_skip([matrix], spec)
             if reason is None:
                 mapped.append(MappedLayer.make(matrix, source, spec, trained_bits=(trained_bits or {}).get(matrix)))
             else:
@@ -218,14 +225,15 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
         and not isinstance(module, QUANTISERS)
         and any(True for _ in module.parameters(False))
     }
-    _require_matches(selection, [*sources, *others])
+    names = names_of_matrices(model, layers)
+    _require_matches(selection, [*sources, *others, *itertools.chain.from_iterable(names.values())])
     mapped, digital = [], []
     quantised = quantised_matrices(layers)
     for name, source in sources.items():
         if 0 in source.shape:
             reason: str | None = "empty"
         else:
-            reason = selection.reason_to_skip(name, spec)
+            reason = selection.reason_to_skip(names[name], spec)
         if reason is None:
             trained = quantised[name].trained_scale if name in quantised else None
             mapped.append(MappedLayer.make(name, source, spec, trained_bits=trained and trained[0]))
@@ -269,7 +277,9 @@ def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:
     globs = [f"digital: {glob}" for glob in spec.digital if glob not in default]
     globs += [f"embeddings: {glob}" for glob in spec.embeddings]
     globs += [f"overrides: match: {override.match}" for override in spec.overrides]
-    return [glob for glob in globs if not any(fnmatchcase(name, glob.rpartition(": ")[2]) for name in names)]
+    globs = [glob for glob in globs if not any(fnmatchcase(name, glob.rpartition(": ")[2]) for name in names)]
+    by_another_name = {layer.reason.removesuffix(" (hardware spec)") for layer in plan.digital}
+    return [glob for glob in globs if glob not in by_another_name]
 
 
 def _require_matches(selection: Selection, layers: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -63,8 +63,8 @@ class PointFacts:
         """`adc.bits=4, weights.bits=3`; empty where there is nothing to tell apart."""
         return ", ".join(f"{key}={value}" for key, value in self.settings.items())
 
-    def chips(self, trials: int) -> list[Network]:
-        return [Network("chip", self.hardware, trial) for trial in range(trials)]
+    def chips(self, trials: int) -> Iterator[Network]:
+        return (Network("chip", self.hardware, trial) for trial in range(trials))
 
     def has(self, network: Network) -> bool:
         """Whether `network` can be made of this hardware."""
@@ -104,13 +104,16 @@ class StudyFacts:
     with_losses: bool
     decoding: Mapping[str, Any]
 
-    def networks(self) -> list[Network]:
-        """All that is run, in the order of the points."""
-        found = [Network("full_precision")] if self.full_precision else []
+    def networks(self) -> Iterator[Network]:
+        """All that is run, in the order of the points: as many as a file may say that they are, one after another."""
+        if self.full_precision:
+            yield Network("full_precision")
+        digitals: set[str] = set()
         for point in self.points:
-            digital = Network("digital", point.digital)
-            found += [*([] if digital in found else [digital]), *point.chips(self.trials)]
-        return found
+            if point.digital not in digitals:
+                digitals.add(point.digital)
+                yield Network("digital", point.digital)
+            yield from point.chips(self.trials)
 
     def networks_of(self, point: PointFacts) -> list[Network]:
         """Those that the result of `point` is made of."""

@@ -48,7 +48,7 @@ def run_study(
     """
     workers, watcher = workers or Workers(), watcher or Unwatched()
     facts = study.facts
-    units = divided(facts.networks(), len(study.groups), shard[1] if shard else max(jobs, workers.size))
+    units = divided(list(facts.networks()), len(study.groups), shard[1] if shard else max(jobs, workers.size))
     if shard:
         units = share(units, shard[0] - 1, shard[1])
     adding = adding_to(results, facts, shard) if results is not None and workers.is_first else nullcontext()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from memsim import load_hardware
 from memsim.errors import InputError
@@ -120,7 +120,8 @@ def test_convolutions_by_shape() -> None:
     assert sources({"up.weight": (4, 4, 5), "up.bias": (4,)})["up"].is_transposed
     odd: Mapping[str, tuple[int, ...]] = {"c.weight": (4, 3, 5), "c.bias": (7,)}
     assert "fits no convolution" in reasons(plan_tensors(odd, PHYSICAL, ALL))["c.weight"]
-    for bias in ((), (4, 1)):  # fuzzing found the first
+    assert "fits no convolution" in reasons(plan_tensors({**odd, "c.bias": (0,)}, PHYSICAL, ALL))["c.weight"]
+    for bias in ((), (4, 1)):
         odd = {"c.weight": (4, 3, 5), "c.bias": bias}
         said = f"its bias has {len(bias)} dimensions, as no layer's has that can be mapped"
         assert reasons(plan_tensors(odd, PHYSICAL, ALL))["c.weight"] == said

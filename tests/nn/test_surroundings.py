@@ -150,6 +150,38 @@ def test_a_derived_class_is_mapped_where_it_computes_as_its_base() -> None:
     assert [name for name, _ in quantised_layers(quantised(net, X))] == ["0.0"]
 
 
+# --- one matrix of several names -------------------------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    """`output` shares the weight of `first`, `again` is `second`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.output.weight, self.again = self.first.weight, self.second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.output(self.again(self.second(self.first(x)))))
+
+
+@pytest.mark.parametrize(
+    ("options", "digital"),
+    [
+        ({"exclude": ["output"]}, {"first": "--exclude output"}),
+        ({"exclude": ["again"]}, {"second": "--exclude again"}),
+        ({"include": ["again"]}, {"first": "not in --include"}),
+        ({"spec": EXACT | {"digital": ["output*"]}}, {"first": "digital: output* (hardware spec)"}),
+    ],
+)
+def test_any_name_of_a_matrix_names_it(options: dict[str, Any], digital: dict[str, str], recwarn: Any) -> None:
+    net = drawn(Tied)[0]
+    chip = memsim.map_model(net, **{"spec": EXACT, "bits": 16} | options)
+    assert {layer.name: layer.reason for layer in mapping_of(chip).digital} == digital
+    is_close(chip(X), net(X))
+    assert not recwarn
+
+
 # --- dtypes, and weights that are looked at --------------------------------------------------------------------------
 
 

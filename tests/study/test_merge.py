@@ -71,5 +71,13 @@ def test_the_whole_twice_is_said(study, tmp_path):
     assert len(merge(paths[:1])) == 1
 
 
+def test_a_file_that_claims_more_chips_than_can_be_counted(study, tmp_path):
+    path = tmp_path / "a.jsonl"
+    run_study(study(("adc.bits=8",), trials=1), results=path)
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(header) | {"trials": 2**63}), *lines]) + "\n")
+    assert "lacks transcripts of chip, trial 1" in error_of([path])
+
+
 def test_there_are_files():
     assert error_of([]) == "no results files to merge"
