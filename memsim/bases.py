@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError
+from memsim.files import is_file
 from memsim.resources import find_config
 from memsim.schema import Schema
 from memsim.yaml_config import Config, read_config
@@ -15,6 +16,13 @@ from memsim.yaml_config import Config, read_config
 
 def _as_it_is(data: dict[str, Any], folder: Path) -> None:
     pass
+
+
+def seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
+    """Where `key` names a file in `folder`, make that file its value."""
+    name = section.get(key)
+    if isinstance(name, str) and is_file(folder / name):
+        section[key] = str(folder / name)
 
 
 @dataclass(frozen=True)

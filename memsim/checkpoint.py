@@ -81,7 +81,8 @@ class Checkpoint:
         """Raise InputError when `tensor`, this file's `name`, is a floating one that holds NaN or Inf."""
         if not tensor.is_floating_point():
             return
-        values = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
+        # isfinite knows no 8-bit floats, and what float32 cannot hold is infinite to all that follows
+        values = tensor.float() if tensor.element_size() in (1, 8) else tensor
         if not torch.isfinite(values).all():
             raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Tag, model_serializer, model_validator
 from pydantic.types import Strict
 
-from memsim.bases import Bases
+from memsim.bases import Bases, seen_from
 from memsim.errors import InputError
 from memsim.schema import Schema, Section, Within, kind_of, problem
 from memsim.yaml_config import Config, parse_value
@@ -513,7 +513,13 @@ class HardwareSpec(Section):
 
 
 _SCHEMA = Schema(HardwareSpec)
-_BASES = Bases("hardware", _SCHEMA)
+
+
+def _find_cell(data: dict[str, Any], folder: Path) -> None:
+    seen_from(folder, data, "cell")
+
+
+_BASES = Bases("hardware", _SCHEMA, _find_cell)
 
 
 def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:

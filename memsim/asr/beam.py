@@ -6,6 +6,7 @@ outputs and of their priors, but base-10 ones of the language model, as KenLM gi
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ from memsim.extras import require
 _IMPOSSIBLE = -1e9
 """The log-probability of what cannot be; far below any beam, but finite, so that sums stay numbers."""
 
+_MOST = 1_000_000  # of a size of the beam: flashlight's are C's `int`
+
 _PREFERENCE = 1e-3
 """By which a word's last token going on beats the same token beginning another word."""
 
@@ -41,8 +44,14 @@ class BeamOptions:
     beam_threshold: float = 14.0  # hypotheses that score so much less than the best one are dropped
 
     def __post_init__(self) -> None:
-        if min(self.beam_size, self.beam_tokens) < 1 or self.beam_threshold <= 0:
-            raise InputError("a beam needs a size, a number of tokens and a threshold above 0")
+        for name in ("beam_size", "beam_tokens"):
+            if not 1 <= getattr(self, name) <= _MOST:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 to {_MOST}")
+        if not 0 < self.beam_threshold < math.inf:
+            raise InputError(f"beam_threshold is {self.beam_threshold}; expected a number above 0")
+        for name in ("lm_weight", "prior_weight"):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"{name} is {getattr(self, name)}; expected a number")
 
     def to_dict(self) -> dict[str, float]:
         """Plain values for JSON."""

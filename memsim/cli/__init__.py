@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -77,6 +79,16 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _complete_streams() -> None:
+    """Whoever starts memsim may have closed them, or chosen an encoding that lacks the letters of a name."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for as long as we run
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _abandon_standard_output() -> None:
     """So that Python does not complain at its exit that it cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,12 +149,20 @@ def main() -> None:
     # Idle threads of torch spin for a moment, not a millisecond: on a busy machine, and beside the threads that draw
     # read noise, they would keep a core from those with work. libgomp reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _complete_streams()
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
     for stop in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, stop):
             signal.signal(getattr(signal, stop), signal.default_int_handler)
     try:
-        sys.exit(app(prog_name="memsim", standalone_mode=False))
+        status = app(prog_name="memsim", standalone_mode=False)
+        sys.stdout.flush()  # of --help and --version
+        sys.exit(status)
+    except BrokenPipeError:
+        _abandon_standard_output()
+        sys.exit(0)
+    except OSError as error:
+        _fail(str(error), 1)
     except typer.TyperException as error:  # what is wrong with the arguments
         context = getattr(error, "ctx", None)
         command = "memsim" if context is None else context.command_path

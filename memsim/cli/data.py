@@ -35,6 +35,8 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
             )
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
+        if not Path(from_environment).exists():
+            raise InputError(f"$MEMSIM_CHECKPOINT is {from_environment}: no such file")
         return Path(from_environment), f"checkpoint: {from_environment} (from $MEMSIM_CHECKPOINT)"
     mapped = (path for path in Path().glob("*.mapped.safetensors") if path.is_file())
     newest = max(mapped, key=lambda path: path.stat().st_mtime, default=None)
@@ -45,7 +47,7 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
 
 def default_data(checkpoint: str | None) -> str:
     """What --data means where it is left out: the demo, of a bundled checkpoint. Raises InputError for others."""
-    if checkpoint not in BUNDLED or Path(checkpoint).is_file():
+    if find_checkpoint(checkpoint)[0].parent != ASSETS / "checkpoints":
         raise InputError(f"--data is missing: {options.DATA}")
     return "demo"
 

@@ -194,4 +194,4 @@ def render_worst(result: Evaluation, count: int) -> None:
         errors, words = score.utterance_errors[i]
         title = f"{result.corpus.utterances[i].id}: {errors} errors in {words} words"
         shown = f"{title}\n{align(score.references[i], score.hypotheses[i])}\n"
-        stdout.print(shown, markup=False, highlight=False, soft_wrap=True)
+        stdout.print(shown, highlight=False, soft_wrap=True)

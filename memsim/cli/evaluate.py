@@ -121,16 +121,13 @@ def command(
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
     unless hardware options ask for its levels to be mapped again.
     """
-    if str(json_file) == str(hypotheses) == "-":
-        raise InputError("--json - --hypotheses -: both are written to standard output; name a file for one")
     quiet = quiet or "-" in (str(json_file), str(hypotheses))
     options.require_page(report, force=True)  # whether it may be written is found out below
     study_options.require_svg(figure)
     shown = Shown(json_file, figure, report, worst, quiet=quiet, verbose=verbose)
     if merge is not None:
         study_options.require_alone(merge, context)
-        for path in (json_file, figure, report):
-            options.require_new(path, force)
+        options.require_outputs((json_file, figure, report), force)
         joined = study_options.merged(merge)
         study_options.require_sweep(figure, len(joined))
         shown.show(joined, Costs(), options.command_line())
@@ -158,7 +155,7 @@ def command(
         with_merge = "--json, --figure, --report and --worst go with --merge"
         raise InputError(f"--shard {shard}: a share has no result of its own; {with_merge}")
     if is_first():
-        sharing.make_way(json_file, figure, report, hypotheses, force=force)
+        sharing.require_outputs((json_file, figure, report, hypotheses), (checkpoint, reference), force=force)
     from memsim.cli.progress import pass_progress, say, warn
 
     with sharing.stop_requests() as stop_request, study_options.eval_workers() as workers:
@@ -176,6 +173,7 @@ def command(
         from memsim import ablation
         from memsim.cost import chip_cost
         from memsim.decoders import with_decoder
+        from memsim.nn.mapping import mapping_of
         from memsim.study.plan import Study
         from memsim.study.sweep import sweep_points
         from memsim.train.workers import own_device
@@ -183,7 +181,7 @@ def command(
         points: tuple[Point, ...] = ()  # a mapped file as it is
         if opened.kind != "mapped":
             points = sweep_points(set_ or [], partial(options.choose_hardware, hardware, bits, cell))
-        elif any((hardware, bits is not None, cell, set_)):
+        elif any(option is not None for option in (hardware, bits, cell)) or set_:
             points = sweep_points(set_ or [], partial(_hardware_for_mapped, opened, hardware, bits, cell))
         study_options.require_sweep(figure, len(points))
         alone = len(points) < 2 and shard is None and workers.size == 1
@@ -195,6 +193,8 @@ def command(
         compared = open_checkpoint(reference, architecture, architecture_config)[0] if reference else None
         study = Study(opened, corpus, points, trials, seed, compared, loss)
         subject = study.subject()
+        if not mapping_of(subject.digital).mapped:
+            raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
         if not quiet:
             _say_what_matters(subject, opened)
         costs = Costs()
@@ -210,6 +210,7 @@ def command(
                 costs.sensitivity = ablation.sensitivity(subject, corpus, device=device, progress=progress)
             if cost or reported:
                 costs.cost = chip_cost(subject, corpus, device=device, progress=progress)
+            sharing.make_way(workers, force=force)
             done = study_options.run(study, sharing, workers, subject, device, progress, stop_request)
             if ablate:
                 costs.steps = ablation.ablate(subject, done[0][1], device=device, progress=progress)
@@ -255,15 +256,15 @@ class Shown:
         """Tables, and the files that were asked for, of one point or of a sweep; `command` repeats it."""
         from memsim.cli.progress import say
 
-        if not self.quiet:
-            self._render(points, costs)
         study_options.draw_figure(self.figure, points)
         result = points[0][1]
         facts = study_options.sweep_dict(points) if len(points) > 1 else result.to_dict() | costs.to_dict()
         options.write_json(self.json_file, facts)
         if self.report is not None:
             options.write_text(self.report, _page(facts, command))
-            if not self.quiet:
+        if not self.quiet:
+            self._render(points, costs)
+            if self.report is not None:
                 say(f"wrote {self.report}")
 
     def _render(self, points: Sequence[tuple[PointFacts, Evaluation]], costs: Costs) -> None:
@@ -343,7 +344,7 @@ def _hardware_for_mapped(
             f"--bits {bits}: {opened.path} was mapped at {found} bits and holds levels, not weights; "
             "map or evaluate the unmapped checkpoint"
         )
-    base = load_hardware(hardware) if hardware else spec
+    base = spec if hardware is None else load_hardware(hardware)
     changed = options.change_hardware(base, None, cell, settings)
     for key in ("bits", "scale", "scale_method"):
         wanted = getattr(changed.weights, key)

@@ -112,9 +112,7 @@ def command(
         if out is None:
             raise InputError("-o DEVICE.safetensors is missing: where to write the model (or --inspect)")
         options.require_safetensors(out)
-        for path in (out, yaml_file):
-            options.require_new(path, force)
-    options.require_new(json_file, force)
+    options.require_outputs((*(() if inspect else (out, yaml_file)), json_file), force, inputs=[measurements])
     count = _components(components)
     unmeasured = _features(from_base)
     renamed = _renamed(column)
@@ -153,21 +151,21 @@ def command(
             fit = fit_device(measured, wanted, progress)
             goodness = judge(fit, measured, seed=seed, progress=progress)
     if inspect:
+        options.write_json(json_file, facts)
         if not quiet:
             _render_facts(facts)
-        options.write_json(json_file, facts)
         return
     assert out is not None
     save_device(fit.model, out, fit.provenance(measured))
     if yaml_file is not None:
         options.write_text(yaml_file, summary_yaml(summarise(fit.model) | {"fit": to_dict(fit, None, measured)["fit"]}))
     page = write_report(report, fit, goodness, measured) if report is not None else None
+    options.write_json(json_file, to_dict(fit, goodness, measured))
     if not quiet:
         _render(fit, goodness, measured, verbose)
         for note in fit.notes:
             warn(note)
         say(f"wrote {', '.join(str(path) for path in (out, yaml_file, page) if path is not None)}")
-    options.write_json(json_file, to_dict(fit, goodness, measured))
 
 
 def _components(text: str) -> int | None:
@@ -182,6 +180,8 @@ def _features(names: list[str] | None) -> list[str]:
     given = [name.strip().lower() for text in names or () for name in text.split(",")]
     if wrong := [name for name in given if name not in ("hrs", "us", "lrs", "ur")]:
         raise InputError(f"--from-base {wrong[0]}: expected hrs, us, lrs or ur")
+    if len(set(given)) == 4:
+        raise InputError("--from-base hrs,us,lrs,ur: leaves nothing to fit")
     return given
 
 
@@ -231,7 +231,7 @@ def _render_facts(facts: dict[str, Any]) -> None:
     if facts["unused_columns"]:
         lines.append(f"not used: {', '.join(facts['unused_columns'])}")
     lines += [f"a fit would refuse {refused}" for refused in facts["refused"]]
-    stdout.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True, end="\n" if lines else "")
+    stdout.print("\n".join(lines), highlight=False, soft_wrap=True, end="\n" if lines else "")
 
 
 def _render(fit: Fit, goodness: Goodness, measurements: Measurements, verbose: bool) -> None:

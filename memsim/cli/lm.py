@@ -69,8 +69,7 @@ def command(
         raise InputError("nothing to write: give -o OUT, --write-lexicon FILE or --write-texts FILE")
     if lexicon is not None and write_lexicon is None:
         raise InputError(f"--lexicon {lexicon}: gives the pronunciations of --write-lexicon FILE, which is not there")
-    for path in outputs:
-        options.require_new(path, force)
+    options.require_outputs(outputs, force)
     from memsim.asr.corpora import load_corpus
     from memsim.asr.lexicon import Lexicon, load_lexicon
     from memsim.asr.ngram import witten_bell
@@ -82,6 +81,9 @@ def command(
         corpus = load_corpus(name, split=split, root=root, text_style=text_style)
         texts += [utterance.text for utterance in corpus.utterances]
     words = list(dict.fromkeys(word for text in texts for word in text.split()))
+    known = Lexicon(dict.fromkeys(sorted(words), ()))
+    if lexicon is not None:
+        known = load_lexicon(lexicon).restricted(sorted(words), ", ".join(data))
     if out is not None:
         model = witten_bell([text.split() for text in texts], order)
         options.write_text(out, model.to_arpa())
@@ -91,9 +93,6 @@ def command(
             perplexity = model.perplexity(text.split() for text in texts)
             say(f"{out}: {sizes}, of {count:,} words ({len(words):,} different); perplexity on them {perplexity:.1f}")
     if write_lexicon is not None:
-        known = Lexicon(dict.fromkeys(sorted(words), ()))
-        if lexicon is not None:
-            known = load_lexicon(lexicon).restricted(sorted(words), ", ".join(data))
         options.write_text(write_lexicon, known.to_text())
         if not quiet:
             say(f"{write_lexicon}: {len(known):,} words")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from memsim.crossbar.programming_report import ProgrammingReport
     from memsim.crossbar.statistics import InputStatistics
     from memsim.crossbar.tiling import Tiling
-    from memsim.mapped import MappedTensors
     from memsim.nn.plan import MappedLayer, Plan
     from memsim.spec import HardwareSpec
 
@@ -78,16 +77,14 @@ def command(
     for flag, wanted in {"--budget": budget, "--cost": cost, "--report": report is not None}.items():
         if wanted and dry_run:
             raise InputError(f"{flag} --dry-run: the {flag[2:]} is that of programmed arrays; leave one of the two out")
-    options.require_page(report, force)
+    options.require_page(report, force=True)  # whether it may be written is found out below
     opened, _ = open_checkpoint(checkpoint, architecture, architecture_config)
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
         folder = opened.path.parent if Path(checkpoint).exists() else Path()
         out = folder / f"{opened.path.name.removesuffix('.safetensors')}.mapped.safetensors"
     options.require_safetensors(out)
-    if not dry_run:
-        options.require_new(out, force)
-    options.require_new(json_file, force)
+    options.require_outputs((None if dry_run else out, json_file, report), force, inputs=[opened.path])
     from memsim.mapped import is_full_precision, map_checkpoint, plan_checkpoint, stored_statistics
     from memsim.nn.plan import Selection, chosen_bits
 
@@ -100,7 +97,9 @@ def command(
         warn_of_disturbing_reads(plan, spec)
         warn_of_other_bits(plan, opened)
     if dry_run:
-        _say(opened, spec, plan, None, None, None, None, seed, quiet=quiet, verbose=verbose, json_file=json_file)
+        options.write_json(json_file, _to_dict(opened, spec, plan, {}, {}, None) | {"seed": seed})
+        if not quiet:
+            _render(opened, spec, plan, {}, {}, None, None, None, verbose)
         return
     from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
     from memsim.checkpoint import save_checkpoint
@@ -136,13 +135,17 @@ def command(
     save_checkpoint(out, mapped.tensors, mapped.metadata)
     found = Budget(tuple(budgets), against_full_precision) if budget else None
     taken = Cost.of_stored(costs, spec, rates) if cost else None
-    how: Any = {"quiet": quiet, "verbose": verbose, "json_file": json_file}
-    result = _say(opened, spec, plan, mapped, found, taken, out, seed, **how)
+    result = _to_dict(opened, spec, plan, mapped.programming_errors, mapped.programming, out) | {"seed": seed}
+    result |= {"budget": found.to_dict()} if found else {}
+    result |= {"cost": taken.to_dict()} if taken else {}
+    options.write_json(json_file, result)
     if report is not None:
         from memsim.report.mapping import mapping_page
 
         options.write_text(report, mapping_page(result, options.command_line()))
-        if not quiet:
+    if not quiet:
+        _render(opened, spec, plan, mapped.programming_errors, mapped.programming, found, taken, out, verbose)
+        if report is not None:
             say(f"wrote {report}")
     if mapped.uncalibrated and not quiet:
         remedy = (
@@ -177,32 +180,6 @@ def _vectors_per_audio_second(opened: Checkpoint) -> dict[str, float] | None:
     if opened.metadata.get("architecture") not in ARCHITECTURES:
         return None
     return vectors_per_audio_second(load_recogniser(opened))
-
-
-def _say(
-    opened: Checkpoint,
-    spec: HardwareSpec,
-    plan: Plan,
-    mapped: MappedTensors | None,
-    budget: Budget | None,
-    cost: Cost | None,
-    out: Path | None,
-    seed: int,
-    *,
-    quiet: bool,
-    verbose: bool,
-    json_file: Path | None,
-) -> dict[str, Any]:
-    """On the terminal and as JSON, which is the result."""
-    errors = mapped.programming_errors if mapped else {}
-    reports = mapped.programming if mapped else {}
-    if not quiet:
-        _render(opened, spec, plan, errors, reports, budget, cost, out, verbose)
-    result = _to_dict(opened, spec, plan, errors, reports, out) | {"seed": seed}
-    result |= {"budget": budget.to_dict()} if budget else {}
-    result |= {"cost": cost.to_dict()} if cost else {}
-    options.write_json(json_file, result)
-    return result
 
 
 def _render(
@@ -268,7 +245,7 @@ def _render(
         shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
         lines.append(f"digital: {shown} ({reason})")
     lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
-    stdout.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    stdout.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _programming_table(reports: dict[str, ProgrammingReport]) -> Table:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +102,8 @@ Report = Annotated[
     typer.Option(
         "--report",
         metavar="FILE.html",
-        help="Write a self-contained page, with the error budget and the cost (as by --budget and --cost).",
+        help="Write a self-contained page; of one chip or point with the error budget and the cost, as by --budget "
+        "and --cost.",
     ),
 ]
 
@@ -110,7 +112,9 @@ def choose_hardware(source: str | None, bits: int | None, cell: str | None, sett
     """The spec that the hardware options mean together; `physical` where they name none."""
     from memsim.spec import load_hardware
 
-    return change_hardware(load_hardware(source or "physical"), bits, cell, settings)
+    if source == "":  # of a variable in a script that was never set
+        raise InputError("--hardware: names nothing; leave it out, or name a spec")
+    return change_hardware(load_hardware("physical" if source is None else source), bits, cell, settings)
 
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
@@ -147,16 +151,43 @@ def has_one_split(data: str) -> bool:
     return data == "demo" or data.endswith((".tsv", ".jsonl"))
 
 
+def require_outputs(
+    outputs: Iterable[Path | None], force: bool, inputs: Iterable[str | Path | None] = (), resumed: bool = False
+) -> None:
+    """Raise InputError, before any work is done, when one of `outputs` must not or cannot be written.
+
+    None may be written over another one, nor over one of `inputs` even by force. Of `resumed` work they may be there.
+    """
+    read = {Path(path).resolve() for path in inputs if path is not None}
+    written: set[Path] = set()
+    for path in filter(None, outputs):
+        require_new(path, force or resumed)
+        place = Path("-") if str(path) == "-" else path.resolve()
+        if place in read:
+            raise InputError(f"{path}: is read, too, and would be overwritten; name another file")
+        if place in written:
+            where = "standard output" if str(path) == "-" else "the same file"
+            raise InputError(f"{path}: two results go to {where}; name another one")
+        written.add(place)
+
+
 def require_new(path: Path | None, force: bool) -> None:
     """Raise InputError, before any work is done, when `path` must not or cannot be written."""
     if path is None or str(path) == "-":
         return
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists already; --force overwrites it")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is a device or a pipe; name a file, or - for standard output where that goes")
+        if path.exists() and not force:
+            raise InputError(f"{path}: exists already; --force overwrites it")
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist")
+    except OSError as error:
+        name = str(path)
+        short = f"{name[:100]}{'...' * (len(name) > 100)}"
+        raise InputError(f"{short}: cannot be written ({error.strerror})") from None
     if not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"{path}: the folder {path.absolute().parent} is not writable")
 

@@ -14,8 +14,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 PIPED_COLUMNS = 120
 """The width of tables that are not written to a terminal."""
 
-stderr = Console(stderr=True)
-stdout = Console()
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Left to whoever runs the command, as of what is printed otherwise."""
+        raise BrokenPipeError
+
+
+stderr = _Console(stderr=True, markup=False)  # names of files and layers may have brackets
+stdout = _Console(markup=False)
 if not stdout.is_terminal:
     stdout.width = PIPED_COLUMNS
 if not stderr.is_terminal:
@@ -27,12 +34,12 @@ LINE_SECONDS = 60.0
 
 def say(message: str) -> None:
     """A line of information."""
-    stderr.print(message, style="dim", highlight=False, markup=False)
+    stderr.print(message, style="dim", highlight=False)
 
 
 def warn(message: str) -> None:
     """A line that matters although the command goes on."""
-    stderr.print(f"warning: {message}", style="yellow", highlight=False, markup=False)
+    stderr.print(f"warning: {message}", style="yellow", highlight=False)
 
 
 def hush(quiet: bool) -> None:
@@ -57,9 +64,9 @@ def pass_progress(quiet: bool) -> Iterator[Draw]:
         yield lambda name, done, detail="", total=0, unit="": None
     elif stderr.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )

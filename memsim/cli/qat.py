@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,7 +127,7 @@ def command(
     if dev is None and options.has_one_split(data[0]):
         raise InputError(f"--data {data[0]}: has no dev split of its own; name a dev set with --dev DATA")
     files = TrainingFiles(out)
-    _require_new_files(files, json_file, resume=resume, force=force)
+    _require_new_files(files, json_file, [init, init_encoder], resume=resume, force=force)
     with noted_stop_signals() as stop_request, files.held():
         from memsim.asr.corpora import load_corpus
         from memsim.asr.foreign import load_architecture, own_tokens
@@ -230,15 +231,18 @@ def _targets(recipe: TrainConfig, lexicon: str | None, init: str | None) -> Targ
     return recipe.targets.model_copy(update={"lexicon": lexicon})
 
 
-def _require_new_files(files: TrainingFiles, json_file: Path | None, *, resume: bool, force: bool) -> None:
+def _require_new_files(
+    files: TrainingFiles, json_file: Path | None, starts: Sequence[str | None], *, resume: bool, force: bool
+) -> None:
     """Raise InputError when the training must not or cannot write its files. A resumed one goes on with its own."""
     if resume and force:
         raise InputError("--resume goes on with what --force would overwrite; give one of them")
     if not (resume or force):
         files.require_no_state()
-    for path in (files.out, files.last, files.log, json_file):
-        options.require_new(path, force or resume)
-    if files.events.exists() and not (force or resume):
+    resumed = resume and (files.state.exists() or files.out.exists())
+    outputs = (files.out, files.last, files.log, files.state, json_file)
+    options.require_outputs(outputs, force, starts, resumed=resumed)
+    if files.events.exists() and not (force or resumed):
         raise InputError(f"{files.events}: exists already; --force overwrites it")
 
 

@@ -124,21 +124,34 @@ class Sharing:
         with noted_stop_signals() as stops:
             yield stops
 
-    def make_way(self, *files: Path | None, force: bool) -> None:
-        """Remove old results with `force`, and raise InputError when they or `files` must not or cannot be written.
+    def require_outputs(
+        self, files: Sequence[Path | None], inputs: Sequence[str | Path | None], *, force: bool
+    ) -> None:
+        """Raise InputError when results or `files` must not or cannot be written, or have a name of `inputs`.
 
         Whoever goes on with results writes `files` anew.
         """
         goes_on = False
         if self.results is not None:
+            if str(self.results) == "-":
+                raise InputError("--results -: results are added to and read again; name a file")
             options.require_new(self.results, force=True)
-            if force and self.results.exists():
-                from memsim.study.results import remove_results
-
-                remove_results(self.results)
             goes_on = self.results.exists()
-        for path in files:
-            options.require_new(path, force or goes_on)
+            if force and goes_on:
+                from memsim.study.results import require_results
+
+                require_results(self.results)
+        options.require_outputs((self.results, *files), force, inputs, resumed=goes_on)
+
+    def make_way(self, workers: Workers, *, force: bool) -> None:
+        """With `force`, remove old results, when all else is known to be right; the first of several processes does."""
+        if self.results is None or not force:
+            return
+        from memsim.study.results import remove_results
+
+        if workers.is_first:
+            remove_results(self.results)
+        workers.wait()
 
 
 def require_alone(merge: str, context: typer.Context) -> None:

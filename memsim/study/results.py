@@ -248,6 +248,17 @@ def _close(file: IO[str]) -> None:
         file.close()
 
 
+def require_results(path: Path) -> None:
+    """Raise InputError when the file at `path` is neither empty nor begins as results do."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(100)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if start and not start.startswith(b'{"kind": "study"'):
+        raise InputError(f"{path}: is no results file of memsim eval, so --force does not overwrite it; name another")
+
+
 def remove_results(path: Path) -> None:
     """Remove a results file, if there is one. Raises InputError while another process adds to it."""
     with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:

@@ -9,8 +9,7 @@ from pydantic import field_validator
 from pydantic.types import Strict
 
 from memsim.asr.features import AugmentConfig
-from memsim.bases import Bases
-from memsim.files import is_file
+from memsim.bases import Bases, seen_from
 from memsim.nn.quantisation import QuantisationConfig
 from memsim.schema import Schema, Section, Within, problem
 
@@ -75,16 +74,9 @@ def load_train_config(name_or_path: str | Path) -> TrainConfig:
 
 
 def _find_files(data: dict[str, Any], folder: Path) -> None:
-    _seen_from(folder, data, "model")
+    seen_from(folder, data, "model")
     if isinstance(targets := data.get("targets"), dict):
-        _seen_from(folder, targets, "lexicon")
-
-
-def _seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
-    """Where `key` names a file in `folder`, make that file its value."""
-    name = section.get(key)
-    if isinstance(name, str) and is_file(folder / name):
-        section[key] = str(folder / name)
+        seen_from(folder, targets, "lexicon")
 
 
 _SCHEMA = Schema(TrainConfig)

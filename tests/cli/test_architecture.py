@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_recogniser.py").write_text(CODE)
     (tmp_path / "my-recogniser.yaml").write_text(CONFIG)
-    (tmp_path / "my-recipe.yaml").write_text(RECIPE.replace("epochs: 4", "{epochs: 1, quantisation: {hardware: none}}"))
+    (tmp_path / "my-recipe.yaml").write_text(RECIPE.replace("epochs: 4", "epochs: 1\nquantisation: {hardware: none}"))
     rows = ["audio\ttext", *(f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=4).utterances)]
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")

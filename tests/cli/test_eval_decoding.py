@@ -132,13 +132,13 @@ def test_weights_are_tuned_on_dev_with_the_digital_model_and_reused(memsim, arpa
         (["--decoder", "beam", "--lm", "demo.arpa", "--nbest", "2"], "name it by --hypotheses FILE"),
         (["--decoder", "beam", "--lexicon", "demo.arpa", "--lm-weight", "1"], "there is no language model"),
         (["--decoder", "beam", "--lm", "demo.arpa", "--tune"], "demo has no dev split to tune on"),
-        (["--decoder", "beam", "--lm", "demo.arpa", "--beam-size", "0"], "a beam needs a size"),
+        (["--decoder", "beam", "--lm", "demo.arpa", "--beam-size", "0"], "beam_size is 0; expected 1 to"),
         (
             ["--decoder", "beam", "--lm", "demo.arpa", "--tune", "--lm-weight", "1"],
             "--tune: chooses the weights; leave --lm-weight and --prior-weight out",
         ),
         (["--hypotheses", "demo.arpa"], "demo.arpa: exists already"),
-        (["--hypotheses", "-", "--json", "-"], "both are written to standard output; name a file for one"),
+        (["--hypotheses", "-", "--json", "-"], "two results go to standard output"),
     ],
 )
 def test_bad_input(memsim, arpa, arguments, said):

@@ -32,7 +32,7 @@ except ImportError:
 
 _COMPILED = ["memsim.crossbar.compiled"]  # numba cannot compile what is instrumented
 
-with atheris.instrument_imports(include=["memsim", "yaml"], exclude=_COMPILED) if atheris else nullcontext():
+with atheris.instrument_imports(include=["memsim"], exclude=_COMPILED) if atheris else nullcontext():
     from memsim.errors import InputError
     from tests.fuzz.readers import READERS, Reader
 
