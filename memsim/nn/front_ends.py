@@ -131,7 +131,20 @@ class MappableLayer:
             return None
         layer = self.front_end.from_module(self.module, own)
         _take_over_the_rest(layer, self.module)
+        self._take_over_tensors(layer)
         return layer
+
+    def _take_over_tensors(self, layer: nn.Module) -> None:
+        """Give `layer` the parameters, buffers and children that somebody has put on this one beside its own."""
+        weights = {source.tensor.removeprefix(f"{self.name}.") for source in self.sources.values()}
+        hooks = self.module._forward_pre_hooks.values()
+        parts = tuple(f"{name}_" for hook in hooks if (name := computed_name(hook)) is not None)
+        tables = ("_parameters", "_buffers") if isinstance(self.module, QuantisedLayer) else _TABLES
+        for table in tables:
+            for name, value in getattr(self.module, table).items():
+                is_weight = name in weights or name == "parametrizations" or name.startswith(parts)
+                if not is_weight and not hasattr(layer, name):
+                    getattr(layer, table)[name] = value
 
     def quantised(self) -> QuantisedLayer:
         """The layer with its own parameters, ready for quantisers; itself where it has them already."""
@@ -153,6 +166,10 @@ class MappableLayer:
             for name, value in vars(self.module).items():
                 if not name.startswith("_") and vars(layer).get(name) is value:
                     setattr(layer, name, copy.deepcopy(value, memo))
+            for table in _TABLES:
+                for name, value in getattr(self.module, table).items():
+                    if value is not None and getattr(layer, table).get(name) is value:
+                        getattr(layer, table)[name] = copy.deepcopy(value, memo)
         except Exception as error:  # whatever they raise
             raise InputError(f"{self.name}: has what cannot be copied, so the network cannot: {error}") from error
 
@@ -237,6 +254,7 @@ def replace_modules(model: nn.Module, replacements: Mapping[int, nn.Module]) -> 
             setattr(model.get_submodule(parent), child, new)
 
 
+_TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",

@@ -183,9 +183,12 @@ def _statistics(
     """Those that `calibration` stands for. What has to be run is run on a copy: a network may change as it runs."""
     if calibration is None or isinstance(calibration, Mapping):
         return {} if calibration is None else measure(model, calibration)
-    # the weights of layers that can be mapped never change, and may be large
-    parts = [tensor for layer in layers for tensor in (*layer.module.parameters(), *layer.module.buffers())]
-    found = measure(_copied(model, {id(tensor): tensor for tensor in parts}), calibration, seed=seed)
+    # the weights of layers that can be mapped never change, and may be large, or computed ones that cannot be copied
+    kept: dict[int, Any] = {}
+    for module in (module for layer in layers for module in layer.module.modules()):
+        tensors = (*module.parameters(False), *module.buffers(False), *vars(module).values())
+        kept |= {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
+    found = measure(_copied(model, kept), calibration, seed=seed)
     if not found and any(not layer.is_lookup for layer in layers):
         raise InputError(
             "calibration: it ran none of the layers that can be mapped; give batches, or a function that runs the "

@@ -86,6 +86,29 @@ def test_a_chip_shares_no_hook_or_attribute_with_the_network() -> None:
     assert next(iter(chip[0].fc._forward_hooks.values())) is chip[0].fc.scales
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_tensors_and_children_put_on_a_layer_stay() -> None:
+    def make() -> nn.Module:
+        layer = nn.utils.weight_norm(nn.Linear(6, 6))
+        layer.register_parameter("gain", nn.Parameter(torch.ones(6)))
+        layer.register_buffer("shift", torch.arange(6.0))
+        layer.add_module("norm", nn.LayerNorm(6))
+        layer.register_forward_hook(lambda own, inputs, output: own.norm(output * own.gain + own.shift))
+        return One(layer)
+
+    net = drawn(make)
+    wanted = net(X)
+    chip = exact(net)
+    is_close(chip(X), wanted)
+    assert {name for name in chip.state_dict() if "matrix" not in name} == {
+        f"0.fc.{name}" for name in ("bias", "gain", "shift", "norm.weight", "norm.bias")
+    }
+    assert chip[0].fc.gain is not net[0].fc.gain
+    chip.load_state_dict(chip.state_dict())
+    memsim.map_model(net, PHYSICAL, calibration=[X])(X)  # calibration runs hooks, too
+    is_close(quantised(net, X, bits=16, inputs=None, hardware=None)(X), wanted)
+
+
 def test_attributes_of_a_layer_stay() -> None:
     net = drawn(lambda: One(nn.Linear(6, 6)))
     net[0].fc.gain = 3.0
