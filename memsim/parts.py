@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt, TypeAdapter
 
 from memsim.crossbar.read import ClipCounts, add_clips
+from memsim.errors import InputError
 from memsim.nn.mapping import ChipMapping
 from memsim.spec import HardwareSpec, load_hardware
 
@@ -67,15 +68,18 @@ class Part:
 
     @classmethod
     def joined(cls, parts: Iterable[Part]) -> Part:
-        """Several parts of the same network as one."""
+        """Several parts of the same network as one. Raises InputError where they cannot be."""
         parts = list(parts)
+        first = parts[0]
+        if any(part.clips.keys() != first.clips.keys() or part.chip != first.chip for part in parts):
+            raise InputError("the results of one network are of different chips or layers; evaluate it anew (--force)")
         texts: dict[int, str] = {}
         losses: dict[int, float] = {}
         for part in parts:
             texts |= part.texts
             losses |= part.losses
-        clips = {layer: add_clips(part.clips[layer] for part in parts) for layer in parts[0].clips}
-        return cls(texts, math.fsum(part.compute_seconds for part in parts), clips, parts[0].chip, losses)
+        clips = {layer: add_clips(part.clips[layer] for part in parts) for layer in first.clips}
+        return cls(texts, math.fsum(part.compute_seconds for part in parts), clips, first.chip, losses)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, that `from_dict` reads back."""

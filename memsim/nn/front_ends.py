@@ -87,7 +87,7 @@ def why_its_own(module: nn.Module) -> str | None:
     if "forward" in vars(module):
         return f"{own.__name__}, whose forward was replaced,"
     if base is not None and any(getattr(own, name, None) is not getattr(base, name, None) for name in _COMPUTING):
-        return f"{own.__name__}, derived from {base.__name__} with a {_COMPUTING[0]} of its own,"
+        return f"{own.__name__}, derived from {base.__name__} with a forward of its own,"
     return None
 
 

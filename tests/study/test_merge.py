@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from memsim.crossbar.read import ClipCounts
 from memsim.errors import InputError, Stopped
+from memsim.parts import Part
 from memsim.study import merge, run_study
 from tests.study.conftest import Counting
 
@@ -77,6 +80,13 @@ def test_a_file_that_claims_more_chips_than_can_be_counted(study, tmp_path):
     header, *lines = path.read_text().splitlines()
     path.write_text("\n".join([json.dumps(json.loads(header) | {"trials": 2**63}), *lines]) + "\n")
     assert "lacks transcripts of chip, trial 1" in error_of([path])
+
+
+def test_parts_of_one_network_must_be_of_the_same_layers():
+    one, other = (Part({i: "a"}, 1.0, {layer: ClipCounts(1, 2, 3, 4)}) for i, layer in enumerate("ab"))
+    with pytest.raises(InputError, match="different chips or layers"):
+        Part.joined([one, other])
+    assert Part.joined([one, replace(other, clips=one.clips)]).clips["a"] == ClipCounts(2, 4, 6, 8)
 
 
 def test_there_are_files():
