@@ -80,7 +80,10 @@ class Header:
         keys = [field.name for field in fields(Utterance)]
         utterances = [dict(zip(keys, values, strict=True)) for values in data.pop("utterances")]
         facts = {key: line[key] for key in _FACTS} | {"seconds": seconds, "corpus": data | {"utterances": utterances}}
-        return _HEADER.validate_python({"facts": facts, "shard": line["shard"], "memsim": line["memsim"]})
+        header = _HEADER.validate_python({"facts": facts, "shard": line["shard"], "memsim": line["memsim"]})
+        if header.facts.trials < 1 or not header.facts.points:
+            raise ValueError("a study of nothing")
+        return header
 
     def difference(self, other: Header) -> str | None:
         """The first thing in which the two are of different commands: what, there and here."""

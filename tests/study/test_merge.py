@@ -74,12 +74,17 @@ def test_the_whole_twice_is_said(study, tmp_path):
     assert len(merge(paths[:1])) == 1
 
 
-def test_a_file_that_claims_more_chips_than_can_be_counted(study, tmp_path):
+def test_a_file_that_claims_endless_chips_or_none(study, tmp_path):
     path = tmp_path / "a.jsonl"
     run_study(study(("adc.bits=8",), trials=1), results=path)
     header, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([json.dumps(json.loads(header) | {"trials": 2**63}), *lines]) + "\n")
-    assert "lacks transcripts of chip, trial 1" in error_of([path])
+    for wrong, said in (
+        ({"trials": 2**63}, "lacks transcripts of chip, trial 1"),
+        ({"trials": 0}, "is no results file of memsim eval, or a damaged one"),
+        ({"points": []}, "is no results file of memsim eval, or a damaged one"),
+    ):
+        path.write_text("\n".join([json.dumps(json.loads(header) | wrong), *lines]) + "\n")
+        assert said in error_of([path])
 
 
 def test_parts_of_one_network_must_be_of_the_same_layers():
