@@ -535,12 +535,14 @@ def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
 
 
 def apply_settings(spec: HardwareSpec, settings: Iterable[str]) -> HardwareSpec:
-    """`spec` with the KEY=VALUE texts of `--set`; see `HardwareSpec.with_settings`."""
-    pairs = {}
+    """`spec` with the KEY=VALUE texts of `--set`, a key once; see `HardwareSpec.with_settings`."""
+    pairs: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise InputError(f"--set {setting}: expected KEY=VALUE, such as --set adc.bits=6")
+        if key.strip() in pairs:
+            raise InputError(f"--set {setting}: {key.strip()} is set twice; leave one out")
         pairs[key.strip()] = value
     return spec.with_settings(pairs)
 

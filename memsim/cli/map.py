@@ -77,6 +77,8 @@ def command(
     for flag, wanted in {"--budget": budget, "--cost": cost, "--report": report is not None}.items():
         if wanted and dry_run:
             raise InputError(f"{flag} --dry-run: the {flag[2:]} is that of programmed arrays; leave one of the two out")
+    if data_root is not None and calibrate is None:
+        raise InputError(f"--data-root {data_root}: is where --calibrate finds its data; name that, too")
     options.require_page(report, force=True)  # whether it may be written is found out below
     opened, _ = open_checkpoint(checkpoint, architecture, architecture_config)
     if out is None:

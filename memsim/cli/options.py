@@ -122,15 +122,16 @@ def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, sett
     from memsim.device.file import require_device
     from memsim.spec import apply_settings
 
+    for flag, value, key in (("--cell", cell, "cell"), ("--bits", bits, "weights.bits")):
+        for setting in settings or [] if value is not None else []:
+            if setting.partition("=")[0].strip() == key:
+                raise InputError(f"{flag} {value} --set {setting}: both name {key}; leave one out")
     if cell is not None:
         spec = spec.with_settings({"cell": json.dumps(cell)}, flag="--cell")
     spec = apply_settings(spec, settings or [])
     if spec.cell != "ideal":
         require_device(spec.cell)  # missing is said now, not after an hour
     if bits is not None:
-        for setting in settings or []:
-            if setting.partition("=")[0].strip() == "weights.bits":
-                raise InputError(f"--bits {bits} --set {setting}: both name the weight bits; leave one out")
         spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
     return spec
 

@@ -51,5 +51,5 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, facts):
 )
 def test_the_weight_bits_have_one_source(memsim, command):
     refused = memsim(*command, "--bits", "3", "--set", "adc.bits=6", "--set", "weights.bits=5")
-    message = "memsim: --bits 3 --set weights.bits=5: both name the weight bits; leave one out\n"
+    message = "memsim: --bits 3 --set weights.bits=5: both name weights.bits; leave one out\n"
     assert refused == (2, "", message)

@@ -188,6 +188,20 @@ def test_a_chip_without_layers_and_hardware_without_a_name(memsim):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--set", "adc.bits=6", "--set", "adc.bits=8"), "--set adc.bits=8: adc.bits is set twice"),
+        (("--cell", "ideal", "--set", "cell=synaptogen"), "--cell ideal --set cell=synaptogen: both name cell"),
+        (("--data-root", "."), "--data-root .: is where --calibrate finds its data"),
+    ],
+)
+def test_options_that_contradict_each_other_or_mean_nothing(memsim, options, said):
+    refused = memsim("map", "demo", *options)
+    assert (refused.status, refused.out) == (2, "")
+    assert said in refused.said
+
+
 def test_a_device_is_seen_from_its_specs_folder(memsim, tmp_path):
     (tmp_path / "chips").mkdir()
     (tmp_path / "chips" / "chip.yaml").write_text("base: physical\ncell: mine.safetensors\n")
