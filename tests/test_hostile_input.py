@@ -11,6 +11,7 @@ import lzma
 import os
 import pickle
 import struct
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -61,7 +62,7 @@ def refused(read: Callable[[], object], match: str) -> None:
     finally:
         tracemalloc.stop()
     assert "\n" not in str(caught.value)
-    assert peak < 60e6  # Python 3.13 decompresses in larger pieces than 3.11
+    assert peak < (50e6 if sys.version_info < (3, 13) else 52e6)  # whose gzip reads 128 KiB at a time, not 8
     assert time.process_time() - started < 10
 
 
