@@ -144,7 +144,8 @@ class Calibrator:
             if self._adc is not None and self._adc.method == "max" and not self._statistics.is_complete:
                 raise InputError(
                     f"{matrix.name}: adc.method: max needs all calibration inputs, and there are only statistics of "
-                    "them; calibrate with data (`memsim map --calibrate DATA`), or choose adc.method=percentile"
+                    "them; calibrate with data (`memsim map --calibrate DATA`; in Python, calibration=batches), or "
+                    "choose adc.method=percentile"
                 )
             for rows, weights in self._statistics.rows():
                 self.add(rows, weights)
