@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
+from memsim.nn.batches import run_batch
 from memsim.nn.collect import collecting
 from memsim.nn.front_ends import (
     MappableLayer,
     mappable_layers,
     quantised_matrices,
     replace_modules,
-    require_names,
 )
 from memsim.nn.plan import (
     DigitalLayer,
@@ -43,6 +43,9 @@ from memsim.spec import HardwareSpec, load_hardware
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
 
+Progress = Callable[[str, float], None]
+"""Told what is running ("calibration", "programming") and the fraction of it that is done."""
+
 
 @dataclass(frozen=True)
 class ClipRate:
@@ -54,7 +57,13 @@ class ClipRate:
 
 @dataclass
 class ChipMapping:
-    """What of a network is on arrays. `begin_batch` keys the read noise of the forward passes that follow."""
+    """What of a network is on arrays, and which reads of them are under way.
+
+    Every forward pass draws read noise of its own. `batch` and `begin_batch` key it, so that it can be repeated:
+
+        with chip.mapping.batch("utterance 7"):
+            tokens = chip.generate(speech)      # the same in every such block, whatever was read before
+    """
 
     plan: Plan
     spec: HardwareSpec
@@ -75,8 +84,18 @@ class ChipMapping:
         return self.plan.digital
 
     def begin_batch(self, key: str) -> None:
-        """The forward pass to come reads the batch `key`: the same key repeats its noise."""
+        """The forward passes to come read the batch `key`, which repeats the noise of those that followed it before.
+
+        As `batch`, but until the next call of this.
+        """
         self.reads.begin(key)
+
+    def batch(self, key: str) -> AbstractContextManager[None]:
+        """A context in which forward passes read the batch `key`: the same ones, in the same order, see the same noise.
+
+        After it, and after one within another, the noise goes on as if it had not been.
+        """
+        return self.reads.within(key)
 
     def programming_errors(self) -> dict[str, float]:
         """By layer: ||programmed - intended|| / ||intended|| of its matrix (Frobenius)."""
@@ -122,8 +141,18 @@ def map_model(
     calibration: Calibration | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    progress: Progress = lambda name, done: None,
 ) -> nn.Module:
     """A copy of `model` whose layers run on simulated arrays (see `FRONT_ENDS`); `model` itself is untouched.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> batches = [torch.randn(16, 64) for _ in range(4)]
+    >>> chip = memsim.map_model(model, "physical", bits=4, seed=0, calibration=batches)
+    >>> chip(batches[0]).shape
+    torch.Size([16, 10])
+    >>> [(layer.name, layer.tiling.cells) for layer in chip.mapping.mapped]
+    [('0', 98304), ('2', 98304)]
 
     Args:
         spec: the hardware, as `load_hardware` takes it.
@@ -131,11 +160,15 @@ def map_model(
         seed: the chip; matrices draw their cells by (seed, name).
         trial: distinguishes repeated reads of one chip in their noise.
         calibration: what sets converter ranges: batches to run the model on (a tensor, a tuple of arguments, or a
-            mapping of named ones each), a function that runs the network it is given (a copy), or statistics by matrix
-            name. Without it a spec with converters cannot be run.
+            mapping of named ones each; labels that a network of one argument does not take are left out), a function
+            that runs the network it is given (a copy), or statistics by matrix name (see `measure_inputs`). Without it
+            a spec with converters cannot be run.
         include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
             they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`. A matrix in several places,
-            or that several layers share, goes by all of its names, as it does for the globs of the spec.
+            or that several layers share, goes by all of its names, as it does for the globs of the spec. That of a
+            `model` which is itself a layer is named after the layer's class: `linear`, `conv2d`.
+        progress: called with "calibration" and the fraction of the batches that have run (where their number is known),
+            then with "programming" and the fraction of the cells; `progress=print` shows it.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
     Globs of the spec that match no layer are warned of. Raises InputError for weights that hold NaN or Inf, `include`
@@ -150,13 +183,13 @@ def map_model(
     with evaluating(model):
         _require_mappable(model)
         layers = mappable_layers(model)
-        require_names(model, layers)
         plan = plan_modules(model, spec, Selection(include, exclude))
         for glob in unmatched_globs(plan, spec):
             warnings.warn(f"{spec.name}: {glob} matches no layer", stacklevel=2)
-        statistics = plan.completed(_statistics(model, layers, calibration, seed))
+        statistics = plan.completed(_statistics(model, layers, calibration, seed, progress))
         quantised = quantised_matrices(layers)
-        matrices = {}
+        matrices, cells, done = {}, plan.cells, 0
+        progress("programming", 0.0)
         for layer in plan.mapped:
             weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
             if weight.is_meta or weight.is_complex():
@@ -167,6 +200,10 @@ def map_model(
             scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
             known, groups = statistics.get(layer.name), layer.source.groups
             matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, groups, scale)
+            done += layer.tiling.cells
+            if done < cells:
+                progress("programming", done / cells)
+        progress("programming", 1.0)
         # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
         replaced = _replacements(layers, matrices)
         memo: dict[int, Any] = {**replaced}
@@ -178,7 +215,7 @@ def map_model(
 
 
 def _statistics(
-    model: nn.Module, layers: Sequence[MappableLayer], calibration: Calibration | None, seed: int
+    model: nn.Module, layers: Sequence[MappableLayer], calibration: Calibration | None, seed: int, progress: Progress
 ) -> dict[str, InputStatistics]:
     """Those that `calibration` stands for. What has to be run is run on a copy: a network may change as it runs."""
     if calibration is None or isinstance(calibration, Mapping):
@@ -188,13 +225,38 @@ def _statistics(
     for module in (module for layer in layers for module in layer.module.modules()):
         tensors = (*module.parameters(False), *module.buffers(False), *vars(module).values())
         kept |= {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
-    found = measure(_copied(model, kept), calibration, seed=seed)
+    found = measure(_copied(model, kept), calibration, seed=seed, progress=progress)
     if not found and any(not layer.is_lookup for layer in layers):
         raise InputError(
             "calibration: it ran none of the layers that can be mapped; give batches, or a function that runs the "
             "network it is given"
         )
     return found
+
+
+def measure_inputs(
+    model: nn.Module,
+    batches: Callable[[nn.Module], object] | Iterable[Any],
+    *,
+    progress: Progress = lambda name, done: None,
+) -> dict[str, InputStatistics]:
+    """What calibration needs to know of the inputs of each layer of `model`, measured once for any number of chips.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> statistics = memsim.measure_inputs(model, [torch.randn(16, 64) for _ in range(4)])
+    >>> chips = [memsim.map_model(model, "physical", seed=seed, calibration=statistics) for seed in range(3)]
+
+    Statistics hold for any hardware, and are by the names of matrices. `batches` are what `map_model` takes as
+    `calibration`: batches to run `model` on, or a function that runs the network it is given; what runs is a copy, in
+    evaluation mode. `progress` is told "calibration" and the fraction of the batches that have run. Raises InputError
+    where no layer is reached that can be mapped.
+    """
+    if isinstance(batches, Mapping):
+        raise InputError("batches: a mapping; a batch of named arguments goes in a list")
+    with evaluating(model):
+        _require_mappable(model)
+        return _statistics(model, mappable_layers(model), batches, 0, progress)
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -338,7 +400,9 @@ def install(model: nn.Module, layers: Iterable[MappableLayer], matrices: Mapping
     replace_modules(model, _replacements(layers, matrices))
 
 
-def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dict[str, InputStatistics]:
+def measure(
+    model: nn.Module, calibration: Calibration, *, seed: int = 0, progress: Progress = lambda name, done: None
+) -> dict[str, InputStatistics]:
     """Statistics of the input of every matrix that can be mapped: those given, or those of running `model` on the data.
 
     Of a convolution that are the windows; of a recurrent layer, apart, the inputs and the hidden states of all steps.
@@ -356,11 +420,13 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
         torch.no_grad(),
         collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors,
     ):
+        progress("calibration", 0.0)
         if callable(calibration):
             calibration(model)
         else:
-            for batch in calibration:
-                _run(model, batch)
+            for batch in _reported(calibration, progress):
+                run_batch(model, batch)
+        progress("calibration", 1.0)
     quantised = quantised_matrices(layers)
     results = {name: collector.result() for name, collector in collectors.items()}
     return {
@@ -370,11 +436,13 @@ def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dic
     }
 
 
-def _run(model: nn.Module, batch: Any) -> None:
-    """`model` on a batch: an argument, several, or named ones."""
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif type(batch) in (tuple, list):  # but not a PackedSequence
-        model(*batch)
-    else:
-        model(batch)
+def _reported(batches: Iterable[Any], progress: Progress) -> Iterator[Any]:
+    """`batches`; after each but the last `progress` is told how many of them are done, if their number is known."""
+    try:
+        total = len(batches)  # type: ignore[arg-type]
+    except TypeError:  # an iterator, or a DataLoader over a stream
+        total = 0
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        if done < total:
+            progress("calibration", done / total)
