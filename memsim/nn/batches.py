@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from memsim.errors import InputError
 
+Progress = Callable[[str, float], None]
+"""Told what is running ("calibration", "programming") and the fraction of it that is done."""
+
 _LABELS = ("label", "labels", "target", "targets")
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+
+
+def reported(batches: Iterable[Any], progress: Progress) -> Iterator[Any]:
+    """`batches`; after each but the last `progress` is told how many of them are done, if their number is known."""
+    try:
+        total = len(batches)  # type: ignore[arg-type]
+    except TypeError:  # an iterator, or a DataLoader over a stream
+        total = 0
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        if done < total:
+            progress("calibration", done / total)
 
 
 def run_batch(model: nn.Module, batch: Any) -> None:

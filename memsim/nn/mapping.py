@@ -20,7 +20,7 @@ from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
-from memsim.nn.batches import run_batch
+from memsim.nn.batches import Progress, reported, run_batch
 from memsim.nn.collect import collecting
 from memsim.nn.front_ends import (
     MappableLayer,
@@ -42,9 +42,6 @@ from memsim.nn.sources import effective_weight
 from memsim.spec import HardwareSpec, load_hardware
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
-
-Progress = Callable[[str, float], None]
-"""Told what is running ("calibration", "programming") and the fraction of it that is done."""
 
 
 @dataclass(frozen=True)
@@ -424,7 +421,7 @@ def measure(
         if callable(calibration):
             calibration(model)
         else:
-            for batch in _reported(calibration, progress):
+            for batch in reported(calibration, progress):
                 run_batch(model, batch)
         progress("calibration", 1.0)
     quantised = quantised_matrices(layers)
@@ -434,15 +431,3 @@ def measure(
         for name, result in results.items()
         if result is not None
     }
-
-
-def _reported(batches: Iterable[Any], progress: Progress) -> Iterator[Any]:
-    """`batches`; after each but the last `progress` is told how many of them are done, if their number is known."""
-    try:
-        total = len(batches)  # type: ignore[arg-type]
-    except TypeError:  # an iterator, or a DataLoader over a stream
-        total = 0
-    for done, batch in enumerate(batches, 1):
-        yield batch
-        if done < total:
-            progress("calibration", done / total)
