@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from memsim.errors import InputError
 
 Progress = Callable[[str, float], None]
-"""Told what is running ("calibration", "programming") and the fraction of it that is done."""
+"""Told what is running ("calibration", "programming", "converter ranges") and the fraction of it that is done."""
 
 _LABELS = ("label", "labels", "target", "targets")
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
 
-def reported(batches: Iterable[Any], progress: Progress) -> Iterator[Any]:
+def reported(batches: Iterable[Any], name: str, progress: Progress) -> Iterator[Any]:
     """`batches`; after each but the last `progress` is told how many of them are done, if their number is known."""
     try:
         total = len(batches)  # type: ignore[arg-type]
@@ -26,18 +26,23 @@ def reported(batches: Iterable[Any], progress: Progress) -> Iterator[Any]:
     for done, batch in enumerate(batches, 1):
         yield batch
         if done < total:
-            progress("calibration", done / total)
+            progress(name, done / total)
 
 
 def run_batch(model: nn.Module, batch: Any) -> None:
     """`model` on a batch: an argument, several in a tuple or list, or named ones in a mapping.
 
+    A network that knows which frames of a batch are padding says so by a method `unpadded`, which gives the batch as
+    several without them.
+
     Labels are left out where it is clear what they are: in a mapping by their names, and behind a floating-point tensor
     for a network that takes a single argument. Raises InputError where a batch does not fit the network.
     """
     arguments, named = _without_labels(model, batch)
+    unpadded = getattr(model, "unpadded", None) if type(batch) in (tuple, list) else None
     try:
-        model(*arguments, **named)
+        for part in [arguments] if unpadded is None else unpadded(*arguments):
+            model(*part, **named)
     except _MISFITS as error:
         kind = type(error)
         if kind not in _MISFITS or (isinstance(batch, Tensor) and kind is not TypeError):

@@ -58,6 +58,8 @@ class HardwareTransfer(nn.Module):
     def calibrate(self, levels: Tensor, scale: Tensor, statistics: InputStatistics) -> None:
         """Set gain and ADC range as mapping `levels` [out, in / groups] would."""
         levels = levels.to(torch.int8 if bits_of(self.spec) <= 8 else torch.int16)
+        if getattr(self.spec.adc, "method", None) == "max":  # the largest of the sample has to do
+            statistics = statistics.taken_as_all()
         matrix = MappedMatrix.from_levels(self.name, levels, scale, _exact(self.spec), 0, statistics, self.groups)
         if matrix.gain_per_ampere is not None:
             self.gain_per_ampere.copy_(matrix.gain_per_ampere)
