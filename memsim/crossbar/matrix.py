@@ -452,6 +452,10 @@ class MappedMatrix(nn.Module):
         levels = self.tiling.spread(self.levels)
         return encode.to_slices(levels, bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
 
+    def expect_masked_rows(self) -> None:
+        """Take NaN from now on: attention gave it for queries that see no key."""
+        self.reads.has_masked_rows = True
+
     def drop_operator(self) -> None:
         """Have the next read take the converters' ranges as they are then."""
         self._operator = self._row_loads = None

@@ -242,11 +242,11 @@ class MappedAttention(Attention):
         return WeightOnArrays(matrix, dtype, (len(PROJECTIONS) * self.embed_dim, self.embed_dim), parts)
 
     def _note_masked_rows(self, rows: Tensor) -> None:
-        """On a CPU, where arrays refuse NaN, they are to take it from now on."""
+        """On a CPU, where NaN is refused, what reads or records the rows is to take it from now on."""
         if rows.device.type == "cpu" and rows.any():
-            for matrix in self.modules():
-                if isinstance(matrix, MappedMatrix):
-                    matrix.reads.has_masked_rows = True
+            for module in self.modules():
+                if (expect := getattr(module, "expect_masked_rows", None)) is not None:
+                    expect()
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
         bias = None if name == "out_proj" else self._bias_of(name)

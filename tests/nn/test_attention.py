@@ -171,6 +171,8 @@ def test_what_lies_behind_a_query_that_sees_no_key_goes_on(spec: str) -> None:
     with mapping.batch("0"):
         seen = chip(x, padding & padding.logical_not().any(1, keepdim=True))
     assert torch.equal(got[[0, 2]], seen[[0, 2]])  # the others are as without it
+    calibrated = memsim.map_model(net, PHYSICAL, calibration=[(x, padding)])
+    assert torch.isfinite(calibrated(x)).all()
     with mapping.batch("1"), pytest.raises(FloatingPointError, match="last: its input holds NaN"):
         chip.last(x * torch.nan)  # NaN of somebody else
 
