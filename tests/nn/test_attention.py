@@ -213,7 +213,7 @@ def test_padded_frames_of_an_encoder_are_what_torch_makes_them(norm: nn.Module |
         {"src_key_padding_mask": numbers},
         {"src_key_padding_mask": ragged},
         {"src_key_padding_mask": ~frames},
-        {"src_key_padding_mask": padding & (length > 0)[:, None], "mask": torch.zeros(5, 5)},
+        {"src_key_padding_mask": padding & (length > 0)[:, None], "mask": torch.zeros(5, 5, dtype=torch.bool)},
         {},
     ]
     for grad in (True, False):
