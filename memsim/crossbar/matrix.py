@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -26,6 +27,7 @@ from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, packed, split_planes, whole_blocks
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
+from memsim.crossbar.uncompiled import uncompiled
 from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
@@ -46,12 +48,24 @@ class Reads:
     batch: str = ""
     count_clips: bool = False
     count_work: bool = False
+    has_masked_rows: bool = False
+    """Whether attention gave NaN for queries that see no key: from then on NaN gives NaN, and is no error."""
     _calls: Counter[str] = field(default_factory=Counter)
 
     def begin(self, batch: str) -> None:
         """The reads to come are of `batch`; beginning it again repeats its noise."""
-        self.batch = batch
+        self.batch, self.has_masked_rows = batch, False
         self._calls.clear()
+
+    @contextmanager
+    def within(self, batch: str) -> Iterator[None]:
+        """While open, the reads are of `batch`, begun anew; after it those from before go on as if it had not been."""
+        before = self.batch, self.has_masked_rows, self._calls
+        self.batch, self.has_masked_rows, self._calls = batch, False, Counter()
+        try:
+            yield
+        finally:
+            self.batch, self.has_masked_rows, self._calls = before
 
     def noise_key(self, name: str) -> int:
         """The key of the noise of the next read of matrix `name`."""
@@ -318,16 +332,19 @@ class MappedMatrix(nn.Module):
         spec = self.spec
         return encode.slice_worths(bits_of(spec), spec.weights.cell_bits).to(self.levels.device)
 
+    @uncompiled
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T and the dtype of `x`.
 
         Raises InputError where the matrix is not calibrated, ValueError where `x` has another width, TypeError where it
-        holds no floating-point numbers, FloatingPointError where they are NaN or Inf (on other devices than a CPU,
-        which are not waited for, rows of the input that hold any give NaN). No gradient flows through a read.
+        holds no floating-point numbers, FloatingPointError where they are NaN or Inf. Rows that hold any give NaN
+        instead on other devices than a CPU, which are not waited for, and behind attention that gave NaN itself, for
+        queries that see no key. No gradient flows through a read.
         """
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         return self.stream([rows]).view(*x.shape[:-1], self.out_features)
 
+    @uncompiled
     def stream(self, parts: Iterable[Tensor]) -> Tensor:
         """As `forward` of all rows [n, in] of `parts`, one or more, together, of which it holds one part at a time."""
         if not self.is_calibrated:
@@ -355,8 +372,14 @@ class MappedMatrix(nn.Module):
             raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
         rows = x.float()
         # one sum tells, at a quarter of the price of looking at every value; a sum of huge values may overflow
-        if x.device.type == "cpu" and not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
-            raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
+        masked: Tensor | None = None
+        if x.device.type != "cpu":  # to raise would be to wait for the device
+            masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
+        elif not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
+            if not self.reads.has_masked_rows:
+                raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
+            masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
+            rows = rows.masked_fill(masked, 0)
         clips = self.clips if self.reads.count_clips else None
         # arrays compute as they do, whatever the network's precision
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -365,8 +388,8 @@ class MappedMatrix(nn.Module):
             if self.reads.count_work:
                 self.work.vectors += len(rows)
                 self.work.cell_watts = self.work.cell_watts + self._cell_watts(rows_in_range)
-        if x.device.type != "cpu":  # to raise would be to wait for the device
-            product.masked_fill_(~torch.isfinite(rows).all(dim=1, keepdim=True), torch.nan)
+        if masked is not None:
+            product.masked_fill_(masked, torch.nan)
         if ranges is not None:
             product.mul_(ranges)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
@@ -428,6 +451,10 @@ class MappedMatrix(nn.Module):
             return (self.states[:, 0].float() - self.states[:, 1].float()).mean(dim=1)
         levels = self.tiling.spread(self.levels)
         return encode.to_slices(levels, bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
+
+    def expect_masked_rows(self) -> None:
+        """Take NaN from now on: attention gave it for queries that see no key."""
+        self.reads.has_masked_rows = True
 
     def drop_operator(self) -> None:
         """Have the next read take the converters' ranges as they are then."""

@@ -14,6 +14,7 @@ from memsim.crossbar.calibration import Calibrator
 from memsim.crossbar.matrix import MappedMatrix, needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.nn.batches import Progress, reported, run_batch
 from memsim.nn.collect import Collector, collecting, statistics_collectors
 from memsim.nn.front_ends import mappable_layers, quantised_matrices
 from memsim.nn.plan import Plan
@@ -27,25 +28,36 @@ class CalibrationData:
     An iterator, which ends when it has been read once, is kept in memory.
     """
 
-    def __init__(self, model: nn.Module, data: Callable[[nn.Module], object] | Iterable[Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Callable[[nn.Module], object] | Iterable[Any],
+        progress: Progress = lambda name, done: None,
+    ) -> None:
         """`data` are batches (see `map_model`), or a function that runs the network it is given."""
         self._model = model
+        self._progress = progress
         self._layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
         if callable(data):
-            self._run: Callable[[nn.Module], object] = data
+            self._run: Callable[[str], object] = lambda name: data(model)
         else:
             batches = list(data) if isinstance(data, Iterator) else data
 
-            def run(network: nn.Module) -> None:
-                for batch in batches:
-                    _run_batch(network, batch)
+            def run(name: str) -> None:
+                for batch in reported(batches, name, progress):
+                    run_batch(model, batch)
 
             self._run = run
 
-    def collect(self, collectors: Mapping[str, Collector]) -> None:
-        """Run the network as in evaluation; the inputs of each matrix go to the collector of its name."""
+    def collect(self, collectors: Mapping[str, Collector], name: str = "calibration") -> None:
+        """Run the network as in evaluation; the inputs of each matrix go to the collector of its name.
+
+        Progress is reported as `name`.
+        """
         with evaluating(self._model), torch.no_grad(), collecting(self._layers, collectors):
-            self._run(self._model)
+            self._progress(name, 0.0)
+            self._run(name)
+            self._progress(name, 1.0)
 
     def statistics(self) -> dict[str, InputStatistics]:
         """By matrix; one that the data never reach has none, nor has an embedding (see `Plan.completed`)."""
@@ -63,7 +75,7 @@ class CalibrationData:
         """Give the calibrators all inputs, in one run, where any needs them."""
         needy = {name: calibrator for name, calibrator in calibrators.items() if calibrator.needs_inputs}
         if needy:
-            self.collect(needy)
+            self.collect(needy, "converter ranges")
 
 
 def measure(model: nn.Module, calibration: Calibration) -> dict[str, InputStatistics]:
@@ -106,22 +118,6 @@ def silent_inputs(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str 
         f"calibration saw only zeros at the input of {', '.join(names[:3])}{more}, so the ranges there are guesses; "
         "calibrate with data that reach them, or keep them digital"
     )
-
-
-def _run_batch(model: nn.Module, batch: Any) -> None:
-    """Run `model` on a batch: an argument, several, or named ones.
-
-    A network that knows which frames of a batch are padding says so by a method `unpadded`, which gives the batch as
-    several without them.
-    """
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif type(batch) in (tuple, list):  # but not a PackedSequence
-        unpadded = getattr(model, "unpadded", None)
-        for arguments in [batch] if unpadded is None else unpadded(*batch):
-            model(*arguments)
-    else:
-        model(batch)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class StatisticsCollector:
         if not rows.numel():
             return
         require_finite(rows)
-        flat = rows.view(-1)
+        flat = rows.reshape(-1)
         self._histogram.add(torch.stack([-flat, flat]).clamp_(min=0))
         places = torch.arange(self.rows, self.rows + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1)
@@ -124,6 +124,17 @@ def require_finite(rows: Tensor) -> None:
         raise InputError("an input holds NaN or Inf")
 
 
+class MaskedRows:
+    """Which input rows are left out: none, until attention gives NaN for queries that see no key, then those of NaN."""
+
+    def __init__(self) -> None:
+        self.expected = False
+
+    def without(self, x: Tensor) -> Tensor:
+        """The rows of `x` [..., features] that are counted."""
+        return x[torch.isfinite(x).all(dim=-1)] if self.expected else x
+
+
 class Recorder(nn.Module):
     """Multiplies in place of a mapped matrix and hands the rows that it is given to a collector.
 
@@ -137,17 +148,23 @@ class Recorder(nn.Module):
         out_features: int,
         multiply: Callable[[Tensor], Tensor] | None,
         collector: Collector | None,
+        masked: MaskedRows | None = None,
     ) -> None:
         super().__init__()
         self._name = name
         self._out_features = out_features
         self._multiply = multiply
         self._collector = collector
+        self._masked = masked or MaskedRows()
+
+    def expect_masked_rows(self) -> None:
+        """As `MappedMatrix.expect_masked_rows`, for all matrices of the network."""
+        self._masked.expected = True
 
     def forward(self, x: Tensor) -> Tensor:
         if self._collector is not None:
             try:
-                self._collector.add(x)
+                self._collector.add(self._masked.without(x))
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from None
         if self._multiply is None:
@@ -171,14 +188,14 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
     Layers compute as they are; before each call, those with several matrices are computed a second time, to learn what
     lies between them. Layers none of whose matrices has a collector are left alone.
     """
-    sources = matrix_sources(layers)
+    sources, masked = matrix_sources(layers), MaskedRows()
     layers = [layer for layer in layers if not collectors.keys().isdisjoint(layer.matrices.values())]
 
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
             multiply = _multiplication(layer, local) if len(layer.matrices) > 1 else None
-            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name))
+            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name), masked)
         return found
 
     def hook(layer: MappableLayer) -> Callable[..., None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
+from memsim.nn.batches import Progress
 from memsim.nn.calibration import Calibration, CalibrationData, calibrate, evaluating, measure, silent_inputs
 from memsim.nn.deviation import Deviation, deviating, deviation
 from memsim.nn.front_ends import (
@@ -26,7 +27,6 @@ from memsim.nn.front_ends import (
     mappable_layers,
     quantised_matrices,
     replace_modules,
-    require_names,
 )
 from memsim.nn.plan import (
     DigitalLayer,
@@ -52,7 +52,13 @@ class ClipRate:
 
 @dataclass
 class ChipMapping:
-    """What of a network is on arrays. `begin_batch` keys the read noise of the forward passes that follow."""
+    """What of a network is on arrays, and which reads of them are under way.
+
+    Every forward pass draws read noise of its own. `batch` and `begin_batch` key it, so that it can be repeated:
+
+        with chip.mapping.batch("utterance 7"):
+            tokens = chip.generate(speech)      # the same in every such block, whatever was read before
+    """
 
     plan: Plan
     spec: HardwareSpec
@@ -75,8 +81,18 @@ class ChipMapping:
         return self.plan.digital
 
     def begin_batch(self, key: str) -> None:
-        """The forward pass to come reads the batch `key`: the same key repeats its noise."""
+        """The forward passes to come read the batch `key`, which repeats the noise of those that followed it before.
+
+        As `batch`, but until the next call of this.
+        """
         self.reads.begin(key)
+
+    def batch(self, key: str) -> AbstractContextManager[None]:
+        """A context in which forward passes read the batch `key`: the same ones, in the same order, see the same noise.
+
+        After it, and after one within another, the noise goes on as if it had not been.
+        """
+        return self.reads.within(key)
 
     def programming_errors(self) -> dict[str, float]:
         """By layer: ||programmed - intended|| / ||intended|| of its matrix (Frobenius)."""
@@ -122,8 +138,18 @@ def map_model(
     calibration: Calibration | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    progress: Progress = lambda name, done: None,
 ) -> nn.Module:
     """A copy of `model` whose layers run on simulated arrays (see `FRONT_ENDS`); `model` itself is untouched.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> batches = [torch.randn(16, 64) for _ in range(4)]
+    >>> chip = memsim.map_model(model, "physical", bits=4, seed=0, calibration=batches)
+    >>> chip(batches[0]).shape
+    torch.Size([16, 10])
+    >>> [(layer.name, layer.tiling.cells) for layer in chip.mapping.mapped]
+    [('0', 98304), ('2', 98304)]
 
     Args:
         spec: the hardware, as `load_hardware` takes it.
@@ -131,13 +157,18 @@ def map_model(
         seed: the chip; matrices draw their cells by (seed, name).
         trial: distinguishes repeated reads of one chip in their noise.
         calibration: what sets converter ranges: batches to run the model on (a tensor, a tuple of arguments, or a
-            mapping of named ones each), a function that runs the network it is given (a copy), or statistics by matrix
-            name. Batches and functions are run twice: ADC ranges come from the noiseless read of all inputs through the
-            cells of this chip. Statistics (see `measure`) hold a sample of the inputs, and no maximum of a signal.
-            Without it a spec with converters cannot be run.
+            mapping of named ones each; labels that a network of one argument does not take are left out), a function
+            that runs the network it is given (a copy), or statistics by matrix name. Batches and functions are run
+            twice: ADC ranges come from the noiseless read of all inputs through the cells of this chip. Statistics (see
+            `measure_inputs`) hold a sample of the inputs, and no maximum of a signal. Without it a spec with converters
+            cannot be run.
         include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
             they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`. A matrix in several places,
-            or that several layers share, goes by all of its names, as it does for the globs of the spec.
+            or that several layers share, goes by all of its names, as it does for the globs of the spec. That of a
+            `model` which is itself a layer is named after the layer's class: `linear`, `conv2d`.
+        progress: called with "calibration" and the fraction of the batches that have run (where their number is known),
+            then with "programming" and the fraction of the cells, then with "converter ranges" for the second run of
+            the batches; `progress=print` shows it.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates,
     and how far each product is from the digital one. Globs of the spec that match no layer are warned of, and so are
@@ -153,7 +184,6 @@ def map_model(
     with evaluating(model):
         _require_mappable(model)
         layers = mappable_layers(model)
-        require_names(model, layers)
         plan = plan_modules(model, spec, Selection(include, exclude))
         for glob in unmatched_globs(plan, spec):
             warnings.warn(f"{spec.name}: {glob} matches no layer", stacklevel=2)
@@ -161,14 +191,15 @@ def map_model(
         if isinstance(calibration, Mapping):
             statistics = measure(model, calibration)
         elif calibration is not None:
-            data = _calibration_data(model, layers, calibration)
+            data = _calibration_data(model, layers, calibration, progress)
             statistics = data.statistics()
             _require_reached(statistics, layers)
         statistics = plan.completed(statistics)
         if (warning := silent_inputs(plan, statistics)) is not None:
             warnings.warn(warning, stacklevel=2)
         quantised = quantised_matrices(layers)
-        matrices = {}
+        matrices, cells, done = {}, plan.cells, 0
+        progress("programming", 0.0)
         for layer in plan.mapped:
             weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
             if weight.is_meta or weight.is_complex():
@@ -179,6 +210,10 @@ def map_model(
             scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
             groups = layer.source.groups
             matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
+            done += layer.tiling.cells
+            if done < cells:
+                progress("programming", done / cells)
+        progress("programming", 1.0)
         calibrate(matrices, statistics, data)
         deviations = {}
         for layer in plan.mapped:
@@ -203,7 +238,10 @@ def map_model(
 
 
 def _calibration_data(
-    model: nn.Module, layers: Sequence[MappableLayer], calibration: Callable[[nn.Module], object] | Iterable[Any]
+    model: nn.Module,
+    layers: Sequence[MappableLayer],
+    calibration: Callable[[nn.Module], object] | Iterable[Any],
+    progress: Progress,
 ) -> CalibrationData:
     """Data that run a copy of `model`: a network may change as it runs."""
     # the weights of layers that can be mapped never change, and may be large, or computed ones that cannot be copied
@@ -211,7 +249,7 @@ def _calibration_data(
     for module in (module for layer in layers for module in layer.module.modules()):
         tensors = (*module.parameters(False), *module.buffers(False), *vars(module).values())
         kept |= {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
-    return CalibrationData(_copied(model, kept), calibration)
+    return CalibrationData(_copied(model, kept), calibration, progress)
 
 
 def _require_reached(statistics: Mapping[str, InputStatistics], layers: Sequence[MappableLayer]) -> None:
@@ -220,6 +258,34 @@ def _require_reached(statistics: Mapping[str, InputStatistics], layers: Sequence
             "calibration: it ran none of the layers that can be mapped; give batches, or a function that runs the "
             "network it is given"
         )
+
+
+def measure_inputs(
+    model: nn.Module,
+    batches: Callable[[nn.Module], object] | Iterable[Any],
+    *,
+    progress: Progress = lambda name, done: None,
+) -> dict[str, InputStatistics]:
+    """What calibration needs to know of the inputs of each layer of `model`, measured once for any number of chips.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> statistics = memsim.measure_inputs(model, [torch.randn(16, 64) for _ in range(4)])
+    >>> chips = [memsim.map_model(model, "physical", seed=seed, calibration=statistics) for seed in range(3)]
+
+    Statistics hold for any hardware, and are by the names of matrices. `batches` are what `map_model` takes as
+    `calibration`: batches to run `model` on, or a function that runs the network it is given; what runs is a copy, in
+    evaluation mode. `progress` is told "calibration" and the fraction of the batches that have run. Raises InputError
+    where no layer is reached that can be mapped.
+    """
+    if isinstance(batches, Mapping):
+        raise InputError("batches: a mapping; a batch of named arguments goes in a list")
+    with evaluating(model):
+        _require_mappable(model)
+        layers = mappable_layers(model)
+        statistics = _calibration_data(model, layers, batches, progress).statistics()
+        _require_reached(statistics, layers)
+        return statistics
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
