@@ -95,7 +95,7 @@ class Scheduler:
         def arrived() -> bool:
             return self.job(number).state in {*states, *ended}
 
-        until(arrived, f"job {number} is not {' or '.join(states)}: {self.job(number)}\n{self.logs()}")
+        until(arrived)
         job = self.job(number)
         assert job.state in states, f"{job}\n{self.logs()}"
         return job
@@ -103,19 +103,19 @@ class Scheduler:
     def cancel_all(self) -> None:
         """Cancels all jobs and waits until they are gone."""
         self.call("scancel", "--user=root")
-        until(lambda: not self.call("squeue", "--noheader"), "jobs do not end")
+        assert until(lambda: not self.call("squeue", "--noheader")), f"jobs do not end\n{self.logs()}"
 
     def logs(self) -> str:
         """The last lines of the daemons' logs."""
         return "\n".join("\n".join(log.read_text().splitlines()[-30:]) for log in sorted(self.folder.glob("*.log")))
 
 
-def until(holds: Callable[[], bool], what: str = "it does not come to pass", seconds: float = SECONDS) -> None:
-    """Waits until something holds. Raises AssertionError after some seconds."""
+def until(holds: Callable[[], bool], seconds: float = SECONDS) -> bool:
+    """Whether something holds at last, for which it waits some seconds."""
     end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, what
+    while not (held := holds()) and time.monotonic() < end:
         time.sleep(0.2)
+    return held
 
 
 def install() -> None:
@@ -148,7 +148,7 @@ def running(folder: Path) -> Iterator[Scheduler]:
     files = [f"--{option}={folder}/munge.{ending}" for option, ending in options.items()]
     with ExitStack() as stack:
         stack.enter_context(_daemon(["munged", "--foreground", "--force", *files], environment))
-        until((folder / "munge.socket").exists, "munged does not start")
+        assert until((folder / "munge.socket").exists, 60), "munged does not start"
         stack.enter_context(_daemon(["slurmctld", "-D"], environment))
         stack.enter_context(_daemon(["slurmd", "-D", "-N", "localhost"], environment))
 
@@ -158,7 +158,7 @@ def running(folder: Path) -> Iterator[Scheduler]:
             return set(done.stdout.split()) == {"idle"}
 
         stack.callback(scheduler.cancel_all)
-        until(ready, f"no node is ready:\n{scheduler.logs()}", seconds=60)
+        assert until(ready, 60), f"no node is ready\n{scheduler.logs()}"
         yield scheduler
 
 

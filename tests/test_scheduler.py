@@ -137,7 +137,7 @@ def test_a_preempted_training_goes_on_to_the_same_bits(scheduler, folder, traini
     training(60)
     run(folder, "memsim", "qat", *TRAINING, "-o", "whole.safetensors")
     job = scheduler.submit(*SMALL, f"--partition={partition}", script("train"), "out.safetensors", *TRAINING)
-    until(lambda: lines(folder / "out.csv") > 3, f"it does not train: {scheduler.job(job)}")
+    assert until(lambda: lines(folder / "out.csv") > 3), f"it does not train: {scheduler.job(job)}"
     preempt(scheduler, job)
     assert "out.resume.safetensors holds the state" in log_of(job)
     assert 3 < lines(folder / "out.csv") < 61
@@ -148,7 +148,7 @@ def test_a_preempted_training_goes_on_to_the_same_bits(scheduler, folder, traini
 def test_a_preempted_share_goes_on(scheduler, folder, tiny_recogniser):
     work = (tiny_recogniser, "--data", "demo", "--bits", "3", "--trials", "20")
     job = scheduler.submit(*SMALL, "--array=1", script("sweep"), 1, "out", *work) + "_1"
-    until(lambda: lines(folder / "out" / "1.jsonl") > 4, f"nothing is done: {scheduler.job(job)}")
+    assert until(lambda: lines(folder / "out" / "1.jsonl") > 4), f"nothing is done: {scheduler.job(job)}"
     preempt(scheduler, job)
     scheduler.wait(job, "COMPLETED")
     merge = scheduler.submit(*SMALL, script("merge"), "out", "--json", "merged.json")
@@ -168,18 +168,18 @@ def test_work_stopped_by_its_time_limit_goes_on_and_cancelled_work_does_not(
     work = (tiny_recogniser, "--data", "demo", "--bits", "3", "--trials", "10000")
     jobs = train, scheduler.submit(*limited, "--array=1", script("sweep"), 1, "out", *work) + "_1"
     logs = folder / "out.csv", folder / "out" / "1.jsonl"
-    until(lambda: all(lines(log) > 4 for log in logs), "nothing is done")
+    assert until(lambda: all(lines(log) > 4 for log in logs)), "nothing is done"
     if stop == "scancel":
         scheduler.call("scancel", *jobs)
         for job in jobs:
             scheduler.wait(job, "CANCELLED")
-        until(lambda: not scheduler.call("squeue", "--noheader"), "they do not end")
+        assert until(lambda: not scheduler.call("squeue", "--noheader")), "they do not end"
         assert [scheduler.job(job).restarts for job in jobs] == [0, 0]
         return
     for job in jobs:
-        until(lambda job=job: scheduler.job(job).restarts == 1, f"it is not stopped: {scheduler.job(job)}")
+        assert until(lambda job=job: scheduler.job(job).restarts == 1), f"it is not stopped: {scheduler.job(job)}"
     done = [lines(log) for log in logs]
-    until(lambda: all(lines(log) > before for log, before in zip(logs, done, strict=True)), "they do not go on")
+    assert until(lambda: all(lines(log) > before for log, before in zip(logs, done, strict=True))), "they do not go on"
     assert [scheduler.job(job).restarts for job in jobs] == [1, 1]
 
 
@@ -187,12 +187,11 @@ def test_a_stopped_share_leaves_the_others_alone(scheduler, folder, tiny_recogni
     """SLURM gives one task the number of the whole array, which means all of them to it."""
     work = (tiny_recogniser, "--data", "demo", "--bits", "3", "--trials", "10000")
     array = scheduler.submit(*SMALL, "--array=1-2", script("sweep"), 2, "out", *work)
-    until(lambda: all(lines(folder / "out" / f"{share}.jsonl") > 2 for share in (1, 2)), "nothing is done")
+    assert until(lambda: all(lines(folder / "out" / f"{share}.jsonl") > 2 for share in (1, 2))), "nothing is done"
     for share, restarts in ((1, [1, 0]), (2, [1, 1])):
         scheduler.call("scancel", "--signal=TERM", f"{array}_{share}")
-        until(
-            lambda share=share: scheduler.job(f"{array}_{share}").restarts == 1, f"share {share} does not begin again"
-        )
+        begun = until(lambda share=share: scheduler.job(f"{array}_{share}").restarts == 1)
+        assert begun, f"share {share} does not begin again"
         assert [scheduler.job(f"{array}_{share}").restarts for share in (1, 2)] == restarts
 
 
