@@ -16,6 +16,7 @@ from memsim.crossbar import convert
 from memsim.crossbar.cell import GainFit
 from memsim.crossbar.drive import phase_count
 from memsim.crossbar.histogram import MagnitudeHistogram
+from memsim.crossbar.ranges import calibrated_adc_range, dac_range
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.spec import CalibratedAdc, FixedAdc
@@ -49,7 +50,7 @@ class Calibrator:
         self._statistics = statistics
         matrix.drop_operator()
         if spec.dac is not None and matrix.has_input_range:
-            matrix.input_range = torch.tensor(convert.dac_range(spec.dac, statistics), device=matrix.levels.device)
+            matrix.input_range = torch.tensor(dac_range(spec.dac, statistics), device=matrix.levels.device)
         self._gain: float | None = None
         self._fit: GainFit | None = None
         if spec.cell != "ideal":
@@ -168,7 +169,7 @@ class Calibrator:
         tiling = matrix.tiling
         rows, slices = (tiling.row_tiles if config.granularity == "tile" else 1), tiling.slices
         assert histogram is not None
-        chosen = convert.calibrated_adc_range(config, histogram).view(rows, -1)
+        chosen = calibrated_adc_range(config, histogram).view(rows, -1)
         chosen = chosen * (1.0 if matrix.gain_per_ampere is None else matrix.gain_per_ampere)
         if not (chosen > 0).all():  # no input made a signal: those that could be
             possible = matrix.largest_signals()

@@ -57,9 +57,7 @@ class MagnitudeHistogram:
     @property
     def edges(self) -> Tensor:
         """[bins + 1], float64: between which magnitudes the bins lie."""
-        codes = self._first + torch.arange(self.counts.shape[1] + 1)
-        last = torch.finfo(torch.float32).max
-        return (codes << self._shift).int().view(torch.float32).double().clamp_max(last).to(self.counts.device)
+        return _edges(self._first, self.counts.shape[1], self._shift).to(self.counts.device)
 
     def percentile(self, percent: float) -> Tensor:
         """[groups]: the smallest edge that at most 100 - `percent` % of the values lie above; 100 gives the maximum.
@@ -76,3 +74,15 @@ class MagnitudeHistogram:
         # rounding of sums must not move what lies on the edge
         index = (above > allowed[:, None] * (1 + 1e-12)).sum(dim=1)
         return torch.minimum(self.edges[index].float(), self.largest)
+
+
+def bin_edges(largest: float, bins: int) -> Tensor:
+    """[bins + 1], float64: the edges of a histogram that has seen the magnitude `largest`."""
+    shift = 23 - (bins // OCTAVES).bit_length() + 1
+    code = int(torch.tensor(largest, dtype=torch.float32).view(torch.int32)) >> shift
+    return _edges(max(1, code - bins + 1), bins, shift)
+
+
+def _edges(first: int, bins: int, shift: int) -> Tensor:
+    codes = first + torch.arange(bins + 1)
+    return (codes << shift).int().view(torch.float32).double().clamp_max(torch.finfo(torch.float32).max)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from memsim.crossbar.histogram import OCTAVES, bin_edges
 from memsim.errors import InputError
 
 PREFIX = "statistics/"
@@ -35,7 +36,8 @@ class InputStatistics:
             ones; what is left to 1 lies below the first edge and counts as 0.
         sample: [rows, features], whole input rows: those of largest norm and some drawn from the others (see
             `memsim.nn.collect`), or all where they are few.
-        weights: [rows], how many input rows each row of the sample stands for.
+        weights: [rows], how many input rows each row of the sample stands for: the first ones, which are heavy, for
+            themselves, the others all for as many.
         full_scale: the input that training chose to drive the DAC's full scale.
         is_one_hot: the input rows are all those with a single 1, of which the sample holds some.
     """
@@ -102,10 +104,9 @@ class InputStatistics:
         linear[_LINEAR_BINS // 2] += (1 - fractions.sum()).clamp_min(0)
         return {
             f"{PREFIX}{layer}/histogram": linear.half(),
-            f"{PREFIX}{layer}/edges": self.edges.float(),
-            f"{PREFIX}{layer}/distribution": self.histogram.float(),
+            f"{PREFIX}{layer}/distribution": self.histogram.bfloat16(),
             f"{PREFIX}{layer}/sample": (self.sample / step).to(_STORED_ROWS),
-            f"{PREFIX}{layer}/weights": self.weights.float(),
+            f"{PREFIX}{layer}/weights": torch.tensor([(self.weights == 1).sum(), self.weights.max()]),
             f"{PREFIX}{layer}/scales": torch.tensor([limit, self.absmax, step, *learned], dtype=torch.float32),
         }
 
@@ -130,8 +131,8 @@ def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, InputSta
 
 def _of_layer(tensors: Mapping[str, Tensor], layer: str) -> InputStatistics:
     prefix = f"{PREFIX}{layer}"
-    is_linear = f"{prefix}/edges" not in tensors
-    wanted = ("histogram",) if is_linear else ("edges", "distribution", "weights")
+    is_linear = f"{prefix}/distribution" not in tensors
+    wanted = ("histogram",) if is_linear else ("distribution", "weights")
     try:
         found = {part: tensors[f"{prefix}/{part}"].float() for part in (*wanted, "sample", "scales")}
         limit, absmax, step, *learned = found["scales"].view(-1).tolist()
@@ -141,26 +142,38 @@ def _of_layer(tensors: Mapping[str, Tensor], layer: str) -> InputStatistics:
     numbers_fit = numbers_fit and len(learned) <= 1 and all(0 < number < inf for number in learned)
     if not numbers_fit or (is_linear and found["histogram"].shape != (_LINEAR_BINS,)):
         raise _malformed(prefix)
+    sample = found["sample"]
     if is_linear:
         halves = found["histogram"].view(2, -1)
-        found["distribution"] = torch.stack([halves[0].flip(0), halves[1]]) / halves.sum()
-        found["edges"] = torch.linspace(0, limit, len(halves[0]) + 1)
+        histogram = torch.stack([halves[0].flip(0), halves[1]]) / halves.sum()
+        edges = torch.linspace(0, limit, len(halves[0]) + 1, dtype=torch.float64)
         # its sample was of 24 rows, of nobody knows how many
-        found["weights"] = torch.full(found["sample"].shape[:1], 1.0 if len(found["sample"]) < 24 else 2.0)
-    edges, histogram, sample, weights = (found[part] for part in ("edges", "distribution", "sample", "weights"))
-    shapes_fit = edges.ndim == 1 and len(edges) > 1 and histogram.shape == (2, len(edges) - 1)
-    shapes_fit = shapes_fit and sample.ndim == 2 and len(sample) > 0 and weights.shape == (len(sample),)
+        heavy, each = (float(len(sample)), 1.0) if len(sample) < 24 else (0.0, 2.0)
+    else:
+        histogram = found["distribution"]
+        if (
+            histogram.ndim != 2
+            or histogram.shape[1] % OCTAVES
+            or not histogram.numel()
+            or found["weights"].shape != (2,)
+        ):
+            raise _malformed(prefix)
+        edges = bin_edges(absmax, histogram.shape[1])
+        heavy, each = (float(number) for number in found["weights"])
     if not (
-        shapes_fit
-        and all(part.isfinite().all() for part in (edges, histogram, sample, weights))
-        and edges[0] >= 0
-        and (edges.diff() >= 0).all()
+        sample.ndim == 2
+        and len(sample) > 0
+        and len(histogram) == 2
+        and all(part.isfinite().all() for part in (histogram, sample))
         and (histogram >= 0).all()
-        and histogram.sum() < 1.001
-        and (weights >= 1).all()
+        and histogram.sum() < 1.01
+        and 0 <= heavy <= len(sample)
+        and 1 <= each < inf
     ):
         raise _malformed(prefix)
-    return InputStatistics(absmax, edges.double(), histogram, sample * step, weights, *learned)
+    weights = torch.full((len(sample),), each)
+    weights[: int(heavy)] = 1.0
+    return InputStatistics(absmax, edges, histogram, sample * step, weights, *learned)
 
 
 def _malformed(prefix: str) -> InputError:

@@ -20,12 +20,13 @@ from memsim.nn.product import QuantisedLayer
 _MANTISSA_BITS = 4  # bins of input values are 1/16 of an octave wide
 
 
-HEAVY_ROWS, LIGHT_ROWS = 64, 192
-"""Rows of a sample: those of the largest norms, and those drawn from the others.
+MOST_ROWS, LEAST_ROWS, MOST_VALUES = 256, 32, 1 << 18
+"""Rows of a sample: so many, and fewer where they would hold more values than the last.
 
-Of the conversions of all inputs, the share beyond a range that the sample chooses for a share q is then, with a
-probability of 95 %, below q + sqrt(2 q b) + 2 b, where b = ln(20) / LIGHT_ROWS: 3.3 % where 0.01 % is wanted. This is
-Chernoff's bound for the light rows, the heavy ones being known; it is far less where the columns of a row do not all
+A quarter are the heaviest rows, those of the largest norms; the others are drawn from the rest. Of the conversions of
+all inputs, the share beyond a range that the sample chooses for a share q is then, with a probability of 95 %, below
+q + sqrt(2 q b) + 2 b, where b = ln(20) / (number of drawn rows): with 192 of them 3.3 % where 0.01 % is wanted. This is
+Chernoff's bound for the drawn rows, the heavy ones being known; it is far less where the columns of a row do not all
 clip together.
 """
 
@@ -54,9 +55,9 @@ class StatisticsCollector:
     `generator` draws the light rows of the sample; `rows` counts the input rows that were added.
     """
 
-    def __init__(self, generator: torch.Generator, heavy_rows: int = HEAVY_ROWS, light_rows: int = LIGHT_ROWS) -> None:
+    def __init__(self, generator: torch.Generator, most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES) -> None:
         self._generator = generator
-        self._sizes = heavy_rows, light_rows
+        self._most_rows, self._most_values = most_rows, most_values
         self._histogram = MagnitudeHistogram(2, _MANTISSA_BITS)
         self.rows = 0
         self._heavy: _Kept | None = None
@@ -73,7 +74,8 @@ class StatisticsCollector:
         places = torch.arange(self.rows, self.rows + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1)
         keys = torch.rand(len(rows), generator=self._generator)
-        heavy, light = self._sizes
+        size = min(self._most_rows, max(LEAST_ROWS, self._most_values // rows.shape[1]))
+        heavy, light = size // 4, size - size // 4
         self._heavy = _Kept.best(heavy, self._heavy, _Kept(-norms, places, rows))
         # a uniform sample of all rows: those with the smallest random keys; heavy ones among them leave it in the end
         self._drawn = _Kept.best(light, self._drawn, _Kept(keys, places, rows))
@@ -176,9 +178,14 @@ class Recorder(nn.Module):
         return torch.cat([self(part) for part in parts])
 
 
-def statistics_collectors(layers: Sequence[MappableLayer]) -> dict[str, StatisticsCollector]:
+def statistics_collectors(
+    layers: Sequence[MappableLayer], most_values: int = MOST_VALUES
+) -> dict[str, StatisticsCollector]:
     """One for each matrix of the layers, by name; what they draw depends on the name alone."""
-    return {name: StatisticsCollector(rng.generator(name, "statistics")) for name in matrix_sources(layers)}
+    return {
+        name: StatisticsCollector(rng.generator(name, "statistics"), most_values=most_values)
+        for name in matrix_sources(layers)
+    }
 
 
 @contextmanager

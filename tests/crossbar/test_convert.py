@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbar.by_hand import statistics_of
-from memsim.crossbar import convert
+from memsim.crossbar import convert, ranges
 from memsim.crossbar.calibration import MANTISSA_BITS
 from memsim.crossbar.cell import IdealCell
 from memsim.crossbar.drive import Drive
@@ -97,17 +97,17 @@ def through_adc(
 def test_dac_range_of_uniform_inputs() -> None:
     x = torch.linspace(-2, 2, 40_001)[:, None]
     statistics = statistics_of(x)
-    assert convert.dac_range(Dac(method="max"), statistics) == 2.0
-    assert convert.dac_range(Dac(method="percentile", percentile=75.0), statistics) == pytest.approx(1.5, abs=2e-4)
+    assert ranges.dac_range(Dac(method="max"), statistics) == 2.0
+    assert ranges.dac_range(Dac(method="percentile", percentile=75.0), statistics) == pytest.approx(1.5, abs=2e-4)
     # On a uniform density cutting (a - r) costs (a - r)^3 / 3 and saves little of r^2 / 12 / 127^2: next to nothing.
-    assert convert.dac_range(Dac(method="mse", bits=8), statistics) == pytest.approx(2.0, rel=0.03)
-    assert convert.dac_range(Dac(method="mse", bits=2), statistics) < 1.7
+    assert ranges.dac_range(Dac(method="mse", bits=8), statistics) == pytest.approx(2.0, rel=0.03)
+    assert ranges.dac_range(Dac(method="mse", bits=2), statistics) < 1.7
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8, None])
 def test_mse_dac_range_is_that_of_a_fine_search(bits: int | None) -> None:
     x = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(4))
-    chosen = convert.dac_range(Dac(method="mse", bits=bits), statistics_of(x))
+    chosen = ranges.dac_range(Dac(method="mse", bits=bits), statistics_of(x))
     largest = 2 ** ((bits or 12) - 1) - 1
 
     def error(full_scale: float) -> float:
@@ -121,14 +121,14 @@ def test_mse_dac_range_is_that_of_a_fine_search(bits: int | None) -> None:
 def test_a_dead_input_has_a_positive_range() -> None:
     statistics = statistics_of(torch.zeros(40, 3))
     for method in ("max", "percentile", "mse"):
-        assert convert.dac_range(Dac(method=method), statistics) > 0
+        assert ranges.dac_range(Dac(method=method), statistics) > 0
 
 
 def test_calibrated_adc_range_is_a_percentile_of_each_plane() -> None:
     planes = torch.randn(2, 3 * 50 * 7, generator=torch.Generator().manual_seed(4)) * torch.tensor([[1.0], [10.0]])
     signals = MagnitudeHistogram(2, MANTISSA_BITS)
     signals.add(planes)
-    assert torch.equal(convert.calibrated_adc_range(CalibratedAdc(method="max"), signals), planes.abs().amax(dim=1))
-    chosen = convert.calibrated_adc_range(CalibratedAdc(percentile=90.0), signals)
+    assert torch.equal(ranges.calibrated_adc_range(CalibratedAdc(method="max"), signals), planes.abs().amax(dim=1))
+    chosen = ranges.calibrated_adc_range(CalibratedAdc(percentile=90.0), signals)
     for plane, range_ in zip(planes, chosen, strict=True):
         assert 0.098 <= (plane.abs() > range_).double().mean() <= 0.1

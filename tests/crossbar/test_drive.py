@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
-from memsim.crossbar import convert, elementwise
+from memsim.crossbar import elementwise, ranges
 from memsim.crossbar.calibration import MANTISSA_BITS
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.drive import Drive
@@ -243,7 +243,7 @@ def test_the_mse_range_loses_least() -> None:
         assert adc.range == "calibrated"
         signals = MagnitudeHistogram(1, MANTISSA_BITS)
         signals.add(columns.view(1, -1))
-        chosen = float(convert.calibrated_adc_range(adc, signals))
+        chosen = float(ranges.calibrated_adc_range(adc, signals))
         assert loss(chosen, bits) < 1.01 * min(
             loss(factor * float(columns.abs().max()), bits) for factor in torch.linspace(0.1, 1, 40).tolist()
         )

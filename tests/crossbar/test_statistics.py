@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbar.by_hand import statistics_of
-from memsim.crossbar.convert import dac_range
+from memsim.crossbar.ranges import dac_range
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.errors import InputError
 from memsim.spec import Dac
@@ -42,7 +42,8 @@ def test_a_percentile_that_zeros_reach_is_that_of_the_other_values(seed: int, pe
     x[: len(values)] = values
     got = statistics_of(x[:, None]).percentile(percent)
     if len(values) / len(x) <= 1 - percent / 100:
-        assert got == pytest.approx(float(np.percentile(values.numpy(), percent)), rel=0.07)
+        low, high = (float(np.percentile(values.numpy(), percent, method=method)) for method in ("lower", "higher"))
+        assert 0.93 * low <= got <= 1.07 * high
     assert got > 0.4
 
 
@@ -72,13 +73,14 @@ def test_statistics_survive_a_checkpoint(layer: str) -> None:
     assert sorted(found) == sorted([layer, "other"])
     again = found[layer]
     assert again.absmax == statistics.absmax
-    for name in ("edges", "histogram", "weights"):
-        assert torch.equal(getattr(again, name), getattr(statistics, name)), name
+    assert torch.equal(again.edges, statistics.edges)
+    torch.testing.assert_close(again.weights, statistics.weights)
+    torch.testing.assert_close(again.histogram, statistics.histogram, rtol=2**-8, atol=0)
     # each value to 1/16 of itself, the small ones beside a heavy row, too
     smallest = statistics.sample.abs().max() * 2.0**-17
     assert ((again.sample - statistics.sample).abs() <= statistics.sample.abs() / 16 + smallest).all()
     for percent in (75, 99, 99.9, 100):
-        assert again.percentile(percent) == statistics.percentile(percent)
+        assert again.percentile(percent) == pytest.approx(statistics.percentile(percent), rel=5e-3)
     assert statistics_from_tensors({}) == {}
 
 
@@ -120,7 +122,6 @@ def test_the_full_scale_of_a_training_survives_and_is_the_dac_s() -> None:
 
 
 DAMAGE = {
-    "no distribution": {"distribution": None},
     "no sample": {"sample": None},
     "no weights": {"weights": None},
     "no scales": {"scales": None},
@@ -128,14 +129,15 @@ DAMAGE = {
     "a distribution of more than all": {"distribution": torch.ones(2, 384)},
     "negative distribution": {"distribution": torch.full((2, 384), -1e-4)},
     "NaN distribution": {"distribution": torch.full((2, 384), torch.nan)},
-    "falling edges": {"edges": torch.arange(385.0).flip(0)},
-    "no bins": {"edges": torch.ones(1), "distribution": torch.ones(2, 0)},
-    "NaN edges": {"edges": torch.full((385,), torch.nan)},
+    "no bins": {"distribution": torch.ones(2, 0)},
+    "odd bins": {"distribution": torch.zeros(2, 385)},
+    "one sign": {"distribution": torch.zeros(1, 384)},
     "flat sample": {"sample": torch.ones(50, dtype=torch.int8)},
-    "no rows": {"sample": torch.ones(0, 3, dtype=torch.int8), "weights": torch.ones(0)},
-    "other rows than weights": {"weights": torch.ones(7)},
-    "rows that stand for none": {"weights": torch.zeros(50)},
-    "NaN weights": {"weights": torch.full((50,), torch.nan)},
+    "no rows": {"sample": torch.ones(0, 3, dtype=torch.int8)},
+    "more heavy rows than rows": {"weights": torch.tensor([51.0, 1])},
+    "rows that stand for none": {"weights": torch.tensor([12.0, 0])},
+    "NaN weights": {"weights": torch.tensor([12.0, torch.nan])},
+    "one weight": {"weights": torch.tensor([12.0])},
     "NaN sample": {"sample": torch.full((50, 3), torch.nan)},
     "two scales": {"scales": torch.ones(2)},
     "one scale": {"scales": torch.tensor(1.0)},

@@ -20,8 +20,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def collect(*batches: Tensor, heavy: int = 4, light: int = 4, seed: int = 0) -> InputStatistics:
-    collector = StatisticsCollector(generator(seed), heavy, light)
+def collect(*batches: Tensor, rows: int = 8, seed: int = 0) -> InputStatistics:
+    collector = StatisticsCollector(generator(seed), rows)
     for batch in batches:
         collector.add(batch)
     result = collector.result()
@@ -51,7 +51,7 @@ def test_any_first_batch_will_do(first: float) -> None:
     statistics = collect(torch.full((5, 2), first), torch.randn(100, 2, generator=generator()))
     assert statistics.histogram.sum() == pytest.approx(1 if first == 1.0 else 0.95 if first < 1 else 0.0476, abs=0.01)
     assert statistics.sample.shape[1] == 2
-    assert statistics.weights.sum() == 105
+    assert float(statistics.weights.sum()) == pytest.approx(105)
 
 
 def test_batches_are_counted_as_one() -> None:
@@ -65,35 +65,35 @@ def test_batches_are_counted_as_one() -> None:
 
 
 def test_the_light_rows_are_a_uniform_sample_of_all_but_the_heaviest() -> None:
-    """Of 60 rows, in batches of odd sizes, the 6 heaviest are always there; each other has the same chance."""
+    """Of 60 rows, in batches of odd sizes, the 2 heaviest are always there; each other has the same chance."""
     x, trials = torch.arange(1.0, 61)[:, None].flip(0), 4000
     counts, expected = torch.zeros(61, dtype=torch.float64), 0.0
     shared = generator(1)
     for _ in range(trials):
-        collector = StatisticsCollector(shared, 6, 6)
+        collector = StatisticsCollector(shared, 8)
         for part in x.split([1, 7, 30, 22]):
             collector.add(part)
         result = collector.result()
         assert result is not None
-        heavy, light = result.sample[:6], result.sample[6:]
-        assert sorted(heavy.flatten().tolist()) == [55, 56, 57, 58, 59, 60]
-        assert torch.equal(result.weights[:6], torch.ones(6))
-        torch.testing.assert_close(result.weights[6:], torch.full((len(light),), 54 / max(1, len(light))))
+        heavy, light = result.sample[:2], result.sample[2:]
+        assert sorted(heavy.flatten().tolist()) == [59, 60]
+        assert torch.equal(result.weights[:2], torch.ones(2))
+        torch.testing.assert_close(result.weights[2:], torch.full((len(light),), 58 / max(1, len(light))))
         counts[light.flatten().long()] += 1
-        expected += len(light) / 54
-    assert counts[55:].sum() == 0
+        expected += len(light) / 58
+    assert counts[59:].sum() == 0
     p = expected / trials
-    z = (counts[1:55] - expected) / math.sqrt(trials * p * (1 - p))
+    z = (counts[1:59] - expected) / math.sqrt(trials * p * (1 - p))
     assert z.abs().max() < 4.5
-    assert 18 < z.square().sum() < 115  # chi-squared with 54 degrees of freedom, nearly
+    assert 20 < z.square().sum() < 120  # chi-squared with 58 degrees of freedom, nearly
 
 
 def test_few_rows_are_all_kept() -> None:
     x = torch.randn(8, 2, generator=generator())
-    statistics = collect(x, heavy=4, light=8)
+    statistics = collect(x, rows=16)
     assert torch.equal(statistics.sample.sort(0).values, x.sort(0).values)
     assert statistics.is_complete
-    assert not collect(torch.randn(9, 2, generator=generator()), heavy=4, light=4).is_complete
+    assert not collect(torch.randn(40, 2, generator=generator())).is_complete
 
 
 def test_one_row_in_ten_thousand_is_in_the_sample() -> None:
@@ -101,6 +101,16 @@ def test_one_row_in_ten_thousand_is_in_the_sample() -> None:
     x[7321] = torch.tensor([0.0, 0.5, -2.0])
     for seed in range(5):
         assert (collect(*x.split(999), seed=seed).sample == x[7321]).all(dim=1).any()
+
+
+@pytest.mark.parametrize(("features", "rows"), [(10, 256), (2048, 128), (8192, 32), (40_000, 32)])
+def test_wide_inputs_have_fewer_rows(features: int, rows: int) -> None:
+    collector = StatisticsCollector(generator())
+    collector.add(torch.ones(300, features))
+    result = collector.result()
+    assert result is not None
+    assert rows * 0.7 < len(result.sample) <= rows
+    assert result.weights.sum() == pytest.approx(300)
 
 
 def test_odd_inputs() -> None:
