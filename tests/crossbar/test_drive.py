@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
-from memsim.crossbar import elementwise, ranges
+from memsim.crossbar import convert, elementwise, ranges
 from memsim.crossbar.calibration import MANTISSA_BITS
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.drive import Drive
