@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from memsim.crossbar.statistics import InputStatistics
 from memsim.spec import Adc, CalibratedAdc, Dac, FixedAdc
 
+LEAST_RANGE = 1e-12  # of a converter: what it gets where it was calibrated to nothing but 0
 _POINTS_PER_BIN = 16
 _MSE_VALUES = 1 << 16  # of which an ADC's best range is found
 
@@ -135,7 +136,7 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
         values = (statistics.bin_centres[:, None] + inside * width).flatten()
         weights = statistics.histogram.double().repeat_interleave(_POINTS_PER_BIN)
         chosen = mse_range(values, weights, statistics.absmax, config.bits or 12)
-    return max(chosen, 1e-12)
+    return max(chosen, LEAST_RANGE)
 
 
 def adc_range(config: Adc, columns: Callable[[], Tensor]) -> Tensor:
@@ -168,4 +169,4 @@ def calibrated_adc_range(config: CalibratedAdc, columns: Tensor) -> Tensor:
         uniform = torch.ones_like(sample[0, 0])
         ranges = [mse_range(values, uniform, float(values.max()), config.bits) for values in sample.flatten(0, 1)]
         chosen = torch.tensor(ranges, device=columns.device).view(magnitudes.shape[:2])
-    return chosen.float().clamp_min(1e-12)
+    return chosen.float().clamp_min(LEAST_RANGE)

@@ -73,6 +73,13 @@ def one_hot_statistics(features: int) -> InputStatistics:
     return InputStatistics(1.0, 1.0, histogram, torch.nn.functional.one_hot(places, features).float(), 1.0)
 
 
+def statistics_of_rows(rows: Tensor, full_scale: float) -> InputStatistics:
+    """Those of input rows [n, features], all of which are the sample."""
+    absmax = float(rows.abs().max())
+    histogram = torch.histc(rows.float().cpu(), BINS, -absmax, absmax)
+    return InputStatistics(absmax, absmax, histogram / histogram.sum(), rows, full_scale)
+
+
 def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, InputStatistics]:
     """The inverse of `to_tensors`, for every layer found. Raises InputError on an incomplete set."""
     layers = sorted({name[len(PREFIX) :].rpartition("/")[0] for name in tensors if name.startswith(PREFIX)})
