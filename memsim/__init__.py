@@ -3,6 +3,11 @@
     spec = memsim.load_hardware("physical")
     chip = memsim.map_model(model, spec, bits=3, seed=0, calibration=batches)
     chip.mapping                          # what was mapped, tiles, cells, what stayed digital and why
+    with chip.mapping.batch("utterance 7"):
+        outputs = chip(x)                 # the same read noise in every such block
+
+Whatever is wrong with what it is given raises an `InputError` that says what, where and the remedy. On a command line
+the same is `memsim map`, `memsim eval`, `memsim qat` and `memsim fit-device`; see `memsim --help`.
 
 Importing memsim is cheap: torch is imported when one of these names is first used.
 """
@@ -16,7 +21,7 @@ from memsim.errors import InputError
 
 if TYPE_CHECKING:
     from memsim.checkpoint import load_checkpoint, save_checkpoint
-    from memsim.nn.mapping import map_model
+    from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
 
 __version__ = "0.1.0"
@@ -26,6 +31,7 @@ _HOMES = {
     "load_checkpoint": "memsim.checkpoint",
     "load_hardware": "memsim.spec",
     "map_model": "memsim.nn.mapping",
+    "measure_inputs": "memsim.nn.mapping",
     "save_checkpoint": "memsim.checkpoint",
 }
 
@@ -36,6 +42,7 @@ __all__ = [
     "load_checkpoint",
     "load_hardware",
     "map_model",
+    "measure_inputs",
     "save_checkpoint",
 ]
 
@@ -44,3 +51,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'memsim' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

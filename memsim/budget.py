@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.nn.deviation import exact_product, product_error
 from memsim.nn.plan import layer_spec
 from memsim.spec import HardwareSpec
 
@@ -117,9 +117,8 @@ def layer_budget(
     that product is 0.
     """
     rows = statistics.sample.to(matrix.levels.device)
-    exact = matrix.levels.double() * matrix.scale.double()[:, None] if weight is None else weight.to(rows.device)
-    by_group = (rows.double().unflatten(1, (matrix.groups, -1)), exact.double().unflatten(0, (matrix.groups, -1)))
-    wanted = torch.einsum("ngi,goi->ngo", *by_group).flatten(1)
+    weight_of = matrix.levels.double() * matrix.scale.double()[:, None] if weight is None else weight
+    wanted = exact_product(matrix, rows, weight_of)
     errors: dict[str, float] = {}
     before: HardwareSpec | None = None
     for effect, spec in steps.items():
@@ -130,22 +129,10 @@ def layer_budget(
             errors[effect] = _last(errors)
         else:
             is_chip = own.is_same_hardware(matrix.spec)
-            errors[effect] = _error(matrix if is_chip else matrix.under(own, seed, statistics), rows, wanted, seed)
+            step = matrix if is_chip else matrix.under(own, seed, statistics)
+            errors[effect] = product_error(step, statistics, wanted, seed)
         before = own
     return LayerBudget(matrix.name, errors)
-
-
-def _error(matrix: MappedMatrix, rows: Tensor, wanted: Tensor, seed: int) -> float:
-    """||product - wanted|| / ||wanted||; its read noise depends on nothing but the seed and the layer."""
-    own = matrix.reads
-    matrix.reads = Reads(seed, batch="budget")
-    try:
-        error = torch.linalg.vector_norm(matrix(rows).double() - wanted)
-    finally:
-        matrix.reads = own
-    matrix.release()
-    size = float(torch.linalg.vector_norm(wanted))
-    return float(error) / size if size else 0.0
 
 
 def require_samples(path: Path, layers: Iterable[str], statistics: Mapping[str, InputStatistics]) -> None:

@@ -88,7 +88,16 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a safetensors file. Raises InputError for a missing, foreign-format, truncated or newer-format file."""
+    """Open a safetensors file. Raises InputError for a missing, foreign-format, truncated or newer-format file.
+
+    >>> import torch
+    >>> memsim.save_checkpoint("model.safetensors", torch.nn.Linear(4, 2).state_dict(), {})
+    >>> checkpoint = memsim.load_checkpoint("model.safetensors")
+    >>> checkpoint.shapes
+    {'bias': (2,), 'weight': (2, 4)}
+    >>> torch.nn.Linear(4, 2).load_state_dict(checkpoint.tensors())
+    <All keys matched successfully>
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -121,6 +130,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whole or not at all; a tensor of several names is stored once for each.
+
+    >>> import torch
+    >>> chip = memsim.map_model(torch.nn.Linear(4, 2), "physical", calibration=[torch.randn(8, 4)])
+    >>> memsim.save_checkpoint("chip.safetensors", chip.state_dict(), {"made_by": "me"})
+    >>> memsim.load_checkpoint("chip.safetensors").metadata["made_by"]
+    'me'
 
     Raises InputError when it cannot be written there.
     """

@@ -23,8 +23,8 @@ from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
 from memsim.evaluate import Progress, Subject, transcribe
-from memsim.nn.collect import collecting
-from memsim.nn.front_ends import mappable_layers
+from memsim.nn.collect import RowCounter, collecting
+from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import mapping_of
 from memsim.spec import HardwareSpec
 
@@ -250,7 +250,10 @@ def stored_cost(
     """
     watts, known = None, statistics.get(matrix.name)
     if matrix.states is not None and known is not None and matrix.is_calibrated:
-        watts = matrix.cell_watts(known.sample.to(matrix.levels.device)) / len(known.sample)
+        # rows of the sample that stand for as many inputs each
+        alike = [(weight, known.sample[known.weights == weight]) for weight in known.weights.unique().tolist()]
+        total = math.fsum(weight * matrix.cell_watts(rows.to(matrix.levels.device)) for weight, rows in alike)
+        watts = total / float(known.weights.sum())
         matrix.release()
     return LayerCost.of(matrix, 1.0 if rates is None else rates.get(matrix.name, 0.0), watts)
 
@@ -262,9 +265,10 @@ def vectors_per_audio_second(recogniser: Recogniser) -> dict[str, float]:
     features = (LogMel(config)(noise) if isinstance(config, FeatureConfig) else noise)[None]
     utterance = Batch("noise", (0,), features, torch.tensor([features.shape[1]]))
     layers = mappable_layers(recogniser.model)
-    with collecting(layers, lambda name: rng.generator("cost", name), 1) as collectors:
+    counters = {name: RowCounter() for name in matrix_sources(layers)}
+    with collecting(layers, counters):
         transcribe(recogniser, [utterance])
-    return {name: collector.rows / RATE_SECONDS for name, collector in collectors.items()}
+    return {name: counter.rows / RATE_SECONDS for name, counter in counters.items()}
 
 
 def chip_cost(

@@ -6,6 +6,12 @@ _MOST_CHARACTERS = 1000
 class InputError(ValueError):
     """Bad input: says what is wrong, where (file, key, line), and what would be right.
 
+    >>> try:
+    ...     memsim.load_hardware({"base": "physical", "adc": {"bit": 6}})
+    ... except memsim.InputError as error:
+    ...     print(error)
+    hardware: adc.bit: unknown key (nearest: adc.bits)
+
     Of a line that quotes a lot, the middle is left out.
     """
 

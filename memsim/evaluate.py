@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics as stats
 import time
@@ -30,8 +31,9 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.mapped import is_full_precision, load_chip, stored_statistics
+from memsim.nn.calibration import CalibrationData
 from memsim.nn.finite import first_not_finite
-from memsim.nn.mapping import ChipMapping, ClipRate, clip_rate, map_model, mapping_of, measure, remap
+from memsim.nn.mapping import ChipMapping, ClipRate, clip_rate, map_model, mapping_of, remap
 from memsim.nn.plan import chosen_bits
 from memsim.parts import ChipFacts, Part
 from memsim.spec import HardwareSpec
@@ -456,22 +458,36 @@ def _device(model: nn.Module) -> torch.device:
     return tensor.device
 
 
-def input_statistics(
-    recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, seed: int = 0
-) -> dict[str, InputStatistics]:
-    """The input statistics of all matrices that can be mapped, of about 200 utterances, evenly taken, one at a time.
+def calibration_data(
+    recogniser: Recogniser,
+    utterances: Sequence[Utterance],
+    source: FeatureSource,
+    progress: Progress = lambda name, done: None,
+) -> CalibrationData:
+    """About 200 utterances, evenly taken, heard one at a time, so that there is no padding.
 
-    The utterances are transcribed, so that layers that only decoding calls are reached.
+    They are transcribed, so that layers that only decoding calls are reached.
     """
     device = _device(recogniser.model)
+    chosen = _evenly(utterances, STATISTICS_UTTERANCES)
+    passes = itertools.count(1)
 
     def run(model: nn.Module) -> None:
-        for utterance in _evenly(utterances, STATISTICS_UTTERANCES):
+        name = f"calibration, pass {next(passes)}"
+        for done, utterance in enumerate(chosen, start=1):
             features, lengths = pad([source(utterance)])
             encoded, frames = model(features.to(device), lengths.to(device))
             recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
+            progress(name, done / len(chosen))
 
-    return measure(recogniser.model, run, seed=seed)
+    return CalibrationData(recogniser.model, run)
+
+
+def input_statistics(
+    recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource
+) -> dict[str, InputStatistics]:
+    """The statistics of the inputs of all matrices that can be mapped, of `calibration_data`."""
+    return calibration_data(recogniser, utterances, source).statistics()
 
 
 def output_prior(recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> Tensor:

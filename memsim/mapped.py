@@ -18,6 +18,8 @@ from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_
 from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError
 from memsim.json_input import parse_json_object
+from memsim.nn.calibration import CalibrationData, calibrate
+from memsim.nn.deviation import Deviation, deviation
 from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import ChipMapping, install, with_mapping
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors, usable_scale
@@ -40,6 +42,7 @@ class MappedTensors:
     programming_errors: dict[str, float]
     programming: dict[str, ProgrammingReport]  # of the layers that lie on real cells
     uncalibrated: tuple[str, ...]
+    deviations: dict[str, Deviation]  # of the layers with statistics
 
 
 def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
@@ -88,13 +91,16 @@ def map_checkpoint(
     *,
     seed: int = 0,
     statistics: Mapping[str, InputStatistics] | None = None,
+    data: CalibrationData | None = None,
+    progress: Callable[[float], None] = lambda done: None,
     on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
 ) -> MappedTensors:
     """Program every layer of `plan`, one at a time; every other tensor is carried over as it is.
 
-    `statistics` (default: those in the file) set the converters' ranges. `on_layer` is called with each layer's weight
-    [out, in] and what it has become. Raises InputError when there is nothing to map
-    and for weights that hold NaN or Inf.
+    `statistics` (default: those in the file) set the converters' ranges, with the `data` that they are of where these
+    are at hand. `progress` is told the fraction of the cells that is programmed; `on_layer` is called
+    with each layer's weight [out, in] and what it has become. Raises InputError when there is nothing to map and for
+    weights that hold NaN or Inf.
     """
     if not plan.mapped:
         raise InputError(
@@ -110,7 +116,9 @@ def map_checkpoint(
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
-    errors, reports, uncalibrated = {}, {}, []
+    weights: dict[str, Tensor] = {}
+    matrices: dict[str, MappedMatrix] = {}
+    done = 0
     for layer in plan.mapped:
         tensor = layer.source.tensor
         stored = source[tensor] if network is None or tensor in source else computed_from(network, tensor, source)
@@ -119,17 +127,25 @@ def map_checkpoint(
                 f"{checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that the file "
                 f"names has a matrix of {list(layer.source.shape)} there"
             )
-        weight = layer.source.matrix(stored)
-        known = statistics.get(layer.name)
+        weights[layer.name] = weight = layer.source.matrix(stored)
         scale = usable_scale(layer, trained.get(layer.name))
-        matrix = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, layer.source.groups, scale)
-        tensors |= {f"{layer.name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
-        errors[layer.name] = matrix.programming_error()
+        groups = layer.source.groups
+        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
+        done += layer.tiling.cells
+        progress(done / plan.cells)
+    calibrate(matrices, statistics, data)
+    errors, reports, uncalibrated, deviations = {}, {}, [], {}
+    for name, matrix in matrices.items():
+        tensors |= {f"{name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
+        errors[name] = matrix.programming_error()
         if matrix.programming is not None:
-            reports[layer.name] = matrix.programming
+            reports[name] = matrix.programming
         if not matrix.is_calibrated:
-            uncalibrated.append(layer.name)
-        on_layer(weight, matrix)
+            uncalibrated.append(name)
+        if name in statistics:
+            full_precision = None if name in trained else weights[name]
+            deviations[name] = deviation(matrix, statistics[name], full_precision, seed)
+        on_layer(weights[name], matrix)
     split = {layer.source.tensor for layer in plan.mapped}
     left_out = split | set(taken_over(source, {layer.name for layer in plan.mapped}))
     if network is not None:
@@ -150,9 +166,10 @@ def map_checkpoint(
         "layers": json.dumps({layer.name: layer.tiling.bits for layer in plan.mapped}),
         "seed": str(seed),
         "source_sha256": checkpoint.sha256,
+        "deviations": json.dumps({name: found.to_dict() for name, found in deviations.items()}),
         **device_metadata,
     }
-    return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated))
+    return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations)
 
 
 def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputStatistics]]:

@@ -371,7 +371,12 @@ def effect_label(effect: str) -> str:
 
 
 class HardwareSpec(Section):
-    """A chip, resolved (no `base` left) and immutable. Made by `load_hardware`."""
+    """A chip, resolved (no `base` left) and immutable. Made by `load_hardware`.
+
+    >>> spec = memsim.load_hardware("physical").with_settings({"adc.bits": 6})
+    >>> spec.adc.bits, spec.tile.rows
+    (6, 128)
+    """
 
     name: str
     cell: Annotated[str, Field(min_length=1)] = "synaptogen"
@@ -524,6 +529,11 @@ _BASES = Bases("hardware", _SCHEMA, _find_cell)
 
 def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
     """The spec of that name (shipped in configs/hardware), in that YAML file, or in that mapping, its `base` resolved.
+
+    >>> memsim.load_hardware("physical").cell
+    'synaptogen'
+    >>> memsim.load_hardware({"base": "physical", "weights": {"bits": 3}}).weights.bits
+    3
 
     A spec without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
     """

@@ -38,9 +38,9 @@ done < "$script"
 export SLURM_CPUS_PER_TASK=1 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=localhost
 failed=0
 for task in $([[ -z $array ]] && echo 0 || seq "${array%-*}" "${array#*-}"); do
-    export SLURM_JOB_ID=$((1000 + task)) SLURM_ARRAY_TASK_ID=$task SLURM_RESTART_COUNT=0
+    export SLURM_JOB_ID=$((1000 + task)) SLURM_ARRAY_JOB_ID=1000 SLURM_ARRAY_TASK_ID=$task SLURM_RESTART_COUNT=0
     while true; do
-        rm -f "$STUB/requeue"
+        rm -f "$STUB/requeue" "$STUB/preempted"
         bash "$script" "$@" || failed=$?
         [[ -e $STUB/requeue ]] || break
         SLURM_RESTART_COUNT=$((SLURM_RESTART_COUNT + 1))
@@ -55,8 +55,14 @@ exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
 case $1 in
-    requeue) echo "$2" > "$STUB/requeue" ;;
-    show) echo localhost ;;
+    requeue) echo "$2" | tee "$STUB/requeue" >> "$STUB/requeued" ;;
+    show) case $2 in
+        hostnames) echo localhost ;;
+        job)
+            echo "JobState=$([[ -e $STUB/cancelled ]] && echo COMPLETING || echo RUNNING)"
+            echo "PreemptEligibleTime=2026-11-29T16:57:57 PreemptTime=$(cat "$STUB/preempted" || echo None)"
+            ;;
+    esac ;;
 esac
 """
 RECORDER = """#!/usr/bin/env bash
@@ -132,6 +138,7 @@ def test_a_task_does_its_share_and_is_requeued_when_stopped(cluster):
     assert two == ["memsim eval demo-float --set adc.bits=4,6 --shard 2/3 --results out folder/2.jsonl"] * 3
     assert "--shard 3/3 --results out folder/3.jsonl" in three
     assert (cluster / "out folder").is_dir()
+    assert (cluster / "requeued").read_text().split() == ["1000_2"] * 2
 
 
 def test_a_task_that_failed_is_not_requeued_and_can_be_done_alone(cluster):
@@ -140,10 +147,36 @@ def test_a_task_that_failed_is_not_requeued_and_can_be_done_alone(cluster):
     assert calls(cluster) == ["memsim eval demo-float --shard 2/3 --results out/2.jsonl"]
 
 
-def test_a_map_that_was_preempted_starts_again(cluster):
-    (cluster / "act").write_text('[[ $SLURM_RESTART_COUNT -gt 0 ]] || { echo > "$STUB/requeue"; exit 1; }\n')
-    submit(script("map"), "demo-float", "--bits", "3", status=1)
-    assert calls(cluster) == ["memsim map demo-float --bits 3", "memsim map demo-float --bits 3 --force"]
+@pytest.mark.parametrize("status", [75, 130, 143, 1])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("map", ["x"]), ("sweep", [1, "out"]), ("merge", ["out"]), ("train", ["x"])]
+)
+def test_what_was_preempted_begins_again(cluster, name, arguments, status):
+    """SLURM requeues what outlives its grace time; what ends within it puts itself back."""
+    (cluster / "act").write_text(
+        f'[[ $SLURM_RESTART_COUNT -gt 0 ]] && exit\necho 2026-11-29T16:58:07 > "$STUB/preempted"; exit {status}\n'
+    )
+    array = ["--array=1"] if name == "sweep" else []
+    submit(*array, script(name), *arguments)
+    again = " --force" if name == "map" else ""
+    first, second = calls(cluster)
+    assert second == first + again
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("map", ["x"]), ("sweep", [1, "out"]), ("merge", ["out"]), ("train", ["x"])]
+)
+def test_what_failed_is_not_begun_again(cluster, name, arguments):
+    (cluster / "act").write_text("exit 1\n")
+    array = ["--array=1"] if name == "sweep" else []
+    submit(*array, script(name), *arguments, status=1)
+    assert len(calls(cluster)) == 1
+
+
+def test_what_was_preempted_when_it_had_ended_is_done(cluster):
+    (cluster / "act").write_text('echo 2026-11-29T16:58:07 > "$STUB/preempted"\n')
+    submit(script("train"), "out.safetensors")
+    assert len(calls(cluster)) == 1
 
 
 def test_shares_are_merged(cluster):
@@ -167,6 +200,7 @@ def test_a_training_that_was_stopped_goes_on(cluster):
     first, second = calls(cluster)
     assert first == second
     assert first.startswith("torchrun --nnodes=1 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-id=1000 ")
+    assert " --rdzv-endpoint=localhost:21000 " in first  # a port of the job's own
     assert first.endswith("-m memsim qat --bits float --data few.tsv --out out.safetensors --resume")
 
 
@@ -174,6 +208,25 @@ def test_a_training_that_failed_is_not_requeued(cluster):
     (cluster / "act").write_text("touch out.resume.safetensors; exit 1\n")
     submit(script("train"), "out.safetensors", "--bits", "float", status=1)
     assert len(calls(cluster)) == 1
+
+
+def test_a_training_that_was_cancelled_stays_so(cluster):
+    (cluster / "act").write_text(STOPPED.replace("touch ", "touch $STUB/cancelled "))
+    assert "stopped before" not in submit(script("train"), "out.safetensors", status=1).stderr
+    assert len(calls(cluster)) == 1
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("map", ["x"]), ("sweep", [1, "out"]), ("merge", ["out"])])
+def test_what_was_cancelled_stays_so(cluster, name, arguments):
+    (cluster / "act").write_text('touch "$STUB/cancelled"; exit 75\n')
+    array = ["--array=1"] if name == "sweep" else []
+    submit(*array, script(name), *arguments, status=75)
+    assert len(calls(cluster)) == 1
+
+
+def test_a_training_that_was_stopped_before_it_began_says_so(cluster):
+    (cluster / "act").write_text(STOPPED.replace("touch out.resume.safetensors; ", ""))
+    assert "stopped before there was work to save" in submit(script("train"), "out.safetensors", status=1).stderr
 
 
 def test_the_guide_s_commands(cluster):

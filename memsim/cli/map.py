@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from memsim.cost import Cost
     from memsim.crossbar.matrix import MappedMatrix
     from memsim.crossbar.programming_report import ProgrammingReport
-    from memsim.crossbar.statistics import InputStatistics
     from memsim.crossbar.tiling import Tiling
+    from memsim.evaluate import Progress
+    from memsim.mapped import MappedTensors
+    from memsim.nn.calibration import CalibrationData
+    from memsim.nn.deviation import Deviation
     from memsim.nn.plan import MappedLayer, Plan
     from memsim.spec import HardwareSpec
 
@@ -99,45 +102,48 @@ def command(
         warn_of_disturbing_reads(plan, spec)
         warn_of_other_bits(plan, opened)
     if dry_run:
-        options.write_json(json_file, _to_dict(opened, spec, plan, {}, {}, None) | {"seed": seed})
+        options.write_json(json_file, _to_dict(opened, spec, plan, None, None) | {"seed": seed})
         if not quiet:
-            _render(opened, spec, plan, {}, {}, None, None, None, verbose)
+            _render(opened, spec, plan, None, None, None, None, verbose)
         return
     from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
     from memsim.checkpoint import save_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
     from memsim.cost import Cost, LayerCost, stored_cost
+    from memsim.nn.calibration import silent_inputs
+    from memsim.nn.deviation import deviating, exclude_options
 
-    statistics = _calibrate(opened, calibrate, data_root, seed) if calibrate else stored_statistics(opened)
-    statistics = plan.completed(statistics)
-    if budget:
-        require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
-    elif report is not None:
-        budget = all(layer.name in statistics for layer in plan.mapped)
     cost = cost or report is not None
-    steps = spec.steps() if budget else {}
     against_full_precision = is_full_precision(opened)
     budgets: list[LayerBudget] = []
     rates = _vectors_per_audio_second(opened) if cost else None
     costs: list[LayerCost] = []
     with pass_progress(quiet) as progress:
-        cells, done = plan.cells, 0
+        data = None if calibrate is None else _calibration_data(opened, calibrate, data_root, progress)
+        statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics())
+        if budget:
+            require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
+        elif report is not None:
+            budget = all(layer.name in statistics for layer in plan.mapped)
+        steps = spec.steps() if budget else {}
 
         def count(weight: Tensor, matrix: MappedMatrix) -> None:
-            nonlocal done
             if steps:
                 exact = weight if against_full_precision else None
                 budgets.append(layer_budget(matrix, steps, seed, statistics[matrix.name], exact))
             if cost:
                 costs.append(stored_cost(matrix, statistics, rates))
-            done += matrix.tiling.cells
-            progress("programming", done / cells, total=cells, unit="cells")
 
-        mapped = map_checkpoint(opened, spec, plan, seed=seed, statistics=statistics, on_layer=count)
+        def programmed(done: float) -> None:
+            progress("programming", done, total=plan.cells, unit="cells")
+
+        mapped = map_checkpoint(
+            opened, spec, plan, seed=seed, statistics=statistics, data=data, progress=programmed, on_layer=count
+        )
     save_checkpoint(out, mapped.tensors, mapped.metadata)
     found = Budget(tuple(budgets), against_full_precision) if budget else None
     taken = Cost.of_stored(costs, spec, rates) if cost else None
-    result = _to_dict(opened, spec, plan, mapped.programming_errors, mapped.programming, out) | {"seed": seed}
+    result = _to_dict(opened, spec, plan, mapped, out) | {"seed": seed}
     result |= {"budget": found.to_dict()} if found else {}
     result |= {"cost": taken.to_dict()} if taken else {}
     options.write_json(json_file, result)
@@ -146,9 +152,13 @@ def command(
 
         options.write_text(report, mapping_page(result, options.command_line()))
     if not quiet:
-        _render(opened, spec, plan, mapped.programming_errors, mapped.programming, found, taken, out, verbose)
+        _render(opened, spec, plan, mapped, found, taken, out, verbose)
         if report is not None:
             say(f"wrote {report}")
+    if not quiet:
+        for warning in (silent_inputs(plan, statistics), deviating(mapped.deviations, exclude_options)):
+            if warning is not None:
+                warn(warning)
     if mapped.uncalibrated and not quiet:
         remedy = (
             "--calibrate DATA sets them"
@@ -162,15 +172,15 @@ def command(
         )
 
 
-def _calibrate(opened: Checkpoint, data: str, root: Path | None, seed: int) -> dict[str, InputStatistics]:
+def _calibration_data(opened: Checkpoint, data: str, root: Path | None, progress: Progress) -> CalibrationData:
     from memsim.asr.corpora import load_corpus
     from memsim.asr.data import FeatureSource
     from memsim.asr.recogniser import load_recogniser
-    from memsim.evaluate import input_statistics
+    from memsim.evaluate import calibration_data
 
     recogniser = load_recogniser(opened)
     corpus = load_corpus(data, split="dev", root=root, text_style=recogniser.text_style)
-    return input_statistics(recogniser, corpus.utterances, FeatureSource(recogniser.features), seed=seed)
+    return calibration_data(recogniser, corpus.utterances, FeatureSource(recogniser.features), progress)
 
 
 def _vectors_per_audio_second(opened: Checkpoint) -> dict[str, float] | None:
@@ -188,8 +198,7 @@ def _render(
     opened: Checkpoint,
     spec: HardwareSpec,
     plan: Plan,
-    errors: dict[str, float],
-    reports: dict[str, ProgrammingReport],
+    mapped: MappedTensors | None,
     budget: Budget | None,
     cost: Cost | None,
     out: Path | None,
@@ -202,6 +211,8 @@ def _render(
     from memsim.cli.cost import render_cost
     from memsim.cli.progress import stdout
 
+    errors = {} if mapped is None else mapped.programming_errors
+    reports = {} if mapped is None else mapped.programming
     stdout.print(f"{opened.path.name} on {spec.name}", style="bold", highlight=False, soft_wrap=True)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("layer", overflow="fold", min_width=16)
@@ -232,6 +243,8 @@ def _render(
             "of the mean LRS current",
             style="dim",
         )
+    if mapped is not None and mapped.deviations:
+        stdout.print(_deviations_line(mapped.deviations), highlight=False, soft_wrap=True)
     if budget:
         render_budget(budget, verbose)
     if cost:
@@ -248,6 +261,16 @@ def _render(
         lines.append(f"digital: {shown} ({reason})")
     lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
     stdout.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _deviations_line(deviations: dict[str, Deviation]) -> str:
+    """Name the layers whose products err most on calibration inputs."""
+    from memsim.nn.deviation import largest, worst
+
+    first = next(iter(deviations.values()))
+    exact = "the quantised digital ones" if first.to_full_precision is None else "full precision"
+    shown = ", ".join(f"{name} {largest(deviations[name]):.1%}" for name in worst(deviations)[:3])
+    return f"deviation of the products from {exact} on calibration inputs, largest: {shown}"
 
 
 def _programming_table(reports: dict[str, ProgrammingReport]) -> Table:
@@ -315,12 +338,14 @@ def _to_dict(
     opened: Checkpoint,
     spec: HardwareSpec,
     plan: Plan,
-    errors: dict[str, float],
-    reports: dict[str, ProgrammingReport],
+    mapped: MappedTensors | None,
     out: Path | None,
 ) -> dict[str, Any]:
     from memsim.crossbar.programming_report import total
 
+    errors = {} if mapped is None else mapped.programming_errors
+    reports = {} if mapped is None else mapped.programming
+    deviations = {} if mapped is None else mapped.deviations
     return {
         "checkpoint": {"path": str(opened.path), "kind": opened.kind, "sha256": opened.sha256},
         "hardware": {"name": spec.name, "sha256": spec.sha256(), "spec": spec.to_dict()},
@@ -343,6 +368,7 @@ def _to_dict(
                 "conversions": layer.conversions,
                 "utilisation": layer.tiling.utilisation,
                 "programming_error": errors.get(layer.name),
+                "deviation": deviations[layer.name].to_dict() if layer.name in deviations else None,
                 "programming": reports[layer.name].to_dict() if layer.name in reports else None,
             }
             for layer in plan.mapped

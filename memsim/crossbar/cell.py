@@ -82,10 +82,20 @@ def dark_state(device: DeviceModel) -> Tensor:
     return llrs / (llrs - hhrs)
 
 
-def fit_gain(inputs: Tensor, products: Tensor, weights: Tensor) -> float | None:
-    """The gain that brings `products` [n] closest to `inputs` [n]: least squares with `weights` [n].
+class GainFit:
+    """Least squares, from a stream, of the gain that brings products closest to what they should be."""
 
-    None where all products are 0.
-    """
-    size = float((weights * products.square()).sum())
-    return float((weights * inputs * products).sum()) / size if size else None
+    def __init__(self) -> None:
+        self._product = self._square = 0.0
+        self.is_empty = True
+
+    def add(self, inputs: Tensor, products: Tensor, weights: Tensor) -> None:
+        """Count `products` of `inputs`, `weights` times each; of one shape, float64."""
+        self.is_empty = False
+        self._product += float((weights * inputs * products).sum())
+        self._square += float((weights * products.square()).sum())
+
+    @property
+    def gain(self) -> float | None:
+        """None where all products are 0."""
+        return self._product / self._square if self._square else None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -12,9 +12,11 @@ from torch import Generator, Tensor
 from memsim.crossbar.statistics import InputStatistics
 from memsim.spec import Adc, CalibratedAdc, Dac, FixedAdc
 
-LEAST_RANGE = 1e-12  # of a converter: what it gets where it was calibrated to nothing but 0
+if TYPE_CHECKING:
+    from memsim.crossbar.histogram import MagnitudeHistogram
+
+LEAST_RANGE = 1e-12  # of a converter
 _POINTS_PER_BIN = 16
-_MSE_VALUES = 1 << 16  # of which an ADC's best range is found
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,19 @@ def dac_fractions(config: Dac, largest: int, signal: Callable[[Tensor], Tensor],
 
 
 def mse_range(values: Tensor, weights: Tensor, largest: float, bits: int) -> float:
-    """The full scale that minimises the mean squared error of `bits`-bit codes over `values` [n] x `weights` [n]."""
-    candidates = largest * torch.linspace(0.05, 1.0, 96, dtype=values.dtype)[:, None]
-    decoded = dac_codes(values[None, :], candidates, bits) * candidates / dac_max_code(bits)
-    errors = ((decoded - values) ** 2 * weights).sum(dim=1)
-    return float(candidates[errors.argmin(), 0])
+    """The full scale that minimises the mean squared error of `bits`-bit codes over `values` [n] x `weights` [n].
+
+    Sought among powers of 2^0.25 below `largest`, and then between the neighbours of the best.
+    """
+
+    def best(candidates: Tensor) -> float:
+        decoded = (dac_codes(values, full, bits) * (full / dac_max_code(bits)) for full in candidates)
+        errors = [(each - values).square() @ weights for each in decoded]
+        return float(candidates[torch.stack(errors).argmin()])
+
+    coarse = best(largest * 2.0 ** -(torch.arange(64, dtype=values.dtype) / 4))
+    fine = coarse * torch.linspace(2**-0.25, 2**0.25, 33, dtype=values.dtype)
+    return best(fine[fine <= largest * (1 + 1e-9)].clamp_max(largest))
 
 
 def adc_steps(config: Adc, adc_range: Tensor) -> tuple[Tensor, int]:
@@ -122,7 +132,10 @@ def fixed_adc_range(config: FixedAdc) -> float:
 
 
 def dac_range(config: Dac, statistics: InputStatistics) -> float:
-    """The input that drives full scale, positive: the one that training learned, else chosen by `config.method`."""
+    """The input that drives full scale, positive: the one that training learned, else chosen by `config.method`.
+
+    1 where only zeros were seen: any input may come.
+    """
     if statistics.full_scale is not None:
         chosen = statistics.full_scale
     elif config.method == "max":
@@ -130,43 +143,21 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
     elif config.method == "percentile":
         chosen = statistics.percentile(config.percentile)
     else:
-        # Several points a bin: where a code is narrower than a bin, the centres alone would say little of rounding.
-        inside = (torch.arange(_POINTS_PER_BIN, dtype=torch.float64) + 0.5) / _POINTS_PER_BIN - 0.5
-        width = statistics.bin_centres[1] - statistics.bin_centres[0]
-        values = (statistics.bin_centres[:, None] + inside * width).flatten()
-        weights = statistics.histogram.double().repeat_interleave(_POINTS_PER_BIN)
+        # several points a bin: where a code is narrower than a bin, the centres alone would say little of rounding
+        values, weights = statistics.values(_POINTS_PER_BIN)
         chosen = mse_range(values, weights, statistics.absmax, config.bits or 12)
-    return max(chosen, LEAST_RANGE)
+    return max(chosen, LEAST_RANGE) if statistics.absmax else 1.0
 
 
-def adc_range(config: Adc, columns: Callable[[], Tensor]) -> Tensor:
-    """Full scale [row_tiles or 1, planes or 1] of an ADC, in units of (weight 1 x full-scale input).
-
-    `columns` gives the noiseless signals [row_tiles, n, planes, out] to calibrate from, if that is to be done.
-    """
-    if isinstance(config, FixedAdc):
-        return torch.tensor([[fixed_adc_range(config)]])
-    return calibrated_adc_range(config, columns())
-
-
-def calibrated_adc_range(config: CalibratedAdc, columns: Tensor) -> Tensor:
-    """Full scale [row_tiles or 1, planes or 1] for the noiseless column signals `columns` [row_tiles, n, planes, out].
-
-    One for all, for each plane or for each tile of each plane, as the config says.
-    """
-    magnitudes = columns.abs().transpose(1, 2).flatten(2)  # (row_tiles, planes, values)
-    if config.granularity == "layer":
-        magnitudes = magnitudes.reshape(1, 1, -1)
-    elif config.granularity == "plane":
-        magnitudes = magnitudes.transpose(0, 1).flatten(1)[None]
+def calibrated_adc_range(config: CalibratedAdc, signals: MagnitudeHistogram) -> Tensor:
+    """Full scale of each group [groups] for noiseless column `signals`; 0 where all of them are 0."""
     if config.method == "max":
-        chosen = magnitudes.amax(dim=2)
-    elif config.method == "percentile":
-        rank = round(config.percentile / 100 * magnitudes.shape[2])
-        chosen = magnitudes.kthvalue(max(1, rank), dim=2).values
-    else:
-        sample = magnitudes[:, :, :: math.ceil(magnitudes.shape[2] / _MSE_VALUES)].double()
-        uniform = torch.ones_like(sample[0, 0])
-        ranges = [mse_range(values, uniform, float(values.max()), config.bits) for values in sample.flatten(0, 1)]
-        chosen = torch.tensor(ranges, device=columns.device).view(magnitudes.shape[:2])
-    return chosen.float().clamp_min(LEAST_RANGE)
+        return signals.largest
+    if config.method == "percentile":
+        return signals.percentile(config.percentile)
+    centres = (signals.edges[1:] + signals.edges[:-1]) / 2
+    chosen = []
+    for counts, largest in zip(signals.counts, signals.largest.tolist(), strict=True):
+        used = counts > 0
+        chosen.append(mse_range(centres[used], counts[used], largest, config.bits) if largest else 0.0)
+    return torch.tensor(chosen, device=signals.counts.device)

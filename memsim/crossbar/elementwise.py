@@ -31,6 +31,18 @@ def look_up(
     return signals, noise_terms(*variances) if variances else None, clipped
 
 
+def count(codes: Tensor, lowest: int, shift: int, weights: Tensor | None, bins: int) -> Tensor:
+    """Histograms [groups, bins], float64, of the magnitudes of float32 numbers, whose bits are `codes` [groups, n].
+
+    The leading bits of a number, all but the last `shift`, give its bin: 0 for those up to `lowest`, 1 for the next,
+    and so on. Each counts `weights` [n] times (None: once).
+    """
+    places = (((codes & 0x7FFFFFFF) >> shift) - lowest).clamp_(min=0).long()
+    places += bins * torch.arange(len(codes), device=codes.device)[:, None]
+    each = None if weights is None else weights.double().expand(len(codes), -1).reshape(-1)
+    return torch.bincount(places.view(-1), each, minlength=len(codes) * bins).view(len(codes), bins).double()
+
+
 def noise_terms(dark: Tensor, below_dark: Tensor) -> Tensor:
     """[row_tiles, n, rows + 1] from the two variances [row_tiles, n, rows] of `MemristorCell.noise_variances`."""
     return torch.cat([below_dark, dark.sum(dim=2, keepdim=True)], dim=2)

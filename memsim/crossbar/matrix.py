@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from memsim import rng
-from memsim.crossbar import convert, encode
-from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
+from memsim.crossbar import encode
+from memsim.crossbar.calibration import Calibrator
+from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.convert import AdcErrors
 from memsim.crossbar.damage import age, break_cells
 from memsim.crossbar.disturb import read_pulses
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.power import RowLoads, Work
-from memsim.crossbar.program import mean_window, program, relax
+from memsim.crossbar.program import mean_window as mean_current_window
+from memsim.crossbar.program import program, relax
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, packed, split_planes, whole_blocks
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
+from memsim.crossbar.uncompiled import uncompiled
 from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
@@ -44,12 +48,24 @@ class Reads:
     batch: str = ""
     count_clips: bool = False
     count_work: bool = False
+    has_masked_rows: bool = False
+    """Whether attention gave NaN for queries that see no key: from then on NaN gives NaN, and is no error."""
     _calls: Counter[str] = field(default_factory=Counter)
 
     def begin(self, batch: str) -> None:
         """The reads to come are of `batch`; beginning it again repeats its noise."""
-        self.batch = batch
+        self.batch, self.has_masked_rows = batch, False
         self._calls.clear()
+
+    @contextmanager
+    def within(self, batch: str) -> Iterator[None]:
+        """While open, the reads are of `batch`, begun anew; after it those from before go on as if it had not been."""
+        before = self.batch, self.has_masked_rows, self._calls
+        self.batch, self.has_masked_rows, self._calls = batch, False, Counter()
+        try:
+            yield
+        finally:
+            self.batch, self.has_masked_rows, self._calls = before
 
     def noise_key(self, name: str) -> int:
         """The key of the noise of the next read of matrix `name`."""
@@ -151,12 +167,18 @@ class MappedMatrix(nn.Module):
 
         Everything else is drawn by (seed, name); `seed` is the one that this matrix has been programmed from.
         """
+        if statistics is not None and getattr(spec.adc, "method", None) == "max":
+            statistics = statistics.taken_as_all()  # to be compared on these rows
         if _cells(spec) != _cells(self.spec):
             return self.from_levels(self.name, self.levels, self.scale, spec, seed, statistics, self.groups)
         matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states, self.groups)
         matrix.programming = self.programming
         if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
             matrix._wired_columns = self._wired_columns
+            if (spec.adc, spec.gain_per_ampere) == (self.spec.adc, self.spec.gain_per_ampere) and self.is_calibrated:
+                for name in CALIBRATED:
+                    setattr(matrix, name, getattr(self, name))
+                statistics = None
         matrix._set_converters(seed, statistics)
         return matrix
 
@@ -219,47 +241,46 @@ class MappedMatrix(nn.Module):
     def is_calibrated(self) -> bool:
         """Whether every range that the spec's converters and cells need is set."""
         return not (
-            (_has_input_range(self.spec) and self.input_range is None)
+            (self.has_input_range and self.input_range is None)
             or (self.spec.cell != "ideal" and self.gain_per_ampere is None)
             or (self.spec.adc is not None and self.adc_range is None)
         )
 
     def calibrate(self, statistics: InputStatistics) -> None:
-        """Set input range, gain and ADC range from what is known of the input; the ADC's through the hardware read."""
-        spec, where = self.spec, self.levels.device
-        if statistics.sample.shape[1] != self.in_features:
-            raise InputError(
-                f"{self.name}: the input statistics are of {statistics.sample.shape[1]} features, "
-                f"the matrix has {self.in_features}; calibrate again"
-            )
-        self._operator = self._row_loads = None
-        if spec.dac is not None and _has_input_range(spec):
-            self.input_range = torch.tensor(convert.dac_range(spec.dac, statistics), device=where)
-        if spec.cell != "ideal":
-            self.gain_per_ampere = torch.tensor(self._fitted_gain(statistics), device=where)
-        if spec.adc is not None:
-            sample, _ = self._in_range(statistics.sample.to(where))
-            self.adc_range = convert.adc_range(spec.adc, partial(self._signals, sample)).to(where)
+        """Set input range, gain and ADC range from `statistics` alone; see `Calibrator` for doing so from the data."""
+        Calibrator(self, statistics).finish()
 
-    def _signals(self, rows: Tensor, gain_per_ampere: float | None = None) -> Tensor:
-        """Noiseless column signals [row_tiles, phases * n, slices, out] of inputs [n, in]."""
+    def signal_reader(self, gain_per_ampere: float) -> Callable[[Tensor], Tensor]:
+        """What gives the noiseless column signals [row_tiles, phases * n, slices, out] of inputs [n, in]."""
         drive, tile_rows, tiling = self.drive(gain_per_ampere), self.spec.tile.rows, self.tiling
         difference = self.difference()
-        by_pack = []
-        for index in range(tiling.packs):
-            wired = self._wired(index)
-            _, inputs, outputs = tiling.pack(index)
-            columns = split_planes(difference[..., outputs], tile_rows)
-            signals = []
-            for phase in drive.phases:
-                driven, _, _ = drive(phase, rows[:, inputs], tile_rows)
-                if wired is None:
-                    signals.append(torch.bmm(driven, columns.flatten(2)))
-                else:
-                    assert isinstance(drive.cell, MemristorCell)
-                    signals.append(wired.amperes(driven) * drive.cell.gain_per_ampere)
-            by_pack.append(torch.cat(signals, dim=1).unflatten(2, columns.shape[2:]))
-        return torch.cat(by_pack, dim=3)
+        packs = [tiling.pack(index)[1:] for index in range(tiling.packs)]
+        wired = [self._wired(index) for index in range(tiling.packs)]
+        columns = [split_planes(difference[..., outputs], tile_rows) for _, outputs in packs]
+
+        def read(rows: Tensor) -> Tensor:
+            by_pack = []
+            for (inputs, _), arrays, cells in zip(packs, wired, columns, strict=True):
+                signals = []
+                for phase in drive.phases:
+                    driven, _, _ = drive(phase, rows[:, inputs], tile_rows)
+                    if arrays is None:
+                        signals.append(torch.bmm(driven, cells.flatten(2)))
+                    else:
+                        signals.append(arrays.amperes(driven) * gain_per_ampere)
+                by_pack.append(torch.cat(signals, dim=1).unflatten(2, cells.shape[2:]))
+            return torch.cat(by_pack, dim=3)
+
+        return read
+
+    def largest_signals(self) -> Tensor:
+        """[row_tiles, slices]: what the signals of a column, without line resistance, can be at most at any input."""
+        ends = self.drive(gives_volts=False).cell.signal(torch.tensor([-1.0, 1.0], device=self.levels.device))
+        columns = [
+            split_planes(self.difference()[..., outputs], self.spec.tile.rows).abs().sum(dim=1).amax(dim=2)
+            for outputs in (self.tiling.pack(index)[2] for index in range(self.tiling.packs))
+        ]
+        return torch.stack(columns).amax(dim=0) * ends.abs().max()
 
     def _wired(self, pack: int) -> WiredColumns | None:
         """The arrays of a pack between their wires, solved for once; None without wires."""
@@ -283,74 +304,47 @@ class MappedMatrix(nn.Module):
         """
         if self.states is None:
             return 0.0
-        worths = self._worths() / self._mean_window()
+        worths = self.slice_worths() / self.mean_window()
         programmed = torch.einsum("s,sio->io", worths, self.difference())
         intended = self.tiling.spread(self.levels).T.float()
         size = float(intended.norm())
         return float((programmed - intended).norm()) / size if size else 0.0
 
-    def _fitted_gain(self, statistics: InputStatistics) -> float:
-        spec = self.spec
-        if spec.gain_per_ampere != "calibrated":
-            return spec.gain_per_ampere
-        if spec.wires is not None:
-            gain = self._fitted_gain_through_wires(statistics)
-        elif _has_input_range(spec):
-            gain = self._gain_of(statistics.bin_centres, statistics.histogram.double())
-        else:
-            inputs = self._in_range(statistics.sample)[0].flatten().double()
-            gain = self._gain_of(inputs, torch.ones_like(inputs))
-        if not gain:  # no input ever drove a row, or no cell was to answer: the gain for all inputs that could be
-            inputs = torch.linspace(-1, 1, 257, dtype=torch.float64) * self.drive(gain_per_ampere=1.0).input_range
-            gain = self._gain_of(inputs, torch.ones_like(inputs))
-        assert gain
-        return gain
+    @property
+    def has_input_range(self) -> bool:
+        """Whether one input, the same for all vectors, drives full scale."""
+        return has_input_range(self.spec)
 
-    def _gain_of(self, inputs: Tensor, weights: Tensor) -> float | None:
-        """The gain, without wires, for `inputs` [n] that come as often as `weights` [n] says."""
-        drive = self.drive(gain_per_ampere=1.0, gives_volts=False)
-        products = drive.response(inputs.to(self.levels.device)).cpu().double() * self._mean_window()
-        return fit_gain((inputs / drive.input_range).clamp(-1, 1), products, weights)
-
-    def _fitted_gain_through_wires(self, statistics: InputStatistics) -> float | None:
-        """The gain for the whole matrix as it is programmed: what wires take depends on all of its cells."""
-        rows, _ = self._in_range(statistics.sample.to(self.levels.device))
-        drive = self.drive(gain_per_ampere=1.0)
-        worth = torch.tensor([phase.worth for phase in drive.phases], device=rows.device)
-        by_phase = self._signals(rows, gain_per_ampere=1.0).unflatten(1, (len(worth), len(rows)))
-        got = torch.einsum("h,thnso,s->no", worth, by_phase, self._worths()).double()
-        inputs = (rows / drive.input_range).clamp(-1, 1).double().unflatten(1, (self.groups, -1))
-        blocks = self.levels.double().unflatten(0, (self.groups, -1))
-        wanted = torch.einsum("ngi,goi->ngo", inputs, blocks)
-        return fit_gain(wanted.flatten(), got.flatten(), torch.ones_like(wanted).flatten())
-
-    def _in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    def in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inputs [n, in] as the DAC takes them, and the range of each [n, 1] where every vector has its own."""
-        if self.spec.dac is None or _has_input_range(self.spec):
+        if self.spec.dac is None or self.has_input_range:
             return rows, None
         largest = rows.abs().amax(dim=1, keepdim=True)
         ranges = torch.where(largest > 0, largest, torch.ones_like(largest))
         return rows / ranges, ranges
 
-    def _mean_window(self) -> float:
+    def mean_window(self) -> float:
         spec = self.spec
-        return mean_window(spec.programming, _device(spec, self.levels), spec.weights.cell_bits)
+        return mean_current_window(spec.programming, _device(spec, self.levels), spec.weights.cell_bits)
 
-    def _worths(self) -> Tensor:
+    def slice_worths(self) -> Tensor:
         """[slices]: what a digit of each slice counts."""
         spec = self.spec
         return encode.slice_worths(bits_of(spec), spec.weights.cell_bits).to(self.levels.device)
 
+    @uncompiled
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]: the product as the chip computes it, in the units of x @ W.T and the dtype of `x`.
 
         Raises InputError where the matrix is not calibrated, ValueError where `x` has another width, TypeError where it
-        holds no floating-point numbers, FloatingPointError where they are NaN or Inf (on other devices than a CPU,
-        which are not waited for, rows of the input that hold any give NaN). No gradient flows through a read.
+        holds no floating-point numbers, FloatingPointError where they are NaN or Inf. Rows that hold any give NaN
+        instead on other devices than a CPU, which are not waited for, and behind attention that gave NaN itself, for
+        queries that see no key. No gradient flows through a read.
         """
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         return self.stream([rows]).view(*x.shape[:-1], self.out_features)
 
+    @uncompiled
     def stream(self, parts: Iterable[Tensor]) -> Tensor:
         """As `forward` of all rows [n, in] of `parts`, one or more, together, of which it holds one part at a time."""
         if not self.is_calibrated:
@@ -378,18 +372,24 @@ class MappedMatrix(nn.Module):
             raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
         rows = x.float()
         # one sum tells, at a quarter of the price of looking at every value; a sum of huge values may overflow
-        if x.device.type == "cpu" and not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
-            raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
+        masked: Tensor | None = None
+        if x.device.type != "cpu":  # to raise would be to wait for the device
+            masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
+        elif not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
+            if not self.reads.has_masked_rows:
+                raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
+            masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
+            rows = rows.masked_fill(masked, 0)
         clips = self.clips if self.reads.count_clips else None
         # arrays compute as they do, whatever the network's precision
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            rows_in_range, ranges = self._in_range(rows)
+            rows_in_range, ranges = self.in_range(rows)
             product = operator.read(rows_in_range, noise_key, clips, first_frame)
             if self.reads.count_work:
                 self.work.vectors += len(rows)
                 self.work.cell_watts = self.work.cell_watts + self._cell_watts(rows_in_range)
-        if x.device.type != "cpu":  # to raise would be to wait for the device
-            product.masked_fill_(~torch.isfinite(rows).all(dim=1, keepdim=True), torch.nan)
+        if masked is not None:
+            product.masked_fill_(masked, torch.nan)
         if ranges is not None:
             product.mul_(ranges)
         scale = self.scale if self.input_range is None else self.scale * self.input_range
@@ -398,7 +398,7 @@ class MappedMatrix(nn.Module):
     def cell_watts(self, rows: Tensor) -> float:
         """The power that its arrays take (U I), summed over inputs [n, in] and the phases of reading them; 0 where they
         are ideal. Needs a calibrated matrix."""
-        return float(self._cell_watts(self._in_range(rows.float())[0]))
+        return float(self._cell_watts(self.in_range(rows.float())[0]))
 
     def _cell_watts(self, rows_in_range: Tensor) -> Tensor | float:
         if self.states is None:
@@ -425,8 +425,8 @@ class MappedMatrix(nn.Module):
         if self.adc_gain_error is not None and self.adc_offset_codes is not None:
             errors = AdcErrors(self.adc_gain_error[..., outputs], self.adc_offset_codes[..., outputs])
         if (wired := self._wired(pack)) is not None:
-            return Operator.through_wires(drive, wired, self._worths(), spec.adc, self.adc_range, errors)
-        cells = (difference[..., outputs], below_dark, self._worths())
+            return Operator.through_wires(drive, wired, self.slice_worths(), spec.adc, self.adc_range, errors)
+        cells = (difference[..., outputs], below_dark, self.slice_worths())
         return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range, errors)
 
     def drive(self, gain_per_ampere: float | None = None, gives_volts: bool | None = None) -> Drive:
@@ -451,6 +451,14 @@ class MappedMatrix(nn.Module):
             return (self.states[:, 0].float() - self.states[:, 1].float()).mean(dim=1)
         levels = self.tiling.spread(self.levels)
         return encode.to_slices(levels, bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
+
+    def expect_masked_rows(self) -> None:
+        """Take NaN from now on: attention gave it for queries that see no key."""
+        self.reads.has_masked_rows = True
+
+    def drop_operator(self) -> None:
+        """Have the next read take the converters' ranges as they are then."""
+        self._operator = self._row_loads = None
 
     def release(self) -> None:
         """Free what is kept between reads; the next read makes it anew, with the same result."""
@@ -524,7 +532,7 @@ def needs_calibration(spec: HardwareSpec) -> bool:
     return spec.dac is not None or spec.adc is not None or spec.cell != "ideal"
 
 
-def _has_input_range(spec: HardwareSpec) -> bool:
+def has_input_range(spec: HardwareSpec) -> bool:
     """Whether one input, the same for all vectors, drives full scale."""
     return spec.dac is not None and spec.dac.range == "per_layer"
 

@@ -1,103 +1,167 @@
 """What is remembered of a matrix's input, so that converter ranges can be derived without the data.
 
-A signed histogram gives the DAC's range; a few whole input rows, sent through the hardware read, give the ADC's.
-Both are hardware-independent, so one set of statistics serves every spec.
+The values are counted in a histogram, from which the DAC's range comes; some whole input rows, sent through the
+hardware read, give the ADC's where the data are not at hand. Both are hardware-independent, so one set of statistics
+serves every spec.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import frexp, inf
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from memsim.errors import InputError
 
-BINS = 256
 PREFIX = "statistics/"
 ONE_HOT_ROWS = 64  # of a sample
+_ONE_HOT_CHUNK = 256
+_LINEAR_BINS = 256  # of memsim 0.1
+_STORED_ROWS = torch.float8_e4m3fn
 
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """Distribution of one layer's input.
+    """Distribution of one matrix's input.
 
-    `histogram` [BINS] holds the fraction of values in equal bins over [-limit, limit]; `absmax` is the largest
-    magnitude seen; `sample` [rows, features] holds whole input rows. `full_scale` is the input that training chose to
-    drive the DAC's full scale.
+    Attributes:
+        absmax: the largest magnitude seen.
+        edges: [bins + 1], ascending magnitudes.
+        histogram: [2, bins], the fraction of the values whose magnitudes lie between them, of negative and of positive
+            ones; what is left to 1 lies below the first edge and counts as 0.
+        sample: [rows, features], whole input rows: those of largest norm and some drawn from the others (see
+            `memsim.nn.collect`), or all where they are few.
+        weights: [rows], how many input rows each row of the sample stands for.
+        full_scale: the input that training chose to drive the DAC's full scale.
+        is_one_hot: the input rows are all those with a single 1, of which the sample holds some.
     """
 
-    limit: float
     absmax: float
+    edges: Tensor
     histogram: Tensor
     sample: Tensor
+    weights: Tensor
     full_scale: float | None = None
+    is_one_hot: bool = False
 
     @property
-    def bin_centres(self) -> Tensor:
-        """[BINS] input values."""
-        width = 2 * self.limit / BINS
-        return (torch.arange(BINS, dtype=torch.float64) + 0.5) * width - self.limit
+    def is_complete(self) -> bool:
+        """Whether `rows` are all rows that there were, not a sample of them."""
+        return self.is_one_hot or bool((self.weights == 1).all())
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Input rows [n, features] in parts, with the number of rows [n] that each stands for."""
+        if not self.is_one_hot:
+            yield self.sample, self.weights
+            return
+        features = self.sample.shape[1]
+        for places in torch.arange(features).split(_ONE_HOT_CHUNK):
+            yield F.one_hot(places, features).float(), torch.ones(len(places))
+
+    def taken_as_all(self) -> InputStatistics:
+        """These statistics as if the rows of the sample had been all inputs."""
+        return replace(self, weights=torch.ones_like(self.weights))
+
+    def values(self, points_per_bin: int = 1) -> tuple[Tensor, Tensor]:
+        """Input values [n], evenly taken within each bin, and the fraction [n] of the inputs that each stands for."""
+        inside = (torch.arange(points_per_bin, dtype=torch.float64) + 0.5) / points_per_bin
+        magnitudes = (self.edges[:-1, None] + inside * self.edges.diff()[:, None]).flatten()
+        fractions = self.histogram.double().repeat_interleave(points_per_bin, dim=1) / points_per_bin
+        return torch.cat([-magnitudes.flip(0), magnitudes]), torch.cat([fractions[0].flip(0), fractions[1]])
 
     def percentile(self, percent: float) -> float:
-        """The magnitude that `percent` % of the values stay below, linear within a bin; 100 gives the maximum."""
+        """The magnitude that `percent` % of the values stay below, linear within a bin; 100 gives the maximum.
+
+        Where fewer values than the rest are other than 0, it is the same percentile of those.
+        """
         if percent >= 100:
             return self.absmax
-        halves = self.histogram.double().view(2, BINS // 2)
-        cumulative = (halves[0].flip(0) + halves[1]).cumsum(0)
-        target = percent / 100 * float(cumulative[-1])
-        index = int(torch.searchsorted(cumulative, target).clamp_max(BINS // 2 - 1))
+        cumulative = self.histogram.double().sum(0).cumsum(0)
+        share, total = percent / 100, float(cumulative[-1])
+        target = share - (1 - total)
+        if target <= 0:  # of the values other than 0
+            target = share * total
+        index = int(torch.searchsorted(cumulative, target).clamp_max(len(cumulative) - 1))
         below = float(cumulative[index - 1]) if index else 0.0
         inside = (target - below) / max(float(cumulative[index]) - below, 1e-12)
-        return min((index + inside) * 2 * self.limit / BINS, self.absmax)
+        low, high = float(self.edges[index]), float(self.edges[index + 1])
+        return min(low + inside * (high - low), self.absmax)
 
     def to_tensors(self, layer: str) -> dict[str, Tensor]:
-        """Tensors for a checkpoint; the sample in 8 bits, which is what a DAC makes of it."""
-        step = max(float(self.sample.abs().max()), 1e-12) / 127
+        """Tensors for a checkpoint; the sample in 8-bit floats, and the linear histogram that memsim 0.1 reads."""
+        step = max(float(self.sample.abs().max()), 1e-12) / torch.finfo(_STORED_ROWS).max
+        limit = min(2.0 ** frexp(max(self.absmax, 1e-12))[1], torch.finfo(torch.float32).max)
         learned = [] if self.full_scale is None else [self.full_scale]
+        values, fractions = self.values()
+        places = ((values / limit + 1) * (_LINEAR_BINS / 2)).long().clamp(0, _LINEAR_BINS - 1)
+        linear = torch.bincount(places, fractions, minlength=_LINEAR_BINS)
+        linear[_LINEAR_BINS // 2] += (1 - fractions.sum()).clamp_min(0)
         return {
-            f"{PREFIX}{layer}/histogram": self.histogram.half(),
-            f"{PREFIX}{layer}/sample": (self.sample / step).round().to(torch.int8),
-            f"{PREFIX}{layer}/scales": torch.tensor([self.limit, self.absmax, step, *learned], dtype=torch.float32),
+            f"{PREFIX}{layer}/histogram": linear.half(),
+            f"{PREFIX}{layer}/edges": self.edges.float(),
+            f"{PREFIX}{layer}/distribution": self.histogram.float(),
+            f"{PREFIX}{layer}/sample": (self.sample / step).to(_STORED_ROWS),
+            f"{PREFIX}{layer}/weights": self.weights.float(),
+            f"{PREFIX}{layer}/scales": torch.tensor([limit, self.absmax, step, *learned], dtype=torch.float32),
         }
 
 
 def one_hot_statistics(features: int) -> InputStatistics:
-    """Those of rows of zeros with a single 1, anywhere with the same chance; the zeros, which make no signal, are left
-    out of the histogram."""
-    histogram = torch.zeros(BINS)
-    histogram[-1] = 1
+    """Those of all rows of zeros with a single 1; the zeros, which make no signal, are left out of the histogram."""
     places = torch.linspace(0, features - 1, min(features, ONE_HOT_ROWS)).long()
-    return InputStatistics(1.0, 1.0, histogram, torch.nn.functional.one_hot(places, features).float(), 1.0)
-
-
-def statistics_of_rows(rows: Tensor, full_scale: float) -> InputStatistics:
-    """Those of input rows [n, features], all of which are the sample."""
-    absmax = float(rows.abs().max())
-    histogram = torch.histc(rows.float().cpu(), BINS, -absmax, absmax)
-    return InputStatistics(absmax, absmax, histogram / histogram.sum(), rows, full_scale)
+    sample = F.one_hot(places, features).float()
+    edges, histogram = torch.tensor([0.999, 1.0], dtype=torch.float64), torch.tensor([[0.0], [1.0]])
+    weights = torch.full((len(places),), features / len(places))
+    return InputStatistics(1.0, edges, histogram, sample, weights, 1.0, is_one_hot=True)
 
 
 def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, InputStatistics]:
-    """The inverse of `to_tensors`, for every layer found. Raises InputError on an incomplete set."""
+    """The inverse of `to_tensors`, for every layer found; reads those of memsim 0.1, too.
+
+    Raises InputError on an incomplete set.
+    """
     layers = sorted({name[len(PREFIX) :].rpartition("/")[0] for name in tensors if name.startswith(PREFIX)})
-    found = {}
-    for layer in layers:
-        try:
-            histogram, sample, scales = (
-                tensors[f"{PREFIX}{layer}/{part}"].float() for part in ("histogram", "sample", "scales")
-            )
-            limit, absmax, step, *learned = scales.view(-1).tolist()
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{PREFIX}{layer}: incomplete input statistics ({error}); train or calibrate again"
-            ) from None
-        shapes_fit = histogram.shape == (BINS,) and sample.ndim == 2 and len(sample) > 0
-        numbers_fit = 0 < limit < inf and 0 <= absmax < inf and 0 < step < inf and (histogram >= 0).all()
-        numbers_fit = numbers_fit and len(learned) <= 1 and all(0 < number < inf for number in learned)
-        if not (shapes_fit and numbers_fit and 0 < histogram.sum() < inf and sample.isfinite().all()):
-            raise InputError(f"{PREFIX}{layer}: malformed input statistics; train or calibrate again")
-        found[layer] = InputStatistics(limit, absmax, histogram / histogram.sum(), sample * step, *learned)
-    return found
+    return {layer: _of_layer(tensors, layer) for layer in layers}
+
+
+def _of_layer(tensors: Mapping[str, Tensor], layer: str) -> InputStatistics:
+    prefix = f"{PREFIX}{layer}"
+    is_linear = f"{prefix}/edges" not in tensors
+    wanted = ("histogram",) if is_linear else ("edges", "distribution", "weights")
+    try:
+        found = {part: tensors[f"{prefix}/{part}"].float() for part in (*wanted, "sample", "scales")}
+        limit, absmax, step, *learned = found["scales"].view(-1).tolist()
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(f"{prefix}: incomplete input statistics ({error}); train or calibrate again") from None
+    numbers_fit = 0 < limit < inf and 0 <= absmax < inf and 0 < step < inf
+    numbers_fit = numbers_fit and len(learned) <= 1 and all(0 < number < inf for number in learned)
+    if not numbers_fit or (is_linear and found["histogram"].shape != (_LINEAR_BINS,)):
+        raise _malformed(prefix)
+    if is_linear:
+        halves = found["histogram"].view(2, -1)
+        found["distribution"] = torch.stack([halves[0].flip(0), halves[1]]) / halves.sum()
+        found["edges"] = torch.linspace(0, limit, len(halves[0]) + 1)
+        # its sample was of 24 rows, of nobody knows how many
+        found["weights"] = torch.full(found["sample"].shape[:1], 1.0 if len(found["sample"]) < 24 else 2.0)
+    edges, histogram, sample, weights = (found[part] for part in ("edges", "distribution", "sample", "weights"))
+    shapes_fit = edges.ndim == 1 and len(edges) > 1 and histogram.shape == (2, len(edges) - 1)
+    shapes_fit = shapes_fit and sample.ndim == 2 and len(sample) > 0 and weights.shape == (len(sample),)
+    if not (
+        shapes_fit
+        and all(part.isfinite().all() for part in (edges, histogram, sample, weights))
+        and edges[0] >= 0
+        and (edges.diff() >= 0).all()
+        and (histogram >= 0).all()
+        and histogram.sum() < 1.001
+        and (weights >= 1).all()
+    ):
+        raise _malformed(prefix)
+    return InputStatistics(absmax, edges.double(), histogram, sample * step, weights, *learned)
+
+
+def _malformed(prefix: str) -> InputError:
+    return InputError(f"{prefix}: malformed input statistics; train or calibrate again")

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
+from memsim.nn.naming import NamedLayer, naming_its_layer
 from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
 from memsim.nn.sources import WeightSource, effective_weight, kept
 from memsim.nn.stand_in import WeightOnArrays
@@ -20,7 +22,7 @@ from memsim.nn.stand_in import WeightOnArrays
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
-class Attention(nn.Module):
+class Attention(NamedLayer):
     """nn.MultiheadAttention, mapped or in training, with its arguments and results.
 
     Queries, keys and values are projected by matrices of their own, `q_proj`, `k_proj` and `v_proj`, also where torch
@@ -65,6 +67,7 @@ class Attention(nn.Module):
             found = {name: WeightSource.of(t, tuple(getattr(module, t).shape)) for name, t in tensors.items()}
         return found | {"out_proj": WeightSource.of("out_proj.weight", tuple(module.out_proj.weight.shape))}
 
+    @naming_its_layer
     def forward(
         self,
         query: Tensor,
@@ -78,12 +81,17 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """As nn.MultiheadAttention; `is_causal` only says what `attn_mask` is, which must be given with it.
 
-        Raises ValueError where the shape of a mask does not fit, TypeError where it holds neither truth values nor
-        floating-point numbers.
+        A query that may see no key gets what it gets from torch: NaN with `need_weights` and from the fused kernel,
+        which torch has for self-attention without gradients; the values' projection of 0 otherwise.
+
+        Raises ValueError where shapes do not fit, TypeError where a mask holds neither truth values nor floating-point
+        numbers.
         """
         if is_causal and attn_mask is None:
             raise ValueError("is_causal says what attn_mask is; give the mask, too")
+        self._require_sizes(query, key, value)
         has_batch = query.ndim == 3
+        gives_nan = need_weights or self._is_fused(query, key, value, key_padding_mask, attn_mask)
         if not has_batch:
             query, key, value = query[None], key[None], value[None]
             key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
@@ -103,12 +111,46 @@ class Attention(nn.Module):
             mixed = weights @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
-        output = self._projected("out_proj", mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.transpose(1, 2).flatten(2)  # [batch, queries, width]
+        if mask is not None and gives_nan:
+            blind = (mask == -torch.inf).all(dim=-1)  # [queries] or [batch, heads, queries]
+            blind = (blind.any(dim=1) if blind.ndim > 1 else blind)[..., None]
+            output = self._projected("out_proj", mixed.masked_fill(blind, 0)).masked_fill(blind, torch.nan)
+            self._note_masked_rows(blind)
+        else:
+            output = self._projected("out_proj", mixed)
         if weights is not None and average_attn_weights:
             weights = weights.mean(dim=1)
         if not has_batch:
             return output[0], None if weights is None else weights[0]
         return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _require_sizes(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        shapes = ", ".join(str(list(x.shape)) for x in (query, key, value))
+        if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
+            raise ValueError(f"query, key and value of {shapes}; expected 2 dimensions (one sequence) or 3 in each")
+        batch = 0 if self.batch_first else 1
+        if key.shape[:-1] != value.shape[:-1] or (query.ndim == 3 and query.shape[batch] != key.shape[batch]):
+            raise ValueError(f"query, key and value of {shapes}; expected one batch, and a value for each key")
+
+    def _is_fused(self, query: Tensor, key: Tensor, value: Tensor, *masks: Tensor | None) -> bool:
+        """Whether nn.MultiheadAttention has a fused kernel compute this in evaluation."""
+        return (
+            torch.backends.mha.get_fastpath_enabled()
+            and query is key is value
+            and query.ndim == 3
+            and self.batch_first
+            and not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled())
+            and self.num_heads % 2 == 0
+            and self.embed_dim == self.kdim == self.vdim
+            and self.in_proj_bias is not None
+            and self.bias_k is None
+            and not self.add_zero_attn
+            and all(mask is None or mask.dtype == torch.bool for mask in masks)
+        )
+
+    def _note_masked_rows(self, rows: Tensor) -> None:
+        """The layer gave NaN for `rows` (of truth values)."""
 
     def _require_masks(
         self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
@@ -117,14 +159,15 @@ class Attention(nn.Module):
         batch, queries, keys = len(query), query.shape[1], key.shape[1]
         allowed = {"attn_mask": [(queries, keys), (batch * self.num_heads, queries, keys)]}
         allowed["key_padding_mask"] = [(batch, keys)]
+        where = self.in_this_layer
         for name, mask in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):
             if mask is None:
                 continue
             if mask.shape not in allowed[name]:
                 wanted = " or ".join(str(list(shape)) for shape in allowed[name])
-                raise ValueError(f"{name} is {list(mask.shape)}; expected {wanted}")
+                raise ValueError(f"{name} is {list(mask.shape)}; expected {wanted}{where}")
             if mask.dtype != torch.bool and not mask.is_floating_point():
-                raise TypeError(f"{name} is {mask.dtype}; expected truth values or floating-point numbers")
+                raise TypeError(f"{name} is {mask.dtype}; expected truth values or floating-point numbers{where}")
 
     def _with_extra_keys(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With the learned key and value, and the one of zeros, where the layer has them: frames after all others."""
@@ -152,6 +195,9 @@ class Attention(nn.Module):
 
 class MappedAttention(Attention):
     """nn.MultiheadAttention on arrays."""
+
+    forward = uncompiled(Attention.forward)
+    out_proj: nn.Module
 
     def __init__(self, module: nn.MultiheadAttention | QuantisedAttention, products: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -191,8 +237,16 @@ class MappedAttention(Attention):
             return torch.cat([getattr(self, f"{name}_weight") for name in PROJECTIONS])
         matrix, dtype = on_arrays[0].matrix, on_arrays[0].weight_dtype
         assert isinstance(matrix, MappedMatrix)
-        parts = f"{matrix.name.rpartition('.')[0]}.*"
+        owner = matrix.name.rpartition(".")[0]
+        parts = f"{owner}.*" if owner else "*"
         return WeightOnArrays(matrix, dtype, (len(PROJECTIONS) * self.embed_dim, self.embed_dim), parts)
+
+    def _note_masked_rows(self, rows: Tensor) -> None:
+        """On a CPU, where NaN is refused, what reads or records the rows is to take it from now on."""
+        if rows.device.type == "cpu" and rows.any():
+            for module in self.modules():
+                if (expect := getattr(module, "expect_masked_rows", None)) is not None:
+                    expect()
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
         bias = None if name == "out_proj" else self._bias_of(name)
@@ -232,4 +286,25 @@ def refuse_fused_kernels(model: nn.Module) -> None:
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
+            if module.use_nested_tensor and type(module).forward is nn.TransformerEncoder.forward:
+                module.register_forward_hook(_without_padding, with_kwargs=True)
             module.use_nested_tensor = False
+
+
+def _without_padding(
+    encoder: nn.TransformerEncoder, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
+) -> Tensor:
+    """The output [batch, frames, width] with 0 for padded frames where torch, in evaluation, would skip them."""
+    given = {**dict(zip(("src", "mask", "src_key_padding_mask"), inputs, strict=False)), **options}
+    padding, first = given.get("src_key_padding_mask"), encoder.layers[0]
+    if padding is None or given.get("mask") is not None or output.ndim != 3 or first.training:
+        return output
+    if not torch.backends.mha.get_fastpath_enabled() or torch.is_autocast_enabled():
+        return output
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in first.parameters()):
+        return output
+    is_frame = padding.logical_not()
+    if getattr(encoder, "mask_check", True) and (is_frame[:, 1:] & ~is_frame[:, :-1]).any():  # frames after padding
+        return output
+    nothing = output.new_zeros(output.shape[-1])
+    return output.where(is_frame[..., None], nothing if encoder.norm is None else encoder.norm(nothing))

@@ -2,68 +2,141 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from memsim.crossbar.statistics import BINS, InputStatistics
+from memsim import rng
+from memsim.crossbar.histogram import MagnitudeHistogram
+from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.front_ends import MappableLayer, matrix_sources
 from memsim.nn.product import QuantisedLayer
 
+_MANTISSA_BITS = 4  # bins of input values are 1/16 of an octave wide
+
+
+HEAVY_ROWS, LIGHT_ROWS = 64, 192
+"""Rows of a sample: those of the largest norms, and those drawn from the others.
+
+Of the conversions of all inputs, the share beyond a range that the sample chooses for a share q is then, with a
+probability of 95 %, below q + sqrt(2 q b) + 2 b, where b = ln(20) / LIGHT_ROWS: 3.3 % where 0.01 % is wanted. This is
+Chernoff's bound for the light rows, the heavy ones being known; it is far less where the columns of a row do not all
+clip together.
+"""
+
+
+class Collector(Protocol):
+    """Takes note of the input rows of a matrix."""
+
+    def add(self, x: Tensor) -> None:
+        """Take note of the rows of `x` [..., features]. Raises InputError where they hold NaN or Inf."""
+
+
+class RowCounter:
+    """Counts the input rows of a matrix."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def add(self, x: Tensor) -> None:
+        """Count the rows of `x` [..., features]."""
+        self.rows += x.numel() // max(1, x.shape[-1])
+
 
 class StatisticsCollector:
-    """Accumulates one layer's statistics over calls; the histogram's limit doubles when a value exceeds it.
+    """Accumulates the statistics of one matrix's input over calls, in bounded memory.
 
-    `rows` counts the input rows that were added.
+    `generator` draws the light rows of the sample; `rows` counts the input rows that were added.
     """
 
-    def __init__(self, sample_rows: int, generator: torch.Generator) -> None:
-        self._sample_rows = sample_rows
+    def __init__(self, generator: torch.Generator, heavy_rows: int = HEAVY_ROWS, light_rows: int = LIGHT_ROWS) -> None:
         self._generator = generator
-        self._limit = 0.0
-        self._absmax = 0.0
+        self._sizes = heavy_rows, light_rows
+        self._histogram = MagnitudeHistogram(2, _MANTISSA_BITS)
         self.rows = 0
-        self._counts = torch.zeros(BINS, dtype=torch.float64)
-        self._rows: Tensor | None = None
-        self._row_keys = torch.empty(0)
+        self._heavy: _Kept | None = None
+        self._drawn: _Kept | None = None
 
     def add(self, x: Tensor) -> None:
         """Count the values of `x` [..., features] and let its rows compete for a place in the sample."""
         rows = x.detach().reshape(-1, x.shape[-1]).float().cpu()
         if not rows.numel():
             return
-        if not torch.isfinite(rows).all():
-            raise InputError("an input holds NaN or Inf")
+        require_finite(rows)
+        flat = rows.reshape(-1)
+        self._histogram.add(torch.stack([-flat, flat]).clamp_(min=0))
+        places = torch.arange(self.rows, self.rows + len(rows))
+        norms = torch.linalg.vector_norm(rows, dim=1)
+        keys = torch.rand(len(rows), generator=self._generator)
+        heavy, light = self._sizes
+        self._heavy = _Kept.best(heavy, self._heavy, _Kept(-norms, places, rows))
+        # a uniform sample of all rows: those with the smallest random keys; heavy ones among them leave it in the end
+        self._drawn = _Kept.best(light, self._drawn, _Kept(keys, places, rows))
         self.rows += len(rows)
-        absmax = float(rows.abs().max())
-        self._absmax = max(self._absmax, absmax)
-        if not self._limit:
-            self._limit = 2.0 ** math.ceil(math.log2(max(absmax, 1e-12)))
-        while absmax > self._limit:
-            merged = self._counts.view(-1, 2).sum(1)
-            self._counts = nn.functional.pad(merged, (BINS // 4, BINS // 4))
-            self._limit *= 2
-        self._counts += torch.histc(rows, BINS, -self._limit, self._limit).double()
-        # A uniform sample of all rows: those with the smallest random keys.
-        keys = torch.cat([self._row_keys, torch.rand(len(rows), generator=self._generator)])
-        together = rows if self._rows is None else torch.cat([self._rows, rows])
-        kept = keys.argsort()[: self._sample_rows]
-        self._row_keys, self._rows = keys[kept], together[kept]
 
     def result(self) -> InputStatistics | None:
         """None when nothing was added."""
-        if self._rows is None:
+        heavy, drawn = self._heavy, self._drawn
+        if heavy is None or drawn is None:
             return None
-        return InputStatistics(self._limit, self._absmax, (self._counts / self._counts.sum()).float(), self._rows)
+        is_light = ~torch.isin(drawn.places, heavy.places)
+        light = drawn.rows[is_light]
+        each = (self.rows - len(heavy.rows)) / max(1, len(light))
+        counts = self._histogram.counts / (self.rows * heavy.rows.shape[1])
+        return InputStatistics(
+            float(self._histogram.largest.max()),
+            self._histogram.edges,
+            counts.float(),
+            torch.cat([heavy.rows, light]),
+            torch.cat([torch.ones(len(heavy.rows)), torch.full((len(light),), each)]),
+        )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Input rows [n, features], their places in the stream, and the ranks [n] by which the smallest are kept."""
+
+    ranks: Tensor
+    places: Tensor
+    rows: Tensor
+
+    @classmethod
+    def best(cls, count: int, kept: _Kept | None, new: _Kept) -> _Kept:
+        """The `count` rows of the smallest ranks; of equal ones, those that came first."""
+        if kept is not None and len(kept.ranks) >= count:
+            candidates = new.ranks < kept.ranks[-1]
+            new = cls(new.ranks[candidates], new.places[candidates], new.rows[candidates])
+        parts = [new] if kept is None else [kept, new]
+        ranks = torch.cat([part.ranks for part in parts])
+        chosen = ranks.sort(stable=True).indices[:count]
+        places = torch.cat([part.places for part in parts])[chosen]
+        return cls(ranks[chosen], places, torch.cat([part.rows for part in parts])[chosen])
+
+
+def require_finite(rows: Tensor) -> None:
+    """Raise InputError where `rows` hold NaN or Inf."""
+    if not torch.isfinite(rows).all():
+        raise InputError("an input holds NaN or Inf")
+
+
+class MaskedRows:
+    """Which input rows are left out: none, until attention gives NaN for queries that see no key, then those of NaN."""
+
+    def __init__(self) -> None:
+        self.expected = False
+
+    def without(self, x: Tensor) -> Tensor:
+        """The rows of `x` [..., features] that are counted."""
+        return x[torch.isfinite(x).all(dim=-1)] if self.expected else x
 
 
 class Recorder(nn.Module):
-    """Multiplies in place of a mapped matrix and counts the rows that it is given.
+    """Multiplies in place of a mapped matrix and hands the rows that it is given to a collector.
 
     Without `multiply` (rows to their product) it gives zeros: enough for a layer of a single matrix, whose result
     nobody needs.
@@ -74,19 +147,26 @@ class Recorder(nn.Module):
         name: str,
         out_features: int,
         multiply: Callable[[Tensor], Tensor] | None,
-        collector: StatisticsCollector,
+        collector: Collector | None,
+        masked: MaskedRows | None = None,
     ) -> None:
         super().__init__()
         self._name = name
         self._out_features = out_features
         self._multiply = multiply
         self._collector = collector
+        self._masked = masked or MaskedRows()
+
+    def expect_masked_rows(self) -> None:
+        """As `MappedMatrix.expect_masked_rows`, for all matrices of the network."""
+        self._masked.expected = True
 
     def forward(self, x: Tensor) -> Tensor:
-        try:
-            self._collector.add(x)
-        except InputError as error:
-            raise InputError(f"{self._name}: {error}") from None
+        if self._collector is not None:
+            try:
+                self._collector.add(self._masked.without(x))
+            except InputError as error:
+                raise InputError(f"{self._name}: {error}") from None
         if self._multiply is None:
             return x.new_zeros(()).expand(*x.shape[:-1], self._out_features)
         return self._multiply(x)
@@ -96,23 +176,26 @@ class Recorder(nn.Module):
         return torch.cat([self(part) for part in parts])
 
 
+def statistics_collectors(layers: Sequence[MappableLayer]) -> dict[str, StatisticsCollector]:
+    """One for each matrix of the layers, by name; what they draw depends on the name alone."""
+    return {name: StatisticsCollector(rng.generator(name, "statistics")) for name in matrix_sources(layers)}
+
+
 @contextmanager
-def collecting(
-    layers: Sequence[MappableLayer], generator: Callable[[str], torch.Generator], sample_rows: int = 24
-) -> Iterator[dict[str, StatisticsCollector]]:
-    """While open, what the rows of each of the layers' matrices would see is counted. Errors name the matrix.
+def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collector]) -> Iterator[None]:
+    """While open, the rows of the input of each of the layers' matrices go to its collector. Errors name the matrix.
 
     Layers compute as they are; before each call, those with several matrices are computed a second time, to learn what
-    lies between them.
+    lies between them. Layers none of whose matrices has a collector are left alone.
     """
-    sources = matrix_sources(layers)
-    collectors = {name: StatisticsCollector(sample_rows, generator(name)) for name in sources}
+    sources, masked = matrix_sources(layers), MaskedRows()
+    layers = [layer for layer in layers if not collectors.keys().isdisjoint(layer.matrices.values())]
 
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
             multiply = _multiplication(layer, local) if len(layer.matrices) > 1 else None
-            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors[name])
+            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name), masked)
         return found
 
     def hook(layer: MappableLayer) -> Callable[..., None]:
@@ -128,7 +211,7 @@ def collecting(
 
     handles = [layer.module.register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in layers]
     try:
-        yield collectors
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -12,6 +12,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memsim.crossbar.uncompiled import uncompiled
+from memsim.nn.naming import naming_its_layer
 from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
@@ -123,6 +125,8 @@ class MappedConvolution(_OnArrays):
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.of("weight", tuple(module.weight.shape), Windows.of(module).groups)}
 
+    @uncompiled
+    @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         batched, has_batch = _batched(input, len(self.windows.kernel_size))
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
@@ -142,6 +146,7 @@ class QuantisedConvolution(QuantisedLayerOfOne):
         self.windows = Windows.of(module)
         self.source = MappedConvolution.sources(module)[""]
 
+    @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         batched, has_batch = _batched(input, len(self.windows.kernel_size))
         product = self.matrix()(batched.movedim(1, -1), self.windows.convolve, self.windows.multiply)
@@ -215,6 +220,8 @@ class MappedTransposedConvolution(_OnArrays):
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.transposed("weight", tuple(module.weight.shape), Overlap.of(module).groups)}
 
+    @uncompiled
+    @naming_its_layer
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         batched, has_batch = _batched(input, len(self.overlap.kernel_size))
         product = self.overlap.add_up(self.matrix(batched.movedim(1, -1)), output_size)
@@ -233,6 +240,7 @@ class QuantisedTransposedConvolution(QuantisedLayerOfOne):
         self.overlap = Overlap.of(module)
         self.source = MappedTransposedConvolution.sources(module)[""]
 
+    @naming_its_layer
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         batched, has_batch = _batched(input, len(self.overlap.kernel_size))
         product = self.overlap.add_up(self.matrix()(batched.movedim(1, -1)), output_size)

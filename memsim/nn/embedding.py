@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.convolution import PIECE_VALUES
+from memsim.nn.naming import naming_its_layer
 from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
@@ -47,8 +50,10 @@ class MappedEmbedding(OnArrays):
         """For networks that look it up: without its values."""
         return WeightOnArrays(self.matrix, self.weight_dtype, (self.num_embeddings, self.embedding_dim))
 
+    @uncompiled
+    @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
-        """Raises RuntimeError where an index is not that of a row."""
+        """Raises RuntimeError where an index is not that of a row, TypeError where the input holds no indices."""
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
         rows = _looked_up(input, self.num_embeddings, stream).to(self.weight_dtype)
         return finished(rows, None, self.output_quantiser)
@@ -65,6 +70,7 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
         self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.padding_idx, self.scale_grad_by_freq = module.padding_idx, module.scale_grad_by_freq
 
+    @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         def look_up(indices: Tensor, matrix: Tensor) -> Tensor:
             return F.embedding(indices, matrix.T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
@@ -77,6 +83,8 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
 
 def _looked_up(indices: Tensor, rows: int, stream: Stream) -> Tensor:
     """Indices [...] to the products of one-hot rows, [..., features]."""
+    if indices.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"its input is {indices.dtype}; it must hold indices, torch.int64 or torch.int32")
 
     def one_hot() -> Iterator[Tensor]:
         for part in indices.flatten().split(max(1, PIECE_VALUES // rows)):

@@ -20,6 +20,7 @@ from memsim.nn.convolution import (
 )
 from memsim.nn.embedding import MappedEmbedding, QuantisedEmbedding
 from memsim.nn.linear import MappedConv1D, MappedLinear, QuantisedConv1D, QuantisedLinear
+from memsim.nn.naming import NamedLayer
 from memsim.nn.product import QuantisedLayer, QuantisedProduct
 from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell, QuantisedRecurrent, QuantisedRecurrentCell
 from memsim.nn.sources import WeightSource, computed_name, effective_weight
@@ -98,9 +99,19 @@ def _base_of(module: nn.Module) -> type[nn.Module] | None:
     return next((kind for kind in type_before_parametrizations(module).__mro__ if kind in FRONT_ENDS), None)
 
 
+def _bare_name(module: nn.Module) -> str:
+    """What a layer is called that is itself the network: nn.Linear, in training or not, is "linear"."""
+    if isinstance(module, QuantisedConvolution):
+        return f"conv{len(module.windows.kernel_size)}d"
+    if isinstance(module, QuantisedTransposedConvolution):
+        return f"convtranspose{len(module.overlap.kernel_size)}d"
+    kind = _base_of(module) or type_before_parametrizations(module)
+    return kind.__name__.lower().removeprefix("quantised")
+
+
 @dataclass(frozen=True)
 class MappableLayer:
-    """A layer of a network that can be mapped.
+    """A layer of a network that can be mapped; its `name` is empty where it is itself the network.
 
     `matrices` are the names of its matrices in the network by their names within the layer; `sources` say where in the
     network their weights are.
@@ -111,6 +122,11 @@ class MappableLayer:
     front_end: FrontEnd
     matrices: Mapping[str, str]
     sources: Mapping[str, WeightSource]
+
+    @property
+    def title(self) -> str:
+        """Its name, or what stands for one."""
+        return self.name or _bare_name(self.module)
 
     @property
     def is_lookup(self) -> bool:
@@ -130,6 +146,8 @@ class MappableLayer:
         if not own:
             return None
         layer = self.front_end.from_module(self.module, own)
+        assert isinstance(layer, NamedLayer)
+        layer.layer_name = self.title
         _take_over_the_rest(layer, self.module)
         self._take_over_tensors(layer)
         return layer
@@ -151,6 +169,7 @@ class MappableLayer:
         if isinstance(self.module, QuantisedLayer):
             return self.module
         layer = QUANTISED[self.front_end].from_float(self.module)
+        layer.layer_name = self.title
         _take_over_the_rest(layer, self.module)
         return layer
 
@@ -171,7 +190,7 @@ class MappableLayer:
                     if value is not None and getattr(layer, table).get(name) is value:
                         getattr(layer, table)[name] = copy.deepcopy(value, memo)
         except Exception as error:  # whatever they raise
-            raise InputError(f"{self.name}: has what cannot be copied, so the network cannot: {error}") from error
+            raise InputError(f"{self.title}: has what cannot be copied, so the network cannot: {error}") from error
 
     def matrix(self, local: str) -> Tensor:
         """Matrix `local` [out, in / groups] as it is now."""
@@ -182,6 +201,7 @@ def mappable_layers(model: nn.Module) -> list[MappableLayer]:
     """The layers of `model` that have a front end, each under its first name.
 
     A matrix is named as its layer, with its name within it where it is one of several (`encoder.lstm.weight_hh_l0`).
+    That of a layer that is itself the network is named after the layer's class (`linear`).
     Layers that share a parameter share the matrix, under the name that it has in the first of them.
     """
     layers: list[MappableLayer] = []
@@ -195,7 +215,7 @@ def mappable_layers(model: nn.Module) -> list[MappableLayer]:
         matrices, sources = {}, {}
         for local, source in front_end.sources(module).items():
             parameter = _parameter(module, source.tensor)
-            matrix = _joined(name, local)
+            matrix = _joined(name, local) or _bare_name(module)
             if parameter is not None:
                 matrix = shared.setdefault((id(parameter), replace(source, tensor="")), matrix)
             matrices[local] = matrix
@@ -224,7 +244,7 @@ def names_of_matrices(model: nn.Module, layers: Sequence[MappableLayer]) -> dict
     found: dict[str, list[str]] = {}
     for layer in layers:
         for local, matrix in layer.matrices.items():
-            found.setdefault(matrix, []).extend(_joined(place, local) for place in places[id(layer.module)])
+            found.setdefault(matrix, []).extend(_joined(place, local) or matrix for place in places[id(layer.module)])
     return found
 
 
@@ -240,8 +260,8 @@ def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedPr
 
 
 def require_names(model: nn.Module, layers: Sequence[MappableLayer]) -> None:
-    """Raise InputError where a matrix of `model` has no name: where `model` is a layer."""
-    if any("" in layer.matrices.values() for layer in layers):
+    """Raise InputError where `model` is itself a layer, which nothing can be put in the place of."""
+    if any(layer.module is model for layer in layers):
         kind = type(model).__name__
         raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
 

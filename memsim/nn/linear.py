@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.uncompiled import uncompiled
+from memsim.nn.naming import naming_its_layer
 from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
@@ -22,6 +24,7 @@ class QuantisedLinear(QuantisedLayerOfOne):
         self.source = MappedLinear.sources(module)[""]
         self.out_features, self.in_features = self.source.shape
 
+    @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         return self.finished(self.matrix()(input), self.bias)
 
@@ -74,6 +77,8 @@ class MappedLinear(OnArrays):
         """For networks that look it up: without its values."""
         return WeightOnArrays(self.matrix, self.weight_dtype)
 
+    @uncompiled
+    @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         return finished(self.matrix(input), self.bias, self.output_quantiser)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
-from memsim.nn.collect import collecting
+from memsim.nn.batches import Progress
+from memsim.nn.calibration import Calibration, CalibrationData, calibrate, evaluating, measure, silent_inputs
+from memsim.nn.deviation import Deviation, deviating, deviation
 from memsim.nn.front_ends import (
     MappableLayer,
     mappable_layers,
     quantised_matrices,
     replace_modules,
-    require_names,
 )
 from memsim.nn.plan import (
     DigitalLayer,
@@ -41,8 +41,6 @@ from memsim.nn.plan import (
 from memsim.nn.sources import effective_weight
 from memsim.spec import HardwareSpec, load_hardware
 
-Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
-
 
 @dataclass(frozen=True)
 class ClipRate:
@@ -54,13 +52,21 @@ class ClipRate:
 
 @dataclass
 class ChipMapping:
-    """What of a network is on arrays. `begin_batch` keys the read noise of the forward passes that follow."""
+    """What of a network is on arrays, and which reads of them are under way.
+
+    Every forward pass draws read noise of its own. `batch` and `begin_batch` key it, so that it can be repeated:
+
+        with chip.mapping.batch("utterance 7"):
+            tokens = chip.generate(speech)      # the same in every such block, whatever was read before
+    """
 
     plan: Plan
     spec: HardwareSpec
     seed: int
     layers: dict[str, MappedMatrix]
     reads: Reads = field(default_factory=Reads)
+    deviations: Mapping[str, Deviation] = field(default_factory=dict)
+    """By matrix: how far its product is from the digital one on its calibration inputs; empty without calibration."""
 
     def __post_init__(self) -> None:
         for matrix in self.layers.values():
@@ -75,8 +81,18 @@ class ChipMapping:
         return self.plan.digital
 
     def begin_batch(self, key: str) -> None:
-        """The forward pass to come reads the batch `key`: the same key repeats its noise."""
+        """The forward passes to come read the batch `key`, which repeats the noise of those that followed it before.
+
+        As `batch`, but until the next call of this.
+        """
         self.reads.begin(key)
+
+    def batch(self, key: str) -> AbstractContextManager[None]:
+        """A context in which forward passes read the batch `key`: the same ones, in the same order, see the same noise.
+
+        After it, and after one within another, the noise goes on as if it had not been.
+        """
+        return self.reads.within(key)
 
     def programming_errors(self) -> dict[str, float]:
         """By layer: ||programmed - intended|| / ||intended|| of its matrix (Frobenius)."""
@@ -122,8 +138,18 @@ def map_model(
     calibration: Calibration | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    progress: Progress = lambda name, done: None,
 ) -> nn.Module:
     """A copy of `model` whose layers run on simulated arrays (see `FRONT_ENDS`); `model` itself is untouched.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> batches = [torch.randn(16, 64) for _ in range(4)]
+    >>> chip = memsim.map_model(model, "physical", bits=4, seed=0, calibration=batches)
+    >>> chip(batches[0]).shape
+    torch.Size([16, 10])
+    >>> [(layer.name, layer.tiling.cells) for layer in chip.mapping.mapped]
+    [('0', 98304), ('2', 98304)]
 
     Args:
         spec: the hardware, as `load_hardware` takes it.
@@ -131,17 +157,25 @@ def map_model(
         seed: the chip; matrices draw their cells by (seed, name).
         trial: distinguishes repeated reads of one chip in their noise.
         calibration: what sets converter ranges: batches to run the model on (a tensor, a tuple of arguments, or a
-            mapping of named ones each), a function that runs the network it is given (a copy), or statistics by matrix
-            name. Without it a spec with converters cannot be run.
+            mapping of named ones each; labels that a network of one argument does not take are left out), a function
+            that runs the network it is given (a copy), or statistics by matrix name. Batches and functions are run
+            twice: ADC ranges come from the noiseless read of all inputs through the cells of this chip. Statistics (see
+            `measure_inputs`) hold a sample of the inputs, and no maximum of a signal. Without it a spec with converters
+            cannot be run.
         include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
             they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`. A matrix in several places,
-            or that several layers share, goes by all of its names, as it does for the globs of the spec.
+            or that several layers share, goes by all of its names, as it does for the globs of the spec. That of a
+            `model` which is itself a layer is named after the layer's class: `linear`, `conv2d`.
+        progress: called with "calibration" and the fraction of the batches that have run (where their number is known),
+            then with "programming" and the fraction of the cells, then with "converter ranges" for the second run of
+            the batches; `progress=print` shows it.
 
-    The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates.
-    Globs of the spec that match no layer are warned of. Raises InputError for weights that hold NaN or Inf, `include`
-    and `exclude` globs that match nothing, networks that cannot be mapped as they are, and a calibration that runs none
-    of their layers; running a layer that the calibration never reached raises it, too, and so does computing with the
-    weight of a layer on arrays past the layer.
+    The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates,
+    and how far each product is from the digital one. Globs of the spec that match no layer are warned of, and so are
+    matrices that saw only zeros in calibration, or whose products deviate so far that the network can hardly work.
+    Raises InputError for weights that hold NaN or Inf, `include` and `exclude` globs that match nothing, networks that
+    cannot be mapped as they are, and a calibration that runs none of their layers; running a layer that the calibration
+    never reached raises it, too, and so does computing with the weight of a layer on arrays past the layer.
     """
     if not isinstance(spec, HardwareSpec):
         spec = load_hardware(spec)
@@ -150,13 +184,22 @@ def map_model(
     with evaluating(model):
         _require_mappable(model)
         layers = mappable_layers(model)
-        require_names(model, layers)
         plan = plan_modules(model, spec, Selection(include, exclude))
         for glob in unmatched_globs(plan, spec):
             warnings.warn(f"{spec.name}: {glob} matches no layer", stacklevel=2)
-        statistics = plan.completed(_statistics(model, layers, calibration, seed))
+        data, statistics = None, dict[str, InputStatistics]()
+        if isinstance(calibration, Mapping):
+            statistics = measure(model, calibration)
+        elif calibration is not None:
+            data = _calibration_data(model, layers, calibration, progress)
+            statistics = data.statistics()
+            _require_reached(statistics, layers)
+        statistics = plan.completed(statistics)
+        if (warning := silent_inputs(plan, statistics)) is not None:
+            warnings.warn(warning, stacklevel=2)
         quantised = quantised_matrices(layers)
-        matrices = {}
+        matrices, cells, done = {}, plan.cells, 0
+        progress("programming", 0.0)
         for layer in plan.mapped:
             weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
             if weight.is_meta or weight.is_complex():
@@ -165,8 +208,24 @@ def map_model(
             if not torch.isfinite(weight).all():
                 raise InputError(f"{layer.name}: its weight holds NaN or Inf")
             scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
-            known, groups = statistics.get(layer.name), layer.source.groups
-            matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, known, groups, scale)
+            groups = layer.source.groups
+            matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
+            done += layer.tiling.cells
+            if done < cells:
+                progress("programming", done / cells)
+        progress("programming", 1.0)
+        calibrate(matrices, statistics, data)
+        deviations = {}
+        for layer in plan.mapped:
+            if layer.name in statistics:
+                known = (
+                    None
+                    if layer.name in quantised
+                    else layer.source.matrix(effective_weight(model, layer.source.tensor))
+                )
+                deviations[layer.name] = deviation(matrices[layer.name], statistics[layer.name], known, seed)
+        if (warning := deviating(deviations)) is not None:
+            warnings.warn(warning, stacklevel=2)
         # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
         replaced = _replacements(layers, matrices)
         memo: dict[int, Any] = {**replaced}
@@ -174,27 +233,59 @@ def map_model(
         for old in layers:
             if (new := replaced.get(id(old.module))) is not None:
                 old.part_from(new, memo)
-        return with_mapping(chip, ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial)))
+        mapping = ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial), deviations)
+        return with_mapping(chip, mapping)
 
 
-def _statistics(
-    model: nn.Module, layers: Sequence[MappableLayer], calibration: Calibration | None, seed: int
-) -> dict[str, InputStatistics]:
-    """Those that `calibration` stands for. What has to be run is run on a copy: a network may change as it runs."""
-    if calibration is None or isinstance(calibration, Mapping):
-        return {} if calibration is None else measure(model, calibration)
+def _calibration_data(
+    model: nn.Module,
+    layers: Sequence[MappableLayer],
+    calibration: Callable[[nn.Module], object] | Iterable[Any],
+    progress: Progress,
+) -> CalibrationData:
+    """Data that run a copy of `model`: a network may change as it runs."""
     # the weights of layers that can be mapped never change, and may be large, or computed ones that cannot be copied
     kept: dict[int, Any] = {}
     for module in (module for layer in layers for module in layer.module.modules()):
         tensors = (*module.parameters(False), *module.buffers(False), *vars(module).values())
         kept |= {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
-    found = measure(_copied(model, kept), calibration, seed=seed)
-    if not found and any(not layer.is_lookup for layer in layers):
+    return CalibrationData(_copied(model, kept), calibration, progress)
+
+
+def _require_reached(statistics: Mapping[str, InputStatistics], layers: Sequence[MappableLayer]) -> None:
+    if not statistics and any(not layer.is_lookup for layer in layers):
         raise InputError(
             "calibration: it ran none of the layers that can be mapped; give batches, or a function that runs the "
             "network it is given"
         )
-    return found
+
+
+def measure_inputs(
+    model: nn.Module,
+    batches: Callable[[nn.Module], object] | Iterable[Any],
+    *,
+    progress: Progress = lambda name, done: None,
+) -> dict[str, InputStatistics]:
+    """What calibration needs to know of the inputs of each layer of `model`, measured once for any number of chips.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> statistics = memsim.measure_inputs(model, [torch.randn(16, 64) for _ in range(4)])
+    >>> chips = [memsim.map_model(model, "physical", seed=seed, calibration=statistics) for seed in range(3)]
+
+    Statistics hold for any hardware, and are by the names of matrices. `batches` are what `map_model` takes as
+    `calibration`: batches to run `model` on, or a function that runs the network it is given; what runs is a copy, in
+    evaluation mode. `progress` is told "calibration" and the fraction of the batches that have run. Raises InputError
+    where no layer is reached that can be mapped.
+    """
+    if isinstance(batches, Mapping):
+        raise InputError("batches: a mapping; a batch of named arguments goes in a list")
+    with evaluating(model):
+        _require_mappable(model)
+        layers = mappable_layers(model)
+        statistics = _calibration_data(model, layers, batches, progress).statistics()
+        _require_reached(statistics, layers)
+        return statistics
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -222,24 +313,6 @@ def _require_mappable(model: nn.Module) -> None:
             raise InputError(f"{where}: is compiled by torch.compile, which cannot trace arrays; map what was compiled")
         if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(False)):
             raise InputError(f"{where}: is a {type(module).__name__} that has no weights yet; run the network once")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """While open, all of `model` is in evaluation mode, and no fused kernel passes its layers by.
-
-    In training, some weights change when they are looked at.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _replacements(layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> dict[int, nn.Module]:
@@ -336,45 +409,3 @@ def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
 def install(model: nn.Module, layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> None:
     """Put layers with `matrices` on arrays in the place of those of `model`, each under every name that shares it."""
     replace_modules(model, _replacements(layers, matrices))
-
-
-def measure(model: nn.Module, calibration: Calibration, *, seed: int = 0) -> dict[str, InputStatistics]:
-    """Statistics of the input of every matrix that can be mapped: those given, or those of running `model` on the data.
-
-    Of a convolution that are the windows; of a recurrent layer, apart, the inputs and the hidden states of all steps.
-    A matrix that the data never reach has none, nor has an embedding (see `Plan.completed`).
-    """
-    if isinstance(calibration, Mapping):
-        if not all(isinstance(value, InputStatistics) for value in calibration.values()):
-            raise InputError(
-                "calibration: a mapping is of statistics by matrix; a batch of named arguments goes in a list"
-            )
-        return dict(calibration)
-    layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
-    with (
-        evaluating(model),
-        torch.no_grad(),
-        collecting(layers, lambda name: rng.generator(seed, name, "statistics")) as collectors,
-    ):
-        if callable(calibration):
-            calibration(model)
-        else:
-            for batch in calibration:
-                _run(model, batch)
-    quantised = quantised_matrices(layers)
-    results = {name: collector.result() for name, collector in collectors.items()}
-    return {
-        name: replace(result, full_scale=quantised[name].full_scale) if name in quantised else result
-        for name, result in results.items()
-        if result is not None
-    }
-
-
-def _run(model: nn.Module, batch: Any) -> None:
-    """`model` on a batch: an argument, several, or named ones."""
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif type(batch) in (tuple, list):  # but not a PackedSequence
-        model(*batch)
-    else:
-        model(batch)

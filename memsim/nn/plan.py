@@ -215,7 +215,7 @@ def _goes_with_a_weight(name: str, names: Collection[str]) -> bool:
 
 def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> Plan:
     """Plan from the modules of a network: every matrix of its layers that the spec and the selection want on arrays."""
-    layers = [layer for layer in mappable_layers(model) if not layer.is_lookup or spec.has_embedding(layer.name)]
+    layers = [layer for layer in mappable_layers(model) if not layer.is_lookup or spec.has_embedding(layer.title)]
     sources = matrix_sources(layers)
     of_layers = {module for layer in layers for module in layer.module.modules()}
     others = {
@@ -283,7 +283,7 @@ def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:
 
 
 def _require_matches(selection: Selection, layers: Iterable[str]) -> None:
-    layers = list(layers)
+    layers = list(dict.fromkeys(layers))
     for flag, globs in (("--include", selection.include), ("--exclude", selection.exclude)):
         for glob in globs:
             if not any(fnmatchcase(layer, glob) for layer in layers):

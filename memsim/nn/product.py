@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from memsim.nn.naming import NamedLayer
 from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
 from memsim.nn.transfer import HardwareTransfer
@@ -123,7 +124,7 @@ def _as_rows(x: Tensor, stream: Stream) -> Tensor:
     return product.view(*x.shape[:-1], product.shape[1])
 
 
-class QuantisedLayer(nn.Module):
+class QuantisedLayer(NamedLayer):
     """A layer whose matrix products can have quantisers; it has the parameters of the float layer, by their names."""
 
     def __init__(self, module: nn.Module) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
+from memsim.nn.naming import NamedLayer, naming_its_layer
 from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
 from memsim.nn.sources import WeightSource, effective_weight, kept
 
@@ -77,7 +79,7 @@ Product = Callable[[str, Tensor], Tensor]
 """The name of a matrix and its input to their product, with the bias where there is one."""
 
 
-class _Recurrent(nn.Module):
+class _Recurrent(NamedLayer):
     """What layers and cells, mapped or in training, share."""
 
     mode: str
@@ -119,6 +121,7 @@ class RecurrentLayer(_Recurrent):
         self.num_layers, self.bidirectional = module.num_layers, module.bidirectional
         self.batch_first, self.dropout = module.batch_first, module.dropout
 
+    @naming_its_layer
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
@@ -219,14 +222,22 @@ class RecurrentCell(_Recurrent):
             self.mode = module.mode if isinstance(module, RecurrentCell) else f"RNN_{str(module.nonlinearity).upper()}"
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
 
+    @naming_its_layer
     def forward(
         self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
+        if input.ndim not in (1, 2):
+            raise ValueError(f"an input of {list(input.shape)}; expected 1 (one sequence) or 2 dimensions")
         zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
         if hx is None:
             state = State(zeros, zeros if self.has_cell_state else None)
         else:
             state = State(hx) if isinstance(hx, Tensor) else State(*hx)
+            if (state.cell is not None) != self.has_cell_state:
+                raise ValueError(f"an initial state of {1 + (state.cell is not None)} tensors does not fit {self.mode}")
+            for part in state:
+                if part is not None and part.shape != zeros.shape:
+                    raise ValueError(f"an initial state of {list(part.shape)}; expected {list(zeros.shape)}")
         product = self._products()
         from_input, from_hidden = product("weight_ih", input), product("weight_hh", state.hidden)
         new = STEPS[self.mode](from_input, from_hidden, state)
@@ -281,6 +292,8 @@ class _Quantised(QuantisedLayerOfMany, _Recurrent):
 class MappedRecurrent(_Mapped, RecurrentLayer):
     """nn.LSTM, nn.GRU or nn.RNN on arrays."""
 
+    forward = uncompiled(RecurrentLayer.forward)
+
     def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
         super().__init__(module, products)
         self._set_sizes(module)
@@ -288,6 +301,8 @@ class MappedRecurrent(_Mapped, RecurrentLayer):
 
 class MappedRecurrentCell(_Mapped, RecurrentCell):
     """nn.LSTMCell, nn.GRUCell or nn.RNNCell on arrays."""
+
+    forward = uncompiled(RecurrentCell.forward)
 
     def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
         super().__init__(module, products)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
+from memsim.nn.naming import NamedLayer
 
 _ASK_WHAT_IT_IS_LIKE = {
     f"{made}{how}" for made in ("new_empty", "new_full", "new_ones", "new_zeros") for how in ("", "_strided")
@@ -63,7 +64,7 @@ class WeightOnArrays(Tensor):
         return f"WeightOnArrays({self.matrix_name}, {list(self.shape)})"
 
 
-class OnArrays(nn.Module):
+class OnArrays(NamedLayer):
     """A layer with weights on arrays: it goes on having their dtype, which a cast of the network changes."""
 
     def _keep_dtype(self, weight: Tensor) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from memsim import rng
 from memsim.crossbar import convert, encode
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.matrix import MappedMatrix, bits_of, tiling_for
 from memsim.crossbar.read import Operator, PackedOperator, packed
-from memsim.crossbar.statistics import InputStatistics, statistics_of_rows
+from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec
+from memsim.spec import CalibratedAdc, HardwareSpec
 
 BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells of each digit
 CALIBRATION_ROWS = 64  # of a step, where a layer comes alive between two calibrations
@@ -60,11 +61,15 @@ class HardwareTransfer(nn.Module):
     def calibrate(self, levels: Tensor, scale: Tensor, statistics: InputStatistics) -> None:
         """Set gain and ADC range as mapping `levels` [out, in / groups] would."""
         levels = levels.to(torch.int8 if bits_of(self.spec) <= 8 else torch.int16)
+        if getattr(self.spec.adc, "method", None) == "max":  # the largest of the sample has to do
+            statistics = statistics.taken_as_all()
         matrix = MappedMatrix.from_levels(self.name, levels, scale, _exact(self.spec), 0, statistics, self.groups)
         if matrix.gain_per_ampere is not None:
             self.gain_per_ampere.copy_(matrix.gain_per_ampere)
         if matrix.adc_range is not None:
             self.adc_range.copy_(matrix.adc_range)
+        if isinstance(self.spec.adc, CalibratedAdc) and not statistics.absmax:
+            self.adc_range.fill_(convert.LEAST_RANGE)  # until there are inputs
         self._drive = self._is_silent = None
 
     def forward(self, x: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> Tensor:
@@ -119,7 +124,7 @@ class HardwareTransfer(nn.Module):
         driven = rows[rows.any(dim=1)]
         if len(driven):
             sample = driven[:: -(-len(driven) // CALIBRATION_ROWS)]
-            self.calibrate(levels, scale, statistics_of_rows(sample, full_scale))
+            self.calibrate(levels, scale, _statistics_of(sample, full_scale))
         return not self._is_silent
 
     def _base_drive(self) -> Drive:
@@ -190,6 +195,16 @@ def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
     means = torch.cat([difference(digit, exact, (1, 1)) for digit in digits])
     pairs = torch.stack([difference(digit, one_slice, (BANK_COLUMNS, BANK_ROWS)) for digit in digits])
     return PairBank(means, pairs - means[:, None])
+
+
+def _statistics_of(rows: Tensor, full_scale: float) -> InputStatistics:
+    """Those of input rows [n, features], all of which are the sample."""
+    flat = rows.flatten().cpu()
+    histogram = MagnitudeHistogram(2, mantissa_bits=4)
+    histogram.add(torch.stack([-flat, flat]).clamp_min(0))
+    counts = (histogram.counts / len(flat)).float()
+    absmax = float(histogram.largest.max())
+    return InputStatistics(absmax, histogram.edges, counts, rows, torch.ones(len(rows)), full_scale)
 
 
 def require_trainable(spec: HardwareSpec, layer: str) -> None:

@@ -321,7 +321,7 @@ class _Training:
         self.evaluated.model.load_state_dict({name: tensors[name] for name in self.evaluated.model.state_dict()})
         self.evaluated.model.eval()  # where nothing was left to train, no epoch's evaluation has
         first = self.job.corpora[0].utterances
-        for layer, measured in input_statistics(self.evaluated, first, self.data.source, seed=self.job.seed).items():
+        for layer, measured in input_statistics(self.evaluated, first, self.data.source).items():
             tensors |= measured.to_tensors(layer)
         run = {**self.run, "best": json.dumps(asdict(best))}
         if isinstance(self.evaluated.kind, CTC):

@@ -54,7 +54,7 @@ class QuantisedTraining:
 
     def _prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
         model = recogniser.model
-        statistics = input_statistics(recogniser, utterances, source, seed=self.seed)
+        statistics = input_statistics(recogniser, utterances, source)
         if self.quantisation.config.teacher is not None:
             teacher = copy.deepcopy(model).requires_grad_(False)
             self._teacher = TrainingPass(teacher, recogniser.kind).eval()
@@ -101,7 +101,7 @@ class QuantisedTraining:
         for product, _ in transfers:
             product.transfer = None
         try:
-            return input_statistics(replace(self._recogniser, model=model), *self._calibration, seed=self.seed)
+            return input_statistics(replace(self._recogniser, model=model), *self._calibration)
         finally:
             for product, transfer in transfers:
                 product.transfer = transfer

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import sys
@@ -88,8 +89,12 @@ def _synaptogen_ml(network: nn.Sequential, x: torch.Tensor) -> tuple[nn.Module, 
         LAYER.in_features, LAYER.out_features, LAYER.bits, settings, LAYER.tile, LAYER.tile, bias=False
     ).eval()
 
+    options = {"num_cycles_init": 0, "correction_settings": None}  # its branches have more of them than its head
+    known = inspect.signature(layer.init_from_linear_quant).parameters
+    options = {name: value for name, value in options.items() if name in known}
+
     def program() -> None:
-        layer.init_from_linear_quant(activation.eval(), linear.eval(), num_cycles_init=0, correction_settings=None)
+        layer.init_from_linear_quant(activation.eval(), linear.eval(), **options)
 
     program()
     return layer, program

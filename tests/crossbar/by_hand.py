@@ -11,7 +11,7 @@ from torch import Tensor
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device, read_noise_std_amperes
-from memsim.nn.collect import StatisticsCollector
+from memsim.nn.collect import HEAVY_ROWS, StatisticsCollector
 from memsim.spec import HardwareSpec, load_hardware
 
 
@@ -21,8 +21,8 @@ def spec_of(bits: int = 3, rows: int = 2, **changes: Any) -> HardwareSpec:
     return load_hardware({"base": "physical", "tile": tile, **{"weights": {"bits": bits}, **changes}})
 
 
-def statistics_of(x: Tensor, rows: int = 24) -> InputStatistics:
-    collector = StatisticsCollector(rows, torch.Generator().manual_seed(0))
+def statistics_of(x: Tensor, heavy_rows: int = HEAVY_ROWS) -> InputStatistics:
+    collector = StatisticsCollector(torch.Generator().manual_seed(0), heavy_rows)
     collector.add(x)
     result = collector.result()
     assert result is not None
@@ -34,7 +34,7 @@ def small_matrix(spec: HardwareSpec, out_features: int = 3, in_features: int = 5
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out_features, in_features, generator=generator)
     x = torch.randn(500, in_features, generator=generator)
-    return MappedMatrix.from_weight("layer", weight, spec, seed, statistics_of(x))
+    return MappedMatrix.from_weight("layer", weight, spec, seed, statistics_of(x, heavy_rows=len(x)))
 
 
 def columns_of(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor | None]:

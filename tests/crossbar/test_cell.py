@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memsim.crossbar.cell import IdealCell, MemristorCell, fit_gain
+from memsim.crossbar.cell import GainFit, IdealCell, MemristorCell
 from memsim.device import DeviceModel, read_noise_std_amperes, state_means
 from memsim.spec import ReadNoise
 
@@ -52,7 +52,14 @@ def test_the_gain_is_the_least_squares_one(device: DeviceModel) -> None:
     lrs, hrs = state_means(device)
     u, weights = U, torch.linspace(1, 3, 41, dtype=torch.float64)
     amperes = device.current_amperes(0.5 * u, torch.tensor(lrs)) - device.current_amperes(0.5 * u, torch.tensor(hrs))
-    gain = fit_gain(u, amperes, weights)
+    fit = GainFit()
+    assert fit.is_empty
+    assert fit.gain is None
+    for part in (slice(0, 7), slice(7, None)):
+        fit.add(u[part], amperes[part], weights[part])
+    gain = fit.gain
+    assert not fit.is_empty
+    assert gain is not None
 
     def error(g: float) -> float:
         return float((weights * (g * amperes - u).square()).sum())

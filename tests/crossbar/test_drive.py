@@ -12,8 +12,10 @@ from torch import Tensor
 
 from crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
 from memsim.crossbar import convert, elementwise
+from memsim.crossbar.calibration import MANTISSA_BITS
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.device import load_device
 from memsim.errors import InputError
@@ -239,7 +241,9 @@ def test_the_mse_range_loses_least() -> None:
         adc = load_hardware({"adc": {"bits": bits, "method": "mse"}}).adc
         assert adc is not None
         assert adc.range == "calibrated"
-        chosen = float(convert.calibrated_adc_range(adc, columns))
+        signals = MagnitudeHistogram(1, MANTISSA_BITS)
+        signals.add(columns.view(1, -1))
+        chosen = float(convert.calibrated_adc_range(adc, signals))
         assert loss(chosen, bits) < 1.01 * min(
             loss(factor * float(columns.abs().max()), bits) for factor in torch.linspace(0.1, 1, 40).tolist()
         )

@@ -16,7 +16,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,13 +240,18 @@ def _small() -> Recogniser:
     return build("conformer_ctc", _small_config(), CharacterTokens((" ", "a")), "kaldi")
 
 
+def _statistics(width: int) -> InputStatistics:
+    """Of two rows of ones."""
+    edges = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    return InputStatistics(1.0, edges, torch.tensor([[0.0, 0], [0, 1]]), torch.ones(2, width), torch.ones(2))
+
+
 @functools.cache
 def model_file() -> Path:
     """A recogniser's checkpoint with all that one may hold."""
     recogniser = _small()
     tensors = dict(recogniser.model.state_dict())
-    statistics = InputStatistics(1.0, 1.0, torch.full((256,), 1 / 256), torch.ones(2, 4), 1.0)
-    tensors |= statistics.to_tensors("output")
+    tensors |= replace(_statistics(4), full_scale=1.0).to_tensors("output")
     prior = json.dumps([math.log(1 / 3)] * 3)
     path = _folder() / "model.safetensors"
     save_checkpoint(path, tensors, {"kind": "model", **recogniser.metadata(), "log_prior": prior})
@@ -260,9 +265,8 @@ def _mapped_file() -> Path:
     copy.write_bytes((configs_root() / "devices" / "synaptogen.safetensors").read_bytes())
     spec = spec.with_settings({"cell": str(copy)})
     plan = plan_checkpoint(checkpoint, spec, Selection((), ()))
-    flat = torch.full((256,), 1 / 256)
     widths = {layer.name: layer.tiling.groups * layer.tiling.block_inputs for layer in plan.mapped}
-    statistics = {name: InputStatistics(1.0, 1.0, flat, torch.ones(2, width)) for name, width in widths.items()}
+    statistics = {name: _statistics(width) for name, width in widths.items()}
     mapped = map_checkpoint(checkpoint, spec, plan, statistics=statistics)
     path = _folder() / "model.mapped.safetensors"
     save_checkpoint(path, mapped.tensors, mapped.metadata)

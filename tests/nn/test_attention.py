@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import memsim
-from memsim.nn.mapping import mapping_of
-from nn.layers import PHYSICAL, drawn, exact, is_close, normal
+from memsim.nn.mapping import mapping_of, measure
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
 
 ATTENTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -106,3 +108,122 @@ def test_attention_of_any_size(data: st.DataObject) -> None:
     is_hidden = torch.arange(keys) >= 1 + torch.arange(batch)[:, None] % keys
     for mask in (None, is_hidden):
         is_close(exact(net)[0](q, k, v, key_padding_mask=mask), net[0](q, k, v, key_padding_mask=mask))
+
+
+MASKS: dict[str, dict[str, Tensor]] = {
+    "padding": {"key_padding_mask": torch.tensor([[True] * 3, [False, False, True]])},
+    "padding, all of it": {"key_padding_mask": torch.ones(2, 3, dtype=torch.bool)},
+    "padding as numbers": {"key_padding_mask": torch.tensor([[-torch.inf] * 3, [0.0, -torch.inf, 0.0]])},
+    "a query": {"attn_mask": torch.tensor([[True] * 3, [False] * 3, [False, True, True]])},
+    "a query of one head": {
+        "attn_mask": torch.zeros(4, 3, 3).index_put((torch.tensor([1]),), torch.tensor(-torch.inf))
+    },
+    "both together": {
+        "attn_mask": torch.triu(torch.ones(3, 3, dtype=torch.bool), 1),
+        "key_padding_mask": torch.tensor([[True, False, False], [False] * 3]),
+    },
+}
+
+
+@pytest.mark.parametrize("options", ATTENTIONS.values(), ids=ATTENTIONS)
+@pytest.mark.parametrize("name", MASKS)
+def test_a_query_that_sees_no_key_gets_what_torch_gives(name: str, options: dict[str, Any]) -> None:
+    net = drawn(lambda: nn.MultiheadAttention(6, 2, **options))
+    layer = net[0]
+    chip = exact(net)
+    first = options.get("batch_first", False)
+    q, k, v = (normal(*((2, 3) if first else (3, 2)), width, seed=width) for width in (6, layer.kdim, layer.vdim))
+    for grad in (True, False):
+        for asked in ({}, {"need_weights": False}, {"average_attn_weights": False}):
+            for inputs in ((q, k, v), *([] if layer.kdim != 6 else [(q, q, q)])):
+                with torch.set_grad_enabled(grad):
+                    mapping_of(chip).begin_batch("0")
+                    got, wanted = (one(*inputs, **MASKS[name], **asked) for one in (chip[0], layer))
+                for one, other in zip(got, wanted, strict=True):
+                    assert (one is None) == (other is None)
+                    if one is not None:
+                        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3, equal_nan=True)
+
+
+class Block(nn.Module):
+    """Attention, by default with its weights, as people write it, and layers behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.norm, self.last, self.conv = nn.LayerNorm(6), nn.Linear(6, 4), nn.Conv1d(4, 3, 1)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        mixed = self.attention(x, x, x, key_padding_mask=padding)[0]
+        return self.conv(self.last(self.norm(x + mixed)).mT).mT
+
+
+@pytest.mark.parametrize("spec", ["exact", "physical"])
+def test_what_lies_behind_a_query_that_sees_no_key_goes_on(spec: str) -> None:
+    net = drawn(Block)[0]
+    x, padding = normal(3, 4, 6), torch.tensor([[False] * 4, [True] * 4, [False, True, True, True]])
+    chip = exact(net) if spec == "exact" else memsim.map_model(net, PHYSICAL, calibration=[x])
+    mapping = mapping_of(chip)
+    with mapping.batch("0"):
+        got = chip(x, padding)
+    assert torch.equal(got.isnan(), net(x, padding).isnan())
+    assert torch.equal(got.isnan().any(dim=(1, 2)), torch.tensor([False, True, False]))
+    with mapping.batch("0"):
+        seen = chip(x, padding & padding.logical_not().any(1, keepdim=True))
+    assert torch.equal(got[[0, 2]], seen[[0, 2]])  # the others are as without it
+    calibrated = memsim.map_model(net, PHYSICAL, calibration=[(x, padding)])
+    assert torch.isfinite(calibrated(x)).all()
+    with mapping.batch("1"), pytest.raises(FloatingPointError, match="last: its input holds NaN"):
+        chip.last(x * torch.nan)  # NaN of somebody else
+
+
+def test_a_query_that_sees_no_key_in_training() -> None:
+    net = nn.Sequential(nn.MultiheadAttention(6, 2, batch_first=True))
+    x, padding = normal(2, 3, 6), MASKS["padding"]["key_padding_mask"]
+    recipe = QuantisationConfig(layers="all")
+    statistics = measure(net, lambda n: n[0](x, x, x))
+    Quantisation(recipe, 8, memsim.load_hardware(PHYSICAL)).apply(net, statistics).train()
+    for asked in ({}, {"need_weights": False}):
+        outputs = net[0](x, x, x, key_padding_mask=padding, **asked)[0]
+        wanted = nn.MultiheadAttention(6, 2, batch_first=True)(x, x, x, key_padding_mask=padding, **asked)[0]
+        assert torch.equal(outputs.isnan(), wanted.isnan())
+    outputs.sum().backward()
+    assert torch.isfinite(net[0].in_proj_weight.grad).all()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:enable_nested_tensor is True")
+@pytest.mark.parametrize("norm", [None, nn.LayerNorm(6, bias=True)], ids=["without norm", "with norm"])
+@pytest.mark.parametrize("trained", [False, True], ids=["mapped", "in training"])
+def test_padded_frames_of_an_encoder_are_what_torch_makes_them(norm: nn.Module | None, trained: bool) -> None:
+    net = drawn(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 11, batch_first=True), 2, norm))[0]
+    if trained:
+        chip = nn.Sequential(copy.deepcopy(net))
+        spec = memsim.load_hardware({"base": "ideal", "digital": []})
+        recipe = QuantisationConfig(layers="all", inputs={"bits": 16})
+        chip = Quantisation(recipe, 16, spec).apply(chip, measure(chip, [normal(4, 5, 6)]))[0].eval()
+    else:
+        chip = exact(net)
+    x, length = normal(4, 5, 6), torch.tensor([5, 3, 0, 1])
+    padding = torch.arange(5) >= length[:, None]
+    ragged = torch.tensor([[True, False, False, False, True]] * 4)
+    frames = torch.ones(4, 5, dtype=torch.bool)
+    numbers = torch.zeros(4, 5).masked_fill(padding, -torch.inf)
+    asked: list[dict[str, Any]] = [
+        {"src_key_padding_mask": padding},
+        {"src_key_padding_mask": numbers},
+        {"src_key_padding_mask": ragged},
+        {"src_key_padding_mask": ~frames},
+        {"src_key_padding_mask": padding & (length > 0)[:, None], "mask": torch.zeros(5, 5, dtype=torch.bool)},
+        {},
+    ]
+    for grad in (True, False):
+        for options in asked:
+            with torch.set_grad_enabled(grad):
+                got, wanted = chip(x, **options), net(x, **options)
+            if grad and options.get("src_key_padding_mask") is padding:
+                assert not torch.equal(wanted[1, 4], wanted[1, 3])  # torch computes them
+            torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
+    with torch.no_grad():
+        again = memsim.map_model(chip, EXACT, bits=16) if trained else copy.deepcopy(chip)
+        torch.testing.assert_close(again(x, None, padding), net(x, None, padding), rtol=2e-2, atol=2e-2)
+        assert torch.equal(again(x, None, padding)[2, 0], again(x, None, padding)[1, 4])

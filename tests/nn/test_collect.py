@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from memsim.crossbar.statistics import BINS, InputStatistics
+from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.nn.collect import StatisticsCollector, collecting
+from memsim.nn.collect import StatisticsCollector, collecting, statistics_collectors
 from memsim.nn.front_ends import mappable_layers
 
 
@@ -20,8 +20,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def collect(*batches: Tensor, rows: int = 8, seed: int = 0) -> InputStatistics:
-    collector = StatisticsCollector(rows, generator(seed))
+def collect(*batches: Tensor, heavy: int = 4, light: int = 4, seed: int = 0) -> InputStatistics:
+    collector = StatisticsCollector(generator(seed), heavy, light)
     for batch in batches:
         collector.add(batch)
     result = collector.result()
@@ -31,66 +31,81 @@ def collect(*batches: Tensor, rows: int = 8, seed: int = 0) -> InputStatistics:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=6), st.integers(0, 100))
-def test_doubling_the_limit_keeps_the_counts(sizes: list[float], seed: int) -> None:
-    """What is counted under a growing limit is what the final limit would have counted, up to values on an edge."""
+def test_the_histogram_is_that_of_all_values(sizes: list[float], seed: int) -> None:
+    """However large the first ones are: what is counted is what the final bins would have counted at once."""
     batches = [size * torch.randn(40, 3, generator=generator(seed)) for size in sizes]
     statistics = collect(*batches)
     values = torch.cat(batches).flatten()
     assert statistics.absmax == float(values.abs().max())
-    assert statistics.limit / 2 < statistics.absmax <= statistics.limit or len(sizes) > 1
-    assert statistics.absmax <= statistics.limit
-    assert math.log2(statistics.limit).is_integer()
-    cumulative = statistics.histogram.double().cumsum(0) * len(values)
-    edges = torch.linspace(-statistics.limit, statistics.limit, BINS + 1, dtype=torch.float64)[1:, None]
-    slack = 1e-6 * statistics.limit  # float32 moves what lies on an edge
-    assert (cumulative >= (values < edges - slack).sum(1) - 1e-3).all()
-    assert (cumulative <= (values < edges + slack).sum(1) + 1e-3).all()
+    for sign, found in zip((-1, 1), statistics.histogram, strict=True):
+        magnitudes = (sign * values).double()
+        edges = statistics.edges
+        expected = torch.tensor(
+            [((magnitudes >= edges[i]) & (magnitudes < edges[i + 1])).sum() for i in range(len(found))]
+        )
+        assert torch.equal((found.double() * len(values)).round().long(), expected)
 
 
 @pytest.mark.parametrize("first", [0.0, 1e-30, 1.0, 1e30])
 def test_any_first_batch_will_do(first: float) -> None:
     statistics = collect(torch.full((5, 2), first), torch.randn(100, 2, generator=generator()))
-    assert statistics.absmax <= statistics.limit
-    assert statistics.histogram.sum() == pytest.approx(1, abs=1e-5)
-    assert statistics.sample.shape == (8, 2)
+    assert statistics.histogram.sum() == pytest.approx(1 if first == 1.0 else 0.95 if first < 1 else 0.0476, abs=0.01)
+    assert statistics.sample.shape[1] == 2
+    assert statistics.weights.sum() == 105
 
 
 def test_batches_are_counted_as_one() -> None:
     x = torch.randn(4, 30, 3, generator=generator())
+    x[1, 3:9] = 2.0  # rows of the same norm: those that come first are taken
     whole = collect(x)
     parts = collect(*x.view(-1, 3).split([1, 50, 19, 50]))
-    assert (parts.limit, parts.absmax) == (whole.limit, whole.absmax)
-    assert torch.equal(parts.histogram, whole.histogram)
-    assert torch.equal(parts.sample, whole.sample)
+    assert whole.absmax == parts.absmax
+    for name in ("edges", "histogram", "sample", "weights"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name)), name
 
 
-def test_the_sample_is_uniform_over_all_rows() -> None:
-    """Every one of 60 rows, in batches of odd sizes, is sampled with probability 6 / 60."""
-    x, trials = torch.arange(1.0, 61)[:, None], 4000
-    counts = torch.zeros(61, dtype=torch.float64)
+def test_the_light_rows_are_a_uniform_sample_of_all_but_the_heaviest() -> None:
+    """Of 60 rows, in batches of odd sizes, the 6 heaviest are always there; each other has the same chance."""
+    x, trials = torch.arange(1.0, 61)[:, None].flip(0), 4000
+    counts, expected = torch.zeros(61, dtype=torch.float64), 0.0
     shared = generator(1)
     for _ in range(trials):
-        collector = StatisticsCollector(6, shared)
+        collector = StatisticsCollector(shared, 6, 6)
         for part in x.split([1, 7, 30, 22]):
             collector.add(part)
         result = collector.result()
         assert result is not None
-        sample = result.sample.flatten().long()
-        assert len(sample.unique()) == 6
-        counts[sample] += 1
-    z = (counts[1:] - trials * 0.1) / math.sqrt(trials * 0.1 * 0.9)
+        heavy, light = result.sample[:6], result.sample[6:]
+        assert sorted(heavy.flatten().tolist()) == [55, 56, 57, 58, 59, 60]
+        assert torch.equal(result.weights[:6], torch.ones(6))
+        torch.testing.assert_close(result.weights[6:], torch.full((len(light),), 54 / max(1, len(light))))
+        counts[light.flatten().long()] += 1
+        expected += len(light) / 54
+    assert counts[55:].sum() == 0
+    p = expected / trials
+    z = (counts[1:55] - expected) / math.sqrt(trials * p * (1 - p))
     assert z.abs().max() < 4.5
-    assert 20 < z.square().sum() < 120  # chi-squared with 60 degrees of freedom, nearly
+    assert 18 < z.square().sum() < 115  # chi-squared with 54 degrees of freedom, nearly
 
 
 def test_few_rows_are_all_kept() -> None:
-    x = torch.randn(3, 2, generator=generator())
-    assert torch.equal(collect(x).sample.sort(0).values, x.sort(0).values)
+    x = torch.randn(8, 2, generator=generator())
+    statistics = collect(x, heavy=4, light=8)
+    assert torch.equal(statistics.sample.sort(0).values, x.sort(0).values)
+    assert statistics.is_complete
+    assert not collect(torch.randn(9, 2, generator=generator()), heavy=4, light=4).is_complete
+
+
+def test_one_row_in_ten_thousand_is_in_the_sample() -> None:
+    x = torch.zeros(10_000, 3)
+    x[7321] = torch.tensor([0.0, 0.5, -2.0])
+    for seed in range(5):
+        assert (collect(*x.split(999), seed=seed).sample == x[7321]).all(dim=1).any()
 
 
 def test_odd_inputs() -> None:
-    assert StatisticsCollector(4, generator()).result() is None
-    collector = StatisticsCollector(4, generator())
+    assert StatisticsCollector(generator()).result() is None
+    collector = StatisticsCollector(generator())
     collector.add(torch.zeros(0, 3))
     assert collector.result() is None
     assert collect(torch.ones(3)).sample.shape == (1, 3)  # one row
@@ -115,7 +130,8 @@ def test_layers_are_measured_while_open_and_named_in_errors() -> None:
     net = Net()
     layers = mappable_layers(net)
     x = torch.randn(20, 3, generator=generator())
-    with collecting(layers, lambda name: generator(len(name)), sample_rows=100) as collectors:
+    collectors = statistics_collectors(layers)
+    with collecting(layers, collectors):
         net(x)
     net(100 * x)
     results = {name: collector.result() for name, collector in collectors.items()}
@@ -125,6 +141,6 @@ def test_layers_are_measured_while_open_and_named_in_errors() -> None:
     assert second is not None
     assert first.absmax == float(x.abs().max())
     assert second.absmax == float(net.first(x).detach().relu().max())
-    with pytest.raises(InputError, match=r"first: .*NaN"), collecting(layers, lambda name: generator()):
+    with pytest.raises(InputError, match=r"first: .*NaN"), collecting(layers, statistics_collectors(layers)):
         net(x * torch.nan)
     net(x * torch.nan)  # no hook is left behind

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import memsim
 from memsim.crossbar.statistics import one_hot_statistics
-from memsim.errors import InputError
 from memsim.nn import convolution, embedding
 from memsim.nn.mapping import mapping_of, measure, remap
 from memsim.nn.plan import Selection, plan_tensors, unmatched_globs
@@ -146,6 +145,9 @@ def test_training(hardware: Any) -> None:
         assert torch.equal(again(INDICES), net(INDICES))
 
 
-def test_a_table_alone_needs_a_name() -> None:
-    with pytest.raises(InputError, match="Embedding, which has no name"):
-        memsim.map_model(nn.Embedding(3, 2), IDEAL)
+def test_a_table_alone_is_an_embedding() -> None:
+    table = nn.Embedding(3, 2)
+    chip = memsim.map_model(table, {**IDEAL, "embeddings": ["embedding"]}, bits=16)
+    assert list(mapping_of(chip).layers) == ["embedding"]
+    is_close(chip(torch.tensor([0, 2])), table(torch.tensor([0, 2])))
+    assert not mapping_of(memsim.map_model(table, "ideal")).layers

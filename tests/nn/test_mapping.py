@@ -18,6 +18,7 @@ from memsim.crossbar import read
 from memsim.errors import InputError
 from memsim.nn.linear import MappedLinear
 from memsim.nn.mapping import mapping_of, measure, remap, swapped, under
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
 
 X = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
 SMALL = {"weights": {"bits": 3}, "tile": {"rows": 4, "cols": 4}, "digital": []}
@@ -196,8 +197,6 @@ def test_errors_name_the_layer() -> None:
         chip_of(Net(), exclude=["nowhere*"])
     with pytest.raises(TypeError, match="include is the text"):
         chip_of(Net(), include="first")
-    with pytest.raises(InputError, match=r"nn\.Sequential"):
-        memsim.map_model(nn.Linear(3, 3), "ideal")
     taken = Net()
     taken.mapping = "a map of its own"
     with pytest.raises(InputError, match="attribute `mapping`"):
@@ -359,7 +358,7 @@ def test_remapping_keeps_levels_and_draws_new_cells() -> None:
 
 def test_a_chip_under_another_spec_keeps_its_cells_seed_and_trial() -> None:
     chip = chip_of(Net(), seed=3, trial=2)
-    spec, statistics = mapping_of(chip).spec, measure(Net(), [X], seed=3)
+    spec, statistics = mapping_of(chip).spec, measure(Net(), [X])
     other = under(chip, spec.with_settings({"adc.bits": 4}), statistics)
     assert other.first.matrix.states is chip.first.matrix.states
     assert mapping_of(other).layers["first"] is other.first.matrix
@@ -394,3 +393,195 @@ def test_a_swapped_matrix_reads_for_the_chip_it_is_in() -> None:
     with pytest.raises(RuntimeError, match="stop"), swapped(twin, matrix):
         raise RuntimeError("stop")
     assert (twin.first.matrix, matrix.reads) == (own, reads)
+
+
+class Wide(nn.Linear):
+    """Computes as its base."""
+
+
+BARE: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], list[str]]] = {
+    "linear": (lambda: nn.Linear(6, 4), (X,), ["linear"]),
+    "derived": (lambda: Wide(6, 4), (X,), ["linear"]),
+    "weight norm": (lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), (X,), ["linear"]),
+    "conv1d": (lambda: nn.Conv1d(6, 4, 2), (X.view(2, 6, 15),), ["conv1d"]),
+    "conv2d": (lambda: nn.Conv2d(6, 4, 2, groups=2), (X.view(1, 6, 5, 6),), ["conv2d"]),
+    "transposed": (lambda: nn.ConvTranspose1d(6, 4, 2), (X.view(2, 6, 15),), ["convtranspose1d"]),
+    "lstm": (lambda: nn.LSTM(6, 4), (X.view(5, 6, 6),), ["weight_ih_l0", "weight_hh_l0"]),
+    "cell": (lambda: nn.GRUCell(6, 4), (X,), ["weight_ih", "weight_hh"]),
+    "attention": (
+        lambda: nn.MultiheadAttention(6, 2),
+        (X.view(5, 6, 6),) * 3,
+        ["q_proj", "k_proj", "v_proj", "out_proj"],
+    ),
+}
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["float", "in training"])
+@pytest.mark.parametrize("name", BARE)
+def test_a_layer_alone(name: str, trained: bool) -> None:
+    make, inputs, names = BARE[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = make().eval()
+    if trained:
+        net = nn.Sequential(layer)
+        recipe = QuantisationConfig(layers="all")
+        statistics = measure(net, lambda n: n[0](*inputs))
+        layer = Quantisation(recipe, 3, memsim.load_hardware(PHYSICAL)).apply(net, statistics).eval()[0]
+    before = copy.deepcopy(layer.state_dict())
+    exact = memsim.map_model(layer, {"base": "ideal", **SMALL}, bits=16, exclude=[])
+
+    def first(outputs: Any) -> Tensor:
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+    if not trained:
+        torch.testing.assert_close(first(exact(*inputs)), first(layer(*inputs)), rtol=1e-2, atol=1e-2)
+    statistics = memsim.measure_inputs(layer, [inputs])
+    assert sorted(statistics) == sorted(names)
+    chip = memsim.map_model(layer, PHYSICAL, calibration=statistics)
+    assert [mapped.name for mapped in chip.mapping.mapped] == names
+    assert list(chip.mapping.layers) == names
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+    def outputs(of: nn.Module) -> Tensor:
+        with of.mapping.batch("0"):
+            return first(of(*inputs))
+
+    wanted = outputs(chip)
+    other = memsim.map_model(layer, PHYSICAL, seed=5, calibration=statistics)
+    assert not torch.equal(outputs(other), wanted)
+    other.mapping.reads.seed = 0
+    other.load_state_dict(chip.state_dict())
+    spec = chip.mapping.spec
+    for same in (
+        other,
+        copy.deepcopy(chip),
+        pickle.loads(pickle.dumps(chip)),
+        remap(chip, spec, seed=0, statistics=statistics),
+        under(chip, spec, statistics),
+    ):
+        assert torch.equal(outputs(same), wanted)
+    assert not torch.equal(outputs(remap(chip, spec, seed=1, statistics=statistics)), wanted)
+    digital = memsim.map_model(layer, PHYSICAL, exclude=[names[0]], calibration=[inputs])
+    assert names[0] not in digital.mapping.layers
+    assert {left.name: left.reason for left in digital.mapping.digital}[names[0]] == f"--exclude {names[0]}"
+    few = memsim.map_model(layer, {**PHYSICAL, "overrides": [{"match": names[0], "weights": {"bits": 5}}]})
+    assert [mapped.tiling.bits for mapped in few.mapping.mapped] == [5] + [3] * (len(names) - 1)
+
+
+def test_a_layer_alone_is_named_in_messages() -> None:
+    with pytest.raises(InputError, match=r"^linear: .*not calibrated"):
+        memsim.map_model(nn.Linear(3, 3), "physical")(X[:, :3])
+    with pytest.raises(InputError, match=r"layers are named like linear\)"):
+        memsim.map_model(nn.Linear(3, 3), "physical", exclude=["lin"])
+    broken = nn.Linear(3, 3)
+    with torch.no_grad():
+        broken.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"^linear: its weight holds NaN"):
+        memsim.map_model(broken, "physical")
+    attention = memsim.map_model(nn.MultiheadAttention(6, 2), "ideal")
+    with pytest.raises(InputError, match=r"exclude=\['\*'\]"):
+        attention.in_proj_weight @ X.T
+
+
+def test_progress_is_reported() -> None:
+    def heard(calibration: Any, net: nn.Module | None = None, **options: Any) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        report = lambda name, done: found.setdefault(name, []).append(done)  # noqa: E731
+        memsim.map_model(net or Net(), PHYSICAL, calibration=calibration, progress=report, **options)
+        return found
+
+    batches = [X[:10], X[10:20], X[20:]]
+    told = heard(batches)
+    assert list(told) == ["calibration", "programming", "converter ranges"]
+    assert told["calibration"] == told["converter ranges"] == [0, 1 / 3, 2 / 3, 1]
+    tilings = [layer.tiling for layer in chip_of(Net()).mapping.mapped]
+    cells = [tiling.cells for tiling in tilings]
+    assert told["programming"] == [0, cells[0] / sum(cells), (cells[0] + cells[1]) / sum(cells), 1]
+    for unknown in (iter(batches), lambda net: net(X)):
+        assert {0, 1} <= set(heard(unknown)["calibration"])
+    assert "calibration" not in heard(measure(Net(), batches))
+    assert heard(None, exclude=["first", "second", "last"])["programming"] == [0, 1]
+    assert heard([X], nn.Linear(6, 4))["programming"] == [0, 1]
+
+    def stop(name: str, done: float) -> None:
+        if name == "programming" and done > 0:
+            raise KeyboardInterrupt
+
+    net = Net().train()
+    with pytest.raises(KeyboardInterrupt):
+        memsim.map_model(net, PHYSICAL, calibration=batches, progress=stop)
+    assert net.training
+    assert net.norm.training
+
+
+def test_inputs_are_measured_once_for_many_chips() -> None:
+    class Counts(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs = getattr(self, "runs", 0) + 1
+            return super().forward(x)
+
+    net = Counts()
+    told: list[float] = []
+    statistics = memsim.measure_inputs(net, [X[:10], X[10:]], progress=lambda name, done: told.append(done))
+    assert (told[0], told[-1]) == (0, 1)
+    assert 0.5 in told
+    assert not hasattr(net, "runs")  # a copy ran
+    assert net.training
+    assert statistics.keys() == {"first", "second", "last"}
+    chips = [memsim.map_model(net, PHYSICAL, seed=seed, calibration=statistics) for seed in (0, 0, 1)]
+    with torch.no_grad():
+        for one in chips:
+            one.mapping.begin_batch("0")
+        first, again, other = (one(X) for one in chips)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert memsim.measure_inputs(net, lambda copied: copied.first(X)).keys() == {"first"}
+    with pytest.raises(InputError, match="goes in a list"):
+        memsim.measure_inputs(net, {"x": X})
+    with pytest.raises(InputError, match="ran none of the layers"):
+        memsim.measure_inputs(net, [])
+    with pytest.raises(InputError, match="is compiled"):
+        memsim.measure_inputs(torch.compile(net, backend="eager"), [X])
+
+
+def test_a_batch_repeats_its_noise_and_leaves_that_of_others() -> None:
+    def generate(steps: int = 3) -> Tensor:
+        x, made = X, []
+        for _ in range(steps):  # as an autoregressive decoder reads, several times
+            made.append(chip(x))
+            x = torch.cat([x[:, 3:], made[-1]], dim=1)
+        return torch.stack(made)
+
+    chip, twin = chip_of(Net()), chip_of(Net())
+    mapping = mapping_of(chip)
+    assert not torch.equal(generate(), generate())
+    with mapping.batch("utterance 7"):
+        first = generate()
+    with mapping.batch("utterance 7"):
+        assert torch.equal(generate(), first)
+        assert not torch.equal(generate(), first)  # further calls, further noise
+    with mapping.batch("utterance 8"):
+        assert not torch.equal(generate(), first)
+    mapping.begin_batch("utterance 7")
+    assert torch.equal(generate(), first)
+
+    # what was under way goes on as if there had been no other batch, however that ended
+    wanted = []
+    mapping_of(twin).begin_batch("a")
+    wanted = [twin(X) for _ in range(3)]
+    mapping.begin_batch("a")
+    got = [chip(X)]
+    with mapping.batch("b"):
+        inner = chip(X)
+        with mapping.batch("a"):
+            assert torch.equal(chip(X), wanted[0])
+        with pytest.raises(ValueError, match="features"), mapping.batch("c"):
+            chip(X[:, 1:])
+        further = chip(X)
+    got += [chip(X), chip(X)]
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    with mapping.batch("b"):
+        assert torch.equal(chip(X), inner)
+        assert torch.equal(chip(X), further)
+    assert mapping.reads.batch == "a"

@@ -182,6 +182,7 @@ def test_layers_that_begin_at_zero_learn_map_and_evaluate(recipe: str, bits: int
     assert torch.isfinite(chip(torch.randn(3, 6))).all()
 
 
+@pytest.mark.filterwarnings("ignore:calibration saw only zeros")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_layers_that_stay_at_zero_map_and_evaluate(recipe: str) -> None:
     net = Branch(0.0)

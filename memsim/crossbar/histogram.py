@@ -1,0 +1,78 @@
+"""Histograms of magnitudes, filled from a stream: bins of equal relative width below the largest value seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from memsim.crossbar.drive import steps
+
+OCTAVES = 24
+"""Bins reach down to the largest magnitude / 2^24, the resolution of float32."""
+
+
+class MagnitudeHistogram:
+    """Counts of magnitudes, several histograms side by side.
+
+    An octave has 2^`mantissa_bits` bins: the leading bits of a float32 number its bin. The bins span `OCTAVES` octaves
+    and move up when a larger value comes, so memory is bounded and the result does not depend on how the values are
+    split into parts.
+
+    Attributes:
+        counts: [groups, bins], float64; the last bin holds the largest magnitude of all groups.
+        rest: [groups], float64: the count of what is smaller than the first bin, zeros among it.
+        largest: [groups], the largest magnitude, exact.
+    """
+
+    def __init__(self, groups: int, mantissa_bits: int, device: torch.device | str = "cpu") -> None:
+        self._shift = 23 - mantissa_bits
+        self._first = 1  # what the leading bits of the first bin's values are; 0 are those of 0
+        self.counts = torch.zeros(groups, OCTAVES << mantissa_bits, dtype=torch.float64, device=device)
+        self.rest = torch.zeros(groups, dtype=torch.float64, device=device)
+        self.largest = torch.zeros(groups, device=device)
+
+    def add(self, values: Tensor, weights: Tensor | None = None) -> None:
+        """Count `values` [groups, n], float32 and finite; each `weights` [n] times (default: once)."""
+        if not values.numel():
+            return
+        low, high = values.aminmax(dim=1)
+        self.largest = torch.maximum(self.largest, torch.maximum(-low, high))
+        self._reach(int(self.largest.max().view(torch.int32)) >> self._shift)
+        bins = self.counts.shape[1] + 1
+        found = steps(values).count(values.view(torch.int32), self._first - 1, self._shift, weights, bins)
+        self.rest += found[:, 0]
+        self.counts += found[:, 1:]
+
+    def _reach(self, code: int) -> None:
+        """Move the bins up so that the last is that of `code` or of a larger one."""
+        bins = self.counts.shape[1]
+        up = code - (self._first + bins - 1)
+        if up <= 0:
+            return
+        self.rest += self.counts[:, :up].sum(dim=1)
+        kept = self.counts[:, up:]
+        self.counts = torch.nn.functional.pad(kept, (0, bins - kept.shape[1]))
+        self._first += up
+
+    @property
+    def edges(self) -> Tensor:
+        """[bins + 1], float64: between which magnitudes the bins lie."""
+        codes = self._first + torch.arange(self.counts.shape[1] + 1)
+        last = torch.finfo(torch.float32).max
+        return (codes << self._shift).int().view(torch.float32).double().clamp_max(last).to(self.counts.device)
+
+    def percentile(self, percent: float) -> Tensor:
+        """[groups]: the smallest edge that at most 100 - `percent` % of the values lie above; 100 gives the maximum.
+
+        A range set there clips no more than that share, and lies at most a bin above the least that does not. Where
+        fewer values than that are other than 0, it is the same percentile of those; 0 where there are none.
+        """
+        if percent >= 100:
+            return self.largest
+        above = self.counts.flip(1).cumsum(1).flip(1)  # what is in a bin or beyond
+        allowed = (1 - percent / 100) * (above[:, 0] + self.rest)
+        among_all = allowed < above[:, 0]
+        allowed = torch.where(among_all, allowed, (1 - percent / 100) * above[:, 0])
+        # rounding of sums must not move what lies on the edge
+        index = (above > allowed[:, None] * (1 + 1e-12)).sum(dim=1)
+        return torch.minimum(self.edges[index].float(), self.largest)

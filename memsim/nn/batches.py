@@ -1,0 +1,108 @@
+"""Running a network on batches of somebody's data, which may have labels beside the inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from memsim.errors import InputError
+
+Progress = Callable[[str, float], None]
+"""Told what is running ("calibration", "programming", "converter ranges") and the fraction of it that is done."""
+
+_LABELS = ("label", "labels", "target", "targets")
+_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+
+
+def reported(batches: Iterable[Any], name: str, progress: Progress) -> Iterator[Any]:
+    """`batches`; after each but the last `progress` is told how many of them are done, if their number is known."""
+    try:
+        total = len(batches)  # type: ignore[arg-type]
+    except TypeError:  # an iterator, or a DataLoader over a stream
+        total = 0
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        if done < total:
+            progress(name, done / total)
+
+
+def run_batch(model: nn.Module, batch: Any) -> None:
+    """`model` on a batch: an argument, several in a tuple or list, or named ones in a mapping.
+
+    A network that knows which frames of a batch are padding says so by a method `unpadded`, which gives the batch as
+    several without them.
+
+    Labels are left out where it is clear what they are: in a mapping by their names, and behind a floating-point tensor
+    for a network that takes a single argument. Raises InputError where a batch does not fit the network.
+    """
+    arguments, named = _without_labels(model, batch)
+    unpadded = getattr(model, "unpadded", None) if type(batch) in (tuple, list) else None
+    try:
+        for part in [arguments] if unpadded is None else unpadded(*arguments):
+            model(*part, **named)
+    except _MISFITS as error:
+        kind = type(error)
+        if kind not in _MISFITS or (isinstance(batch, Tensor) and kind is not TypeError):
+            raise
+        said = str(error).split("\n")[0]
+        raise InputError(
+            f"calibration: the network fails on a batch of {_described(batch)}: {said}; a batch is the argument of the "
+            f"network, forward({', '.join(_parameters(model))}), a tuple of its arguments or a mapping of named ones, "
+            f"without labels: {_remedy(model, batch)}"
+        ) from error
+
+
+def _without_labels(model: nn.Module, batch: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments in `batch`, and the named ones."""
+    if isinstance(batch, Mapping):
+        without = {name: value for name, value in batch.items() if name not in _LABELS}
+        return (), without if not _fits(model, (), batch) and _fits(model, (), without) else batch
+    if type(batch) not in (tuple, list):  # a PackedSequence is one argument
+        return (batch,), {}
+    takes_one = _fits(model, batch[:1]) and not _fits(model, batch[:2])
+    if takes_one and isinstance(batch[0], Tensor) and batch[0].is_floating_point():
+        return batch[:1], {}
+    return batch, {}
+
+
+def _fits(model: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any] | None = None) -> bool:
+    """Whether `forward` can be called so; True where that cannot be known."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # TorchScript's has none
+        return True
+    try:
+        signature.bind(*arguments, **(named or {}))
+    except TypeError:
+        return False
+    return True
+
+
+def _parameters(model: nn.Module) -> list[str]:
+    try:
+        return list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        return ["..."]
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_described(part)}' for name, part in value.items())}}}"
+    if type(value) in (tuple, list):
+        return f"({', '.join(map(_described, value))})"
+    return type(value).__name__
+
+
+def _remedy(model: nn.Module, batch: Any) -> str:
+    if not isinstance(batch, Mapping):
+        others = "*_" if isinstance(batch, tuple | list) and len(batch) > 2 else "_"
+        return f"[x for x, {others} in loader]"
+    known = [name for name in batch if name in _parameters(model)]
+    if known:
+        return f"[{{{', '.join(f'{name!r}: batch[{name!r}]' for name in known)}}} for batch in loader]"
+    return f"[batch[{next(iter(batch), 'input')!r}] for batch in loader]"

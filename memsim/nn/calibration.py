@@ -1,0 +1,138 @@
+"""Running a network on calibration data: the statistics of its matrices' inputs, and the ranges of their converters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from memsim.crossbar.calibration import Calibrator
+from memsim.crossbar.matrix import MappedMatrix, needs_calibration
+from memsim.crossbar.statistics import InputStatistics
+from memsim.errors import InputError
+from memsim.nn.batches import Progress, reported, run_batch
+from memsim.nn.collect import Collector, collecting, statistics_collectors
+from memsim.nn.front_ends import mappable_layers, quantised_matrices
+from memsim.nn.plan import Plan
+
+Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
+
+
+class CalibrationData:
+    """A network and the data that calibrate it, which can be run as often as needed.
+
+    An iterator, which ends when it has been read once, is kept in memory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Callable[[nn.Module], object] | Iterable[Any],
+        progress: Progress = lambda name, done: None,
+    ) -> None:
+        """`data` are batches (see `map_model`), or a function that runs the network it is given."""
+        self._model = model
+        self._progress = progress
+        self._layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
+        if callable(data):
+            self._run: Callable[[str], object] = lambda name: data(model)
+        else:
+            batches = list(data) if isinstance(data, Iterator) else data
+
+            def run(name: str) -> None:
+                for batch in reported(batches, name, progress):
+                    run_batch(model, batch)
+
+            self._run = run
+
+    def collect(self, collectors: Mapping[str, Collector], name: str = "calibration") -> None:
+        """Run the network as in evaluation; the inputs of each matrix go to the collector of its name.
+
+        Progress is reported as `name`.
+        """
+        with evaluating(self._model), torch.no_grad(), collecting(self._layers, collectors):
+            self._progress(name, 0.0)
+            self._run(name)
+            self._progress(name, 1.0)
+
+    def statistics(self) -> dict[str, InputStatistics]:
+        """By matrix; one that the data never reach has none, nor has an embedding (see `Plan.completed`)."""
+        collectors = statistics_collectors(self._layers)
+        self.collect(collectors)
+        quantised = quantised_matrices(self._layers)
+        results = {name: collector.result() for name, collector in collectors.items()}
+        return {
+            name: replace(result, full_scale=quantised[name].full_scale) if name in quantised else result
+            for name, result in results.items()
+            if result is not None
+        }
+
+    def calibrate(self, calibrators: Mapping[str, Calibrator]) -> None:
+        """Give the calibrators all inputs, in one run, where any needs them."""
+        needy = {name: calibrator for name, calibrator in calibrators.items() if calibrator.needs_inputs}
+        if needy:
+            self.collect(needy, "converter ranges")
+
+
+def measure(model: nn.Module, calibration: Calibration) -> dict[str, InputStatistics]:
+    """Statistics of the input of every matrix that can be mapped: those given, or those of running `model` on the data.
+
+    Of a convolution that are the windows; of a recurrent layer, apart, the inputs and the hidden states of all steps.
+    A matrix that the data never reach has none, nor has an embedding (see `Plan.completed`).
+    """
+    if not isinstance(calibration, Mapping):
+        return CalibrationData(model, calibration).statistics()
+    if not all(isinstance(value, InputStatistics) for value in calibration.values()):
+        raise InputError("calibration: a mapping is of statistics by matrix; a batch of named arguments goes in a list")
+    return dict(calibration)
+
+
+def calibrate(
+    matrices: Mapping[str, MappedMatrix], statistics: Mapping[str, InputStatistics], data: CalibrationData | None
+) -> None:
+    """Calibrate those of the `matrices` that have `statistics`: by all inputs where there are `data`."""
+    calibrators = {
+        name: Calibrator(matrix, statistics[name]) for name, matrix in matrices.items() if name in statistics
+    }
+    if data is not None:
+        data.calibrate(calibrators)
+    for calibrator in calibrators.values():
+        calibrator.finish()
+
+
+def silent_inputs(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:
+    """A warning that names the matrices whose calibration inputs were all 0; None where there is none."""
+    names = [
+        layer.name
+        for layer in plan.mapped
+        if needs_calibration(layer.spec) and layer.name in statistics and not statistics[layer.name].absmax
+    ]
+    if not names:
+        return None
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"calibration saw only zeros at the input of {', '.join(names[:3])}{more}, so the ranges there are guesses; "
+        "calibrate with data that reach them, or keep them digital"
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While open, all of `model` is in evaluation mode, and no fused kernel passes its layers by.
+
+    In training, some weights change when they are looked at.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, training in modes.items():
+            module.training = training
