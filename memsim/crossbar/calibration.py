@@ -176,4 +176,4 @@ class Calibrator:
             possible = possible if rows > 1 else possible.amax(dim=0, keepdim=True)
             possible = possible if chosen.shape[1] == slices else possible.amax(dim=1, keepdim=True)
             chosen = torch.where(chosen > 0, chosen, possible)
-        return chosen.clamp_min(1e-12)
+        return chosen.clamp_min(convert.LEAST_RANGE)

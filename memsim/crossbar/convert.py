@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 
 from memsim.spec import Adc, Dac, FixedAdc
 
+LEAST_RANGE = 1e-12  # of a converter
+
 
 @dataclass(frozen=True)
 class Conversion:

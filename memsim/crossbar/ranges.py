@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memsim.crossbar.convert import dac_codes, dac_max_code
+from memsim.crossbar.convert import LEAST_RANGE, dac_codes, dac_max_code
 from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.statistics import InputStatistics
 from memsim.spec import CalibratedAdc, Dac
@@ -19,8 +19,10 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
     1 where only zeros were seen: any input may come.
     """
     if statistics.full_scale is not None:
-        chosen = statistics.full_scale
-    elif config.method == "max":
+        return max(statistics.full_scale, LEAST_RANGE)
+    if not statistics.absmax:
+        return 1.0
+    if config.method == "max":
         chosen = statistics.absmax
     elif config.method == "percentile":
         chosen = statistics.percentile(config.percentile)
@@ -28,7 +30,7 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
         # several points a bin: where a code is narrower than a bin, the centres alone would say little of rounding
         values, weights = statistics.values(_POINTS_PER_BIN)
         chosen = mse_range(values, weights, statistics.absmax, config.bits or 12)
-    return max(chosen, 1e-12) if statistics.absmax else 1.0
+    return max(chosen, LEAST_RANGE)
 
 
 def calibrated_adc_range(config: CalibratedAdc, signals: MagnitudeHistogram) -> Tensor:

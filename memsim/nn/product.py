@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from memsim.nn.naming import NamedLayer
-from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser
+from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
 from memsim.nn.transfer import HardwareTransfer
 
@@ -60,7 +60,7 @@ class QuantisedProduct(nn.Module):
         quantiser = self.weight_quantiser
         if not isinstance(quantiser, WeightQuantiser):
             return None
-        return quantiser.weight_bits, quantiser.positive_scale().detach()
+        return quantiser.weight_bits, quantiser.positive_scale().detach().float()
 
 
 class RoundedMatrix:
@@ -89,7 +89,7 @@ class RoundedMatrix:
         product = (multiply or self._multiply)(self._product.input_quantiser(x), self._rounded)
         if self._product.transfer is None:
             return product
-        product = product.float()
+        product = product.to(dtype_of_state(product))
         with torch.no_grad():
             on_hardware = (in_rows or _as_rows)(x, self._stream_on_hardware)
         return product + (on_hardware - product).detach()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from statistics import median
 from typing import Annotated, Literal
 
 import torch
@@ -34,7 +35,7 @@ from memsim.nn.linear import MappedLinear
 from memsim.nn.plan import Plan, Selection, plan_modules
 from memsim.nn.product import QuantisedProduct
 from memsim.nn.quantisers import seams
-from memsim.nn.rounding import ActivationQuantiser, Method, WeightQuantiser
+from memsim.nn.rounding import NEGLIGIBLE, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource
 from memsim.nn.transfer import HardwareTransfer, require_trainable
 from memsim.schema import Section, Within, problem
@@ -149,6 +150,7 @@ class Quantisation:
         require_names(model, layers)
         plan = plan_modules(model, self.spec, Selection())
         chosen, statistics = self._chosen(plan, layers), plan.completed(statistics)
+        usual_input = self._usual_input(chosen, statistics)
         replacements: dict[int, nn.Module] = {}
         made: dict[str, QuantisedProduct] = {}
         for layer in layers:
@@ -164,7 +166,8 @@ class Quantisation:
                         raise InputError(f"{matrix}: no training data reached this layer; keep it in full_precision")
                     made[matrix] = quantised.products[local]
                     weight, source = layer.matrix(local), layer.sources[local]
-                    self._quantise(made[matrix], matrix, weight, source, *chosen[matrix], statistics[matrix])
+                    known = statistics[matrix]
+                    self._quantise(made[matrix], matrix, weight, source, *chosen[matrix], known, usual_input)
         replace_modules(model, replacements)
         refuse_fused_kernels(model)
         if self.config.attention is not None:
@@ -172,7 +175,8 @@ class Quantisation:
             for seam in seams(model):
                 seam_bits = self.bits if bits == "weights" else bits
                 owner, _, child = seam.rpartition(".")
-                setattr(model.get_submodule(owner), child, ActivationQuantiser(seam_bits, torch.zeros(()), "minmax"))
+                range_ = torch.zeros((), dtype=dtype_of_state(next(model.parameters())))
+                setattr(model.get_submodule(owner), child, ActivationQuantiser(seam_bits, range_, "minmax"))
         self.calibrate(model, statistics)
         return model
 
@@ -228,6 +232,12 @@ class Quantisation:
             raise InputError(f"quantisation: hardware {self.spec.name} has no {kind} of this network on arrays")
         return chosen
 
+    def _usual_input(self, chosen: Iterable[str], statistics: Mapping[str, InputStatistics]) -> float:
+        """The median of the ranges of the matrices whose inputs are not all 0; 0 where there is none."""
+        percentile = 99.9 if self.config.inputs is None else self.config.inputs.percentile
+        known = [statistics[matrix] for matrix in chosen if matrix in statistics]
+        return median([of.percentile(percentile) for of in known if of.absmax > 0] or [0.0])
+
     def _quantise(
         self,
         product: QuantisedProduct,
@@ -237,31 +247,39 @@ class Quantisation:
         spec: HardwareSpec,
         input_bits: int | None,
         statistics: InputStatistics,
+        usual_input: float,
     ) -> None:
-        """Put quantisers for `matrix` into `product`."""
-        config, where = self.config, matrix.device
+        """Put quantisers for `matrix` into `product`; `usual_input` is the range that inputs have elsewhere."""
+        config = self.config
         weights = BinaryPlanes(scale=config.weights.scale, scale_method=_FIRST_SCALE[config.weights.method])
         product.weight_quantiser = WeightQuantiser.fitted(matrix, bits_of(spec), config.weights.method, weights)
         if config.inputs is not None and input_bits is not None and not source.is_lookup:
             learned = config.inputs.method == "lsq"
             first = statistics.percentile(config.inputs.percentile) if learned else statistics.absmax
-            range_ = torch.tensor(max(first, 1e-6), device=where)
-            product.input_quantiser = ActivationQuantiser(input_bits, range_, config.inputs.method)
-        product.output_quantiser = self._output_quantiser(where)
+            follows = learned and (statistics.absmax == 0 or first < NEGLIGIBLE * usual_input)
+            product.input_quantiser = ActivationQuantiser(
+                input_bits,
+                torch.tensor(first, device=matrix.device, dtype=dtype_of_state(matrix)),
+                config.inputs.method,
+                config.inputs.percentile if follows else None,
+            )
+        product.output_quantiser = self._output_quantiser(matrix)
         if config.hardware is not None and config.hardware.transfer:
             row_tiles = tiling_for(source.shape, spec, source.groups).row_tiles
-            product.transfer = HardwareTransfer(name, spec, row_tiles, source.groups).to(where)
+            product.transfer = HardwareTransfer(name, spec, row_tiles, source.groups).to(matrix.device)
 
     def _share(self, made: QuantisedProduct, product: QuantisedProduct) -> None:
         """Give `product` what that of another layer has for the same matrix; outputs are each layer's own."""
         product.weight_quantiser, product.input_quantiser = made.weight_quantiser, made.input_quantiser
         product.transfer = made.transfer
-        product.output_quantiser = self._output_quantiser(next(made.buffers()).device)
+        assert isinstance(made.weight_quantiser, WeightQuantiser)
+        product.output_quantiser = self._output_quantiser(made.weight_quantiser.scale)
 
-    def _output_quantiser(self, where: torch.device) -> nn.Module:
+    def _output_quantiser(self, like: Tensor) -> nn.Module:
         if self.config.outputs is None:
             return nn.Identity()
-        return ActivationQuantiser(self.config.outputs.bits, torch.zeros((), device=where), "minmax")
+        range_ = torch.zeros((), device=like.device, dtype=dtype_of_state(like))
+        return ActivationQuantiser(self.config.outputs.bits, range_, "minmax")
 
 
 _FIRST_SCALE: dict[Method, Literal["mse", "minmax"]] = {"lsq": "mse", "minmax": "minmax"}

@@ -2,51 +2,85 @@
 
 Their grids are those of the hardware: a weight's is that of `memsim.crossbar.encode`, an activation's the DAC's own
 (`memsim.crossbar.convert`). What they round to in training is therefore, code for code, what is on the arrays later.
+
+A scale or range that is 0 is not known yet: what it rounds was always 0. An observer takes the first values that it
+sees. Learning would take far too long to get there, since its steps are relative to what is learned. Scales of channels
+and ranges of inputs that are all but 0 when training begins (a residual branch or an adapter that starts at zero, a
+dead ReLU) therefore follow the weights and inputs, and are learned only as long as they fit these.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from memsim.crossbar import convert, encode
-from memsim.spec import Weights
+from memsim.spec import BinaryPlanes, Weights
 
 Method = Literal["lsq", "minmax"]
 
 LEAST = 1e-12  # of a range or scale, so that nothing is divided by 0
+NEGLIGIBLE = 0.05  # times the usual size: weights and inputs below that are as good as 0
+FOLLOWED_VALUES = 1 << 16  # of a batch, whose percentile is taken
 
 
 class _Rounding(torch.autograd.Function):
     """codes * step, with the gradients of LSQ (Esser et al., ICLR 2020, equations 3 and 5).
 
-    The gradient of `x` passes where it is in range; that of `step`, codes - x / step in range and codes beyond, is
-    multiplied by `gradient_scale`.
+    The gradient of `x` passes where it is in range, and where `passes` is true; that of `step`, codes - x / step in
+    range and codes beyond, is multiplied by `gradient_scale`.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, codes: Tensor, largest: int, gradient_scale: float) -> Tensor:
-        ctx.save_for_backward(x, step, codes)
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, codes: Tensor, largest: int, gradient_scale: float, passes: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, step, codes, passes)
         ctx.largest, ctx.gradient_scale = largest, gradient_scale
         return codes * step
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, step, codes = ctx.saved_tensors
+        x, step, codes, passes = ctx.saved_tensors
         fraction = x / step
         inside = fraction.abs() <= ctx.largest
         of_step = None
         if ctx.needs_input_grad[1]:
             of_step = (gradient * (codes - fraction * inside)).sum_to_size(step.shape) * ctx.gradient_scale
-        return gradient * inside, of_step, None, None, None
+        if passes is not None:
+            inside = inside | passes
+        return gradient * inside, of_step, None, None, None, None
 
 
-def _rounded(x: Tensor, step: Tensor, codes: Tensor, largest: int, values: int) -> Tensor:
+def _rounded(x: Tensor, step: Tensor, codes: Tensor, largest: int, values: int, passes: Tensor | None = None) -> Tensor:
     """`codes` * `step` in place of `x`; `values` are those that share a step."""
-    result: Tensor = _Rounding.apply(x, step, codes, largest, (values * largest) ** -0.5)
+    result: Tensor = _Rounding.apply(x, step, codes, largest, (values * largest) ** -0.5, passes)
     return result
+
+
+class _Positive(torch.autograd.Function):
+    """At least LEAST, with the gradient of the identity: what training has led below 0 is led back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp_min(LEAST)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def _positive(x: Tensor) -> Tensor:
+    result: Tensor = _Positive.apply(x)
+    return result
+
+
+def dtype_of_state(values: Tensor) -> torch.dtype:
+    """That of the scales and ranges of `values`: float32, or float64 for those of a float64 network."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _hold(module: nn.Module, name: str, value: Tensor, method: Method) -> None:
@@ -61,66 +95,118 @@ class WeightQuantiser(nn.Module):
     """Rounds a weight [out, in] to levels * `scale`, `scale` being [out] (per channel) or [1] (per tensor).
 
     `lsq` learns the scale; `minmax` observes it in training: the largest magnitude that there ever was is on the last
-    level.
+    level. `followed` [n], of `lsq`, are the indices of the scales that follow the weights; None: no scale does.
     """
 
     scale: Tensor
+    followed: Tensor | None
 
-    def __init__(self, bits: int, scale: Tensor, method: Method = "lsq") -> None:
+    def __init__(self, bits: int, scale: Tensor, method: Method = "lsq", followed: Tensor | None = None) -> None:
         super().__init__()
         self.method = method
         self.weight_bits = bits
         self.largest = encode.max_level(bits)
         self.register_buffer("bits", torch.tensor(bits))
+        self.register_buffer("followed", followed, persistent=False)
         _hold(self, "scale", scale, method)
 
     @classmethod
     def fitted(cls, weight: Tensor, bits: int, method: Method, config: Weights) -> WeightQuantiser:
-        """With the scale that mapping would choose for `weight` [out, in]."""
-        return cls(bits, encode.fit_scale(weight.detach(), bits, config), method)
+        """With the scale that mapping would choose for `weight` [out, in], 0 where all of it is 0.
+
+        Followed are scales of less than NEGLIGIBLE times the weights that layers are usually initialised with.
+        """
+        weight = weight.detach()
+        scale = encode.fit_scale(weight, bits, config).to(dtype_of_state(weight))
+        largest = _rows(weight, scale).abs().amax(dim=1)
+        scale = torch.where(largest > 0, scale, torch.zeros_like(scale))
+        (followed,) = torch.nonzero(largest < NEGLIGIBLE / math.sqrt(weight.shape[1]), as_tuple=True)
+        return cls(bits, scale, method, followed if method == "lsq" and len(followed) else None)
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.method == "minmax" and self.training:
             self._observe(weight.detach())
+        passes = None
+        if self.followed is not None:
+            if self.training:
+                self._follow(weight.detach(), self.followed)
+            passes = torch.zeros_like(self.scale, dtype=torch.bool).index_fill_(0, self.followed, True)[:, None]
         scale = self.positive_scale()
-        return _rounded(weight, scale[:, None], self.levels(weight), self.largest, weight.numel() // len(scale))
+        values = weight.numel() // len(scale)
+        return _rounded(weight, scale[:, None], self.levels(weight), self.largest, values, passes)
 
     def positive_scale(self) -> Tensor:
         """`scale`, above 0 wherever training has led it."""
-        return self.scale.clamp_min(LEAST)
+        return _positive(self.scale)
+
+    def learned_from_the_start(self) -> Tensor:
+        """Those of the scales [n] that follow nothing."""
+        scale = self.scale.detach()
+        return scale if self.followed is None else scale[~torch.isin(torch.arange(len(scale)), self.followed.cpu())]
 
     @torch.no_grad()
     def levels(self, weight: Tensor) -> Tensor:
-        """Levels [out, in], whole numbers in float32."""
-        return (weight / self.positive_scale()[:, None]).round_().clamp_(-self.largest, self.largest)
+        """Levels [out, in], whole numbers in the dtype of the weight."""
+        return self._levels(weight, self.positive_scale())
+
+    def _levels(self, rows: Tensor, scale: Tensor) -> Tensor:
+        return (rows / scale[:, None]).round_().clamp_(-self.largest, self.largest)
 
     def _observe(self, weight: Tensor) -> None:
-        rows = weight if len(self.scale) == len(weight) else weight.reshape(1, -1)
-        self.scale.copy_(torch.maximum(self.scale, rows.abs().amax(dim=1) / self.largest))
+        largest = _rows(weight, self.scale).abs().amax(dim=1)
+        self.scale.copy_(torch.maximum(self.scale, largest / self.largest))
+
+    @torch.no_grad()
+    def _follow(self, weight: Tensor, followed: Tensor) -> None:
+        """Fit those of the scales anew that fit the weights no longer: these are clipped, or leave levels unused."""
+        rows, scale = _rows(weight, self.scale)[followed], self.positive_scale()[followed]
+        levels = self._levels(rows, scale)
+        grown = (rows * levels).sum(dim=1) / (levels.square().sum(dim=1) * scale)  # NaN where all levels are 0
+        fits = ((grown - 1).abs() < 0.1) & (levels.abs().amax(dim=1) > self.largest / 2)
+        is_zero = ~rows.any(dim=1)
+        self.scale.data[followed[is_zero]] = 0
+        (outdated,) = torch.nonzero(~(fits | is_zero), as_tuple=True)
+        if len(outdated):
+            fitted = encode.fit_scale(rows[outdated], self.weight_bits, _LEAST_SQUARES)
+            self.scale.data[followed[outdated]] = fitted.to(self.scale.dtype)
 
     def extra_repr(self) -> str:
         return f"levels=+-{self.largest}, {self.method}"
 
 
+_LEAST_SQUARES = BinaryPlanes(scale="per_channel", scale_method="mse")
+
+
+def _rows(weight: Tensor, scale: Tensor) -> Tensor:
+    """`weight` [out, in] as a row for each of its scales."""
+    return weight if len(scale) == len(weight) else weight.reshape(1, -1)
+
+
 class ActivationQuantiser(nn.Module):
     """Rounds to the codes of a signed converter whose full scale is `range` [].
 
-    `lsq` learns the range; `minmax` observes it in training: the largest magnitude that there ever was.
+    `lsq` learns the range; `minmax` observes it in training: the largest magnitude that there ever was. With
+    `followed_percentile`, a range that is learned follows that percentile of the magnitudes that are not 0.
     """
 
     range: Tensor
 
-    def __init__(self, bits: int, range_: Tensor, method: Method = "lsq") -> None:
+    def __init__(
+        self, bits: int, range_: Tensor, method: Method = "lsq", followed_percentile: float | None = None
+    ) -> None:
         super().__init__()
         self.method = method
         self.dac_bits = bits
+        self.followed_percentile = followed_percentile
         self.register_buffer("bits", torch.tensor(bits))
         _hold(self, "range", range_, method)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
+        x = x.to(dtype_of_state(x))
         if self.method == "minmax" and self.training:
             self.range.copy_(torch.maximum(self.range, x.detach().abs().amax()))
+        if self.followed_percentile is not None and self.training:
+            self._follow(x.detach(), self.followed_percentile)
         full_scale = self.positive_range()
         largest = convert.dac_max_code(self.dac_bits)
         with torch.no_grad():
@@ -129,7 +215,27 @@ class ActivationQuantiser(nn.Module):
 
     def positive_range(self) -> Tensor:
         """`range`, above 0 wherever training has led it."""
-        return self.range.clamp_min(LEAST)
+        return _positive(self.range)
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether training sets the range to what the inputs are, if only until it is learned."""
+        return self.method == "minmax" or self.followed_percentile is not None
+
+    def learned_from_the_start(self) -> Tensor:
+        """The range [1] unless it follows the inputs, else nothing [0]."""
+        return self.range.detach().reshape(1)[: int(not self.is_observed)]
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor, percentile: float) -> None:
+        """Grow at once with the inputs, shrink slowly when they are far smaller; zeros say nothing."""
+        magnitudes = x[x != 0].abs()
+        if not len(magnitudes):
+            return
+        some = magnitudes[:: -(-len(magnitudes) // FOLLOWED_VALUES)]
+        wanted = some.kthvalue(max(1, round(percentile / 100 * len(some)))).values.to(self.range.dtype)
+        shrunk = torch.where(self.range > 2 * wanted, self.range.lerp(wanted, 0.02), self.range)
+        self.range.data.copy_(torch.where(wanted > 1.25 * self.range, wanted, shrunk))
 
     def extra_repr(self) -> str:
         return f"bits={self.dac_bits}, {self.method}"

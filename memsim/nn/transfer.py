@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from memsim import rng
-from memsim.crossbar import encode
+from memsim.crossbar import convert, encode
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.matrix import MappedMatrix, bits_of, tiling_for
-from memsim.crossbar.read import Operator, packed
+from memsim.crossbar.read import Operator, PackedOperator, packed
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec
+from memsim.spec import CalibratedAdc, HardwareSpec
 
 BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells of each digit
+CALIBRATION_ROWS = 64  # of a step, where a layer comes alive between two calibrations
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class HardwareTransfer(nn.Module):
         self.register_buffer("gain_per_ampere", torch.ones(()))
         self.register_buffer("adc_range", torch.ones(shape))
         self._drive: Drive | None = None
+        self._is_silent: bool | None = None
 
     def calibrate(self, levels: Tensor, scale: Tensor, statistics: InputStatistics) -> None:
         """Set gain and ADC range as mapping `levels` [out, in / groups] would."""
@@ -65,7 +68,9 @@ class HardwareTransfer(nn.Module):
             self.gain_per_ampere.copy_(matrix.gain_per_ampere)
         if matrix.adc_range is not None:
             self.adc_range.copy_(matrix.adc_range)
-        self._drive = None
+        if isinstance(self.spec.adc, CalibratedAdc) and not statistics.absmax:
+            self.adc_range.fill_(convert.LEAST_RANGE)  # until there are inputs
+        self._drive = self._is_silent = None
 
     def forward(self, x: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> Tensor:
         """[..., in] -> [..., out], float32, in the units of x @ W.T; `levels` [out, in / groups] are whole numbers."""
@@ -74,9 +79,14 @@ class HardwareTransfer(nn.Module):
 
     @torch.no_grad()
     def programmed(self, levels: Tensor, scale: Tensor, full_scale: float) -> Callable[[Iterable[Tensor]], Tensor]:
-        """What reads cells that hold `levels`: parts of the rows [n, in] to their product [n, out], as `forward`."""
+        """What reads cells that hold `levels`: parts of the rows [n, in] to their product [n, out], as `forward`.
+
+        In training, a transfer that was calibrated when no column had a signal is calibrated to the first rows that
+        give one.
+        """
         spec, where = self.spec, levels.device
-        with torch.autocast(where.type, enabled=False):
+
+        def operators() -> Operator | PackedOperator:
             worths = encode.slice_worths(bits_of(spec), spec.weights.cell_bits).to(where)
             drive = replace(self._base_drive(), input_range=full_scale)
             tiling = tiling_for((levels.shape[0], levels.shape[1]), spec, self.groups)
@@ -86,16 +96,36 @@ class HardwareTransfer(nn.Module):
                 cells = (difference[..., outputs], None, worths)
                 return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range)
 
-            whole = packed(tiling, operator)
+            return packed(tiling, operator)
+
+        with torch.autocast(where.type, enabled=False):
+            whole = operators()
 
         @torch.no_grad()
         def read(parts: Iterable[Tensor]) -> Tensor:
+            nonlocal whole
             with torch.autocast(where.type, enabled=False):
-                products = [whole.read(rows.float()) for rows in parts]
+                products = []
+                for rows in parts:
+                    if self._comes_alive(rows.float(), levels, scale, full_scale):
+                        whole = operators()
+                    products.append(whole.read(rows.float()))
                 product = products[0] if len(products) == 1 else torch.cat(products)
                 return product.mul_(scale * full_scale)
 
         return read
+
+    def _comes_alive(self, rows: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> bool:
+        """Whether this was calibrated when no column had a signal and now is anew, to rows [n, in] that give one."""
+        if self._is_silent is None:
+            self._is_silent = bool(self.adc_range.max() <= convert.LEAST_RANGE)
+        if not (self.training and self._is_silent and levels.any()):
+            return False
+        driven = rows[rows.any(dim=1)]
+        if len(driven):
+            sample = driven[:: -(-len(driven) // CALIBRATION_ROWS)]
+            self.calibrate(levels, scale, _statistics_of(sample, full_scale))
+        return not self._is_silent
 
     def _base_drive(self) -> Drive:
         """For a full-scale input of 1: its tables hold for any."""
@@ -125,7 +155,7 @@ class HardwareTransfer(nn.Module):
         return torch.where(digits < 0, -difference, difference)
 
     def _load_from_state_dict(self, *arguments) -> None:  # type: ignore[no-untyped-def]
-        self._drive = None  # it is made from the gain that is replaced
+        self._drive = self._is_silent = None  # they are made from the tensors that are replaced
         super()._load_from_state_dict(*arguments)
 
     def _apply(self, fn, recurse: bool = True) -> HardwareTransfer:  # type: ignore[no-untyped-def]
@@ -165,6 +195,16 @@ def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
     means = torch.cat([difference(digit, exact, (1, 1)) for digit in digits])
     pairs = torch.stack([difference(digit, one_slice, (BANK_COLUMNS, BANK_ROWS)) for digit in digits])
     return PairBank(means, pairs - means[:, None])
+
+
+def _statistics_of(rows: Tensor, full_scale: float) -> InputStatistics:
+    """Those of input rows [n, features], all of which are the sample."""
+    flat = rows.flatten().cpu()
+    histogram = MagnitudeHistogram(2, mantissa_bits=4)
+    histogram.add(torch.stack([-flat, flat]).clamp_min(0))
+    counts = (histogram.counts / len(flat)).float()
+    absmax = float(histogram.largest.max())
+    return InputStatistics(absmax, histogram.edges, counts, rows, torch.ones(len(rows)), full_scale)
 
 
 def require_trainable(spec: HardwareSpec, layer: str) -> None:

@@ -27,11 +27,15 @@ class Moment:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that are trained alike: at the recipe's learning rate times `rate_scale`."""
+    """Parameters that are trained alike: at the recipe's learning rate times `rate_scale`.
+
+    With `follows_size` the rate is that times the mean of the one parameter as it is at the time.
+    """
 
     parameters: Sequence[nn.Parameter]
     weight_decay: float
     rate_scale: float = 1.0
+    follows_size: bool = False
 
 
 def matrices_decay(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
@@ -79,5 +83,5 @@ class Hooks:
     in parts."""
 
     maxima: Callable[[nn.Module], Sequence[Tensor]] = _none
-    """Buffers of the model (float32) that keep the largest value that it has met in training. After each step, those of
-    all processes are the largest that any has met."""
+    """Tensors of the model that training sets to what its data are. After each step, those of all processes are the
+    largest of any."""

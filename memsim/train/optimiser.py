@@ -21,7 +21,12 @@ def make_optimiser(model: nn.Module, groups: Sequence[ParameterGroup], config: T
     if wrong:
         raise ValueError(f"parameter groups hold {wrong[0]} {times[id(model.get_parameter(wrong[0]))]} times")
     settings: list[dict[str, Any]] = [
-        {"params": list(group.parameters), "weight_decay": group.weight_decay, "rate_scale": group.rate_scale}
+        {
+            "params": list(group.parameters),
+            "weight_decay": group.weight_decay,
+            "rate_scale": group.rate_scale,
+            "follows_size": group.follows_size,
+        }
         for group in groups
     ]
     first_rate = config.learning_rate[0][1]
@@ -31,9 +36,11 @@ def make_optimiser(model: nn.Module, groups: Sequence[ParameterGroup], config: T
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """`rate` for every group, times the group's own scale."""
+    """`rate` for every group, times the group's own scale, and the size of its parameter where it follows that."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["rate_scale"]
+        if group["follows_size"]:
+            group["lr"] *= float(group["params"][0].detach().mean().clamp_min(0))
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:

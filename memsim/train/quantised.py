@@ -64,15 +64,20 @@ class QuantisedTraining:
         return model
 
     def _parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
-        """Scales do not decay, and learn at a rate relative to their size."""
+        """Scales do not decay, and learn at a rate relative to their size: the one that they begin with, if any."""
         rate = self.quantisation.config.scale_rate
-        scales = [p for module in model.modules() if isinstance(module, QUANTISERS) for p in module.parameters()]
-        known = {id(scale) for scale in scales}
+        quantisers = [module for module in model.modules() if isinstance(module, QUANTISERS)]
+        known = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
         groups = [
             replace(group, parameters=[p for p in group.parameters if id(p) not in known])
             for group in matrices_decay(model, config)
         ]
-        return groups + [ParameterGroup([scale], 0.0, rate * float(scale.detach().mean())) for scale in scales]
+        for quantiser in quantisers:
+            for scale in quantiser.parameters():
+                learned = quantiser.learned_from_the_start()
+                size = float(learned.mean()) if len(learned) else 1.0
+                groups.append(ParameterGroup([scale], 0.0, rate * size, follows_size=not len(learned)))
+        return groups
 
     def _before_step(self, model: nn.Module, moment: Moment) -> None:
         hardware = self.quantisation.config.hardware
@@ -123,6 +128,6 @@ class QuantisedTraining:
 
 
 def observed_ranges(model: nn.Module) -> list[Tensor]:
-    """The ranges of activations that `minmax` observes. (Scales of weights are alike in all processes: weights are.)"""
+    """The ranges that are what the activations are. (Scales of weights are alike in all processes: weights are.)"""
     quantisers = (module for module in model.modules() if isinstance(module, ActivationQuantiser))
-    return [quantiser.range for quantiser in quantisers if quantiser.method == "minmax"]
+    return [quantiser.range.detach() for quantiser in quantisers if quantiser.is_observed]

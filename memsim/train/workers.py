@@ -53,7 +53,7 @@ class Workers:
         return total
 
     def take_largest(self, tensors: Sequence[Tensor]) -> None:
-        """Give each of `tensors` (float32, on `device`), element by element, its largest value in any process."""
+        """Give each of `tensors` (on `device`), element by element, its largest value in any process."""
         if self.size == 1 or not tensors:
             return
         together = torch.cat([tensor.flatten() for tensor in tensors])

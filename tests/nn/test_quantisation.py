@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import memsim
 from memsim.errors import InputError
@@ -14,6 +15,9 @@ from memsim.nn.mapping import mapping_of, measure, remap
 from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
 from memsim.nn.quantisers import ActivationQuantiser
 from memsim.spec import load_hardware
+from memsim.train.config import load_train_config
+from memsim.train.optimiser import make_optimiser, set_learning_rate
+from memsim.train.quantised import QuantisedTraining
 from nn.layers import PHYSICAL, drawn, normal
 
 SPEC = load_hardware({"base": "ideal", "dac": {"bits": 8}, "tile": {"rows": 16, "cols": 8}, "digital": []})
@@ -115,3 +119,121 @@ def test_a_chip_has_output_quantisers_of_its_own() -> None:
             step = float(net.last.output_quantiser.range) / 7
             codes = copied(X) / step
         assert (codes - codes.round()).abs().max() < 1e-3
+
+
+RECIPES = ("paper", "robust")  # the others quantise like them
+
+
+class Branch(nn.Module):
+    """A layer, and a branch beside it whose last layer is `last`; [batch, 6] to [batch, 6]."""
+
+    def __init__(self, last: float, live_channels: int = 0) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(6, 6), nn.Linear(6, 12), nn.Linear(12, 6, bias=False)
+        self.behind = nn.Linear(6, 6)
+        with torch.no_grad():
+            self.last.weight[live_channels:] *= last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return x + self.behind(F.gelu(self.last(self.middle(x).relu())))
+
+
+def trained_with(
+    net: nn.Module, recipe: str | QuantisationConfig, bits: int, steps: int = 100, spec: str = "physical"
+) -> tuple[nn.Module, float]:
+    """`net`, trained by a recipe towards a network like it, and its error relative to that one's variance."""
+    config = load_train_config(recipe).quantisation if isinstance(recipe, str) else recipe
+    torch.manual_seed(1)
+    x = torch.randn(256, 6)
+    with torch.no_grad():
+        towards = Branch(1.0)
+        towards.first.load_state_dict(net.first.state_dict())
+        y = towards(x)
+    quantisation = Quantisation(config.model_copy(update={"teacher": None}), bits, load_hardware(spec))
+    quantisation.apply(net, measure(net, [x]))
+    training = QuantisedTraining(quantisation, OPTIMISER, 0)
+    optimiser = make_optimiser(net, training._parameter_groups(net, OPTIMISER), OPTIMISER)
+    errors = []
+    for _ in range(steps):
+        error = F.mse_loss(net.train()(x), y)
+        optimiser.zero_grad()
+        error.backward()
+        set_learning_rate(optimiser, 5e-3)
+        optimiser.step()
+        errors.append(float(error.detach() / y.var()))
+    return net.eval(), min(errors[-10:])
+
+
+OPTIMISER = load_train_config("robust").model_copy(update={"weight_decay": 0.0})
+
+
+@pytest.mark.parametrize(("bits", "live_channels"), [(2, 0), (3, 0), (4, 0), (4, 3), (8, 0)])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_layers_that_begin_at_zero_learn_map_and_evaluate(recipe: str, bits: int, live_channels: int) -> None:
+    torch.manual_seed(0)
+    usual, least = trained_with(Branch(1.0), recipe, bits)
+    torch.manual_seed(0)
+    zero, found = trained_with(Branch(0.0, live_channels), recipe, bits)
+    assert found < 1.3 * least + 0.02
+    scale = zero.last.weight_quantiser.scale
+    assert scale.max() < 3 * usual.last.weight_quantiser.scale.max()
+    chip = memsim.map_model(zero, load_hardware({"base": "ideal", "dac": {"bits": 8}}), calibration=[torch.ones(1, 6)])
+    assert torch.isfinite(chip(torch.randn(3, 6))).all()
+
+
+@pytest.mark.filterwarnings("ignore:calibration saw only zeros")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_layers_that_stay_at_zero_map_and_evaluate(recipe: str) -> None:
+    net = Branch(0.0)
+    net.last.weight.requires_grad_(False)
+    net, _ = trained_with(net, recipe, 3, steps=3)
+    assert not net.last.weight_quantiser.scale.any()
+    x = torch.randn(5, 6)
+    for spec in (SPEC, load_hardware("physical")):
+        chip = memsim.map_model(net, spec, calibration=[x])
+        assert not chip.last(torch.randn(5, 12)).any()
+        assert torch.isfinite(chip(x)).all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_inputs_that_were_dead_in_calibration_come_alive(recipe: str) -> None:
+    net = Branch(1.0)
+    bias = net.middle.bias.detach().clone()
+    with torch.no_grad():
+        net.middle.bias.fill_(-100)
+    net, _ = trained_with(net, recipe, 8, steps=2)
+    x = torch.randn(256, 6)
+    with torch.no_grad():
+        net.middle.bias.copy_(bias)
+        net.train()(x)
+        exact = F.linear(net.middle(x).relu(), net.last.weight)
+        assert (net.eval().last(net.middle(x).relu()) - exact).norm() < 0.2 * exact.norm()
+
+
+def test_what_is_small_everywhere_does_not_follow() -> None:
+    """It is the size beside the network's other inputs that counts, not the unit that a network computes in."""
+    net = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
+    x = 1e-5 * torch.randn(64, 6)
+    Quantisation(QuantisationConfig(), 3, SPEC).apply(net, measure(net, [x]))
+    for layer in net:
+        assert layer.input_quantiser.followed_percentile is None
+        assert 0 < layer.input_quantiser.range < 1e-4
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_networks_of_float64_train_in_float64(recipe: str) -> None:
+    net = drawn(Mixed)[0].double()
+    config = load_train_config(recipe).quantisation.model_copy(update={"teacher": None})
+    Quantisation(config, 3, load_hardware({"base": "physical", "digital": []})).apply(net, measure(net, [X.double()]))
+    found = net.train()(X.double())
+    found.square().sum().backward()
+    assert found.dtype == torch.float64
+    trained = [parameter for parameter in net.parameters() if parameter.grad is not None]
+    assert {parameter.dtype for parameter in trained} == {parameter.grad.dtype for parameter in trained}
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    assert {scale.dtype for _, product in quantised_layers(net) for scale in (product.weight_quantiser.scale,)} == {
+        torch.float64
+    }
+    chip = memsim.map_model(net.eval(), SPEC, calibration=[X.double()])
+    assert chip(X.double()).dtype == torch.float64

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from memsim.crossbar import convert, encode
 from memsim.nn.quantisers import (
     ActivationQuantiser,
+    Method,
     QuantisedLinear,
     WeightQuantiser,
     quantiser_tensors,
@@ -103,6 +104,100 @@ def test_observers_never_shrink_and_only_watch_training() -> None:
     weights.eval()(10 * x), inputs.eval()(10 * x)
     assert (weights.scale.item(), inputs.range.item()) == pytest.approx((3.0, 9.0))
     assert not list(weights.parameters()) + list(inputs.parameters())
+
+
+@given(bits=st.integers(2, 12), per_channel=st.booleans(), size=st.floats(1e-6, 1e3))
+def test_observed_scales_of_zeros_become_those_of_the_weights_that_come(
+    bits: int, per_channel: bool, size: float
+) -> None:
+    config = BinaryPlanes(scale="per_channel" if per_channel else "per_tensor", scale_method="minmax")
+    weight = WEIGHT * size
+    quantiser = WeightQuantiser.fitted(torch.zeros_like(weight), bits, "minmax", config).train()
+    assert not quantiser(torch.zeros_like(weight)).any()
+    quantiser(weight)
+    assert torch.allclose(quantiser.scale, encode.fit_scale(weight, bits, config))
+
+
+@pytest.mark.parametrize("method", ["lsq", "minmax"])
+@pytest.mark.parametrize("scale", ["per_channel", "per_tensor"])
+def test_a_channel_of_zeros_changes_nothing_for_the_others(method: Method, scale: str) -> None:
+    config = BinaryPlanes(scale=scale, scale_method="mse" if method == "lsq" else "minmax")
+    weight = WEIGHT.clone()
+    weight[2] = 0
+    quantiser = WeightQuantiser.fitted(weight, 4, method, config).train()
+    live = encode.fit_scale(weight, 4, config)
+    if scale == "per_channel":
+        live[2] = 0
+    assert torch.equal(quantiser.scale, live)
+    assert torch.equal(quantiser(weight)[2], torch.zeros(40))
+    weight[2] = WEIGHT[2]
+    rounded = quantiser(weight)
+    assert (rounded[2] - weight[2]).norm() < 0.3 * weight[2].norm()
+    assert torch.equal(quantiser.scale[:2], live[:2])
+
+
+@given(bits=st.integers(2, 8), exponents=st.lists(st.floats(-6, 3), min_size=1, max_size=6), begins=st.floats(0, 0.001))
+def test_learned_scales_that_begin_with_nothing_fit_whatever_comes(
+    bits: int, exponents: list[float], begins: float
+) -> None:
+    quantiser = WeightQuantiser.fitted(WEIGHT * begins, bits, "lsq", BinaryPlanes()).train()
+    for exponent in exponents:
+        weight = WEIGHT * 10**exponent
+        found = (quantiser(weight) - weight).norm(dim=1)
+        best = encode.fit_scale(weight, bits, BinaryPlanes())
+        least = (encode.quantise(weight, best, bits) * best[:, None] - weight).norm(dim=1)
+        # a scale stays while it fits: it clips a tenth, or is up to twice as large as it need be
+        assert (found <= 2.1 * least + 0.15 * weight.norm(dim=1)).all()
+    gradient = torch.autograd.grad(quantiser(weight.requires_grad_()).sum(), weight)[0]
+    assert torch.equal(gradient, torch.ones_like(weight))  # what is clipped goes on growing, and the scale with it
+    assert not quantiser(0 * weight).any()
+    assert not quantiser.scale.any()
+
+
+def test_only_scales_of_next_to_nothing_follow_and_only_in_training() -> None:
+    sizes = torch.tensor([1.0, 0.0, 1e-4, 1.0, 0.5, 1.0])
+    quantiser = WeightQuantiser.fitted(WEIGHT * sizes[:, None] / 40**0.5, 4, "lsq", BinaryPlanes()).train()
+    assert quantiser.followed.tolist() == [1, 2]
+    before = quantiser.scale.detach().clone()
+    assert torch.equal(quantiser.learned_from_the_start(), before[[0, 3, 4, 5]])
+    quantiser.eval()(WEIGHT)
+    assert torch.equal(quantiser.scale, before)
+    quantiser.train()(WEIGHT)
+    assert (quantiser.scale == before).tolist() == [True, False, False, True, True, True]
+    assert WeightQuantiser.fitted(WEIGHT, 4, "lsq", BinaryPlanes()).followed is None
+
+
+@given(bits=st.integers(2, 12), sizes=st.lists(st.floats(1e-5, 1e3), min_size=1, max_size=6))
+def test_ranges_that_follow_grow_at_once_and_shrink_slowly(bits: int, sizes: list[float]) -> None:
+    quantiser = ActivationQuantiser(bits, torch.tensor(0.0), "lsq", 99.0).train()
+    assert not quantiser(torch.zeros(3, 4)).any()
+    assert quantiser.range == 0
+    x = torch.cat([WEIGHT, torch.zeros(500, 40)])  # padding says nothing
+    percentile = float(WEIGHT.abs().quantile(0.99))
+    for size in sizes:
+        quantiser(x * size)
+        assert quantiser.range.item() > 0.75 * percentile * size
+    quantiser(0 * x)
+    for _ in range(1200):
+        quantiser(x * 1e-3)
+    assert quantiser.range.item() < 2.2e-3 * percentile
+    quantiser.eval()(x * 1e6)
+    assert quantiser.range.item() < 2.2e-3 * percentile
+    assert quantiser.range.requires_grad
+
+
+@pytest.mark.parametrize("led_to", [0.0, -3e-5])
+def test_what_learning_leads_below_zero_is_led_back(led_to: float) -> None:
+    weights = WeightQuantiser(4, torch.full((6,), led_to))
+    inputs = ActivationQuantiser(4, torch.tensor(led_to))
+    for quantiser, value in ((weights, weights.scale), (inputs, inputs.range)):
+        (quantiser(WEIGHT) - WEIGHT).square().sum().backward()
+        assert (value.grad < 0).all()
+
+
+def test_state_is_that_of_learned_quantisers_whether_or_not_they_follow() -> None:
+    state = WeightQuantiser.fitted(WEIGHT, 4, "lsq", BinaryPlanes()).state_dict()
+    assert state.keys() == WeightQuantiser.fitted(0 * WEIGHT, 4, "lsq", BinaryPlanes()).state_dict().keys()
 
 
 def layer_of(bits: int, linear: nn.Linear, full_scale: float = 4.0) -> QuantisedLinear:

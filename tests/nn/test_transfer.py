@@ -148,3 +148,23 @@ def test_gradients_are_those_of_the_exact_product_of_the_rounded_numbers() -> No
 def test_hardware_that_training_cannot_go_through(changes: dict[str, object], found: str) -> None:
     with pytest.raises(InputError, match=f"enc: .*{found}"):
         require_trainable(spec_of("physical", **changes), "enc")
+
+
+@pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+def test_a_layer_that_was_calibrated_at_zero_is_calibrated_when_it_comes_alive(method: str) -> None:
+    """Else its ADCs would clip everything until the next epoch."""
+    spec = spec_of("physical", adc={"bits": 8, "range": "calibrated", "method": method})
+    transfer = HardwareTransfer("layer", spec, 1)
+    levels, scale = torch.randint(-3, 4, (5, 20)).float(), torch.full((5,), 0.1)
+    x = torch.randn(40, 20)
+    zeros = replace(statistics_of(0 * x), full_scale=3.0)
+    transfer.calibrate(0 * levels, scale, zeros)
+    transfer.eval()(x, levels, scale, 3.0)
+    assert not transfer.train()(0 * x, levels, scale, 3.0).any()
+    assert not transfer(x, 0 * levels, scale, 3.0).any()
+    assert transfer.adc_range.max() < 1e-10
+    exact = x.clamp(-3, 3) @ (levels * 0.1).T
+    assert (transfer(x, levels, scale, 3.0) - exact).norm() < 0.2 * exact.norm()
+    known = transfer.adc_range.clone()
+    transfer(3 * x, levels, scale, 3.0)
+    assert torch.equal(transfer.adc_range, known)

@@ -37,6 +37,16 @@ def test_rates_are_scaled_by_group() -> None:
         torch.testing.assert_close(old - new, torch.full_like(old, rate))
 
 
+def test_rates_follow_sizes() -> None:
+    model = nn.Linear(2, 2)
+    groups = [ParameterGroup([model.weight], 0.0), ParameterGroup([model.bias], 0.0, 0.5, follows_size=True)]
+    made = make_optimiser(model, groups, PLAIN)
+    for size, rate in ((0.0, 0.0), (3.0, 0.15), (-1.0, 0.0)):
+        torch.nn.init.constant_(model.bias, size)
+        set_learning_rate(made, 0.1)
+        assert [group["lr"] for group in made.param_groups] == pytest.approx([0.1, rate])
+
+
 def test_frozen_parameters_belong_to_no_group() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)

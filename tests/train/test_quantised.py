@@ -16,14 +16,14 @@ from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError
 from memsim.evaluate import input_statistics, prepare
 from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint
-from memsim.nn.mapping import map_model
+from memsim.nn.mapping import map_model, measure
 from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
 from memsim.nn.quantisers import QuantisedLinear
 from memsim.spec import load_hardware
 from memsim.train.config import TrainConfig, load_train_config
 from memsim.train.hooks import Hooks
-from memsim.train.quantised import QuantisedTraining
+from memsim.train.quantised import QuantisedTraining, observed_ranges
 from train.tones import DROPOUT, PLAIN, RANDOM, Killed, KilledAt, Watching, fresh, job, run, same
 
 ROBUST = load_train_config("robust").quantisation
@@ -117,6 +117,59 @@ def test_it_resumes_exactly(corpus: Corpus, tmp_path: Path, name: str) -> None:
                 run(one(out), KilledAt(killed_at))
             run(one(out), resume=True)
         assert same(tmp_path / "whole.safetensors", tmp_path / out)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_layers_that_begin_at_zero_resume_exactly(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    config = RANDOM.model_copy(update={"epochs": 2})
+
+    def one(out: str) -> Any:
+        recogniser = fresh(DROPOUT)
+        block = recogniser.model.blocks[0]
+        with torch.no_grad():
+            block.feed_forward_1.expand.weight[:3] = 0
+            block.feed_forward_2.contract.weight.zero_()
+            block.feed_forward_1.contract.weight.mul_(1e-4)
+            block.attention.output.weight.zero_()
+        return job(corpus, tmp_path / out, config, recogniser=recogniser, hooks=hooks(config, name))
+
+    whole = run(one("whole.safetensors"))
+    for killed_at in (1, len(whole.losses) // 2):
+        out = f"killed-{killed_at}.safetensors"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("memsim.train.loop.SAVE_SECONDS", 0.0)
+            with pytest.raises(Killed):
+                run(one(out), KilledAt(killed_at))
+            run(one(out), resume=True)
+        assert same(tmp_path / "whole.safetensors", tmp_path / out)
+    checkpoint = load_checkpoint(tmp_path / "whole.safetensors")
+    contract = checkpoint.tensors(["blocks.0.feed_forward_2.contract.weight_quantiser.scale"])
+    assert 0 < next(iter(contract.values())).max() < 0.1
+    spec = load_hardware("physical")
+    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
+    assert not mapped.uncalibrated
+
+
+def test_rates_are_those_of_the_scales_that_there_are() -> None:
+    """A dead channel does not count; a scale or range that begins with nothing has the rate of the size it is of."""
+    net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 8, bias=False))
+    with torch.no_grad():
+        net[0].weight[1:3] = 0
+        net[1].weight.zero_()
+        net[1].bias.zero_()
+    quantisation = Quantisation(QuantisationConfig(scale_rate=2.0), 4, load_hardware("ideal"))
+    quantisation = replace(quantisation, spec=quantisation.spec.with_settings({"dac": {"bits": 8}}))
+    quantisation.apply(net, measure(net, [torch.randn(50, 8)]))
+    groups = QuantisedTraining(quantisation, PLAIN, 0)._parameter_groups(net, PLAIN)
+    rates = {id(group.parameters[0]): (group.rate_scale, group.follows_size) for group in groups[2:]}
+    first, second, third = net
+    scale = first.weight_quantiser.scale.detach()
+    live = scale[[0, 3, 4, 5, 6, 7]]
+    assert rates[id(first.weight_quantiser.scale)] == (pytest.approx(2 * live.mean().item()), False)
+    assert rates[id(second.weight_quantiser.scale)] == (2.0, True)
+    assert rates[id(third.input_quantiser.range)] == (2.0, True)
+    assert rates[id(third.weight_quantiser.scale)][1] is False
+    assert [range_.item() for range_ in observed_ranges(net)] == [0.0]
 
 
 @pytest.mark.parametrize("name", ["physical", "paper", "best"])
