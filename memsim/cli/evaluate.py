@@ -121,10 +121,10 @@ def command(
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
     unless hardware options ask for its levels to be mapped again.
     """
-    quiet = quiet or "-" in (str(json_file), str(hypotheses))
+    silent, quiet = quiet, quiet or "-" in (str(json_file), str(hypotheses))
     options.require_page(report, force=True)  # whether it may be written is found out below
     study_options.require_svg(figure)
-    shown = Shown(json_file, figure, report, worst, quiet=quiet, verbose=verbose)
+    shown = Shown(json_file, figure, report, worst, quiet=quiet, silent=silent, verbose=verbose)
     if merge is not None:
         study_options.require_alone(merge, context)
         options.require_outputs((json_file, figure, report), force)
@@ -250,6 +250,8 @@ class Shown:
     report: Path | None
     worst: int
     quiet: bool
+    silent: bool
+    """As asked for, not because standard output is another file's: then warnings are left out, too."""
     verbose: bool
 
     def show(self, points: Sequence[tuple[PointFacts, Evaluation]], costs: Costs, command: str) -> None:
@@ -267,9 +269,11 @@ class Shown:
             if self.report is not None:
                 say(f"wrote {self.report}")
         bad = [(point, evaluation) for point, evaluation in points if evaluation.warnings]
-        for point, evaluation in bad[:1]:  # even if quiet: numbers that a script takes are of no use then
-            for sentence in evaluation.warnings:
-                warn(f"{point.label}: {sentence}" if point.label else sentence)
+        if self.silent or not bad:
+            return
+        point, evaluation = bad[0]
+        for sentence in evaluation.warnings:
+            warn(f"{point.label}: {sentence}" if point.label else sentence)
         if len(bad) > 1:
             warn(f"{len(bad)} of {len(points)} points have such warnings; --json holds them all")
 

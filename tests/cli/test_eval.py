@@ -96,14 +96,17 @@ def test_a_network_of_no_use_has_no_ratio(memsim, tiny_recogniser, quiet):
     assert result["warnings"]
     page = " ".join(Path("r.html").read_text("utf-8").split())
     for sentence in result["warnings"]:
-        assert f"warning: {sentence}" in " ".join(done.err.split())  # with --quiet, too
+        assert (f"warning: {sentence}" in " ".join(done.err.split())) == (not quiet)
     assert "full precision: unusable: WER" in page
     assert "is the checkpoint trained, and for this language" in page
     if not quiet:
         assert "no relative degradation to digital: digital is unusable (WER " in done.said
         assert "no relative degradation to full precision: full precision is unusable (WER " in done.said
     else:
-        assert done.out == ""
+        assert (done.out, done.err) == ("", "")
+        piped = memsim("eval", tiny_recogniser, *DEMO, "--bits", "3", "--json", "-")
+        assert json.loads(piped.out)["warnings"]
+        assert "warning: full precision: unusable: WER" in piped.err
 
 
 def test_the_json_has_the_contract(memsim):
