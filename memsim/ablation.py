@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from memsim.asr.bootstrap import CONFIDENCE, MeanChange, mean_changes
 from memsim.asr.corpora import Corpus
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score
 from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.errors import InputError
-from memsim.evaluate import Evaluation, Progress, Runner, Subject, spread
+from memsim.evaluate import Evaluation, Progress, Runner, Subject, part_score, spread
 from memsim.nn.mapping import mapping_of, swapped, under
 from memsim.nn.plan import MappedLayer
 from memsim.nn.sources import effective_weight
@@ -28,12 +29,12 @@ class AblationStep:
     scores: tuple[Score, ...]
 
     @property
-    def wer(self) -> dict[str, float]:
-        """Mean, standard deviation, minimum and maximum."""
+    def wer(self) -> dict[str, float | None]:
+        """Mean, standard deviation (None of a single one), minimum and maximum."""
         return spread([score.wer for score in self.scores])
 
     @property
-    def cer(self) -> dict[str, float]:
+    def cer(self) -> dict[str, float | None]:
         return spread([score.cer for score in self.scores])
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +77,8 @@ class LayerScore:
 
     layer: str | None
     score: Score
+    added: MeanChange | None = None
+    """What the layer adds to the loss, relative to that without it; None without a layer, or a loss of 0."""
 
     @property
     def loss(self) -> float:
@@ -99,10 +102,20 @@ class Sensitivity:
         """Plain values for JSON."""
 
         def plain(result: LayerScore) -> dict[str, Any]:
-            return {"wer": result.score.wer, "cer": result.score.cer, "loss": result.loss}
+            facts: dict[str, Any] = {"wer": result.score.wer, "cer": result.score.cer, "loss": result.loss}
+            if (added := result.added) is not None:
+                facts["added"] = added.change.to_dict()
+                facts |= {"within_noise": added.is_noise, "may_be_worst": added.may_be_largest}
+            return facts
 
         layers = [{"name": result.layer} | plain(result) for result in self.layers]
-        return {"loss_name": self.loss_name, "digital": plain(self.digital), "layers": layers}
+        return {
+            "loss_name": self.loss_name,
+            "digital": plain(self.digital),
+            "confidence": CONFIDENCE,
+            "over": "utterances, of this chip",
+            "layers": layers,
+        }
 
 
 def sensitivity(
@@ -121,12 +134,22 @@ def sensitivity(
         progress("one layer at a time", (len(results) + done) / (1 + len(layers)))
 
     runner = Runner.make(digital, corpus, device, show, loss=True)
-    results.append(LayerScore(None, runner.score(digital, "digital")))
+    losses: list[list[float]] = []
+
+    def run(name: str | None) -> None:
+        part = runner.part(digital, runner.groups, runner.counted(name or "digital"))
+        losses.append([loss for _, loss in sorted(part.losses.items())])
+        results.append(LayerScore(name, part_score(part, corpus)))
+
+    run(None)
     for name, matrix in layers.items():
         with swapped(digital.model, matrix):
-            results.append(LayerScore(name, runner.score(digital, name)))
+            run(name)
         matrix.release()
     mapping_of(digital.model).release()
+    if layers and sum(losses[0]) > 0:
+        added = mean_changes(losses[1:], losses[0])
+        results[1:] = [replace(result, added=own) for result, own in zip(results[1:], added, strict=True)]
     layer_scores = sorted(results[1:], key=lambda result: -result.loss)
     return Sensitivity(digital.kind.loss_name, results[0], tuple(layer_scores))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Bases:
             below = self._read(base, folder, seen)
         except InputError as error:
             raise InputError(f"{config.mark(('base',))}: {error}") from None
-        return self.schema.merge(below, config)
+        return replace(self.schema.merge(below, config), base=below)
 
 
 def _is_dir(source: str | Path) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.nn.deviation import exact_product, product_error
+from memsim.nn.deviation import exact_product, product_error, row_squares
 from memsim.nn.plan import layer_spec
 from memsim.spec import HardwareSpec
 
@@ -28,6 +28,8 @@ class LayerBudget:
 
     name: str
     errors: Mapping[str, float]
+    standard_error: float | None = None
+    """Of the error with all effects, over the calibration inputs that it was measured on; None of a single one."""
 
     @property
     def total(self) -> float:
@@ -36,7 +38,8 @@ class LayerBudget:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"name": self.name, "error": self.total, "effects": _effects_to_list(self.errors)}
+        spread = {} if self.standard_error is None else {"standard_error": self.standard_error}
+        return {"name": self.name, "error": self.total, **spread, "effects": _effects_to_list(self.errors)}
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ class Budget:
         added = {layer.name: increments(layer.errors)[effect] for layer in self.layers}
         name = max(added, key=lambda layer: added[layer])
         return name, added[name]
+
+    def like_the_worst(self) -> list[str]:
+        """The layers whose errors are within two standard errors of the largest: which is the worst is chance."""
+        worst, *others = self.sorted_layers()
+
+        def variance(layer: LayerBudget) -> float:
+            return (layer.standard_error or 0.0) ** 2
+
+        near = [x for x in others if worst.total - x.total <= 2 * math.sqrt(variance(worst) + variance(x))]
+        return [worst.name, *(layer.name for layer in near)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: effects in order, layers with the largest error first."""
@@ -103,6 +116,15 @@ def _effects_to_list(errors: Mapping[str, float]) -> list[dict[str, Any]]:
     return [{"effect": effect, "error": error, "added": added[effect]} for effect, error in errors.items()]
 
 
+def _standard_error(squares: Tensor, sizes: Tensor) -> float | None:
+    """The standard error of sqrt(sum of `squares` / sum of `sizes`), both [inputs], by the jackknife over inputs."""
+    count = len(squares)
+    if count < 2:
+        return None
+    left = (squares.sum() - squares).clamp(min=0) / (sizes.sum() - sizes)
+    return math.sqrt((count - 1) * float(left.nan_to_num(0.0, 0.0).sqrt().var(correction=0)))
+
+
 def layer_budget(
     matrix: MappedMatrix,
     steps: Mapping[str, HardwareSpec],
@@ -132,7 +154,9 @@ def layer_budget(
             step = matrix if is_chip else matrix.under(own, seed, statistics)
             errors[effect] = product_error(step, statistics, wanted, seed)
         before = own
-    return LayerBudget(matrix.name, errors)
+    return LayerBudget(
+        matrix.name, errors, _standard_error(*row_squares(matrix, statistics, wanted, seed)) if errors else None
+    )
 
 
 def require_samples(path: Path, layers: Iterable[str], statistics: Mapping[str, InputStatistics]) -> None:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from memsim.nn.mapping import ChipMapping, ClipRate, clip_rate, map_model, mappi
 from memsim.nn.plan import chosen_bits
 from memsim.parts import ChipFacts, Part
 from memsim.spec import HardwareSpec
+from memsim.verdicts import hardware_dict, warnings_of, why_unusable
 
 CACHED_BYTES = 1e8
 """Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
@@ -127,8 +129,6 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of interface.md."""
-        references = {"to_digital": self.digital, "to_full_precision": self.full_precision}
-        mean_wer = stats.fmean(trial.score.wer for trial in self.trials)
         return {
             "memsim": __version__,
             "checkpoint": {
@@ -146,7 +146,7 @@ class Evaluation:
                 "seconds": round(self.seconds, 3),
                 "utterance_words": [words for _, words in self.digital.utterance_errors],
             },
-            "hardware": {"name": self.spec.name, "sha256": self.spec.sha256(), "spec": self.spec.to_dict()},
+            "hardware": hardware_dict(self.spec),
             "seed": self.seed,
             **({} if self.full_precision is None else {"full_precision": self.full_precision.to_detailed_dict()}),
             "digital": self.digital.to_detailed_dict(),
@@ -156,11 +156,9 @@ class Evaluation:
                 **({"loss_name": self.loss_name, "loss": spread(self.losses)} if self.losses else {}),
                 "trials": [{"seed": trial.seed, **trial.score.to_detailed_dict()} for trial in self.trials],
             },
-            "relative_degradation": {
-                key: mean_wer / reference.wer - 1
-                for key, reference in references.items()
-                if reference is not None and reference.wer > 0
-            },
+            "relative_degradation": self.relative_degradation,
+            "unusable": self.unusable,
+            "warnings": self.warnings,
             "intervals": self.intervals(),
             "decoding": self.decoding,
             "clip_rate": {
@@ -178,6 +176,36 @@ class Evaluation:
         """Of each chip; empty where none were computed."""
         return [trial.score.loss for trial in self.trials if trial.score.loss is not None]
 
+    @cached_property
+    def unusable(self) -> dict[str, str]:
+        """Why, of each network that is of no use: `full_precision`, `digital`, or `mapped`, all chips together."""
+        networks = {
+            "full_precision": [] if self.full_precision is None else [self.full_precision],
+            "digital": [self.digital],
+            "mapped": [trial.score for trial in self.trials],
+        }
+        found = {name: why_unusable(scores) for name, scores in networks.items() if scores}
+        return {name: reason for name, reason in found.items() if reason is not None}
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Sentences on unusable networks and lost texts."""
+        return warnings_of(self.full_precision, self.digital, {trial.seed: trial.score for trial in self.trials})
+
+    @property
+    def relative_degradation(self) -> dict[str, float | None]:
+        """The chips' mean WER against each reference's: `to_digital`, `to_full_precision`; less 1.
+
+        None where either is unusable; left out where the reference makes no errors.
+        """
+        references = {"digital": self.digital, "full_precision": self.full_precision}
+        wer = stats.fmean(trial.score.wer for trial in self.trials)
+        return {
+            f"to_{name}": None if self.unusable.keys() & {name, "mapped"} else wer / reference.wer - 1
+            for name, reference in references.items()
+            if reference is not None and reference.wer > 0
+        }
+
     def intervals(self) -> dict[str, Any]:
         """95 % bootstrap intervals over utterances: the WER of each, and the mapped one's degradation, paired."""
         words = [words for _, words in self.digital.utterance_errors]
@@ -185,10 +213,15 @@ class Evaluation:
         references = {"digital": self.digital, "full_precision": self.full_precision}
         known = {key: _errors(score) for key, score in references.items() if score is not None}
         systems = {key: [errors] for key, errors in known.items()} | {"mapped": mapped}
+        compared = {key: compare(mapped, errors, words).to_dict() for key, errors in known.items()}
+        for key in compared:
+            if self.unusable.keys() & {key, "mapped"}:
+                compared[key]["relative"] = None
         return {
             "confidence": CONFIDENCE,
+            "over": "utterances, of these chips",
             "wer": {key: wer_interval(errors, words).to_dict() for key, errors in systems.items()},
-            **{f"to_{key}": compare(mapped, errors, words).to_dict() for key, errors in known.items()},
+            **{f"to_{key}": comparison for key, comparison in compared.items()},
         }
 
 
@@ -197,11 +230,11 @@ def _errors(score: Score) -> list[int]:
     return [errors for errors, _ in score.utterance_errors]
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Mean, sample standard deviation (0 of a single value), minimum and maximum."""
+def spread(values: list[float]) -> dict[str, float | None]:
+    """Mean, sample standard deviation (None of a single value, which has none), minimum and maximum."""
     return {
         "mean": stats.fmean(values),
-        "std": stats.stdev(values) if len(values) > 1 else 0.0,
+        "std": stats.stdev(values) if len(values) > 1 else None,
         "min": min(values),
         "max": max(values),
     }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.recogniser import Recogniser, assign_state, skeleton
+from memsim.changes import Changes
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.programming_report import ProgrammingReport
@@ -158,11 +159,12 @@ def map_checkpoint(
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)
         tensors |= device
-        spec = spec.with_settings({"cell": json.dumps(cell)})
+        spec = spec.with_settings({"cell": json.dumps(cell)}).with_changes(spec.changes)  # the same cell
     carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
     metadata = carried | {
         "kind": "mapped",
         "hardware": spec.to_json(),
+        "hardware_changes": json.dumps(spec.changes.to_dict()),
         "layers": json.dumps({layer.name: layer.tiling.bits for layer in plan.mapped}),
         "seed": str(seed),
         "source_sha256": checkpoint.sha256,
@@ -223,6 +225,8 @@ def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
     try:
         hardware, layers = (parse_json_object(checkpoint.metadata[key], key) for key in ("hardware", "layers"))
         spec = load_hardware(hardware)
+        if known := checkpoint.metadata.get("hardware_changes"):
+            spec = spec.with_changes(Changes.from_dict(parse_json_object(known, "hardware_changes")))
     except (KeyError, InputError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

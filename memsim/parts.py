@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, TypeAdapter
 
+from memsim.changes import Changes
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.errors import InputError
 from memsim.nn.mapping import ChipMapping
@@ -43,11 +44,16 @@ class ChipFacts:
             "arrays": self.arrays,
             "bits": list(self.bits),
             "spec": self.spec.to_dict(),
+            "changes": self.spec.changes.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> ChipFacts:
-        return _CHIP.validate_python({**facts, "spec": load_hardware(facts["spec"])})
+        facts = dict(facts)
+        spec, changes = load_hardware(facts["spec"]), facts.pop("changes", None)
+        if changes is not None:  # older files lack it
+            spec = spec.with_changes(Changes.from_dict(changes))
+        return _CHIP.validate_python({**facts, "spec": spec})
 
 
 _CHIP = TypeAdapter(ChipFacts)

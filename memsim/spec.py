@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Tag, model_serializer, model_validator
+from pydantic import Field, PrivateAttr, Tag, model_serializer, model_validator
 from pydantic.types import Strict
 
 from memsim.bases import Bases, seen_from
+from memsim.changes import Changes, difference, flat, title
 from memsim.errors import InputError
+from memsim.resources import configs_root
 from memsim.schema import Schema, Section, Within, kind_of, problem
 from memsim.yaml_config import Config, parse_value
 
@@ -395,6 +399,8 @@ class HardwareSpec(Section):
     digital: Names = ("output*", "frontend.*", "*.depthwise")  # as in arXiv 2505.24721
     embeddings: Names = ()  # on arrays, read with one-hot inputs
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
+    _changes: Changes | None = PrivateAttr(None)  # provenance, which is no part of the hardware or its hash
+    _start: HardwareSpec | None = PrivateAttr(None)  # what it was made from, where the changes are not known yet
 
     @model_validator(mode="after")
     def _voltages_have_a_full_scale(self) -> HardwareSpec:
@@ -426,6 +432,43 @@ class HardwareSpec(Section):
 
     def __hash__(self) -> int:
         return hash(self.sha256())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same hardware under the same name, whatever they were made from."""
+        fields = type(self).model_fields
+        return isinstance(other, HardwareSpec) and all(getattr(self, key) == getattr(other, key) for key in fields)
+
+    @property
+    def changes(self) -> Changes:
+        """What was changed of the spec that this one started from: by settings, and by a file of its `base`.
+
+        Weight bits that were left open and have been chosen since are no change. Where nothing is known of the start,
+        it is the shipped spec of the same name, if there is one.
+        """
+        if self._changes is not None:
+            return self._changes
+        if self._start is not None:
+            return _added_up(self._start, self)
+        shipped = _shipped(self.name)
+        if shipped is None:
+            return Changes()
+        # a mapped file's cell is named with the hash of what it holds
+        own = self.model_copy(update={"cell": re.sub(r"@[0-9a-f]{16}$", "", self.cell)})
+        found = difference(own, shipped)
+        if shipped.weights.bits is None:
+            found.pop("weights.bits", None)
+        return Changes(shipped.name, found)
+
+    @property
+    def title(self) -> str:
+        """The name and the keys that were changed: `physical with adc.bits=6`."""
+        return title(self.name, self.changes)
+
+    def with_changes(self, changes: Changes) -> HardwareSpec:
+        """A copy that says `changes` of where it comes from."""
+        copy = self.model_copy()
+        copy._changes = changes
+        return copy
 
     def is_digital(self, layer: str) -> str | None:
         """The glob that keeps `layer` digital, or None."""
@@ -465,7 +508,9 @@ class HardwareSpec(Section):
             for step in reversed(key.split(".")):
                 tree = {step: tree}
             config = _SCHEMA.merge(config, Config.from_mapping(tree, source))
-        return _build(config)
+        changed = _build(config)
+        changed._start = self
+        return changed
 
     def up_to(self, effect: str) -> HardwareSpec:
         """The spec with its effects as far as `effect`, in the order of EFFECTS, and everything after it exact.
@@ -541,7 +586,36 @@ def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
         config = _BASES.resolve(Config.from_mapping({"name": "custom", **source}, "hardware"))
     else:
         config = _BASES.read(source)
-    return _build(config)
+    return _loaded(config)
+
+
+def _loaded(config: Config) -> HardwareSpec:
+    """The spec of a config; it knows what it changes of its base, unless it is a shipped one."""
+    spec = _build(config)
+    if config.base is None or spec == _shipped(spec.name):
+        return spec
+    with suppress(InputError):  # a base that is no spec by itself
+        spec._start = _loaded(config.base)
+    return spec
+
+
+@cache
+def _shipped(name: str) -> HardwareSpec | None:
+    """The shipped spec of that name, if there is one."""
+    path = configs_root() / "hardware" / f"{name}.yaml"
+    return _build(_BASES.read(path)) if re.fullmatch(r"[\w-]+", name) and path.is_file() else None
+
+
+def _added_up(old: HardwareSpec, new: HardwareSpec) -> Changes:
+    """The changes of `new`, which was made from `old`."""
+    before = old.changes
+    base = before.base or old.name
+    changed = {**before.changed, **difference(new, old)}
+    changed.pop("name", None)
+    reference = _shipped(base)
+    # without what was set back, or belongs to another kind of a section
+    kept = difference(new, reference) if reference is not None else flat(new.to_dict())
+    return Changes(base, {key: value for key, value in kept.items() if key in changed})
 
 
 def apply_settings(spec: HardwareSpec, settings: Iterable[str]) -> HardwareSpec:

@@ -42,6 +42,7 @@ class Config:
     source: str  # where a key without a mark stands
     marks: dict[KeyPath, Mark] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  # found while reading; `Schema.check` reports them with its own
+    base: Config | None = None  # the config that it was merged over
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[Any, Any], source: str) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from memsim.crossbar.convert import dac_codes
 from memsim.crossbar.matrix import MappedMatrix, Reads
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.nn.plan import layer_spec
 from memsim.spec import HardwareSpec
 
 EVERYTHING: dict[str, Any] = {
@@ -53,7 +55,7 @@ def weight() -> Tensor:
 
 @pytest.fixture(scope="module")
 def statistics() -> InputStatistics:
-    return statistics_of(torch.randn(500, 30, generator=torch.Generator().manual_seed(2)))
+    return statistics_of(torch.randn(100, 30, generator=torch.Generator().manual_seed(2)))
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:
@@ -189,3 +191,28 @@ def test_layers_without_statistics_are_named_in_one_line(statistics: InputStatis
     require_samples(Path("a"), ["x"], {"x": statistics})
     with pytest.raises(InputError, match=r"^a: holds no input statistics for y and 1 more layers, .* --calibrate DATA"):
         require_samples(Path("a"), ["x", "y", "z"], {"x": statistics})
+
+
+def test_the_standard_error_is_the_spread_over_inputs(weight: Tensor) -> None:
+    """Against the spread of the errors of many samples of as many inputs."""
+    spec = load_hardware({"base": "physical", "weights": {"bits": 3}, "read_noise": None})
+    everything = torch.randn(4000, 30, generator=torch.Generator().manual_seed(5)) ** 3  # some rows weigh more
+    matrix = MappedMatrix.from_weight("layer", weight, layer_spec("layer", spec), 1, statistics_of(everything))
+    found = []
+    for rows in everything.split(40):
+        found.append(layer_budget(matrix, spec.steps(), 1, replace(statistics_of(rows), sample=rows), weight))
+    errors = torch.tensor([budget.total for budget in found])
+    claimed = torch.tensor([budget.standard_error for budget in found])
+    assert claimed.mean() == pytest.approx(float(errors.std()), rel=0.3)
+    single = layer_budget(matrix, spec.steps(), 1, replace(statistics_of(rows), sample=rows[:1]), weight)
+    assert single.standard_error is None
+    assert "standard_error" not in single.to_dict()
+
+
+def test_the_worst_layer_may_be_chance() -> None:
+    def layer(name: str, error: float, standard_error: float | None) -> LayerBudget:
+        return LayerBudget(name, {"adc": error}, standard_error)
+
+    layers = (layer("a", 0.3, 0.03), layer("b", 0.35, 0.03), layer("c", 0.1, 0.001), layer("d", 0.2, None))
+    assert Budget(layers, against_full_precision=True).like_the_worst() == ["b", "a"]
+    assert Budget((layers[2], layers[3]), against_full_precision=True).like_the_worst() == ["d"]

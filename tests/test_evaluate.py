@@ -121,5 +121,5 @@ def test_an_unmapped_checkpoint_needs_hardware(checkpoint):
 
 
 def test_spread():
-    assert spread([0.2]) == {"mean": 0.2, "std": 0.0, "min": 0.2, "max": 0.2}
+    assert spread([0.2]) == {"mean": 0.2, "std": None, "min": 0.2, "max": 0.2}
     assert spread([1.0, 3.0]) == {"mean": 2.0, "std": pytest.approx(2**0.5), "min": 1.0, "max": 3.0}

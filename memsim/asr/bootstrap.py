@@ -117,6 +117,56 @@ def compare(
     )
 
 
+@dataclass(frozen=True)
+class MeanChange:
+    """How much larger the mean of a system's values is than a baseline's, and whether it is the largest."""
+
+    change: Interval
+    """The mean as a multiple of the baseline's, less 1."""
+    may_be_largest: bool
+    """Whether it is beyond noise and not told apart from the largest that is."""
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the interval holds 0."""
+        return self.change.low <= 0 <= self.change.high
+
+
+def mean_changes(
+    values: npt.ArrayLike,
+    baseline: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> list[MeanChange]:
+    """How much several systems change the mean of something positive, such as a loss, paired by utterance.
+
+    Args:
+        values: of each system, [systems, utterances].
+        baseline: of what they are compared with, [utterances].
+        resamples, confidence, seed: as of `compare`.
+
+    Raises ValueError when sizes differ, or the baseline's mean is not positive.
+    """
+    table, before = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] != len(before) or not table.size or not before.sum() > 0:
+        raise ValueError(f"values of the shape {list(table.shape)} and {len(before)} of a baseline cannot be compared")
+    rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    drawn = np.empty((resamples, len(table)))
+    block = max(1, int(_BLOCK_BYTES / (8 * len(before))))
+    for start in range(0, resamples, block):
+        rows = slice(start, min(start + block, resamples))
+        utterances = _draw_counts(rng, rows.stop - start, len(before))
+        drawn[rows] = _relative(utterances @ table.T, (utterances @ before)[:, None])
+    changes = table.mean(axis=1) / before.mean() - 1
+    intervals = [_interval(float(c), own, confidence) for c, own in zip(changes, drawn.T, strict=True)]
+    larger = [i for i, interval in enumerate(intervals) if interval.low > 0]
+    largest = drawn[:, max(larger, key=lambda i: changes[i])] if larger else drawn[:, 0]
+    alike = {i for i in larger if _interval(0.0, largest - drawn[:, i], confidence).low <= 0}
+    return [MeanChange(interval, i in alike) for i, interval in enumerate(intervals)]
+
+
 def _errors(errors: Errors, words: Sequence[int]) -> Floats:
     """`errors` as [chips, utterances]."""
     table = np.atleast_2d(np.asarray(errors, dtype=np.float64))

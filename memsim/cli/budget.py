@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from memsim.cli.progress import stdout
 from memsim.spec import effect_label
@@ -20,30 +21,39 @@ WORST_LAYERS = 10
 """So many layers are shown without --verbose."""
 
 
-def render_budget(budget: Budget, verbose: bool) -> None:
-    """What each effect adds to the products' errors, the worst first; with `verbose`, of every layer too."""
+def render_budget(budget: Budget, verbose: bool, *, with_layers: bool = True) -> None:
+    """What each effect adds to the products' errors, the worst first; with `verbose`, of every layer too.
+
+    Without `with_layers` it names no worst layer: another table has them.
+    """
     from memsim.budget import increments
 
     errors = budget.errors
     added = increments(errors)
-    table = table_of("error of the product", "adds %", "up to here %", "most %", left=("in layer",))
+    most_in = (("most %",), ("in layer",)) if with_layers else ((), ())
+    table = table_of("error of the product", "adds %", "up to here %", *most_in[0], left=most_in[1])
     for effect in sorted(added, key=lambda effect: -added[effect]):
         name, most = budget.worst_layer(effect)
-        table.add_row(effect_label(effect), _percent(added[effect]), _percent(errors[effect]), _percent(most), name)
-    table.add_row(
-        "all", "", _percent(budget.total), _percent(budget.sorted_layers()[0].total), budget.sorted_layers()[0].name
-    )
+        worst = (percent(most), name) if with_layers else ()
+        table.add_row(effect_label(effect), percent(added[effect]), percent(errors[effect]), *worst)
+    largest = budget.sorted_layers()[0]
+    table.add_row("all", "", percent(budget.total), *((percent(largest.total), largest.name) if with_layers else ()))
     stdout.print(table)
     if verbose:
         table = table_of("error of the product", "all %", *(f"{effect_label(effect)} %" for effect in added))
         for layer in budget.sorted_layers():
-            table.add_row(layer.name, _percent(layer.total), *map(_percent, increments(layer.errors).values()))
+            table.add_row(layer.name, percent(layer.total), *map(percent, increments(layer.errors).values()))
         stdout.print(table)
+    like = budget.like_the_worst()
+    if with_layers and len(like) > 1:
+        several = f"{', '.join(like[:4])}{f' and {len(like) - 4} more' if len(like) > 4 else ''}"
+        stdout.print(f"which layer errs most is within noise: {several}", highlight=False)
     weights = "full-precision" if budget.against_full_precision else "quantised"
     stdout.print(
         f"relative (L2) to products with the {weights} weights on calibration inputs; root mean square over "
         f"{len(budget.layers)} layers. Effects are switched on in the order {', '.join(map(effect_label, added))}; "
-        "what one adds is the root of the difference of squares, negative where it makes the error less",
+        "what one adds is the root of the difference of squares, negative where it makes the error less. How much the "
+        "recogniser minds a layer's error, eval's --sensitivity says",
         style="dim",
         highlight=False,
     )
@@ -55,28 +65,48 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
     before = None
     if full_precision is not None:
         before = full_precision.wer
-        table.add_row("none: full precision", _percent(full_precision.wer), "", _percent(full_precision.cer), "")
+        table.add_row("none: full precision", percent(full_precision.wer), "", percent(full_precision.cer), "")
     for step in steps:
-        mean, std = step.wer["mean"], step.wer["std"]
+        mean = fmean(score.wer for score in step.scores)
         difference = "" if before is None else f"{100 * (mean - before):+.2f}"
-        spread = _percent(std) if len(step.scores) > 1 else ""
-        table.add_row(effect_label(step.effect), _percent(mean), spread, _percent(step.cer["mean"]), difference)
+        std, cer = percent(step.wer["std"]), percent(step.cer["mean"])
+        table.add_row(effect_label(step.effect), percent(mean), std, cer, difference)
         before = mean
     stdout.print(table)
 
 
-def render_sensitivity(sensitivity: Sensitivity, verbose: bool) -> None:
-    """WER and loss with one layer at a time on hardware, the worst first."""
-    digital, layers = sensitivity.digital, sensitivity.layers
-    table = table_of("only this layer on hardware", "WER %", f"{sensitivity.loss_name} loss", "adds %")
-    table.add_row("none: digital, quantised", _percent(digital.score.wer), f"{digital.loss:.4f}", "")
-    for result in layers if verbose else layers[:WORST_LAYERS]:
-        added = f"{100 * (result.loss / digital.loss - 1):+.2f}" if digital.loss else ""
-        table.add_row(result.layer, _percent(result.score.wer), f"{result.loss:.4f}", added)
+def render_sensitivity(sensitivity: Sensitivity, budget: Budget | None, verbose: bool) -> None:
+    """WER and loss with one layer at a time on hardware, the worst first; beside the errors of a `budget`."""
+    from memsim.verdicts import noise_note, worst_layers
+
+    facts, errors = sensitivity.to_dict(), None if budget is None else budget.to_dict()
+    layers, loss = facts["layers"], f"{sensitivity.loss_name} loss"
+    interval = f"{facts['confidence']:.0%} interval"
+    names = ("WER %", loss, f"adds to {loss} %", interval, "", *(["product error %"] if errors else []))
+    table = table_of("only this layer on hardware", *names)
+    products = {layer["name"]: layer for layer in errors["layers"]} if errors else {}
+    table.add_row("none: digital, quantised", percent(facts["digital"]["wer"]), f"{facts['digital']['loss']:.4f}")
+    for layer in layers if verbose else layers[:WORST_LAYERS]:
+        row = [layer["name"], percent(layer["wer"]), f"{layer['loss']:.4f}"]
+        if (added := layer.get("added")) is not None:
+            row += [f"{100 * added['value']:+.2f}", f"{100 * added['low']:+.2f} to {100 * added['high']:+.2f}"]
+            row += ["noise" if layer["within_noise"] else "worst" if layer["may_be_worst"] else ""]
+        table.add_row(*row, *([""] * (6 - len(row))), error_of(products.get(layer["name"])))
     stdout.print(table)
     rest = "" if verbose or len(layers) <= WORST_LAYERS else f"; {len(layers) - WORST_LAYERS} more with --verbose"
-    said = f"{sensitivity.loss_name} loss: the mean a character, by which layers are sorted{rest}"
+    stdout.print(worst_layers(facts, errors), highlight=False)
+    said = f"{noise_note(facts)}{rest}"
+    if errors:
+        said += "; product error: relative (L2), ± its standard error over calibration inputs"
     stdout.print(said, style="dim", highlight=False)
+
+
+def error_of(layer: dict[str, Any] | None) -> str:
+    """The error of a layer's product, with its standard error."""
+    if layer is None:
+        return ""
+    spread = layer.get("standard_error")
+    return percent(layer["error"]) + ("" if spread is None else f" ± {100 * spread:.2f}")
 
 
 def table_of(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
@@ -93,5 +123,6 @@ def table_of(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
+def percent(fraction: float | None) -> str:
+    """A fraction in percent; nothing for None."""
+    return "" if fraction is None else f"{100 * fraction:.2f}"

@@ -121,10 +121,10 @@ def command(
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
     unless hardware options ask for its levels to be mapped again.
     """
-    quiet = quiet or "-" in (str(json_file), str(hypotheses))
+    silent, quiet = quiet, quiet or "-" in (str(json_file), str(hypotheses))
     options.require_page(report, force=True)  # whether it may be written is found out below
     study_options.require_svg(figure)
-    shown = Shown(json_file, figure, report, worst, quiet=quiet, verbose=verbose)
+    shown = Shown(json_file, figure, report, worst, quiet=quiet, silent=silent, verbose=verbose)
     if merge is not None:
         study_options.require_alone(merge, context)
         options.require_outputs((json_file, figure, report), force)
@@ -211,7 +211,7 @@ def command(
             if cost or reported:
                 costs.cost = chip_cost(subject, corpus, device=device, progress=progress)
             sharing.make_way(workers, force=force)
-            done = study_options.run(study, sharing, workers, subject, device, progress, stop_request)
+            done = study_options.run(study, sharing, workers, subject, device, progress, stop_request, quiet)
             if ablate:
                 costs.steps = ablation.ablate(subject, done[0][1], device=device, progress=progress)
             if hypotheses is not None:
@@ -250,11 +250,13 @@ class Shown:
     report: Path | None
     worst: int
     quiet: bool
+    silent: bool
+    """As asked for, not because standard output is another file's: then warnings are left out, too."""
     verbose: bool
 
     def show(self, points: Sequence[tuple[PointFacts, Evaluation]], costs: Costs, command: str) -> None:
         """Tables, and the files that were asked for, of one point or of a sweep; `command` repeats it."""
-        from memsim.cli.progress import say
+        from memsim.cli.progress import say, warn
 
         study_options.draw_figure(self.figure, points)
         result = points[0][1]
@@ -266,6 +268,14 @@ class Shown:
             self._render(points, costs)
             if self.report is not None:
                 say(f"wrote {self.report}")
+        bad = [(point, evaluation) for point, evaluation in points if evaluation.warnings]
+        if self.silent or not bad:
+            return
+        point, evaluation = bad[0]
+        for sentence in evaluation.warnings:
+            warn(f"{point.label}: {sentence}" if point.label else sentence)
+        if len(bad) > 1:
+            warn(f"{len(bad)} of {len(points)} points have such warnings; --json holds them all")
 
     def _render(self, points: Sequence[tuple[PointFacts, Evaluation]], costs: Costs) -> None:
         from memsim.cli.budget import render_ablation, render_budget, render_sensitivity
@@ -277,16 +287,16 @@ class Shown:
         if len(points) > 1:
             study_options.render_sweep(points)
         else:
-            _render(result, self.verbose)
+            _render(points[0], self.verbose)
         if "options" in result.decoding:
             say(describe(result.decoding))
         decoding.render_worst(result, self.worst)
         if costs.budget:
-            render_budget(costs.budget, self.verbose)
+            render_budget(costs.budget, self.verbose, with_layers=costs.sensitivity is None)
         if costs.steps:
             render_ablation(costs.steps, result.full_precision)
         if costs.sensitivity:
-            render_sensitivity(costs.sensitivity, self.verbose)
+            render_sensitivity(costs.sensitivity, costs.budget, self.verbose)
         if costs.cost:
             render_cost(costs.cost, self.verbose)
 
@@ -310,7 +320,7 @@ def _say_what_matters(subject: Subject, opened: Checkpoint) -> None:
 
     plan = mapping_of(subject.digital).plan
     if opened.kind == "mapped":
-        how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.name}"
+        how = "chip 1 as it is in the file" if subject.programmed else f"levels mapped again on {subject.spec.title}"
         say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
     else:  # a mapped file does not know what its globs kept digital
         warn_of_globs(plan, subject.spec)
@@ -356,21 +366,16 @@ def _hardware_for_mapped(
     return changed
 
 
-def _render(result: Evaluation, verbose: bool) -> None:
+def _render(point: tuple[PointFacts, Evaluation], verbose: bool) -> None:
+    """The table of one point, and what there is to say of it."""
     from rich.table import Table
 
+    from memsim.cli.budget import percent
     from memsim.cli.progress import stdout
     from memsim.evaluate import spread
 
-    corpus = result.corpus
-    kind = "synthetic speech" if corpus.synthetic else "speech"
-    title = (
-        f"{corpus.name} {corpus.split}: {len(corpus.utterances)} utterances, {corpus.words} words, "
-        f"{result.seconds:.0f} s of {kind}\n"
-        f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, result.chip.bits))}-bit weights, "
-        f"{result.chip.layers} layers on {result.chip.arrays:,} arrays"
-    )
-    stdout.print(title, style="bold", highlight=False, soft_wrap=True)
+    result = point[1]
+    stdout.print(study_options.heading([point]), style="bold", highlight=False, soft_wrap=True)
     table = Table()
     table.add_column("")
     loss = [] if result.digital.loss is None else [f"{result.loss_name} loss"]
@@ -382,22 +387,20 @@ def _render(result: Evaluation, verbose: bool) -> None:
     wer = spread([trial.score.wer for trial in result.trials])
     cer = spread([trial.score.cer for trial in result.trials])
     chips = f"mapped, {len(result.trials)} chip" + ("s" if len(result.trials) > 1 else "")
-    means = [f"{100 * cer['mean']:.2f}"]
+    means = [percent(cer["mean"])]
     means += [f"{spread(losses)['mean']:.4f}"] if (losses := result.losses) else []
-    table.add_row(chips, *(f"{100 * wer[key]:.2f}" for key in ("mean", "std", "min", "max")), *means)
+    table.add_row(chips, *(percent(wer[key]) for key in ("mean", "std", "min", "max")), *means)
     stdout.print(table)
     if verbose:
         stdout.print(_clip_table(result))
     facts = result.to_dict()
-    lines = [
-        f"relative degradation {key.replace('_', ' ')}: {value:+.1%} ({_interval(facts['intervals'], key)})"
-        for key, value in facts["relative_degradation"].items()
-    ]
+    lines = [_degradation(result, facts, key) for key in facts["relative_degradation"]]
     clips = [f"{key.upper()} {rate:.3%}" for key, rate in facts["clip_rate"].items() if rate is not None]
     if clips:
         lines.append(f"clipped: {', '.join(clips)}")
-    lines.append(f"real-time factor on chips: {facts['real_time_factor']:.3f}")
-    if corpus.synthetic:
+    lines.append(f"real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)")
+    lines += study_options.unfitted_lines([point])
+    if result.corpus.synthetic:
         lines.append("the speech is synthetic: this shows that the chain works, and says little of real speech")
     stdout.print("\n".join(lines), highlight=False)
 
@@ -415,11 +418,16 @@ def _clip_table(result: Evaluation) -> Table:
     return table
 
 
-def _interval(intervals: dict[str, Any], key: str) -> str:
-    """What is between the parentheses: the paired interval of a relative degradation."""
-    interval = intervals[key]["relative"]
+def _degradation(result: Evaluation, facts: dict[str, Any], key: str) -> str:
+    """The chips against a reference, with its paired interval; or why there is nothing to compare."""
+    name, value = key.removeprefix("to_"), facts["relative_degradation"][key]
+    said = f"relative degradation {key.replace('_', ' ')}"
+    if value is None:
+        unusable = next(each for each in (name, "mapped") if each in result.unusable)
+        return f"no {said}: {unusable.replace('_', ' ')} is unusable ({result.unusable[unusable]})"
+    interval = facts["intervals"][key]["relative"]
     high = "unbounded" if interval["high"] is None else f"{interval['high']:+.1%}"
-    return f"{intervals['confidence']:.0%} interval {interval['low']:+.1%} to {high}"
+    return f"{said}: {value:+.1%} ({study_options.interval_name(result)}: {interval['low']:+.1%} to {high})"
 
 
 def _single(score: Score) -> tuple[str, ...]:

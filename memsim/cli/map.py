@@ -210,10 +210,11 @@ def _render(
     from memsim.cli.budget import render_budget
     from memsim.cli.cost import render_cost
     from memsim.cli.progress import stdout
+    from memsim.verdicts import unfitted, unfitted_note
 
     errors = {} if mapped is None else mapped.programming_errors
     reports = {} if mapped is None else mapped.programming
-    stdout.print(f"{opened.path.name} on {spec.name}", style="bold", highlight=False, soft_wrap=True)
+    stdout.print(f"{opened.path.name} on {spec.title}", style="bold", highlight=False, soft_wrap=True)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("layer", overflow="fold", min_width=16)
     columns = ["layers", "out x in", "bits", "slices", "arrays", "cells", "used", *(["error"] if errors else [])]
@@ -259,6 +260,8 @@ def _render(
         most = len(names) if verbose else 4
         shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
         lines.append(f"digital: {shown} ({reason})")
+    if laws := unfitted(spec):
+        lines.append(unfitted_note(laws))
     lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
     stdout.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -342,13 +345,14 @@ def _to_dict(
     out: Path | None,
 ) -> dict[str, Any]:
     from memsim.crossbar.programming_report import total
+    from memsim.verdicts import hardware_dict
 
     errors = {} if mapped is None else mapped.programming_errors
     reports = {} if mapped is None else mapped.programming
     deviations = {} if mapped is None else mapped.deviations
     return {
         "checkpoint": {"path": str(opened.path), "kind": opened.kind, "sha256": opened.sha256},
-        "hardware": {"name": spec.name, "sha256": spec.sha256(), "spec": spec.to_dict()},
+        "hardware": hardware_dict(spec),
         "out": None if out is None else str(out),
         "cells": plan.cells,
         "conversions": plan.conversions,

@@ -207,8 +207,10 @@ def run(
     device: str,
     draw: Draw,
     stop_request: StopRequest,
+    quiet: bool,
 ) -> list[tuple[PointFacts, Evaluation]]:
-    """`run_study`, watched."""
+    """`run_study`, watched; unless `quiet` it says what an earlier run has left."""
+    from memsim.cli.progress import say
     from memsim.study.run import run_study
 
     return run_study(
@@ -221,6 +223,7 @@ def run(
         subject=subject,
         watcher=Progress(draw),
         stop_request=stop_request,
+        on_resume=lambda found: None if quiet else say(f"{sharing.results}: {found}"),
     )
 
 
@@ -231,6 +234,7 @@ class Progress:
         self._draw = draw
         self._errors: dict[Network, int] = defaultdict(int)
         self._words: dict[Network, int] = defaultdict(int)
+        self._transcripts: dict[Network, int] = defaultdict(int)
 
     def begin(self, facts: StudyFacts, utterances: int, done: int) -> None:
         """See `Watcher`."""
@@ -242,8 +246,11 @@ class Progress:
         self._done += more.utterances
         self._errors[network] += more.errors
         self._words[network] += more.words
+        self._transcripts[network] += more.utterances
         wer = self._errors[network] / max(self._words[network], 1)
-        self._show(f"{self._name(network)}: WER {wer:.2%}")
+        done, total = self._transcripts[network], len(self._facts.corpus.utterances)
+        over = "" if done >= total else f" so far, over {done:,} of {total:,} utterances"
+        self._show(f"{self._name(network)}: WER {wer:.2%}{over}")
 
     def _show(self, detail: str) -> None:
         total = self._utterances
@@ -286,25 +293,91 @@ def draw_figure(path: Path | None, points: Sequence[tuple[PointFacts, Evaluation
     wer_by_setting(sweep_dict(points)["points"], path)
 
 
+def heading(points: Sequence[tuple[PointFacts, Evaluation]]) -> str:
+    """What was measured, of which network, on which chip with which changed keys; of a sweep, over which keys."""
+    from memsim.changes import title, without
+
+    point, result = points[0]
+    corpus, spec = result.corpus, result.spec
+    kind = "synthetic speech" if corpus.synthetic else "speech"
+    chips = [each.chip for _, each in points]
+    bits = "/".join(map(str, sorted({bits for chip in chips for bits in chip.bits})))
+    layers = "/".join(f"{count:,}" for count in sorted({chip.layers for chip in chips}))
+    arrays = "/".join(f"{count:,}" for count in sorted({chip.arrays for chip in chips}))
+    over = f", over {', '.join(point.settings)}" if point.settings else ""
+    return (
+        f"{corpus.name} {corpus.split}: {len(corpus.utterances)} utterances, {corpus.words} words, "
+        f"{result.seconds:.0f} s of {kind}\n"
+        f"{result.checkpoint.path.name} on {title(spec.name, without(spec.changes, *point.settings))}{over}, "
+        f"{bits}-bit weights, {layers} layers on {arrays} arrays"
+    )
+
+
+def interval_name(result: Evaluation) -> str:
+    """Over what the intervals are: `95% interval over 80 utterances, of these 3 chips`."""
+    from memsim.asr.bootstrap import CONFIDENCE
+
+    chips = f"these {len(result.trials)} chips" if len(result.trials) > 1 else "this chip"
+    return f"{CONFIDENCE:.0%} interval over {len(result.corpus.utterances)} utterances, of {chips}"
+
+
+def unfitted_lines(points: Sequence[tuple[PointFacts, Evaluation]]) -> list[str]:
+    """What to say of laws that nobody has fitted, where there are any."""
+    from memsim.verdicts import unfitted, unfitted_note
+
+    keys = list(dict.fromkeys(key for _, result in points for key in unfitted(result.spec)))
+    return [unfitted_note(keys)] if keys else []
+
+
 def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
-    """A table with a row a point."""
+    """A table with a row a point, below what all of them share."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
+    from memsim.asr.bootstrap import CONFIDENCE
+    from memsim.cli.budget import percent
     from memsim.cli.progress import stdout
     from memsim.evaluate import spread
 
-    table = Table()
-    settings = points[0][0].settings
-    for key in settings:
-        table.add_column(key, justify="right")
-    loss = [f"{points[0][1].loss_name} loss"] if points[0][1].losses else []
-    for column in ("digital %", "WER %", "std", "min", "max", "CER %", *loss, "chips"):
-        table.add_column(column, justify="right")
+    first = points[0][1]
+    stdout.print(heading(points), style="bold", highlight=False, soft_wrap=True)
+    interval = f"{CONFIDENCE:.0%} interval"
+    loss = [f"{first.loss_name} loss"] if first.losses else []
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    keys = list(points[0][0].settings)
+    for key in keys:
+        table.add_column(key, overflow="fold")
+    names = ("digital %", "WER %", interval, "std", "min", "max", "to digital %", interval, "CER %", *loss, "chips")
+    for name in names:
+        table.add_column(name, justify="right")
+    if (full_precision := first.full_precision) is not None:
+        cells = [percent(full_precision.wer), _ends(first.intervals()["wer"]["full_precision"]), *[""] * 5]
+        cells += [percent(full_precision.cer)] + ([] if full_precision.loss is None else [f"{full_precision.loss:.4f}"])
+        table.add_row(*["full precision", *[""] * len(keys)][: len(keys) + 1], *cells, "")
     for point, result in points:
-        wer = spread([trial.score.wer for trial in result.trials])
-        cer = spread([trial.score.cer for trial in result.trials])
-        rates = [result.digital.wer, *wer.values(), cer["mean"]]
-        shown = [f"{100 * rate:.2f}" for rate in rates]
+        intervals, wer = result.intervals(), spread([trial.score.wer for trial in result.trials])
+        shown = [percent(result.digital.wer), percent(wer["mean"]), _ends(intervals["wer"]["mapped"])]
+        shown += [percent(wer[end]) for end in ("std", "min", "max")]
+        relative = intervals["to_digital"]["relative"]
+        ratio = "" if relative is None else f"{100 * relative['value']:+.1f}"
+        shown += ["unusable" if result.unusable else ratio, _ends(relative, "+")]
+        shown += [percent(spread([trial.score.cer for trial in result.trials])["mean"])]
         shown += [f"{spread(losses)['mean']:.4f}"] if (losses := result.losses) else []
-        table.add_row(*map(str, point.settings.values()), *shown, str(len(result.trials)))
+        settings = ("none" if value is None else str(value) for value in point.settings.values())
+        table.add_row(*settings, *shown, str(len(result.trials)))
     stdout.print(table)
+    notes = [
+        f"{interval_name(first)}; those to digital are paired. std, min and max are over chips",
+        *unfitted_lines(points),
+    ]
+    stdout.print("\n".join(notes), style="dim", highlight=False)
+
+
+def _ends(interval: dict[str, Any] | None, sign: str = "") -> str:
+    """`9.5 to 15.8`, in percent; nothing without an interval."""
+    if interval is None:
+        return ""
+    low, high = (
+        "unbounded" if interval[end] is None else f"{100 * interval[end]:{sign}.1f}" for end in ("low", "high")
+    )
+    return f"{low} to {high}"

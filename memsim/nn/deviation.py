@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,9 +55,15 @@ def exact_product(matrix: MappedMatrix, rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def product_error(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor, seed: int) -> float:
-    """||product - wanted|| / ||wanted|| over the rows that `statistics` keep, each counted as often as it stands for.
+    """||product - wanted|| / ||wanted|| over the rows that `statistics` keep; 0 where `wanted` [n, out] is 0."""
+    errors, sizes = (float(squares.sum()) for squares in row_squares(matrix, statistics, wanted, seed))
+    return math.sqrt(errors / sizes) if sizes else 0.0
 
-    Read noise depends on nothing but the seed and the matrix. 0 where `wanted` [n, out] is 0.
+
+def row_squares(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """||product - wanted||^2 and ||wanted||^2 of each row that `statistics` keep [n], times the rows it stands for.
+
+    Read noise depends on nothing but the seed and the matrix.
     """
     weights = statistics.weights.to(wanted.device).double()
     own = matrix.reads
@@ -66,8 +73,7 @@ def product_error(matrix: MappedMatrix, statistics: InputStatistics, wanted: Ten
     finally:
         matrix.reads = own
     matrix.release()
-    squared, size = ((values.square().sum(dim=1) @ weights) for values in (product - wanted, wanted))
-    return float((squared / size).sqrt()) if size else 0.0
+    return (product - wanted).square().sum(dim=1) * weights, wanted.square().sum(dim=1) * weights
 
 
 TOO_FAR = 0.25

@@ -266,7 +266,8 @@ def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tens
 def chosen_bits(spec: HardwareSpec, plan: Plan) -> HardwareSpec:
     """`spec` with its weight bits chosen: where it leaves them open, those that most layers of `plan` have."""
     counted = Counter(layer.tiling.bits for layer in plan.mapped).most_common(1)
-    return with_bits(spec, counted[0][0] if counted else None)
+    chosen = with_bits(spec, counted[0][0] if counted else None)
+    return chosen.with_changes(spec.changes)  # without bits that nobody has asked for
 
 
 def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:

@@ -15,15 +15,19 @@ from memsim.report.sections import (
     budget_section,
     cost_section,
     hardware_section,
+    hardware_title,
+    interval_name,
     loss_cells,
     loss_head,
     percent,
     run_section,
     seeds_of,
     speech_of,
+    verdicts_of,
 )
 from memsim.spec import effect_label
 from memsim.units import si
+from memsim.verdicts import noise_note, worst_layers
 
 
 def evaluation_page(facts: Result, command: str) -> str:
@@ -32,16 +36,18 @@ def evaluation_page(facts: Result, command: str) -> str:
     `command` is what to type to repeat it.
     """
     data = facts["data"]
-    title = f"{Path(facts['checkpoint']['path']).name} on {facts['hardware']['name']}: {data['name']} {data['split']}"
+    hardware = hardware_title(facts["hardware"])
+    title = f"{Path(facts['checkpoint']['path']).name} on {hardware}: {data['name']} {data['split']}"
     blocks = [
         paragraph(f"{speech_of(facts)}."),
         verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
+        *verdicts_of(facts),
         _headline(facts),
         *_scores(facts),
         *(_ablation(facts["ablation"], facts.get("full_precision")) if "ablation" in facts else ()),
         *(budget_section(facts["budget"]) if "budget" in facts else ()),
         *_clips(facts),
-        *(_sensitivity(facts["sensitivity"]) if "sensitivity" in facts else ()),
+        *(_sensitivity(facts["sensitivity"], facts.get("budget")) if "sensitivity" in facts else ()),
         *(cost_section(facts["cost"]) if "cost" in facts else ()),
         *run_section(facts["checkpoint"], seeds_of(facts), command),
         *hardware_section(facts["hardware"]),
@@ -50,8 +56,8 @@ def evaluation_page(facts: Result, command: str) -> str:
 
 
 def _headline(facts: Result) -> Html:
-    intervals = facts["intervals"]
-    confidence = f"{intervals['confidence']:.0%} interval"
+    intervals, unusable = facts["intervals"], facts.get("unusable", {})
+    confidence = interval_name(facts)
     values = []
     for name in ("mapped", "digital", "full_precision"):
         if name in intervals["wer"]:
@@ -66,6 +72,10 @@ def _headline(facts: Result) -> Html:
             detail = f"{confidence}, paired: {percent(own['low'], 1, signed=True)} to {high}"
             title = f"mapped against {figures.SYSTEMS[name]}, relative"
             values.append((title, f"{percent(own['value'], 1, signed=True)} %", detail))
+        elif compared is not None and unusable.keys() & {name, "mapped"}:
+            which = name if name in unusable else "mapped"
+            title = f"mapped against {figures.SYSTEMS[name]}, relative"
+            values.append((title, "unusable", f"{figures.SYSTEMS[which]}: {unusable[which]}"))
     if "cost" in facts:
         cost = facts["cost"]
         detail = "an estimate, for converters, cells and programming"
@@ -112,11 +122,11 @@ def _scores(facts: Result) -> list[Html]:
         table(["paired", "WER %", confidence, "probability of more errors"], compared),
         note(
             "Intervals are bootstrap percentiles over utterances, of these chips; differences are paired, utterance by "
-            "utterance. The spread over chips is the standard deviation of their WERs."
+            "utterance. The spread over chips is the standard deviation of their WERs, which one chip has not."
         ),
         heading("Chips", level=3),
         table(["seed", "WER %", *counted], chips),
-        note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f}"),
+        note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)"),
     ]
 
 
@@ -133,8 +143,8 @@ def _ablation(steps: Sequence[Result], full_precision: Result | None) -> list[Ht
     for step in steps:
         mean = step["wer"]["mean"]
         added = "" if before is None else percent(mean - before, signed=True)
-        spread = percent(step["wer"]["std"]) if step["chips"] > 1 else ""
-        rows.append([effect_label(step["effect"]), percent(mean), spread, percent(step["cer"]["mean"]), added])
+        std = percent(step["wer"]["std"])
+        rows.append([effect_label(step["effect"]), percent(mean), std, percent(step["cer"]["mean"]), added])
         before = mean
     drawn = figures.ablation(steps, None if full_precision is None else full_precision["wer"])
     return [
@@ -167,23 +177,43 @@ def _clips(facts: Result) -> list[Html]:
     ]
 
 
-def _sensitivity(sensitivity: Result) -> list[Html]:
+def _sensitivity(sensitivity: Result, budget: Result | None) -> list[Html]:
     digital, layers = sensitivity["digital"], sensitivity["layers"]
     before, loss = digital["loss"], f"{sensitivity['loss_name']} loss"
+    products = {layer["name"]: percent(layer["error"]) for layer in budget["layers"]} if budget else {}
 
-    def added(layer: Result) -> float | None:
-        return layer["loss"] / before - 1 if before else None
+    def cells(layer: Result) -> list[str]:
+        added = layer.get("added")
+        if added is None:
+            return ["", "", ""]
+        ends = f"{percent(added['low'], signed=True)} to {percent(added['high'], signed=True)}"
+        verdict = "noise" if layer["within_noise"] else "worst" if layer["may_be_worst"] else ""
+        return [percent(added["value"], signed=True), ends, verdict]
 
-    bars = [(layer["name"], {"adds": 100 * (added(layer) or 0.0)}) for layer in layers]
+    bars = [(layer["name"], {"adds": 100 * (layer["loss"] / before - 1) if before else 0.0}) for layer in layers]
     rows = [
-        [layer["name"], percent(layer["wer"]), f"{layer['loss']:.4f}", percent(added(layer), signed=True)]
+        [
+            *(layer["name"], percent(layer["wer"]), f"{layer['loss']:.4f}", *cells(layer)),
+            *([products.get(layer["name"], "")] if budget else []),
+        ]
         for layer in layers
     ]
-    whole = ["none: digital, quantised", percent(digital["wer"]), f"{before:.4f}", ""]
+    whole = [
+        "none: digital, quantised",
+        percent(digital["wer"]),
+        f"{before:.4f}",
+        "",
+        "",
+        "",
+        *([""] if budget else []),
+    ]
     drawn = figures.layer_bars(bars, f"adds to the {loss} (%)", "only this layer on hardware")
+    head = ["only this layer on hardware", "WER %", loss, f"adds to {loss} %"]
+    head += [f"{sensitivity['confidence']:.0%} interval", "", *(["product error %"] if budget else [])]
     return [
         heading("Sensitivity"),
+        paragraph(f"{worst_layers(sensitivity, budget)}."),
         pictures([("sensitivity of layers", drawn)], "large"),
-        table(["only this layer on hardware", "WER %", loss, "adds %"], [row(whole, "all"), *rows]),
-        note(f"{loss}: the mean a character, by which layers are sorted."),
+        table(head, [row(whole, "all"), *rows]),
+        note(f"{noise_note(sensitivity)}."),
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from memsim.changes import Changes, title, without
 from memsim.files import writing
 from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing, svg_of
 from memsim.spec import effect_label
@@ -40,14 +41,22 @@ def wer_by_bits(results: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     Dashes are the quantised digital model and the dotted line is full precision.
     """
     lines = []
-    for colour, name in enumerate(dict.fromkeys(result["hardware"]["name"] for result in results)):
-        rows = {int(r["hardware"]["spec"]["weights"]["bits"]): r for r in results if r["hardware"]["name"] == name}
+    titles = [title_without_bits(result["hardware"]) for result in results]
+    for colour, name in enumerate(dict.fromkeys(titles)):
+        own = [result for result, each in zip(results, titles, strict=True) if each == name]
+        rows = {int(row["hardware"]["spec"]["weights"]["bits"]): row for row in own}
         mapped = {bits: [trial["wer"] for trial in row["mapped"]["trials"]] for bits, row in rows.items()}
         digital = {bits: [row["digital"]["wer"]] for bits, row in rows.items()}
         lines.append(Line(f"mapped on {name}", mapped, colour))
         lines.append(Line(f"digital, as {name} quantises", digital, colour, dashed=True))
     full_precision = next((r["full_precision"]["wer"] for r in results if "full_precision" in r), None)
     draw_by_bits(lines, {} if full_precision is None else {"full precision": full_precision}, path, title)
+
+
+def title_without_bits(hardware: Mapping[str, Any]) -> str:
+    """Its name and the keys that were changed, but for the bits."""
+    changes = Changes(hardware.get("base"), hardware.get("changed", {}))
+    return title(hardware["name"], without(changes, "weights.bits"))
 
 
 def draw_by_bits(

@@ -8,7 +8,16 @@ from pathlib import Path
 from memsim.report import figures
 from memsim.report.page import Html, cards, document, facts, heading, note, table
 from memsim.report.page import figures as pictures
-from memsim.report.sections import Result, budget_section, cost_section, hardware_section, percent, run_section
+from memsim.report.sections import (
+    Result,
+    budget_section,
+    cost_section,
+    hardware_section,
+    hardware_title,
+    percent,
+    run_section,
+    verdicts_of,
+)
 from memsim.units import si
 
 
@@ -19,6 +28,7 @@ def mapping_page(result: Result, command: str) -> str:
     """
     checkpoint, hardware = result["checkpoint"], result["hardware"]
     blocks = [
+        *verdicts_of(result),
         _headline(result),
         *_layers(result["layers"]),
         *_programming(result["programming"]),
@@ -28,7 +38,7 @@ def mapping_page(result: Result, command: str) -> str:
         *run_section(checkpoint, str(result["seed"]), command),
         *hardware_section(hardware),
     ]
-    return document(f"{Path(checkpoint['path']).name} on {hardware['name']}", blocks)
+    return document(f"{Path(checkpoint['path']).name} on {hardware_title(hardware)}", blocks)
 
 
 def _headline(result: Result) -> Html:

@@ -9,12 +9,14 @@ from typing import Any
 import yaml
 
 from memsim import __version__
+from memsim.changes import Changes, title, without
 from memsim.decoders import describe
 from memsim.report import figures
-from memsim.report.page import Html, facts, heading, note, row, table, verbatim
+from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.spec import effect_label
 from memsim.units import si
+from memsim.verdicts import unfitted_note
 
 Result = Mapping[str, Any]
 
@@ -29,6 +31,26 @@ def speech_of(facts: Result) -> str:
         f"{'synthetic ' if data['synthetic'] else ''}speech; {chips} simulated chip{'s' if chips > 1 else ''}; "
         f"{describe(facts['decoding'])}"
     )
+
+
+def hardware_title(hardware: Result, *swept: str) -> str:
+    """The hardware's name and the keys that were changed, but for those `swept`."""
+    changes = Changes(hardware.get("base"), hardware.get("changed", {}))
+    return title(str(hardware["name"]), without(changes, *swept))
+
+
+def verdicts_of(facts: Result) -> list[Html]:
+    """What to know before the numbers: unusable networks and lost texts, and laws that nobody has fitted."""
+    unfitted = facts["hardware"].get("unfitted")
+    laws = [unfitted_note(unfitted)] if unfitted else []
+    return [verdict("warn", text) for text in (*facts.get("warnings", ()), *laws)]
+
+
+def interval_name(facts: Result) -> str:
+    """Over what its intervals are."""
+    chips, confidence = len(facts["mapped"]["trials"]), facts["intervals"]["confidence"]
+    of = f"these {chips} chips" if chips > 1 else "this chip"
+    return f"{confidence:.0%} interval over {facts['data']['utterances']} utterances, of {of}"
 
 
 def seeds_of(facts: Result) -> str:
@@ -80,7 +102,8 @@ def budget_section(budget: Result) -> list[Html]:
         note(
             f"Relative error (L2) of the products against those with the {weights} weights, on the inputs that were "
             "kept of calibration; over all layers the root mean square. Effects are switched on one after the other; "
-            "what one adds is the root of the difference of squares, negative where it makes the error less."
+            "what one adds is the root of the difference of squares, negative where it makes the error less. How much "
+            "the recogniser minds a layer's error, eval's --sensitivity says."
         ),
     ]
 
@@ -175,12 +198,12 @@ def _scale(most: float) -> tuple[str, float]:
     return prefix, most / float(number)
 
 
-def hardware_section(hardware: Result, title: str = "Hardware") -> list[Html]:
+def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:
     """The spec, as YAML that `--hardware` takes."""
     text = yaml.safe_dump(hardware["spec"], sort_keys=False, width=100, allow_unicode=True)
     return [
-        heading(title),
-        facts({"spec": str(hardware["name"]), "sha256": hardware["sha256"]}),
+        heading(name),
+        facts({"spec": hardware_title(hardware), "sha256": hardware["sha256"]}),
         verbatim(text.replace(": null\n", ": none\n")),
     ]
 

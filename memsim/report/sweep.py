@@ -11,6 +11,8 @@ from memsim.report.sections import (
     SYNTHETIC,
     Result,
     hardware_section,
+    hardware_title,
+    interval_name,
     loss_cells,
     loss_head,
     percent,
@@ -18,6 +20,7 @@ from memsim.report.sections import (
     seeds_of,
     speech_of,
 )
+from memsim.verdicts import unfitted_note
 
 
 def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
@@ -28,21 +31,44 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
     first = points[0]
     data = first["data"]
     keys = list(first["settings"])
-    title = f"{Path(first['checkpoint']['path']).name} on {first['hardware']['name']}, over {', '.join(keys)}"
+    hardware = hardware_title(first["hardware"], *keys)
+    title = f"{Path(first['checkpoint']['path']).name} on {hardware}, over {', '.join(keys)}"
     blocks = [
         paragraph(f"{data['name']} {data['split']}: {len(points)} points, each of {speech_of(first)}."),
         verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
+        *_verdicts(points),
         pictures([(f"WER against {', '.join(keys)}", drawn)]),
         heading("Points"),
+        *_full_precision(first),
         table([*keys, *_HEAD, *loss_head(first)], [_row(point) for point in points], text=0),
         note(
             f"In brackets, {first['intervals']['confidence']:.0%} bootstrap intervals over utterances, of these chips; "
-            "those of the degradation are paired, utterance by utterance. std, min and max are over chips."
+            "those of the degradation are paired, utterance by utterance. std, min and max are over chips; "
+            "one chip has no std."
         ),
         *run_section(first["checkpoint"], seeds_of(first), command),
         *hardware_section(first["hardware"], "Hardware of the first point"),
     ]
     return document(title, blocks)
+
+
+def _verdicts(points: Sequence[Result]) -> list[Html]:
+    """Warnings of the points, each with its settings, and laws that nobody has fitted."""
+    found = []
+    for point in points:
+        settings = ", ".join(f"{key}={'none' if value is None else value}" for key, value in point["settings"].items())
+        found += [verdict("warn", f"{settings}: {text}") for text in point.get("warnings", ())]
+    laws = dict.fromkeys(key for point in points for key in point["hardware"].get("unfitted", ()))
+    return found + ([verdict("warn", unfitted_note(list(laws)))] if laws else [])
+
+
+def _full_precision(first: Result) -> list[Html]:
+    """Its WER, which all points share, where there is one."""
+    own = first["intervals"]["wer"].get("full_precision")
+    if own is None:
+        return []
+    interval = f"{interval_name(first)}: {percent(own['low'])} to {percent(own['high'])} %"
+    return [paragraph(f"Full precision: WER {percent(own['value'])} % ({interval}).")]
 
 
 _HEAD = ("digital WER %", "WER %", "std", "min", "max", "to digital, relative %", "CER %", "chips")
@@ -51,8 +77,8 @@ _HEAD = ("digital WER %", "WER %", "std", "min", "max", "to digital, relative %"
 def _row(point: Result) -> list[str]:
     wer, intervals = point["mapped"]["wer"], point["intervals"]
     compared = intervals["to_digital"]["relative"]
-    relative = ""
-    if compared is not None:
+    relative = "unusable" if point.get("unusable") else ""
+    if compared is not None and not point.get("unusable"):
         low, high = (
             "unbounded" if compared[end] is None else percent(compared[end], 1, signed=True) for end in ("low", "high")
         )

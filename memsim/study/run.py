@@ -13,7 +13,7 @@ from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, Study, StudyFacts, Unit, divided, share
 from memsim.study.processes import in_processes
 from memsim.study.results import ResultsFile, Shard, adding_to, by_network
-from memsim.study.work import Done, Evaluator, Unwatched, Watcher, tally
+from memsim.study.work import Done, Evaluator, Resumed, Unwatched, Watcher, tally
 from memsim.train.workers import Workers
 
 StopRequest = Callable[[], int | None]
@@ -31,6 +31,7 @@ def run_study(
     subject: Subject | None = None,
     watcher: Watcher | None = None,
     stop_request: StopRequest = lambda: None,
+    on_resume: Callable[[Resumed], None] = lambda found: None,
 ) -> list[tuple[PointFacts, Evaluation]]:
     """The result of every point of `study`; of a shard, and in all but the first of `workers`, none.
 
@@ -43,6 +44,7 @@ def run_study(
         workers: the processes of a torchrun, which share the work.
         subject: that of the first point, where it is prepared already.
         stop_request: asked after every batch.
+        on_resume: told what `results` held already, before anything runs; not called where it held nothing.
 
     Raises InputError as `prepare` and `adding_to` do, and Stopped when it was asked to stop and something is left.
     """
@@ -58,8 +60,11 @@ def run_study(
         covered = workers.gather(
             {n: {i for part in parts for i in part.texts} for n, parts in collected.parts.items()}
         )[0]
-        units = [unit for unit in (_left(study, unit, covered) for unit in units) if unit.batches]
+        planned = units
+        units = [unit for unit in (_left(study, unit, covered) for unit in planned) if unit.batches]
         left = _utterances(study, units)
+        if file is not None and file.parts:
+            on_resume(_resumed(planned, units, wanted, wanted - left))
         watcher.begin(facts, wanted, wanted - left)
         if jobs > 1:
             done = in_processes(study, units, device, jobs, watcher, stop_request)
@@ -78,6 +83,12 @@ def run_study(
         if file is not None:
             file.finish()
     return [(point, collected.evaluations[point.hardware]) for point in facts.points] if collected.whole else []
+
+
+def _resumed(planned: Sequence[Unit], left: Sequence[Unit], wanted: int, done: int) -> Resumed:
+    """What is done of the units that are planned."""
+    chips, unfinished = ({unit.network for unit in units if unit.network.role == "chip"} for units in (planned, left))
+    return Resumed((len(planned) - len(left), len(planned)), (len(chips - unfinished), len(chips)), (done, wanted))
 
 
 def _utterances(study: Study, units: Iterable[Unit]) -> int:

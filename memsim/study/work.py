@@ -32,6 +32,24 @@ def tally(texts: Mapping[int, str], corpus: Corpus) -> Tally:
     return Tally(len(texts), score.substitutions + score.insertions + score.deletions, score.words)
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """What an earlier run has left of the work of this one: work items, chips and transcripts, each of how many."""
+
+    items: tuple[int, int]
+    chips: tuple[int, int]
+    transcripts: tuple[int, int]
+
+    def __str__(self) -> str:
+        (items, all_items), (chips, all_chips), (texts, all_texts) = self.items, self.chips, self.transcripts
+        left = all_items - items
+        rest = f"goes on with the other {left}" if left else "nothing is left to run"
+        return (
+            f"found {items} of {all_items} work items ({chips} of {all_chips} chips, {texts:,} of {all_texts:,} "
+            f"transcripts); {rest}"
+        )
+
+
 class Watcher(Protocol):
     """Told how a study goes."""
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap, norm
 
-from memsim.asr.bootstrap import Interval, compare, wer_interval
+from memsim.asr.bootstrap import Interval, compare, mean_changes, wer_interval
 
 RESAMPLES = 10_000
 
@@ -161,3 +161,39 @@ def test_wider_confidence_is_a_wider_interval(rows: list[tuple[int, int, int]], 
 def test_bad_input(errors: list[int], words: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare(errors, errors, words)
+
+
+def test_changes_of_a_mean_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    baseline = rng.gamma(2.0, 1.0, 50)
+    double, near, noise = 2 * baseline, baseline * rng.uniform(1.9, 2.1, 50), baseline + rng.normal(0, 0.5, 50)
+    less = 0.5 * baseline
+    found = mean_changes([double, near, noise, less], list(baseline))
+    assert found[0].change == Interval(*[pytest.approx(1.0)] * 3)  # paired: what all utterances share is no noise
+    assert found[1].change.low < near.mean() / baseline.mean() - 1 < found[1].change.high
+    assert [change.is_noise for change in found] == [False, False, True, False]
+    assert [change.may_be_largest for change in found] == [True, True, False, False]
+    assert found == mean_changes([double, near, noise, less], list(baseline))
+
+
+def test_intervals_of_a_mean_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(200):
+        baseline = rng.gamma(4.0, 1.0, 60)
+        (found,) = mean_changes([baseline + rng.normal(0, 1, 60)], list(baseline), resamples=400)
+        held += found.is_noise
+    assert 175 <= held <= 199  # 95 % of 200 are 190
+
+
+def test_nothing_is_the_largest_of_noise() -> None:
+    baseline = np.random.default_rng(2).gamma(2.0, 1.0, 30)
+    found = mean_changes([baseline, 0.9 * baseline], list(baseline))
+    assert not any(change.may_be_largest for change in found)
+    assert found[0].is_noise
+
+
+@pytest.mark.parametrize(("values", "baseline"), [([[1.0, 2.0]], [1.0]), ([], [1.0]), ([[1.0]], [0.0]), ([1.0], [1.0])])
+def test_means_that_cannot_be_compared(values: list, baseline: list[float]) -> None:
+    with pytest.raises(ValueError, match="cannot be compared"):
+        mean_changes(values, baseline)

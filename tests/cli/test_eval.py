@@ -36,17 +36,77 @@ def test_the_table_says_what_was_measured(memsim):
     for said in (
         "6 utterances",
         "of synthetic speech",
-        "demo-float.safetensors on physical, 3-bit weights, 60 layers",
         "full precision",
         "digital, quantised",
         "mapped, 2 chips",
-        "relative degradation to digital",
+        "relative degradation to digital: ",
+        "(95% interval over 6 utterances, of these 2 chips: ",
         "clipped: DAC",
-        "real-time factor on chips",
+        "real-time factor of the simulation: ",
+        "(no speed of a chip)",
+        "demo-float.safetensors on physical with weights.bits=3, 3-bit weights, 60 layers",
         "says little of real speech",
         "blocks.5.feed_forward_2.expand",
     ):
         assert said in done.said
+
+
+def test_one_chip_has_no_spread_and_changed_keys_are_named(memsim):
+    settings = ("--set", "adc.bits=6", "--set", "retention.age_seconds=1e6")
+    done = memsim("eval", "demo", *DEMO, *settings, "--json", "one.json", "--report", "one.html")
+    assert done.status == 0, done.err
+    result, titled = json.loads(Path("one.json").read_text()), "physical with adc.bits=6, retention.age_seconds=1e6"
+    for rates in (result["mapped"]["wer"], result["mapped"]["cer"]):
+        assert rates["std"] is None
+        assert rates["min"] == rates["mean"] == rates["max"]
+    assert "std" in done.out
+    assert " 0.00 " not in done.out.partition("relative")[0]
+    hardware = result["hardware"]
+    assert (hardware["name"], hardware["base"], hardware["title"]) == ("physical", "physical", titled)
+    assert hardware["changed"] == {"adc.bits": 6, "retention.age_seconds": 1e6}
+    assert hardware["unfitted"] == ["retention"]
+    law = "retention: a law whose numbers are not fitted to measurements"
+    page = " ".join(Path("one.html").read_text("utf-8").split())
+    for text in (done.said, page):
+        assert f"demo.safetensors on {titled}" in text
+        assert law in text
+    assert "95% interval over 6 utterances, of this chip" in page
+
+    # a mapped file knows, too, and what is changed on it comes on top
+    mapped = memsim("map", "demo", *settings, "-o", "m.safetensors", "--json", "map.json", "--report", "map.html")
+    assert f"demo.safetensors on {titled}" in mapped.said
+    assert law in mapped.said
+    assert json.loads(Path("map.json").read_text())["hardware"]["changed"] == hardware["changed"]
+    assert f"demo.safetensors on {titled}" in " ".join(Path("map.html").read_text("utf-8").split())
+    assert f"m.safetensors on {titled}, 3-bit weights" in memsim("eval", "m.safetensors", *DEMO).said
+    again = memsim("eval", "m.safetensors", *DEMO, "--set", "adc.bits=8", "--set", "read_noise=none")
+    assert "levels mapped again on physical with read_noise=none, retention.age_seconds=1e6" in again.said
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_a_network_of_no_use_has_no_ratio(memsim, tiny_recogniser, quiet):
+    done = memsim(
+        "eval", tiny_recogniser, *DEMO, "--bits", "3", "--trials", "2", "--json", "r.json", "--report", "r.html", *quiet
+    )
+    assert done.status == 0
+    result = json.loads(Path("r.json").read_text())
+    assert result["relative_degradation"] == {"to_digital": None, "to_full_precision": None}
+    assert result["unusable"].keys() == {"full_precision", "digital", "mapped"}
+    assert result["intervals"]["to_digital"]["relative"] is None
+    assert result["warnings"]
+    page = " ".join(Path("r.html").read_text("utf-8").split())
+    for sentence in result["warnings"]:
+        assert (f"warning: {sentence}" in " ".join(done.err.split())) == (not quiet)
+    assert "full precision: unusable: WER" in page
+    assert "is the checkpoint trained, and for this language" in page
+    if not quiet:
+        assert "no relative degradation to digital: digital is unusable (WER " in done.said
+        assert "no relative degradation to full precision: full precision is unusable (WER " in done.said
+    else:
+        assert (done.out, done.err) == ("", "")
+        piped = memsim("eval", tiny_recogniser, *DEMO, "--bits", "3", "--json", "-")
+        assert json.loads(piped.out)["warnings"]
+        assert "warning: full precision: unusable: WER" in piped.err
 
 
 def test_the_json_has_the_contract(memsim):
@@ -221,7 +281,13 @@ def test_what_effects_and_layers_cost(memsim):
     assert result["ablation"][1]["cer"]["mean"] == result["digital"]["cer"]
     layers = result["sensitivity"]["layers"]
     assert len(layers) == len(result["budget"]["layers"]) == 18  # query, key and value of six blocks
-    assert {"name", "wer", "cer", "loss"} == layers[0].keys()
+    assert {"name", "wer", "cer", "loss", "added", "within_noise", "may_be_worst"} == layers[0].keys()
+    for layer in layers:
+        added = layer["added"]
+        assert added["low"] <= added["value"] <= added["high"]
+        assert added["value"] == pytest.approx(layer["loss"] / result["sensitivity"]["digital"]["loss"] - 1, abs=1e-5)
+        assert layer["within_noise"] == (added["low"] <= 0 <= added["high"])
+    assert all(layer["standard_error"] > 0 for layer in result["budget"]["layers"])
     assert result["sensitivity"]["digital"]["wer"] == result["digital"]["wer"]
     for said in (
         "error of the product",
@@ -230,9 +296,15 @@ def test_what_effects_and_layers_cost(memsim):
         "only this layer on hardware",
         "none: digital, quantised",
         "8 more with --verbose",
+        "adds to CTC loss %",
+        "product error %",
+        "95% interval over utterances, of this chip",
+        "to the CTC loss beyond noise",
+        f"The largest product error has {result['budget']['layers'][0]['name']}",
     ):
         assert said in done.said
     assert result["sensitivity"]["layers"][0]["name"] in done.said
+    assert "in layer" not in done.said  # one table names layers
     plain = memsim(*command, "--json", "-")
     assert without_timing(result_of(plain)) == without_timing(
         {key: value for key, value in result.items() if key not in ("budget", "ablation", "sensitivity")}

@@ -37,7 +37,17 @@ def test_a_sweep_is_a_table_json_and_a_figure(memsim, tiny):
     assert done.status == 0, done.err
     for said in ("adc.bits", "dac.bits", "digital %", "evaluation: 210 utterances done in"):
         assert said in done.said
+    for said in (
+        "demo all: 30 utterances",
+        "tiny.safetensors on physical with weights.bits=3, digital=[output*, frontend.*], over adc.bits, dac.bits, ",
+        "full precision",
+        "95% interval over 30 utterances, of this chip; those to digital are paired",
+        "unusable",  # it is not trained
+        "4 of 4 points have such warnings",
+    ):
+        assert said in done.said
     points = result_of("all.json")["points"]
+    assert [point["hardware"]["changed"]["adc.bits"] for point in points[:2]] == [3, 3]
     assert [tuple(point["settings"].values()) for point in points] == [(3, 4), (3, 8), (8, 4), (8, 8)]
     assert [point["hardware"]["spec"]["adc"]["bits"] for point in points] == [3, 3, 8, 8]
     assert all(list(point["hardware"]["spec"]["digital"]) == ["output*", "frontend.*"] for point in points)
@@ -51,6 +61,7 @@ def test_a_sweep_is_a_table_json_and_a_figure(memsim, tiny):
 
     merged = memsim("eval", "--merge", "all.jsonl", "--json", "again.json", "--figure", "again.svg")
     assert merged.status == 0, merged.err
+    assert "digital=[output*, frontend.*], over adc.bits, dac.bits, " in merged.said
     assert result_of("again.json") == result_of("all.json")
     assert Path("again.svg").read_bytes() == Path("all.svg").read_bytes()
 
@@ -58,11 +69,18 @@ def test_a_sweep_is_a_table_json_and_a_figure(memsim, tiny):
 def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
     command = ("eval", tiny, *DEMO, "--trials", "3")
     assert memsim(*command, "--json", "whole.json").status == 0
+    found = []
     for trials in ("2", "3", "3"):
         done = memsim(*command[:-1], trials, "--results", "r.jsonl", "--json", "r.json")
         assert done.status == 0, done.err
         parts = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
         assert len([line for line in parts if line["kind"] == "part"]) == int(trials) + 2
+        found.append(done.said.partition("r.jsonl: ")[2].partition(" evaluation")[0])
+    assert found[0].startswith("evaluation") or "found" not in found[0]
+    assert found[1].startswith(
+        "found 4 of 5 work items (2 of 3 chips, 120 of 150 transcripts); goes on with the other 1"
+    )
+    assert found[2].startswith("found 5 of 5 work items (3 of 3 chips, 150 of 150 transcripts); nothing is left to run")
     assert result_of("r.json") == result_of("whole.json")
 
     for number in (1, 2):
@@ -128,7 +146,9 @@ def test_a_log_says_how_far_it_is(memsim, tiny, monkeypatch):
     lines = [line for line in done.err.splitlines() if line.startswith("evaluation: ")]
     assert "/90 utterances" in lines[0]
     assert any("full precision: WER" in line for line in lines)
-    assert any("chip 1 of 1: WER" in line and "left" in line for line in lines)
+    running = [line for line in lines if "chip 1 of 1: WER" in line and "left" in line]
+    assert all("% so far, over " in line and " of 30 utterances" in line for line in running)
+    assert running
     assert lines[-1].startswith("evaluation: 90 utterances done in")
 
 

@@ -78,7 +78,9 @@ def test_their_inputs_need_no_data() -> None:
     statistics = one_hot_statistics(200)
     assert statistics.sample.shape == (64, 200)
     assert torch.equal(statistics.sample.sum(1), torch.ones(64))
-    assert (statistics.limit, statistics.absmax, statistics.full_scale) == (1, 1, 1)
+    assert (statistics.absmax, statistics.full_scale, statistics.is_one_hot) == (1, 1, True)
+    rows = torch.cat([rows for rows, _ in statistics.rows()])
+    assert torch.equal(rows, torch.eye(200))
 
 
 def test_the_size_of_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

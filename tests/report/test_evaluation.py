@@ -99,7 +99,44 @@ def test_headline_numbers_come_first(evaluation: Written) -> None:
     assert SYNTHETIC in first
     for name in ("mapped", "digital", "full_precision"):
         assert f"{100 * facts['intervals']['wer'][name]['value']:.2f} %" in first
-    assert first.count("95% interval") == 5
+    assert first.count("95% interval over 3 utterances, of these 3 chips") == 3
+    for sentence in facts["warnings"]:  # it is not trained
+        assert sentence in Page.of(text).text
+    assert first.count("unusable</b>") == 2
+    usable = copy.deepcopy(facts) | {"unusable": {}, "warnings": []}
+    for name in ("digital", "full_precision"):
+        usable["intervals"][f"to_{name}"]["relative"] = {"value": 0.1, "low": -0.1, "high": 0.4}
+    first = evaluation_page(usable, "memsim eval").partition("<h2>")[0]
+    assert first.count("95% interval over 3 utterances, of these 3 chips") == 5
+    assert "unusable" not in first
+    law = "retention, faults, programming.relaxation: laws whose numbers are not fitted to measurements"
+    assert law in first
+    assert "with weights.bits=3, programming.relaxation=0.02, faults.stuck_lrs=0.01, retention.age_seconds=1e6" in first
+
+
+def test_one_chip_has_no_spread(evaluation: Written) -> None:
+    facts = copy.deepcopy(evaluation[0])
+    facts["mapped"]["trials"] = facts["mapped"]["trials"][:1]
+    facts["mapped"]["wer"] |= {"std": None}
+    facts["ablation"][0]["wer"] |= {"std": None}
+    table = rows(evaluation_page(facts, "memsim eval"))
+    (line,) = [line for line in table if line and line[0] == "mapped, 1 chip"]
+    assert line[3] == ""
+    (line,) = [line for line in table if line and line[0] == "quantisation" and len(line) == 5]
+    assert line[2] == ""
+
+
+def test_both_measures_of_a_layer_are_in_one_table(evaluation: Written) -> None:
+    facts, text = evaluation
+    section = text.partition("<h2>Sensitivity</h2>")[2].partition("<h2>")[0]
+    errors = {layer["name"]: f"{100 * layer['error']:.2f}" for layer in facts["budget"]["layers"]}
+    table = {line[0]: line for line in rows(section) if line}
+    for layer in facts["sensitivity"]["layers"]:
+        line = table[layer["name"]]
+        assert line[3] == f"{100 * layer['added']['value']:+.2f}"
+        assert line[6] == errors[layer["name"]]
+    for said in ("adds to CTC loss %", "product error %", "beyond noise", "the loss decides"):
+        assert said in section
 
 
 def test_it_can_be_repeated(page: Page, evaluation: Written) -> None:
@@ -133,7 +170,8 @@ def test_it_shows_what_there_is(evaluation: Written) -> None:
     facts["clip_rate_by_layer"] = {name: {"dac": None, "adc": None} for name in facts["clip_rate_by_layer"]}
     facts["clip_rate"] = {"dac": None, "adc": None}
     facts["data"]["synthetic"] = False
-    facts["intervals"]["to_digital"]["relative"]["high"] = None
+    facts |= {"unusable": {}, "warnings": []}
+    facts["intervals"]["to_digital"]["relative"] = {"value": 0.1, "low": 0.0, "high": None}
     text = evaluation_page(facts, "memsim eval")
     page = Page.of(text)
     assert page.headings[1:] == ["Word error rate", "Chips", "To repeat it", "Hardware"]

@@ -29,7 +29,8 @@ def test_a_row_a_point(points: list[dict]) -> None:
     figure.add_subplot().plot([1, 2])
     page = Page.of(sweep_page(points, svg_of(figure), "memsim eval --set adc.bits=4,6,8"))
     assert page.headings == [
-        "tiny.safetensors on physical, over adc.bits, read_noise",
+        "tiny.safetensors on physical with weights.bits=3, programming.relaxation=0.02, faults.stuck_lrs=0.01, "
+        "retention.age_seconds=1e6, over adc.bits, read_noise",
         "Points",
         "To repeat it",
         "Hardware of the first point",
@@ -43,6 +44,11 @@ def test_a_row_a_point(points: list[dict]) -> None:
         "3 points, each of 3 utterances",
         "greedy decoding",
         "--set adc.bits=4,6,8",
+        "unusable",
+        "adc.bits=4, read_noise=none: full precision: unusable: WER",
+        "Full precision: WER ",
+        "95% interval over 3 utterances, of these 3 chips",
+        "retention, faults, programming.relaxation: laws whose numbers are not fitted",
     ):
         assert said in page.text
 

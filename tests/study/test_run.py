@@ -33,6 +33,27 @@ def test_a_study_is_an_evaluation_of_every_point(study):
     assert len(hypotheses) == 2
 
 
+def test_a_resumed_study_says_what_it_found(study, tmp_path):
+    found: list[str] = []
+
+    def run(it, **changes):
+        return run_study(it, results=tmp_path / "r.jsonl", on_resume=lambda what: found.append(str(what)), **changes)
+
+    stopping = Counting(stop_after=9)  # two networks of four batches, and a batch of the first chip
+    with pytest.raises(Stopped):
+        run(study(), watcher=stopping, stop_request=stopping.stop_request)
+    assert found == []  # a new file
+    run(study())
+    work = f"2 of 6 work items (0 of 4 chips, {stopping.utterances} of 360 transcripts)"
+    assert found == [f"found {work}; goes on with the other 4"]
+    run(study())
+    assert found[1] == "found 6 of 6 work items (4 of 4 chips, 360 of 360 transcripts); nothing is left to run"
+    run(study(trials=3))
+    assert found[2].startswith(
+        "found 6 of 8 work items (4 of 6 chips, 360 of 480 transcripts); goes on with the other 2"
+    )
+
+
 def test_processes_make_the_same_result(study, whole, tmp_path):
     watcher = Counting()
     results = run_study(study(), jobs=2, results=tmp_path / "r.jsonl", watcher=watcher)

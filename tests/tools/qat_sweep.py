@@ -288,8 +288,8 @@ class Row:
         return compare([trial["utterance_errors"] for trial in self.chips], baseline, words)
 
 
-def percent(wer: float) -> str:
-    return f"{100 * wer:.2f}"
+def percent(wer: float | None) -> str:
+    return "" if wer is None else f"{100 * wer:.2f}"
 
 
 def spread_cells(wers: Sequence[float]) -> str:

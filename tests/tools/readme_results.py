@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from memsim.report.figures import wer_by_bits
+from memsim.report.figures import title_without_bits, wer_by_bits
 
 
 def main() -> None:
@@ -65,8 +65,8 @@ def table(results: list[dict]) -> str:
     for result in results:
         wer, trials = result["mapped"]["wer"], result["mapped"]["trials"]
         values = [result["digital"]["wer"], wer["mean"], wer["std"], wer["min"], wer["max"]]
-        cells = [f"{100 * value:.1f}" for value in values]
-        name, bits = result["hardware"]["name"], result["hardware"]["spec"]["weights"]["bits"]
+        cells = ["" if value is None else f"{100 * value:.1f}" for value in values]  # one chip has no std
+        name, bits = title_without_bits(result["hardware"]), result["hardware"]["spec"]["weights"]["bits"]
         cer = f"{100 * result['mapped']['cer']['mean']:.1f}"
         lines.append(f"| `{name}` | {bits} | {' | '.join(cells)} | {len(trials)} | {cer} |")
     full_precision = results[0]["full_precision"]

@@ -1,0 +1,173 @@
+"""What a result is worth: unusable networks, lost texts, and laws whose numbers nobody has measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from memsim.asr.scoring import Score, score
+from memsim.spec import AdcImperfections, HardwareSpec
+
+UNUSABLE_WER = 1.0
+"""With as many errors as words, a network does no better than silence."""
+
+MIN_HITS = 0.1
+"""A network that gets fewer of the words right is unusable: an empty transcript of every second word has as many."""
+
+MOST = 0.5
+"""Of utterances or words: what is called most of them."""
+
+BABBLE = 2.0
+"""Texts so many times as long as their references are babbling."""
+
+
+def why_unusable(scores: Sequence[Score]) -> str | None:
+    """Why a network with these scores (one a chip) is of no use, so that ratios of its WER say nothing; else None."""
+    wer = fmean(score.wer for score in scores)
+    hits = fmean(score.hits / score.words for score in scores)
+    if wer >= UNUSABLE_WER:
+        return f"WER {wer:.1%}, as many errors as words or more"
+    if hits < MIN_HITS:
+        return f"{hits:.1%} of the words are right (WER {wer:.1%})"
+    return None
+
+
+def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = "") -> dict[str, str]:
+    """What is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost; mostly nothing.
+
+    `baseline` is a network that this one is made from, on the same utterances; what it wrote can be lost.
+    """
+    texts = [" ".join(text.split()) for text in found.hypotheses]
+    references = [" ".join(text.split()) for text in found.references]
+    said: dict[str, str] = {}
+    empty = texts.count("")
+    if empty > MOST * len(texts):
+        said["empty"] = f"{empty} of {len(texts)} transcripts are empty"
+    text, times = Counter(filter(None, texts)).most_common(1)[0] if empty < len(texts) else ("", 0)
+    right = sum(text == own == reference for own, reference in zip(texts, references, strict=True))
+    if times >= 2 and times > MOST * len(texts) and right < MOST * times:
+        said["repeated"] = f"{times} of {len(texts)} transcripts are the same text, {_quoted(text)}"
+    written = sum(len(text.split()) for text in texts)
+    times_longer = max(written / found.words, sum(map(len, texts)) / max(found.characters, 1))
+    if times_longer > BABBLE:
+        said["babbling"] = f"the transcripts are {times_longer:.1f} times as long as their references (babbling)"
+    if not said and written < MOST * found.words:
+        said["short"] = f"the transcripts have {written} words, their references {found.words}: most words are lost"
+    if not said and baseline is not None and any(text.split() for text in baseline.hypotheses):
+        kept = score(baseline.hypotheses, found.hypotheses)
+        if kept.hits < (1 - MOST) * kept.words:
+            lost = kept.words - kept.hits
+            said["lost"] = f"{lost} of the {kept.words} words of the {baseline_name} text are lost"
+    return said
+
+
+def _quoted(text: str) -> str:
+    return f"'{text[:40]}...'" if len(text) > 40 else f"'{text}'"
+
+
+_REMEDIES = {
+    "full precision": "is the checkpoint trained, and for this language and these transcripts?",
+    "digital, quantised": "more --bits, or layers kept digital (--set digital=[GLOB, ...]), lose less",
+    "mapped": "--sensitivity shows which layers lose it: keep those digital (--set digital=[GLOB, ...]), or give them "
+    "more bits or better programming (--hardware best)",
+}
+
+
+def warnings_of(full_precision: Score | None, digital: Score, chips: Mapping[int, Score]) -> list[str]:
+    """Sentences on networks that are unusable or lose their text; `chips` are scores by seed.
+
+    What fails first is to be mended first, so it alone comes with a remedy.
+    """
+    networks: list[tuple[str, Mapping[int, Score], Score | None, str]] = [
+        ("digital, quantised", {0: digital}, full_precision, "full-precision"),
+        ("mapped", chips, digital, "digital"),
+    ]
+    if full_precision is not None:
+        networks.insert(0, ("full precision", {0: full_precision}, None, ""))
+    warnings: list[str] = []
+    for number, (name, scores, baseline, baseline_name) in enumerate(networks):
+        by_kind: dict[str, dict[int, str]] = {}
+        for seed, found in scores.items():
+            reason = why_unusable([found])
+            problems = {} if reason is None else {"unusable": f"unusable: {reason}"}
+            for kind, problem in (problems | lost_text(found, baseline, baseline_name)).items():
+                by_kind.setdefault(kind, {})[seed] = problem
+        sentences = [f"{name}{_chips(name, problems, scores)}" for problems in by_kind.values()]
+        if sentences and not warnings:
+            # without full precision nobody knows whether the bits are to blame
+            sentences[-1] += f"; {_REMEDIES[name if number else 'full precision']}"
+        warnings += sentences
+    return warnings
+
+
+def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Score]) -> str:
+    """Which of several chips have a problem, and what it is on the first of them."""
+    (seed, problem), *more = problems.items()
+    if name != "mapped" or len(scores) == 1:
+        return f": {problem}"
+    return f", {1 + len(more)} of {len(scores)} chips, such as that of seed {seed}: {problem}"
+
+
+def unfitted(spec: HardwareSpec) -> list[str]:
+    """The keys of `spec` that switch on laws whose numbers come from no measurement of its devices."""
+    keys = [key for key in ("retention", "faults", "wires") if getattr(spec, key) is not None]
+    imperfections = tuple(AdcImperfections.model_fields)
+    changed: list[dict[str, dict[str, Any] | None]] = [
+        {"programming": spec.programming.model_dump(), "adc": spec.adc.model_dump() if spec.adc else {}}
+    ]
+    changed += [{"programming": override.programming, "adc": override.adc} for override in spec.overrides]
+    for section, names in (("programming", ("relaxation",)), ("adc", imperfections)):
+        keys += [f"{section}.{name}" for name in names if any((part[section] or {}).get(name) for part in changed)]
+    return keys
+
+
+def unfitted_note(keys: Sequence[str]) -> str:
+    """What a result with `unfitted` keys says of them."""
+    laws = "a law whose numbers are" if len(keys) == 1 else "laws whose numbers are"
+    return (
+        f"{', '.join(keys)}: {laws} not fitted to measurements, but the spec's own; what is lost to it is an assumption"
+    )
+
+
+def hardware_dict(spec: HardwareSpec) -> dict[str, Any]:
+    """What a result says of its hardware."""
+    return {
+        "name": spec.name,
+        "sha256": spec.sha256(),
+        **spec.changes.to_dict(),
+        "title": spec.title,
+        "unfitted": unfitted(spec),
+        "spec": spec.to_dict(),
+    }
+
+
+def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> str:
+    """Which layer costs most: one answer, by the loss, from the two results as `--json` writes them."""
+    loss, layers = f"{sensitivity['loss_name']} loss", sensitivity["layers"]
+    worst = [layer for layer in layers if layer.get("may_be_worst")]
+    beyond = sum(not layer["within_noise"] and layer["added"]["value"] > 0 for layer in layers if "added" in layer)
+    if not worst:
+        answer = f"no layer by itself adds to the {loss} beyond noise; more utterances tell more"
+    else:
+        names = ", ".join(layer["name"] for layer in worst[:5]) + f" and {len(worst) - 5} more" * (len(worst) > 5)
+        which = "the worst is" if len(worst) == 1 else "the worst, which these utterances do not tell apart, are"
+        adds = f"layer{'s' * (len(layers) > 1)} add{'s' * (beyond == 1)}"
+        answer = f"{beyond} of {len(layers)} {adds} to the {loss} beyond noise; {which} {names}"
+    if budget is None or not budget["layers"]:
+        return answer
+    largest = max(budget["layers"], key=lambda layer: layer["error"])
+    return (
+        f"{answer}. The largest product error has {largest['name']} ({largest['error']:.1%}): product errors say how "
+        "wrong the outputs of a layer are, the loss says how much the network minds, and the loss decides"
+    )
+
+
+def noise_note(sensitivity: Mapping[str, Any]) -> str:
+    """What the columns of a table of layers mean."""
+    return (
+        f"{sensitivity['loss_name']} loss: the mean a character, by which layers are sorted; what a layer adds is in % "
+        f"of the digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "
+        "noise: the interval holds 0 (by chance, that of one harmless layer in 20 does not)"
+    )
