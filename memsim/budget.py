@@ -154,9 +154,8 @@ def layer_budget(
             step = matrix if is_chip else matrix.under(own, seed, statistics)
             errors[effect] = product_error(step, statistics, wanted, seed)
         before = own
-    return LayerBudget(
-        matrix.name, errors, _standard_error(*row_squares(matrix, statistics, wanted, seed)) if errors else None
-    )
+    uncertain = _standard_error(*row_squares(matrix, statistics, wanted, seed)) if errors else None
+    return LayerBudget(matrix.name, errors, uncertain)
 
 
 def require_samples(path: Path, layers: Iterable[str], statistics: Mapping[str, InputStatistics]) -> None:
