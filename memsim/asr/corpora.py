@@ -17,7 +17,7 @@ from memsim.asr.text import normalise
 from memsim.errors import InputError
 from memsim.files import is_file
 from memsim.json_input import parse_json
-from memsim.resources import ASSETS
+from memsim.resources import ASSETS, nearest
 
 AUDIO_ROOTS = "MEMSIM_AUDIO_ROOTS"
 """The environment variable that names folders, besides a manifest's own, that its audio may lie in."""
@@ -80,8 +80,9 @@ def load_corpus(
     elif Path(data).suffix in (".tsv", ".jsonl"):
         corpus = Corpus(data, "all", _read_manifest(Path(data), root))
     else:
-        known = ", ".join(["demo", *_SOURCES])
-        raise InputError(f"data {data!r}: no such corpus (there are: {known}), and not a manifest (.tsv or .jsonl)")
+        names = ("demo", *_SOURCES)
+        known = f"({nearest(data, names, ['.tsv', '.jsonl'])}there are: {', '.join(names)})"
+        raise InputError(f"data {data!r}: no such corpus {known}, and not a manifest (.tsv or .jsonl)")
     return _finish(corpus, text_style, limit)
 
 

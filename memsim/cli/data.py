@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memsim.cli import options
 from memsim.errors import InputError
-from memsim.resources import ASSETS
+from memsim.resources import ASSETS, nearest
 
 if TYPE_CHECKING:
     from memsim.checkpoint import Checkpoint
@@ -30,9 +30,8 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
         if not path.is_file() and name in BUNDLED:
             return ASSETS / "checkpoints" / BUNDLED[name], None
         if not path.exists():
-            raise InputError(
-                f"{name}: no such file, and no bundled checkpoint of that name (there are: demo-float, demo)"
-            )
+            known = f"({nearest(name, BUNDLED, ['.safetensors'])}there are: {', '.join(BUNDLED)})"
+            raise InputError(f"{name}: no such file, and no bundled checkpoint of that name {known}")
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
         if not Path(from_environment).exists():
