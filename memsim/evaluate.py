@@ -35,6 +35,7 @@ from memsim.nn.mapping import ChipMapping, ClipRate, clip_rate, map_model, mappi
 from memsim.nn.plan import chosen_bits
 from memsim.parts import ChipFacts, Part
 from memsim.spec import HardwareSpec
+from memsim.units import counted
 
 CACHED_BYTES = 1e8
 """Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
@@ -290,11 +291,18 @@ def _require_statistics(
         if layer.name not in statistics and needs_calibration(spec.for_layer(layer.name))
     ]
     if missing:
-        more = f" and {len(missing) - 1} more layers" if len(missing) > 1 else ""
+        more = f" and {counted(len(missing) - 1, 'more layer')}" if len(missing) > 1 else ""
         raise InputError(
             f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are open; "
-            "map it with `memsim map --calibrate DATA`"
+            f"{measuring(checkpoint)}"
         )
+
+
+def measuring(checkpoint: Checkpoint) -> str:
+    """How a file comes by input statistics, for the message that `checkpoint` has none."""
+    if checkpoint.kind == "mapped":
+        return "map the unmapped checkpoint again with `memsim map --calibrate DATA`"
+    return "map it with `memsim map --calibrate DATA` and evaluate the file that this writes"
 
 
 def evaluate(

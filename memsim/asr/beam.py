@@ -23,6 +23,7 @@ from memsim.asr.ngram import read_arpa_words
 from memsim.asr.tokens import PhonemeTokens, Tokens
 from memsim.errors import InputError
 from memsim.extras import require
+from memsim.units import counted
 
 _IMPOSSIBLE = -1e9
 """The log-probability of what cannot be; far below any beam, but finite, so that sums stay numbers."""
@@ -103,7 +104,9 @@ class BeamSearch:
         self._stay_id = len(tokens) if separator is None else separator
         spelled = {word: ways for word in words if (ways := tokens.spellings(word))}
         if not spelled:
-            raise InputError(f"none of the {len(words)} words to recognise can be written with the recogniser's tokens")
+            raise InputError(
+                f"none of {counted(len(words), 'word')} to recognise can be written with the recogniser's tokens"
+            )
         self.words = len(spelled)
         self._dictionary = _dictionary(spelled)
         self._language_model = _language_model(language_model, self._dictionary)

@@ -9,6 +9,7 @@ from typing import Any
 import jiwer
 
 from memsim.errors import InputError
+from memsim.units import counted
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,13 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     or the references hold no words, as then there is no rate.
     """
     if len(references) != len(hypotheses):
-        raise InputError(f"{len(references)} references but {len(hypotheses)} hypotheses; each needs the other")
+        raise InputError(
+            f"{counted(len(references), 'reference')} but {len(hypotheses)} hypotheses; each needs the other"
+        )
     if not any(reference.strip() for reference in references):
-        raise InputError(f"the {len(references)} references hold no words, so there is no word error rate")
+        raise InputError(
+            f"{counted(len(references), 'reference holds', 'references hold')} no words, so there is no word error rate"
+        )
     words = jiwer.process_words(list(references), list(hypotheses))
     characters = jiwer.process_characters(list(references), list(hypotheses))
     return Score(

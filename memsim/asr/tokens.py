@@ -16,6 +16,7 @@ from memsim.asr.lexicon import Lexicon
 from memsim.errors import InputError
 from memsim.extras import require
 from memsim.json_input import parse_json
+from memsim.units import counted
 
 
 class Tokens(Protocol):
@@ -176,7 +177,7 @@ class PhonemeTokens:
         for word in text.split():
             ways = self.spellings(word)
             if not ways:
-                raise InputError(f"no pronunciation of {word!r} in the lexicon of {len(self.lexicon)} words")
+                raise InputError(f"no pronunciation of {word!r} in the lexicon of {counted(len(self.lexicon), 'word')}")
             ids += ways[0]
         return ids
 

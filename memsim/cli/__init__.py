@@ -62,6 +62,8 @@ def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
+            if options.get("quiet") and options.get("verbose"):
+                raise InputError("--quiet --verbose: contradict each other; leave one out")
             command(*args, **options)
             sys.stdout.flush()  # a full disk is told now, not by Python at its exit
         except KeyboardInterrupt:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memsim.units import counted
+
 if TYPE_CHECKING:
     from memsim.checkpoint import Checkpoint
     from memsim.nn.plan import Plan
@@ -29,15 +31,15 @@ def warn_of_other_bits(plan: Plan, checkpoint: Checkpoint) -> None:
     if other:
         name, bits = other[0].name, other[0].tiling.bits
         warn(
-            f"{len(other)} layers have other weight bits than they were trained for ({name}: {bits}, not "
-            f"{trained[name][0]}): their scales are fitted anew"
+            f"{counted(len(other), 'layer has', 'layers have')} other weight bits than they were trained for ({name}: "
+            f"{bits}, not {trained[name][0]}): their scales are fitted anew"
         )
     untrained = [layer for layer in plan.mapped if trained and layer.name not in trained]
     if untrained:
         name, bits = untrained[0].name, untrained[0].tiling.bits
         warn(
-            f"{len(untrained)} layers were trained in full precision ({name}: {bits} bits now): their scales are "
-            "fitted; digital globs of the hardware keep layers off the arrays"
+            f"{counted(len(untrained), 'layer was', 'layers were')} trained in full precision ({name}: {bits} bits "
+            "now): their scales are fitted; digital globs of the hardware keep layers off the arrays"
         )
 
 

@@ -51,6 +51,19 @@ def default_data(checkpoint: str | None) -> str:
     return "demo"
 
 
+def open_network(
+    name: str, option: str, architecture: str | None = None, architecture_config: str | None = None
+) -> Checkpoint:
+    """`open_checkpoint` of the unmapped network that `option` names. Raises InputError for files of another kind."""
+    checkpoint, _ = open_checkpoint(name, architecture, architecture_config)
+    if checkpoint.kind == "device":
+        raise InputError(f"{option} {name}: a device model, not a recogniser; --cell takes such")
+    if checkpoint.kind == "mapped":
+        verb = "compare with" if option == "--reference" else "start from"
+        raise InputError(f"{option} {name}: is mapped onto arrays; {verb} the checkpoint that was mapped")
+    return checkpoint
+
+
 def open_checkpoint(
     name: str | None, architecture: str | None = None, architecture_config: str | None = None
 ) -> tuple[Checkpoint, str | None]:

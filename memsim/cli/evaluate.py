@@ -13,9 +13,10 @@ import typer
 from memsim.cli import decoding, options
 from memsim.cli import study as study_options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
-from memsim.cli.data import default_data, open_checkpoint
+from memsim.cli.data import default_data, open_checkpoint, open_network
 from memsim.errors import InputError
 from memsim.launch import is_first
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -190,7 +191,7 @@ def command(
                 budget=budget, ablate=ablate, sensitivity=sensitivity, cost=cost, hypotheses=hypotheses is not None
             )
         device = str(own_device(options.choose_device(compute)))
-        compared = open_checkpoint(reference, architecture, architecture_config)[0] if reference else None
+        compared = open_network(reference, "--reference", architecture, architecture_config) if reference else None
         study = Study(opened, corpus, points, trials, seed, compared, loss)
         subject = study.subject()
         if not mapping_of(subject.digital).mapped:
@@ -221,7 +222,7 @@ def command(
         if not quiet and sharing.shard:
             say(f"share {shard} is done: {results}; --merge joins all of them")
         if corpus.skipped and workers.is_first:
-            warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
+            warn(f"{corpus.name}: {counted(corpus.skipped, 'utterance')} without words left out")
 
 
 @dataclass
@@ -365,10 +366,10 @@ def _render(result: Evaluation, verbose: bool) -> None:
     corpus = result.corpus
     kind = "synthetic speech" if corpus.synthetic else "speech"
     title = (
-        f"{corpus.name} {corpus.split}: {len(corpus.utterances)} utterances, {corpus.words} words, "
-        f"{result.seconds:.0f} s of {kind}\n"
+        f"{corpus.name} {corpus.split}: {counted(len(corpus.utterances), 'utterance')}, "
+        f"{counted(corpus.words, 'word')}, {result.seconds:.0f} s of {kind}\n"
         f"{result.checkpoint.path.name} on {result.spec.name}, {'/'.join(map(str, result.chip.bits))}-bit weights, "
-        f"{result.chip.layers} layers on {result.chip.arrays:,} arrays"
+        f"{counted(result.chip.layers, 'layer')} on {counted(result.chip.arrays, 'array')}"
     )
     stdout.print(title, style="bold", highlight=False, soft_wrap=True)
     table = Table()
@@ -381,7 +382,7 @@ def _render(result: Evaluation, verbose: bool) -> None:
     table.add_row("digital, quantised", *_single(result.digital))
     wer = spread([trial.score.wer for trial in result.trials])
     cer = spread([trial.score.cer for trial in result.trials])
-    chips = f"mapped, {len(result.trials)} chip" + ("s" if len(result.trials) > 1 else "")
+    chips = f"mapped, {counted(len(result.trials), 'chip')}"
     means = [f"{100 * cer['mean']:.2f}"]
     means += [f"{spread(losses)['mean']:.4f}"] if (losses := result.losses) else []
     table.add_row(chips, *(f"{100 * wer[key]:.2f}" for key in ("mean", "std", "min", "max")), *means)

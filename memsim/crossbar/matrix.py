@@ -28,6 +28,7 @@ from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
 from memsim.spec import HardwareSpec
+from memsim.units import counted
 
 CALIBRATED = ("input_range", "gain_per_ampere", "adc_range")
 """The tensors that calibration sets."""
@@ -229,7 +230,7 @@ class MappedMatrix(nn.Module):
         spec, where = self.spec, self.levels.device
         if statistics.sample.shape[1] != self.in_features:
             raise InputError(
-                f"{self.name}: the input statistics are of {statistics.sample.shape[1]} features, "
+                f"{self.name}: the input statistics are of {counted(statistics.sample.shape[1], 'feature')}, "
                 f"the matrix has {self.in_features}; calibrate again"
             )
         self._operator = self._row_loads = None
@@ -373,7 +374,9 @@ class MappedMatrix(nn.Module):
     def _read(self, operator: Operator | PackedOperator, x: Tensor, noise_key: int, first_frame: int) -> Tensor:
         """[n, in] -> [n, out], frames `first_frame` and on of a read."""
         if x.shape[1] != self.in_features:
-            raise ValueError(f"{self.name}: its input has {x.shape[1]} features, the matrix has {self.in_features}")
+            raise ValueError(
+                f"{self.name}: its input has {counted(x.shape[1], 'feature')}, the matrix has {self.in_features}"
+            )
         if not x.is_floating_point():
             raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
         rows = x.float()

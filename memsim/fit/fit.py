@@ -36,6 +36,7 @@ from memsim.fit.var import (
     yule_walker,
 )
 from memsim.rng import derive_seed, generator
+from memsim.units import counted
 
 LEAST_CYCLES = 20
 CYCLES_PER_ORDER = 5
@@ -138,8 +139,8 @@ def fit_device(
         mixture_means=torch.from_numpy(means),
         mixture_cholesky=torch.from_numpy(cholesky),
         source=(
-            f"memsim fit-device: {measurements.path.name} (sha256 {measurements.sha256[:16]}), {len(devices)} devices, "
-            f"{int(counts.max(axis=0).sum())} cycles"
+            f"memsim fit-device: {measurements.path.name} (sha256 {measurements.sha256[:16]}), "
+            f"{counted(len(devices), 'device')}, {counted(int(counts.max(axis=0).sum()), 'cycle')}"
         ),
         licence=base.licence if curves.is_of_base or len(measured) < 4 else "",
     )
@@ -178,8 +179,9 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
     needed = DEVICES_PER_COMPONENT * (options.components or 1)
     if len(usable) < needed:
         raise InputError(
-            f"{path}: {len(usable)} of {len(shortest)} devices have the {least} cycles that order {options.order} "
-            f"needs; {needed} devices are needed{_remedy(shortest, needed, options)}"
+            f"{path}: {len(usable)} of {counted(len(shortest), 'device')} {'has' if len(usable) == 1 else 'have'} the "
+            f"{least} cycles that order {options.order} needs; {needed} devices are needed"
+            f"{_remedy(shortest, needed, options)}"
         )
     samples = int(shortest[usable].sum())
     if samples < SAMPLES_PER_ORDER * options.order:
@@ -188,7 +190,9 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
             f"here are {samples}; try --order {max(1, samples // SAMPLES_PER_ORDER)}"
         )
     if left_out := len(shortest) - len(usable):
-        notes.append(f"{left_out} of {len(shortest)} devices were left out: under {least} cycles, or constant")
+        were = "was" if left_out == 1 else "were"
+        devices = counted(len(shortest), "device")
+        notes.append(f"{left_out} of {devices} {were} left out: under {least} cycles, or constant")
     return usable
 
 
@@ -196,7 +200,7 @@ def _remedy(shortest: Ints, needed: int, options: FitOptions) -> str:
     """What would do with the devices there are: fewer components, or a lower order."""
     if len(shortest) < needed:
         few = len(shortest) // DEVICES_PER_COMPONENT
-        return f" for {options.components} components; try --components {few}" if few else ""
+        return f" for {counted(options.components or 1, 'component')}; try --components {few}" if few else ""
     cycles = int(np.sort(shortest)[-needed])
     return f"; try --order {cycles // CYCLES_PER_ORDER}" if cycles >= LEAST_CYCLES else ""
 

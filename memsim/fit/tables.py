@@ -22,6 +22,7 @@ from memsim.errors import InputError
 from memsim.files import is_file
 from memsim.fit.arrays import Floats, Ints
 from memsim.packed import Unpacked, require_honest
+from memsim.units import counted
 
 BATCH_ROWS = 1 << 19
 _MISSING = ["", "nan", "NaN", "NAN", "na", "NA", "N/A", "null", "NULL"]
@@ -135,10 +136,11 @@ class Table:
                 if len(shape) != 1 or dtype.kind not in "iufU":
                     raise InputError(f"{self.path}: {name} is {dtype} of shape {list(shape)}; expected numbers [rows]")
                 if shape[0] != rows:
-                    raise InputError(f"{self.path}: {name} has {shape[0]} rows, {names[0]} has {rows}")
+                    raise InputError(f"{self.path}: {name} has {counted(shape[0], 'row')}, {names[0]} has {rows}")
                 size = archive.getinfo(f"{name}.npy").file_size
                 if rows * dtype.itemsize > size:
-                    raise InputError(f"{self.path}: {name} holds {size:,} bytes, too few for {rows:,} rows of {dtype}")
+                    wanted = f"{counted(rows, 'row')} of {dtype}"
+                    raise InputError(f"{self.path}: {name} holds {counted(size, 'byte')}, too few for {wanted}")
             for start in range(0, rows, BATCH_ROWS):
                 count = min(BATCH_ROWS, rows - start)
                 arrays = [

@@ -14,7 +14,7 @@ from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim
 from memsim.report.page import figures as pictures
 from memsim.spec import effect_label
-from memsim.units import si
+from memsim.units import counted, si
 
 Result = Mapping[str, Any]
 
@@ -25,8 +25,8 @@ def speech_of(facts: Result) -> str:
     """What an evaluation was of, how many chips it took, and how texts were made of outputs."""
     data, chips = facts["data"], len(facts["mapped"]["trials"])
     return (
-        f"{data['utterances']} utterances, {data['words']} words, {data['seconds']:.0f} s of "
-        f"{'synthetic ' if data['synthetic'] else ''}speech; {chips} simulated chip{'s' if chips > 1 else ''}; "
+        f"{counted(data['utterances'], 'utterance')}, {counted(data['words'], 'word')}, {data['seconds']:.0f} s of "
+        f"{'synthetic ' if data['synthetic'] else ''}speech; {counted(chips, 'simulated chip')}; "
         f"{describe(facts['decoding'])}"
     )
 
@@ -106,7 +106,7 @@ def cost_section(cost: Result) -> list[Html]:
         ]
         for name, (circuit, conversions, count, millimetres) in circuits.items()
     ]
-    total = ["all", si(joules["total"], "J"), "", "", f"{cost['arrays']:,} arrays", f"{area['total']:.3g}"]
+    total = ["all", si(joules["total"], "J"), "", "", counted(cost["arrays"], "array"), f"{area['total']:.3g}"]
     known = {"DAC": "dac", "ADC": "adc"} | ({} if joules["cells"] is None else {"cells": "cells"})
     unit, scale = _scale(max((layer["joules"]["total"] for layer in layers), default=0.0))
     bars = [

@@ -18,6 +18,7 @@ from memsim.report.sections import (
     seeds_of,
     speech_of,
 )
+from memsim.units import counted
 
 
 def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
@@ -30,7 +31,7 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
     keys = list(first["settings"])
     title = f"{Path(first['checkpoint']['path']).name} on {first['hardware']['name']}, over {', '.join(keys)}"
     blocks = [
-        paragraph(f"{data['name']} {data['split']}: {len(points)} points, each of {speech_of(first)}."),
+        paragraph(f"{data['name']} {data['split']}: {counted(len(points), 'point')}, each of {speech_of(first)}."),
         verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
         pictures([(f"WER against {', '.join(keys)}", drawn)]),
         heading("Points"),

@@ -25,6 +25,7 @@ from memsim.files import require_format, writing
 from memsim.locks import held_file, lock
 from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, StudyFacts
+from memsim.units import counted
 
 FORMAT = "memsim-results/1"
 
@@ -299,7 +300,7 @@ def _conflict(old: Header, new: Header) -> str | None:
     if other:
         return f"{other[0]}, which is not among the points here"
     if old.facts.trials > new.facts.trials:
-        return f"{old.facts.trials} trials, not {new.facts.trials}"
+        return f"{counted(old.facts.trials, 'trial')}, not {new.facts.trials}"
     if new.shard and (old.facts.trials != new.facts.trials or len(old.facts.points) != len(mine)):
         return "fewer trials or points, by which the shards were divided"
     return None

@@ -292,6 +292,13 @@ def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
         (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "bare.safetensors: holds no input statistics"),
         (["demo-float", "--data", "odd.tsv", "--sensitivity"], "no token for the character '\u00e9'"),
         (["device.safetensors", *DEMO], "a device model; eval takes a recogniser"),
+        (["demo", "--reference", "device.safetensors"], "--reference device.safetensors: a device model, not a recogn"),
+        (["demo", "--quiet", "--verbose"], "--quiet --verbose: contradict each other; leave one out"),
+        (["demo", "-v", "-q", "--merge", "x.jsonl"], "--quiet --verbose: contradict each other; leave one out"),
+        (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "map it with `memsim map --calibrate DATA`"),
+        (["demo-flaot", *DEMO], "(nearest: demo-float; there are: demo-float, demo)"),
+        (["device", *DEMO], "(nearest: the file device.safetensors; there are: demo-float, demo)"),
+        (["demo", "--data", "audio"], "(nearest: the file audio.tsv; there are: demo, tedlium2, librispeech)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(memsim, foreign, arguments, said):
