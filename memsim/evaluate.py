@@ -7,7 +7,7 @@ import statistics as stats
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from memsim import __version__
 from memsim.asr.audio import duration_seconds
 from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
-from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.corpora import Corpus, Utterance, with_unwritable
 from memsim.asr.ctc import encode_text
 from memsim.asr.data import BATCH_SECONDS, Batch, FeatureSource, bucket, evaluation_batch, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
@@ -144,6 +144,7 @@ class Evaluation:
                 "words": self.corpus.words,
                 "seconds": round(self.seconds, 3),
                 "utterance_words": [words for _, words in self.digital.utterance_errors],
+                **({} if self.corpus.unwritable is None else {"unwritable": asdict(self.corpus.unwritable)}),
             },
             "hardware": {"name": self.spec.name, "sha256": self.spec.sha256(), "spec": self.spec.to_dict()},
             "seed": self.seed,
@@ -319,6 +320,7 @@ def evaluate(
     With `loss` also the mean loss a character. Raises InputError when a transcript then has one without a token.
     """
     recogniser = subject.recogniser
+    corpus = with_unwritable(corpus, recogniser.tokens)
     runner = Runner.make(recogniser, corpus, device, progress, loss=loss)
     full_precision = None
     if subject.full_precision is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memsim.units import counted
 
 if TYPE_CHECKING:
+    from memsim.asr.corpora import Corpus
     from memsim.checkpoint import Checkpoint
     from memsim.nn.plan import Plan
     from memsim.spec import HardwareSpec
@@ -58,3 +59,15 @@ def warn_of_disturbing_reads(plan: Plan, spec: HardwareSpec) -> None:
                 f"{risk.lrs_reset:.2%} of the LRS cells{ignored}; a lower dac.vmax_volts or dac.polarity: two_phase "
                 "disturbs less"
             )
+
+
+def warn_of_transcripts(corpus: Corpus) -> None:
+    """What a recogniser cannot write, as `with_unwritable` found it, and what was made simpler than it is."""
+    from memsim.cli.progress import warn
+
+    where = f"{corpus.name} {corpus.split}"
+    if corpus.unwritable is not None:
+        warn(f"{where}: {corpus.unwritable}")
+    if corpus.simplified:
+        marks = counted(corpus.simplified, "alternative or optional word", "alternatives and optional words")
+        warn(f"{where}: {marks} in the transcripts: the first alternative and every optional word counts as said")

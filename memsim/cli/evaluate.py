@@ -12,7 +12,7 @@ import typer
 
 from memsim.cli import decoding, options
 from memsim.cli import study as study_options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
+from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits, warn_of_transcripts
 from memsim.cli.data import default_data, open_checkpoint, open_network
 from memsim.errors import InputError
 from memsim.launch import is_first
@@ -165,7 +165,7 @@ def command(
         opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
         if said and not quiet:
             say(said)
-        from memsim.asr.corpora import load_corpus
+        from memsim.asr.corpora import load_corpus, with_unwritable
 
         corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
         dev = load_corpus(data, split="dev", root=data_root, text_style=text_style) if tune else None
@@ -194,10 +194,13 @@ def command(
         compared = open_network(reference, "--reference", architecture, architecture_config) if reference else None
         study = Study(opened, corpus, points, trials, seed, compared, loss)
         subject = study.subject()
+        corpus = with_unwritable(corpus, subject.recogniser.tokens)
+        study = replace(study, corpus=corpus)
         if not mapping_of(subject.digital).mapped:
             raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
         if not quiet:
             _say_what_matters(subject, opened)
+            warn_of_transcripts(corpus)
         costs = Costs()
         with pass_progress(quiet) as progress:
             search, decoded = texts.search(subject, corpus, dev, device=device, progress=progress)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memsim.cli import options
+from memsim.cli.caveats import warn_of_transcripts
 from memsim.cli.signals import noted_stop_signals
 from memsim.errors import InputError
+from memsim.launch import is_first
 from memsim.train.files import TrainingFiles
 from memsim.units import counted
 
@@ -130,7 +132,7 @@ def command(
     files = TrainingFiles(out)
     _require_new_files(files, json_file, [init, init_encoder], resume=resume, force=force)
     with noted_stop_signals() as stop_request, files.held():
-        from memsim.asr.corpora import load_corpus
+        from memsim.asr.corpora import load_corpus, with_unwritable
         from memsim.asr.foreign import load_architecture, own_tokens
         from memsim.asr.recogniser import load_model_config
         from memsim.cli import starts
@@ -176,6 +178,9 @@ def command(
             recogniser, provenance["init_sha256"] = starts.from_checkpoint(
                 init, model_kind, model_config, texts, text_style, recipe.model
             )
+        dev_corpus = with_unwritable(dev_corpus, recogniser.tokens)
+        if not quiet and is_first():
+            warn_of_transcripts(dev_corpus)
         corpora = {name: _pronounceable(corpus, recogniser.tokens, quiet) for name, corpus in corpora.items()}
         hooks = Hooks()
         if quantisation is not None:

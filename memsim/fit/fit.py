@@ -348,8 +348,8 @@ def _require_possible(model: DeviceModel, measurements: Measurements, notes: lis
         share = float((features[feature] <= 0).float().mean())
         if share:
             raise InputError(
-                f"{measurements.path}: {share:.2g} of the cells drawn from the fitted model have an {NAMES[feature]} at "
-                f"or below 0 ohm, so nothing can be computed with it: its spread is too wide for the model"
+                f"{measurements.path}: {share:.1%} of the cells drawn from the fitted model have an {NAMES[feature]} "
+                "at or below 0 ohm, so nothing can be computed with it: its spread is too wide for the model"
                 f"{_failed_cycles(measurements)}"
             )
     share = float((model.state_of_resistance(features[LRS]) < 0).float().mean())

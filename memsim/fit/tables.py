@@ -129,7 +129,8 @@ class Table:
                     use_threads=False, block_size=len(lines) + 1, column_names=list(self.columns)
                 )
                 try:
-                    table = pyarrow.csv.read_csv(pa.BufferReader(lines), read, parse, convert)
+                    memory = pa.array([lines], pa.large_binary()).buffers()[2]  # no thread needs Python to let go of it
+                    table = pyarrow.csv.read_csv(pa.BufferReader(memory), read, parse, convert)
                 except pa.ArrowInvalid as error:
                     raise self._explained(error, row) from None
                 row += len(table)
