@@ -65,6 +65,8 @@ class Header:
                 "text_style": facts.corpus.text_style,
                 "synthetic": facts.corpus.synthetic,
                 "skipped": facts.corpus.skipped,
+                "simplified": facts.corpus.simplified,
+                "unwritable": None if facts.corpus.unwritable is None else asdict(facts.corpus.unwritable),
                 "seconds": facts.seconds,
                 "utterances": [
                     [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker]

@@ -266,6 +266,24 @@ def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
     assert "2 utterances" in done.said
 
 
+def test_what_a_recogniser_cannot_write_is_said_once(memsim, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMSIM_AUDIO_ROOTS", "/")
+    utterances = load_corpus("demo", limit=2).utterances
+    texts = ("the q. of forty-one", "cafe\u0301 YES")
+    rows = [f"{utterance.audio}\t{text}\n" for utterance, text in zip(utterances, texts, strict=True)]
+    (tmp_path / "odd.tsv").write_text("audio\ttext\n" + "".join(rows))
+    command = ["eval", "demo-float", "--data", "odd.tsv", "--hardware", "ideal", "--trials", "2"]
+    done = memsim(*command, "--json", "one.json", "--results", "r.jsonl")
+    assert done.status == 0, done.err
+    said = "odd.tsv all: the recogniser cannot write '.', '-', '\u00e9': 3 words in 2 utterances of the transcripts"
+    assert done.err.count(said) == 1
+    assert memsim(*command, "--quiet").err == ""
+    assert memsim("eval", "--merge", "r.jsonl", "--json", "two.json").status == 0
+    for name in ("one.json", "two.json"):
+        found = json.loads((tmp_path / name).read_text())["data"]["unwritable"]
+        assert found == {"parts": {".": 1, "-": 1, "\u00e9": 1}, "words": 3, "utterances": 2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
