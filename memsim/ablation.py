@@ -14,7 +14,7 @@ from memsim.asr.recogniser import Recogniser
 from memsim.asr.scoring import Score
 from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.errors import InputError
-from memsim.evaluate import Evaluation, Progress, Runner, Subject, part_score, spread
+from memsim.evaluate import Evaluation, Progress, Runner, Subject, measuring, part_score, spread
 from memsim.nn.mapping import mapping_of, swapped, under
 from memsim.nn.plan import MappedLayer
 from memsim.nn.sources import effective_weight
@@ -160,7 +160,8 @@ def chip_budget(subject: Subject, *, progress: Progress = lambda name, done: Non
     Raises InputError where inputs were not measured or the reference does not have the layers of the chip.
     """
     planned = mapping_of(subject.digital).mapped
-    require_samples(subject.checkpoint.path, (layer.name for layer in planned), subject.statistics)
+    names, remedy = (layer.name for layer in planned), measuring(subject.checkpoint)
+    require_samples(subject.checkpoint.path, names, subject.statistics, remedy)
     weights = None if subject.full_precision is None else _weights(subject.full_precision, planned)
     chip, steps = mapping_of(subject.chip(0)), subject.spec.steps()
     layers: list[LayerBudget] = []

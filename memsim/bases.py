@@ -45,7 +45,7 @@ class Bases:
     def _read(self, source: str | Path, folder: Path, seen: tuple[Path, ...]) -> Config:
         """Seen from `folder`; `seen` leads to it."""
         try:
-            path = folder / source if (folder / source).is_file() else find_config(self.kind, source)
+            path = folder / source if (folder / source).is_file() else find_config(self.kind, source, near=folder)
         except (InputError, OSError) as error:
             raise InputError(
                 f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)
@@ -63,12 +63,16 @@ class Bases:
         base = config.data.pop("base", None)
         if base is None:
             return config
-        if not isinstance(base, str):
-            raise InputError(f"{config.mark(('base',))}: expected the name or file of another one")
+        mark = config.mark(("base",))
         try:
+            if not isinstance(base, str):
+                raise InputError("expected the name or file of another one")
             below = self._read(base, folder, seen)
-        except InputError as error:
-            raise InputError(f"{config.mark(('base',))}: {error}") from None
+        except InputError as error:  # said with all else that is wrong
+            return replace(config, problems=(f"{mark}: {error}", *config.problems), incomplete=True)
+        if below.incomplete:  # whose first problem says why
+            why, *others = below.problems
+            below = replace(below, problems=(f"{mark}: {why}", *others))
         return replace(self.schema.merge(below, config), base=below)
 
 

@@ -20,6 +20,7 @@ from memsim.errors import InputError
 from memsim.nn.deviation import exact_product, product_error, row_squares
 from memsim.nn.plan import layer_spec
 from memsim.spec import HardwareSpec
+from memsim.units import counted
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,15 @@ def layer_budget(
     return LayerBudget(matrix.name, errors, uncertain)
 
 
-def require_samples(path: Path, layers: Iterable[str], statistics: Mapping[str, InputStatistics]) -> None:
-    """Raise InputError, in the name of the file `path`, unless every layer's inputs were measured."""
+def require_samples(
+    path: Path,
+    layers: Iterable[str],
+    statistics: Mapping[str, InputStatistics],
+    remedy: str = "`memsim map --calibrate DATA` measures them",
+) -> None:
+    """Raise InputError, in the name of the file `path` and with a `remedy`, unless all layers' inputs were measured."""
     missing = [name for name in layers if name not in statistics]
     if missing:
-        more = f" and {len(missing) - 1} more layers" if len(missing) > 1 else ""
-        raise InputError(
-            f"{path}: holds no input statistics for {missing[0]}{more}, and the error budget multiplies their inputs; "
-            "`memsim map --calibrate DATA` measures them"
-        )
+        more = f" and {counted(len(missing) - 1, 'more layer')}" if len(missing) > 1 else ""
+        what = f"holds no input statistics for {missing[0]}{more}, and the error budget multiplies their inputs"
+        raise InputError(f"{path}: {what}; {remedy}")

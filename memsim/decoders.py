@@ -19,6 +19,7 @@ from memsim.asr.scoring import score
 from memsim.errors import InputError
 from memsim.evaluate import Evaluation, Progress, Subject, outputs
 from memsim.nn.mapping import mapping_of
+from memsim.units import counted
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 PRIOR_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -65,7 +66,7 @@ def describe(decoding: Mapping[str, Any]) -> str:
     if "words" not in decoding:
         return f"beam search of {options['beam_size']} hypotheses"
     count, model = decoding["words"], decoding["language_model"]
-    said = f"beam search of {count:,} word{'s' if count > 1 else ''}, "
+    said = f"beam search of {counted(count, 'word')}, "
     said += "no language model" if model is None else f"{Path(model['path']).name} by {options['lm_weight']:g}"
     prior = decoding["prior"]
     said += f", prior of the {prior} by {options['prior_weight']:g}" if prior else ", no prior"

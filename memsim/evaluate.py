@@ -8,7 +8,7 @@ import statistics as stats
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from memsim import __version__
 from memsim.asr.audio import duration_seconds
 from memsim.asr.bootstrap import CONFIDENCE, compare, wer_interval
-from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.corpora import Corpus, Utterance, with_unwritable
 from memsim.asr.ctc import encode_text
 from memsim.asr.data import BATCH_SECONDS, Batch, FeatureSource, bucket, evaluation_batch, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
@@ -38,6 +38,7 @@ from memsim.nn.mapping import ChipMapping, ClipRate, clip_rate, map_model, mappi
 from memsim.nn.plan import chosen_bits
 from memsim.parts import ChipFacts, Part
 from memsim.spec import HardwareSpec
+from memsim.units import counted
 from memsim.verdicts import hardware_dict, warnings_of, why_unusable
 
 CACHED_BYTES = 1e8
@@ -145,6 +146,7 @@ class Evaluation:
                 "words": self.corpus.words,
                 "seconds": round(self.seconds, 3),
                 "utterance_words": [words for _, words in self.digital.utterance_errors],
+                **({} if self.corpus.unwritable is None else {"unwritable": asdict(self.corpus.unwritable)}),
             },
             "hardware": hardware_dict(self.spec),
             "seed": self.seed,
@@ -325,11 +327,18 @@ def _require_statistics(
         if layer.name not in statistics and needs_calibration(spec.for_layer(layer.name))
     ]
     if missing:
-        more = f" and {len(missing) - 1} more layers" if len(missing) > 1 else ""
+        more = f" and {counted(len(missing) - 1, 'more layer')}" if len(missing) > 1 else ""
         raise InputError(
             f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are open; "
-            "map it with `memsim map --calibrate DATA`"
+            f"{measuring(checkpoint)}"
         )
+
+
+def measuring(checkpoint: Checkpoint) -> str:
+    """How a file comes by input statistics, for the message that `checkpoint` has none."""
+    if checkpoint.kind == "mapped":
+        return "map the unmapped checkpoint again with `memsim map --calibrate DATA`"
+    return "map it with `memsim map --calibrate DATA` and evaluate the file that this writes"
 
 
 def evaluate(
@@ -346,6 +355,7 @@ def evaluate(
     With `loss` also the mean loss a character. Raises InputError when a transcript then has one without a token.
     """
     recogniser = subject.recogniser
+    corpus = with_unwritable(corpus, recogniser.tokens)
     runner = Runner.make(recogniser, corpus, device, progress, loss=loss)
     full_precision = None
     if subject.full_precision is not None:

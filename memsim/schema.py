@@ -151,7 +151,9 @@ class Schema(Generic[M]):
             return result
 
         data = blend(base.data, over.data, ())
-        return Config(data, base.source, marks, base.problems + over.problems)
+        return Config(
+            data, base.source, marks, base.problems + over.problems, incomplete=base.incomplete or over.incomplete
+        )
 
     def _outdated(self, old: dict[str, Any], new: dict[str, Any], path: KeyPath) -> set[str]:
         """The keys that the section at `path` loses because `new` makes it another kind."""
@@ -169,15 +171,31 @@ class Schema(Generic[M]):
         return model
 
     def check(self, config: Config) -> tuple[M | None, list[str]]:
-        """The model, unless something is wrong, and every problem."""
+        """The model, unless something is wrong, and every problem.
+
+        Where `config` is incomplete, those that its missing keys may be the reason of are left out.
+        """
         try:
             return self.model.model_validate(config.data), list(config.problems)
         except ValidationError as error:
             by_path: dict[KeyPath, list[ErrorDetails]] = {}
             for details in error.errors(include_url=False):
-                by_path.setdefault(_path_of(details, config.data), []).append(details)
+                path = _path_of(details, config.data)
+                if not (config.incomplete and self._may_be_of_missing_keys(path, details, config.data)):
+                    by_path.setdefault(path, []).append(details)
         found = [f"{config.mark(path)}: {self._explain(path, errors, config.data)}" for path, errors in by_path.items()]
         return None, [*config.problems, *found]
+
+    def _may_be_of_missing_keys(self, path: KeyPath, error: ErrorDetails, data: Any) -> bool:
+        """Whether `error` may vanish with further keys: a missing one, keys of another kind, keys that do not agree."""
+        if error["type"] == "missing" or error.get("ctx", {}).get("key"):
+            return True
+        key = tuple(step for step in path if isinstance(step, str))
+        if error["type"] != "extra_forbidden" or key not in self.keys:
+            return False
+        for step in path[:-1]:
+            data = data[step]
+        return not any(switch[:-1] == key[:-1] and switch[-1] in data for switch in self.kinds)
 
     def _explain(self, path: KeyPath, errors: list[ErrorDetails], data: dict[str, Any]) -> str:
         """What is wrong with the key at `path`; a union reports several errors for one value."""
@@ -194,7 +212,14 @@ class Schema(Generic[M]):
                 return str(error["ctx"]["text"])
             if not expected or not error["type"].endswith(_WRONG_TYPE):
                 return error["msg"].removeprefix("Value error, ")
-        return f"expected {expected}, got {shown(given)}"
+        return f"expected {expected}, got {shown(given)}{self._inside(key) if expected.startswith(_SECTION) else ''}"
+
+    def _inside(self, key: tuple[str, ...]) -> str:
+        """The keys of the section `key`; of one that an override changes, those of the section itself."""
+        for section in (key, key[-1:]):
+            if inside := [inner[-1] for inner in self.keys if inner[:-1] == section]:
+                return f"; its keys are {', '.join(inside)}"
+        return ""
 
     def _misplaced(self, path: KeyPath, data: Any) -> str:
         """A key that another kind of the same section has."""
@@ -252,6 +277,9 @@ def _item_of(hint: Any) -> Any:
     return (get_args(hint) or (hint,))[0]
 
 
+_SECTION = "a section of keys"
+
+
 def _expected(hint: Any) -> str:
     """A type as an error message names it."""
     origin, parts = get_origin(hint), get_args(hint)
@@ -265,7 +293,7 @@ def _expected(hint: Any) -> str:
     if origin in (list, tuple):
         return "a list"
     if origin is dict or models_in(hint):
-        return "a section of keys"
+        return _SECTION
     return {NoneType: "none", int: "an integer", float: "a number", str: "text", bool: "true or false"}.get(hint, "")
 
 

@@ -15,3 +15,8 @@ def si(value: float, unit: str = "") -> str:
     exponent = 3 * math.floor(math.log10(abs(float(f"{value:.3g}"))) / 3 + 1e-9)  # rounded first: 999.9 is 1.00 k
     exponent = min(max(exponent, _LEAST), _LEAST + 3 * (len(_PREFIXES) - 1))
     return f"{value / 10.0**exponent:#.3g}".rstrip(".") + f" {_PREFIXES[(exponent - _LEAST) // 3]}{unit}".rstrip()
+
+
+def counted(number: int, thing: str, plural: str = "") -> str:
+    """`number` of what `thing` is one of: `1 layer`, `2,048 layers`, and with a `plural` of its own `3 matrices`."""
+    return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from memsim.asr.scoring import Score, score
 from memsim.spec import AdcImperfections, HardwareSpec
+from memsim.units import counted
 
 UNUSABLE_WER = 1.0
 """With as many errors as words, a network does no better than silence."""
@@ -44,7 +45,7 @@ def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = 
     said: dict[str, str] = {}
     empty = texts.count("")
     if empty > MOST * len(texts):
-        said["empty"] = f"{empty} of {len(texts)} transcripts are empty"
+        said["empty"] = f"{empty} of {counted(len(texts), 'transcript')} are empty"
     text, times = Counter(filter(None, texts)).most_common(1)[0] if empty < len(texts) else ("", 0)
     right = sum(text == own == reference for own, reference in zip(texts, references, strict=True))
     if times >= 2 and times > MOST * len(texts) and right < MOST * times:
@@ -54,12 +55,14 @@ def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = 
     if times_longer > BABBLE:
         said["babbling"] = f"the transcripts are {times_longer:.1f} times as long as their references (babbling)"
     if not said and written < MOST * found.words:
-        said["short"] = f"the transcripts have {written} words, their references {found.words}: most words are lost"
+        said["short"] = (
+            f"the transcripts have {counted(written, 'word')}, their references {found.words}: most words are lost"
+        )
     if not said and baseline is not None and any(text.split() for text in baseline.hypotheses):
         kept = score(baseline.hypotheses, found.hypotheses)
         if kept.hits < (1 - MOST) * kept.words:
             lost = kept.words - kept.hits
-            said["lost"] = f"{lost} of the {kept.words} words of the {baseline_name} text are lost"
+            said["lost"] = f"{lost} of {counted(kept.words, 'word')} of the {baseline_name} text are lost"
     return said
 
 

@@ -43,6 +43,7 @@ class Config:
     marks: dict[KeyPath, Mark] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  # found while reading; `Schema.check` reports them with its own
     base: Config | None = None  # the config that it was merged over
+    incomplete: bool = False  # keys may be missing because a base could not be read
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[Any, Any], source: str) -> Config:
@@ -64,7 +65,8 @@ class Config:
         for step in path:
             data = data[step]
         marks = {p[len(path) :]: mark for p, mark in self.marks.items() if p[: len(path)] == path}
-        return Config({key: data[key] for key in keys if key in data}, self.source, {(): self.mark(path), **marks})
+        chosen = {key: data[key] for key in keys if key in data}
+        return Config(chosen, self.source, {(): self.mark(path), **marks}, incomplete=self.incomplete)
 
 
 def dotted(path: KeyPath, start: str = "") -> str:

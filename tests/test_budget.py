@@ -188,7 +188,7 @@ def test_layers_count_alike_and_the_worst_are_named() -> None:
 
 def test_layers_without_statistics_are_named_in_one_line(statistics: InputStatistics) -> None:
     require_samples(Path("a"), ["x"], {"x": statistics})
-    with pytest.raises(InputError, match=r"^a: holds no input statistics for y and 1 more layers, .* --calibrate DATA"):
+    with pytest.raises(InputError, match=r"^a: holds no input statistics for y and 1 more layer, .* --calibrate DATA"):
         require_samples(Path("a"), ["x", "y", "z"], {"x": statistics})
 
 

@@ -44,6 +44,43 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "nearest"),
+    [
+        ("hardware", "physicall", "physical"),
+        ("hardware", "Physical", "physical"),
+        ("hardware", "physical.yaml", "physical"),
+        ("hardware", "writeverify", "write-verify"),
+        ("models", "conformer-smal", "conformer-small"),
+        ("qat", "robst", "robust"),
+        ("hardware", "mine", "the file mine.yaml"),
+        ("hardware", "Mine.yml", "the file mine.yaml"),
+        ("qat", "yours", "the file yours.yml"),
+        ("models", "sub/ours", "the file sub/ours.yaml"),
+        ("hardware", "./mine", "the file mine.yaml"),
+        ("hardware", "zzz", None),
+        ("hardware", "notes", None),
+    ],
+)
+def test_what_may_have_been_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, nearest: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for file in ("mine.yaml", "yours.yml", "sub/ours.yaml", "notes.txt"):
+        (tmp_path / file).touch()
+    with pytest.raises(InputError) as caught:
+        find_config(kind, name)
+    assert (f"(nearest: {nearest}; there are: " if nearest else "(there are: ") in str(caught.value)
+
+
+def test_a_device_model_that_may_have_been_meant(tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").touch()
+    (tmp_path / "mine.yaml").touch()  # the numbers of one, for people
+    with pytest.raises(InputError, match=r"nearest: the file .*/mine\.safetensors; there are: synaptogen"):
+        find_config("devices", tmp_path / "mine", suffixes=(".safetensors",))
+
+
 @pytest.mark.parametrize("name", ["", "../models/conformer-small", "models/conformer-small", "no\0name"])
 def test_names_lead_nowhere_else(name: str) -> None:
     with pytest.raises(InputError):

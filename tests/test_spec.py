@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from memsim.errors import InputError
 from memsim.resources import configs_root
+from memsim.schema import models_in
 from memsim.spec import (
     _SCHEMA,
     EFFECTS,
@@ -243,6 +244,38 @@ def test_errors_stand_where_the_bad_value_stands(write):
     ]
 
 
+MISTAKES = {
+    "adc: {bitz: 3}": "adc.bitz: unknown key (nearest: adc.bits)",
+    "foo: 1": "foo: unknown key",
+    "tile: {rows: 0}": "tile.rows: 0 is out of range",
+    "faults: 0.1": "faults: expected a section of keys or none, got 0.1",
+    "wires: {ohms: lots}": "wires.ohms: expected a number",
+    "overrides: [{match: a, dac: {foo: 3}}]": "overrides[0].dac.foo: unknown key",
+}
+
+
+@pytest.mark.parametrize("base", ["physikal", "3", "nowhere.yaml", "sub", "broken.yaml", "round.yaml", "second.yaml"])
+def test_a_bad_base_hides_no_other_mistake(write, base):
+    write("a: [", "broken.yaml")
+    write("base: round.yaml", "round.yaml")
+    write("base: nowhere", "second.yaml")
+    Path("sub").mkdir()
+    found = problems(write(f"base: {base}\n" + "\n".join(MISTAKES)))
+    assert found[0].startswith("x.yaml:1: base: ")
+    for number, mistake in enumerate(MISTAKES.values(), start=2):
+        assert sum(line.startswith(f"x.yaml:{number}: {mistake}") for line in found) == 1
+    assert len(found) == 1 + len(MISTAKES)
+
+
+def test_a_bad_base_is_no_reason_for_other_mistakes(write):
+    """What a base may have given: other kinds of sections, keys that go together, keys that must be there."""
+    text = "base: papr\nadc: {precision_bits: 3}\ndac: none\nretention: {exponent: 0.01}\nprogramming: {tries: 3}"
+    (line,) = problems(write(text))
+    assert line.startswith("x.yaml:1: base: papr: no such file")
+    _, line = problems(write("base: papr\nadc: {range: calibrated, precision_bits: 3}"))
+    assert line.startswith("x.yaml:2: adc.precision_bits: goes with range: fixed only")
+
+
 def test_a_corrected_base_has_no_error(write):
     write("weights: {bits: 40}", "a.yaml")
     assert load_hardware(write("base: a.yaml\nweights: {bits: 4}", "b.yaml")).weights.bits == 4
@@ -278,7 +311,7 @@ quite_something: 1
     )
     assert found == [
         "x.yaml:1: name: expected text, got 3",
-        "x.yaml:2: tile: expected a section of keys, got 128",
+        "x.yaml:2: tile: expected a section of keys, got 128; its keys are rows, cols, packing",
         "x.yaml:3: weights.bits: expected an integer (2 to 16) or none, got '3'",
         "x.yaml:5: dac.bits: expected an integer (2 to 12) or none, got 8.0",
         "x.yaml:6: dac.vmax_volts: 2.5 is out of range (above 0 and at most 2)",
@@ -509,11 +542,14 @@ overrides:
     assert sorted(found) == sorted(
         [
             "x.yaml:5: overrides[1].match: missing; expected text",
-            "x.yaml:5: overrides[1].adc: expected a section of keys or none, got 3",
+            "x.yaml:5: overrides[1].adc: expected a section of keys or none, got 3; its keys are gain_error,"
+            " offset_error_codes, nonlinearity_codes, range, bits, granularity, method, percentile, precision_bits,"
+            " range_bits",
             "x.yaml:6: overrides[1].cell: unknown key (known here: match, weights, dac, adc, gain_per_ampere,"
             " programming, read_noise)",
             "x.yaml:9: overrides[2].adcs: unknown key (nearest: overrides[2].adc)",
-            "x.yaml:10: overrides[3]: expected a section of keys, got 'c'",
+            "x.yaml:10: overrides[3]: expected a section of keys, got 'c'; its keys are match, weights, dac, adc,"
+            " gain_per_ampere, programming, read_noise",
             "x.yaml:3: overrides[0].adc.bits: 40 is out of range (2 to 16)",
             "x.yaml:8: overrides[2].weights.cell_bits: 2 bits a cell need programming: {scheme: incremental_reset};"
             " single_pulse gives a cell two states",
@@ -673,6 +709,23 @@ def test_bad_settings_name_the_flag(setting, expected):
         apply_settings(load_hardware("physical"), [setting])
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+SECTIONS = sorted({key for key, hints in _SCHEMA.keys.items() if any(map(models_in, hints)) and key != ("overrides",)})
+
+
+@pytest.mark.parametrize("section", [".".join(key) for key in SECTIONS])
+@pytest.mark.parametrize("value", ["2.6e6", "8", "word", "true", "[1]"])
+def test_a_section_that_is_given_a_value_names_its_keys(section, value):
+    above = "programming.scheme=write_verify" if section.startswith("programming.verify") else "adc.bits=8"
+    above = "programming.cycling.rounds=1" if section == "programming.cycling" else above
+    with pytest.raises(InputError) as caught:
+        apply_settings(load_hardware("physical"), [above, f"{section}={value}"])
+    line, _, listed = str(caught.value).partition("; its keys are ")
+    assert line.startswith(f"--set {section}={value}: {section}: expected ")
+    keys = {key[-1] for key in _SCHEMA.keys if key[:-1] == tuple(section.split("."))}
+    assert keys
+    assert set(listed.split(", ")) == keys
 
 
 def test_settings_from_another_flag():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memsim.units import si
+from memsim.units import counted, si
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,18 @@ def test_what_is_said_is_the_value(value: float) -> None:
     scale = 10.0 ** (3 * "fpnµm kMGTP".index(prefix or " ") - 15)
     assert float(number) * scale == pytest.approx(value, rel=5.1e-3)
     assert 0.999 <= float(number) < 1000
+
+
+@pytest.mark.parametrize(
+    ("number", "things", "text"),
+    [
+        (0, ("layer",), "0 layers"),
+        (1, ("layer",), "1 layer"),
+        (2, ("layer",), "2 layers"),
+        (1234567, ("cell",), "1,234,567 cells"),
+        (1, ("layer is", "layers are"), "1 layer is"),
+        (3, ("hypothesis", "hypotheses"), "3 hypotheses"),
+    ],
+)
+def test_counted(number, things, text):
+    assert counted(number, *things) == text

@@ -12,6 +12,7 @@ import torch
 from memsim.asr.corpora import Utterance
 from memsim.errors import InputError
 from memsim.files import is_file
+from memsim.units import counted
 
 logger = logging.getLogger("memsim")
 
@@ -85,7 +86,7 @@ def _sample_range(utterance: Utterance, frames: int, rate_hz: int) -> tuple[int,
 def _require_moderate(utterance: Utterance, samples: int, channels: int, rate_hz: int, wanted_hz: int) -> None:
     """Raise InputError for audio that would take far more memory than speech does."""
     if samples > MAX_SECONDS * rate_hz or samples * channels > _MAX_SAMPLES:
-        size = f"{samples / rate_hz:.3g} s of {channels} channels at {rate_hz} Hz"
+        size = f"{samples / rate_hz:.3g} s of {counted(channels, 'channel')} at {rate_hz} Hz"
         raise InputError(
             f"{utterance.audio}: {utterance.id} is {size}, if its header is right; an utterance is at most "
             f"{MAX_SECONDS // 3600} h and {_MAX_SAMPLES >> 20} Mi samples (a manifest's start and end cut recordings)"

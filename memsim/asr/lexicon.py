@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from memsim.asr.text import canonical
 from memsim.errors import InputError
 from memsim.extras import require
 
@@ -60,8 +61,9 @@ class Lexicon:
     def from_text(cls, text: str, where: str) -> Lexicon:
         """What `to_text` or TED-LIUM's .dic gives: `word P1 P2 ...` a line, other ways as `word(2)` or the word again.
 
-        Words are lower-cased; lines that are blank, comments (`;;;`) or entries of marks (`<s>`) are left out. Either
-        all words have phonemes or, in a list of words, none. Raises InputError that begins with `where` and the line.
+        Words are lower-cased and `canonical`; lines that are blank, comments (`;;;`) or entries of marks (`<s>`) are
+        left out. Either all words have phonemes or, in a list of words, none. Raises InputError that begins with
+        `where` and the line.
         """
         found: dict[str, list[Pronunciation]] = {}
         bare: set[str] = set()
@@ -69,7 +71,7 @@ class Lexicon:
             if not line.strip() or line.startswith((";;;", "<")):
                 continue
             entry, *phonemes = line.split()
-            word = re.sub(r"(?<=.)\(\d+\)$", "", entry).lower()
+            word = canonical(re.sub(r"(?<=.)\(\d+\)$", "", entry).lower())
             ways = found.setdefault(word, [])
             if not phonemes:
                 bare.add(word)

@@ -21,6 +21,7 @@ from memsim.json_input import parse_json_object
 from memsim.nn.quantisers import restore_quantisers, taken_over
 from memsim.resources import find_config
 from memsim.schema import Schema
+from memsim.units import counted
 from memsim.yaml_config import Config, read_config
 
 Decoder = Callable[[nn.Module, Tensor, Tensor], list[str]]
@@ -108,7 +109,7 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
     try:
         tokens = tokens_from_json(document)
         if config.tokens != len(tokens):
-            raise InputError(f"architecture_config: has {config.tokens} tokens, but there are {len(tokens)}")
+            raise InputError(f"architecture_config: has {counted(config.tokens, 'token')}, but there are {len(tokens)}")
     except ValueError as error:
         raise _unusable(checkpoint, error) from None
     try:

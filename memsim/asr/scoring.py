@@ -8,7 +8,9 @@ from typing import Any
 
 import jiwer
 
+from memsim.asr.text import canonical
 from memsim.errors import InputError
+from memsim.units import counted
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,20 @@ class Score:
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """The errors of `hypotheses`, any of which may be empty, against the `references` at the same places.
 
-    Both are compared as they are: bring them into one text style first. Raises InputError when their numbers differ
-    or the references hold no words, as then there is no rate.
+    Both are compared in the form of `canonical`, and else as they are: bring them into one text style first. Raises
+    InputError when their numbers differ or the references hold no words, as then there is no rate.
     """
     if len(references) != len(hypotheses):
-        raise InputError(f"{len(references)} references but {len(hypotheses)} hypotheses; each needs the other")
+        raise InputError(
+            f"{counted(len(references), 'reference')} but {len(hypotheses)} hypotheses; each needs the other"
+        )
     if not any(reference.strip() for reference in references):
-        raise InputError(f"the {len(references)} references hold no words, so there is no word error rate")
-    words = jiwer.process_words(list(references), list(hypotheses))
-    characters = jiwer.process_characters(list(references), list(hypotheses))
+        raise InputError(
+            f"{counted(len(references), 'reference holds', 'references hold')} no words, so there is no word error rate"
+        )
+    references, hypotheses = list(map(canonical, references)), list(map(canonical, hypotheses))
+    words = jiwer.process_words(references, hypotheses)
+    characters = jiwer.process_characters(references, hypotheses)
     return Score(
         wer=words.wer,
         cer=characters.cer,

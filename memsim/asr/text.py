@@ -7,13 +7,25 @@ them, keep them split, which gives more and easier words. The same recogniser ha
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 
 from memsim.errors import InputError
 
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u02bc\uff07", "'"))
+
+
+def canonical(text: str) -> str:
+    """`text` in Unicode's composed form (NFC), with typographic apostrophes (U+2019, U+02BC, U+FF07) as `'`.
+
+    Transcripts, hypotheses, lexicons and language models are compared in this form, whatever wrote them. An opening
+    quotation mark (U+2018) stays.
+    """
+    return unicodedata.normalize("NFC", text.translate(_APOSTROPHES))
+
 
 def _split(text: str) -> str:
-    return " ".join(text.lower().split())
+    return " ".join(canonical(canonical(text).lower()).split())
 
 
 def _joined(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from memsim.asr.lexicon import Lexicon
 from memsim.errors import InputError
 from memsim.extras import require
 from memsim.json_input import parse_json
+from memsim.units import counted
 
 
 class Tokens(Protocol):
@@ -46,6 +48,9 @@ class Tokens(Protocol):
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
         """The ways to write `word`, without a separator; none where there is no token for a part of it."""
+
+    def missing(self, word: str) -> list[str]:
+        """What of `word` has no token: characters, or the whole word where tokens are phonemes."""
 
     def to_json(self) -> str:
         """The `tokens` entry of a checkpoint's metadata."""
@@ -87,17 +92,26 @@ class CharacterTokens:
         return {character: i for i, character in enumerate(self.characters, start=self.blank_id + 1)}
 
     def encode(self, text: str) -> list[int]:
-        try:
-            return [self._ids[character] for character in text]
-        except KeyError as error:
+        if odd := self.missing(text):
             known = "".join(self.characters)
-            raise InputError(f"no token for the character {error.args[0]!r}; there are tokens for {known!r}") from None
+            raise InputError(f"no token for the character {odd[0]!r}; there are tokens for {known!r}")
+        return [i for character in text for i in self._ids_of(character)]
+
+    def _ids_of(self, character: str) -> list[int]:
+        """Those of a character, or of another way to write it: decomposed, a typographic apostrophe; else none."""
+        for way in (character, unicodedata.normalize("NFD", character), *("\u2019" if character == "'" else "")):
+            if set(way) <= self._ids.keys():
+                return [self._ids[part] for part in way]
+        return []
 
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(_symbols(ids, ("", *self.characters)))
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
-        return [tuple(self.encode(word))] if set(word) <= self._ids.keys() else []
+        return [] if self.missing(word) else [tuple(self.encode(word))]
+
+    def missing(self, word: str) -> list[str]:
+        return [character for character in word if not self._ids_of(character)]
 
     def to_json(self) -> str:
         return json.dumps({"kind": self.kind, "characters": list(self.characters)})
@@ -176,7 +190,7 @@ class PhonemeTokens:
         for word in text.split():
             ways = self.spellings(word)
             if not ways:
-                raise InputError(f"no pronunciation of {word!r} in the lexicon of {len(self.lexicon)} words")
+                raise InputError(f"no pronunciation of {word!r} in the lexicon of {counted(len(self.lexicon), 'word')}")
             ids += ways[0]
         return ids
 
@@ -195,6 +209,9 @@ class PhonemeTokens:
     def spellings(self, word: str) -> list[tuple[int, ...]]:
         ways = self.lexicon.pronunciations.get(word, ())
         return [self._spelled(way) for way in ways]
+
+    def missing(self, word: str) -> list[str]:
+        return [] if self.spellings(word) else [word]
 
     def _spelled(self, way: Sequence[str]) -> tuple[int, ...]:
         return tuple(self._ids[symbol] for symbol in (*way[:-1], f"{way[-1]}{END_OF_WORD}"))
@@ -296,6 +313,9 @@ class PieceTokens:
     def spellings(self, word: str) -> list[tuple[int, ...]]:
         ids = tuple(self._processor.encode(word))
         return [ids] if ids and self.blank_id not in ids else []
+
+    def missing(self, word: str) -> list[str]:
+        return [] if self.spellings(word) else [c for c in word if self.blank_id in self._processor.encode(c)]
 
     def to_json(self) -> str:
         return json.dumps({"kind": self.kind, "model": base64.b64encode(self.model).decode()})

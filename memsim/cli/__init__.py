@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -38,6 +39,20 @@ app = typer.Typer(
 )
 
 
+class _Terminated(BaseException):
+    """A scheduler's signal, not Ctrl-C, where no work is at hand that could save itself."""
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _is_resumable() -> bool:
+    """Whether what was typed goes on with what was done when it is typed again: qat, and eval with --results."""
+    command, *words = [*sys.argv[1:], ""]
+    return command == "qat" or (command == "eval" and any(word.split("=")[0] == "--results" for word in words))
+
+
 def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., None]:
     """`command` with its failures as one line and an exit status.
 
@@ -47,6 +62,8 @@ def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
+            if options.get("quiet") and options.get("verbose"):
+                raise InputError("--quiet --verbose: contradict each other; leave one out")
             command(*args, **options)
             sys.stdout.flush()  # a full disk is told now, not by Python at its exit
         except KeyboardInterrupt:
@@ -153,11 +170,13 @@ def main() -> None:
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
     for stop in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, stop):
-            signal.signal(getattr(signal, stop), signal.default_int_handler)
+            signal.signal(getattr(signal, stop), _raise_terminated)
     try:
         status = app(prog_name="memsim", standalone_mode=False)
         sys.stdout.flush()  # of --help and --version
         sys.exit(status)
+    except _Terminated:
+        _fail("interrupted; nothing half-written was left", RESUMABLE if _is_resumable() else 130)
     except BrokenPipeError:
         _abandon_standard_output()
         sys.exit(0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memsim.cli.progress import stdout
 from memsim.spec import effect_label
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +52,9 @@ def render_budget(budget: Budget, verbose: bool, *, with_layers: bool = True) ->
     weights = "full-precision" if budget.against_full_precision else "quantised"
     stdout.print(
         f"relative (L2) to products with the {weights} weights on calibration inputs; root mean square over "
-        f"{len(budget.layers)} layers. Effects are switched on in the order {', '.join(map(effect_label, added))}; "
-        "what one adds is the root of the difference of squares, negative where it makes the error less. How much the "
-        "recogniser minds a layer's error, eval's --sensitivity says",
+        f"{counted(len(budget.layers), 'layer')}. Effects are switched on in the order "
+        f"{', '.join(map(effect_label, added))}; what one adds is the root of the difference of squares, negative "
+        "where it makes the error less. How much the recogniser minds a layer's error, eval's --sensitivity says",
         style="dim",
         highlight=False,
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memsim.units import counted
+
 if TYPE_CHECKING:
+    from memsim.asr.corpora import Corpus
     from memsim.checkpoint import Checkpoint
     from memsim.nn.plan import Plan
     from memsim.spec import HardwareSpec
@@ -29,15 +32,15 @@ def warn_of_other_bits(plan: Plan, checkpoint: Checkpoint) -> None:
     if other:
         name, bits = other[0].name, other[0].tiling.bits
         warn(
-            f"{len(other)} layers have other weight bits than they were trained for ({name}: {bits}, not "
-            f"{trained[name][0]}): their scales are fitted anew"
+            f"{counted(len(other), 'layer has', 'layers have')} other weight bits than they were trained for ({name}: "
+            f"{bits}, not {trained[name][0]}): their scales are fitted anew"
         )
     untrained = [layer for layer in plan.mapped if trained and layer.name not in trained]
     if untrained:
         name, bits = untrained[0].name, untrained[0].tiling.bits
         warn(
-            f"{len(untrained)} layers were trained in full precision ({name}: {bits} bits now): their scales are "
-            "fitted; digital globs of the hardware keep layers off the arrays"
+            f"{counted(len(untrained), 'layer was', 'layers were')} trained in full precision ({name}: {bits} bits "
+            "now): their scales are fitted; digital globs of the hardware keep layers off the arrays"
         )
 
 
@@ -56,3 +59,15 @@ def warn_of_disturbing_reads(plan: Plan, spec: HardwareSpec) -> None:
                 f"{risk.lrs_reset:.2%} of the LRS cells{ignored}; a lower dac.vmax_volts or dac.polarity: two_phase "
                 "disturbs less"
             )
+
+
+def warn_of_transcripts(corpus: Corpus) -> None:
+    """What a recogniser cannot write, as `with_unwritable` found it, and what was made simpler than it is."""
+    from memsim.cli.progress import warn
+
+    where = f"{corpus.name} {corpus.split}"
+    if corpus.unwritable is not None:
+        warn(f"{where}: {corpus.unwritable}")
+    if corpus.simplified:
+        marks = counted(corpus.simplified, "alternative or optional word", "alternatives and optional words")
+        warn(f"{where}: {marks} in the transcripts: the first alternative and every optional word counts as said")

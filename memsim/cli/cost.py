@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memsim.cli.budget import WORST_LAYERS, table_of
 from memsim.cli.progress import stdout
-from memsim.units import si
+from memsim.units import counted, si
 
 if TYPE_CHECKING:
     from memsim.cost import Cost
@@ -34,7 +34,7 @@ def render_cost(cost: Cost, verbose: bool) -> None:
             "" if count is None else f"{count:,}",
             "" if millimetres is None else f"{millimetres:.3g}",
         )
-    table.add_row("all", si(joules["total"], "J"), "", "", f"{facts['arrays']:,} arrays", f"{area['total']:.3g}")
+    table.add_row("all", si(joules["total"], "J"), "", "", counted(facts["arrays"], "array"), f"{area['total']:.3g}")
     stdout.print(table)
     table = table_of("layer", "energy", "DAC %", "ADC %", "cells %", "vectors", "latency", "TOPS/W")
     for layer in layers if verbose else layers[:WORST_LAYERS]:
@@ -55,7 +55,7 @@ def render_cost(cost: Cost, verbose: bool) -> None:
     stdout.print(table)
     lines = []
     if not verbose and len(layers) > WORST_LAYERS:
-        lines.append(f"{len(layers) - WORST_LAYERS} more layers with --verbose")
+        lines.append(f"{counted(len(layers) - WORST_LAYERS, 'more layer')} with --verbose")
     efficiency = facts["tops_per_watt"]
     lines.append(
         f"latency for {of}: {si(facts['seconds'], 's')}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memsim.cli import options
 from memsim.errors import InputError
-from memsim.resources import ASSETS
+from memsim.resources import ASSETS, nearest
 
 if TYPE_CHECKING:
     from memsim.checkpoint import Checkpoint
@@ -30,9 +30,8 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
         if not path.is_file() and name in BUNDLED:
             return ASSETS / "checkpoints" / BUNDLED[name], None
         if not path.exists():
-            raise InputError(
-                f"{name}: no such file, and no bundled checkpoint of that name (there are: demo-float, demo)"
-            )
+            known = f"({nearest(name, BUNDLED, ['.safetensors'])}there are: {', '.join(BUNDLED)})"
+            raise InputError(f"{name}: no such file, and no bundled checkpoint of that name {known}")
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
         if not Path(from_environment).exists():
@@ -50,6 +49,19 @@ def default_data(checkpoint: str | None) -> str:
     if find_checkpoint(checkpoint)[0].parent != ASSETS / "checkpoints":
         raise InputError(f"--data is missing: {options.DATA}")
     return "demo"
+
+
+def open_network(
+    name: str, option: str, architecture: str | None = None, architecture_config: str | None = None
+) -> Checkpoint:
+    """`open_checkpoint` of the unmapped network that `option` names. Raises InputError for files of another kind."""
+    checkpoint, _ = open_checkpoint(name, architecture, architecture_config)
+    if checkpoint.kind == "device":
+        raise InputError(f"{option} {name}: a device model, not a recogniser; --cell takes such")
+    if checkpoint.kind == "mapped":
+        verb = "compare with" if option == "--reference" else "start from"
+        raise InputError(f"{option} {name}: is mapped onto arrays; {verb} the checkpoint that was mapped")
+    return checkpoint
 
 
 def open_checkpoint(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memsim.errors import InputError
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.asr.beam import BeamSearch
@@ -192,6 +193,6 @@ def render_worst(result: Evaluation, count: int) -> None:
     score = result.trials[-1].score
     for i in score.worst(count):
         errors, words = score.utterance_errors[i]
-        title = f"{result.corpus.utterances[i].id}: {errors} errors in {words} words"
+        title = f"{result.corpus.utterances[i].id}: {counted(errors, 'error')} in {counted(words, 'word')}"
         shown = f"{title}\n{align(score.references[i], score.hypotheses[i])}\n"
         stdout.print(shown, highlight=False, soft_wrap=True)

@@ -12,10 +12,11 @@ import typer
 
 from memsim.cli import decoding, options
 from memsim.cli import study as study_options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
-from memsim.cli.data import default_data, open_checkpoint
+from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits, warn_of_transcripts
+from memsim.cli.data import default_data, open_checkpoint, open_network
 from memsim.errors import InputError
 from memsim.launch import is_first
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -164,7 +165,7 @@ def command(
         opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
         if said and not quiet:
             say(said)
-        from memsim.asr.corpora import load_corpus
+        from memsim.asr.corpora import load_corpus, with_unwritable
 
         corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)
         dev = load_corpus(data, split="dev", root=data_root, text_style=text_style) if tune else None
@@ -190,13 +191,16 @@ def command(
                 budget=budget, ablate=ablate, sensitivity=sensitivity, cost=cost, hypotheses=hypotheses is not None
             )
         device = str(own_device(options.choose_device(compute)))
-        compared = open_checkpoint(reference, architecture, architecture_config)[0] if reference else None
+        compared = open_network(reference, "--reference", architecture, architecture_config) if reference else None
         study = Study(opened, corpus, points, trials, seed, compared, loss)
         subject = study.subject()
+        corpus = with_unwritable(corpus, subject.recogniser.tokens)
+        study = replace(study, corpus=corpus)
         if not mapping_of(subject.digital).mapped:
             raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
         if not quiet:
             _say_what_matters(subject, opened)
+            warn_of_transcripts(corpus)
         costs = Costs()
         with pass_progress(quiet) as progress:
             search, decoded = texts.search(subject, corpus, dev, device=device, progress=progress)
@@ -221,7 +225,7 @@ def command(
         if not quiet and sharing.shard:
             say(f"share {shard} is done: {results}; --merge joins all of them")
         if corpus.skipped and workers.is_first:
-            warn(f"{corpus.name}: {corpus.skipped} utterances without words were left out")
+            warn(f"{corpus.name}: {counted(corpus.skipped, 'utterance')} without words left out")
 
 
 @dataclass
@@ -386,7 +390,7 @@ def _render(point: tuple[PointFacts, Evaluation], verbose: bool) -> None:
     table.add_row("digital, quantised", *_single(result.digital))
     wer = spread([trial.score.wer for trial in result.trials])
     cer = spread([trial.score.cer for trial in result.trials])
-    chips = f"mapped, {len(result.trials)} chip" + ("s" if len(result.trials) > 1 else "")
+    chips = f"mapped, {counted(len(result.trials), 'chip')}"
     means = [percent(cer["mean"])]
     means += [f"{spread(losses)['mean']:.4f}"] if (losses := result.losses) else []
     table.add_row(chips, *(percent(wer[key]) for key in ("mean", "std", "min", "max")), *means)

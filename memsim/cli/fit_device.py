@@ -9,6 +9,7 @@ import typer
 
 from memsim.cli import options
 from memsim.errors import InputError
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.fit import Fit, Goodness, Measurements
@@ -201,10 +202,10 @@ def _render_facts(facts: dict[str, Any]) -> None:
     from memsim.cli.progress import stdout
 
     cycles = facts["cycles_a_device"]
-    per_device = f"{cycles['min']:,}" if cycles["min"] == cycles["max"] else f"{cycles['min']:,} to {cycles['max']:,}"
+    per_device = f"{cycles['min']:,} to " if cycles["min"] < cycles["max"] else ""
     stdout.print(
-        f"{facts['file']}: {facts['kind']}, {facts['rows']:,} rows, {facts['devices']:,} devices, "
-        f"{per_device} cycles each",
+        f"{facts['file']}: {facts['kind']}, {counted(facts['rows'], 'row')}, {counted(facts['devices'], 'device')}, "
+        f"{per_device}{counted(cycles['max'], 'cycle')} each",
         style="bold",
         highlight=False,
         soft_wrap=True,
@@ -241,8 +242,9 @@ def _render(fit: Fit, goodness: Goodness, measurements: Measurements, verbose: b
     from memsim.fit.report import MARKS, size_of, summary, value_of
 
     stdout.print(
-        f"{fit.model.name}: {len(fit.devices):,} devices of {measurements.path.name}, order {fit.model.order}, "
-        f"{_count(len(fit.mixture.weights))}, I-V curves of {fit.envelopes.source}",
+        f"{fit.model.name}: {counted(len(fit.devices), 'device')} of {measurements.path.name}, "
+        f"order {fit.model.order}, "
+        f"{counted(len(fit.mixture.weights), 'component')}, I-V curves of {fit.envelopes.source}",
         style="bold",
         highlight=False,
         soft_wrap=True,
@@ -264,10 +266,6 @@ def _render(fit: Fit, goodness: Goodness, measurements: Measurements, verbose: b
         )
     stdout.print(table)
     stdout.print(summary(goodness) + ("" if verbose else " (--verbose shows all)"), highlight=False)
-
-
-def _count(components: int) -> str:
-    return f"{components} component{'' if components == 1 else 's'}"
 
 
 _USUAL = ("mean", "worst quantile, 1 to 99 %", "autocorrelation, lag 1")

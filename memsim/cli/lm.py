@@ -9,6 +9,7 @@ import typer
 
 from memsim.cli import options
 from memsim.errors import InputError
+from memsim.units import counted
 
 
 def command(
@@ -30,14 +31,14 @@ def command(
     ] = 3,
     data_root: options.DataRoot = None,
     split: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--split",
             metavar="SPLIT",
-            help="Which split, of corpora that have some.",
+            help="Which split, of corpora that have some (default train).",
             rich_help_panel=options.DATA_PANEL,
         ),
-    ] = "train",
+    ] = None,
     text_style: options.TextStyle = "kaldi",
     lexicon: Annotated[
         str | None,
@@ -69,6 +70,8 @@ def command(
         raise InputError("nothing to write: give -o OUT, --write-lexicon FILE or --write-texts FILE")
     if lexicon is not None and write_lexicon is None:
         raise InputError(f"--lexicon {lexicon}: gives the pronunciations of --write-lexicon FILE, which is not there")
+    if split is not None and all(map(options.has_one_split, data)):
+        raise InputError(f"--split {split}: {', '.join(data)} is not divided into splits; leave --split out")
     options.require_outputs(outputs, force)
     from memsim.asr.corpora import load_corpus
     from memsim.asr.lexicon import Lexicon, load_lexicon
@@ -78,7 +81,7 @@ def command(
     texts = []
     for name in data:
         root = None if options.has_one_split(name) else data_root
-        corpus = load_corpus(name, split=split, root=root, text_style=text_style)
+        corpus = load_corpus(name, split=split or "train", root=root, text_style=text_style)
         texts += [utterance.text for utterance in corpus.utterances]
     words = list(dict.fromkeys(word for text in texts for word in text.split()))
     known = Lexicon(dict.fromkeys(sorted(words), ()))
@@ -89,13 +92,14 @@ def command(
         options.write_text(out, model.to_arpa())
         if not quiet:
             count = sum(len(text.split()) for text in texts)
-            sizes = f"{len(model.log10_probabilities):,} n-grams up to {order} words"
+            sizes = f"{counted(len(model.log10_probabilities), 'n-gram')} up to {order} words"
             perplexity = model.perplexity(text.split() for text in texts)
-            say(f"{out}: {sizes}, of {count:,} words ({len(words):,} different); perplexity on them {perplexity:.1f}")
+            found = f"{counted(count, 'word')} ({len(words):,} different)"
+            say(f"{out}: {sizes}, of {found}; perplexity on them {perplexity:.1f}")
     if write_lexicon is not None:
         options.write_text(write_lexicon, known.to_text())
         if not quiet:
-            say(f"{write_lexicon}: {len(known):,} words")
+            say(f"{write_lexicon}: {counted(len(known), 'word')}")
     if write_texts is not None:
         lines = "".join(f"{text}\n" for text in texts)
         if str(write_texts) == "-":

@@ -12,6 +12,7 @@ import typer
 from memsim.cli import options
 from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,7 +123,9 @@ def command(
         data = None if calibrate is None else _calibration_data(opened, calibrate, data_root, progress)
         statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics())
         if budget:
-            require_samples(opened.path, (layer.name for layer in plan.mapped), statistics)
+            named = "" if "architecture" in opened.metadata else " of the network that --architecture names"
+            remedy = f"add --calibrate DATA, which measures them{named}, or leave --budget out"
+            require_samples(opened.path, (layer.name for layer in plan.mapped), statistics, remedy)
         elif report is not None:
             budget = all(layer.name in statistics for layer in plan.mapped)
         steps = spec.steps() if budget else {}
@@ -167,8 +170,8 @@ def command(
             "it to set them"
         )
         warn(
-            f"{len(mapped.uncalibrated)} layers are uncalibrated: the checkpoint holds no input statistics, "
-            f"so converter ranges are open; {remedy}"
+            f"{counted(len(mapped.uncalibrated), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
+            f"input statistics, so converter ranges are open; {remedy}"
         )
 
 
@@ -253,8 +256,8 @@ def _render(
     weights = sum(layer.tiling.weights for layer in plan.mapped)
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
     lines = [
-        f"{len(plan.mapped)} layers, {weights:,} weights on {plan.cells:,} cells in {arrays:,} arrays; "
-        f"{plan.conversions:,} conversions for one input of each layer"
+        f"{counted(len(plan.mapped), 'layer')}, {counted(weights, 'weight')} on {counted(plan.cells, 'cell')} in "
+        f"{counted(arrays, 'array')}; {counted(plan.conversions, 'conversion')} for one input of each layer"
     ]
     for reason, names in _by_reason(plan, verbose).items():
         most = len(names) if verbose else 4

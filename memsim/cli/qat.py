@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memsim.cli import options
+from memsim.cli.caveats import warn_of_transcripts
 from memsim.cli.signals import noted_stop_signals
 from memsim.errors import InputError
+from memsim.launch import is_first
 from memsim.train.files import TrainingFiles
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.asr.corpora import Corpus
@@ -129,7 +132,7 @@ def command(
     files = TrainingFiles(out)
     _require_new_files(files, json_file, [init, init_encoder], resume=resume, force=force)
     with noted_stop_signals() as stop_request, files.held():
-        from memsim.asr.corpora import load_corpus
+        from memsim.asr.corpora import load_corpus, with_unwritable
         from memsim.asr.foreign import load_architecture, own_tokens
         from memsim.asr.recogniser import load_model_config
         from memsim.cli import starts
@@ -175,6 +178,9 @@ def command(
             recogniser, provenance["init_sha256"] = starts.from_checkpoint(
                 init, model_kind, model_config, texts, text_style, recipe.model
             )
+        dev_corpus = with_unwritable(dev_corpus, recogniser.tokens)
+        if not quiet and is_first():
+            warn_of_transcripts(dev_corpus)
         corpora = {name: _pronounceable(corpus, recogniser.tokens, quiet) for name, corpus in corpora.items()}
         hooks = Hooks()
         if quantisation is not None:
@@ -186,8 +192,9 @@ def command(
             if not quiet:
                 size = sum(parameter.numel() for parameter in recogniser.model.parameters())
                 utterances = sum(len(corpora[name].utterances) for name in data)
-                tokens = f"{len(recogniser.tokens)} tokens ({recogniser.tokens.kind})"
-                say(f"{recipe.model}: {size:,} parameters, {tokens}; {utterances:,} utterances an epoch")
+                tokens = f"{counted(len(recogniser.tokens), 'token')} ({recogniser.tokens.kind})"
+                epoch = f"{counted(utterances, 'utterance')} an epoch"
+                say(f"{recipe.model}: {counted(size, 'parameter')}, {tokens}; {epoch}")
             if force and workers.is_first:
                 files.state.unlink(missing_ok=True)
             workers.wait()
@@ -254,7 +261,7 @@ def _pronounceable(corpus: Corpus, tokens: Tokens, quiet: bool) -> Corpus:
     kept, missing = pronounceable(corpus, tokens)
     if missing and not quiet:
         some = ", ".join(word for word, _ in missing.most_common(5))
-        left_out = f"{len(corpus.utterances) - len(kept.utterances)} of {len(corpus.utterances)} utterances"
+        left_out = f"{len(corpus.utterances) - len(kept.utterances)} of {counted(len(corpus.utterances), 'utterance')}"
         warn(f"{corpus.name} {corpus.split}: {left_out} have words that the lexicon lacks ({some}) and are left out")
     return kept
 
@@ -311,7 +318,7 @@ class _Watcher:
         if not self._quiet:
             done = result.epoch / self._epochs
             left = (time.monotonic() - self._started) * (1 - done) / (done - self._done_before) / 60
-            short = f", {result.too_short} utterances too short for their text" if result.too_short else ""
+            short = f", {counted(result.too_short, 'utterance')} too short for their text" if result.too_short else ""
             extra = f" + {result.extra_loss:.3f}" if result.extra_loss else ""
             say(
                 f"epoch {result.epoch}/{self._epochs}: loss {result.train_loss:.3f}{extra}, "

@@ -11,8 +11,7 @@ from memsim.asr.foreign import own_tokens
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.recogniser import Recogniser, build, describe_misfits, skeleton, weights_of
 from memsim.asr.tokens import CharacterTokens, Tokens
-from memsim.checkpoint import Checkpoint
-from memsim.cli.data import open_checkpoint
+from memsim.cli.data import open_network
 from memsim.errors import InputError
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.rng import derive_seed
@@ -33,7 +32,7 @@ def from_checkpoint(
     Raises InputError when the file does not hold that model; dropout may differ, and is the recipe's.
     """
     option = f"--init {init}"
-    checkpoint = _open(init, option)
+    checkpoint = open_network(init, "--init")
     different: list[str] = []
     tokens: Tokens = own_tokens(config) or CharacterTokens.from_texts(texts)
     if "architecture" in checkpoint.metadata:
@@ -62,7 +61,7 @@ def load_encoder(recogniser: Recogniser, init_encoder: str, model: str) -> str:
     Raises InputError when one of them has no encoder apart, or when they are not alike; dropout may differ.
     """
     option = f"--init-encoder {init_encoder}"
-    checkpoint = _open(init_encoder, option)
+    checkpoint = open_network(init_encoder, "--init-encoder")
     given = skeleton(checkpoint)
     encoder = ARCHITECTURES[given.architecture].encoder
     own = ARCHITECTURES.get(recogniser.architecture)
@@ -80,13 +79,6 @@ def load_encoder(recogniser: Recogniser, init_encoder: str, model: str) -> str:
         raise InputError(f"{option}: is not the encoder of {model}: {'; '.join(problems)}")
     recogniser.model.load_state_dict(weights, strict=False)
     return checkpoint.sha256
-
-
-def _open(path: str, option: str) -> Checkpoint:
-    checkpoint, _ = open_checkpoint(path)
-    if checkpoint.kind == "mapped":
-        raise InputError(f"{option}: is mapped onto arrays; start from the checkpoint that was mapped")
-    return checkpoint
 
 
 def _differences(given: RecogniserConfig, wanted: RecogniserConfig) -> list[str]:

@@ -18,6 +18,7 @@ from memsim.cli import options
 from memsim.cli.signals import noted_stop_signals
 from memsim.errors import InputError
 from memsim.launch import is_torchrun
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.cli.progress import Draw
@@ -249,7 +250,7 @@ class Progress:
         self._transcripts[network] += more.utterances
         wer = self._errors[network] / max(self._words[network], 1)
         done, total = self._transcripts[network], len(self._facts.corpus.utterances)
-        over = "" if done >= total else f" so far, over {done:,} of {total:,} utterances"
+        over = "" if done >= total else f" so far, over {done:,} of {counted(total, 'utterance')}"
         self._show(f"{self._name(network)}: WER {wer:.2%}{over}")
 
     def _show(self, detail: str) -> None:
@@ -306,10 +307,10 @@ def heading(points: Sequence[tuple[PointFacts, Evaluation]]) -> str:
     arrays = "/".join(f"{count:,}" for count in sorted({chip.arrays for chip in chips}))
     over = f", over {', '.join(point.settings)}" if point.settings else ""
     return (
-        f"{corpus.name} {corpus.split}: {len(corpus.utterances)} utterances, {corpus.words} words, "
+        f"{corpus.name} {corpus.split}: {counted(len(corpus.utterances), 'utterance')}, {counted(corpus.words, 'word')}, "
         f"{result.seconds:.0f} s of {kind}\n"
         f"{result.checkpoint.path.name} on {title(spec.name, without(spec.changes, *point.settings))}{over}, "
-        f"{bits}-bit weights, {layers} layers on {arrays} arrays"
+        f"{bits}-bit weights, {counted(layers, 'layer')} on {counted(arrays, 'array')}"
     )
 
 
@@ -318,7 +319,7 @@ def interval_name(result: Evaluation) -> str:
     from memsim.asr.bootstrap import CONFIDENCE
 
     chips = f"these {len(result.trials)} chips" if len(result.trials) > 1 else "this chip"
-    return f"{CONFIDENCE:.0%} interval over {len(result.corpus.utterances)} utterances, of {chips}"
+    return f"{CONFIDENCE:.0%} interval over {counted(len(result.corpus.utterances), 'utterance')}, of {chips}"
 
 
 def unfitted_lines(points: Sequence[tuple[PointFacts, Evaluation]]) -> list[str]:

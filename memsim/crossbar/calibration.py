@@ -20,6 +20,7 @@ from memsim.crossbar.ranges import calibrated_adc_range, dac_range
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.spec import CalibratedAdc, FixedAdc
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.crossbar.matrix import MappedMatrix
@@ -42,7 +43,7 @@ class Calibrator:
         """
         if statistics.sample.shape[1] != matrix.in_features:
             raise InputError(
-                f"{matrix.name}: the input statistics are of {statistics.sample.shape[1]} features, "
+                f"{matrix.name}: the input statistics are of {counted(statistics.sample.shape[1], 'feature')}, "
                 f"the matrix has {matrix.in_features}; calibrate again"
             )
         spec = matrix.spec

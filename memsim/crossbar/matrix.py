@@ -32,6 +32,7 @@ from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
 from memsim.spec import HardwareSpec
+from memsim.units import counted
 
 CALIBRATED = ("input_range", "gain_per_ampere", "adc_range")
 """The tensors that calibration sets."""
@@ -367,7 +368,9 @@ class MappedMatrix(nn.Module):
     def _read(self, operator: Operator | PackedOperator, x: Tensor, noise_key: int, first_frame: int) -> Tensor:
         """[n, in] -> [n, out], frames `first_frame` and on of a read."""
         if x.shape[1] != self.in_features:
-            raise ValueError(f"{self.name}: its input has {x.shape[1]} features, the matrix has {self.in_features}")
+            raise ValueError(
+                f"{self.name}: its input has {counted(x.shape[1], 'feature')}, the matrix has {self.in_features}"
+            )
         if not x.is_floating_point():
             raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
         rows = x.float()

@@ -9,6 +9,7 @@ import numpy as np
 
 from memsim.errors import InputError
 from memsim.fit.arrays import Floats, Ints
+from memsim.units import counted
 
 MOST_PLACES = 20
 """In the dense array, at most, for each row; cycle numbers with larger gaps are refused."""
@@ -79,8 +80,8 @@ class CycleRows:
         length = int((self._last - first).max()) + 1
         if length * len(first) > MOST_PLACES * len(cycles) + 10_000:
             raise InputError(
-                f"{self._where}: {len(cycles):,} rows for {len(first):,} devices with cycle numbers over a range of up "
-                f"to {length:,}; number the measured cycles one after the other"
+                f"{self._where}: {counted(len(cycles), 'row')} for {counted(len(first), 'device')} with "
+                f"cycle numbers over a range of up to {length:,}; number the measured cycles one after the other"
             )
         values = np.full((self._channels, len(first), length), np.nan, dtype=np.float32)
         start = 0

@@ -15,6 +15,7 @@ from memsim.fit.fit import Fit
 from memsim.fit.goodness import CROSS_LAGS, PROBABILITIES, STANDARD_ERRORS, Correlogram, Distribution, Goodness
 from memsim.fit.measurements import NAMES, Measurements
 from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing
+from memsim.units import counted
 
 MEASURED, MODEL = GREY, BLUE
 AXES = ("HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)")
@@ -89,8 +90,8 @@ def device_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
     labels = [f"{kind} {NAMES[feature]}" for kind in ("mean", "std") for feature in goodness.features]
     figures = []
     for title, matrix in (
-        (f"measured, {goodness.measured_devices} devices", goodness.measured_device_correlations),
-        (f"model, {goodness.generated_devices} devices", goodness.generated_device_correlations),
+        (f"measured, {counted(goodness.measured_devices, 'device')}", goodness.measured_device_correlations),
+        (f"model, {counted(goodness.generated_devices, 'device')}", goodness.generated_device_correlations),
     ):
         with drawing(3.9) as panel:
             axes = panel.axes

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from memsim.device import DeviceModel, load_device
+from memsim.device.cells import Cells
 from memsim.device.features import draw_variates, stationary_autocovariances
-from memsim.device.model import polynomial
+from memsim.device.model import HRS, LRS, polynomial
 from memsim.errors import InputError
 from memsim.fit.arrays import Floats, Ints
 from memsim.fit.envelopes import Envelopes, envelopes
@@ -36,6 +37,7 @@ from memsim.fit.var import (
     yule_walker,
 )
 from memsim.rng import derive_seed, generator
+from memsim.units import counted
 
 LEAST_CYCLES = 20
 CYCLES_PER_ORDER = 5
@@ -46,6 +48,10 @@ TWIN_CYCLES = 1_000_000
 """A twin of fewer cycles is drawn several times over."""
 MOST_NOISE = 0.5
 """Of the variance over devices: a larger share that is estimation noise is said."""
+DRAWN_CELLS = 1 << 18
+"""How many cells of a fitted model are drawn to see that they are possible."""
+MOST_BEYOND = 0.02
+"""Of the cells drawn: a larger share with an LRS beyond its envelope is said."""
 _ROUNDS = 12
 _CONVERGED = 5e-4
 
@@ -138,11 +144,12 @@ def fit_device(
         mixture_means=torch.from_numpy(means),
         mixture_cholesky=torch.from_numpy(cholesky),
         source=(
-            f"memsim fit-device: {measurements.path.name} (sha256 {measurements.sha256[:16]}), {len(devices)} devices, "
-            f"{int(counts.max(axis=0).sum())} cycles"
+            f"memsim fit-device: {measurements.path.name} (sha256 {measurements.sha256[:16]}), "
+            f"{counted(len(devices), 'device')}, {counted(int(counts.max(axis=0).sum()), 'cycle')}"
         ),
         licence=base.licence if curves.is_of_base or len(measured) < 4 else "",
     )
+    _require_possible(model, measurements, notes)
     var = {order: matrix.numpy() for order, matrix in model.var.items()}
     progress("fitting", 1.0)
     return Fit(
@@ -170,7 +177,7 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
             raise InputError(f"{path}: no cycle has a {NAMES[feature]}; --from-base takes it from the base model")
         values = measurements.y[feature]
         row[:] = np.nanmax(values, axis=1, initial=-np.inf) > np.nanmin(values, axis=1, initial=np.inf)
-        if not row.any():
+        if not row.any() and counts[feature].max() > 1:
             raise InputError(f"{path}: {NAMES[feature]} is constant; --from-base takes it from the base model")
     shortest = counts[measured].min(axis=0)
     least = max(LEAST_CYCLES, CYCLES_PER_ORDER * options.order)
@@ -178,8 +185,9 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
     needed = DEVICES_PER_COMPONENT * (options.components or 1)
     if len(usable) < needed:
         raise InputError(
-            f"{path}: {len(usable)} of {len(shortest)} devices have the {least} cycles that order {options.order} "
-            f"needs; {needed} devices are needed{_remedy(shortest, needed, options)}"
+            f"{path}: {len(usable)} of {counted(len(shortest), 'device')} {'has' if len(usable) == 1 else 'have'} the "
+            f"{least} cycles that order {options.order} needs; {needed} devices are needed"
+            f"{_remedy(shortest, needed, options)}"
         )
     samples = int(shortest[usable].sum())
     if samples < SAMPLES_PER_ORDER * options.order:
@@ -188,7 +196,9 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
             f"here are {samples}; try --order {max(1, samples // SAMPLES_PER_ORDER)}"
         )
     if left_out := len(shortest) - len(usable):
-        notes.append(f"{left_out} of {len(shortest)} devices were left out: under {least} cycles, or constant")
+        were = "was" if left_out == 1 else "were"
+        devices = counted(len(shortest), "device")
+        notes.append(f"{left_out} of {devices} {were} left out: under {least} cycles, or constant")
     return usable
 
 
@@ -196,7 +206,7 @@ def _remedy(shortest: Ints, needed: int, options: FitOptions) -> str:
     """What would do with the devices there are: fewer components, or a lower order."""
     if len(shortest) < needed:
         few = len(shortest) // DEVICES_PER_COMPONENT
-        return f" for {options.components} components; try --components {few}" if few else ""
+        return f" for {counted(options.components or 1, 'component')}; try --components {few}" if few else ""
     cycles = int(np.sort(shortest)[-needed])
     return f"; try --order {cycles // CYCLES_PER_ORDER}" if cycles >= LEAST_CYCLES else ""
 
@@ -329,6 +339,34 @@ def _with_base_devices(mixture: Mixture, measured: list[int], base: DeviceModel)
         covariance[np.ix_(rows, rows)] = factor @ factor.T
         out[:] = np.linalg.cholesky(covariance)
     return mixture.weights, means, cholesky
+
+
+def _require_possible(model: DeviceModel, measurements: Measurements, notes: list[str]) -> None:
+    """Raise InputError where cells drawn from `model` have resistances at or below 0; note conductances beyond LLRS."""
+    features = Cells(model, DRAWN_CELLS, generator(0, "fit check")).features
+    for feature in (LRS, HRS):
+        share = float((features[feature] <= 0).float().mean())
+        if share:
+            raise InputError(
+                f"{measurements.path}: {share:.1%} of the cells drawn from the fitted model have an {NAMES[feature]} "
+                "at or below 0 ohm, so nothing can be computed with it: its spread is too wide for the model"
+                f"{_failed_cycles(measurements)}"
+            )
+    share = float((model.state_of_resistance(features[LRS]) < 0).float().mean())
+    if share > MOST_BEYOND:
+        notes.append(
+            f"{share:.1%} of the cells drawn have an LRS below that of the lowest-resistance envelope, "
+            f"{1 / model.reference_conductances_siemens[0]:.0f} ohm{_failed_cycles(measurements)}"
+        )
+
+
+def _failed_cycles(measurements: Measurements) -> str:
+    """What may be wrong where LRS scatters too much, and what to do."""
+    failed = int((measurements.y[LRS] > 10.0 ** measurements.y[HRS] / 2).sum())
+    cycles = int(np.isfinite(measurements.y[LRS]).sum())
+    if not failed or LRS not in measurements.measured:
+        return "; leave cycles that failed empty, or take LRS from the base model (--from-base lrs)"
+    return f"; in {failed:,} of {cycles:,} cycles LRS is near HRS, as where a SET fails: leave LRS empty in those"
 
 
 def _moments(base: DeviceModel) -> tuple[Floats, Floats]:

@@ -234,7 +234,8 @@ class _Pair:
         """Of the distribution over all cycles of all devices."""
         name = NAMES[self.feature]
         different, share = mid_distribution(self.measured)
-        at = different[np.searchsorted(share, _PERCENT)]  # values that were measured: the steps of a coarse instrument
+        places = np.searchsorted(share, _PERCENT).clip(max=len(different) - 1)  # a last step may hold several percent
+        at = different[places]  # values that were measured: the steps of a coarse instrument
         shares = [_shares_below(part, at) for part in (self.measured, self.generated)]  # (devices, 99) each
         error_of_share = np.sqrt(sum(np.nanvar(part, axis=0) / len(part) for part in shares))
         distances = np.nanmean(shares[1], axis=0) - np.nanmean(shares[0], axis=0)

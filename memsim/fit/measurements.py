@@ -118,6 +118,7 @@ def _read_features(
                 out *= _signs(polarity)[key]
             else:
                 out[np.isinf(out)] = np.nan  # an open circuit
+            out[np.abs(out) >= _OVERFLOW * column.factor] = np.nan
             faults.note(key, column.name, out, numbers, polarity)
             if key == "hrs":
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -129,6 +130,10 @@ def _read_features(
     y = np.full((len(FEATURES), *grid.values.shape[1:]), np.nan, dtype=np.float32)
     y[[list(FEATURES).index(key) for key in present]] = grid.values
     return Measurements(table.path, layout, count, grid.devices, grid.first_cycles, y, read_volts, faults.found())
+
+
+_OVERFLOW = 9.9e37
+"""What instruments write for infinity, and 9.91e37 for no number at all (SCPI-99)."""
 
 
 def _read_sweeps(

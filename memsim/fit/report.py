@@ -16,6 +16,7 @@ from memsim.fit.goodness import STANDARD_ERRORS, Check, Goodness
 from memsim.fit.measurements import NAMES, Measurements
 from memsim.report.page import Html, document, facts, group, heading, html, listing, note, row, table, verdict
 from memsim.report.page import figures as pictures
+from memsim.units import counted
 
 HTML, JSON = "report.html", "report.json"
 MARKS = {"pass": "✓", "noise": "≈", "warn": "⚠"}
@@ -80,7 +81,7 @@ def summary(goodness: Goodness) -> str:
     """`36 checks: 33 pass, 2 within sampling error, 1 warning`."""
     counts = {verdict: sum(c.verdict == verdict for c in goodness.checks) for verdict in MARKS}
     parts = [f"{count} {WORDS[verdict]}" for verdict, count in counts.items() if count or verdict == "pass"]
-    return f"{len(goodness.checks)} checks: {', '.join(parts)}"
+    return f"{counted(len(goodness.checks), 'check')}: {', '.join(parts)}"
 
 
 def value_of(value: float | None) -> str:
@@ -122,8 +123,8 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
         note(
             f"{MARKS['pass']} the model agrees with the measurements within the tolerance; {MARKS['noise']} it does "
             f"not, but so few devices scatter as much ({STANDARD_ERRORS:g} standard errors, from device to device); "
-            f"{MARKS['warn']} it does not. The model: {goodness.generated_devices:,} devices of {goodness.cycles:,} "
-            "cycles drawn from it."
+            f"{MARKS['warn']} it does not. The model: {counted(goodness.generated_devices, 'device')} of "
+            f"{goodness.cycles:,} cycles drawn from it."
         ),
         *(block for title, shown in sections if shown for block in (heading(title), pictures(shown))),
         note(f"Grey: measured, with bands of {STANDARD_ERRORS:g} standard errors. Blue: the model."),
@@ -135,12 +136,12 @@ def _facts(fit: Fit, goodness: Goodness, measurements: Measurements) -> Html:
     model = fit.model
     per_device = measurements.counts[list(goodness.features)][:, fit.devices]
     rows = {
-        "measurements": f"{measurements.path.name}, {measurements.rows:,} rows of {measurements.layout.kind}, "
+        "measurements": f"{measurements.path.name}, {counted(measurements.rows, 'row')} of {measurements.layout.kind}, "
         f"sha256 {measurements.sha256[:16]}…",
         "devices": f"{len(fit.devices):,} of {len(measurements.devices):,}, "
-        f"{int(per_device.min()):,} to {int(per_device.max()):,} cycles each",
+        f"{int(per_device.min()):,} to {counted(int(per_device.max()), 'cycle')} each",
         "process": f"order {model.order}, spectral radius {fit.spectral_radius:.4f}",
-        "device mixture": f"{len(fit.mixture.weights)} components, weights "
+        "device mixture": f"{counted(len(fit.mixture.weights), 'component')}, weights "
         + ", ".join(f"{weight:.3f}" for weight in fit.mixture.weights),
         "I-V curves": fit.envelopes.source
         + (f", median error {fit.envelopes.error:.2%}" if fit.envelopes.error is not None else ""),

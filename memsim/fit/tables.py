@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import tokenize
 import zipfile
 import zlib
@@ -22,9 +23,14 @@ from memsim.errors import InputError
 from memsim.files import is_file
 from memsim.fit.arrays import Floats, Ints
 from memsim.packed import Unpacked, require_honest
+from memsim.units import counted
 
 BATCH_ROWS = 1 << 19
-_MISSING = ["", "nan", "NaN", "NAN", "na", "NA", "N/A", "null", "NULL"]
+_BLOCK_BYTES = 1 << 24
+_MISSING = [
+    *("", "nan", "NaN", "NAN", "-nan", "-NaN", "na", "NA", "n/a", "N/A", "<NA>", "#N/A", "#NA"),
+    *("null", "NULL", "none", "None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+]
 _SUFFIXES = {".csv": "CSV", ".tsv": "CSV", ".txt": "CSV", ".parquet": "Parquet", ".pq": "Parquet", ".npz": "NPZ"}
 
 
@@ -89,30 +95,59 @@ class Table:
             with zipfile.ZipFile(self.path) as archive:
                 return tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
         header = self._header()
+        if header.lstrip().startswith("#"):
+            raise InputError(f"{self.path}: begins with a comment, {header[:40]!r}; remove what is above the names")
+        names = header.replace(_delimiter(header), " ").split()
+        if names and all(map(_is_number, names)):
+            raise InputError(
+                f"{self.path}: begins with numbers, {header[:40]!r}; write a line with the names of the columns above "
+                "them, such as device,cycle,hrs_ohms,us_volts,lrs_ohms,ur_volts"
+            )
         return tuple(name.strip() for name in next(csv.reader([header], delimiter=_delimiter(header)), []))
 
     def _header(self) -> str:
         with self.path.open("rb") as file:
-            return _unpacked(file, self.path).readline(1 << 16).decode("utf-8-sig").rstrip("\r\n")
+            line = _unpacked(file, self.path).readline(1 << 16)
+        try:
+            return line.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}: not UTF-8 text; save it as UTF-8") from None
 
     def _csv_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
-        size = max(self.path.stat().st_size, 1)
-        with (
-            self.path.open("rb") as file,
-            pyarrow.csv.open_csv(
-                _unpacked(file, self.path),
-                pyarrow.csv.ReadOptions(block_size=1 << 24, column_names=list(self.columns), skip_rows=1),
-                pyarrow.csv.ParseOptions(delimiter=_delimiter(self._header())),
-                pyarrow.csv.ConvertOptions(
-                    column_types={name: pa.string() if name in text else pa.float64() for name in names},
-                    include_columns=list(names),
-                    null_values=_MISSING,
-                    strings_can_be_null=True,
-                ),
-            ) as reader,
-        ):
-            for batch in reader:
-                yield dict(zip(batch.schema.names, batch.columns, strict=True)), file.tell() / size
+        """Whole lines at a time: pyarrow's own reader leaves a thread that reads on after an error."""
+        size, row = max(self.path.stat().st_size, 1), 1
+        parse = pyarrow.csv.ParseOptions(delimiter=_delimiter(self._header()))
+        convert = pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() if name in text else pa.float64() for name in names},
+            include_columns=list(names),
+            null_values=_MISSING,
+            strings_can_be_null=True,
+        )
+        with self.path.open("rb") as file:
+            for lines in _whole_lines(_unpacked(file, self.path), self.path):
+                read = pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=len(lines) + 1, column_names=list(self.columns)
+                )
+                try:
+                    memory = pa.array([lines], pa.large_binary()).buffers()[2]  # no thread needs Python to let go of it
+                    table = pyarrow.csv.read_csv(pa.BufferReader(memory), read, parse, convert)
+                except pa.ArrowInvalid as error:
+                    raise self._explained(error, row) from None
+                row += len(table)
+                columns = [column.combine_chunks() for column in table.columns]
+                yield dict(zip(table.column_names, columns, strict=True)), file.tell() / size
+
+    def _explained(self, error: Exception, first_row: int) -> Exception:
+        """What is wrong with a value, and what to do about it; `error` as it is where it is of something else."""
+        found = re.search(r"column #(\d+): Row #(\d+): .*invalid value '(.*)'$", str(error), re.DOTALL)
+        if found is None:
+            return error
+        column, value = self.columns[int(found[1])], found[3]
+        remedy = "leave cells empty where nothing was measured"
+        if re.fullmatch(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*", value):
+            remedy = f"write decimal points, such as {value.replace(',', '.').strip()}"
+        what = f"row {first_row + int(found[2]) - 1}: {column} is {value!r:.40}, not a number"
+        return InputError(f"{self.path}: cannot be read as a table: {what}; {remedy}")
 
     def _parquet_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
         with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False) as file:
@@ -135,10 +170,11 @@ class Table:
                 if len(shape) != 1 or dtype.kind not in "iufU":
                     raise InputError(f"{self.path}: {name} is {dtype} of shape {list(shape)}; expected numbers [rows]")
                 if shape[0] != rows:
-                    raise InputError(f"{self.path}: {name} has {shape[0]} rows, {names[0]} has {rows}")
+                    raise InputError(f"{self.path}: {name} has {counted(shape[0], 'row')}, {names[0]} has {rows}")
                 size = archive.getinfo(f"{name}.npy").file_size
                 if rows * dtype.itemsize > size:
-                    raise InputError(f"{self.path}: {name} holds {size:,} bytes, too few for {rows:,} rows of {dtype}")
+                    wanted = f"{counted(rows, 'row')} of {dtype}"
+                    raise InputError(f"{self.path}: {name} holds {counted(size, 'byte')}, too few for {wanted}")
             for start in range(0, rows, BATCH_ROWS):
                 count = min(BATCH_ROWS, rows - start)
                 arrays = [
@@ -155,6 +191,28 @@ def _unpacked(file: IO[bytes], path: Path) -> IO[bytes] | io.BufferedReader:
     if path.suffix != ".gz":
         return file
     return io.BufferedReader(Unpacked(gzip.GzipFile(fileobj=file), path))
+
+
+def _whole_lines(stream: IO[bytes] | io.BufferedReader, path: Path) -> Iterator[bytes]:
+    """All lines below the first, many at a time, none cut in two."""
+    stream.readline()
+    rest = b""
+    while block := stream.read(_BLOCK_BYTES):
+        lines, end, rest = (rest + block).rpartition(b"\n")
+        if len(rest) > 4 * _BLOCK_BYTES:
+            raise InputError(f"{path}: has a line of more than {len(rest) >> 20} MiB; expected a row a line")
+        if lines.strip():
+            yield lines + end
+    if rest.strip():
+        yield rest
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _delimiter(header: str) -> str:

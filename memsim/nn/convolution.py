@@ -17,6 +17,7 @@ from memsim.nn.naming import naming_its_layer
 from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
+from memsim.units import counted
 
 PIECE_VALUES = 1 << 20
 """About how many values of windows exist at a time: changes speed and memory, never a result."""
@@ -259,7 +260,9 @@ def _keep_sizes(layer: nn.Module, module: nn.Module) -> None:
 def _batched(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
     """`x` with a batch, and whether it came with one."""
     if x.ndim not in (dimensions + 1, dimensions + 2):
-        raise ValueError(f"an input of {list(x.shape)}; expected [batch, channels] and {dimensions} more dimensions")
+        raise ValueError(
+            f"an input of {list(x.shape)}; expected [batch, channels] and {counted(dimensions, 'more dimension')}"
+        )
     has_batch = x.ndim == dimensions + 2
     return (x if has_batch else x[None]), has_batch
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 
 from memsim.nn.attention import PROJECTIONS
 from memsim.nn.sources import WeightSource
+from memsim.units import counted
 
 _EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe|emb|lookup|relative_attention_bias)\b|position(?!_?wise)", re.IGNORECASE)
 _RECURRENT = re.compile(r"(^|\.)weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
@@ -87,7 +88,7 @@ def _convolution(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
     if bias is not None and bias != (first,):
         groups, rest = divmod(bias[0], second)
         if rest or not groups or first % groups:
-            return f"its bias has {bias[0]} values, which fits no convolution of this shape"
+            return f"its bias has {counted(bias[0], 'value')}, which fits no convolution of this shape"
         return {layer: WeightSource.transposed(name, shape, groups)}
     if _TRANSPOSED.search(layer):
         if bias is None or first != second:

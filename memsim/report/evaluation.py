@@ -26,7 +26,7 @@ from memsim.report.sections import (
     verdicts_of,
 )
 from memsim.spec import effect_label
-from memsim.units import si
+from memsim.units import counted, si
 from memsim.verdicts import noise_note, worst_layers
 
 
@@ -96,7 +96,7 @@ def _scores(facts: Result) -> list[Html]:
         if name == "mapped":
             wer = mapped["wer"]
             spread = [percent(wer["std"]), percent(wer["min"]), percent(wer["max"])]
-            label = f"mapped, {len(mapped['trials'])} chip{'s' if len(mapped['trials']) > 1 else ''}"
+            label = f"mapped, {counted(len(mapped['trials']), 'chip')}"
             counts = [percent(mapped["cer"]["mean"]), "", "", "", *loss_cells(mapped)]
             rows.append([label, percent(wer["mean"]), interval, *spread, *counts])
         else:
@@ -113,8 +113,8 @@ def _scores(facts: Result) -> list[Html]:
     ]
     chips = [[f"{trial['seed']}", percent(trial["wer"]), *_counts(trial)] for trial in mapped["trials"]]
     confidence = f"{intervals['confidence']:.0%} interval"
-    counted = ["CER %", "substitutions", "deletions", "insertions", *loss_head(facts)]
-    head = ["", "WER %", confidence, "std over chips", "min", "max", *counted]
+    counts = ["CER %", "substitutions", "deletions", "insertions", *loss_head(facts)]
+    head = ["", "WER %", confidence, "std over chips", "min", "max", *counts]
     return [
         heading("Word error rate"),
         pictures([("word error rates with intervals", figures.wers(facts))], "large"),
@@ -125,7 +125,7 @@ def _scores(facts: Result) -> list[Html]:
             "utterance. The spread over chips is the standard deviation of their WERs, which one chip has not."
         ),
         heading("Chips", level=3),
-        table(["seed", "WER %", *counted], chips),
+        table(["seed", "WER %", *counts], chips),
         note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)"),
     ]
 

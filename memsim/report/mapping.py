@@ -18,7 +18,7 @@ from memsim.report.sections import (
     run_section,
     verdicts_of,
 )
-from memsim.units import si
+from memsim.units import counted, si
 
 
 def mapping_page(result: Result, command: str) -> str:
@@ -45,8 +45,8 @@ def _headline(result: Result) -> Html:
     layers = result["layers"]
     weights = sum(_weights(layer) for layer in layers)
     values = [
-        ("layers on arrays", f"{len(layers)}", f"{weights:,} weights"),
-        ("arrays", f"{sum(layer['tiles'] for layer in layers):,}", f"{result['cells']:,} cells"),
+        ("layers on arrays", f"{len(layers)}", counted(weights, "weight")),
+        ("arrays", f"{sum(layer['tiles'] for layer in layers):,}", counted(result["cells"], "cell")),
         ("conversions", f"{result['conversions']:,}", "for one input of each layer"),
     ]
     if "budget" in result:

@@ -15,7 +15,7 @@ from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.spec import effect_label
-from memsim.units import si
+from memsim.units import counted, si
 from memsim.verdicts import unfitted_note
 
 Result = Mapping[str, Any]
@@ -27,8 +27,8 @@ def speech_of(facts: Result) -> str:
     """What an evaluation was of, how many chips it took, and how texts were made of outputs."""
     data, chips = facts["data"], len(facts["mapped"]["trials"])
     return (
-        f"{data['utterances']} utterances, {data['words']} words, {data['seconds']:.0f} s of "
-        f"{'synthetic ' if data['synthetic'] else ''}speech; {chips} simulated chip{'s' if chips > 1 else ''}; "
+        f"{counted(data['utterances'], 'utterance')}, {counted(data['words'], 'word')}, {data['seconds']:.0f} s of "
+        f"{'synthetic ' if data['synthetic'] else ''}speech; {counted(chips, 'simulated chip')}; "
         f"{describe(facts['decoding'])}"
     )
 
@@ -50,7 +50,7 @@ def interval_name(facts: Result) -> str:
     """Over what its intervals are."""
     chips, confidence = len(facts["mapped"]["trials"]), facts["intervals"]["confidence"]
     of = f"these {chips} chips" if chips > 1 else "this chip"
-    return f"{confidence:.0%} interval over {facts['data']['utterances']} utterances, of {of}"
+    return f"{confidence:.0%} interval over {counted(facts['data']['utterances'], 'utterance')}, of {of}"
 
 
 def seeds_of(facts: Result) -> str:
@@ -129,7 +129,7 @@ def cost_section(cost: Result) -> list[Html]:
         ]
         for name, (circuit, conversions, count, millimetres) in circuits.items()
     ]
-    total = ["all", si(joules["total"], "J"), "", "", f"{cost['arrays']:,} arrays", f"{area['total']:.3g}"]
+    total = ["all", si(joules["total"], "J"), "", "", counted(cost["arrays"], "array"), f"{area['total']:.3g}"]
     known = {"DAC": "dac", "ADC": "adc"} | ({} if joules["cells"] is None else {"cells": "cells"})
     unit, scale = _scale(max((layer["joules"]["total"] for layer in layers), default=0.0))
     bars = [

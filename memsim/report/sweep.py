@@ -20,6 +20,7 @@ from memsim.report.sections import (
     seeds_of,
     speech_of,
 )
+from memsim.units import counted
 from memsim.verdicts import unfitted_note
 
 
@@ -34,7 +35,7 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
     hardware = hardware_title(first["hardware"], *keys)
     title = f"{Path(first['checkpoint']['path']).name} on {hardware}, over {', '.join(keys)}"
     blocks = [
-        paragraph(f"{data['name']} {data['split']}: {len(points)} points, each of {speech_of(first)}."),
+        paragraph(f"{data['name']} {data['split']}: {counted(len(points), 'point')}, each of {speech_of(first)}."),
         verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
         *_verdicts(points),
         pictures([(f"WER against {', '.join(keys)}", drawn)]),

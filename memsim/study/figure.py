@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memsim.errors import InputError
 from memsim.files import writing
+from memsim.units import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def _title(points: Sequence[Line]) -> str:
     first = points[0]
     data, chips = first["data"], len(first["mapped"]["trials"])
     name = " ".join([Path(data["name"]).stem, *([data["split"]] if data["split"] != "all" else [])])
-    return f"{name}, {data['words']} words, {chips} chip{'s' if chips > 1 else ''} a point"
+    return f"{name}, {counted(data['words'], 'word')}, {counted(chips, 'chip')} a point"
 
 
 def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:

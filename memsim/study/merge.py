@@ -10,6 +10,7 @@ from memsim.evaluate import Evaluation
 from memsim.parts import Part
 from memsim.study.plan import PointFacts
 from memsim.study.results import Header, by_network, read_results, shown
+from memsim.units import counted
 
 
 def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
@@ -49,7 +50,9 @@ def _require_all_shards(headers: dict[Path, Header]) -> None:
     if like.shard is not None:
         count = like.shard[1]
         if missing := [str(number) for number in range(1, count + 1) if number not in seen]:
-            raise InputError(f"{first.parent}: of {count} shards, {', '.join(missing)} not found; --shard makes them")
+            raise InputError(
+                f"{first.parent}: of {counted(count, 'shard')}, {', '.join(missing)} not found; --shard makes them"
+            )
 
 
 def _difference(one: Header, other: Header) -> str | None:

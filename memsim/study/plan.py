@@ -28,6 +28,7 @@ from memsim.evaluate import (
 from memsim.mapped import stored_seed, stored_spec
 from memsim.parts import Part
 from memsim.spec import HardwareSpec
+from memsim.units import counted
 
 IMBALANCE = 1.1
 """A worker may have this many times the mean number of parts of chips."""
@@ -160,7 +161,7 @@ class Study:
             if (other := seen.setdefault(point.hardware, point)) is not point:
                 raise InputError(f"{other.label or 'a point'} and {point.label or 'another'} are the same hardware")
         if self.trials < 1:
-            raise InputError(f"{self.trials} trials; there must be at least 1")
+            raise InputError(f"{counted(self.trials, 'trial')}; there must be at least 1")
 
     @cached_property
     def durations_seconds(self) -> tuple[float, ...]:

@@ -25,6 +25,7 @@ from memsim.files import require_format, writing
 from memsim.locks import held_file, lock
 from memsim.parts import Part
 from memsim.study.plan import Network, PointFacts, StudyFacts
+from memsim.units import counted
 
 FORMAT = "memsim-results/1"
 
@@ -64,6 +65,8 @@ class Header:
                 "text_style": facts.corpus.text_style,
                 "synthetic": facts.corpus.synthetic,
                 "skipped": facts.corpus.skipped,
+                "simplified": facts.corpus.simplified,
+                "unwritable": None if facts.corpus.unwritable is None else asdict(facts.corpus.unwritable),
                 "seconds": facts.seconds,
                 "utterances": [
                     [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker]
@@ -99,7 +102,7 @@ class Header:
             "memsim": self.memsim,
             "checkpoint": facts.checkpoint.sha256[:12],
             "reference": (facts.reference_sha256 or "none")[:12],
-            "data": f"{corpus.name} {corpus.split} ({len(corpus.utterances)} utterances)",
+            "data": f"{corpus.name} {corpus.split} ({counted(len(corpus.utterances), 'utterance')})",
             "text style": corpus.text_style,
             "transcripts": hashlib.blake2b(spoken.encode(), digest_size=6).hexdigest(),
             "losses": "asked for" if facts.with_losses else "left out",
@@ -299,7 +302,7 @@ def _conflict(old: Header, new: Header) -> str | None:
     if other:
         return f"{other[0]}, which is not among the points here"
     if old.facts.trials > new.facts.trials:
-        return f"{old.facts.trials} trials, not {new.facts.trials}"
+        return f"{counted(old.facts.trials, 'trial')}, not {new.facts.trials}"
     if new.shard and (old.facts.trials != new.facts.trials or len(old.facts.points) != len(mine)):
         return "fewer trials or points, by which the shards were divided"
     return None

@@ -12,6 +12,7 @@ from memsim.asr.recogniser import Recogniser
 from memsim.evaluate import CACHED_BYTES, Runner, Subject, part_score, targets_of
 from memsim.parts import Part
 from memsim.study.plan import Network, Study, StudyFacts, Unit
+from memsim.units import counted
 
 Done = Generator[tuple[Network, Part], None, None]
 """Parts, as they are done; closed, it leaves the rest."""
@@ -45,7 +46,7 @@ class Resumed:
         left = all_items - items
         rest = f"goes on with the other {left}" if left else "nothing is left to run"
         return (
-            f"found {items} of {all_items} work items ({chips} of {all_chips} chips, {texts:,} of {all_texts:,} "
+            f"found {items} of {counted(all_items, 'work item')} ({chips} of {counted(all_chips, 'chip')}, {texts:,} of {all_texts:,} "
             f"transcripts); {rest}"
         )
 

@@ -12,6 +12,7 @@ from memsim.asr.lexicon import load_lexicon
 from memsim.asr.tokens import CharacterTokens, PhonemeTokens, PieceTokens, Tokens
 from memsim.errors import InputError
 from memsim.train.config import CORPUS, TargetsConfig
+from memsim.units import counted
 
 
 def make_tokens(config: TargetsConfig, texts: Iterable[str], data: str, root: Path | None) -> Tokens:
@@ -43,6 +44,6 @@ def pronounceable(corpus: Corpus, tokens: Tokens) -> tuple[Corpus, Counter[str]]
         some = ", ".join(word for word, _ in missing.most_common(5))
         raise InputError(
             f"{corpus.name} {corpus.split}: the lexicon lacks words of {len(corpus.utterances) - len(kept)} of "
-            f"{len(corpus.utterances)} utterances (such as {some}); choose another by --lexicon FILE"
+            f"{counted(len(corpus.utterances), 'utterance')} (such as {some}); choose another by --lexicon FILE"
         )
     return replace(corpus, utterances=kept), missing

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from memsim.errors import InputError
 from memsim.launch import is_torchrun
+from memsim.units import counted
 
 T = TypeVar("T")
 
@@ -83,7 +84,9 @@ def own_device(device: str) -> torch.device:
         return torch.device(device)
     local_rank = int(os.environ["LOCAL_RANK"])
     if local_rank >= torch.cuda.device_count():
-        raise InputError(f"torchrun: process {local_rank} here, but torch sees {torch.cuda.device_count()} GPUs")
+        raise InputError(
+            f"torchrun: process {local_rank} here, but torch sees {counted(torch.cuda.device_count(), 'GPU')}"
+        )
     return torch.device(device, local_rank)
 
 

@@ -165,7 +165,7 @@ def test_lengths_count(arpa) -> None:
 
 def test_words_without_a_spelling_are_left_out(arpa) -> None:
     assert BeamSearch(CHARACTERS, [*WORDS, "caf\u00e9"], arpa).words == 3
-    with pytest.raises(InputError, match="none of the 1 words to recognise can be written"):
+    with pytest.raises(InputError, match="none of 1 word to recognise can be written"):
         BeamSearch(CHARACTERS, ["caf\u00e9"], arpa)
 
 

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsim.asr import corpora
-from memsim.asr.corpora import StmSegment, Utterance, corpus_lexicon, load_corpus, parse_stm_line
+from memsim.asr.corpora import (
+    StmSegment,
+    Unwritable,
+    Utterance,
+    corpus_lexicon,
+    load_corpus,
+    parse_stm_line,
+    with_unwritable,
+)
+from memsim.asr.lexicon import Lexicon
+from memsim.asr.tokens import CharacterTokens, PhonemeTokens
 from memsim.errors import InputError
 from tests.calls import growth_beyond_linear
 
@@ -121,8 +131,8 @@ def test_missing_talk(tedlium: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a 1 Al 0 1", "expected `talk channel speaker start end <label> words...`, found 'a 1 Al 0 1'"),
-        ("a 1 Al 0 1 yes", "expected `talk channel"),
+        ("a 1 Al 0", "expected `talk channel speaker start end <label> words...`, found 'a 1 Al 0'"),
+        ("a 1 0.00 0.29 yes", "end must be a time in seconds, not 'yes'"),  # a line of a CTM file
         ("a 1 Al zero 1 <NA> yes", "start must be a time in seconds, not 'zero'"),
         ("a 1 Al 0 nan <NA> yes", "end must be a time in seconds, not 'nan'"),
         ("a 1 Al -1 1 <NA> yes", "start must be a time in seconds, not '-1'"),
@@ -163,6 +173,79 @@ def test_stm_line_round_trip(
     text = " ".join(word + mark for word, mark in marked)
     segment = parse_stm_line(f"{talk} 1 {speaker} {start} {end} {label} {text}{name}", "x.stm:1")
     assert segment == StmSegment(talk, speaker, start, end, " ".join(word for word, _ in marked))
+
+
+@pytest.mark.parametrize(
+    ("rest", "text", "simplified"),
+    [
+        ("<o,f0,female> yes it is", "yes it is", 0),
+        ("yes it is", "yes it is", 0),
+        ("\tyes\tit  is\r", "yes it is", 0),
+        ("<sil> yes", "yes", 0),
+        ("<O,F0,M> <sil> YES", "YES", 0),
+        ("", "", 0),
+        ("<NA>", "", 0),
+        ("<o,f0,male> {NOISE} read(2) yes", "read yes", 0),
+        ("i've { um / uh / @ } as far", "i've um as far", 1),
+        ("<NA> { @ / uh } yes", "yes", 1),
+        ("{ going to / gonna } be", "going to be", 1),
+        ("{ it { is / 's } / its } so", "it is so", 2),
+        ("{ km/h / kilometres } yes", "km/h yes", 1),
+        ("i am a (farmer)", "i am a farmer", 1),
+        ("(uh) yes (you know)", "uh yes you know", 2),
+        ("yes (talk-0.00-1.00-<F0_F>-<sil>)", "yes", 0),
+        ("(uh) yes (talk-0.00-1.00-<F0_F>)", "uh yes", 1),
+        ("a { b", "a b", 1),
+        ("a } b )", "a b", 2),
+    ],
+)
+def test_stm_as_sclite_reads_it(rest: str, text: str, simplified: int) -> None:
+    segment = parse_stm_line(f"talk 1 Al 0 1 {rest}", "x.stm:1")
+    assert segment == StmSegment("talk", "Al", 0.0, 1.0, text, simplified)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ";; yes",
+        "  ;; yes",
+        "a 1 b 0 1 <o> IGNORE_TIME_SEGMENT_IN_SCORING",
+        "a 1 b 0 1 Ignore_Time_Segment_In_Scoring",
+    ],
+)
+def test_stm_lines_that_are_not_scored(line: str) -> None:
+    assert parse_stm_line(line, "x.stm:1") is None
+
+
+@given(st.lists(st.sampled_from(["{", "}", "(", ")", "/", "@", "uh", "(uh)", "{A}", "<sil>", "no"])).map(" ".join))
+def test_no_syntax_of_an_stm_counts_as_a_word(text: str) -> None:
+    segment = parse_stm_line(f"a 1 Al 0 1 {text}", "x.stm:1")
+    assert segment is not None
+    assert not set("{}()@<>").intersection(segment.text)
+
+
+def test_an_stm_without_labels_with_a_bom_and_crlf(tedlium: Path) -> None:
+    stm = "\ufeff;; a comment\r\na 1 Al 0 1 { it is / it's } yes\r\na 1 Al 1 2\r\na\t1\tAl\t2\t3\tCAFE\u0301\r\n"
+    write(tedlium / "TEDLIUM_release2/dev/stm/a.stm", stm)
+    corpus = load_corpus("tedlium2", root=tedlium)
+    assert [u.text for u in corpus.utterances if u.id.startswith("a-")] == ["it is yes", "caf\u00e9"]
+    assert (corpus.simplified, corpus.skipped) == (1, 2)
+
+
+def test_what_a_recogniser_cannot_write(tmp_path: Path) -> None:
+    texts = ["the q. of forty-one", "it\u2019s so", "caf\u00e9 q. \u2018so\u2019", "cafe\u0301"]
+    for number in range(len(texts)):
+        write(tmp_path / f"{number}.wav")
+    rows = "".join(f"{number}.wav\t{text}\n" for number, text in enumerate(texts))
+    corpus = load_corpus(str(write(tmp_path / "m.tsv", "audio\ttext\n" + rows)))
+    letters = CharacterTokens(tuple("abcdefghijklmnopqrstuvwxyz' "))
+    found = with_unwritable(corpus, letters).unwritable
+    assert found == Unwritable({".": 2, "\u00e9": 2, "-": 1, "\u2018": 1}, words=6, utterances=3)
+    assert str(found).startswith("the recogniser cannot write '.', '\u00e9', '-', '\u2018': 6 words in 3 utterances of")
+    assert with_unwritable(corpus, CharacterTokens((*letters.characters, *".-\u2018\u0301"))).unwritable is None
+    lexicon = Lexicon.from_text("the DH AH\nof AH V\ncafe\u0301 K AE F EY\nso S OW\nit\u2019s IH T S\n", "x")
+    spoken = PhonemeTokens.from_lexicon(lexicon, [])
+    assert with_unwritable(corpus, spoken).unwritable == Unwritable({"q.": 2, "forty-one": 1, "\u2018so'": 1}, 4, 2)
 
 
 @given(st.text())

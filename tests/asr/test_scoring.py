@@ -81,3 +81,10 @@ def test_the_worst_utterances() -> None:
     assert result.worst(3) == [1, 2, 4]
     assert result.worst(9) == [1, 2, 4, 3]
     assert (result.references[1], result.hypotheses[1]) == ("d", "x y")
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis"), [("caf\u00e9", "cafe\u0301"), ("it\u2019s", "it's"), ("it's", "it\u02bcs")]
+)
+def test_the_same_letters_are_no_error(reference: str, hypothesis: str) -> None:
+    assert score([reference], [hypothesis]).wer == score([hypothesis], [reference]).cer == 0

@@ -149,3 +149,17 @@ def test_pieces_of_words() -> None:
         tokens.decode([20])
     with pytest.raises(InputError, match="no 5000 pieces can be found"):
         PieceTokens.from_texts(texts, 5000)
+
+
+def test_a_character_is_written_as_the_tokens_have_it() -> None:
+    decomposed = CharacterTokens(("e", "\u0301", "\u2019", "s"))
+    assert decomposed.encode("\u00e9's") == [1, 2, 3, 4]
+    assert decomposed.spellings("\u00e9's") == [(1, 2, 3, 4)]
+    assert decomposed.missing("\u00eas.") == ["\u00ea", "."]
+    assert CharacterTokens(("\u00e9", "e", "\u0301")).encode("\u00e9") == [1]
+
+
+def test_what_pieces_cannot_write() -> None:
+    pieces = PieceTokens.from_texts(["no on", "on no no"], 6)
+    assert pieces.missing("no") == []
+    assert pieces.missing("n.o") == ["."]

@@ -338,6 +338,24 @@ def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
     assert "2 utterances" in done.said
 
 
+def test_what_a_recogniser_cannot_write_is_said_once(memsim, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMSIM_AUDIO_ROOTS", "/")
+    utterances = load_corpus("demo", limit=2).utterances
+    texts = ("the q. of forty-one", "cafe\u0301 YES")
+    rows = [f"{utterance.audio}\t{text}\n" for utterance, text in zip(utterances, texts, strict=True)]
+    (tmp_path / "odd.tsv").write_text("audio\ttext\n" + "".join(rows))
+    command = ["eval", "demo-float", "--data", "odd.tsv", "--hardware", "ideal", "--trials", "2"]
+    done = memsim(*command, "--json", "one.json", "--results", "r.jsonl")
+    assert done.status == 0, done.err
+    said = "odd.tsv all: the recogniser cannot write '.', '-', '\u00e9': 3 words in 2 utterances of the transcripts"
+    assert done.err.count(said) == 1
+    assert memsim(*command, "--quiet").err == ""
+    assert memsim("eval", "--merge", "r.jsonl", "--json", "two.json").status == 0
+    for name in ("one.json", "two.json"):
+        found = json.loads((tmp_path / name).read_text())["data"]["unwritable"]
+        assert found == {"parts": {".": 1, "-": 1, "\u00e9": 1}, "words": 3, "utterances": 2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -364,6 +382,13 @@ def test_manifests_with_other_rates_are_read_and_said_once(memsim, tmp_path):
         (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "bare.safetensors: holds no input statistics"),
         (["demo-float", "--data", "odd.tsv", "--sensitivity"], "no token for the character '\u00e9'"),
         (["device.safetensors", *DEMO], "a device model; eval takes a recogniser"),
+        (["demo", "--reference", "device.safetensors"], "--reference device.safetensors: a device model, not a recogn"),
+        (["demo", "--quiet", "--verbose"], "--quiet --verbose: contradict each other; leave one out"),
+        (["demo", "-v", "-q", "--merge", "x.jsonl"], "--quiet --verbose: contradict each other; leave one out"),
+        (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "map it with `memsim map --calibrate DATA`"),
+        (["demo-flaot", *DEMO], "(nearest: demo-float; there are: demo-float, demo)"),
+        (["device", *DEMO], "(nearest: the file device.safetensors; there are: demo-float, demo)"),
+        (["demo", "--data", "audio"], "(nearest: the file audio.tsv; there are: demo, tedlium2, librispeech)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(memsim, foreign, arguments, said):

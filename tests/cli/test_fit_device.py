@@ -187,6 +187,35 @@ def test_bad_input_is_one_line_and_status_2(memsim: Callable, cycles: Path, argu
     assert not Path("a.safetensors").exists()
 
 
+@pytest.mark.parametrize("share", [0.014, 0.05])
+def test_failed_sets_make_no_model(memsim: Callable, table: Table, tmp_path: Path, share: float) -> None:
+    """Where the LRS of failed cycles is the HRS, cells drawn from the fit have resistances below zero."""
+    lrs = table["lrs_ohms"].copy()
+    failed = np.random.default_rng(0).random(len(lrs)) < share
+    lrs[failed] = table["hrs_ohms"][failed]
+    write([table | {"lrs_ohms": lrs}], tmp_path / "failed.csv")
+    refused = memsim("fit-device", "failed.csv", "-o", "a.safetensors", "--order", "2", "--quiet")
+    assert (refused.status, len(refused.err.splitlines())) == (2, 1)
+    assert "% of the cells drawn from the fitted model have an LRS at or below 0 ohm" in refused.err
+    assert (
+        f"in {failed.sum()} of {len(lrs):,} cycles LRS is near HRS, as where a SET fails: leave LRS empty in those"
+        in (refused.err)
+    )
+    assert not Path("a.safetensors").exists()
+    lrs[failed] = np.nan
+    write([table | {"lrs_ohms": lrs}], tmp_path / "left_out.csv")
+    assert memsim("fit-device", "left_out.csv", "-o", "a.safetensors", "--order", "2", "--quiet").status == 0
+
+
+def test_an_overflow_of_an_instrument_is_no_value(memsim: Callable, table: Table, tmp_path: Path) -> None:
+    hrs = table["hrs_ohms"].copy()
+    hrs[::50] = 9.91e37
+    write([table | {"hrs_ohms": hrs}], tmp_path / "overflow.csv")
+    done = memsim("fit-device", "overflow.csv", "--inspect", "--json", "-")
+    assert json.loads(done.out)["features"]["HRS"]["missing"] == pytest.approx(0.02, abs=0.001)
+    assert memsim("fit-device", "overflow.csv", "-o", "a.safetensors", "--order", "2", "--quiet").status == 0
+
+
 def test_files_are_not_overwritten(memsim: Callable, cycles: Path) -> None:
     Path("mine.safetensors").touch()
     Path("other.yaml").touch()

@@ -12,6 +12,16 @@ TEXTS = [utterance.text for utterance in load_corpus("demo").utterances]
 WORDS = {word for text in TEXTS for word in text.split()}
 
 
+@pytest.mark.parametrize("split", ["dev", "train", "all"])
+@pytest.mark.parametrize("data", [["demo"], ["demo", "demo"], ["mine.tsv"], ["mine.jsonl", "demo"]])
+def test_a_split_of_what_has_none(memsim, tmp_path, data, split):
+    named = [word for name in data for word in ("--data", name)]
+    refused = memsim("lm", *named, "--split", split, "-o", "x.arpa")
+    said = f"--split {split}: {', '.join(data)} is not divided into splits; leave --split out"
+    assert refused == (2, "", f"memsim: {said}\n")
+    assert not (tmp_path / "x.arpa").exists()
+
+
 def test_a_model_a_list_of_words_and_texts(memsim, tmp_path):
     done = memsim(
         "lm", "--data", "demo", "-o", "x.arpa", "--order", "2", "--write-lexicon", "w.txt", "--write-texts", "t.txt"

@@ -122,3 +122,31 @@ def test_the_wheel_runs_the_demo_from_any_folder(tmp_path):
     for shipped in (REPOSITORY / "configs").rglob("*.*"):
         assert (site / "memsim" / shipped.relative_to(REPOSITORY)).is_file(), shipped
     assert (site / "bin" / "memsim").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["qat", "--data", "demo", "--dev", "demo", "--bits", "float", "-o", "new.safetensors"], 75),
+        (["eval", "demo", "--results", "new.jsonl"], 75),
+        (["eval", "demo", "--results=new.jsonl"], 75),
+        (["eval", "demo"], 130),
+        (["map", "demo"], 130),
+    ],
+)
+def test_what_is_resumable_says_so_of_a_signal_before_it_has_begun(tmp_path, arguments, status, number):
+    code = (
+        "import os, signal, sys, time\n"
+        "from memsim import cli\n"
+        "def stop(*arguments, **options):\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    time.sleep(60)\n"
+        "cli.options.require_page = cli.options.require_safetensors = stop  # before signals are noted\n"
+        f"sys.argv = {['memsim', *arguments]!r}\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert done.returncode == status, done.stderr
+    assert done.stderr == "memsim: interrupted; nothing half-written was left\n"
+    assert list(tmp_path.iterdir()) == []

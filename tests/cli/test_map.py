@@ -127,7 +127,7 @@ def test_layers_are_chosen_by_globs(memsim, foreign):
     done = memsim(
         "map", foreign, "--include", "encoder.layers.0.*", "--exclude", "*.fc1", "--dry-run", "--json", "report.json"
     )
-    assert "1 layers, 400 weights" in done.said
+    assert "1 layer, 400 weights" in done.said
     report = json.loads((foreign.parent / "report.json").read_text())
     reasons = {layer["name"]: layer["reason"] for layer in report["digital"]}
     assert reasons["encoder.layers.1.self_attn.q_proj.weight"] == "not in --include"
@@ -147,6 +147,7 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["foreign.safetensors", "-q", "-v"], "--quiet --verbose: contradict each other; leave one out"),
         (["nosuch.safetensors"], "nosuch.safetensors: no such file"),
         (["."], ".: a folder; name the .safetensors file in it"),
         (["model.pt"], "model.pt: a pickle (torch.save)"),
@@ -312,7 +313,8 @@ def test_calibration_data_give_the_budget_its_inputs(memsim, tiny_recogniser, tm
     save_file(tensors, tmp_path / "bare.safetensors", metadata)
     refused = memsim("map", "bare.safetensors", "--hardware", "ideal", "--budget")
     assert refused.status == 2
-    assert "and the error budget multiplies their inputs; `memsim map --calibrate DATA` measures them" in refused.err
+    assert "and the error budget multiplies their inputs" in refused.err
+    assert "; add --calibrate DATA, which measures them, or leave --budget out" in refused.err
     manifest = tmp_path / "one.tsv"
     (utterance,) = load_corpus("demo", limit=1).utterances
     manifest.write_text(f"audio\ttext\n{utterance.audio}\t{utterance.text}\n")

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import PREFIX
+from memsim.device.file import find_device
 from memsim.train.files import TrainingFiles
 from tests.cli.speech import TINY_MODEL, few_utterances
 
@@ -183,6 +184,8 @@ def test_init_from_another_model_names_what_differs(memsim, folder):
     assert refusal("first.safetensors").endswith("is not a model.yaml: features differs\n")
     assert memsim("map", "demo-float", "--bits", "3", "-o", "chip.mapped.safetensors", "--quiet").status == 0
     assert "is mapped onto arrays; start from the checkpoint that was mapped" in refusal("chip.mapped.safetensors")
+    device = str(find_device("synaptogen"))
+    assert refusal(device) == f"memsim: --init {device}: a device model, not a recogniser; --cell takes such\n"
 
 
 # --- stopping and resuming -------------------------------------------------------------------------------------------

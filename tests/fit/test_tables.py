@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from tools.example_measurements import write
@@ -63,6 +65,40 @@ def test_other_delimiters_byte_order_marks_and_compression(tmp_path: Path, mark:
     assert_read(tmp_path / "t.csv.gz")
 
 
+@pytest.mark.parametrize("missing", ["", "nan", "n/a", "N/A", "#N/A", "None", "1.#QNAN", "-nan", "<NA>"])
+def test_what_stands_for_no_value(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "t.csv").write_text(f"device,cycle,hrs_ohms\na,1,5\na,2,{missing}\n")
+    assert np.isnan(read(tmp_path / "t.csv")[1][1]).tolist() == [False, True]
+
+
+def test_blocks_end_at_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"dev {row % 7},{row},{row / 3}\n" for row in range(500))
+    for ending in ("", "9,500,1", "\n\n"):
+        (tmp_path / "t.csv").write_text(f"device,cycle,hrs_ohms\n{rows}{ending}")
+        whole = read(tmp_path / "t.csv")
+        monkeypatch.setattr(tables, "_BLOCK_BYTES", 37)
+        parts = read(tmp_path / "t.csv")
+        monkeypatch.undo()
+        assert (parts[0], parts[1].tolist()) == (whole[0], whole[1].tolist())
+
+
+def test_no_thread_of_pyarrow_reads_python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that reads on after an error may abort the process at its exit (`terminate called`)."""
+    (tmp_path / "t.csv").write_text("device,cycle,hrs_ohms\n0,0,tbd\n")
+    seen = []
+    real = pyarrow.csv.read_csv
+
+    def watched(source: pa.NativeFile, *options: Any) -> pa.Table:
+        seen.append(type(source))
+        return real(source, *options)
+
+    monkeypatch.setattr(pyarrow.csv, "read_csv", watched)
+    monkeypatch.delattr(pyarrow.csv, "open_csv")
+    with pytest.raises(InputError, match="hrs_ohms is 'tbd'"):
+        read(tmp_path / "t.csv")
+    assert seen == [pa.BufferReader]
+
+
 def test_devices_may_have_names(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("device,cycle,hrs_ohms\n007,1,5\nwafer 3 A,1,NaN\n")
     labels, numbers, _ = read(tmp_path / "t.csv")
@@ -84,6 +120,21 @@ def test_a_missing_value_of_parquet_is_nan(tmp_path: Path) -> None:
     [
         ("t.xlsx", b"", r"expected \.csv"),
         ("t.csv", b"device,cycle,hrs_ohms\n1,1,many\n", "cannot be read as a table: .*many"),
+        (
+            "t.csv",
+            b"device,cycle,hrs_ohms\n1,1,5\n1,2,tbd\n",
+            "row 2: hrs_ohms is 'tbd', not .*; leave cells empty",
+        ),
+        (
+            "t.csv",
+            b"device;cycle;hrs_ohms\n1;1;96300,55\n",
+            "hrs_ohms is '96300,55', .*points, such as 96300.55",
+        ),
+        ("t.csv", b"device;cycle;hrs_ohms\n1;1;-1,5e-3\n", "decimal points, such as -1.5e-3"),
+        ("t.csv", b"# of 2024, 25 C\ndevice,cycle,hrs_ohms\n", "begins with a comment, '# of 2024, 25 C'; remove"),
+        ("t.tsv", b"1\t0.0\t5000\t0.0\n2\t0.1\t5000\t0.0\n", "begins with numbers, .*write a line with the names"),
+        ("t.csv", b"1,2,3\n", "begins with numbers"),
+        ("t.csv", "device,cycle,hrs_ohms\n".encode("utf-16"), "not UTF-8 text; save it as UTF-8"),
         ("t.csv", b"device,cycle,hrs_ohms\n1,1\n", "cannot be read as a table: .*columns"),
         ("t.csv", b"device,cycle,cycle\n", "column cycle is there twice"),
         ("t.parquet", b"PAR1 and nothing else", "cannot be read as a table"),

@@ -26,6 +26,7 @@ from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
 from memsim.schema import problem
+from memsim.units import counted
 
 
 class ForeignConfig(RecogniserConfig):
@@ -112,7 +113,7 @@ class OutputCheck:
         if lengths.shape != (batch,) or lengths.is_floating_point():
             return f"lengths {list(lengths.shape)} of {lengths.dtype}"
         if int(lengths.max()) > log_probs.shape[1]:
-            return f"a length of {int(lengths.max())} for {log_probs.shape[1]} frames"
+            return f"a length of {int(lengths.max())} for {counted(log_probs.shape[1], 'frame')}"
         sums = log_probs[:, :1].detach().float().exp().sum(dim=-1)
         if (sums - 1).abs().gt(0.05).any():  # bfloat16 sums up to within a hundredth or so; NaN is found elsewhere
             return f"numbers whose exponentials sum up to {float(sums.flatten()[0]):.3g}, so not log-probabilities"
