@@ -303,15 +303,21 @@ def heading(points: Sequence[tuple[PointFacts, Evaluation]]) -> str:
     kind = "synthetic speech" if corpus.synthetic else "speech"
     chips = [each.chip for _, each in points]
     bits = "/".join(map(str, sorted({bits for chip in chips for bits in chip.bits})))
-    layers = "/".join(f"{count:,}" for count in sorted({chip.layers for chip in chips}))
-    arrays = "/".join(f"{count:,}" for count in sorted({chip.arrays for chip in chips}))
+    layers, arrays = ({getattr(chip, name) for chip in chips} for name in ("layers", "arrays"))
+    onto = f"{_counts(layers, 'layer')} on {_counts(arrays, 'array')}"
     over = f", over {', '.join(point.settings)}" if point.settings else ""
     return (
-        f"{corpus.name} {corpus.split}: {counted(len(corpus.utterances), 'utterance')}, {counted(corpus.words, 'word')}, "
-        f"{result.seconds:.0f} s of {kind}\n"
+        f"{corpus.name} {corpus.split}: {counted(len(corpus.utterances), 'utterance')}, "
+        f"{counted(corpus.words, 'word')}, {result.seconds:.0f} s of {kind}\n"
         f"{result.checkpoint.path.name} on {title(spec.name, without(spec.changes, *point.settings))}{over}, "
-        f"{bits}-bit weights, {counted(layers, 'layer')} on {counted(arrays, 'array')}"
+        f"{bits}-bit weights, {onto}"
     )
+
+
+def _counts(numbers: set[int], thing: str) -> str:
+    """The numbers of the points of a sweep: `60 layers`, `456/912 arrays`."""
+    *first, last = sorted(numbers)
+    return "".join(f"{number:,}/" for number in first) + counted(last, thing)
 
 
 def interval_name(result: Evaluation) -> str:

@@ -46,8 +46,8 @@ class Resumed:
         left = all_items - items
         rest = f"goes on with the other {left}" if left else "nothing is left to run"
         return (
-            f"found {items} of {counted(all_items, 'work item')} ({chips} of {counted(all_chips, 'chip')}, {texts:,} of {all_texts:,} "
-            f"transcripts); {rest}"
+            f"found {items} of {counted(all_items, 'work item')} ({chips} of {counted(all_chips, 'chip')}, "
+            f"{texts:,} of {counted(all_texts, 'transcript')}); {rest}"
         )
 
 
