@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from memsim.asr.architectures import ARCHITECTURES
@@ -212,7 +213,8 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
     mapped = {f"{name}.{key}": tensor for name, module in on_chip for key, tensor in module.state_dict().items()}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = stored_seed(checkpoint)
-    with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed)))
+    found = stored_deviations(checkpoint)
+    with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed), found))
     return recogniser, statistics
 
 
@@ -236,6 +238,21 @@ def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
         if type(bits) is not int or not 2 <= bits <= 16:
             raise InputError(f"{checkpoint.path}: its metadata gives layer {name} {bits!r:.20} bits; map it again")
     return spec, layers
+
+
+def stored_deviations(checkpoint: Checkpoint) -> dict[str, Deviation]:
+    """How far the product of each layer of a mapped file was from the digital one on its calibration inputs.
+
+    Empty for a file that was not calibrated, or is of memsim 0.1. Raises InputError where it cannot be read.
+    """
+    try:
+        found = parse_json_object(checkpoint.metadata.get("deviations", "{}"), "deviations")
+        return TypeAdapter(dict[str, Deviation]).validate_python(found, strict=True)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{checkpoint.path}: its metadata has unreadable deviations ({reason}); map it again"
+        ) from None
 
 
 def stored_seed(checkpoint: Checkpoint) -> int:

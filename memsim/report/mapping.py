@@ -31,6 +31,7 @@ def mapping_page(result: Result, command: str) -> str:
         *verdicts_of(result),
         _headline(result),
         *_layers(result["layers"]),
+        *_deviations(result["layers"]),
         *_programming(result["programming"]),
         *(budget_section(result["budget"]) if "budget" in result else ()),
         *(cost_section(result["cost"]) if "cost" in result else ()),
@@ -57,6 +58,26 @@ def _headline(result: Result) -> Html:
         detail = "an estimate" if cost["joules"]["cells"] is not None else "an estimate, for converters alone"
         values.append((f"energy for {of}", si(cost["joules"]["total"], "J"), detail))
     return cards(values)
+
+
+def _deviations(layers: Sequence[Result]) -> list[Html]:
+    """How far products are from the exact ones, the worst layers first; nothing without calibration."""
+    known = [(layer["name"], layer["deviation"]) for layer in layers if layer["deviation"] is not None]
+    if not known:
+        return []
+
+    def largest(entry: tuple[str, Result]) -> float:
+        full_precision = entry[1]["to_full_precision"]
+        return float(entry[1]["to_digital"] if full_precision is None else full_precision)
+
+    known.sort(key=largest, reverse=True)
+    keys = ("to_full_precision", "to_digital")
+    rows = [[name, *("" if own[key] is None else percent(own[key], 1) for key in keys)] for name, own in known]
+    return [
+        heading("Deviation of the products"),
+        table(["layer", "from full precision %", "from digital, quantised %"], rows),
+        note("Relative L2 error of a layer's product on calibration inputs, the worst layers first."),
+    ]
 
 
 def _weights(layer: Result) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, frame_mask
+from memsim.asr.models.padding import KnowsPadding
 from memsim.schema import problem
 
 
@@ -35,7 +36,7 @@ class ConformerConfig(EncoderConfig):
         return self
 
 
-class ConformerEncoder(nn.Module):
+class ConformerEncoder(KnowsPadding, nn.Module):
     """Features to hidden vectors: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', width], [batch])."""
 
     def __init__(self, config: ConformerConfig) -> None:

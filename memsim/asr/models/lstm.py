@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend
+from memsim.asr.models.padding import KnowsPadding
 
 
 class LSTMConfig(EncoderConfig):
@@ -18,7 +19,7 @@ class LSTMConfig(EncoderConfig):
     hidden: Count
 
 
-class LSTMEncoder(nn.Module):
+class LSTMEncoder(KnowsPadding, nn.Module):
     """Features to hidden vectors: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', 2 * hidden], [batch])."""
 
     def __init__(self, config: LSTMConfig) -> None:

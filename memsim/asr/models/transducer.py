@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from memsim.asr.models.conformer import ConformerConfig, ConformerEncoder
 from memsim.asr.models.frontend import Count, Depth
 from memsim.asr.models.lstm import LSTMConfig, LSTMEncoder
+from memsim.asr.models.padding import KnowsPadding
 from memsim.schema import Section
 
 State = tuple[Tensor, Tensor]
@@ -76,7 +77,7 @@ class Joiner(nn.Module):
         return torch.tanh(encoded + predicted)
 
 
-class Transducer(nn.Module):
+class Transducer(KnowsPadding, nn.Module):
     """What encoders are mixed with: a prediction network, a joiner and an output layer to the tokens."""
 
     prediction: nn.Module

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from memsim.asr.features import WaveformConfig
 from memsim.asr.models.foreign import ForeignConfig
 from memsim.asr.models.frontend import Count, Depth
+from memsim.asr.models.padding import KnowsPadding
 from memsim.schema import Section, Within, problem
 
 Dropout = Annotated[float, Within(low=0, below=1)]
@@ -65,7 +66,7 @@ def wav2vec2_ctc(config: Wav2Vec2Config) -> nn.Module:
     return NormalisedWav2Vec2CTC(network) if config.normalise_waveform else network
 
 
-class Wav2Vec2CTC(torchaudio.models.Wav2Vec2Model):  # type: ignore[misc]
+class Wav2Vec2CTC(KnowsPadding, torchaudio.models.Wav2Vec2Model):  # type: ignore[misc]
     """torchaudio's network, whose result for an utterance does not depend on what it is padded with.
 
     In the base models the first layer is normalised over time, so there each utterance is subsampled by itself.
@@ -101,7 +102,7 @@ class Wav2Vec2CTC(torchaudio.models.Wav2Vec2Model):  # type: ignore[misc]
         return samples
 
 
-class NormalisedWav2Vec2CTC(nn.Module):
+class NormalisedWav2Vec2CTC(KnowsPadding, nn.Module):
     """The same for networks that were trained on waveforms of mean 0 and variance 1."""
 
     def __init__(self, model: Wav2Vec2CTC) -> None:
