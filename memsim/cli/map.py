@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memsim.cli import options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
+from memsim.cli.caveats import say_of_prefixes, warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,9 +84,10 @@ def command(
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
         folder = opened.path.parent if Path(checkpoint).exists() else Path()
-        out = folder / f"{opened.path.name.removesuffix('.safetensors')}.mapped.safetensors"
+        stem = opened.path.name.removesuffix(".index.json").removesuffix(".safetensors")
+        out = folder / f"{stem}.mapped.safetensors"
     options.require_safetensors(out)
-    options.require_outputs((None if dry_run else out, json_file, report), force, inputs=[opened.path])
+    options.require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
     from memsim.mapped import is_full_precision, map_checkpoint, plan_checkpoint, stored_statistics
     from memsim.nn.plan import Selection, chosen_bits
 
@@ -95,6 +96,7 @@ def command(
     spec = chosen_bits(spec, plan)
     quiet = quiet or str(json_file) == "-"
     if not quiet:
+        say_of_prefixes(opened)
         warn_of_globs(plan, spec)
         warn_of_disturbing_reads(plan, spec)
         warn_of_other_bits(plan, opened)
