@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.recogniser import Recogniser, assign_state, skeleton
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.matrix import MappedMatrix, Reads
@@ -20,10 +20,20 @@ from memsim.errors import InputError
 from memsim.json_input import parse_json_object
 from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import ChipMapping, install, with_mapping
-from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors, usable_scale
+from memsim.nn.plan import (
+    DigitalLayer,
+    MappedLayer,
+    Plan,
+    Selection,
+    chosen_bits,
+    plan_modules,
+    plan_tensors,
+    usable_scale,
+)
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, taken_over, trained_scales
-from memsim.nn.sources import WeightSource, computed_from, stored_parts
+from memsim.nn.sources import WeightSource
 from memsim.spec import HardwareSpec, load_hardware
+from memsim.stored_network import StoredNetwork, known_network
 
 _MATRIX = ".matrix."
 _STATES = f"{_MATRIX}states"
@@ -45,25 +55,14 @@ class MappedTensors:
 def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
     """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already.
 
-    Where the file names an architecture, its layers tell; names and shapes otherwise.
+    Where the network that the file belongs to is known, its layers tell; names and shapes otherwise.
     """
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    known, parts = None, {}
-    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
-        model = skeleton(checkpoint).model
-        known = matrix_sources(mappable_layers(model))
-        parts = {source.tensor: _parts(checkpoint, model, source) for source in known.values()}
-        parts = {tensor: names for tensor, names in parts.items() if names}
+    if (network := known_network(checkpoint)) is not None:
+        return network.plan(spec, selection)
     trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
-    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, known, trained, parts)
-
-
-def _parts(checkpoint: Checkpoint, model: nn.Module, source: WeightSource) -> tuple[str, ...]:
-    """The tensors of `checkpoint` that a weight of `model` is computed from; none where it is stored itself."""
-    if source.tensor in checkpoint.names:
-        return ()
-    return tuple(name for name in stored_parts(model, source.tensor) if name in checkpoint.names)
+    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, trained)
 
 
 def is_full_precision(checkpoint: Checkpoint) -> bool:
@@ -104,16 +103,15 @@ def map_checkpoint(
     spec = chosen_bits(spec, plan)
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
-    computed = {layer.source.tensor for layer in plan.mapped} - source.keys()
-    network = skeleton(checkpoint).model if computed else None
+    network = known_network(checkpoint)
+    stored_values = _Values(network, source)
     trained = trained_scales(source)
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
     errors, reports, uncalibrated = {}, {}, []
     for layer in plan.mapped:
-        tensor = layer.source.tensor
-        stored = source[tensor] if network is None or tensor in source else computed_from(network, tensor, source)
+        stored = stored_values[layer.source.tensor]
         if not layer.source.fits(tuple(stored.shape)):
             raise InputError(
                 f"{checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that the file "
@@ -131,13 +129,16 @@ def map_checkpoint(
             uncalibrated.append(layer.name)
         on_layer(weight, matrix)
     split = {layer.source.tensor for layer in plan.mapped}
-    left_out = split | set(taken_over(source, {layer.name for layer in plan.mapped}))
+    on_arrays = {layer.name for layer in plan.mapped}
+    left_out = split | set(taken_over(source, on_arrays))
     if network is not None:
-        left_out |= {part for tensor in computed for part in stored_parts(network, tensor)}
+        left_out |= {part for tensor in split - source.keys() for part in network.parts(tensor)}
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
+    if network is not None:
+        tensors |= {name: source[stored] for name, stored in network.still_digital(on_arrays).items()}
     for left in plan.digital:  # of a tensor of several matrices, some of which are mapped
-        if left.source is not None and left.source.tensor in split:
-            tensors[f"{left.name}_weight"] = left.source.matrix(source[left.source.tensor])
+        if left.source is not None and left.source.is_part and left.source.tensor in split:
+            tensors[f"{left.name}_weight"] = left.source.matrix(stored_values[left.source.tensor])
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)
@@ -153,6 +154,22 @@ def map_checkpoint(
         **device_metadata,
     }
     return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated))
+
+
+class _Values:
+    """The tensors of a file by name, and those that its network makes of them; the last of the latter is kept."""
+
+    def __init__(self, network: StoredNetwork | None, source: Mapping[str, Tensor]) -> None:
+        self._network = network
+        self._source = source
+        self._last: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._network is None or name in self._source:
+            return self._source[name]
+        if name not in self._last:
+            self._last = {name: self._network.value(name, self._source)}
+        return self._last[name]
 
 
 def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
@@ -176,6 +193,7 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
     statistics = statistics_from_tensors(digital)
     restore_quantisers(recogniser.model, digital)
     plan, matrices = [], {}
+    planned = plan_modules(recogniser.model, spec, Selection())
     layers = mappable_layers(recogniser.model)
     sources = matrix_sources(layers)
     for name, tensors in on_arrays.items():
@@ -193,7 +211,14 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
     mapped = {f"{name}.{key}": tensor for name, module in on_chip for key, tensor in module.state_dict().items()}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = stored_seed(checkpoint)
-    with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed)))
+    left = [
+        DigitalLayer(layer.name, layer.source.shape, "not mapped", layer.source, math.prod(layer.source.shape))
+        for layer in planned.mapped
+        if layer.name not in matrices
+    ]
+    # what the spec keeps digital now was mapped where the spec has changed since
+    left += [layer for layer in planned.digital if layer.name not in matrices]
+    with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), tuple(left)), spec, seed, matrices, Reads(seed)))
     return recogniser, statistics
 
 

@@ -242,12 +242,14 @@ def _render(
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
     lines = [
         f"{len(plan.mapped)} layers, {weights:,} weights on {plan.cells:,} cells in {arrays:,} arrays; "
-        f"{plan.conversions:,} conversions for one input of each layer"
+        f"{plan.conversions:,} conversions for one input of each layer",
+        f"{plan.fraction_on_arrays:.1%} of the {plan.weights:,} weights in matrices and tables are on arrays",
     ]
     for reason, names in _by_reason(plan, verbose).items():
         most = len(names) if verbose else 4
         shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-        lines.append(f"digital: {shown} ({reason})")
+        share = sum(layer.weights for layer in plan.digital if layer.reason == reason) / max(1, plan.weights)
+        lines.append(f"digital: {shown} ({reason}){f', {share:.1%} of the weights' if share >= 0.0005 else ''}")
     lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
     stdout.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -327,6 +329,11 @@ def _to_dict(
         "checkpoint": {"path": str(opened.path), "kind": opened.kind, "sha256": opened.sha256},
         "hardware": {"name": spec.name, "sha256": spec.sha256(), "spec": spec.to_dict()},
         "out": None if out is None else str(out),
+        "weights": {
+            "on_arrays": plan.weights_on_arrays,
+            "total": plan.weights,
+            "fraction_on_arrays": plan.fraction_on_arrays,
+        },
         "cells": plan.cells,
         "conversions": plan.conversions,
         "programming": [report.to_dict() for report in total(reports.values())],
@@ -349,5 +356,7 @@ def _to_dict(
             }
             for layer in plan.mapped
         ],
-        "digital": [{"name": d.name, "shape": list(d.shape), "reason": d.reason} for d in plan.digital],
+        "digital": [
+            {"name": d.name, "shape": list(d.shape), "reason": d.reason, "weights": d.weights} for d in plan.digital
+        ],
     }

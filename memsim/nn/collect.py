@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from memsim.crossbar.statistics import BINS, InputStatistics
 from memsim.errors import InputError
 from memsim.nn.front_ends import MappableLayer, matrix_sources
-from memsim.nn.product import QuantisedLayer
+from memsim.nn.own_forward import OwnForward
+from memsim.nn.product import QuantisedLayer, multiplied
 
 
 class StatisticsCollector:
@@ -111,7 +112,8 @@ def collecting(
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
-            multiply = _multiplication(layer, local) if len(layer.matrices) > 1 else None
+            is_alone = len(layer.matrices) == 1 and not isinstance(layer.front_end, OwnForward)
+            multiply = None if is_alone else _multiplication(layer, local)
             found[name] = Recorder(name, sources[name].shape[0], multiply, collectors[name])
         return found
 
@@ -139,4 +141,4 @@ def _multiplication(layer: MappableLayer, local: str) -> Callable[[Tensor], Tens
     matrix = layer.matrix(local)
     if isinstance(layer.module, QuantisedLayer):
         return layer.module.products[local].times(matrix)
-    return lambda x: nn.functional.linear(x, matrix.to(x.dtype))
+    return lambda x: multiplied(x, matrix.to(x.dtype), layer.sources[local].groups)

@@ -166,14 +166,6 @@ def test_gpt_2s_conv1d_is_told_by_its_biases() -> None:
     }
 
 
-def test_a_known_network_decides() -> None:
-    shapes: Mapping[str, tuple[int, ...]] = {"a.weight": (6, 1, 3), "b.weight": (6, 3), "c.weight": (6, 3)}
-    known = {"a": WeightSource.of("a.weight", (6, 1, 3), groups=6), "b": WeightSource.of("b.weight", (6, 3))}
-    plan = plan_tensors(shapes, PHYSICAL, ALL, known=known)
-    assert {layer.name: layer.source for layer in plan.mapped} == known
-    assert reasons(plan) == {"c.weight": "no layer that can be mapped"}
-
-
 SHAPES = {"a.fc1.weight": (300, 100), "a.fc2.weight": (100, 300), "b.fc1.weight": (10, 10), "b.norm.weight": (10,)}
 
 

@@ -1,0 +1,127 @@
+"""The network that a checkpoint belongs to, where that is known, and where in the file its tensors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.recogniser import shared_parameters, skeleton
+from memsim.checkpoint import Checkpoint
+from memsim.crossbar.statistics import PREFIX
+from memsim.errors import InputError
+from memsim.nn.front_ends import mappable_layers, matrix_sources
+from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules
+from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
+from memsim.nn.sources import WeightSource, computed_from, stored_parts
+from memsim.spec import HardwareSpec
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """`model`, without values, and the `checkpoint` that holds its tensors.
+
+    `stored` are the names in the file of the tensors that one of the state dict is made of, where they are others than
+    its own; `combine` makes it of several.
+    """
+
+    checkpoint: Checkpoint
+    model: nn.Module
+    stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    combine: Callable[[str, Sequence[Tensor]], Tensor] | None = None
+
+    def plan(self, spec: HardwareSpec, selection: Selection) -> Plan:
+        """What of the network goes on arrays: that of `plan_modules`, with sources that are tensors of the file.
+
+        Raises InputError where the file lacks a matrix.
+        """
+        restore_quantisers(self.model, self.checkpoint.tensors(quantiser_tensors(self.checkpoint.names)))
+        plan = plan_modules(self.model, spec, selection)
+        mapped = [replace(layer, source=self._located(layer.name, layer.source)) for layer in plan.mapped]
+        digital = [
+            layer if layer.source is None else replace(layer, source=self._located(layer.name, layer.source))
+            for layer in plan.digital
+        ]
+        used = {part for name in self.model.state_dict() for part in self.parts(name)}
+        used |= {name for names in self._shared.values() for name in names}
+        used |= set(quantiser_tensors(self.checkpoint.names))
+        unknown = [name for name in self.checkpoint.names if name not in used and not name.startswith(PREFIX)]
+        shapes = self.checkpoint.shapes if unknown else {}
+        digital += [DigitalLayer(name, shapes[name], "no tensor of the network") for name in unknown]
+        return Plan(tuple(mapped), tuple(digital))
+
+    def missing(self) -> list[str]:
+        """The matrices of the network that the file lacks."""
+        sources = matrix_sources(mappable_layers(self.model))
+        return [name for name, source in sources.items() if not self.parts(source.tensor)]
+
+    def parts(self, tensor: str) -> tuple[str, ...]:
+        """The tensors of the file that this one of the network is made of; none where it lacks one of them."""
+        if tensor in self.stored:
+            return self.stored[tensor]
+        if (
+            found := next((name for name in self._shared.get(tensor, (tensor,)) if name in self._names), None)
+        ) is not None:
+            return (found,)
+        parts = stored_parts(self.model, tensor)
+        if parts in ((), (tensor,)):
+            return ()
+        places = [self.parts(part) for part in parts]
+        return tuple(name for names in places for name in names) if all(places) else ()
+
+    def value(self, tensor: str, source: Mapping[str, Tensor]) -> Tensor:
+        """The tensor of the network, from those `source` of the file."""
+        if tensor in source:
+            return source[tensor]
+        parts = self.parts(tensor)
+        if tensor in self.stored and len(parts) > 1:
+            assert self.combine is not None
+            return self.combine(tensor, [source[part] for part in parts])
+        if len(parts) == 1 and stored_parts(self.model, tensor) == (tensor,):
+            return source[parts[0]]
+        return computed_from(
+            self.model, tensor, {part: self.value(part, source) for part in stored_parts(self.model, tensor)}
+        )
+
+    def still_digital(self, mapped: Collection[str]) -> dict[str, str]:
+        """The tensors that modules without arrays share with the matrices `mapped`, and where each is in the file."""
+        layers = [layer for layer in mappable_layers(self.model) if any(m in mapped for m in layer.matrices.values())]
+        on_arrays = {module for layer in layers for module in layer.module.modules()}
+        shared = {
+            name
+            for layer in layers
+            for source in layer.sources.values()
+            for name in self._shared.get(source.tensor, ())
+        }
+        owners = {name: self.model.get_submodule(name.rpartition(".")[0]) for name in shared}
+        return {name: self.parts(name)[0] for name, owner in owners.items() if owner not in on_arrays}
+
+    @cached_property
+    def _shared(self) -> dict[str, list[str]]:
+        """All names of a parameter that has several, by each of them."""
+        return {name: names for names in shared_parameters(self.model) for name in names}
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.checkpoint.names)
+
+    def _located(self, name: str, source: WeightSource) -> WeightSource:
+        """`source` with the name that its tensor has in the file, if it is there whole."""
+        parts = self.parts(source.tensor)
+        if not parts:
+            raise InputError(
+                f"{self.checkpoint.path}: lacks {source.tensor}, the weight of {name}; it is not of the architecture "
+                "that it is taken for"
+            )
+        is_one = len(parts) == 1 and stored_parts(self.model, source.tensor) == (source.tensor,)
+        return replace(source, tensor=parts[0]) if is_one else source
+
+
+def known_network(checkpoint: Checkpoint) -> StoredNetwork | None:
+    """The network of an unmapped file; None where nothing says which it is."""
+    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
+        return StoredNetwork(checkpoint, skeleton(checkpoint).model)
+    return None
