@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -59,10 +59,37 @@ def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selec
     """
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    if (network := known_network(checkpoint)) is not None:
-        return network.plan(spec, selection)
-    trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
-    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, trained)
+    network, said = known_network(checkpoint)
+    if network is not None:
+        plan = network.plan(spec, selection)
+    else:
+        trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
+        shapes = checkpoint.shapes | {name: checkpoint.shapes[kept] for name, kept in _second_names(checkpoint).items()}
+        plan = plan_tensors(shapes, spec, selection, checkpoint.integers, trained)
+        plan = _of_stored_tensors(plan, checkpoint)
+    return plan if said is None else replace(plan, remarks=(said, *plan.remarks))
+
+
+def _second_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Names that safetensors' `save_model` left out, by the metadata: another tensor of the file has the values."""
+    names = set(checkpoint.names)
+    return {name: kept for name, kept in checkpoint.metadata.items() if name not in names and kept in names}
+
+
+def _of_stored_tensors(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """`plan` with the tensors that the file holds in the place of those that it has under another name only."""
+    second = _second_names(checkpoint)
+    mapped = [
+        replace(layer, source=replace(layer.source, tensor=second.get(layer.source.tensor, layer.source.tensor)))
+        for layer in plan.mapped
+    ]
+    on_arrays = {layer.source.tensor for layer in mapped}
+    digital = [
+        replace(layer, weights=0) if layer.name in on_arrays else layer
+        for layer in plan.digital
+        if layer.name not in second
+    ]
+    return replace(plan, mapped=tuple(mapped), digital=tuple(digital))
 
 
 def is_full_precision(checkpoint: Checkpoint) -> bool:
@@ -103,7 +130,7 @@ def map_checkpoint(
     spec = chosen_bits(spec, plan)
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
-    network = known_network(checkpoint)
+    network, _ = known_network(checkpoint)
     stored_values = _Values(network, source)
     trained = trained_scales(source)
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
@@ -131,14 +158,21 @@ def map_checkpoint(
     split = {layer.source.tensor for layer in plan.mapped}
     on_arrays = {layer.name for layer in plan.mapped}
     left_out = split | set(taken_over(source, on_arrays))
+    left_out -= {layer.name for layer in plan.digital if layer.source is None}  # a table that an output layer shares
     if network is not None:
-        left_out |= {part for tensor in split - source.keys() for part in network.parts(tensor)}
+        made = [tensor for tensor in split if tensor in network.converted or tensor not in source]
+        left_out |= {part for tensor in made for part in network.parts(tensor)}
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
     if network is not None:
         tensors |= {name: source[stored] for name, stored in network.still_digital(on_arrays).items()}
-    for left in plan.digital:  # of a tensor of several matrices, some of which are mapped
-        if left.source is not None and left.source.is_part and left.source.tensor in split:
-            tensors[f"{left.name}_weight"] = left.source.matrix(stored_values[left.source.tensor])
+    for left in plan.digital:
+        if left.source is None:
+            continue
+        tensor = left.source.tensor
+        if left.source.is_part and tensor in split:  # of a tensor of several matrices, some of which are mapped
+            tensors[f"{left.name}_weight"] = left.source.matrix(stored_values[tensor])
+        elif network is not None and not left_out.isdisjoint(network.converted.get(tensor, ())):
+            tensors[tensor] = stored_values[tensor]
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)
@@ -165,7 +199,7 @@ class _Values:
         self._last: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        if self._network is None or name in self._source:
+        if self._network is None or (name in self._source and name not in self._network.converted):
             return self._source[name]
         if name not in self._last:
             self._last = {name: self._network.value(name, self._source)}

@@ -13,7 +13,7 @@ from memsim.asr.recogniser import shared_parameters, skeleton
 from memsim.checkpoint import Checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
-from memsim.nn.front_ends import mappable_layers, matrix_sources
+from memsim.nn.front_ends import mappable_layers
 from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
 from memsim.nn.sources import WeightSource, computed_from, stored_parts
@@ -24,13 +24,14 @@ from memsim.spec import HardwareSpec
 class StoredNetwork:
     """`model`, without values, and the `checkpoint` that holds its tensors.
 
-    `stored` are the names in the file of the tensors that one of the state dict is made of, where they are others than
-    its own; `combine` makes it of several.
+    `renamed` are the names in the file of those that the state dict has under others. `converted` are the tensors in
+    the file of which `combine` makes one of the state dict.
     """
 
     checkpoint: Checkpoint
     model: nn.Module
-    stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    converted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     combine: Callable[[str, Sequence[Tensor]], Tensor] | None = None
 
     def plan(self, spec: HardwareSpec, selection: Selection) -> Plan:
@@ -46,26 +47,19 @@ class StoredNetwork:
             for layer in plan.digital
         ]
         used = {part for name in self.model.state_dict() for part in self.parts(name)}
-        used |= {name for names in self._shared.values() for name in names}
-        used |= set(quantiser_tensors(self.checkpoint.names))
+        used |= {*self._shared, *quantiser_tensors(self.checkpoint.names)}
         unknown = [name for name in self.checkpoint.names if name not in used and not name.startswith(PREFIX)]
         shapes = self.checkpoint.shapes if unknown else {}
         digital += [DigitalLayer(name, shapes[name], "no tensor of the network") for name in unknown]
         return Plan(tuple(mapped), tuple(digital))
 
-    def missing(self) -> list[str]:
-        """The matrices of the network that the file lacks."""
-        sources = matrix_sources(mappable_layers(self.model))
-        return [name for name, source in sources.items() if not self.parts(source.tensor)]
-
     def parts(self, tensor: str) -> tuple[str, ...]:
         """The tensors of the file that this one of the network is made of; none where it lacks one of them."""
-        if tensor in self.stored:
-            return self.stored[tensor]
-        if (
-            found := next((name for name in self._shared.get(tensor, (tensor,)) if name in self._names), None)
-        ) is not None:
-            return (found,)
+        if tensor in self.converted:
+            return self.converted[tensor]
+        for name in self._shared.get(tensor, [tensor]):
+            if (stored := self.renamed.get(name, name)) in self._names:
+                return (stored,)
         parts = stored_parts(self.model, tensor)
         if parts in ((), (tensor,)):
             return ()
@@ -74,28 +68,20 @@ class StoredNetwork:
 
     def value(self, tensor: str, source: Mapping[str, Tensor]) -> Tensor:
         """The tensor of the network, from those `source` of the file."""
-        if tensor in source:
-            return source[tensor]
-        parts = self.parts(tensor)
-        if tensor in self.stored and len(parts) > 1:
+        if tensor in self.converted:
             assert self.combine is not None
-            return self.combine(tensor, [source[part] for part in parts])
-        if len(parts) == 1 and stored_parts(self.model, tensor) == (tensor,):
-            return source[parts[0]]
-        return computed_from(
-            self.model, tensor, {part: self.value(part, source) for part in stored_parts(self.model, tensor)}
-        )
+            return self.combine(tensor, [source[part] for part in self.converted[tensor]])
+        if self._is_stored(tensor):
+            return source[self.parts(tensor)[0]]
+        stored = {part: self.value(part, source) for part in stored_parts(self.model, tensor)}
+        return computed_from(self.model, tensor, stored)
 
     def still_digital(self, mapped: Collection[str]) -> dict[str, str]:
         """The tensors that modules without arrays share with the matrices `mapped`, and where each is in the file."""
         layers = [layer for layer in mappable_layers(self.model) if any(m in mapped for m in layer.matrices.values())]
         on_arrays = {module for layer in layers for module in layer.module.modules()}
-        shared = {
-            name
-            for layer in layers
-            for source in layer.sources.values()
-            for name in self._shared.get(source.tensor, ())
-        }
+        tensors = {source.tensor for layer in layers for source in layer.sources.values()}
+        shared = [name for tensor in tensors for name in self._shared.get(tensor, ())]
         owners = {name: self.model.get_submodule(name.rpartition(".")[0]) for name in shared}
         return {name: self.parts(name)[0] for name, owner in owners.items() if owner not in on_arrays}
 
@@ -108,6 +94,10 @@ class StoredNetwork:
     def _names(self) -> frozenset[str]:
         return frozenset(self.checkpoint.names)
 
+    def _is_stored(self, tensor: str) -> bool:
+        """Whether it is a tensor of the file as it is, under whatever name."""
+        return tensor not in self.converted and stored_parts(self.model, tensor) == (tensor,)
+
     def _located(self, name: str, source: WeightSource) -> WeightSource:
         """`source` with the name that its tensor has in the file, if it is there whole."""
         parts = self.parts(source.tensor)
@@ -116,12 +106,13 @@ class StoredNetwork:
                 f"{self.checkpoint.path}: lacks {source.tensor}, the weight of {name}; it is not of the architecture "
                 "that it is taken for"
             )
-        is_one = len(parts) == 1 and stored_parts(self.model, source.tensor) == (source.tensor,)
-        return replace(source, tensor=parts[0]) if is_one else source
+        return replace(source, tensor=parts[0]) if self._is_stored(source.tensor) else source
 
 
-def known_network(checkpoint: Checkpoint) -> StoredNetwork | None:
-    """The network of an unmapped file; None where nothing says which it is."""
+def known_network(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
+    """The network of an unmapped file, None where nothing says which it is, and what there is to say of that."""
     if checkpoint.metadata.get("architecture") in ARCHITECTURES:
-        return StoredNetwork(checkpoint, skeleton(checkpoint).model)
-    return None
+        return StoredNetwork(checkpoint, skeleton(checkpoint).model), None
+    from memsim.hugging_face import network_beside
+
+    return network_beside(checkpoint)

@@ -250,6 +250,7 @@ def _render(
         shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
         share = sum(layer.weights for layer in plan.digital if layer.reason == reason) / max(1, plan.weights)
         lines.append(f"digital: {shown} ({reason}){f', {share:.1%} of the weights' if share >= 0.0005 else ''}")
+    lines += plan.remarks
     lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
     stdout.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -356,6 +357,7 @@ def _to_dict(
             }
             for layer in plan.mapped
         ],
+        "remarks": list(plan.remarks),
         "digital": [
             {"name": d.name, "shape": list(d.shape), "reason": d.reason, "weights": d.weights} for d in plan.digital
         ],

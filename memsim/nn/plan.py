@@ -24,7 +24,7 @@ from memsim.nn.front_ends import (
     quantised_matrices,
     why_its_own,
 )
-from memsim.nn.names import Shapes, matrices_by_tensor
+from memsim.nn.names import Shapes, matrices_by_tensor, tables_perhaps_tied
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.rounding import QUANTISERS
 from memsim.nn.sources import WeightSource
@@ -92,10 +92,14 @@ class DigitalLayer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which layers go onto arrays, as what, and which stay digital, and why."""
+    """Which layers go onto arrays, as what, and which stay digital, and why.
+
+    `remarks` say in a line each by what the layers were told, and what could not be told.
+    """
 
     mapped: tuple[MappedLayer, ...]
     digital: tuple[DigitalLayer, ...]
+    remarks: tuple[str, ...] = ()
 
     def completed(self, statistics: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:
         """`statistics` by layer, with those of embeddings, whose inputs are one-hot whatever the data."""
@@ -186,7 +190,13 @@ def plan_tensors(
                 is_all = len(matrices) == 1 and source.tensor == name
                 part, shape = (name, shapes[name]) if is_all else (matrix, source.shape)
                 digital.append(DigitalLayer(part, shape, reason, source, math.prod(shape)))
-    return Plan(tuple(mapped), tuple(digital))
+    tied = [name for name in tables_perhaps_tied(weights) if isinstance(found[name], str)]
+    remarks = [
+        f"names and shapes do not tell whether an output layer shares {name}: --architecture, or the config.json of "
+        "transformers beside the file, does"
+        for name in tied[:1]
+    ]
+    return Plan(tuple(mapped), tuple(digital), tuple(remarks))
 
 
 def _weights(name: str, shape: tuple[int, ...]) -> int:
