@@ -161,10 +161,10 @@ def map_checkpoint(
     left_out -= {layer.name for layer in plan.digital if layer.source is None}  # a table that an output layer shares
     if network is not None:
         made = [tensor for tensor in split if tensor in network.converted or tensor not in source]
-        left_out |= {part for tensor in made for part in network.parts(tensor)}
+        taken, kept = network.shared_with(on_arrays)
+        left_out |= {*taken, *(part for tensor in made for part in network.parts(tensor))}
+        tensors |= {name: source[stored] for name, stored in kept.items()}
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
-    if network is not None:
-        tensors |= {name: source[stored] for name, stored in network.still_digital(on_arrays).items()}
     for left in plan.digital:
         if left.source is None:
             continue

@@ -57,7 +57,7 @@ class StoredNetwork:
         """The tensors of the file that this one of the network is made of; none where it lacks one of them."""
         if tensor in self.converted:
             return self.converted[tensor]
-        for name in self._shared.get(tensor, [tensor]):
+        for name in (tensor, *self._shared.get(tensor, ())):
             if (stored := self.renamed.get(name, name)) in self._names:
                 return (stored,)
         parts = stored_parts(self.model, tensor)
@@ -76,14 +76,16 @@ class StoredNetwork:
         stored = {part: self.value(part, source) for part in stored_parts(self.model, tensor)}
         return computed_from(self.model, tensor, stored)
 
-    def still_digital(self, mapped: Collection[str]) -> dict[str, str]:
-        """The tensors that modules without arrays share with the matrices `mapped`, and where each is in the file."""
+    def shared_with(self, mapped: Collection[str]) -> tuple[list[str], dict[str, str]]:
+        """What the matrices `mapped` share with other layers: tensors of the file that other layers on arrays have, and
+        those that modules without arrays have, with where each is in the file."""
         layers = [layer for layer in mappable_layers(self.model) if any(m in mapped for m in layer.matrices.values())]
         on_arrays = {module for layer in layers for module in layer.module.modules()}
         tensors = {source.tensor for layer in layers for source in layer.sources.values()}
         shared = [name for tensor in tensors for name in self._shared.get(tensor, ())]
         owners = {name: self.model.get_submodule(name.rpartition(".")[0]) for name in shared}
-        return {name: self.parts(name)[0] for name, owner in owners.items() if owner not in on_arrays}
+        taken = [self.renamed.get(name, name) for name, owner in owners.items() if owner in on_arrays]
+        return taken, {name: self.parts(name)[0] for name, owner in owners.items() if owner not in on_arrays}
 
     @cached_property
     def _shared(self) -> dict[str, list[str]]:
