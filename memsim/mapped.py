@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
-from torch import Tensor, nn
+from torch import Tensor
 
-from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.recogniser import Recogniser, assign_state, skeleton
 from memsim.changes import Changes
 from memsim.checkpoint import Checkpoint
@@ -24,10 +24,20 @@ from memsim.nn.calibration import CalibrationData, calibrate
 from memsim.nn.deviation import Deviation, deviation
 from memsim.nn.front_ends import mappable_layers, matrix_sources
 from memsim.nn.mapping import ChipMapping, install, with_mapping
-from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors, usable_scale
+from memsim.nn.plan import (
+    DigitalLayer,
+    MappedLayer,
+    Plan,
+    Selection,
+    chosen_bits,
+    plan_modules,
+    plan_tensors,
+    usable_scale,
+)
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, taken_over, trained_scales
-from memsim.nn.sources import WeightSource, computed_from, stored_parts
+from memsim.nn.sources import WeightSource
 from memsim.spec import HardwareSpec, load_hardware
+from memsim.stored_network import StoredNetwork, known_network
 
 _MATRIX = ".matrix."
 _STATES = f"{_MATRIX}states"
@@ -50,25 +60,41 @@ class MappedTensors:
 def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
     """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already.
 
-    Where the file names an architecture, its layers tell; names and shapes otherwise.
+    Where the network that the file belongs to is known, its layers tell; names and shapes otherwise.
     """
     if checkpoint.kind not in ("model", "foreign"):
         raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    known, parts = None, {}
-    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
-        model = skeleton(checkpoint).model
-        known = matrix_sources(mappable_layers(model))
-        parts = {source.tensor: _parts(checkpoint, model, source) for source in known.values()}
-        parts = {tensor: names for tensor, names in parts.items() if names}
-    trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
-    return plan_tensors(checkpoint.shapes, spec, selection, checkpoint.integers, known, trained, parts)
+    network, said = known_network(checkpoint)
+    if network is not None:
+        plan = network.plan(spec, selection)
+    else:
+        trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
+        shapes = checkpoint.shapes | {name: checkpoint.shapes[kept] for name, kept in _second_names(checkpoint).items()}
+        plan = plan_tensors(shapes, spec, selection, checkpoint.integers, trained)
+        plan = _of_stored_tensors(plan, checkpoint)
+    return plan if said is None else replace(plan, remarks=(said, *plan.remarks))
 
 
-def _parts(checkpoint: Checkpoint, model: nn.Module, source: WeightSource) -> tuple[str, ...]:
-    """The tensors of `checkpoint` that a weight of `model` is computed from; none where it is stored itself."""
-    if source.tensor in checkpoint.names:
-        return ()
-    return tuple(name for name in stored_parts(model, source.tensor) if name in checkpoint.names)
+def _second_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Names that safetensors' `save_model` left out, by the metadata: another tensor of the file has the values."""
+    names = set(checkpoint.names)
+    return {name: kept for name, kept in checkpoint.metadata.items() if name not in names and kept in names}
+
+
+def _of_stored_tensors(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """`plan` with the tensors that the file holds in the place of those that it has under another name only."""
+    second = _second_names(checkpoint)
+    mapped = [
+        replace(layer, source=replace(layer.source, tensor=second.get(layer.source.tensor, layer.source.tensor)))
+        for layer in plan.mapped
+    ]
+    on_arrays = {layer.source.tensor for layer in mapped}
+    digital = [
+        replace(layer, weights=0) if layer.name in on_arrays else layer
+        for layer in plan.digital
+        if layer.name not in second
+    ]
+    return replace(plan, mapped=tuple(mapped), digital=tuple(digital))
 
 
 def is_full_precision(checkpoint: Checkpoint) -> bool:
@@ -112,24 +138,22 @@ def map_checkpoint(
     spec = chosen_bits(spec, plan)
     tensors: dict[str, Tensor] = {}
     source = checkpoint.tensors()
-    computed = {layer.source.tensor for layer in plan.mapped} - source.keys()
-    network = skeleton(checkpoint).model if computed else None
+    network, _ = known_network(checkpoint)
+    stored_values = _Values(network, source)
     trained = trained_scales(source)
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
-    weights: dict[str, Tensor] = {}
     matrices: dict[str, MappedMatrix] = {}
     done = 0
     for layer in plan.mapped:
-        tensor = layer.source.tensor
-        stored = source[tensor] if network is None or tensor in source else computed_from(network, tensor, source)
+        stored = stored_values[layer.source.tensor]
         if not layer.source.fits(tuple(stored.shape)):
             raise InputError(
                 f"{checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that the file "
                 f"names has a matrix of {list(layer.source.shape)} there"
             )
-        weights[layer.name] = weight = layer.source.matrix(stored)
+        weight = layer.source.matrix(stored)
         scale = usable_scale(layer, trained.get(layer.name))
         groups = layer.source.groups
         matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
@@ -137,7 +161,9 @@ def map_checkpoint(
         progress(done / plan.cells)
     calibrate(matrices, statistics, data)
     errors, reports, uncalibrated, deviations = {}, {}, [], {}
-    for name, matrix in matrices.items():
+    for layer in plan.mapped:
+        name, matrix = layer.name, matrices[layer.name]
+        weight = layer.source.matrix(stored_values[layer.source.tensor])
         tensors |= {f"{name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
         errors[name] = matrix.programming_error()
         if matrix.programming is not None:
@@ -145,17 +171,26 @@ def map_checkpoint(
         if not matrix.is_calibrated:
             uncalibrated.append(name)
         if name in statistics:
-            full_precision = None if name in trained else weights[name]
-            deviations[name] = deviation(matrix, statistics[name], full_precision, seed)
-        on_layer(weights[name], matrix)
+            deviations[name] = deviation(matrix, statistics[name], None if name in trained else weight, seed)
+        on_layer(weight, matrix)
     split = {layer.source.tensor for layer in plan.mapped}
-    left_out = split | set(taken_over(source, {layer.name for layer in plan.mapped}))
+    on_arrays = {layer.name for layer in plan.mapped}
+    left_out = split | set(taken_over(source, on_arrays))
+    left_out -= {layer.name for layer in plan.digital if layer.source is None}  # a table that an output layer shares
     if network is not None:
-        left_out |= {part for tensor in computed for part in stored_parts(network, tensor)}
+        made = [tensor for tensor in split if tensor in network.converted or tensor not in source]
+        taken, kept = network.shared_with(on_arrays)
+        left_out |= {*taken, *(part for tensor in made for part in network.parts(tensor))}
+        tensors |= {name: source[stored] for name, stored in kept.items()}
     tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
-    for left in plan.digital:  # of a tensor of several matrices, some of which are mapped
-        if left.source is not None and left.source.tensor in split:
-            tensors[f"{left.name}_weight"] = left.source.matrix(source[left.source.tensor])
+    for left in plan.digital:
+        if left.source is None:
+            continue
+        tensor = left.source.tensor
+        if left.source.is_part and tensor in split:  # of a tensor of several matrices, some of which are mapped
+            tensors[f"{left.name}_weight"] = left.source.matrix(stored_values[tensor])
+        elif network is not None and not left_out.isdisjoint(network.converted.get(tensor, ())):
+            tensors[tensor] = stored_values[tensor]
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)
@@ -173,6 +208,22 @@ def map_checkpoint(
         **device_metadata,
     }
     return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations)
+
+
+class _Values:
+    """The tensors of a file by name, and those that its network makes of them; the last of the latter is kept."""
+
+    def __init__(self, network: StoredNetwork | None, source: Mapping[str, Tensor]) -> None:
+        self._network = network
+        self._source = source
+        self._last: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._network is None or (name in self._source and name not in self._network.converted):
+            return self._source[name]
+        if name not in self._last:
+            self._last = {name: self._network.value(name, self._source)}
+        return self._last[name]
 
 
 def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
@@ -196,6 +247,7 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
     statistics = statistics_from_tensors(digital)
     restore_quantisers(recogniser.model, digital)
     plan, matrices = [], {}
+    planned = plan_modules(recogniser.model, spec, Selection())
     layers = mappable_layers(recogniser.model)
     sources = matrix_sources(layers)
     for name, tensors in on_arrays.items():
@@ -213,8 +265,16 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
     mapped = {f"{name}.{key}": tensor for name, module in on_chip for key, tensor in module.state_dict().items()}
     assign_state(recogniser.model, state | mapped, str(checkpoint.path))
     seed = stored_seed(checkpoint)
+    left = [
+        DigitalLayer(layer.name, layer.source.shape, "not mapped", layer.source, math.prod(layer.source.shape))
+        for layer in planned.mapped
+        if layer.name not in matrices
+    ]
+    # what the spec keeps digital now was mapped where the spec has changed since
+    left += [layer for layer in planned.digital if layer.name not in matrices]
     found = stored_deviations(checkpoint)
-    with_mapping(recogniser.model, ChipMapping(Plan(tuple(plan), ()), spec, seed, matrices, Reads(seed), found))
+    mapping = ChipMapping(Plan(tuple(plan), tuple(left)), spec, seed, matrices, Reads(seed), found)
+    with_mapping(recogniser.model, mapping)
     return recogniser, statistics
 
 

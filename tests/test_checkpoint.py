@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import threading
@@ -239,3 +240,123 @@ def test_readers_see_the_old_file_or_the_new_one(path: Path) -> None:
     reader.join()
     assert errors == []
     assert seen
+
+
+# --- shards and prefixes ---------------------------------------------------------------------------------------------
+
+SHARDED = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.arange(2), "b.weight": torch.ones(3, 2)}
+
+
+def write_shards(folder: Path, weight_map: dict[str, object] | None = None) -> Path:
+    save_file({name: SHARDED[name] for name in ("a.weight", "a.bias")}, folder / "model-00001-of-00002.safetensors")
+    save_file({"b.weight": SHARDED["b.weight"]}, folder / "model-00002-of-00002.safetensors")
+    places = {name: f"model-0000{1 + name.startswith('b')}-of-00002.safetensors" for name in SHARDED}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": {**places, **(weight_map or {})}}))
+    return index
+
+
+def test_an_index_is_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_checkpoint(write_shards(tmp_path))
+    assert loaded.kind == "foreign"
+    assert loaded.shapes == {name: tuple(tensor.shape) for name, tensor in SHARDED.items()}
+    assert loaded.integers == {"a.bias"}
+    opened = []
+    real = checkpoint.safe_open
+    monkeypatch.setattr(checkpoint, "safe_open", lambda *a, **k: (opened.append(a[0]), real(*a, **k))[1])
+    assert all(torch.equal(tensor, SHARDED[name]) for name, tensor in loaded.tensors().items())
+    assert opened == loaded.files[1:]  # each once
+    opened.clear()
+    assert list(loaded.tensors(["b.weight"])) == ["b.weight"]
+    assert opened == [tmp_path / "model-00002-of-00002.safetensors"]
+    before = loaded.sha256
+    save_file({"b.weight": torch.zeros(3, 2)}, tmp_path / "model-00002-of-00002.safetensors")
+    assert load_checkpoint(loaded.path).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "said"),
+    [
+        (
+            {"c": "model-00002-of-00002.safetensors"},
+            "has c in model-00002-of-00002.safetensors, which does not hold",
+        ),
+        ({"c": "model-00003-of-00003.safetensors"}, "names model-00003-of-00003.safetensors, which is not beside it"),
+        (
+            {"c": "../other.safetensors"},
+            "has c in '../other.safetensors'; expected the name of a file",
+        ),
+        ({"c": "/etc/passwd"}, "has c in '/etc/passwd'; expected the name of a file beside the index"),
+        ({"c": 3}, "has c in 3; expected the name of a file beside the index"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files(tmp_path: Path, weight_map: dict[str, object], said: str) -> None:
+    assert refusal(write_shards(tmp_path, weight_map)).startswith(said)
+
+
+def test_an_index_that_is_none(tmp_path: Path) -> None:
+    index = write_shards(tmp_path)
+    for text in ("{}", '{"weight_map": {}}', '{"weight_map": []}'):
+        index.write_text(text)
+        assert refusal(index).startswith("has no weight_map")
+    index.write_text("[" * 10000)
+    assert refusal(index) == "nested too deep"
+    index.write_bytes(b"\xff{")
+    assert refusal(index).startswith("cannot be read")
+    index.unlink()
+    assert refusal(index) == "no such file"
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    other = tmp_path / "pytorch_model.bin.index.json"
+    other.write_text('{"weight_map": {"a": "pytorch_model.bin"}}')
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: a pickle"):
+        load_checkpoint(other)
+
+
+def test_a_folder_names_the_file_to_give(tmp_path: Path) -> None:
+    save_file(SHARDED, tmp_path / "model.safetensors")
+    assert refusal(tmp_path) == f"a folder; name the file in it: {tmp_path / 'model.safetensors'}"
+    index = write_shards(tmp_path)
+    assert refusal(tmp_path) == f"a folder; name the file in it: {index}"
+
+
+@pytest.mark.parametrize(
+    ("names", "wrappers"),
+    [
+        (["module.{}"] * 3, ("module.",)),
+        (["_orig_mod.{}"] * 3, ("_orig_mod.",)),
+        (["module._orig_mod.{}"] * 3, ("module.", "_orig_mod.")),
+        (["_orig_mod.module.{}"] * 3, ("_orig_mod.", "module.")),
+        (["module.module.{}"] * 3, ("module.",)),
+        (["_fsdp_wrapped_module.{}"] * 3, ("_fsdp_wrapped_module.",)),
+        (["{}", "{}", "b._checkpoint_wrapped_module.weight"], ("_checkpoint_wrapped_module.",)),
+        (["{}", "{}", "b._orig_mod.weight"], ("_orig_mod.",)),
+        (["{}", "{}", "{}"], ()),
+    ],
+)
+def test_prefixes_of_wrappers_are_left_out(path: Path, names: list[str], wrappers: tuple[str, ...]) -> None:
+    stored = {pattern.format(name): tensor for pattern, (name, tensor) in zip(names, SHARDED.items(), strict=True)}
+    save_file(stored, path)
+    loaded = load_checkpoint(path)
+    assert sorted(loaded.names) == sorted(SHARDED)
+    assert loaded.wrappers == wrappers
+    assert all(torch.equal(tensor, SHARDED[name]) for name, tensor in loaded.tensors().items())
+    assert loaded.shapes["a.weight"] == (2, 3)
+    assert loaded.integers == {"a.bias"}
+    assert sorted(loaded.with_prefixes().names if wrappers else loaded.names) == sorted(stored)
+
+
+def test_names_that_only_look_like_wrapped_ones(path: Path) -> None:
+    kept: list[dict[str, torch.Tensor]] = [
+        {"module.a": torch.ones(1), "head": torch.ones(1)},
+        {"_orig_mod.a": torch.ones(1), "a": torch.ones(2)},
+        {"submodule.a": torch.ones(1)},
+    ]
+    for tensors in kept:
+        save_file(tensors, path)
+        assert sorted(load_checkpoint(path).names) == sorted(tensors)
+        assert load_checkpoint(path).wrapped_by is None
+    save_file({"n_averaged": torch.ones(1), "module.a": torch.ones(2)}, path)
+    assert load_checkpoint(path).names == ("a",)
+    assert load_checkpoint(path).wrapped_by == "module. (DataParallel or DistributedDataParallel)"
+    save_checkpoint(path, {"module.a": torch.ones(1)}, {"kind": "model"})
+    assert load_checkpoint(path).names == ("module.a",)

@@ -17,7 +17,7 @@ from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architect
 from memsim.asr.kinds import CTC
 from memsim.asr.models.foreign import Factory, FactoryConfig, ForeignConfig, failure_in
 from memsim.asr.models.frontend import RecogniserConfig
-from memsim.asr.recogniser import metadata_of, stored_config
+from memsim.asr.recogniser import metadata_of, skeleton, stored_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.checkpoint import FORMAT, Checkpoint
 from memsim.errors import InputError
@@ -126,7 +126,10 @@ def described(
     config = config.model_copy(update={"tokens": len(tokens)})
     metadata = metadata_of(architecture, config, tokens, text_style)
     kind = "mapped" if checkpoint.kind == "mapped" else "model"
-    return replace(checkpoint, metadata={**checkpoint.metadata, "format": FORMAT, "kind": kind, **metadata})
+    named = replace(checkpoint, metadata={**checkpoint.metadata, "format": FORMAT, "kind": kind, **metadata})
+    if checkpoint.wrappers and set(checkpoint.stored.values()) & skeleton(named).model.state_dict().keys():
+        return named.with_prefixes()
+    return named
 
 
 def _difference(one: RecogniserConfig, other: RecogniserConfig) -> str | None:

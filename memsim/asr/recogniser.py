@@ -172,16 +172,8 @@ def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None
 
     Layers that share a parameter go on sharing it; the file may hold it under one of its names, or, all alike, several.
     """
-    shared = _shared_parameters(model)
-    for names in shared:
-        stored = [name for name in names if name in state]
-        for other in stored[1:]:
-            if not torch.equal(state[stored[0]], state[other]):
-                raise InputError(
-                    f"{where}: {stored[0]} and {other} differ, but the architecture has one tensor for both"
-                )
-        if stored:
-            state = state | dict.fromkeys(names, state[stored[0]])
+    shared = shared_parameters(model)
+    state = with_shared(model, state, where)
     if misfits := describe_misfits(model, state):
         raise InputError(f"{where}: tensors do not fit the architecture: {misfits}")
     model.load_state_dict(state, assign=True)
@@ -191,7 +183,25 @@ def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None
             setattr(model.get_submodule(layer), local, model.get_parameter(first))
 
 
-def _shared_parameters(model: nn.Module) -> list[list[str]]:
+def with_shared(model: nn.Module, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """`state` with each parameter that layers of `model` share under all of its names, one of which is enough.
+
+    Raises InputError where the tensors of these names differ.
+    """
+    filled = dict(state)
+    for names in shared_parameters(model):
+        stored = [name for name in names if name in state]
+        for other in stored[1:]:
+            if not torch.equal(state[stored[0]], state[other]):
+                raise InputError(
+                    f"{where}: {stored[0]} and {other} differ, but the architecture has one tensor for both"
+                )
+        if stored:
+            filled |= dict.fromkeys(names, state[stored[0]])
+    return filled
+
+
+def shared_parameters(model: nn.Module) -> list[list[str]]:
     """The names of each parameter that has several."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""What `map` and `eval` warn of before they begin: parts of a hardware spec that do nothing, or that do harm."""
+"""What commands say before they begin: names in the checkpoint, parts of a hardware spec that do nothing or harm."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from memsim.checkpoint import Checkpoint
     from memsim.nn.plan import Plan
     from memsim.spec import HardwareSpec
+
+
+def say_of_prefixes(checkpoint: Checkpoint) -> None:
+    """The prefixes that wrappers of the network have left in the file, and that are left out."""
+    from memsim.cli.progress import say
+
+    if (wrapped := checkpoint.wrapped_by) is not None:
+        say(f"{checkpoint.path.name}: names of its tensors have the prefix {wrapped}, which is left out")
 
 
 def warn_of_globs(plan: Plan, spec: HardwareSpec) -> None:

@@ -12,7 +12,13 @@ import typer
 
 from memsim.cli import decoding, options
 from memsim.cli import study as study_options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits, warn_of_transcripts
+from memsim.cli.caveats import (
+    say_of_prefixes,
+    warn_of_disturbing_reads,
+    warn_of_globs,
+    warn_of_other_bits,
+    warn_of_transcripts,
+)
 from memsim.cli.data import default_data, open_checkpoint, open_network
 from memsim.errors import InputError
 from memsim.launch import is_first
@@ -165,6 +171,8 @@ def command(
         opened, said = open_checkpoint(checkpoint, architecture, architecture_config)
         if said and not quiet:
             say(said)
+        if not quiet:
+            say_of_prefixes(opened)
         from memsim.asr.corpora import load_corpus, with_unwritable
 
         corpus = load_corpus(data, split=split or "dev", root=data_root, text_style=text_style, limit=limit)

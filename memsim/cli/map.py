@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memsim.cli import options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
+from memsim.cli.caveats import say_of_prefixes, warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.errors import InputError
 from memsim.units import counted
 
@@ -88,9 +88,10 @@ def command(
     if out is None:
         # A bundled checkpoint is mapped into the folder that one works in.
         folder = opened.path.parent if Path(checkpoint).exists() else Path()
-        out = folder / f"{opened.path.name.removesuffix('.safetensors')}.mapped.safetensors"
+        stem = opened.path.name.removesuffix(".index.json").removesuffix(".safetensors")
+        out = folder / f"{stem}.mapped.safetensors"
     options.require_safetensors(out)
-    options.require_outputs((None if dry_run else out, json_file, report), force, inputs=[opened.path])
+    options.require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
     from memsim.mapped import is_full_precision, map_checkpoint, plan_checkpoint, stored_statistics
     from memsim.nn.plan import Selection, chosen_bits
 
@@ -99,6 +100,7 @@ def command(
     spec = chosen_bits(spec, plan)
     quiet = quiet or str(json_file) == "-"
     if not quiet:
+        say_of_prefixes(opened)
         warn_of_globs(plan, spec)
         warn_of_disturbing_reads(plan, spec)
         warn_of_other_bits(plan, opened)
@@ -257,14 +259,17 @@ def _render(
     arrays = sum(layer.tiling.tiles for layer in plan.mapped)
     lines = [
         f"{counted(len(plan.mapped), 'layer')}, {counted(weights, 'weight')} on {counted(plan.cells, 'cell')} in "
-        f"{counted(arrays, 'array')}; {counted(plan.conversions, 'conversion')} for one input of each layer"
+        f"{counted(arrays, 'array')}; {counted(plan.conversions, 'conversion')} for one input of each layer",
+        f"{plan.fraction_on_arrays:.1%} of the {plan.weights:,} weights in matrices and tables are on arrays",
     ]
     for reason, names in _by_reason(plan, verbose).items():
         most = len(names) if verbose else 4
         shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-        lines.append(f"digital: {shown} ({reason})")
+        share = sum(layer.weights for layer in plan.digital if layer.reason == reason) / max(1, plan.weights)
+        lines.append(f"digital: {shown} ({reason}){f', {share:.1%} of the weights' if share >= 0.0005 else ''}")
     if laws := unfitted(spec):
         lines.append(unfitted_note(laws))
+    lines += plan.remarks
     lines.append(f"wrote {out}" if out else "dry run: nothing was programmed or written")
     stdout.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -357,6 +362,11 @@ def _to_dict(
         "checkpoint": {"path": str(opened.path), "kind": opened.kind, "sha256": opened.sha256},
         "hardware": hardware_dict(spec),
         "out": None if out is None else str(out),
+        "weights": {
+            "on_arrays": plan.weights_on_arrays,
+            "total": plan.weights,
+            "fraction_on_arrays": plan.fraction_on_arrays,
+        },
         "cells": plan.cells,
         "conversions": plan.conversions,
         "programming": [report.to_dict() for report in total(reports.values())],
@@ -380,5 +390,8 @@ def _to_dict(
             }
             for layer in plan.mapped
         ],
-        "digital": [{"name": d.name, "shape": list(d.shape), "reason": d.reason} for d in plan.digital],
+        "remarks": list(plan.remarks),
+        "digital": [
+            {"name": d.name, "shape": list(d.shape), "reason": d.reason, "weights": d.weights} for d in plan.digital
+        ],
     }

@@ -136,6 +136,8 @@ def command(
         from memsim.asr.foreign import load_architecture, own_tokens
         from memsim.asr.recogniser import load_model_config
         from memsim.cli import starts
+        from memsim.cli.caveats import say_of_prefixes
+        from memsim.cli.data import open_checkpoint
         from memsim.cli.progress import say
         from memsim.train.config import load_train_config
         from memsim.train.hooks import Hooks
@@ -190,6 +192,8 @@ def command(
         with joined_workers(device) as workers:
             quiet = quiet or not workers.is_first
             if not quiet:
+                if start := init or init_encoder:
+                    say_of_prefixes(open_checkpoint(start)[0])
                 size = sum(parameter.numel() for parameter in recogniser.model.parameters())
                 utterances = sum(len(corpora[name].utterances) for name in data)
                 tokens = f"{counted(len(recogniser.tokens), 'token')} ({recogniser.tokens.kind})"

@@ -9,7 +9,7 @@ import torch
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.foreign import own_tokens
 from memsim.asr.models.frontend import RecogniserConfig
-from memsim.asr.recogniser import Recogniser, build, describe_misfits, skeleton, weights_of
+from memsim.asr.recogniser import Recogniser, build, describe_misfits, skeleton, weights_of, with_shared
 from memsim.asr.tokens import CharacterTokens, Tokens
 from memsim.cli.data import open_network
 from memsim.errors import InputError
@@ -46,9 +46,12 @@ def from_checkpoint(
             raise InputError(f"{option}: {found}; --model names another")
         different = _differences(given.config, config)
     recogniser = build(architecture, config, tokens, text_style)
+    if set(checkpoint.stored.values()) & recogniser.model.state_dict().keys():  # what looked like a prefix is its own
+        checkpoint = checkpoint.with_prefixes()
     weights = weights_of(checkpoint)
     for name in quantiser_tensors(weights):  # this training has its own
         del weights[name]
+    weights = with_shared(recogniser.model, weights, option)
     if problems := "; ".join([*different, *filter(None, [describe_misfits(recogniser.model, weights)])]):
         raise InputError(f"{option}: is not a {model}: {problems}")
     recogniser.model.load_state_dict(weights)
@@ -74,6 +77,7 @@ def load_encoder(recogniser: Recogniser, init_encoder: str, model: str) -> str:
         expected = encoder(recogniser.config)
     names = expected.state_dict().keys()
     weights = {name: tensor for name, tensor in weights_of(checkpoint).items() if name in names}
+    weights = with_shared(expected, weights, option)
     problems = [*_differences(given.config, recogniser.config), *filter(None, [describe_misfits(expected, weights)])]
     if problems:
         raise InputError(f"{option}: is not the encoder of {model}: {'; '.join(problems)}")

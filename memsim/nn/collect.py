@@ -15,7 +15,8 @@ from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.front_ends import MappableLayer, matrix_sources
-from memsim.nn.product import QuantisedLayer
+from memsim.nn.own_forward import OwnForward
+from memsim.nn.product import QuantisedLayer, multiplied
 
 _MANTISSA_BITS = 4  # bins of input values are 1/16 of an octave wide
 
@@ -201,7 +202,8 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
-            multiply = _multiplication(layer, local) if len(layer.matrices) > 1 else None
+            is_alone = len(layer.matrices) == 1 and not isinstance(layer.front_end, OwnForward)
+            multiply = None if is_alone else _multiplication(layer, local)
             found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name), masked)
         return found
 
@@ -229,4 +231,4 @@ def _multiplication(layer: MappableLayer, local: str) -> Callable[[Tensor], Tens
     matrix = layer.matrix(local)
     if isinstance(layer.module, QuantisedLayer):
         return layer.module.products[local].times(matrix)
-    return lambda x: nn.functional.linear(x, matrix.to(x.dtype))
+    return lambda x: multiplied(x, matrix.to(x.dtype), layer.sources[local].groups)

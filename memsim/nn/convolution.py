@@ -129,10 +129,10 @@ class MappedConvolution(_OnArrays):
     @uncompiled
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
-        batched, has_batch = _batched(input, len(self.windows.kernel_size))
+        batched, has_batch = with_batch(input, len(self.windows.kernel_size))
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
         product = self.windows.multiply(batched.movedim(1, -1), stream)
-        return _as_given(finished(product, self.bias, self.output_quantiser), has_batch)
+        return as_given(finished(product, self.bias, self.output_quantiser), has_batch)
 
     def extra_repr(self) -> str:
         return str(self.windows)
@@ -149,9 +149,9 @@ class QuantisedConvolution(QuantisedLayerOfOne):
 
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
-        batched, has_batch = _batched(input, len(self.windows.kernel_size))
+        batched, has_batch = with_batch(input, len(self.windows.kernel_size))
         product = self.matrix()(batched.movedim(1, -1), self.windows.convolve, self.windows.multiply)
-        return _as_given(self.finished(product, self.bias), has_batch)
+        return as_given(self.finished(product, self.bias), has_batch)
 
     def extra_repr(self) -> str:
         return str(self.windows)
@@ -224,9 +224,9 @@ class MappedTransposedConvolution(_OnArrays):
     @uncompiled
     @naming_its_layer
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        batched, has_batch = _batched(input, len(self.overlap.kernel_size))
+        batched, has_batch = with_batch(input, len(self.overlap.kernel_size))
         product = self.overlap.add_up(self.matrix(batched.movedim(1, -1)), output_size)
-        return _as_given(finished(product, self.bias, self.output_quantiser), has_batch)
+        return as_given(finished(product, self.bias, self.output_quantiser), has_batch)
 
     def extra_repr(self) -> str:
         return str(self.overlap)
@@ -243,9 +243,9 @@ class QuantisedTransposedConvolution(QuantisedLayerOfOne):
 
     @naming_its_layer
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        batched, has_batch = _batched(input, len(self.overlap.kernel_size))
+        batched, has_batch = with_batch(input, len(self.overlap.kernel_size))
         product = self.overlap.add_up(self.matrix()(batched.movedim(1, -1)), output_size)
-        return _as_given(self.finished(product, self.bias), has_batch)
+        return as_given(self.finished(product, self.bias), has_batch)
 
     def extra_repr(self) -> str:
         return str(self.overlap)
@@ -257,7 +257,7 @@ def _keep_sizes(layer: nn.Module, module: nn.Module) -> None:
         setattr(layer, name, getattr(module, name))
 
 
-def _batched(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
+def with_batch(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
     """`x` with a batch, and whether it came with one."""
     if x.ndim not in (dimensions + 1, dimensions + 2):
         raise ValueError(
@@ -267,7 +267,7 @@ def _batched(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
     return (x if has_batch else x[None]), has_batch
 
 
-def _as_given(y: Tensor, has_batch: bool) -> Tensor:
+def as_given(y: Tensor, has_batch: bool) -> Tensor:
     """`y` [batch, *space, out] as [batch, out, *space], without the batch where there was none."""
     y = y.movedim(-1, 1)
     return y if has_batch else y[0]

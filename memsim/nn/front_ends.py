@@ -21,9 +21,11 @@ from memsim.nn.convolution import (
 from memsim.nn.embedding import MappedEmbedding, QuantisedEmbedding
 from memsim.nn.linear import MappedConv1D, MappedLinear, QuantisedConv1D, QuantisedLinear
 from memsim.nn.naming import NamedLayer
+from memsim.nn.own_forward import OwnForward, experts_of, own_forward_of
 from memsim.nn.product import QuantisedLayer, QuantisedProduct
 from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell, QuantisedRecurrent, QuantisedRecurrentCell
 from memsim.nn.sources import WeightSource, computed_name, effective_weight
+from memsim.nn.stand_in import OnArrays
 
 
 class FrontEnd(Protocol):
@@ -70,16 +72,20 @@ FRONT_ENDS: dict[type[nn.Module], FrontEnd] = {
 def front_end_of(module: nn.Module) -> FrontEnd | None:
     """The front end for `module`; None where there is none.
 
-    A class derived from a layer has that of the layer unless it computes in a way of its own.
+    A class derived from a layer has that of the layer unless it computes in a way of its own; where that is the layer's
+    product with something before and after it, its forward stays and the product is mapped.
     """
-    if why_its_own(module) is not None:
+    if isinstance(module, OnArrays) or "forward" in vars(module):
         return None
+    if why_its_own(module) is not None:
+        base = _base_of(module)
+        return None if base is None else own_forward_of(module, base, FRONT_ENDS[base])
     if MappedEmbedding.is_original(module):
         return MappedEmbedding
     if MappedConv1D.is_original(module):
         return MappedConv1D
     base = _base_of(module)
-    return None if base is None else FRONT_ENDS[base]
+    return experts_of(module) if base is None else FRONT_ENDS[base]
 
 
 def why_its_own(module: nn.Module) -> str | None:
@@ -132,6 +138,29 @@ class MappableLayer:
     def is_lookup(self) -> bool:
         return any(source.is_lookup for source in self.sources.values())
 
+    @property
+    def keeps_forward(self) -> bool:
+        """Whether only the products of its own forward are mapped, and what else it has stays as it is."""
+        return isinstance(self.front_end, OwnForward)
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Those that hold its matrices; a computed weight has none."""
+        found = (_parameter(self.module, source.tensor.removeprefix(f"{self.name}.")) for source in self._distinct())
+        return [parameter for parameter in found if parameter is not None]
+
+    def other_weights(self) -> dict[str, nn.Parameter]:
+        """The parameters of a layer that keeps its forward that are no matrices but weights, by their names in it."""
+        matrices = {source.tensor.removeprefix(f"{self.name}.") for source in self.sources.values()}
+        return {
+            name: parameter
+            for name, parameter in self.module.named_parameters(recurse=False)
+            if name not in matrices and parameter.ndim > 1 and "bias" not in name
+        }
+
+    def _distinct(self) -> list[WeightSource]:
+        """A source of each tensor."""
+        return list({source.tensor: source for source in self.sources.values()}.values())
+
     def effective_weight(self, local: str) -> Tensor:
         """The tensor that holds matrix `local`."""
         tensor = self.sources[local].tensor
@@ -146,8 +175,8 @@ class MappableLayer:
         if not own:
             return None
         layer = self.front_end.from_module(self.module, own)
-        assert isinstance(layer, NamedLayer)
-        layer.layer_name = self.title
+        if isinstance(layer, NamedLayer):
+            layer.layer_name = self.title
         _take_over_the_rest(layer, self.module)
         self._take_over_tensors(layer)
         return layer
@@ -211,7 +240,7 @@ def mappable_layers(model: nn.Module) -> list[MappableLayer]:
         front_end = None if module in inner else front_end_of(module)
         if front_end is None:
             continue
-        inner.update(module.modules())
+        inner.update([module] if isinstance(front_end, OwnForward) else module.modules())
         matrices, sources = {}, {}
         for local, source in front_end.sources(module).items():
             parameter = _parameter(module, source.tensor)
@@ -236,7 +265,8 @@ def matrix_sources(layers: Sequence[MappableLayer]) -> dict[str, WeightSource]:
 def names_of_matrices(model: nn.Module, layers: Sequence[MappableLayer]) -> dict[str, list[str]]:
     """Everything that each matrix of these layers of `model` is called, by its name.
 
-    A layer may be in several places, and layers may share a parameter.
+    A layer may be in several places, layers may share a parameter, and an embedding that is none of `layers` may share
+    its table with one of them.
     """
     places: dict[int, list[str]] = {}
     for alias, module in model.named_modules(remove_duplicate=False):
@@ -245,6 +275,16 @@ def names_of_matrices(model: nn.Module, layers: Sequence[MappableLayer]) -> dict
     for layer in layers:
         for local, matrix in layer.matrices.items():
             found.setdefault(matrix, []).extend(_joined(place, local) or matrix for place in places[id(layer.module)])
+    own = {module for layer in layers for module in layer.module.modules()}
+    tables: dict[int, list[str]] = {}
+    for alias, module in model.named_modules(remove_duplicate=False):
+        if module not in own:
+            for local, parameter in module.named_parameters(recurse=False):
+                tables.setdefault(id(parameter), []).append(alias if local == "weight" else _joined(alias, local))
+    for layer in layers:
+        for matrix, parameter in zip(layer.matrices.values(), layer.own_parameters(), strict=False):
+            if len(layer.matrices) == 1:
+                found[matrix] += [name for name in tables.get(id(parameter), []) if name not in found[matrix]]
     return found
 
 
@@ -295,7 +335,7 @@ def _take_over_the_rest(layer: nn.Module, module: nn.Module) -> None:
             setattr(layer, name, value)
 
 
-def _parameter(module: nn.Module, name: str) -> Tensor | None:
+def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     """The parameter `name`; None where it is computed from others."""
     layer, _, local = name.rpartition(".")
     return module.get_submodule(layer)._parameters.get(local)

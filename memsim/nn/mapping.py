@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -79,6 +80,21 @@ class ChipMapping:
     @property
     def digital(self) -> tuple[DigitalLayer, ...]:
         return self.plan.digital
+
+    @property
+    def weights_on_arrays(self) -> int:
+        """Weights of the matrices that are on arrays."""
+        return self.plan.weights_on_arrays
+
+    @property
+    def weights(self) -> int:
+        """Weights of all matrices of the network, its tables and what else has two or more dimensions, each once."""
+        return self.plan.weights
+
+    @property
+    def fraction_on_arrays(self) -> float:
+        """The fraction of `weights` that is on arrays."""
+        return self.plan.fraction_on_arrays
 
     def begin_batch(self, key: str) -> None:
         """The forward passes to come read the batch `key`, which repeats the noise of those that followed it before.
@@ -402,8 +418,25 @@ def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
     if hasattr(chip, "mapping"):
         raise InputError(f"{type(chip).__name__} has an attribute `mapping` of its own, where memsim keeps its report")
     refuse_fused_kernels(chip)
+    for module in chip.modules():
+        for way in _WITHOUT_ARRAYS:
+            if callable(getattr(module, way, None)):
+                setattr(module, way, functools.partial(_refuse_to_save, way))
     chip.mapping = mapping  # type: ignore[assignment]
     return chip.eval()
+
+
+_WITHOUT_ARRAYS = ("save_pretrained", "push_to_hub", "save_to_hub", "save_to")
+"""Methods by which networks of others write themselves, for libraries that know nothing of arrays."""
+
+
+def _refuse_to_save(way: str, *args: object, **options: object) -> None:
+    """What the method `way` of a network on arrays does: the file would be read as a network without weights."""
+    raise InputError(
+        f"{way}: the weights of a mapped network are on arrays, where no other library looks for them; "
+        "memsim.save_checkpoint(path, chip.state_dict(), {}) keeps the chip, and the network that was mapped still has "
+        f"its weights: {way} that one"
+    )
 
 
 def install(model: nn.Module, layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> None:

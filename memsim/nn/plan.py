@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -16,13 +17,14 @@ from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statisti
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
 from memsim.nn.front_ends import (
+    MappableLayer,
     mappable_layers,
     matrix_sources,
     names_of_matrices,
     quantised_matrices,
     why_its_own,
 )
-from memsim.nn.names import Shapes, matrices_by_tensor
+from memsim.nn.names import Shapes, matrices_by_tensor, tables_perhaps_tied
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.rounding import QUANTISERS
 from memsim.nn.sources import WeightSource
@@ -76,20 +78,28 @@ class MappedLayer:
 
 @dataclass(frozen=True)
 class DigitalLayer:
-    """What stays digital: values of shape `shape`, and why. `source` is that of a matrix that could be mapped."""
+    """What stays digital: values of shape `shape`, and why. `source` is that of a matrix that could be mapped.
+
+    `weights` counts them as weights of a matrix: 0 for norms and biases, and for a tensor that is counted elsewhere.
+    """
 
     name: str
     shape: tuple[int, ...]
     reason: str
     source: WeightSource | None = None
+    weights: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which layers go onto arrays, as what, and which stay digital, and why."""
+    """Which layers go onto arrays, as what, and which stay digital, and why.
+
+    `remarks` say in a line each by what the layers were told, and what could not be told.
+    """
 
     mapped: tuple[MappedLayer, ...]
     digital: tuple[DigitalLayer, ...]
+    remarks: tuple[str, ...] = ()
 
     def completed(self, statistics: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:
         """`statistics` by layer, with those of embeddings, whose inputs are one-hot whatever the data."""
@@ -97,6 +107,21 @@ class Plan:
             layer.name: one_hot_statistics(layer.source.shape[1]) for layer in self.mapped if layer.source.is_lookup
         }
         return {**statistics, **lookups}
+
+    @property
+    def weights_on_arrays(self) -> int:
+        """Weights of the matrices that are mapped."""
+        return sum(layer.tiling.weights for layer in self.mapped)
+
+    @property
+    def weights(self) -> int:
+        """Weights of all matrices of the network, its tables and what else has two or more dimensions, each once."""
+        return self.weights_on_arrays + sum(layer.weights for layer in self.digital)
+
+    @property
+    def fraction_on_arrays(self) -> float:
+        """The fraction of `weights` that is on arrays."""
+        return self.weights_on_arrays / self.weights if self.weights else 0.0
 
     @property
     def cells(self) -> int:
@@ -137,24 +162,16 @@ def plan_tensors(
     spec: HardwareSpec,
     selection: Selection,
     integers: Collection[str] = (),
-    known: Mapping[str, WeightSource] | None = None,
     trained_bits: Mapping[str, int] | None = None,
-    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """Plan from the tensors of a checkpoint, by their names and shapes (see `memsim.nn.names`).
 
-    `integers` names the tensors that hold whole numbers. `known` are all matrices of the network, by name, where it is
-    at hand: names and shapes then decide nothing; `parts` are then the tensors that a weight is computed from, where
-    the checkpoint holds these in its place. `trained_bits` are what layers were trained for. Raises InputError when an
-    `include` or `exclude` glob matches no layer.
+    `integers` names the tensors that hold whole numbers. `trained_bits` are what layers were trained for. Raises
+    InputError when an `include` or `exclude` glob matches no layer.
     """
     beside = set(quantiser_tensors(shapes))
     weights = {name: shape for name, shape in shapes.items() if not name.startswith(PREFIX) and name not in beside}
-    found = matrices_by_tensor(weights, integers)
-    if known is not None:
-        found = _as_known(found, known, parts or {}, spec)
-    else:
-        found |= _lookups(weights, integers, spec)
+    found = matrices_by_tensor(weights, integers) | _lookups(weights, integers, spec)
     found = {name: matrices for name, matrices in found.items() if not _goes_with_a_weight(name, found)}
     layers: dict[str, None] = {}
     for name, matrices in found.items():
@@ -163,7 +180,7 @@ def plan_tensors(
     mapped, digital = [], []
     for name, matrices in found.items():
         if isinstance(matrices, str):
-            digital.append(DigitalLayer(name, shapes[name], matrices))
+            digital.append(DigitalLayer(name, shapes[name], matrices, weights=_weights(name, shapes[name])))
             continue
         for matrix, source in matrices.items():
             reason = selection.reason_to_skip([matrix], spec)
@@ -172,11 +189,19 @@ def plan_tensors(
             else:
                 is_all = len(matrices) == 1 and source.tensor == name
                 part, shape = (name, shapes[name]) if is_all else (matrix, source.shape)
-                digital.append(DigitalLayer(part, shape, reason, source))
-    return Plan(tuple(mapped), tuple(digital))
+                digital.append(DigitalLayer(part, shape, reason, source, math.prod(shape)))
+    tied = [name for name in tables_perhaps_tied(weights) if isinstance(found[name], str)]
+    remarks = [
+        f"names and shapes do not tell whether an output layer shares {name}: --architecture, or the config.json of "
+        "transformers beside the file, does"
+        for name in tied[:1]
+    ]
+    return Plan(tuple(mapped), tuple(digital), tuple(remarks))
 
 
-_Found = dict[str, dict[str, WeightSource] | str]  # by tensor: the matrices in it by name, or why there are none
+def _weights(name: str, shape: tuple[int, ...]) -> int:
+    """How many weights of a matrix the tensor holds, judged by its name and shape."""
+    return math.prod(shape) if len(shape) > 1 and "bias" not in name.rpartition(".")[2] else 0
 
 
 def _lookups(shapes: Shapes, integers: Collection[str], spec: HardwareSpec) -> dict[str, dict[str, WeightSource]]:
@@ -189,24 +214,6 @@ def _lookups(shapes: Shapes, integers: Collection[str], spec: HardwareSpec) -> d
     }
 
 
-def _as_known(
-    found: _Found, known: Mapping[str, WeightSource], parts: Mapping[str, Sequence[str]], spec: HardwareSpec
-) -> _Found:
-    """What a network whose matrices are `known` has in the tensors of `found`, with the reasons found for the rest.
-
-    A weight that is computed from several tensors stands in the place of the first of them.
-    """
-    by_tensor: dict[str, dict[str, WeightSource]] = {}
-    for matrix, source in known.items():
-        if source.is_lookup and not spec.has_embedding(matrix):
-            continue
-        first = parts[source.tensor][0] if source.tensor in parts else source.tensor
-        by_tensor.setdefault(first, {})[matrix] = source
-    further = {name for names in parts.values() for name in names[1:]}
-    others = {name: why if isinstance(why, str) else "no layer that can be mapped" for name, why in found.items()}
-    return {name: by_tensor.get(name, reason) for name, reason in others.items() if name not in further}
-
-
 def _goes_with_a_weight(name: str, names: Collection[str]) -> bool:
     """Whether the tensor is the bias of a weight that is there, and stays with it."""
     layer, dot, kind = name.rpartition(".")
@@ -217,15 +224,8 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
     """Plan from the modules of a network: every matrix of its layers that the spec and the selection want on arrays."""
     layers = [layer for layer in mappable_layers(model) if not layer.is_lookup or spec.has_embedding(layer.title)]
     sources = matrix_sources(layers)
-    of_layers = {module for layer in layers for module in layer.module.modules()}
-    others = {
-        name: module
-        for name, module in model.named_modules()
-        if module not in of_layers
-        and not isinstance(module, QUANTISERS)
-        and any(True for _ in module.parameters(False))
-    }
     names = names_of_matrices(model, layers)
+    others = _other_modules(model, layers)
     _require_matches(selection, [*sources, *others, *itertools.chain.from_iterable(names.values())])
     mapped, digital = [], []
     quantised = quantised_matrices(layers)
@@ -238,11 +238,44 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
             trained = quantised[name].trained_scale if name in quantised else None
             mapped.append(MappedLayer.make(name, source, spec, trained_bits=trained and trained[0]))
         else:
-            digital.append(DigitalLayer(name, source.shape, reason, source))
+            digital.append(DigitalLayer(name, source.shape, reason, source, math.prod(source.shape)))
+    counted = {id(parameter) for layer in layers for parameter in layer.own_parameters()}
     for name, module in others.items():
-        shape = tuple(next(module.parameters(False)).shape)
-        digital.append(DigitalLayer(name, shape, f"{_description(module)} stays digital"))
+        digital += _digital_parts(name, module, layers, counted)
     return Plan(tuple(mapped), tuple(digital))
+
+
+def _other_modules(model: nn.Module, layers: Sequence[MappableLayer]) -> dict[str, nn.Module]:
+    """The modules with parameters of their own beside the matrices of `layers`, by name."""
+    whole = {module for layer in layers if not layer.keeps_forward for module in layer.module.modules()}
+    whole |= {layer.module for layer in layers if layer.keeps_forward and not layer.other_weights()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if module not in whole and not isinstance(module, QUANTISERS) and any(True for _ in module.parameters(False))
+    }
+
+
+def _digital_parts(
+    name: str, module: nn.Module, layers: Sequence[MappableLayer], counted: set[int]
+) -> list[DigitalLayer]:
+    """What of a module stays digital: the module, or each of its weights where it has several.
+
+    `counted` are the ids of the parameters that have been counted as weights; those of the module join them.
+    """
+    layer = next((layer for layer in layers if layer.module is module), None)
+    own = dict(module.named_parameters(recurse=False)) if layer is None else layer.other_weights()
+    weights = {local: parameter for local, parameter in own.items() if _weights(local, tuple(parameter.shape))}
+    reason = f"{_description(module)} stays digital" if layer is None else "beside the matrices of its layer"
+    parts = []
+    for local, parameter in (weights or dict(itertools.islice(own.items(), 1))).items():
+        shape = tuple(parameter.shape)
+        size = 0 if id(parameter) in counted else _weights(local, shape)
+        counted.add(id(parameter))
+        is_all = len(weights) < 2 and layer is None
+        part = name if is_all else ".".join(filter(None, (name, local)))
+        parts.append(DigitalLayer(part, shape, reason, weights=size))
+    return parts
 
 
 def _description(module: nn.Module) -> str:

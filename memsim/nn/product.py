@@ -95,10 +95,7 @@ class RoundedMatrix:
         return product + (on_hardware - product).detach()
 
     def _multiply(self, x: Tensor, matrix: Tensor) -> Tensor:
-        if self._groups == 1:
-            return F.linear(x, matrix)
-        blocks = x.unflatten(-1, (self._groups, -1))
-        return torch.einsum("...gi,goi->...go", blocks, matrix.unflatten(0, (self._groups, -1))).flatten(-2)
+        return multiplied(x, matrix, self._groups)
 
     @cached_property
     def _stream_on_hardware(self) -> Stream:
@@ -108,6 +105,14 @@ class RoundedMatrix:
         scale = product.weight_quantiser.positive_scale().detach()
         levels = product.weight_quantiser.levels(self._matrix)
         return product.transfer.programmed(levels, scale, product.full_scale or 1.0)
+
+
+def multiplied(x: Tensor, matrix: Tensor, groups: int = 1) -> Tensor:
+    """`x` [..., in] times a `matrix` [out, in / groups] of `groups` blocks, one below the other."""
+    if groups == 1:
+        return F.linear(x, matrix)
+    blocks = x.unflatten(-1, (groups, -1))
+    return torch.einsum("...gi,goi->...go", blocks, matrix.unflatten(0, (groups, -1))).flatten(-2)
 
 
 def finished(product: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None) -> Tensor:

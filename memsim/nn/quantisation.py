@@ -25,6 +25,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.front_ends import (
+    QUANTISED,
     MappableLayer,
     mappable_layers,
     quantised_matrices,
@@ -198,7 +199,7 @@ class Quantisation:
         wanted = {
             matrix
             for layer in layers
-            if config.layers == "all" or layer.front_end is MappedLinear
+            if layer.front_end is MappedLinear or (config.layers == "all" and layer.front_end in QUANTISED)
             for matrix in layer.matrices.values()
         }
         candidates = [layer for layer in plan.mapped if layer.name in wanted]

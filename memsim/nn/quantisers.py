@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
-from memsim.nn.front_ends import MappableLayer, mappable_layers, replace_modules
+from memsim.nn.front_ends import QUANTISED, MappableLayer, mappable_layers, replace_modules
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
 from memsim.nn.rounding import LEAST, QUANTISERS, ActivationQuantiser, Method, WeightQuantiser
@@ -106,7 +106,7 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     found = {key.removesuffix(".bits"): _stored_bits(key, tensors) for key in stored}
     if not found:
         return
-    layers = {id(layer.module): layer for layer in mappable_layers(model)}
+    layers = {id(layer.module): layer for layer in mappable_layers(model) if layer.front_end in QUANTISED}
     replacements: dict[int, nn.Module] = {}
     for name, bits in found.items():
         owner = _owner(model, name, layers, replacements)

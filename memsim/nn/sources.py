@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class WeightSource:
 
     The tensor is [out, in / groups, *kernel] with the kernel part of the input, as in nn.Conv1d; or, where
     `is_transposed`, [in, out / groups, *kernel] with the kernel part of the output, as in nn.ConvTranspose1d. With
-    `rows` the matrix is that part of it only. The input of a matrix that `is_lookup` is an index, as a one-hot row.
+    `rows` the matrix is that part of it only; with `index` it lies so in the tensor's part of that index. The input of
+    a matrix that `is_lookup` is an index, as a one-hot row.
     """
 
     tensor: str
@@ -29,6 +30,7 @@ class WeightSource:
     is_transposed: bool = False
     rows: tuple[int, int] | None = None
     is_lookup: bool = False
+    index: int | None = None
 
     @classmethod
     def of(
@@ -43,8 +45,15 @@ class WeightSource:
         """The matrix in a tensor of shape `stored`, [in, out / groups, *kernel]."""
         return cls(tensor, (groups * math.prod(stored[1:]), stored[0] // groups), groups, is_transposed=True)
 
+    @property
+    def is_part(self) -> bool:
+        """Whether its tensor may hold other matrices, too."""
+        return self.rows is not None or self.index is not None
+
     def fits(self, stored: tuple[int, ...]) -> bool:
         """Whether a tensor of the shape `stored` holds this matrix."""
+        if self.index is not None:
+            return len(stored) > 2 and self.index < stored[0] and replace(self, index=None).fits(stored[1:])
         if len(stored) < 2:
             return False
         if self.is_transposed:
@@ -53,6 +62,8 @@ class WeightSource:
 
     def matrix(self, stored: Tensor) -> Tensor:
         """[out, in / groups] from the values of the tensor."""
+        if self.index is not None:
+            stored = stored[self.index]
         if self.is_transposed:
             blocks: Tensor = stored.unflatten(0, (self.groups, -1))
             return blocks.flatten(2).transpose(1, 2).flatten(0, 1)

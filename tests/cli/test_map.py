@@ -149,14 +149,14 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
     [
         (["foreign.safetensors", "-q", "-v"], "--quiet --verbose: contradict each other; leave one out"),
         (["nosuch.safetensors"], "nosuch.safetensors: no such file"),
-        (["."], ".: a folder; name the .safetensors file in it"),
+        (["."], ".: a folder; name the file in it: model.safetensors.index.json"),
         (["model.pt"], "model.pt: a pickle (torch.save)"),
         (["cut.safetensors"], "cut.safetensors: not a whole safetensors file"),
         (["text.safetensors"], "text.safetensors: not a whole safetensors file"),
         (["nan.safetensors"], "nan.safetensors: tensor a.weight holds NaN or Inf"),
         (["bias.safetensors"], "bias.safetensors: nothing to map: none of its 1 tensors"),
         (["foreign.safetensors", "-o", "out.bin"], "out.bin: expected a name that ends in .safetensors"),
-        (["model.safetensors.index.json"], "JSON, not safetensors; of a sharded checkpoint, name one of the shards"),
+        (["model.safetensors.index.json"], "names model-1.safetensors, which is not beside it"),
         (["foreign.safetensors", "--bits", "1"], "--bits 1: weights.bits: 1 is out of range (2 to 16)"),
         (["foreign.safetensors", "--bits", "17"], "--bits 17: weights.bits: 17 is out of range (2 to 16)"),
         (["foreign.safetensors", "--hardware", "nosuch"], "nosuch: no such file, and no shipped hardware config"),
@@ -320,3 +320,40 @@ def test_calibration_data_give_the_budget_its_inputs(memsim, tiny_recogniser, tm
     manifest.write_text(f"audio\ttext\n{utterance.audio}\t{utterance.text}\n")
     done = memsim("map", "bare.safetensors", "--hardware", "ideal", "--budget", "--calibrate", "one.tsv", "--json", "-")
     assert [entry["effect"] for entry in json.loads(done.out)["budget"]["effects"]] == ["quantisation"]
+
+
+def test_the_share_of_the_weights_on_arrays_is_said(memsim, foreign):
+    done = memsim("map", foreign, "--dry-run", "--json", "map.json")
+    report = json.loads(foreign.with_name("map.json").read_text())
+    weights = report["weights"]
+    assert weights["on_arrays"] == 5000
+    assert weights["total"] == 5000 + sum(layer["weights"] for layer in report["digital"])
+    assert weights["fraction_on_arrays"] == 5000 / weights["total"]
+    assert f"{5000 / weights['total']:.1%} of the {weights['total']:,} weights in matrices and tables" in done.said
+    table = next(layer for layer in report["digital"] if "embed_tokens" in layer["name"])
+    share = f"(embedding table (by its name)), {table['weights'] / weights['total']:.1%} of the weights"
+    assert share in done.said
+
+
+def test_shards_and_prefixes(memsim, foreign, tmp_path):
+    tensors = load_file(foreign)
+    whole = memsim("map", foreign, "--bits", "3", "-o", "whole.safetensors")
+    assert whole.status == 0
+    names = sorted(tensors)
+    places = {name: f"model-{1 + index % 2:05}-of-00002.safetensors" for index, name in enumerate(names)}
+    for shard in set(places.values()):
+        held = {f"module.{name}": tensors[name] for name in names if places[name] == shard}
+        save_file(held, foreign.with_name(shard))
+    index = foreign.with_name("model.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": {f"module.{name}": shard for name, shard in places.items()}}))
+    done = memsim("map", index, "--bits", "3")
+    assert done.status == 0
+    assert "have the prefix module. (DataParallel or DistributedDataParallel), which is left out" in done.said
+    found, wanted = (load_file(foreign.with_name(n)) for n in ("model.mapped.safetensors", "whole.safetensors"))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    quiet = memsim("map", index, "--bits", "3", "--dry-run", "--quiet")
+    assert quiet.said == ""
+    over = memsim("map", index, "-o", "model-00001-of-00002.safetensors", "--force")
+    assert over.status == 2
+    assert "is read, too, and would be overwritten" in over.err

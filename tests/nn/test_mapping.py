@@ -585,3 +585,32 @@ def test_a_batch_repeats_its_noise_and_leaves_that_of_others() -> None:
         assert torch.equal(chip(X), inner)
         assert torch.equal(chip(X), further)
     assert mapping.reads.batch == "a"
+
+
+def test_other_libraries_do_not_save_a_chip() -> None:
+    """They would write a file that looks like a network, and has none of the weights that are on arrays."""
+
+    class Pretrained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+            self.saved: list[str] = []
+
+        def save_pretrained(self, folder: str) -> None:
+            self.saved.append(folder)
+
+        def push_to_hub(self, name: str) -> None:
+            self.saved.append(name)
+
+    for net in (Pretrained(), nn.Sequential(Pretrained())):
+        chip = memsim.map_model(net, {"base": "ideal", "digital": []})
+        for copied in (chip, copy.deepcopy(chip)):
+            inner = copied if isinstance(copied, Pretrained) else copied[0]
+            with pytest.raises(InputError, match=r"^save_pretrained: .*memsim\.save_checkpoint\(path, chip\."):
+                inner.save_pretrained("x")
+            with pytest.raises(InputError, match=r"^push_to_hub: .*push_to_hub that one"):
+                inner.push_to_hub("x", private=True)
+            assert inner.saved == []
+        original = net if isinstance(net, Pretrained) else net[0]
+        original.save_pretrained("x")
+        assert original.saved == ["x"]

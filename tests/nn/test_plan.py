@@ -166,14 +166,6 @@ def test_gpt_2s_conv1d_is_told_by_its_biases() -> None:
     }
 
 
-def test_a_known_network_decides() -> None:
-    shapes: Mapping[str, tuple[int, ...]] = {"a.weight": (6, 1, 3), "b.weight": (6, 3), "c.weight": (6, 3)}
-    known = {"a": WeightSource.of("a.weight", (6, 1, 3), groups=6), "b": WeightSource.of("b.weight", (6, 3))}
-    plan = plan_tensors(shapes, PHYSICAL, ALL, known=known)
-    assert {layer.name: layer.source for layer in plan.mapped} == known
-    assert reasons(plan) == {"c.weight": "no layer that can be mapped"}
-
-
 SHAPES = {"a.fc1.weight": (300, 100), "a.fc2.weight": (100, 300), "b.fc1.weight": (10, 10), "b.norm.weight": (10,)}
 
 
@@ -293,3 +285,103 @@ def test_the_bits_of_a_chip_are_those_of_most_of_its_layers() -> None:
     assert chosen_bits(PHYSICAL, plan).weights.bits == 3
     assert chosen_bits(PHYSICAL.with_settings({"weights.bits": 5}), plan).weights.bits == 5
     assert chosen_bits(PHYSICAL, Plan((), ())).weights.bits == 8
+
+
+def kinds(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, int], int]]:
+    return {name: (source.shape, source.groups) for name, source in sources(shapes).items()}
+
+
+def test_convolutions_of_one_channel_by_their_neighbours() -> None:
+    assert kinds({"conv.depthwise_conv.weight": (4, 1, 3), "block.dw_conv.weight": (6, 1, 3, 3)}) == {
+        "conv.depthwise_conv": ((4, 3), 4),
+        "block.dw_conv": ((6, 9), 6),
+    }
+    # the second takes the channels of the first, by a kernel that is no pointwise one
+    assert kinds({"convs.0.conv.weight": (4, 1, 5), "convs.1.conv.weight": (4, 4, 3)})["convs.0.conv"] == ((4, 5), 1)
+    assert kinds({"conv1.weight": (4, 1, 5), "conv2.weight": (8, 4, 3)})["conv1"] == ((4, 5), 1)
+    # after one that gives as many channels as it has, it is depthwise
+    stack: Mapping[str, tuple[int, ...]] = {
+        "sub.0.weight": (4, 1, 3, 3),
+        "sub.2.weight": (4, 1, 3, 3),
+        "sub.3.weight": (4, 4, 1, 1),
+    }
+    assert kinds(stack) == {"sub.2": ((4, 9), 4), "sub.3": ((4, 4), 1)}
+    assert "one channel a filter" in reasons(plan_tensors(stack, PHYSICAL, ALL))["sub.0.weight"]
+    for pair in (
+        {"c.0.weight": (4, 1, 3), "c.1.weight": (8, 4, 1)},  # depthwise and pointwise, or a first and a second one
+        {"c.0.weight": (4, 1, 3), "c.1.weight": (8, 5, 3)},
+        {"c.0.weight": (4, 1, 3), "c.1.weight": (8, 4)},
+        {"c.weight": (4, 1, 3)},
+    ):
+        plan = plan_tensors(pair, PHYSICAL, ALL)
+        assert "one channel a filter" in next(reason for name, reason in reasons(plan).items() if len(pair[name]) > 2)
+
+
+def test_tables_are_two_dimensional_and_have_no_bias() -> None:
+    shapes: Mapping[str, tuple[int, ...]] = {
+        "embeddings.patch_embeddings.projection.weight": (8, 3, 4, 4),
+        "encoder.embedding_hidden_mapping_in.weight": (8, 4),
+        "encoder.embedding_hidden_mapping_in.bias": (8,),
+        "shared.weight": (9, 8),
+        "embed_positions.weight": (7, 8),
+    }
+    plan = plan_tensors(shapes, PHYSICAL, ALL)
+    assert mapped(plan) == ["embeddings.patch_embeddings.projection", "encoder.embedding_hidden_mapping_in"]
+    assert plan.remarks == (
+        "names and shapes do not tell whether an output layer shares shared.weight: --architecture, or the config.json "
+        "of transformers beside the file, does",
+    )
+    assert plan_tensors({**shapes, "head.weight": (9, 8)}, PHYSICAL, ALL).remarks == ()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_experts_by_shape(turned: bool, bias: bool, gated: bool) -> None:
+    up, down = ((12 if gated else 6), 5), (5, 6)
+    shapes: dict[str, tuple[int, ...]] = {
+        "mlp.experts.gate_up_proj": (3, *(up[::-1] if turned else up)),
+        "mlp.experts.down_proj": (3, *(down[::-1] if turned else down)),
+        "mlp.gate.weight": (3, 5),
+        "attention.gate.weight": (3, 5),
+    }
+    if bias:
+        shapes |= {"mlp.experts.gate_up_proj_bias": (3, up[0]), "mlp.experts.down_proj_bias": (3, 5)}
+    plan = plan_tensors(shapes, PHYSICAL, ALL)
+    assert "router of experts" in reasons(plan)["mlp.gate.weight"]
+    assert "attention.gate" in mapped(plan)
+    if not gated and not bias:  # they fit together both ways
+        assert mapped(plan) == ["attention.gate"]
+        assert "do not tell [out, in] from [in, out]" in reasons(plan)["mlp.experts.down_proj"]
+        return
+    found = {layer.name: layer.source for layer in plan.mapped if "experts" in layer.name}
+    assert {name: source.shape for name, source in found.items()} == {
+        **{f"mlp.experts.gate_up_proj.{expert}": up for expert in range(3)},
+        **{f"mlp.experts.down_proj.{expert}": down for expert in range(3)},
+    }
+    weight = torch.randn(shapes["mlp.experts.down_proj"])
+    for expert in range(3):
+        source = found[f"mlp.experts.down_proj.{expert}"]
+        assert source.fits(tuple(weight.shape))
+        assert torch.equal(source.matrix(weight), weight[expert].T if turned else weight[expert])
+    assert plan.fraction_on_arrays == (3 * (up[0] * up[1] + 30) + 15) / plan.weights
+
+
+def test_listed_experts_and_their_router() -> None:
+    shapes: Mapping[str, tuple[int, ...]] = {
+        "moe.gate.weight": (2, 4),
+        "moe.experts.0.w1.weight": (6, 4),
+        "moe.experts.1.w1.weight": (6, 4),
+        "other.gate.weight": (2, 4),
+    }
+    plan = plan_tensors(shapes, PHYSICAL, ALL)
+    assert mapped(plan) == ["moe.experts.0.w1", "moe.experts.1.w1", "other.gate"]
+    assert "router of experts" in reasons(plan)["moe.gate.weight"]
+
+
+def test_the_share_of_the_weights() -> None:
+    shapes = {**SHAPES, "embed.weight": (7, 10), "pos_bias": (3, 4)}
+    plan = plan_tensors(shapes, PHYSICAL, Selection(exclude=["a.fc2"]))
+    assert (plan.weights_on_arrays, plan.weights) == (30_100, 60_170)
+    assert plan.fraction_on_arrays == 30_100 / 60_170
+    assert Plan((), ()).fraction_on_arrays == 0

@@ -26,6 +26,7 @@ pytestmark = [
 IDS, TARGETS = torch.arange(14).view(2, 7) * 3 + 4, torch.arange(10).view(2, 5) * 4 + 5
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 60}
+MOE = {**BERT, "num_key_value_heads": 1, "num_experts_per_tok": 2, "head_dim": 8}
 WHISPER = {
     f"{side}_{key}": value
     for side in ("encoder", "decoder")
@@ -88,13 +89,59 @@ CASES = {
         15,
         ("Embedding", "LlamaRMSNorm"),
     ),
-    "Mixtral": Case(  # experts that are no layers stay digital, and are listed
+    "Mixtral": Case(  # experts in one tensor each of two
         "MixtralConfig",
         "MixtralForCausalLM",
         {**BERT, "num_key_value_heads": 1, "num_local_experts": 2, **TOKENS},
         {"input_ids": IDS},
-        9,
-        ("Embedding", "MixtralExperts", "MixtralRMSNorm", "MixtralTopKRouter"),
+        17,
+        ("Embedding", "MixtralRMSNorm", "MixtralTopKRouter"),
+    ),
+    "Qwen3-MoE": Case(
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        {**MOE, "moe_intermediate_size": 24, "num_experts": 3, **TOKENS},
+        {"input_ids": IDS},
+        21,
+        ("Embedding", "Qwen3MoeRMSNorm", "Qwen3MoeTopKRouter"),
+    ),
+    "GPT-OSS": Case(  # with biases, stored [experts, in, out], with a gate of its own
+        "GptOssConfig",
+        "GptOssForCausalLM",
+        {**MOE, "num_local_experts": 2, **TOKENS},
+        {"input_ids": IDS},
+        17,
+        ("Embedding", "GptOssAttention", "GptOssRMSNorm", "GptOssTopKRouter"),
+    ),
+    "GraniteMoE": Case(
+        "GraniteMoeConfig",
+        "GraniteMoeForCausalLM",
+        {**MOE, "num_local_experts": 2, **TOKENS},
+        {"input_ids": IDS},
+        17,
+        ("Embedding", "GraniteMoeRMSNorm", "GraniteMoeTopKRouter"),
+    ),
+    "Llama 4": Case(  # all experts read at once, [experts, in, out]; a router that is a layer with its own forward
+        "Llama4TextConfig",
+        "Llama4ForCausalLM",
+        {**MOE, "intermediate_size_mlp": 24, "num_local_experts": 2, "interleave_moe_layer_step": 1, **TOKENS},
+        {"input_ids": IDS},
+        25,
+        ("Embedding", "Llama4TextRMSNorm"),
+    ),
+    "Parakeet": Case(  # a head that turns its input and its result round
+        "ParakeetCTCConfig",
+        "ParakeetForCTC",
+        {
+            "vocab_size": 20,
+            "encoder_config": {
+                **{key: value for key, value in BERT.items() if key != "vocab_size"},
+                **{"num_mel_bins": 16, "subsampling_conv_channels": 8},
+            },
+        },
+        {"input_features": normal(2, 64, 16), "attention_mask": torch.ones(2, 64, dtype=torch.long)},
+        31,
+        ("BatchNorm1d", "LayerNorm", "ParakeetEncoderAttention"),
     ),
     "ViT": Case(
         "ViTConfig", "ViTModel", {**BERT, "image_size": 16, "patch_size": 4}, IMAGES, 14, ("LayerNorm", "ViTEmbeddings")
