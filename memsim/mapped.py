@@ -307,7 +307,7 @@ def stored_deviations(checkpoint: Checkpoint) -> dict[str, Deviation]:
     """
     try:
         found = parse_json_object(checkpoint.metadata.get("deviations", "{}"), "deviations")
-        return TypeAdapter(dict[str, Deviation]).validate_python(found, strict=True)
+        return TypeAdapter(dict[str, Deviation]).validate_python(found)
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise InputError(
