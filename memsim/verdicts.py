@@ -62,7 +62,7 @@ def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = 
         kept = score(baseline.hypotheses, found.hypotheses)
         if kept.hits < (1 - MOST) * kept.words:
             lost = kept.words - kept.hits
-            said["lost"] = f"{lost} of {counted(kept.words, 'word')} of the {baseline_name} text are lost"
+            said["lost"] = f"{lost} of the {counted(kept.words, 'word')} of the {baseline_name} text are lost"
     return said
 
 

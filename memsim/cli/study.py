@@ -305,12 +305,14 @@ def heading(points: Sequence[tuple[PointFacts, Evaluation]]) -> str:
     bits = "/".join(map(str, sorted({bits for chip in chips for bits in chip.bits})))
     layers, arrays = ({getattr(chip, name) for chip in chips} for name in ("layers", "arrays"))
     onto = f"{_counts(layers, 'layer')} on {_counts(arrays, 'array')}"
+    hardware = title(
+        spec.name, without(spec.changes, "weights.bits", *point.settings)
+    )  # bits have a place of their own
     over = f", over {', '.join(point.settings)}" if point.settings else ""
     return (
         f"{corpus.name} {corpus.split}: {counted(len(corpus.utterances), 'utterance')}, "
         f"{counted(corpus.words, 'word')}, {result.seconds:.0f} s of {kind}\n"
-        f"{result.checkpoint.path.name} on {title(spec.name, without(spec.changes, *point.settings))}{over}, "
-        f"{bits}-bit weights, {onto}"
+        f"{result.checkpoint.path.name} on {hardware}{over}, {bits}-bit weights, {onto}"
     )
 
 

@@ -15,7 +15,7 @@ from memsim.crossbar.matrix import MappedMatrix, needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.batches import Progress, reported, run_batch
-from memsim.nn.collect import MOST_VALUES, Collector, collecting, statistics_collectors
+from memsim.nn.collect import MOST_ROWS, MOST_VALUES, Collector, collecting, statistics_collectors
 from memsim.nn.front_ends import mappable_layers, quantised_matrices
 from memsim.nn.plan import Plan
 
@@ -59,12 +59,12 @@ class CalibrationData:
             self._run(name)
             self._progress(name, 1.0)
 
-    def statistics(self, most_values: int = MOST_VALUES) -> dict[str, InputStatistics]:
+    def statistics(self, most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES) -> dict[str, InputStatistics]:
         """By matrix; one that the data never reach has none, nor has an embedding (see `Plan.completed`).
 
-        The sample of a matrix's inputs holds about `most_values` values at most.
+        The sample of a matrix's inputs has `most_rows`, and fewer where they would hold more than `most_values`.
         """
-        collectors = statistics_collectors(self._layers, most_values)
+        collectors = statistics_collectors(self._layers, most_rows, most_values)
         self.collect(collectors)
         quantised = quantised_matrices(self._layers)
         results = {name: collector.result() for name, collector in collectors.items()}

@@ -18,10 +18,10 @@ from memsim.nn.front_ends import MappableLayer, matrix_sources
 from memsim.nn.own_forward import OwnForward
 from memsim.nn.product import QuantisedLayer, multiplied
 
-_MANTISSA_BITS = 4  # bins of input values are 1/16 of an octave wide
+_MANTISSA_BITS = 3  # bins of input values are 1/8 of an octave wide
 
 
-MOST_ROWS, LEAST_ROWS, MOST_VALUES = 256, 32, 1 << 18
+MOST_ROWS, LEAST_ROWS, MOST_VALUES = 256, 8, 1 << 18
 """Rows of a sample: so many, and fewer where they would hold more values than the last.
 
 A quarter are the heaviest rows, those of the largest norms; the others are drawn from the rest. Of the conversions of
@@ -180,11 +180,11 @@ class Recorder(nn.Module):
 
 
 def statistics_collectors(
-    layers: Sequence[MappableLayer], most_values: int = MOST_VALUES
+    layers: Sequence[MappableLayer], most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES
 ) -> dict[str, StatisticsCollector]:
     """One for each matrix of the layers, by name; what they draw depends on the name alone."""
     return {
-        name: StatisticsCollector(rng.generator(name, "statistics"), most_values=most_values)
+        name: StatisticsCollector(rng.generator(name, "statistics"), most_rows, most_values)
         for name in matrix_sources(layers)
     }
 

@@ -44,7 +44,7 @@ def test_the_table_says_what_was_measured(memsim):
         "clipped: DAC",
         "real-time factor of the simulation: ",
         "(no speed of a chip)",
-        "demo-float.safetensors on physical with weights.bits=3, 3-bit weights, 60 layers",
+        "demo-float.safetensors on physical, 3-bit weights, 60 layers",
         "says little of real speech",
         "blocks.5.feed_forward_2.expand",
     ):

@@ -39,7 +39,7 @@ def test_a_sweep_is_a_table_json_and_a_figure(memsim, tiny):
         assert said in done.said
     for said in (
         "demo all: 30 utterances",
-        "tiny.safetensors on physical with weights.bits=3, digital=[output*, frontend.*], over adc.bits, dac.bits, ",
+        "tiny.safetensors on physical with digital=[output*, frontend.*], over adc.bits, dac.bits, ",
         "full precision",
         "95% interval over 30 utterances, of this chip; those to digital are paired",
         "unusable",  # it is not trained

@@ -28,7 +28,7 @@ def test_percentiles_are_numpys_within_a_bin(seed: int, percent: float, kind: st
     statistics = statistics_of(x)
     got = statistics.percentile(percent)
     low, high = np.percentile(x.abs().numpy(), [max(0, percent - 0.05), min(100, percent + 0.05)])
-    assert low * (1 - 1 / 16) <= got <= high * (1 + 1 / 16)
+    assert low * (1 - 1 / 8) <= got <= high * (1 + 1 / 8)
     assert got <= statistics.absmax == float(x.abs().max())
     assert statistics.percentile(100) == statistics.absmax
 
@@ -43,7 +43,7 @@ def test_a_percentile_that_zeros_reach_is_that_of_the_other_values(seed: int, pe
     got = statistics_of(x[:, None]).percentile(percent)
     if len(values) / len(x) <= 1 - percent / 100:
         low, high = (float(np.percentile(values.numpy(), percent, method=method)) for method in ("lower", "higher"))
-        assert 0.93 * low <= got <= 1.07 * high
+        assert 0.87 * low <= got <= 1.13 * high
     assert got > 0.4
 
 
@@ -126,12 +126,12 @@ DAMAGE = {
     "no weights": {"weights": None},
     "no scales": {"scales": None},
     "short distribution": {"distribution": torch.ones(2, 3)},
-    "a distribution of more than all": {"distribution": torch.ones(2, 384)},
-    "negative distribution": {"distribution": torch.full((2, 384), -1e-4)},
-    "NaN distribution": {"distribution": torch.full((2, 384), torch.nan)},
+    "a distribution of more than all": {"distribution": torch.ones(2, 192)},
+    "negative distribution": {"distribution": torch.full((2, 192), -1e-4)},
+    "NaN distribution": {"distribution": torch.full((2, 192), torch.nan)},
     "no bins": {"distribution": torch.ones(2, 0)},
-    "odd bins": {"distribution": torch.zeros(2, 385)},
-    "one sign": {"distribution": torch.zeros(1, 384)},
+    "odd bins": {"distribution": torch.zeros(2, 193)},
+    "one sign": {"distribution": torch.zeros(1, 192)},
     "flat sample": {"sample": torch.ones(50, dtype=torch.int8)},
     "no rows": {"sample": torch.ones(0, 3, dtype=torch.int8)},
     "more heavy rows than rows": {"weights": torch.tensor([51.0, 1])},

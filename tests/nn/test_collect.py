@@ -103,13 +103,13 @@ def test_one_row_in_ten_thousand_is_in_the_sample() -> None:
         assert (collect(*x.split(999), seed=seed).sample == x[7321]).all(dim=1).any()
 
 
-@pytest.mark.parametrize(("features", "rows"), [(10, 256), (2048, 128), (8192, 32), (40_000, 32)])
+@pytest.mark.parametrize(("features", "rows"), [(10, 256), (2048, 128), (8192, 32), (40_000, 8)])
 def test_wide_inputs_have_fewer_rows(features: int, rows: int) -> None:
     collector = StatisticsCollector(generator())
     collector.add(torch.ones(300, features))
     result = collector.result()
     assert result is not None
-    assert rows * 0.7 < len(result.sample) <= rows
+    assert rows * 0.6 < len(result.sample) <= rows
     assert result.weights.sum() == pytest.approx(300)
 
 

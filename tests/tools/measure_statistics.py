@@ -1,4 +1,4 @@
-"""Measure the input statistics of a checkpoint anew, as a training does at its end, and put them in its place.
+"""Measure the input statistics that a checkpoint holds anew, as a training does at its end.
 
 python tests/tools/measure_statistics.py memsim/assets/checkpoints/demo.safetensors --data tedlium2 --data-root AN4
 """
@@ -23,15 +23,16 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--split", default="train")
-    parser.add_argument("--most-values", type=int, default=1 << 13, help="of a layer's sample; default: to be bundled")
+    parser.add_argument("--rows", type=int, default=18, help="of a layer's sample (default: few, to be bundled)")
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.checkpoint)
     recogniser = load_recogniser(checkpoint)
     corpus = load_corpus(options.data, split=options.split, root=options.data_root, text_style=recogniser.text_style)
     tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors().items() if not name.startswith(PREFIX)}
     data = calibration_data(recogniser, corpus.utterances, FeatureSource(recogniser.features))
-    for layer, measured in data.statistics(options.most_values).items():
-        tensors |= measured.to_tensors(layer)
+    for layer, measured in data.statistics(options.rows).items():
+        if f"{PREFIX}{layer}/scales" in checkpoint.names:
+            tensors |= measured.to_tensors(layer)
     save_checkpoint(options.checkpoint, tensors, {k: v for k, v in checkpoint.metadata.items() if k != "format"})
     print(f"{options.checkpoint}: {options.checkpoint.stat().st_size:,} bytes")
 
