@@ -74,7 +74,6 @@ def _deviations(layers: Sequence[Result]) -> list[Html]:
     keys = ("to_full_precision", "to_digital")
     rows = [[name, *("" if own[key] is None else percent(own[key], 1) for key in keys)] for name, own in known]
     return [
-        heading("Deviation of the products"),
         table(["layer", "from full precision %", "from digital, quantised %"], rows),
         note("Relative L2 error of a layer's product on calibration inputs, the worst layers first."),
     ]
