@@ -1,4 +1,4 @@
-"""What `map` and `eval` warn of before they begin: parts of a hardware spec that do nothing, or that do harm."""
+"""What `map` and `eval` warn of: what in a hardware spec does nothing or does harm, and layers that it does not fit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from memsim.checkpoint import Checkpoint
+    from memsim.evaluate import Evaluation
     from memsim.nn.plan import Plan
     from memsim.spec import HardwareSpec
+
+MOST_CLIPPED = 0.05
+"""A layer that clips more of its conversions multiplies by something else than its matrix."""
 
 
 def warn_of_globs(plan: Plan, spec: HardwareSpec) -> None:
@@ -56,3 +60,19 @@ def warn_of_disturbing_reads(plan: Plan, spec: HardwareSpec) -> None:
                 f"{risk.lrs_reset:.2%} of the LRS cells{ignored}; a lower dac.vmax_volts or dac.polarity: two_phase "
                 "disturbs less"
             )
+
+
+def warn_of_clipping(result: Evaluation) -> None:
+    """Layers whose converters clip many conversions, which the rate over all layers hides."""
+    from memsim.cli.progress import warn
+    from memsim.spec import FixedAdc
+
+    for kind, layers in result.clipped_beyond(MOST_CLIPPED).items():
+        (name, rate), *more = layers.items()
+        others = f" ({len(more)} more layer{'s' * (len(more) > 1)} above {MOST_CLIPPED:.0%})" if more else ""
+        remedy = "dac.method: max and calibration on such data have room for them"
+        if kind == "adc":
+            adc = result.spec.for_layer(name).adc
+            wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
+            remedy = f"{wider} has room for them, under `overrides` in some layers alone"
+        warn(f"{name}: {rate:.1%} of the {kind.upper()}'s conversions are beyond full scale{others}; {remedy}")

@@ -12,7 +12,7 @@ import typer
 
 from memsim.cli import decoding, options
 from memsim.cli import study as study_options
-from memsim.cli.caveats import warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
+from memsim.cli.caveats import warn_of_clipping, warn_of_disturbing_reads, warn_of_globs, warn_of_other_bits
 from memsim.cli.data import default_data, open_checkpoint
 from memsim.errors import InputError
 from memsim.launch import is_first
@@ -278,6 +278,7 @@ class Shown:
             study_options.render_sweep(points)
         else:
             _render(result, self.verbose)
+            warn_of_clipping(result)
         if "options" in result.decoding:
             say(describe(result.decoding))
         decoding.render_worst(result, self.worst)
