@@ -174,6 +174,21 @@ class Evaluation:
         }
 
     @property
+    def clip_rates(self) -> dict[str, ClipRate]:
+        """By layer, over all chips."""
+        return {name: clip_rate(trial.clips[name] for trial in self.trials) for name in self.trials[0].clips}
+
+    def clipped_beyond(self, rate: float) -> dict[str, dict[str, float]]:
+        """The layers that clip more than `rate` of their conversions, worst first, where `dac` or `adc` has any."""
+        found: dict[str, dict[str, float]] = {}
+        for kind in ("dac", "adc"):
+            known = {name: getattr(rates, kind) for name, rates in self.clip_rates.items()}
+            beyond = {name: clipped for name, clipped in known.items() if clipped is not None and clipped > rate}
+            if beyond:
+                found[kind] = dict(sorted(beyond.items(), key=lambda layer: -layer[1]))
+        return found
+
+    @property
     def losses(self) -> list[float]:
         """Of each chip; empty where none were computed."""
         return [trial.score.loss for trial in self.trials if trial.score.loss is not None]

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from asr.networks import tiny
 from documents import DOCUMENTS, REPOSITORY, commands, mentioned, name_of, prose
 from tools.hardware_reference import BEGIN, END, comments, reference
 
 from memsim import __version__, load_hardware
 from memsim.checkpoint import FORMAT
 from memsim.cli import app
+from memsim.nn.plan import Selection, plan_modules
 from memsim.study import results
 from memsim.train.config import load_train_config
 
@@ -47,11 +49,22 @@ def test_the_hardware_example_loads(tmp_path):
 
 
 def test_the_recipe_example_loads(tmp_path):
-    (text,) = blocks(REPOSITORY / "configs" / "qat" / "README.md", "yaml")
+    text, _ = blocks(REPOSITORY / "configs" / "qat" / "README.md", "yaml")
     (tmp_path / "mine.yaml").write_text(text)
     recipe = load_train_config(tmp_path / "mine.yaml")
     assert recipe.quantisation.teacher is None
     assert load_train_config("robust").quantisation.teacher is not None
+
+
+def test_the_converters_of_a_transducer_reach_two_of_its_layers(tmp_path):
+    _, text = blocks(REPOSITORY / "configs" / "qat" / "README.md", "yaml")
+    (tmp_path / "wide-range.yaml").write_text(text)
+    spec = load_hardware(tmp_path / "wide-range.yaml")
+    plan = plan_modules(tiny("conformer-transducer-small").model, spec, Selection())
+    adcs = {layer.name: (layer.spec.adc.precision_bits, layer.spec.adc.range_bits) for layer in plan.mapped}
+    wide = {"prediction.lstm.weight_hh_l0", "joiner.prediction"}
+    assert {name for name, bits in adcs.items() if bits == (2, 6)} == wide
+    assert {bits for name, bits in adcs.items() if name not in wide} == {(4, 4)}
 
 
 @each_document

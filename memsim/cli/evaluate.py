@@ -14,6 +14,7 @@ from memsim.cli import decoding, options
 from memsim.cli import study as study_options
 from memsim.cli.caveats import (
     say_of_prefixes,
+    warn_of_clipping,
     warn_of_disturbing_reads,
     warn_of_globs,
     warn_of_other_bits,
@@ -300,6 +301,7 @@ class Shown:
             study_options.render_sweep(points)
         else:
             _render(points[0], self.verbose)
+            warn_of_clipping(points[0][1])
         if "options" in result.decoding:
             say(describe(result.decoding))
         decoding.render_worst(result, self.worst)

@@ -59,6 +59,8 @@ def folder(tmp_path, tiny_recogniser, memsim):
     shutil.copy(tiny_recogniser, tmp_path / "model.safetensors")
     guide = (configs_root() / "hardware" / "README.md").read_text()
     (tmp_path / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])
+    guide = (configs_root() / "qat" / "README.md").read_text()
+    (tmp_path / "wide-range.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
     measure = [sys.executable, str(REPOSITORY / "tests" / "tools" / "example_measurements.py"), "cycles.csv"]
     subprocess.run([*measure, "--devices", "32", "--cycles", "120"], cwd=tmp_path, check=True)
     lexicon = ("--write-lexicon", "CORPORA/TEDLIUM_release2/TEDLIUM.152k.dic", "--lexicon", "cmudict", "--data", "demo")

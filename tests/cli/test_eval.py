@@ -149,6 +149,37 @@ def test_the_json_has_the_contract(memsim):
     assert result["real_time_factor"] > 0
 
 
+NARROW_ADC = "{{match: {}, adc: {{range: fixed, precision_bits: 4, range_bits: {}}}}}"
+WARNED = "conversions are beyond full scale"
+
+
+def test_a_layer_that_clips_much_is_named(memsim):
+    """The rate over all layers hides it: here, one of 60, and then two."""
+    run = ("eval", "demo", "--data", "demo", "--limit", "1", "--json", "result.json", "--force")
+    run += ("--hardware", "ideal", "--set", "adc={range: fixed, precision_bits: 4, range_bits: 8}")
+    narrow, also_narrow = "blocks.3.attention.query", "blocks.3.attention.key"
+    assert WARNED not in memsim(*run).said
+    for layers, others in (((narrow,), ""), ((narrow, also_narrow), " (1 more layer above 5%)")):
+        listed = ", ".join(NARROW_ADC.format(name, -2 * (name == narrow)) for name in layers)
+        done = memsim(*run, "--set", f"overrides=[{listed}]")
+        rates = json.loads(Path("result.json").read_text())
+        assert rates["clip_rate"]["adc"] < 0.05 < rates["clip_rate_by_layer"][layers[-1]]["adc"]
+        rate = rates["clip_rate_by_layer"][narrow]["adc"]
+        assert (
+            f"warning: {narrow}: {rate:.1%} of the ADC's {WARNED}{others}; more than adc.range_bits -2 has room for "
+            "them, under `overrides` in some layers alone"
+        ) in done.said
+        assert done.said.count(WARNED) == 1
+
+
+def test_converters_whose_range_does_not_fit_the_speech_are_named(memsim):
+    run = ("eval", "demo-float", "--data", "demo", "--limit", "1", "--hardware", "ideal", "--bits", "3")
+    done = memsim(*run, "--set", "adc={bits: 8, percentile: 80}", "--set", "dac={bits: 8, percentile: 80}")
+    for kind, remedy in (("DAC", "dac.method: max and calibration on such data"), ("ADC", "adc.method: max")):
+        assert f"of the {kind}'s {WARNED} (" in done.said
+        assert f"; {remedy}" in done.said
+
+
 def test_losses_are_given_where_they_are_asked_for(memsim):
     run = ("eval", "demo-float", *DEMO, "--hardware", "ideal", "--bits", "2", "--loss")
     done = memsim(*run, "--json", "result.json")
