@@ -1,4 +1,4 @@
-"""What commands say beside their results: names in the checkpoint, parts of a spec that do nothing or harm, clipping."""
+"""What commands say beside their results: prefixes of names, parts of a spec that do nothing or do harm, clipping."""
 
 from __future__ import annotations
 
