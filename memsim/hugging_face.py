@@ -100,7 +100,7 @@ def _found_in(checkpoint: Checkpoint, model: Any) -> StoredNetwork:
         pattern = groups[target][0][0]
         transform = next(converter for converter in converters if pattern in converter.source_patterns)
         for (pattern, name), tensor in zip(groups[target], tensors, strict=True):
-            transform.add_tensor(target, name, pattern, tensor)  # type: ignore[arg-type]  # on saving they are tensors
+            transform.add_tensor(target, name, pattern, tensor)
         found: dict[str, Tensor] = transform.convert(target, model=model, config=model.config)
         return {name: part[0] if isinstance(part, list) else part for name, part in found.items()}
 

@@ -329,7 +329,8 @@ def _page(facts: dict[str, Any], command: str) -> str:
 
 def _say_what_matters(subject: Subject, opened: Checkpoint) -> None:
     """How a mapped file is taken, and warnings."""
-    from memsim.cli.progress import say
+    from memsim.cli.progress import say, warn
+    from memsim.nn.calibration import silent_inputs
     from memsim.nn.mapping import mapping_of
 
     plan = mapping_of(subject.digital).plan
@@ -340,6 +341,8 @@ def _say_what_matters(subject: Subject, opened: Checkpoint) -> None:
         warn_of_globs(plan, subject.spec)
         warn_of_other_bits(plan, opened)
     warn_of_disturbing_reads(plan, subject.spec)
+    if (silent := silent_inputs(plan, subject.statistics)) is not None:
+        warn(silent)
 
 
 def _budget(subject: Subject, progress: Draw, *, required: bool) -> Budget | None:

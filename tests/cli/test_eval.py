@@ -16,6 +16,8 @@ from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource, pad
 from memsim.asr.recogniser import load_recogniser
 from memsim.checkpoint import load_checkpoint
+from memsim.crossbar.histogram import bin_edges
+from memsim.crossbar.statistics import InputStatistics
 from memsim.resources import ASSETS
 
 DEMO = ("--data", "demo", "--limit", "6")
@@ -296,6 +298,53 @@ def test_an_uncalibrated_checkpoint_is_calibrated_by_map(memsim, tmp_path):
     assert memsim("eval", "bare.mapped.safetensors", *DEMO).status == 0
     # exact hardware has no ranges to calibrate
     assert memsim("eval", "bare.safetensors", *DEMO, "--hardware", "ideal", "--bits", "4").status == 0
+
+
+def test_the_largest_signal_is_known_from_data_alone(memsim, tmp_path):
+    strip_statistics(tmp_path / "bare.safetensors")
+    settings = ("--bits", "3", "--set", "adc.method=max")
+    refused = memsim("map", "demo-float", *settings)
+    assert refused.status == 2
+    assert "adc.method: max needs all calibration inputs" in refused.err
+    assert "--calibrate DATA" in refused.err
+    assert not list(tmp_path.glob("*.mapped.safetensors"))
+    assert memsim("map", "bare.safetensors", *settings, "--calibrate", "demo").status == 0
+    done = memsim("eval", "bare.mapped.safetensors", *DEMO, "--json", "one.json")
+    assert done.status == 0, done.err
+    assert json.loads(Path("one.json").read_text())["clip_rate"]["adc"] < 1e-4
+    further = memsim("eval", "bare.mapped.safetensors", *DEMO, "--trials", "2")
+    assert further.status == 2
+    assert "adc.method: max needs all calibration inputs" in further.err
+
+
+def test_map_says_how_far_products_are_from_exact_ones(memsim, tmp_path):
+    done = memsim("map", "demo-float", "--bits", "3", "--json", "map.json", "--report", "map.html")
+    assert done.status == 0, done.err
+    layers = {layer["name"]: layer["deviation"] for layer in json.loads(Path("map.json").read_text())["layers"]}
+    assert all(0.02 < found["to_digital"] < found["to_full_precision"] < 0.25 for found in layers.values())
+    worst = max(layers, key=lambda name: layers[name]["to_full_precision"])
+    assert f"largest: {worst} {100 * layers[worst]['to_full_precision']:.1f}%" in done.said
+    assert "further than" not in done.said
+    assert f"{100 * layers[worst]['to_full_precision']:.1f}" in Path("map.html").read_text()
+    with safe_open("demo-float.mapped.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["deviations"]) == layers
+    ruined = memsim("map", "demo-float", "--bits", "2", "--force")
+    assert ruined.status == 0
+    assert "further than 25% from the exact ones" in ruined.said
+    assert "--exclude blocks." in ruined.said
+    assert "further than" not in memsim("map", "demo", "--out", "good.safetensors").said
+
+
+def test_layers_that_saw_only_zeros_are_named(memsim, tmp_path):
+    tensors = load_file(ASSETS / "checkpoints" / "demo-float.safetensors")
+    with safe_open(ASSETS / "checkpoints" / "demo-float.safetensors", "pt") as file:
+        metadata = file.metadata()
+    dead = InputStatistics(0.0, bin_edges(0.0, 24), torch.zeros(2, 24), torch.zeros(3, 96), torch.ones(3))
+    save_file(tensors | dead.to_tensors("blocks.2.attention.query"), "dead.safetensors", metadata)
+    for command in (["map", "dead.safetensors"], ["eval", "dead.safetensors", *DEMO]):
+        done = memsim(*command, "--bits", "4")
+        assert done.status == 0, done.err
+        assert "calibration saw only zeros at the input of blocks.2.attention.query, so" in done.said
 
 
 def test_what_effects_and_layers_cost(memsim):
