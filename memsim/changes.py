@@ -38,7 +38,7 @@ class Changes:
 
 def title(name: str, changes: Changes) -> str:
     """`physical with adc.bits=6`; of a config with a name of its own, `mine (physical with adc.bits=6)`."""
-    with_keys = ", ".join(f"{key}={_text(value)}" for key, value in changes.changed.items())
+    with_keys = ", ".join(f"{key}={setting_text(value)}" for key, value in changes.changed.items())
     if not with_keys:
         return name
     if changes.base in (None, name):
@@ -56,7 +56,7 @@ def _is_within(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
-def _text(value: object) -> str:
+def setting_text(value: object) -> str:
     """A value as `--set` takes it, cut where it is long."""
     if value is None:
         return "none"

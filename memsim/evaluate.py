@@ -160,7 +160,7 @@ class Evaluation:
             },
             "relative_degradation": self.relative_degradation,
             "unusable": self.unusable,
-            "warnings": self.warnings,
+            "warnings": [*self._about_references(), *self.warnings],
             "intervals": self.intervals(),
             "decoding": self.decoding,
             "clip_rate": {
@@ -223,6 +223,11 @@ class Evaluation:
             if reference is not None and reference.wer > 0
         }
 
+    def _about_references(self) -> list[str]:
+        """Say what the recogniser cannot write, which counts as errors whatever it hears."""
+        corpus = self.corpus
+        return [] if corpus.unwritable is None else [f"{corpus.name} {corpus.split}: {corpus.unwritable}"]
+
     def intervals(self) -> dict[str, Any]:
         """95 % bootstrap intervals over utterances: the WER of each, and the mapped one's degradation, paired."""
         words = [words for _, words in self.digital.utterance_errors]
@@ -236,7 +241,7 @@ class Evaluation:
                 compared[key]["relative"] = None
         return {
             "confidence": CONFIDENCE,
-            "over": "utterances, of these chips",
+            "over": f"utterances, of {'these chips' if len(self.trials) > 1 else 'this chip'}",
             "wer": {key: wer_interval(errors, words).to_dict() for key, errors in systems.items()},
             **{f"to_{key}": comparison for key, comparison in compared.items()},
         }

@@ -161,6 +161,8 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
     if budget is None or not budget["layers"]:
         return answer
     largest = max(budget["layers"], key=lambda layer: layer["error"])
+    if not largest["error"]:
+        return f"{answer}. No layer's product errs"
     return (
         f"{answer}. The largest product error has {largest['name']} ({largest['error']:.1%}): product errors say how "
         "wrong the outputs of a layer are, the loss says how much the network minds, and the loss decides"

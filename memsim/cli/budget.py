@@ -52,11 +52,20 @@ def render_budget(budget: Budget, verbose: bool, *, with_layers: bool = True) ->
     weights = "full-precision" if budget.against_full_precision else "quantised"
     stdout.print(
         f"relative (L2) to products with the {weights} weights on calibration inputs; root mean square over "
-        f"{counted(len(budget.layers), 'layer')}. Effects are switched on in the order "
-        f"{', '.join(map(effect_label, added))}; what one adds is the root of the difference of squares, negative "
-        "where it makes the error less. How much the recogniser minds a layer's error, eval's --sensitivity says",
+        f"{counted(len(budget.layers), 'layer')}. {_meaning(list(added))}",
         style="dim",
         highlight=False,
+    )
+
+
+def _meaning(effects: Sequence[str]) -> str:
+    """What the rows of a budget say."""
+    if not effects:
+        return "The spec has no effect that adds an error"
+    return (
+        f"Effects are switched on in the order {', '.join(map(effect_label, effects))}; what one adds is the root of "
+        "the difference of squares, negative where it makes the error less. How much the recogniser minds a layer's "
+        "error, eval's --sensitivity says"
     )
 
 

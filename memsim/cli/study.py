@@ -344,6 +344,7 @@ def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
     from rich.table import Table
 
     from memsim.asr.bootstrap import CONFIDENCE
+    from memsim.changes import setting_text
     from memsim.cli.budget import percent
     from memsim.cli.progress import stdout
     from memsim.evaluate import spread
@@ -372,7 +373,7 @@ def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
         shown += ["unusable" if result.unusable else ratio, _ends(relative, "+")]
         shown += [percent(spread([trial.score.cer for trial in result.trials])["mean"])]
         shown += [f"{spread(losses)['mean']:.4f}"] if (losses := result.losses) else []
-        settings = ("none" if value is None else str(value) for value in point.settings.values())
+        settings = (setting_text(value) for value in point.settings.values())
         table.add_row(*settings, *shown, str(len(result.trials)))
     stdout.print(table)
     notes = [

@@ -25,8 +25,8 @@ from memsim.units import counted
 if TYPE_CHECKING:
     from memsim.crossbar.matrix import MappedMatrix
 
-MANTISSA_BITS = 10
-"""Bins of signals are at most 0.1 % of their values wide, so an ADC's range is that much above the least possible."""
+MANTISSA_BITS = 9
+"""Bins of signals are at most 0.2 % of their values wide, so an ADC's range is that much above the least possible."""
 _CHUNK_VALUES = 1 << 21  # signals at a time
 
 
@@ -146,8 +146,8 @@ class Calibrator:
             if self._adc is not None and self._adc.method == "max" and not self._statistics.is_complete:
                 raise InputError(
                     f"{matrix.name}: adc.method: max needs all calibration inputs, and there are only statistics of "
-                    "them; calibrate with data (`memsim map --calibrate DATA`; in Python, calibration=batches), or "
-                    "choose adc.method=percentile"
+                    "them. Calibrate each chip with data (`memsim map --calibrate DATA --seed N`; in Python, "
+                    "calibration=batches), which then runs as it is, or choose adc.method=percentile"
                 )
             for rows, weights in self._statistics.rows():
                 self.add(rows, weights)

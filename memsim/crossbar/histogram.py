@@ -7,14 +7,16 @@ from torch import Tensor
 
 from memsim.crossbar.drive import steps
 
-OCTAVES = 24
-"""Bins reach down to the largest magnitude / 2^24, the resolution of float32."""
+OCTAVES = 48
+"""Bins reach down to the largest magnitude / 2^48."""
+ALL_OCTAVES = 254
+"""All that float32 has: however far an outlier lies above the rest."""
 
 
 class MagnitudeHistogram:
     """Counts of magnitudes, several histograms side by side.
 
-    An octave has 2^`mantissa_bits` bins: the leading bits of a float32 number its bin. The bins span `OCTAVES` octaves
+    An octave has 2^`mantissa_bits` bins: the leading bits of a float32 number its bin. The bins span `octaves` octaves
     and move up when a larger value comes, so memory is bounded and the result does not depend on how the values are
     split into parts.
 
@@ -24,10 +26,12 @@ class MagnitudeHistogram:
         largest: [groups], the largest magnitude, exact.
     """
 
-    def __init__(self, groups: int, mantissa_bits: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, groups: int, mantissa_bits: int, device: torch.device | str = "cpu", octaves: int = OCTAVES
+    ) -> None:
         self._shift = 23 - mantissa_bits
         self._first = 1  # what the leading bits of the first bin's values are; 0 are those of 0
-        self.counts = torch.zeros(groups, OCTAVES << mantissa_bits, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(groups, octaves << mantissa_bits, dtype=torch.float64, device=device)
         self.rest = torch.zeros(groups, dtype=torch.float64, device=device)
         self.largest = torch.zeros(groups, device=device)
 
@@ -76,9 +80,9 @@ class MagnitudeHistogram:
         return torch.minimum(self.edges[index].float(), self.largest)
 
 
-def bin_edges(largest: float, bins: int) -> Tensor:
-    """[bins + 1], float64: the edges of a histogram that has seen the magnitude `largest`."""
-    shift = 23 - (bins // OCTAVES).bit_length() + 1
+def bin_edges(largest: float, bins: int, mantissa_bits: int) -> Tensor:
+    """[bins + 1], float64: the edges of bins of which the last holds the magnitude `largest`."""
+    shift = 23 - mantissa_bits
     code = int(torch.tensor(largest, dtype=torch.float32).view(torch.int32)) >> shift
     return _edges(max(1, code - bins + 1), bins, shift)
 

@@ -40,24 +40,30 @@ def calibrated_adc_range(config: CalibratedAdc, signals: MagnitudeHistogram) -> 
     if config.method == "percentile":
         return signals.percentile(config.percentile)
     centres = (signals.edges[1:] + signals.edges[:-1]) / 2
-    chosen = []
+    chosen: list[float] = []
     for counts, largest in zip(signals.counts, signals.largest.tolist(), strict=True):
         used = counts > 0
-        chosen.append(mse_range(centres[used], counts[used], largest, config.bits) if largest else 0.0)
+        chosen.append(
+            mse_range(centres[used].clamp_max(largest), counts[used], largest, config.bits) if largest else 0.0
+        )
     return torch.tensor(chosen, device=signals.counts.device)
 
 
 def mse_range(values: Tensor, weights: Tensor, largest: float, bits: int) -> float:
     """The full scale that minimises the mean squared error of `bits`-bit codes over `values` [n] x `weights` [n].
 
-    Sought among powers of 2^0.25 below `largest`, and then between the neighbours of the best.
+    Sought among powers of 2^0.25 below `largest`, and then around the best of these.
     """
 
-    def best(candidates: Tensor) -> float:
+    def errors(candidates: Tensor) -> Tensor:
         decoded = (dac_codes(values, full, bits) * (full / dac_max_code(bits)) for full in candidates)
-        errors = [(each - values).square() @ weights for each in decoded]
-        return float(candidates[torch.stack(errors).argmin()])
+        return torch.stack([(each - values).square() @ weights for each in decoded])
 
-    coarse = best(largest * 2.0 ** -(torch.arange(64, dtype=values.dtype) / 4))
-    fine = coarse * torch.linspace(2**-0.25, 2**0.25, 33, dtype=values.dtype)
-    return best(fine[fine <= largest * (1 + 1e-9)].clamp_max(largest))
+    # the error has many minima: those near the best on a coarse grid are looked at in steps of 1 %
+    coarse = largest * 2.0 ** -(torch.arange(64, dtype=values.dtype, device=values.device) / 4)
+    found = errors(coarse)
+    near = coarse[found <= 1.5 * found.min()]
+    steps = 2.0 ** torch.linspace(-0.125, 0.125, 19, dtype=values.dtype, device=values.device)
+    candidates = (near[:, None] * steps).flatten().clamp_max(largest).unique()
+    found = errors(candidates)
+    return float(candidates[found <= found.min() * (1 + 1e-3)].max())  # of ranges as good, the one that clips least

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memsim.crossbar.histogram import OCTAVES, bin_edges
+from memsim.crossbar.histogram import bin_edges
 from memsim.errors import InputError
 
 PREFIX = "statistics/"
+MANTISSA_BITS = 3
+"""Bins of input values are 1/8 of an octave wide."""
 ONE_HOT_ROWS = 64  # of a sample
 _ONE_HOT_CHUNK = 256
 _LINEAR_BINS = 256  # of memsim 0.1
@@ -71,7 +73,7 @@ class InputStatistics:
     def values(self, points_per_bin: int = 1) -> tuple[Tensor, Tensor]:
         """Input values [n], evenly taken within each bin, and the fraction [n] of the inputs that each stands for."""
         inside = (torch.arange(points_per_bin, dtype=torch.float64) + 0.5) / points_per_bin
-        magnitudes = (self.edges[:-1, None] + inside * self.edges.diff()[:, None]).flatten()
+        magnitudes = (self.edges[:-1, None] + inside * self.edges.diff()[:, None]).flatten().clamp_max(self.absmax)
         fractions = self.histogram.double().repeat_interleave(points_per_bin, dim=1) / points_per_bin
         return torch.cat([-magnitudes.flip(0), magnitudes]), torch.cat([fractions[0].flip(0), fractions[1]])
 
@@ -96,6 +98,7 @@ class InputStatistics:
     def to_tensors(self, layer: str) -> dict[str, Tensor]:
         """Tensors for a checkpoint; the sample in 8-bit floats, and the linear histogram that memsim 0.1 reads."""
         step = max(float(self.sample.abs().max()), 1e-12) / torch.finfo(_STORED_ROWS).max
+        boosts = _boosts(self.sample)
         limit = min(2.0 ** frexp(max(self.absmax, 1e-12))[1], torch.finfo(torch.float32).max)
         learned = [] if self.full_scale is None else [self.full_scale]
         values, fractions = self.values()
@@ -105,7 +108,8 @@ class InputStatistics:
         return {
             f"{PREFIX}{layer}/histogram": linear.half(),
             f"{PREFIX}{layer}/distribution": self.histogram.bfloat16(),
-            f"{PREFIX}{layer}/sample": (self.sample / step).to(_STORED_ROWS),
+            f"{PREFIX}{layer}/sample": (self.sample * boosts[:, None] / step).to(_STORED_ROWS),
+            **({f"{PREFIX}{layer}/boosts": boosts} if (boosts > 1).any() else {}),
             f"{PREFIX}{layer}/weights": torch.tensor([(self.weights == 1).sum(), self.weights.max()]),
             f"{PREFIX}{layer}/scales": torch.tensor([limit, self.absmax, step, *learned], dtype=torch.float32),
         }
@@ -151,14 +155,9 @@ def _of_layer(tensors: Mapping[str, Tensor], layer: str) -> InputStatistics:
         heavy, each = (float(len(sample)), 1.0) if len(sample) < 24 else (0.0, 2.0)
     else:
         histogram = found["distribution"]
-        if (
-            histogram.ndim != 2
-            or histogram.shape[1] % OCTAVES
-            or not histogram.numel()
-            or found["weights"].shape != (2,)
-        ):
+        if histogram.ndim != 2 or not histogram.numel() or found["weights"].shape != (2,):
             raise _malformed(prefix)
-        edges = bin_edges(absmax, histogram.shape[1])
+        edges = bin_edges(absmax, histogram.shape[1], MANTISSA_BITS)
         heavy, each = (float(number) for number in found["weights"])
     if not (
         sample.ndim == 2
@@ -173,7 +172,17 @@ def _of_layer(tensors: Mapping[str, Tensor], layer: str) -> InputStatistics:
         raise _malformed(prefix)
     weights = torch.full((len(sample),), each)
     weights[: int(heavy)] = 1.0
-    return InputStatistics(absmax, edges, histogram, sample * step, weights, *learned)
+    boosts = tensors.get(f"{prefix}/boosts", torch.ones(len(sample))).float()
+    if boosts.shape != weights.shape or not (boosts >= 1).all():
+        raise _malformed(prefix)
+    return InputStatistics(absmax, edges, histogram, sample * (step / boosts[:, None]), weights, *learned)
+
+
+def _boosts(sample: Tensor) -> Tensor:
+    """[rows]: the power of two by which a row far smaller than the largest is multiplied, so that 8 bits hold it."""
+    largest = sample.abs().amax(dim=1)
+    ratios = largest.max() / largest.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where((ratios > 256) & (largest > 0), ratios.log2().floor().exp2(), 1.0)
 
 
 def _malformed(prefix: str) -> InputError:

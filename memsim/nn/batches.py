@@ -45,14 +45,30 @@ def run_batch(model: nn.Module, batch: Any) -> None:
             model(*part, **named)
     except _MISFITS as error:
         kind = type(error)
-        if kind not in _MISFITS or (isinstance(batch, Tensor) and kind is not TypeError):
+        if kind not in _MISFITS:
             raise
         said = str(error).split("\n")[0]
+        place = _failing_layer(model, error)
+        if isinstance(batch, Tensor) and kind is not TypeError:
+            if not place or said.startswith(f"{place}:"):
+                raise
+            raise kind(f"{place}: {error}") from error
+        at = f" (layer {place})" if place else ""
         raise InputError(
-            f"calibration: the network fails on a batch of {_described(batch)}: {said}; a batch is the argument of the "
-            f"network, forward({', '.join(_parameters(model))}), a tuple of its arguments or a mapping of named ones, "
-            f"without labels: {_remedy(model, batch)}"
+            f"calibration: the network fails on a batch of {_described(batch)}: {said}{at}; a batch is the argument of "
+            f"the network, forward({', '.join(_parameters(model))}), a tuple of its arguments or a mapping of named "
+            f"ones, without labels: {_remedy(model, batch)}"
         ) from error
+
+
+def _failing_layer(model: nn.Module, error: BaseException) -> str:
+    """The name of the innermost module of `model` in which `error` was raised; empty for the network itself."""
+    names = {id(module): name for name, module in model.named_modules()}
+    frame, found = error.__traceback__, ""
+    while frame is not None:
+        found = names.get(id(frame.tb_frame.f_locals.get("self")), "") or found
+        frame = frame.tb_next
+    return found
 
 
 def _without_labels(model: nn.Module, batch: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:

@@ -107,6 +107,15 @@ def calibrate(
         calibrator.finish()
 
 
+def without_ranges(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:
+    """A warning that names the matrices whose ranges calibration left open; None where there is none."""
+    names = [layer.name for layer in plan.mapped if needs_calibration(layer.spec) and layer.name not in statistics]
+    if not names:
+        return None
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"calibration did not reach {', '.join(names[:3])}{more}, so the converter ranges there are open"
+
+
 def silent_inputs(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:
     """A warning that names the matrices whose calibration inputs were all 0; None where there is none."""
     names = [

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from memsim import rng
-from memsim.crossbar.histogram import MagnitudeHistogram
-from memsim.crossbar.statistics import InputStatistics
+from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
+from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics
 from memsim.errors import InputError
 from memsim.nn.front_ends import MappableLayer, matrix_sources
 from memsim.nn.own_forward import OwnForward
 from memsim.nn.product import QuantisedLayer, multiplied
 
-_MANTISSA_BITS = 3  # bins of input values are 1/8 of an octave wide
+_NEGLIGIBLE = 1e-6  # of the values other than 0, the smallest; they are counted as 0
 
 
 MOST_ROWS, LEAST_ROWS, MOST_VALUES = 256, 8, 1 << 18
@@ -59,7 +59,7 @@ class StatisticsCollector:
     def __init__(self, generator: torch.Generator, most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES) -> None:
         self._generator = generator
         self._most_rows, self._most_values = most_rows, most_values
-        self._histogram = MagnitudeHistogram(2, _MANTISSA_BITS)
+        self._histogram = MagnitudeHistogram(2, MANTISSA_BITS, octaves=ALL_OCTAVES)
         self.rows = 0
         self._heavy: _Kept | None = None
         self._drawn: _Kept | None = None
@@ -90,11 +90,14 @@ class StatisticsCollector:
         is_light = ~torch.isin(drawn.places, heavy.places)
         light = drawn.rows[is_light]
         each = (self.rows - len(heavy.rows)) / max(1, len(light))
-        counts = self._histogram.counts / (self.rows * heavy.rows.shape[1])
+        counts, edges = self._histogram.counts, self._histogram.edges
+        cumulative = counts.sum(dim=0).cumsum(0)
+        first = int((cumulative < _NEGLIGIBLE * cumulative[-1]).sum())
+        last = max(first + 1, int((cumulative < cumulative[-1]).sum()) + 1)
         return InputStatistics(
             float(self._histogram.largest.max()),
-            self._histogram.edges,
-            counts.float(),
+            edges[first : last + 1],
+            (counts[:, first:last] / (self.rows * heavy.rows.shape[1])).float(),
             torch.cat([heavy.rows, light]),
             torch.cat([torch.ones(len(heavy.rows)), torch.full((len(light),), each)]),
         )

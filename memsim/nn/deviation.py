@@ -16,7 +16,7 @@ from memsim.crossbar.statistics import InputStatistics
 
 @dataclass(frozen=True)
 class Deviation:
-    """Relative L2 errors of the product of one matrix on its calibration inputs.
+    """Relative L2 errors of the product of one matrix on its calibration inputs, of all or of the median one.
 
     Attributes:
         to_digital: of the chip against the quantised digital result: the same rounded weights and inputs.
@@ -41,10 +41,30 @@ def deviation(
     rows = statistics.sample.to(matrix.levels.device)
     twin = matrix.under(matrix.spec.digital_twin(), seed, statistics)
     digital = twin(rows).double()
-    to_digital = product_error(matrix, statistics, digital, seed)
+    to_digital = _deviation(*row_squares(matrix, statistics, digital, seed), statistics.weights)
     if weight is None:
         return Deviation(to_digital, None)
-    return Deviation(to_digital, product_error(matrix, statistics, exact_product(matrix, rows, weight), seed))
+    squares = row_squares(matrix, statistics, exact_product(matrix, rows, weight), seed)
+    return Deviation(to_digital, _deviation(*squares, statistics.weights))
+
+
+def _deviation(errors: Tensor, sizes: Tensor, weights: Tensor) -> float:
+    """The relative error of all rows together or, where it is larger, of the typical row (the median).
+
+    A few rows of large norm must not hide that all others are lost. `errors` and `sizes` are those of `row_squares`.
+    """
+    driven = sizes > 0
+    if not driven.any():
+        return 0.0
+    whole = math.sqrt(float(errors.sum() / sizes.sum()))
+    each, order = (errors[driven] / sizes[driven]).sqrt().sort()
+    counted = weights.to(sizes.device)[driven][order].cumsum(0)
+    typical = float(each[int((counted < counted[-1] / 2).sum())])
+    return max(whole, typical) if math.isfinite(whole) and math.isfinite(typical) else MOST
+
+
+MOST = 1e9
+"""The deviation of a product that is not even finite."""
 
 
 def exact_product(matrix: MappedMatrix, rows: Tensor, weight: Tensor) -> Tensor:

@@ -21,7 +21,15 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.batches import Progress
-from memsim.nn.calibration import Calibration, CalibrationData, calibrate, evaluating, measure, silent_inputs
+from memsim.nn.calibration import (
+    Calibration,
+    CalibrationData,
+    calibrate,
+    evaluating,
+    measure,
+    silent_inputs,
+    without_ranges,
+)
 from memsim.nn.deviation import Deviation, deviating, deviation
 from memsim.nn.front_ends import (
     MappableLayer,
@@ -193,6 +201,8 @@ def map_model(
     cannot be mapped as they are, and a calibration that runs none of their layers; running a layer that the calibration
     never reached raises it, too, and so does computing with the weight of a layer on arrays past the layer.
     """
+    if not callable(progress):
+        raise TypeError(f"progress is {progress!r}; it must be a function of what runs and of its share, such as print")
     if not isinstance(spec, HardwareSpec):
         spec = load_hardware(spec)
     if bits is not None:
@@ -211,8 +221,14 @@ def map_model(
             statistics = data.statistics()
             _require_reached(statistics, layers)
         statistics = plan.completed(statistics)
-        if (warning := silent_inputs(plan, statistics)) is not None:
-            warnings.warn(warning, stacklevel=2)
+        doubts = [
+            silent_inputs(plan, statistics),
+            without_ranges(plan, statistics) if calibration is not None else None,
+        ]
+        if not plan.mapped:
+            doubts.append("no layer is on arrays: the network has none that can be mapped, or all are kept digital")
+        for doubt in filter(None, doubts):
+            warnings.warn(doubt, stacklevel=2)
         quantised = quantised_matrices(layers)
         matrices, cells, done = {}, plan.cells, 0
         progress("programming", 0.0)

@@ -148,10 +148,10 @@ class Selection:
 
     def reason_to_skip(self, names: Sequence[str], spec: HardwareSpec) -> str | None:
         """Why a matrix that goes by these names, one or more, is not wanted on arrays, or None."""
-        if self.include and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
+        if self.include and not any(_matches(name, glob) for name in names for glob in self.include):
             return "not in --include"
         for glob in self.exclude:
-            if any(fnmatchcase(name, glob) for name in names):
+            if any(_matches(name, glob) for name in names):
                 return f"--exclude {glob}"
         digital = next((match for match in map(spec.is_digital, names) if match is not None), None)
         return None if digital is None else f"digital: {digital} (hardware spec)"
@@ -316,9 +316,14 @@ def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:
     return [glob for glob in globs if glob not in by_another_name]
 
 
+def _matches(name: str, glob: str) -> bool:
+    """Whether a matrix is meant by `glob`, which may be the name of its tensor: `fc.weight` is the matrix of `fc`."""
+    return fnmatchcase(name, glob) or fnmatchcase(f"{name}.weight", glob)
+
+
 def _require_matches(selection: Selection, layers: Iterable[str]) -> None:
     layers = list(dict.fromkeys(layers))
     for flag, globs in (("--include", selection.include), ("--exclude", selection.exclude)):
         for glob in globs:
-            if not any(fnmatchcase(layer, glob) for layer in layers):
+            if not any(_matches(layer, glob) for layer in layers):
                 raise InputError(f"{flag} {glob}: matches no layer (layers are named like {', '.join(layers[:3])})")

@@ -121,7 +121,7 @@ def _scores(facts: Result) -> list[Html]:
         table(head, rows),
         table(["paired", "WER %", confidence, "probability of more errors"], compared),
         note(
-            "Intervals are bootstrap percentiles over utterances, of these chips; differences are paired, utterance by "
+            f"Intervals are bootstrap percentiles over {intervals['over']}; differences are paired, utterance by "
             "utterance. The spread over chips is the standard deviation of their WERs, which one chip has not."
         ),
         heading("Chips", level=3),

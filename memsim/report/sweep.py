@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from memsim.changes import setting_text
 from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
@@ -43,9 +44,9 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
         *_full_precision(first),
         table([*keys, *_HEAD, *loss_head(first)], [_row(point) for point in points], text=0),
         note(
-            f"In brackets, {first['intervals']['confidence']:.0%} bootstrap intervals over utterances, of these chips; "
-            "those of the degradation are paired, utterance by utterance. std, min and max are over chips; "
-            "one chip has no std."
+            f"In brackets, {first['intervals']['confidence']:.0%} bootstrap intervals over "
+            f"{first['intervals']['over']}; those of the degradation are paired, utterance by utterance. "
+            "std, min and max are over chips; one chip has no std."
         ),
         *run_section(first["checkpoint"], seeds_of(first), command),
         *hardware_section(first["hardware"], "Hardware of the first point"),
@@ -57,7 +58,7 @@ def _verdicts(points: Sequence[Result]) -> list[Html]:
     """Warnings of the points, each with its settings, and laws that nobody has fitted."""
     found = []
     for point in points:
-        settings = ", ".join(f"{key}={'none' if value is None else value}" for key, value in point["settings"].items())
+        settings = ", ".join(f"{key}={setting_text(value)}" for key, value in point["settings"].items())
         found += [verdict("warn", f"{settings}: {text}") for text in point.get("warnings", ())]
     laws = dict.fromkeys(key for point in points for key in point["hardware"].get("unfitted", ()))
     return found + ([verdict("warn", unfitted_note(list(laws)))] if laws else [])
@@ -86,7 +87,7 @@ def _row(point: Result) -> list[str]:
         relative = f"{percent(compared['value'], 1, signed=True)} ({low} to {high})"
     own = intervals["wer"]["mapped"]
     return [
-        *("none" if value is None else str(value) for value in point["settings"].values()),
+        *(setting_text(value) for value in point["settings"].values()),
         percent(point["digital"]["wer"]),
         f"{percent(wer['mean'])} ({percent(own['low'])} to {percent(own['high'])})",
         *(percent(wer[key]) for key in ("std", "min", "max")),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memsim.changes import setting_text
 from memsim.errors import InputError
 from memsim.files import writing
 from memsim.units import counted
@@ -100,7 +101,7 @@ def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:
 
 
 def _text(value: object) -> str:
-    return "none" if value is None else str(value)
+    return setting_text(value)
 
 
 def _places(values: Sequence[str]) -> dict[str, float]:

@@ -339,7 +339,7 @@ def test_layers_that_saw_only_zeros_are_named(memsim, tmp_path):
     tensors = load_file(ASSETS / "checkpoints" / "demo-float.safetensors")
     with safe_open(ASSETS / "checkpoints" / "demo-float.safetensors", "pt") as file:
         metadata = file.metadata()
-    dead = InputStatistics(0.0, bin_edges(0.0, 24), torch.zeros(2, 24), torch.zeros(3, 96), torch.ones(3))
+    dead = InputStatistics(0.0, bin_edges(0.0, 24, 3), torch.zeros(2, 24), torch.zeros(3, 96), torch.ones(3))
     save_file(tensors | dead.to_tensors("blocks.2.attention.query"), "dead.safetensors", metadata)
     for command in (["map", "dead.safetensors"], ["eval", "dead.safetensors", *DEMO]):
         done = memsim(*command, "--bits", "4")

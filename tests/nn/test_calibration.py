@@ -180,12 +180,64 @@ def test_deviations_are_those_of_the_products() -> None:
     digital = twin.mapping.layers["0"](x).double()
     found = chip.mapping.deviations["0"]
     product = first(x).double()
-    assert found.to_full_precision == pytest.approx(float((product - exact).norm() / exact.norm()), rel=1e-6)
-    assert found.to_digital == pytest.approx(float((product - digital).norm() / digital.norm()), rel=1e-3)
+
+    def expected(wanted: Tensor) -> float:
+        each = (product - wanted).norm(dim=1) / wanted.norm(dim=1)
+        return max(float((product - wanted).norm() / wanted.norm()), float(each.median()))
+
+    assert found.to_full_precision == pytest.approx(expected(exact), rel=1e-2)
+    assert found.to_digital == pytest.approx(expected(digital), rel=1e-2)
     assert 0.02 < found.to_digital < found.to_full_precision < 0.25
     assert not memsim.map_model(net, "ideal", bits=4).mapping.deviations
     exactly = memsim.map_model(net, "ideal", bits=8, calibration=[x]).mapping.deviations["0"]
     assert exactly.to_digital < 1e-6 < exactly.to_full_precision < 0.02
+
+
+def test_one_heavy_row_does_not_hide_that_the_others_are_lost() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(24, 10, bias=False)), torch.randn(3000, 24)
+    x[5] = 1e4
+    hardware = {"base": "physical", "dac": {"method": "max"}, "adc": {"method": "max"}}
+    with pytest.warns(UserWarning, match=r"the products of 0 \(100%\)"):
+        chip = memsim.map_model(net, hardware, bits=6, calibration=[x])
+    assert chip.mapping.deviations["0"].to_full_precision > 0.9
+    x[5] = 3e38
+    x[6] = -3e38
+    with pytest.warns(UserWarning, match=r"the products of 0 "):
+        memsim.map_model(net, {"base": "ideal", "adc": {"method": "max"}}, bits=6, calibration=[x])
+
+
+@pytest.mark.parametrize("ratio", [1e4, 1e8, 1e20])
+def test_one_outlier_leaves_the_range_of_the_others(ratio: float) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(24, 10, bias=False)), torch.randn(3000, 24)
+    usual = memsim.map_model(net, "physical", bits=6, calibration=[x]).mapping.layers["0"]
+    x[5, 3] = ratio
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the one row
+        for calibration in ([x], measure(net, [x])):
+            matrix = memsim.map_model(net, "physical", bits=6, calibration=calibration).mapping.layers["0"]
+            assert float(matrix.input_range) == pytest.approx(float(usual.input_range), rel=0.15)
+            assert float(matrix.adc_range.max()) == pytest.approx(float(usual.adc_range.max()), rel=0.3)
+
+
+def test_a_calibration_that_misses_layers_or_finds_none_is_warned_of() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    statistics = measure(net, [torch.randn(9, 8)])
+    del statistics["1"]
+    with pytest.warns(UserWarning, match="did not reach 1, so"):
+        memsim.map_model(net, "physical", calibration=statistics)
+    with pytest.warns(UserWarning, match="no layer is on arrays"):
+        memsim.map_model(nn.Sequential(nn.ReLU()), "ideal")
+    with pytest.raises(TypeError, match="progress is True; it must be a function"):
+        memsim.map_model(net, "ideal", progress=True)
+
+
+def test_the_layer_at_which_calibration_fails_is_named() -> None:
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(33, 4))
+    for data in ([torch.randn(3, 64)], [torch.randn(3, 64, dtype=torch.float64)]):
+        with pytest.raises(RuntimeError, match=r"^[02]: mat1 and mat2"):
+            memsim.map_model(net, "physical", bits=4, calibration=data)
 
 
 def test_layers_that_cannot_work_are_named_with_the_remedy() -> None:

@@ -49,7 +49,9 @@ def test_the_histogram_is_that_of_all_values(sizes: list[float], seed: int) -> N
 @pytest.mark.parametrize("first", [0.0, 1e-30, 1.0, 1e30])
 def test_any_first_batch_will_do(first: float) -> None:
     statistics = collect(torch.full((5, 2), first), torch.randn(100, 2, generator=generator()))
-    assert statistics.histogram.sum() == pytest.approx(1 if first == 1.0 else 0.95 if first < 1 else 0.0476, abs=0.01)
+    assert statistics.histogram.sum() == pytest.approx(0.952 if first == 0 else 1, abs=0.01)
+    if 0 < first < 1e3:
+        assert 1.7 < statistics.percentile(95) < 3  # whatever the others
     assert statistics.sample.shape[1] == 2
     assert float(statistics.weights.sum()) == pytest.approx(105)
 
