@@ -17,6 +17,7 @@ from memsim.crossbar.cell import GainFit
 from memsim.crossbar.drive import phase_count
 from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.ranges import calibrated_adc_range, dac_range
+from memsim.crossbar.read import split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.spec import CalibratedAdc, FixedAdc
@@ -81,6 +82,31 @@ class Calibrator:
         for first in range(0, len(rows), chunk):
             part = slice(first, first + chunk)
             self._add(rows[part], None if weights is None else weights[part])
+
+    @torch.no_grad()
+    def _add_one_hot(self) -> None:
+        """Read all inputs with a single 1: each drives one row of one tile, so its signals are those of its cells."""
+        matrix = self._matrix
+        drive = matrix.drive(gain_per_ampere=1.0, gives_volts=False)
+        one = torch.ones(1, 1, device=matrix.levels.device)
+        if self._fit is not None:
+            self._fit_elements(self._fit, one.flatten(), None)
+        if self._adc is None:
+            return
+        cells = split_planes(matrix.difference(), matrix.spec.tile.rows)  # [row_tiles, rows, slices, out]
+        for phase in drive.phases:
+            signals = cells * drive(phase, one, 1)[0].flatten()
+            if self._adc.granularity == "layer":
+                values = signals.reshape(1, -1)
+            elif self._adc.granularity == "plane":
+                values = signals.permute(2, 0, 1, 3).flatten(1)
+            else:
+                values = signals.permute(0, 2, 1, 3).flatten(0, 1).flatten(1)
+            if self._histogram is None:
+                self._histogram = MagnitudeHistogram(len(values), MANTISSA_BITS, one.device)
+            self._histogram.add(values.contiguous())
+            total = matrix.in_features * cells.shape[0] * cells.shape[2] * cells.shape[3] // len(values)
+            self._histogram.rest += max(0, total - values.shape[1])  # the other tiles, whose rows are at 0
 
     @torch.no_grad()
     def _add(self, rows: Tensor, weights: Tensor | None) -> None:
@@ -149,8 +175,11 @@ class Calibrator:
                     "them. Calibrate each chip with data (`memsim map --calibrate DATA --seed N`; in Python, "
                     "calibration=batches), which then runs as it is, or choose adc.method=percentile"
                 )
-            for rows, weights in self._statistics.rows():
-                self.add(rows, weights)
+            if self._statistics.is_one_hot and spec.wires is None:
+                self._add_one_hot()
+            else:
+                for rows, weights in self._statistics.rows():
+                    self.add(rows, weights)
         where = matrix.levels.device
         if spec.cell != "ideal":
             gain = self._gain if self._fit is None else self._fit.gain

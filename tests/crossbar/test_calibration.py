@@ -179,6 +179,22 @@ def test_one_hot_rows_are_all_read() -> None:
     assert int(matrix.clips.adc_clipped) == 0
 
 
+@pytest.mark.parametrize("granularity", ["layer", "plane", "tile"])
+@pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+@pytest.mark.parametrize("name", ["cells", "two phases", "a range for each vector", "slices of the input"])
+def test_one_hot_rows_are_read_as_any_others(name: str, method: str, granularity: str) -> None:
+    adc = {"range": "calibrated", "bits": 8, "method": method, "percentile": 99.0, "granularity": granularity}
+    spec = spec_of(4, 16, **QUIET, adc=adc, **CHIPS[name])
+    weight = torch.randn(5, 70, generator=torch.Generator().manual_seed(5))
+    quick = MappedMatrix.from_weight("layer", weight, spec, 0, one_hot_statistics(70))
+    slow = MappedMatrix.from_weight("layer", weight, spec, 0)
+    calibrator = Calibrator(slow, one_hot_statistics(70))
+    calibrator.add(torch.eye(70))
+    calibrator.finish()
+    torch.testing.assert_close(quick.adc_range, slow.adc_range, rtol=5e-3, atol=0)
+    torch.testing.assert_close(quick.gain_per_ampere, slow.gain_per_ampere, rtol=1e-4, atol=0)
+
+
 def test_inputs_that_were_all_zero_leave_ranges_that_others_fit() -> None:
     x = torch.rand(50, 7)
     for method in ("max", "percentile", "mse"):
