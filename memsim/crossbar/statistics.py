@@ -116,7 +116,7 @@ class InputStatistics:
 
 
 def one_hot_statistics(features: int) -> InputStatistics:
-    """Those of all rows of zeros with a single 1; the zeros, which make no signal, are left out of the histogram."""
+    """Statistics of all rows of zeros with a single 1; the zeros, which make no signal, are not in the histogram."""
     places = torch.linspace(0, features - 1, min(features, ONE_HOT_ROWS)).long()
     sample = F.one_hot(places, features).float()
     edges, histogram = torch.tensor([0.999, 1.0], dtype=torch.float64), torch.tensor([[0.0], [1.0]])
