@@ -87,7 +87,7 @@ def shorter(verb: str, words: list[str]) -> list[str]:
             words += ["--model", "tiny.yaml"]
     if verb == "fit-device":
         words += ["--order", "5"]
-    return [*words, "--quiet", "--force"]
+    return [*words, *([] if "--verbose" in words else ["--quiet"]), "--force"]  # the two contradict each other
 
 
 TOOLS = {
