@@ -18,21 +18,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from memsim.errors import InputError
+from memsim.version import __version__
 
 if TYPE_CHECKING:
-    from memsim.checkpoint import load_checkpoint, save_checkpoint
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
-
-__version__ = "0.1.0"
+    from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 _HOMES = {
     "HardwareSpec": "memsim.spec",
-    "load_checkpoint": "memsim.checkpoint",
+    "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
-    "save_checkpoint": "memsim.checkpoint",
+    "save_checkpoint": "memsim.storage.checkpoint",
 }
 
 __all__ = [

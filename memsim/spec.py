@@ -23,12 +23,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr, Tag, model_serializer, model_validator
 from pydantic.types import Strict
 
-from memsim.bases import Bases, seen_from
-from memsim.changes import Changes, difference, flat, title
+from memsim.config.bases import Bases, seen_from
+from memsim.config.changes import Changes, difference, flat, title
+from memsim.config.resources import configs_root
+from memsim.config.schema import Schema, Section, Within, kind_of, problem
+from memsim.config.yaml_file import Config, parse_value
 from memsim.errors import InputError
-from memsim.resources import configs_root
-from memsim.schema import Schema, Section, Within, kind_of, problem
-from memsim.yaml_config import Config, parse_value
 
 Percentile = Annotated[float, Within(above=50, high=100)]
 Names = Annotated[tuple[str, ...], Strict(False)]  # a YAML list, kept as an immutable tuple

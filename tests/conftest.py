@@ -13,11 +13,11 @@ from hypothesis import settings
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource
 from memsim.asr.recogniser import build, load_model_config
+from memsim.asr.running import input_statistics
 from memsim.asr.tokens import CharacterTokens
-from memsim.checkpoint import save_checkpoint
+from memsim.config.resources import ASSETS
 from memsim.device import DeviceModel, load_device
-from memsim.evaluate import input_statistics
-from memsim.resources import ASSETS
+from memsim.storage.checkpoint import save_checkpoint
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run in Python, on the CPU

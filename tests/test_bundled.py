@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from memsim.asr.corpora import load_corpus
-from memsim.checkpoint import load_checkpoint
-from memsim.evaluate import Evaluation, evaluate, prepare
-from memsim.resources import ASSETS
+from memsim.config.resources import ASSETS
+from memsim.evaluation.evaluate import evaluate
+from memsim.evaluation.result import Evaluation
+from memsim.evaluation.target import prepare
 from memsim.spec import load_hardware
+from memsim.storage.checkpoint import load_checkpoint
 
 CHECKPOINT = ASSETS / "checkpoints" / "demo-float.safetensors"
 

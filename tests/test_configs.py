@@ -10,10 +10,10 @@ import torch
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
+from memsim.config.resources import configs_root
 from memsim.errors import InputError
 from memsim.nn.quantisation import QuantisationConfig
-from memsim.resources import configs_root
-from memsim.train.config import load_train_config
+from memsim.training.recipe import load_train_config
 
 MODELS = sorted(path.stem for path in (configs_root() / "models").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (configs_root() / "qat").glob("*.yaml"))

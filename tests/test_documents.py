@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from asr.networks import tiny
-from documents import DOCUMENTS, REPOSITORY, commands, mentioned, name_of, prose
-from tools.hardware_reference import BEGIN, END, comments, reference
 
 from memsim import __version__, load_hardware
-from memsim.checkpoint import FORMAT
 from memsim.cli import app
+from memsim.evaluation import results_file
 from memsim.nn.plan import Selection, plan_modules
-from memsim.study import results
-from memsim.train.config import load_train_config
+from memsim.storage.checkpoint import FORMAT
+from memsim.training.recipe import load_train_config
+from tests.asr.networks import tiny
+from tests.documents import DOCUMENTS, REPOSITORY, commands, mentioned, name_of, prose
+from tests.tools.hardware_reference import BEGIN, END, comments, reference
 
 README = REPOSITORY / "README.md"
 GROUP = typer.main.get_command(app)
@@ -112,7 +112,7 @@ def test_every_dependency_is_named_with_its_purpose():
 def test_the_formats_are_those_of_the_code():
     for text in (README.read_text(), (REPOSITORY / "CHANGELOG.md").read_text()):
         assert f"`{FORMAT}`" in text
-        assert f"`{results.FORMAT}`" in text
+        assert f"`{results_file.FORMAT}`" in text
     assert (REPOSITORY / "tests" / "published" / __version__).is_dir()
 
 

@@ -27,17 +27,17 @@ import pytest
 import soundfile
 import torch
 
-from memsim import packed
 from memsim.asr import tokens
 from memsim.asr.audio import read_audio
 from memsim.asr.corpora import AUDIO_ROOTS, Utterance, load_corpus
 from memsim.asr.ngram import read_arpa_words
 from memsim.asr.tokens import tokens_from_json
-from memsim.checkpoint import load_checkpoint
 from memsim.errors import InputError
 from memsim.fit import read_measurements
 from memsim.spec import load_hardware
-from memsim.train.config import load_train_config
+from memsim.storage import packed
+from memsim.storage.checkpoint import load_checkpoint
+from memsim.training.recipe import load_train_config
 from tests.fuzz.readers import sphere
 
 

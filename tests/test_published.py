@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tools.published_files import KEPT, log_probabilities
 
 from memsim.asr.recogniser import load_recogniser, skeleton
-from memsim.checkpoint import FORMAT, load_checkpoint
 from memsim.device import load_device
 from memsim.errors import InputError
-from memsim.mapped import load_chip, stored_spec, stored_statistics, trained_scales_of
+from memsim.evaluation import results_file
+from memsim.evaluation.merge import merge
+from memsim.evaluation.results_file import read_results
+from memsim.mapping import load_chip, stored_spec, stored_statistics, trained_scales_of
 from memsim.nn.quantisers import restore_quantisers
-from memsim.study import results
-from memsim.study.merge import merge
-from memsim.study.results import read_results
-from memsim.train.optimiser import averaged
-from memsim.train.state import Trained
+from memsim.storage.checkpoint import FORMAT, load_checkpoint
+from memsim.training.optimiser import averaged
+from memsim.training.state import Trained
+from tests.tools.published_files import KEPT, log_probabilities
 
 VERSIONS = sorted(path for path in (Path(__file__).parent / "published").iterdir() if path.is_dir())
 
@@ -41,7 +41,7 @@ def test_the_formats_of_today_are_among_them() -> None:
     formats = {load_checkpoint(file).metadata["format"] for path in VERSIONS for file in path.glob("*.safetensors")}
     assert FORMAT in formats
     headers = [json.loads((path / "results.jsonl").read_text().splitlines()[0]) for path in VERSIONS]
-    assert results.FORMAT in {header["format"] for header in headers}
+    assert results_file.FORMAT in {header["format"] for header in headers}
 
 
 def test_they_are_small_and_name_no_place(published: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from memsim.resources import configs_root
+from memsim.config.resources import configs_root
 from tests.cli.speech import TINY_MODEL, few_utterances
 from tests.scheduler import install, running, until
 

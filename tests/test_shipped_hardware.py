@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim import load_hardware, map_model
-from memsim.resources import configs_root
+from memsim.config.resources import configs_root
 from memsim.spec import HardwareSpec
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from documents import commands
 
 from memsim.cli import app
-from memsim.resources import configs_root
+from memsim.config.resources import configs_root
+from tests.documents import commands
 
 SCRIPTS = sorted((configs_root() / "slurm").glob("*.sbatch"))
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -13,9 +13,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memsim.config.resources import configs_root
+from memsim.config.schema import models_in
 from memsim.errors import InputError
-from memsim.resources import configs_root
-from memsim.schema import models_in
 from memsim.spec import (
     _SCHEMA,
     EFFECTS,

@@ -19,8 +19,8 @@ from memsim.asr.models.transducer import (
     LSTMTransducerConfig,
 )
 from memsim.asr.models.wav2vec2 import Wav2Vec2Config, wav2vec2_ctc
+from memsim.config.yaml_file import shown
 from memsim.errors import InputError
-from memsim.yaml_config import shown
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from memsim.asr.corpora import Utterance
 from memsim.errors import InputError
-from memsim.files import is_file
+from memsim.storage.files import is_file
 from memsim.units import counted
 
 logger = logging.getLogger("memsim")

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memsim.asr.extras import require
 from memsim.asr.lexicon import load_lexicon
 from memsim.asr.ngram import read_arpa_words
 from memsim.asr.text import canonical
 from memsim.asr.tokens import PhonemeTokens, Tokens
 from memsim.errors import InputError
-from memsim.extras import require
 from memsim.units import counted
 
 _IMPOSSIBLE = -1e9

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from memsim.asr.text import normalise
 from memsim.asr.tokens import Tokens
+from memsim.config.json_input import parse_json
+from memsim.config.resources import ASSETS, nearest
 from memsim.errors import InputError
-from memsim.files import is_file
-from memsim.json_input import parse_json
-from memsim.resources import ASSETS, nearest
+from memsim.storage.files import is_file
 from memsim.units import counted
 
 AUDIO_ROOTS = "MEMSIM_AUDIO_ROOTS"

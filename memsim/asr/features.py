@@ -14,7 +14,7 @@ from pydantic import Field, Tag, model_validator
 from pydantic.types import Strict
 from torch import Tensor
 
-from memsim.schema import Section, Within, kind_of, problem
+from memsim.config.schema import Section, Within, kind_of, problem
 
 MOST_MASKED_AT_ONCE = 0.2
 """One time mask covers at most this fraction of an utterance."""

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 
-from memsim.asr import decoding, transducer
+from memsim.asr import greedy, transducer_decoding
 from memsim.asr.ctc import ctc_losses, too_short
 from memsim.asr.models.frontend import frame_mask
 from memsim.asr.models.transducer import Transducer
@@ -64,7 +64,7 @@ class CTC:
         return too_short(frames, targets)
 
     def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
-        return decoding.greedy(encoded, frames, tokens)
+        return greedy.greedy(encoded, frames, tokens)
 
 
 class RNNT:
@@ -76,16 +76,16 @@ class RNNT:
     loss_name = "RNN-T"
 
     def outputs(self, model: nn.Module, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Outputs:
-        return Outputs(*transducer.lattice(cast(Transducer, model), encoded, frames, targets), frames)
+        return Outputs(*transducer_decoding.lattice(cast(Transducer, model), encoded, frames, targets), frames)
 
     def losses(self, outputs: Outputs, targets: Sequence[Tensor]) -> Tensor:
-        return transducer.transducer_losses(outputs.log_probs, outputs.frames, targets)
+        return transducer_decoding.transducer_losses(outputs.log_probs, outputs.frames, targets)
 
     def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
         return int((frames == 0).sum())
 
     def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
-        found = transducer.greedy(cast(Transducer, model), encoded, frames)
+        found = transducer_decoding.greedy(cast(Transducer, model), encoded, frames)
         return [" ".join(tokens.decode(ids).split()) for ids in found]
 
 
@@ -94,9 +94,9 @@ class TransducerBeam:
     """Decodes a Transducer by beam search, as the `decoder` of its recogniser."""
 
     tokens: Tokens
-    width: int = transducer.BEAM_WIDTH
+    width: int = transducer_decoding.BEAM_WIDTH
 
     def __call__(self, model: nn.Module, encoded: Tensor, frames: Tensor) -> list[str]:
-        found = transducer.beam_search(cast(Transducer, model), encoded, frames, self.width)
+        found = transducer_decoding.beam_search(cast(Transducer, model), encoded, frames, self.width)
         best = [hypotheses[0].tokens if hypotheses else () for hypotheses in found]
         return [" ".join(self.tokens.decode(ids).split()) for ids in best]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from memsim.asr.extras import require
 from memsim.asr.text import canonical
 from memsim.errors import InputError
-from memsim.extras import require
 
 Pronunciation = tuple[str, ...]
 

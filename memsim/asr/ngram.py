@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from memsim.errors import InputError
-from memsim.packed import Unpacked
+from memsim.storage.packed import Unpacked
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from memsim.checkpoint import Checkpoint
+from memsim.config.json_input import is_finite_number, parse_json
 from memsim.errors import InputError
-from memsim.json_input import is_finite_number, parse_json
+from memsim.storage.checkpoint import Checkpoint
 
 KEY = "log_prior"
 """The entry of a checkpoint's metadata that training writes."""

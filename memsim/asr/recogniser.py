@@ -14,15 +14,15 @@ from memsim.asr.features import FeatureConfig, WaveformConfig
 from memsim.asr.kinds import Kind
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.tokens import Tokens, tokens_from_json
-from memsim.checkpoint import Checkpoint
+from memsim.config.json_input import parse_json_object
+from memsim.config.resources import find_config
+from memsim.config.schema import Schema
+from memsim.config.yaml_file import Config, read_config
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
-from memsim.json_input import parse_json_object
 from memsim.nn.quantisers import restore_quantisers, taken_over
-from memsim.resources import find_config
-from memsim.schema import Schema
+from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
-from memsim.yaml_config import Config, read_config
 
 Decoder = Callable[[nn.Module, Tensor, Tensor], list[str]]
 """From a network and what it gave for a batch, [batch, frames', ...] and [batch], to a text each."""

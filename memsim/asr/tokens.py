@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
+from memsim.asr.extras import require
 from memsim.asr.lexicon import Lexicon
+from memsim.config.json_input import parse_json
 from memsim.errors import InputError
-from memsim.extras import require
-from memsim.json_input import parse_json
 from memsim.units import counted
 
 

@@ -16,14 +16,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from memsim import __version__
-from memsim.cli.evaluate import command as evaluate_command
+from memsim.cli.eval import command as evaluate_command
 from memsim.cli.fit_device import command as fit_device_command
 from memsim.cli.helptext import Command, Group
 from memsim.cli.lm import command as lm_command
 from memsim.cli.map import command as map_command
 from memsim.cli.qat import command as qat_command
 from memsim.errors import InputError, Stopped
+from memsim.version import __version__
 
 RESUMABLE = 75
 """The exit status of a job that a signal stopped with its work saved (EX_TEMPFAIL of sysexits.h)."""
@@ -78,9 +78,7 @@ def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., 
         except (FloatingPointError, OSError) as error:
             _fail(str(error) or type(error).__name__, 1)
         except (MemoryError, RuntimeError) as error:
-            from memsim.memory import is_out_of_memory
-
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             _fail(f"out of memory ({_in_short(error)}); {out_of_memory}", 1)
 
@@ -109,6 +107,15 @@ def _complete_streams() -> None:
 def _abandon_standard_output() -> None:
     """So that Python does not complain at its exit that it cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that there is not enough memory: Python's, or torch's of the CPU or of a GPU."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _in_short(error: BaseException) -> str:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from memsim.ablation import AblationStep, Sensitivity
     from memsim.asr.scoring import Score
-    from memsim.budget import Budget
+    from memsim.evaluation.ablation import AblationStep, Sensitivity
+    from memsim.nn.budget import Budget
 
 WORST_LAYERS = 10
 """So many layers are shown without --verbose."""
@@ -27,7 +27,7 @@ def render_budget(budget: Budget, verbose: bool, *, with_layers: bool = True) ->
 
     Without `with_layers` it names no worst layer: another table has them.
     """
-    from memsim.budget import increments
+    from memsim.nn.budget import increments
 
     errors = budget.errors
     added = increments(errors)
@@ -87,7 +87,7 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
 
 def render_sensitivity(sensitivity: Sensitivity, budget: Budget | None, verbose: bool) -> None:
     """WER and loss with one layer at a time on hardware, the worst first; beside the errors of a `budget`."""
-    from memsim.verdicts import noise_note, worst_layers
+    from memsim.evaluation.verdicts import noise_note, worst_layers
 
     facts, errors = sensitivity.to_dict(), None if budget is None else budget.to_dict()
     layers, loss = facts["layers"], f"{sensitivity.loss_name} loss"

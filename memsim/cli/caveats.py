@@ -8,10 +8,10 @@ from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.asr.corpora import Corpus
-    from memsim.checkpoint import Checkpoint
-    from memsim.evaluate import Evaluation
+    from memsim.evaluation.result import Evaluation
     from memsim.nn.plan import Plan
     from memsim.spec import HardwareSpec
+    from memsim.storage.checkpoint import Checkpoint
 
 MOST_CLIPPED = 0.05
 """A layer that clips more of its conversions multiplies by something else than its matrix."""
@@ -37,7 +37,7 @@ def warn_of_globs(plan: Plan, spec: HardwareSpec) -> None:
 def warn_of_other_bits(plan: Plan, checkpoint: Checkpoint) -> None:
     """Layers that were trained for other weight bits than they get, or for none though others were."""
     from memsim.cli.progress import warn
-    from memsim.mapped import trained_scales_of
+    from memsim.mapping import trained_scales_of
 
     trained = trained_scales_of(checkpoint)
     other = [layer for layer in plan.mapped if trained.get(layer.name, (layer.tiling.bits,))[0] != layer.tiling.bits]

@@ -9,7 +9,7 @@ from memsim.cli.progress import stdout
 from memsim.units import counted, si
 
 if TYPE_CHECKING:
-    from memsim.cost import Cost
+    from memsim.evaluation.network_cost import Cost
 
 
 def render_cost(cost: Cost, verbose: bool) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from memsim.asr.corpora import Corpus
     from memsim.asr.kinds import TransducerBeam
     from memsim.cli.progress import Draw
-    from memsim.evaluate import Evaluation, Subject
+    from memsim.evaluation.result import Evaluation
+    from memsim.evaluation.target import EvaluationTarget
 
 DECODING_PANEL = "Decoding"
 
@@ -118,7 +119,7 @@ class Decoding:
         }
 
     def search(
-        self, subject: Subject, corpus: Corpus, dev: Corpus | None, *, device: str, progress: Draw
+        self, target: EvaluationTarget, corpus: Corpus, dev: Corpus | None, *, device: str, progress: Draw
     ) -> tuple[BeamSearch | TransducerBeam | None, dict[str, Any]]:
         """The beam search that is asked for (None: greedy decoding), and what a result file says of it.
 
@@ -128,13 +129,13 @@ class Decoding:
 
         if self.decoder == "greedy":
             return None, {"decoder": "greedy"}
-        if isinstance(subject.recogniser.kind, RNNT):
-            return self._transducer_search(subject)
+        if isinstance(target.recogniser.kind, RNNT):
+            return self._transducer_search(target)
         from memsim.asr.beam import BeamOptions, BeamSearch, words_to_recognise
-        from memsim.decoders import LM_WEIGHTS, DigitalOutputs, find_log_prior, tune
-        from memsim.files import file_sha256
+        from memsim.evaluation.decoders import LM_WEIGHTS, DigitalOutputs, find_log_prior, tune
+        from memsim.storage.files import file_sha256
 
-        tokens, lm = subject.recogniser.tokens, self.language_model
+        tokens, lm = target.recogniser.tokens, self.language_model
         given: dict[str, Any] = {
             "lm_weight": self.lm_weight,
             "prior_weight": self.prior_weight,
@@ -147,10 +148,10 @@ class Decoding:
             options = replace(options, lm_weight=0.0)
         words = words_to_recognise(tokens, self.lexicon, lm)
         BeamSearch(tokens, words, lm, None, options)  # what is missing is said now, not after the outputs
-        outputs = DigitalOutputs(subject, dev or corpus, device, progress)
+        outputs = DigitalOutputs(target, dev or corpus, device, progress)
         log_prior, source = None, None
         if self.tune or options.prior_weight:
-            log_prior, source = find_log_prior(subject, outputs)
+            log_prior, source = find_log_prior(target, outputs)
         search = BeamSearch(tokens, words, lm, log_prior, options)
         facts: dict[str, Any] = {
             "decoder": "beam",
@@ -163,25 +164,25 @@ class Decoding:
             facts["tuned"] = tuning.to_dict()
         return search, facts | {"options": search.options.to_dict()}
 
-    def _transducer_search(self, subject: Subject) -> tuple[TransducerBeam, dict[str, Any]]:
+    def _transducer_search(self, target: EvaluationTarget) -> tuple[TransducerBeam, dict[str, Any]]:
         """Without lexicon and language model: a Transducer has its own."""
         from memsim.asr.kinds import TransducerBeam
 
         for flag, value in self._beam_options().items():
             if flag != "--beam-size" and value is not None:
                 raise InputError(f"{flag}: is for the outputs of a CTC; a Transducer's beam search has --beam-size")
-        beam = TransducerBeam(subject.recogniser.tokens)
+        beam = TransducerBeam(target.recogniser.tokens)
         beam = beam if self.beam_size is None else replace(beam, width=self.beam_size)
         return beam, {"decoder": "beam", "options": {"beam_size": beam.width}}
 
-    def write_hypotheses(self, result: Evaluation, subject: Subject, *, device: str, progress: Draw) -> None:
+    def write_hypotheses(self, result: Evaluation, target: EvaluationTarget, *, device: str, progress: Draw) -> None:
         """Write --hypotheses, whole or not at all."""
         if self.hypotheses is None:
             return
         from memsim.cli.options import write_text
-        from memsim.decoders import hypotheses
+        from memsim.evaluation.decoders import hypotheses
 
-        rows = hypotheses(result, subject, nbest=self.nbest or 0, device=device, progress=progress)
+        rows = hypotheses(result, target, nbest=self.nbest or 0, device=device, progress=progress)
         write_text(self.hypotheses, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

@@ -124,9 +124,9 @@ def command(
     from memsim.device import load_device, save_device
     from memsim.device.file import summarise, summary_yaml
     from memsim.fit import FitOptions, fit_device, judge, read_measurements
+    from memsim.fit.fit_report import require_folder, to_dict, write_report
     from memsim.fit.inspect import inspect as facts_of
     from memsim.fit.measurements import POLARITIES
-    from memsim.fit.report import require_folder, to_dict, write_report
 
     if polarity not in POLARITIES:
         raise InputError(f"--polarity {polarity}: expected {', '.join(POLARITIES)}")
@@ -239,7 +239,7 @@ def _render(fit: Fit, goodness: Goodness, measurements: Measurements, verbose: b
     from rich.table import Table
 
     from memsim.cli.progress import stdout
-    from memsim.fit.report import MARKS, size_of, summary, value_of
+    from memsim.fit.fit_report import MARKS, size_of, summary, value_of
 
     stdout.print(
         f"{fit.model.name}: {counted(len(fit.devices), 'device')} of {measurements.path.name}, "

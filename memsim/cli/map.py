@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from memsim.budget import Budget
-    from memsim.checkpoint import Checkpoint
-    from memsim.cost import Cost
+    from memsim.asr.running import Progress
     from memsim.crossbar.matrix import MappedMatrix
     from memsim.crossbar.programming_report import ProgrammingReport
     from memsim.crossbar.tiling import Tiling
-    from memsim.evaluate import Progress
-    from memsim.mapped import MappedTensors
+    from memsim.evaluation.network_cost import Cost
+    from memsim.mapping import MappedTensors
+    from memsim.nn.budget import Budget
     from memsim.nn.calibration import CalibrationData
     from memsim.nn.deviation import Deviation
     from memsim.nn.plan import MappedLayer, Plan
     from memsim.spec import HardwareSpec
+    from memsim.storage.checkpoint import Checkpoint
 
 
 def command(
@@ -76,7 +76,7 @@ def command(
 
     Says what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
     """
-    from memsim.cli.data import open_checkpoint
+    from memsim.networks.open_checkpoint import open_checkpoint
 
     for flag, wanted in {"--budget": budget, "--cost": cost, "--report": report is not None}.items():
         if wanted and dry_run:
@@ -92,7 +92,7 @@ def command(
         out = folder / f"{stem}.mapped.safetensors"
     options.require_safetensors(out)
     options.require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
-    from memsim.mapped import is_full_precision, map_checkpoint, plan_checkpoint, stored_statistics
+    from memsim.mapping import is_full_precision, map_checkpoint, plan_checkpoint, stored_statistics
     from memsim.nn.plan import Selection, chosen_bits
 
     spec = options.choose_hardware(hardware, bits, cell, set_)
@@ -109,12 +109,12 @@ def command(
         if not quiet:
             _render(opened, spec, plan, None, None, None, None, verbose)
         return
-    from memsim.budget import Budget, LayerBudget, layer_budget, require_samples
-    from memsim.checkpoint import save_checkpoint
     from memsim.cli.progress import pass_progress, say, warn
-    from memsim.cost import Cost, LayerCost, stored_cost
+    from memsim.evaluation.network_cost import Cost, LayerCost, stored_cost
+    from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
     from memsim.nn.calibration import silent_inputs
     from memsim.nn.deviation import deviating, exclude_options
+    from memsim.storage.checkpoint import save_checkpoint
 
     cost = cost or report is not None
     against_full_precision = is_full_precision(opened)
@@ -153,7 +153,7 @@ def command(
     result |= {"cost": taken.to_dict()} if taken else {}
     options.write_json(json_file, result)
     if report is not None:
-        from memsim.report.mapping import mapping_page
+        from memsim.report.mapping_page import mapping_page
 
         options.write_text(report, mapping_page(result, options.command_line()))
     if not quiet:
@@ -181,7 +181,7 @@ def _calibration_data(opened: Checkpoint, data: str, root: Path | None, progress
     from memsim.asr.corpora import load_corpus
     from memsim.asr.data import FeatureSource
     from memsim.asr.recogniser import load_recogniser
-    from memsim.evaluate import calibration_data
+    from memsim.asr.running import calibration_data
 
     recogniser = load_recogniser(opened)
     corpus = load_corpus(data, split="dev", root=root, text_style=recogniser.text_style)
@@ -192,7 +192,7 @@ def _vectors_per_audio_second(opened: Checkpoint) -> dict[str, float] | None:
     """None for a network that memsim does not know."""
     from memsim.asr.architectures import ARCHITECTURES
     from memsim.asr.recogniser import load_recogniser
-    from memsim.cost import vectors_per_audio_second
+    from memsim.evaluation.network_cost import vectors_per_audio_second
 
     if opened.metadata.get("architecture") not in ARCHITECTURES:
         return None
@@ -215,7 +215,7 @@ def _render(
     from memsim.cli.budget import render_budget
     from memsim.cli.cost import render_cost
     from memsim.cli.progress import stdout
-    from memsim.verdicts import unfitted, unfitted_note
+    from memsim.evaluation.verdicts import unfitted, unfitted_note
 
     errors = {} if mapped is None else mapped.programming_errors
     reports = {} if mapped is None else mapped.programming
@@ -353,7 +353,7 @@ def _to_dict(
     out: Path | None,
 ) -> dict[str, Any]:
     from memsim.crossbar.programming_report import total
-    from memsim.verdicts import hardware_dict
+    from memsim.evaluation.verdicts import hardware_dict
 
     errors = {} if mapped is None else mapped.programming_errors
     reports = {} if mapped is None else mapped.programming

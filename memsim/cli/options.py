@@ -226,7 +226,7 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` whole or not at all; `-` is standard output."""
-    from memsim.files import writing
+    from memsim.storage.files import writing
 
     if str(path) == "-":
         sys.stdout.write(text)

@@ -14,7 +14,7 @@ from memsim.cli.caveats import warn_of_transcripts
 from memsim.cli.signals import noted_stop_signals
 from memsim.errors import InputError
 from memsim.launch import is_first
-from memsim.train.files import TrainingFiles
+from memsim.training.training_files import TrainingFiles
 from memsim.units import counted
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from memsim.asr.tokens import Tokens
     from memsim.nn.quantisation import Quantisation
     from memsim.spec import HardwareSpec
-    from memsim.train.config import TargetsConfig, TrainConfig
-    from memsim.train.state import EpochResult, Progress
+    from memsim.training.recipe import TargetsConfig, TrainConfig
+    from memsim.training.state import EpochResult, Progress
 
 
 def command(
@@ -133,18 +133,18 @@ def command(
     _require_new_files(files, json_file, [init, init_encoder], resume=resume, force=force)
     with noted_stop_signals() as stop_request, files.held():
         from memsim.asr.corpora import load_corpus, with_unwritable
-        from memsim.asr.foreign import load_architecture, own_tokens
+        from memsim.asr.external import load_architecture, own_tokens
         from memsim.asr.recogniser import load_model_config
-        from memsim.cli import starts
         from memsim.cli.caveats import say_of_prefixes
-        from memsim.cli.data import open_checkpoint
         from memsim.cli.progress import say
-        from memsim.train.config import load_train_config
-        from memsim.train.hooks import Hooks
-        from memsim.train.loop import Job, train
-        from memsim.train.quantised import QuantisedTraining
-        from memsim.train.targets import make_tokens
-        from memsim.train.workers import joined_workers
+        from memsim.distributed import joined_workers
+        from memsim.networks.open_checkpoint import open_checkpoint
+        from memsim.training import initialise
+        from memsim.training.hooks import Hooks
+        from memsim.training.loop import Job, train
+        from memsim.training.quantised import QuantisedTraining
+        from memsim.training.recipe import load_train_config
+        from memsim.training.targets import make_tokens
 
         device = options.choose_device(compute)
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
@@ -173,11 +173,11 @@ def command(
         if init is None:
             root = _root(data[0], data_root)
             written = own_tokens(model_config) or make_tokens(targets, texts, data[0], root)
-            recogniser = starts.fresh(model_kind, model_config, written, text_style, seed)
+            recogniser = initialise.fresh(model_kind, model_config, written, text_style, seed)
             if init_encoder is not None:
-                provenance["init_encoder_sha256"] = starts.load_encoder(recogniser, init_encoder, recipe.model)
+                provenance["init_encoder_sha256"] = initialise.load_encoder(recogniser, init_encoder, recipe.model)
         else:
-            recogniser, provenance["init_sha256"] = starts.from_checkpoint(
+            recogniser, provenance["init_sha256"] = initialise.from_checkpoint(
                 init, model_kind, model_config, texts, text_style, recipe.model
             )
         dev_corpus = with_unwritable(dev_corpus, recogniser.tokens)
@@ -260,7 +260,7 @@ def _require_new_files(
 def _pronounceable(corpus: Corpus, tokens: Tokens, quiet: bool) -> Corpus:
     """The utterances that can be trained on; of others, a warning."""
     from memsim.cli.progress import warn
-    from memsim.train.targets import pronounceable
+    from memsim.training.targets import pronounceable
 
     kept, missing = pronounceable(corpus, tokens)
     if missing and not quiet:

@@ -22,11 +22,12 @@ from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.cli.progress import Draw
-    from memsim.evaluate import Evaluation, Subject
-    from memsim.study.plan import Network, PointFacts, Study, StudyFacts
-    from memsim.study.run import StopRequest
-    from memsim.study.work import Tally
-    from memsim.train.workers import Workers
+    from memsim.distributed import Workers
+    from memsim.evaluation.result import Evaluation
+    from memsim.evaluation.run import StopRequest
+    from memsim.evaluation.study import PointFacts, Study, StudyFacts, System
+    from memsim.evaluation.target import EvaluationTarget
+    from memsim.evaluation.work import Tally
 
 STUDY_PANEL = "Many chips"
 
@@ -139,7 +140,7 @@ class Sharing:
             options.require_new(self.results, force=True)
             goes_on = self.results.exists()
             if force and goes_on:
-                from memsim.study.results import require_results
+                from memsim.evaluation.results_file import require_results
 
                 require_results(self.results)
         options.require_outputs((self.results, *files), force, inputs, resumed=goes_on)
@@ -148,7 +149,7 @@ class Sharing:
         """With `force`, remove old results, when all else is known to be right; the first of several processes does."""
         if self.results is None or not force:
             return
-        from memsim.study.results import remove_results
+        from memsim.evaluation.results_file import remove_results
 
         if workers.is_first:
             remove_results(self.results)
@@ -194,7 +195,7 @@ def require_no_costs(**wanted: bool) -> None:
 @contextmanager
 def eval_workers() -> Iterator[Workers]:
     """The processes of this torchrun, or this one."""
-    from memsim.train.workers import joined_workers
+    from memsim.distributed import joined_workers
 
     with joined_workers("cpu", PATIENCE) as workers:
         yield workers
@@ -204,7 +205,7 @@ def run(
     study: Study,
     sharing: Sharing,
     workers: Workers,
-    subject: Subject | None,
+    target: EvaluationTarget | None,
     device: str,
     draw: Draw,
     stop_request: StopRequest,
@@ -212,7 +213,7 @@ def run(
 ) -> list[tuple[PointFacts, Evaluation]]:
     """`run_study`, watched; unless `quiet` it says what an earlier run has left."""
     from memsim.cli.progress import say
-    from memsim.study.run import run_study
+    from memsim.evaluation.run import run_study
 
     return run_study(
         study,
@@ -221,7 +222,7 @@ def run(
         shard=sharing.shard,
         results=sharing.results,
         workers=workers,
-        subject=subject,
+        target=target,
         watcher=Progress(draw),
         stop_request=stop_request,
         on_resume=lambda found: None if quiet else say(f"{sharing.results}: {found}"),
@@ -233,41 +234,41 @@ class Progress:
 
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
-        self._errors: dict[Network, int] = defaultdict(int)
-        self._words: dict[Network, int] = defaultdict(int)
-        self._transcripts: dict[Network, int] = defaultdict(int)
+        self._errors: dict[System, int] = defaultdict(int)
+        self._words: dict[System, int] = defaultdict(int)
+        self._transcripts: dict[System, int] = defaultdict(int)
 
     def begin(self, facts: StudyFacts, utterances: int, done: int) -> None:
         """See `Watcher`."""
         self._facts, self._utterances, self._done = facts, utterances, done
         self._show("")
 
-    def step(self, network: Network, more: Tally) -> None:
+    def step(self, system: System, more: Tally) -> None:
         """See `Watcher`."""
         self._done += more.utterances
-        self._errors[network] += more.errors
-        self._words[network] += more.words
-        self._transcripts[network] += more.utterances
-        wer = self._errors[network] / max(self._words[network], 1)
-        done, total = self._transcripts[network], len(self._facts.corpus.utterances)
+        self._errors[system] += more.errors
+        self._words[system] += more.words
+        self._transcripts[system] += more.utterances
+        wer = self._errors[system] / max(self._words[system], 1)
+        done, total = self._transcripts[system], len(self._facts.corpus.utterances)
         over = "" if done >= total else f" so far, over {done:,} of {counted(total, 'utterance')}"
-        self._show(f"{self._name(network)}: WER {wer:.2%}{over}")
+        self._show(f"{self._name(system)}: WER {wer:.2%}{over}")
 
     def _show(self, detail: str) -> None:
         total = self._utterances
         self._draw("evaluation", self._done / total if total else 1.0, detail, total, "utterances")
 
-    def _name(self, network: Network) -> str:
-        if network.role != "chip":
-            return network.role.replace("_", " ")
-        point = next(point for point in self._facts.points if point.has(network))
-        chip = f"chip {network.trial + 1} of {self._facts.trials}"
+    def _name(self, system: System) -> str:
+        if system.role != "chip":
+            return system.role.replace("_", " ")
+        point = next(point for point in self._facts.points if point.has(system))
+        chip = f"chip {system.trial + 1} of {self._facts.trials}"
         return f"{chip}, {point.label}" if point.label else chip
 
 
 def merged(pattern: str) -> list[tuple[PointFacts, Evaluation]]:
     """The study whose results files `pattern` names."""
-    from memsim.study.merge import merge
+    from memsim.evaluation.merge import merge
 
     paths = [Path(path) for path in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - it may be an absolute one
     if not paths:
@@ -277,7 +278,7 @@ def merged(pattern: str) -> list[tuple[PointFacts, Evaluation]]:
 
 def sweep_dict(points: Sequence[tuple[PointFacts, Evaluation]]) -> dict[str, Any]:
     """What --json holds of a sweep."""
-    from memsim import __version__
+    from memsim.version import __version__
 
     return {
         "memsim": __version__,
@@ -289,14 +290,14 @@ def draw_figure(path: Path | None, points: Sequence[tuple[PointFacts, Evaluation
     """Write --figure."""
     if path is None:
         return
-    from memsim.study.figure import wer_by_setting
+    from memsim.report.sweep_figure import wer_by_setting
 
     wer_by_setting(sweep_dict(points)["points"], path)
 
 
 def heading(points: Sequence[tuple[PointFacts, Evaluation]]) -> str:
-    """What was measured, of which network, on which chip with which changed keys; of a sweep, over which keys."""
-    from memsim.changes import title, without
+    """What was measured, of which system, on which chip with which changed keys; of a sweep, over which keys."""
+    from memsim.config.changes import title, without
 
     point, result = points[0]
     corpus, spec = result.corpus, result.spec
@@ -332,7 +333,7 @@ def interval_name(result: Evaluation) -> str:
 
 def unfitted_lines(points: Sequence[tuple[PointFacts, Evaluation]]) -> list[str]:
     """What to say of laws that nobody has fitted, where there are any."""
-    from memsim.verdicts import unfitted, unfitted_note
+    from memsim.evaluation.verdicts import unfitted, unfitted_note
 
     keys = list(dict.fromkeys(key for _, result in points for key in unfitted(result.spec)))
     return [unfitted_note(keys)] if keys else []
@@ -344,10 +345,10 @@ def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
     from rich.table import Table
 
     from memsim.asr.bootstrap import CONFIDENCE
-    from memsim.changes import setting_text
     from memsim.cli.budget import percent
     from memsim.cli.progress import stdout
-    from memsim.evaluate import spread
+    from memsim.config.changes import setting_text
+    from memsim.evaluation.result import spread
 
     first = points[0][1]
     stdout.print(heading(points), style="bold", highlight=False, soft_wrap=True)

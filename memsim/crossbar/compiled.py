@@ -19,7 +19,7 @@ from numba import float32, int32, njit, uint32, uint64
 from torch import Tensor
 
 from memsim.crossbar.convert import Conversion
-from memsim.crossbar.noise import COSINE, PHILOX_INCREMENTS, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, SINE, split_key
+from memsim.crossbar.read_noise import COSINE, PHILOX_INCREMENTS, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, SINE, split_key
 
 
 def look_up(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memsim.crossbar.wires import WiredArrays, cell_amperes
+from memsim.crossbar.line_resistance import WiredArrays, cell_amperes
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar.convert import Conversion
-from memsim.crossbar.noise import standard_normals
+from memsim.crossbar.read_noise import standard_normals
 from memsim.crossbar.tiling import split_rows
 
 

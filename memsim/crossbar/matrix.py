@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from memsim import rng
 from memsim.crossbar import encode
-from memsim.crossbar.calibration import Calibrator
+from memsim.crossbar.calibrator import Calibrator
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.convert import AdcErrors
-from memsim.crossbar.damage import age, break_cells
 from memsim.crossbar.disturb import read_pulses
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.faults import age, break_cells
+from memsim.crossbar.ir_drop import WiredColumns
 from memsim.crossbar.power import RowLoads, Work
 from memsim.crossbar.program import mean_window as mean_current_window
 from memsim.crossbar.program import program, relax
@@ -28,7 +29,6 @@ from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, packed, s
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.uncompiled import uncompiled
-from memsim.crossbar.wired import WiredColumns
 from memsim.device import DeviceModel, load_device
 from memsim.errors import InputError
 from memsim.spec import HardwareSpec
@@ -41,7 +41,7 @@ ADC_ERRORS = ("adc_gain_error", "adc_offset_codes")
 
 
 @dataclass
-class Reads:
+class ReadContext:
     """Which reads of which chip are under way: the key of their noise. One object is shared by a chip's matrices."""
 
     seed: int = 0
@@ -107,7 +107,7 @@ class MappedMatrix(nn.Module):
         self.name = name
         self.spec = spec
         self.groups = groups
-        self.reads = Reads()
+        self.reads = ReadContext()
         self.clips = ClipCounts()
         self.work = Work()
         self.programming: ProgrammingReport | None = None

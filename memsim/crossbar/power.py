@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar.drive import Drive
-from memsim.crossbar.wired import WiredColumns
+from memsim.crossbar.ir_drop import WiredColumns
 from memsim.device import DeviceModel
 
 

@@ -14,13 +14,13 @@ from torch import Generator, Tensor
 
 from memsim import rng
 from memsim.crossbar.disturb import settle
+from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.programming_report import ProgrammingReport, Tally
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, draw_cycling_volts, pulse_cells, state_means
 from memsim.device.features import chunks
 from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
-from memsim.memory import keep_freed_memory
 from memsim.spec import Scheme, SinglePulse
 
 STATE_DTYPE = torch.float16

@@ -21,10 +21,10 @@ from memsim.crossbar import convert
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
+from memsim.crossbar.ir_drop import WiredColumns
+from memsim.crossbar.ir_drop import noise_terms as noise_through_wires
+from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.tiling import Tiling
-from memsim.crossbar.wired import WiredColumns
-from memsim.crossbar.wired import noise_terms as noise_through_wires
-from memsim.memory import keep_freed_memory
 from memsim.spec import Adc, ReadNoise
 
 CHUNK_VALUES = 1 << 20

@@ -17,11 +17,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from memsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from memsim.config.json_input import parse_json_object
+from memsim.config.resources import configs_root, find_config
 from memsim.device.model import DeviceModel, companion
 from memsim.errors import InputError
-from memsim.json_input import parse_json_object
-from memsim.resources import configs_root, find_config
+from memsim.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 KIND = "device"
 TEXTS = ("name", "source", "licence")

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from memsim.errors import InputError
-from memsim.files import file_sha256
 from memsim.fit.arrays import Floats, Ints
 from memsim.fit.columns import FEATURES, Layout, resolve
-from memsim.fit.cycles import CycleRows
+from memsim.fit.cycle_grid import CycleRows
 from memsim.fit.sweeps import SweepReader, Traces
 from memsim.fit.tables import Batch, Table
+from memsim.storage.files import file_sha256
 
 NAMES = ("HRS", "US", "LRS", "UR")
 POLARITIES = ("negative", "positive", "magnitude")

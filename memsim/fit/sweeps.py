@@ -14,7 +14,7 @@ import numpy as np
 from memsim.device.model import HRS
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
-from memsim.fit.cycles import CycleGrid, CycleRows
+from memsim.fit.cycle_grid import CycleGrid, CycleRows
 from memsim.fit.extract import END_HRS, Sweeps, features_of
 
 KEPT_CYCLES = 2000

@@ -20,9 +20,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from memsim.errors import InputError
-from memsim.files import is_file
 from memsim.fit.arrays import Floats, Ints
-from memsim.packed import Unpacked, require_honest
+from memsim.storage.files import is_file
+from memsim.storage.packed import Unpacked, require_honest
 from memsim.units import counted
 
 BATCH_ROWS = 1 << 19

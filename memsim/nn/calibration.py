@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from memsim.crossbar.calibration import Calibrator
+from memsim.crossbar.calibrator import Calibrator
 from memsim.crossbar.matrix import MappedMatrix, needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.batches import Progress, reported, run_batch
 from memsim.nn.collect import MOST_ROWS, MOST_VALUES, Collector, collecting, statistics_collectors
-from memsim.nn.front_ends import mappable_layers, quantised_matrices
+from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
 from memsim.nn.plan import Plan
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]

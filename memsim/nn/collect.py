@@ -14,7 +14,7 @@ from memsim import rng
 from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
 from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics
 from memsim.errors import InputError
-from memsim.nn.front_ends import MappableLayer, matrix_sources
+from memsim.nn.layer_adapters import MappableLayer, matrix_sources
 from memsim.nn.own_forward import OwnForward
 from memsim.nn.product import QuantisedLayer, multiplied
 

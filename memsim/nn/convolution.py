@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
-from memsim.nn.naming import naming_its_layer
+from memsim.nn.named_layers import naming_its_layer
 from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
 from memsim.nn.stand_in import OnArrays, WeightOnArrays

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.matrix import MappedMatrix, ReadContext
 from memsim.crossbar.statistics import InputStatistics
 
 
@@ -87,7 +87,7 @@ def row_squares(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tenso
     """
     weights = statistics.weights.to(wanted.device).double()
     own = matrix.reads
-    matrix.reads = Reads(seed, batch="budget")
+    matrix.reads = ReadContext(seed, batch="budget")
     try:
         product = matrix(statistics.sample.to(wanted.device)).double()
     finally:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.uncompiled import uncompiled
-from memsim.nn.naming import naming_its_layer
+from memsim.nn.named_layers import naming_its_layer
 from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
 from memsim.nn.sources import WeightSource, kept
 from memsim.nn.stand_in import OnArrays, WeightOnArrays

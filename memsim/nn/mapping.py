@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from memsim.crossbar.matrix import MappedMatrix, Reads
+from memsim.crossbar.matrix import MappedMatrix, ReadContext
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
@@ -31,7 +31,7 @@ from memsim.nn.calibration import (
     without_ranges,
 )
 from memsim.nn.deviation import Deviation, deviating, deviation
-from memsim.nn.front_ends import (
+from memsim.nn.layer_adapters import (
     MappableLayer,
     mappable_layers,
     quantised_matrices,
@@ -73,7 +73,7 @@ class ChipMapping:
     spec: HardwareSpec
     seed: int
     layers: dict[str, MappedMatrix]
-    reads: Reads = field(default_factory=Reads)
+    reads: ReadContext = field(default_factory=ReadContext)
     deviations: Mapping[str, Deviation] = field(default_factory=dict)
     """By matrix: how far its product is from the digital one on its calibration inputs; empty without calibration."""
 
@@ -265,7 +265,7 @@ def map_model(
         for old in layers:
             if (new := replaced.get(id(old.module))) is not None:
                 old.part_from(new, memo)
-        mapping = ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, Reads(seed, trial), deviations)
+        mapping = ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations)
         return with_mapping(chip, mapping)
 
 
@@ -397,7 +397,7 @@ def _with_matrices(
     old = mapping_of(chip)
     layers = [layer.on(spec) for layer in old.mapped]
     matrices = {layer.name: make(old.layers[layer.name], layer) for layer in layers}
-    mapping = ChipMapping(Plan(tuple(layers), old.digital), spec, seed, matrices, Reads(seed, trial))
+    mapping = ChipMapping(Plan(tuple(layers), old.digital), spec, seed, matrices, ReadContext(seed, trial))
     memo: dict[int, Any] = {id(old.layers[name]): matrix for name, matrix in matrices.items()}
     return copy.deepcopy(chip, memo | {id(old): mapping})
 

@@ -16,7 +16,7 @@ from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
 from memsim.crossbar.tiling import Tiling
 from memsim.errors import InputError
-from memsim.nn.front_ends import (
+from memsim.nn.layer_adapters import (
     MappableLayer,
     mappable_layers,
     matrix_sources,
@@ -24,10 +24,10 @@ from memsim.nn.front_ends import (
     quantised_matrices,
     why_its_own,
 )
-from memsim.nn.names import Shapes, matrices_by_tensor, tables_perhaps_tied
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.rounding import QUANTISERS
 from memsim.nn.sources import WeightSource
+from memsim.nn.tensor_names import Shapes, matrices_by_tensor, tables_perhaps_tied
 from memsim.spec import HardwareSpec
 
 DEFAULT_BITS = 8
@@ -164,7 +164,7 @@ def plan_tensors(
     integers: Collection[str] = (),
     trained_bits: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Plan from the tensors of a checkpoint, by their names and shapes (see `memsim.nn.names`).
+    """Plan from the tensors of a checkpoint, by their names and shapes (see `memsim.nn.tensor_names`).
 
     `integers` names the tensors that hold whole numbers. `trained_bits` are what layers were trained for. Raises
     InputError when an `include` or `exclude` glob matches no layer.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from memsim.nn.naming import NamedLayer
+from memsim.nn.named_layers import NamedLayer
 from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
 from memsim.nn.transfer import HardwareTransfer

@@ -20,11 +20,12 @@ from pydantic import Field, model_validator
 from pydantic.types import Strict
 from torch import Tensor, nn
 
+from memsim.config.schema import Section, Within, problem
 from memsim.crossbar.matrix import bits_of, tiling_for
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
-from memsim.nn.front_ends import (
+from memsim.nn.layer_adapters import (
     QUANTISED,
     MappableLayer,
     mappable_layers,
@@ -39,7 +40,6 @@ from memsim.nn.quantisers import seams
 from memsim.nn.rounding import NEGLIGIBLE, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource
 from memsim.nn.transfer import HardwareTransfer, require_trainable
-from memsim.schema import Section, Within, problem
 from memsim.spec import BinaryPlanes, HardwareSpec, Percentile
 
 WeightBits = Annotated[int, Within(2, 16)]

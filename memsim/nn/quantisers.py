@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
-from memsim.nn.front_ends import QUANTISED, MappableLayer, mappable_layers, replace_modules
+from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, replace_modules
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
 from memsim.nn.rounding import LEAST, QUANTISERS, ActivationQuantiser, Method, WeightQuantiser

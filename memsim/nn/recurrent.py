@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
-from memsim.nn.naming import NamedLayer, naming_its_layer
+from memsim.nn.named_layers import NamedLayer, naming_its_layer
 from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
 from memsim.nn.sources import WeightSource, effective_weight, kept
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
-from memsim.nn.naming import NamedLayer
+from memsim.nn.named_layers import NamedLayer
 
 _ASK_WHAT_IT_IS_LIKE = {
     f"{made}{how}" for made in ("new_empty", "new_full", "new_ones", "new_zeros") for how in ("", "_strided")

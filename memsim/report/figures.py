@@ -11,10 +11,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from memsim.changes import Changes, title, without
-from memsim.files import writing
+from memsim.config.changes import Changes, title, without
 from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing, svg_of
 from memsim.spec import effect_label
+from memsim.storage.files import writing
 
 SYSTEMS = {"full_precision": "full precision", "digital": "digital, quantised", "mapped": "mapped"}
 """What is compared, as people write it."""

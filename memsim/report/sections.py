@@ -8,15 +8,15 @@ from typing import Any
 
 import yaml
 
-from memsim import __version__
-from memsim.changes import Changes, title, without
-from memsim.decoders import describe
+from memsim.config.changes import Changes, title, without
+from memsim.evaluation.decoders import describe
+from memsim.evaluation.verdicts import unfitted_note
 from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.spec import effect_label
 from memsim.units import counted, si
-from memsim.verdicts import unfitted_note
+from memsim.version import __version__
 
 Result = Mapping[str, Any]
 

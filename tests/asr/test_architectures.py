@@ -14,10 +14,10 @@ from memsim.asr.data import FeatureSource, evaluation_batches
 from memsim.asr.kinds import CTC
 from memsim.asr.models.frontend import Count, RecogniserConfig
 from memsim.asr.recogniser import build, load_recogniser
+from memsim.asr.running import input_statistics, transcribe
 from memsim.asr.tokens import CharacterTokens
-from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError
-from memsim.evaluate import input_statistics, transcribe
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Config(RecogniserConfig):

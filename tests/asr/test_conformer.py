@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from memsim.asr.decoding import greedy
+from memsim.asr.greedy import greedy
 from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
 from memsim.asr.recogniser import load_model_config
 from memsim.asr.tokens import CharacterTokens
+from memsim.config.schema import Schema
+from memsim.config.yaml_file import parse_config
 from memsim.errors import InputError
-from memsim.schema import Schema
-from memsim.yaml_config import parse_config
 
 NAMES = ("conformer-paper", "conformer-small")
 

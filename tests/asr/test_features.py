@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.asr.features import AugmentConfig, FeatureConfig, LogMel, _warp_frequency, perturb_speed, spec_augment
+from memsim.config.schema import Schema
+from memsim.config.yaml_file import parse_config
 from memsim.errors import InputError
 from memsim.rng import generator
-from memsim.schema import Schema
-from memsim.yaml_config import parse_config
 
 RATE_HZ = 16000
 RAW = FeatureConfig(normalise=None)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from asr.networks import SMALL, TRANSDUCERS, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,15 +15,16 @@ from memsim.asr.corpora import load_corpus
 from memsim.asr.data import Batch, FeatureSource, pad
 from memsim.asr.models.transducer import Transducer
 from memsim.asr.recogniser import Recogniser, load_model_config, load_recogniser
-from memsim.asr.transducer import beam_search
-from memsim.checkpoint import load_checkpoint, save_checkpoint
-from memsim.evaluate import input_statistics, transcribe
-from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint
-from memsim.nn.front_ends import mappable_layers, matrix_sources
+from memsim.asr.running import input_statistics, transcribe
+from memsim.asr.transducer_decoding import beam_search
+from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint
+from memsim.nn.layer_adapters import mappable_layers, matrix_sources
 from memsim.nn.mapping import map_model, mapping_of
 from memsim.nn.plan import Selection
 from memsim.nn.sources import WeightSource
 from memsim.spec import load_hardware
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+from tests.asr.networks import SMALL, TRANSDUCERS, tiny
 
 TARGETS = [torch.tensor([1, 2, 2, 3]), torch.tensor([4]), torch.tensor([2, 1])]
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.asr.prior import measure_log_prior, stored_log_prior, to_metadata
-from memsim.checkpoint import Checkpoint
 from memsim.errors import InputError
+from memsim.storage.checkpoint import Checkpoint
 
 
 def test_the_mean_over_frames_by_hand() -> None:

@@ -13,8 +13,8 @@ from memsim.asr.models.conformer import ConformerConfig
 from memsim.asr.models.frontend import ConvConfig
 from memsim.asr.recogniser import Recogniser, assign_state, build, load_recogniser, skeleton
 from memsim.asr.tokens import CharacterTokens
-from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.errors import InputError
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 CONFIG = ConformerConfig(
     features=FeatureConfig(mel_bins=8, normalise=None),

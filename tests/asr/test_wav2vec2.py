@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio.pipelines._wav2vec2 import utils
 
-from memsim.asr.foreign import bundle_config, bundles
+from memsim.asr.external import bundle_config, bundles
 from memsim.asr.models.wav2vec2 import Wav2Vec2Config, wav2vec2_ctc
+from memsim.config.schema import Schema
+from memsim.config.yaml_file import Config
 from memsim.errors import InputError
-from memsim.schema import Schema
-from memsim.yaml_config import Config
 
 SMALL = {
     "extractor_conv_layer_config": [[8, 10, 5], [8, 3, 2]],

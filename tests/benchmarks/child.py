@@ -22,8 +22,8 @@ def status_gigabytes(key: str) -> float | None:
 
 def load(path: str) -> dict[str, float | None]:
     """What loading a mapped file takes beyond the imports."""
-    from memsim.checkpoint import load_checkpoint
-    from memsim.mapped import load_chip
+    from memsim.mapping import load_chip
+    from memsim.storage.checkpoint import load_checkpoint
 
     before, started = status_gigabytes("VmRSS"), time.perf_counter()
     load_chip(load_checkpoint(path))

@@ -18,11 +18,11 @@ import memsim
 from memsim.asr.corpora import load_corpus
 from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
-from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import InputStatistics
-from memsim.mapped import map_checkpoint, plan_checkpoint
+from memsim.mapping import map_checkpoint, plan_checkpoint
 from memsim.nn.mapping import measure
 from memsim.nn.plan import Selection
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.benchmarks.timing import Benchmark, Row, median_seconds, seconds
 
 

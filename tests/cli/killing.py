@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 
 STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate")
 """What Python's audit hooks call the steps in which files change."""
-PRELOADED = ("memsim.cli", "memsim.cli.starts", "memsim.study", "memsim.train.loop", "memsim.cost")
+PRELOADED = (
+    "memsim.cli",
+    "memsim.training.initialise",
+    "memsim.evaluation.run",
+    "memsim.training.loop",
+    "memsim.evaluation.network_cost",
+)
 """What a server imports once, from which the processes are forked."""
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.corpora import load_corpus
-from memsim.checkpoint import load_checkpoint
+from memsim.storage.checkpoint import load_checkpoint
 
 HEADING = "## A network of your own\n"
 GUIDE = (Path(__file__).parents[2] / "configs" / "models" / "README.md").read_text(encoding="utf-8")

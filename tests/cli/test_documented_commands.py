@@ -14,11 +14,11 @@ import sys
 
 import pytest
 import yaml
-from documents import DOCUMENTS, REPOSITORY, commands, name_of
 
-from cli.speech import tedlium_of_demo
 from memsim.asr.corpora import load_corpus
-from memsim.resources import configs_root
+from memsim.config.resources import configs_root
+from tests.cli.speech import tedlium_of_demo
+from tests.documents import DOCUMENTS, REPOSITORY, commands, name_of
 
 ELSEWHERE = {
     r"make demo": "installs; its commands are test_the_makefile_s_demo's",

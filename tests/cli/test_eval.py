@@ -15,10 +15,10 @@ from memsim.asr.bootstrap import compare
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource, pad
 from memsim.asr.recogniser import load_recogniser
-from memsim.checkpoint import load_checkpoint
+from memsim.config.resources import ASSETS
 from memsim.crossbar.histogram import bin_edges
 from memsim.crossbar.statistics import InputStatistics
-from memsim.resources import ASSETS
+from memsim.storage.checkpoint import load_checkpoint
 
 DEMO = ("--data", "demo", "--limit", "6")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from memsim.study.plan import Study
+from memsim.evaluation.study import Study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = ("--data", "demo", "--limit", "30", "--bits", "3")

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from asr.networks import tiny
 
 from memsim.asr.corpora import load_corpus
 from memsim.asr.kinds import TransducerBeam
 from memsim.asr.recogniser import load_recogniser
-from memsim.checkpoint import load_checkpoint, save_checkpoint
-from memsim.evaluate import Runner
+from memsim.evaluation.runner import Runner
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+from tests.asr.networks import tiny
 
 EVAL = ("eval", "tiny.safetensors", "--data", "demo", "--limit", "3", "--hardware", "ideal", "--bits", "8")
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from tools.example_measurements import Table, feature_table, sweeps, write
 
 from memsim.device import load_device
 from memsim.device.file import _adopted
+from tests.tools.example_measurements import Table, feature_table, sweeps, write
 
 ROWS = 24 * 60
 

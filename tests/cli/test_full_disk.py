@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from memsim.checkpoint import load_checkpoint
-from memsim.study.results import read_results
+from memsim.evaluation.results_file import read_results
+from memsim.storage.checkpoint import load_checkpoint
 from tests.cli.killing import Fault, Ran, run
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")

@@ -15,8 +15,8 @@ from random import Random
 import pytest
 
 from memsim.asr.corpora import load_corpus
-from memsim.checkpoint import load_checkpoint
-from memsim.study.results import read_results
+from memsim.evaluation.results_file import read_results
+from memsim.storage.checkpoint import load_checkpoint
 from tests.cli.killing import Fault, Ran, run
 from tests.cli.test_torchrun import MODEL, RECIPE
 

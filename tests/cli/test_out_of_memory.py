@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from memsim.cli import _is_out_of_memory as is_out_of_memory
 from memsim.cli import app
-from memsim.memory import is_out_of_memory
 
 
 def too_much_for_torch() -> None:
@@ -41,10 +41,10 @@ TOO_MUCH = {
 @pytest.mark.parametrize(
     ("arguments", "module", "remedy"),
     [
-        (("map", "demo-float"), "memsim.mapped.plan_checkpoint", "--exclude GLOB"),
+        (("map", "demo-float"), "memsim.mapping.plan_checkpoint", "--exclude GLOB"),
         (("eval", "demo-float", "--data", "demo", "--limit", "1"), "memsim.asr.corpora.load_corpus", "--jobs 1"),
         (("qat", "--bits", "float", "--data", "librispeech", "-o", "o.safetensors"),
-         "memsim.train.config.load_train_config", "in the recipe (--config FILE) a larger `accumulate`"),
+         "memsim.training.recipe.load_train_config", "in the recipe (--config FILE) a larger `accumulate`"),
         (("fit-device", "m.csv", "-o", "o.safetensors"), "memsim.fit.read_measurements", "--order"),
         (("lm", "--data", "demo", "-o", "lm.arpa"), "memsim.asr.corpora.load_corpus", "--order 2"),
     ],

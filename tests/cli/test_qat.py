@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.device.file import find_device
-from memsim.train.files import TrainingFiles
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+from memsim.training.training_files import TrainingFiles
 from tests.cli.speech import TINY_MODEL, few_utterances
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 
 from memsim.asr.corpora import load_corpus
 from memsim.asr.tokens import PhonemeTokens, tokens_from_json
-from memsim.checkpoint import load_checkpoint
+from memsim.storage.checkpoint import load_checkpoint
 from tests.cli.speech import TINY_MODEL, tedlium_of_demo
 
 pytest.importorskip("flashlight.lib.text", reason="the extra lm is not installed")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memsim import load_hardware
-from memsim.resources import configs_root
+from memsim.config.resources import configs_root
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
 

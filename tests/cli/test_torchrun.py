@@ -17,8 +17,8 @@ import torch
 from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import training_batches
-from memsim.checkpoint import load_checkpoint
 from memsim.rng import generator
+from memsim.storage.checkpoint import load_checkpoint
 from tests.cli.speech import TINY_MODEL, few_utterances
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossbar.by_hand import statistics_of
 from memsim.crossbar import convert, ranges
-from memsim.crossbar.calibration import MANTISSA_BITS
+from memsim.crossbar.calibrator import MANTISSA_BITS
 from memsim.crossbar.cell import IdealCell
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.read import ClipCounts, Operator
 from memsim.spec import CalibratedAdc, Dac, FixedAdc
+from tests.crossbar.by_hand import statistics_of
 
 BITS = st.integers(2, 12)
 RANGES = st.floats(1e-3, 1e3)

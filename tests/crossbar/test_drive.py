@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
 from memsim.crossbar import convert, elementwise, ranges
-from memsim.crossbar.calibration import MANTISSA_BITS
+from memsim.crossbar.calibrator import MANTISSA_BITS
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.histogram import MagnitudeHistogram
@@ -20,6 +19,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.spec import Dac, load_hardware
+from tests.crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
 
 CPU = torch.device("cpu")
 CELL = MemristorCell(load_device("synaptogen"), 0.4, 1.0)

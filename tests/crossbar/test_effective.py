@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossbar.test_wires import drives, programmed, relative
 from memsim.crossbar import encode
 from memsim.crossbar.effective import EffectiveArrays
-from memsim.crossbar.wires import WiredArrays
+from memsim.crossbar.line_resistance import WiredArrays
 from memsim.device import DeviceModel, draw_states
 from memsim.spec import Weights
+from tests.crossbar.test_line_resistance import drives, programmed, relative
 
 
 def both(device: DeviceModel, states: Tensor, ohms: float, vmax: float) -> tuple[WiredArrays, EffectiveArrays]:

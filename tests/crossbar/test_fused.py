@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossbar.by_hand import small_matrix, spec_of
 from memsim.crossbar import elementwise, read
 from memsim.crossbar.convert import Conversion
-from memsim.crossbar.noise import standard_normals
+from memsim.crossbar.read_noise import standard_normals
+from tests.crossbar.by_hand import small_matrix, spec_of
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install memsim[dev] on x86-64 Linux)")
 

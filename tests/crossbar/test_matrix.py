@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossbar.by_hand import columns_of, small_matrix, spec_of, statistics_of
 from memsim import load_hardware
 from memsim.crossbar import encode
 from memsim.crossbar.convert import dac_codes
-from memsim.crossbar.matrix import CALIBRATED, MappedMatrix, Reads
+from memsim.crossbar.matrix import CALIBRATED, MappedMatrix, ReadContext
 from memsim.crossbar.program import mean_window
 from memsim.device import DeviceModel, state_means
 from memsim.errors import InputError
 from memsim.spec import HardwareSpec
+from tests.crossbar.by_hand import columns_of, small_matrix, spec_of, statistics_of
 
 IDEAL = {"cell": "ideal", "dac": None, "adc": None, "read_noise": None}
 
@@ -265,7 +265,7 @@ def test_noise_is_keyed_by_seed_trial_name_batch_and_call() -> None:
 
     def read(name: str = "layer", **key: Any) -> Tensor:
         matrix = small_matrix(spec_of(3, adc=None))
-        matrix.name, matrix.reads = name, Reads(**key)
+        matrix.name, matrix.reads = name, ReadContext(**key)
         first, second = matrix(x), matrix(x)
         assert not torch.equal(first, second)
         matrix.reads.begin(key.get("batch", ""))
@@ -285,7 +285,7 @@ def test_matrices_do_not_disturb_each_others_noise() -> None:
     x = torch.randn(4, 5)
 
     def reads(order: list[MappedMatrix]) -> dict[str, Tensor]:
-        shared = Reads(seed=3)
+        shared = ReadContext(seed=3)
         for matrix in order:
             matrix.reads = shared
         shared.begin("batch")

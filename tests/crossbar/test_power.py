@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossbar.by_hand import small_matrix, spec_of, statistics_of
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.power import RowLoads
 from memsim.device import DeviceModel, load_device
 from memsim.spec import Dac
+from tests.crossbar.by_hand import small_matrix, spec_of, statistics_of
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossbar.by_hand import spec_of
 from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.program import POPULATION_CELLS, STATE_DTYPE, mean_states, mean_window, program, relax
@@ -21,6 +20,7 @@ from memsim.device import DeviceModel, state_means
 from memsim.device.programming import make_programmer
 from memsim.errors import InputError
 from memsim.spec import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify, load_hardware
+from tests.crossbar.by_hand import spec_of
 
 SINGLE = SinglePulse()
 CYCLED = SinglePulse(history="zero", cycling=Cycling(rounds=1, pulses_per_round=5))

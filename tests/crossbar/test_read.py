@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossbar.by_hand import column_signals, columns_of, in_weights_and_inputs, shift_add, small_matrix, spec_of
 from memsim.crossbar import drive, elementwise, read
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.nn.linear import MappedLinear
+from tests.crossbar.by_hand import column_signals, columns_of, in_weights_and_inputs, shift_add, small_matrix, spec_of
 
 FIXED = {"range": "fixed", "precision_bits": 4, "range_bits": 3}
 CALIBRATED = {"range": "calibrated", "bits": 6}

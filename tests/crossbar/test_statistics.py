@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossbar.by_hand import statistics_of
 from memsim.crossbar.ranges import dac_range
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.errors import InputError
 from memsim.spec import Dac
+from tests.crossbar.by_hand import statistics_of
 
 
 @settings(deadline=None)

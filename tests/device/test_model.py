@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tools.convert_synaptogen import convert, describe
 
-from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.config.resources import configs_root
 from memsim.device import DeviceModel, load_device, save_device
 from memsim.device.file import TENSORS, _adopted, adopt, embedded, require_device
 from memsim.device.model import polynomial
 from memsim.errors import InputError
-from memsim.resources import configs_root
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+from tests.tools.convert_synaptogen import convert, describe
 
 SHIPPED = configs_root() / "devices" / "synaptogen.safetensors"
 DEVICE = load_device(SHIPPED)  # for Hypothesis, which does not go with fixtures

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tools.example_measurements import Table, feature_table, write
 
 from memsim.device import DeviceModel
 from memsim.fit import Measurements, read_measurements
+from tests.tools.example_measurements import Table, feature_table, write
 
 DEVICES, CYCLES = 128, 600
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tools.example_measurements import protocol, sweeps, write
 
 from memsim.device import DeviceModel
 from memsim.errors import InputError
 from memsim.fit import Measurements, read_measurements
 from memsim.fit.envelopes import envelopes
+from tests.tools.example_measurements import protocol, sweeps, write
 
 from .conftest import small_csv
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tools.example_measurements import feature_table, protocol, sweeps, without_some, write
 
 from memsim.device import DeviceModel, load_device, save_device
 from memsim.device.features import (
@@ -27,6 +26,7 @@ from memsim.device.model import HRS, LRS, UR, polynomial
 from memsim.errors import InputError
 from memsim.fit import Fit, FitOptions, Measurements, fit_device, read_measurements
 from memsim.fit.var import correlations, spectral_radius
+from tests.tools.example_measurements import feature_table, protocol, sweeps, without_some, write
 
 from .conftest import CYCLES, DEVICES, small_csv
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tools.example_measurements import FEATURES, Table, feature_table, without_some, write
 
 import memsim.fit.tables as tables
 from memsim.device import DeviceModel
 from memsim.device.model import HRS, LRS, UR, US
 from memsim.errors import InputError
 from memsim.fit import Measurements, read_measurements
-from memsim.fit.cycles import CycleRows
+from memsim.fit.cycle_grid import CycleRows
+from tests.tools.example_measurements import FEATURES, Table, feature_table, without_some, write
 
 from .conftest import CYCLES, DEVICES, small_csv
 

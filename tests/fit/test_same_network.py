@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from tools.example_measurements import feature_table, write
 
 from memsim.asr.corpora import load_corpus
-from memsim.checkpoint import load_checkpoint
+from memsim.config.resources import ASSETS
 from memsim.device import DeviceModel, draw_states, load_device, save_device
-from memsim.evaluate import evaluate, prepare
+from memsim.evaluation.evaluate import evaluate
+from memsim.evaluation.target import prepare
 from memsim.fit import FitOptions, Measurements, fit_device, read_measurements
 from memsim.nn.mapping import mapping_of
-from memsim.resources import ASSETS
 from memsim.spec import load_hardware
+from memsim.storage.checkpoint import load_checkpoint
+from tests.tools.example_measurements import feature_table, write
 
 CHIPS = 10
 
@@ -41,12 +42,10 @@ def test_word_error_rates_are_distributed_as_before(device: DeviceModel, tmp_pat
     rates, errors = [], []
     for cell in ("synaptogen", str(tmp_path / "mine.safetensors")):
         spec = load_hardware("physical").with_settings({"weights.bits": 3, "cell": cell})
-        subject = prepare(checkpoint, spec=spec)
-        result = evaluate(subject, corpus, trials=CHIPS)
+        target = prepare(checkpoint, spec=spec)
+        result = evaluate(target, corpus, trials=CHIPS)
         rates.append([trial.score.wer for trial in result.trials])
-        errors.append(
-            [np.mean(list(mapping_of(subject.chip(trial)).programming_errors().values())) for trial in (0, 1)]
-        )
+        errors.append([np.mean(list(mapping_of(target.chip(trial)).programming_errors().values())) for trial in (0, 1)])
     print("WER %", [(100 * np.mean(r), 100 * np.std(r, ddof=1)) for r in rates], "programming", np.mean(errors, axis=1))
     # programming errors average over 1.3 million weights: what is left is the fit's, 3 % of a spread with 512 devices
     assert np.mean(errors[1]) == pytest.approx(np.mean(errors[0]), rel=0.04)

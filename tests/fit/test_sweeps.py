@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tools.example_measurements import Table, protocol, sweeps, without_some, write
 
 from memsim.device import DeviceModel, load_device
 from memsim.device.model import HRS, LRS, UR, US
 from memsim.errors import InputError
 from memsim.fit import Measurements, read_measurements
 from memsim.fit.sweeps import SweepReader
+from tests.tools.example_measurements import Table, protocol, sweeps, without_some, write
 
 DEVICES, CYCLES = 20, 20
 

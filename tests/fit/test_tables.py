@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from tools.example_measurements import write
 
 import memsim.fit.tables as tables
 from memsim.errors import InputError
 from memsim.fit.tables import Table
+from tests.tools.example_measurements import write
 
 NAMES = ("device", "cycle", "hrs_ohms")
 COLUMNS = {

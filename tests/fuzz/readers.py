@@ -34,18 +34,20 @@ from memsim.asr.ngram import read_arpa_words, witten_bell
 from memsim.asr.prior import stored_log_prior
 from memsim.asr.recogniser import Recogniser, build, load_model_config, load_recogniser
 from memsim.asr.tokens import CharacterTokens, PhonemeTokens, PieceTokens, tokens_from_json
-from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.config.resources import ASSETS, configs_root
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
+from memsim.evaluation.merge import merge
+from memsim.evaluation.run import run_study
+from memsim.evaluation.study import Study
 from memsim.fit import read_measurements
-from memsim.mapped import load_chip, map_checkpoint, plan_checkpoint, stored_statistics
+from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint, stored_statistics
 from memsim.nn.plan import Selection
-from memsim.resources import ASSETS, configs_root
 from memsim.spec import apply_settings, load_hardware
-from memsim.study import Study, merge, run_study
-from memsim.train.config import load_train_config
-from memsim.train.optimiser import averaged
-from memsim.train.state import Best, EpochResult, Progress, Trained, finished_training
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+from memsim.training.optimiser import averaged
+from memsim.training.recipe import load_train_config
+from memsim.training.state import Best, EpochResult, Progress, Trained, finished_training
 
 Reads = Callable[[bytes, Path], object]
 
@@ -397,7 +399,7 @@ def _results() -> list[bytes]:
     corpus = load_corpus("demo", limit=3)
     path = _folder() / "r.jsonl"
     spec = load_hardware("ideal").with_settings({"weights.bits": 4})
-    from memsim.study.plan import Point
+    from memsim.evaluation.study import Point
 
     study = Study(load_checkpoint(ASSETS / "checkpoints" / "demo.safetensors"), corpus, (Point({"a": 1}, spec),))
     run_study(study, results=path)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import memsim
 from memsim.nn.mapping import mapping_of, measure
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
-from nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
+from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
 
 ATTENTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import memsim
 from memsim.errors import InputError
-from nn.layers import normal
+from tests.nn.layers import normal
 
 X, LABELS = normal(12, 6), torch.arange(12) % 3
 SPEC = {"base": "ideal", "weights": {"bits": 3}, "digital": []}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.collect import StatisticsCollector, collecting, statistics_collectors
-from memsim.nn.front_ends import mappable_layers
+from memsim.nn.layer_adapters import mappable_layers
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import memsim
 from memsim.nn.mapping import mapping_of
-from nn.layers import PHYSICAL, normal
+from tests.nn.layers import PHYSICAL, normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*enable_nested_tensor is True", "ignore:.*lru_cache")
 

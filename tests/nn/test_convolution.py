@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import memsim
 from memsim.nn import convolution
 from memsim.nn.mapping import mapping_of, measure, remap
-from nn.layers import PHYSICAL, drawn, exact, is_close, normal
+from tests.nn.layers import PHYSICAL, drawn, exact, is_close, normal
 
 SMALL, MODES = st.integers(1, 3), st.sampled_from(["zeros", "reflect", "replicate", "circular"])
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

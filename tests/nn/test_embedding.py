@@ -19,7 +19,7 @@ from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_l
 from memsim.nn.quantisers import restore_quantisers
 from memsim.nn.transfer import HardwareTransfer
 from memsim.spec import load_hardware
-from nn.layers import EXACT, PHYSICAL, drawn, is_close, normal
+from tests.nn.layers import EXACT, PHYSICAL, drawn, is_close, normal
 
 IDEAL: dict[str, Any] = {**EXACT, "embeddings": ["*"]}
 CHIP: dict[str, Any] = {**PHYSICAL, "embeddings": ["*"]}

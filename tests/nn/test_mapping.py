@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from calls import growth_beyond_linear
 from torch import Tensor, nn
 
 import memsim
@@ -19,6 +18,7 @@ from memsim.errors import InputError
 from memsim.nn.linear import MappedLinear
 from memsim.nn.mapping import mapping_of, measure, remap, swapped, under
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from tests.calls import growth_beyond_linear
 
 X = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
 SMALL = {"weights": {"bits": 3}, "tile": {"rows": 4, "cols": 4}, "digital": []}

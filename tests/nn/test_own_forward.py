@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import memsim
 from memsim.errors import InputError
 from memsim.nn.mapping import mapping_of, measure, remap
-from nn.layers import PHYSICAL, drawn, exact, is_close, normal
+from tests.nn.layers import PHYSICAL, drawn, exact, is_close, normal
 
 
 class TurnedConv(nn.Conv1d):

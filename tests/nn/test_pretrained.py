@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tools.pretrained import (
+
+from memsim.mapping import map_checkpoint, plan_checkpoint
+from memsim.nn.plan import Selection
+from memsim.spec import load_hardware
+from memsim.storage.checkpoint import load_checkpoint
+from tests.tools.pretrained import (
     CHUNK_SAMPLES,
     SAMPLE_RATE_HZ,
     SUBJECTS,
@@ -19,11 +24,6 @@ from tools.pretrained import (
     speech_probabilities,
     speech_with_pauses,
 )
-
-from memsim.checkpoint import load_checkpoint
-from memsim.mapped import map_checkpoint, plan_checkpoint
-from memsim.nn.plan import Selection
-from memsim.spec import load_hardware
 
 pytestmark = pytest.mark.slow
 

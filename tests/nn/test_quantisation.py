@@ -15,10 +15,10 @@ from memsim.nn.mapping import mapping_of, measure, remap
 from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
 from memsim.nn.quantisers import ActivationQuantiser
 from memsim.spec import load_hardware
-from memsim.train.config import load_train_config
-from memsim.train.optimiser import make_optimiser, set_learning_rate
-from memsim.train.quantised import QuantisedTraining
-from nn.layers import PHYSICAL, drawn, normal
+from memsim.training.optimiser import make_optimiser, set_learning_rate
+from memsim.training.quantised import QuantisedTraining
+from memsim.training.recipe import load_train_config
+from tests.nn.layers import PHYSICAL, drawn, normal
 
 SPEC = load_hardware({"base": "ideal", "dac": {"bits": 8}, "tile": {"rows": 16, "cols": 8}, "digital": []})
 X = normal(4, 3, 20)

@@ -15,9 +15,9 @@ from memsim.nn.mapping import mapping_of, measure
 from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
 from memsim.nn.quantisers import restore_quantisers
 from memsim.spec import load_hardware
-from nn.layers import PHYSICAL, drawn, normal
-from nn.test_front_ends import MATRICES, NETWORKS, speech
-from nn.test_quantisation import Mixed
+from tests.nn.layers import PHYSICAL, drawn, normal
+from tests.nn.test_layer_adapters import MATRICES, NETWORKS, speech
+from tests.nn.test_quantisation import Mixed
 
 TILES = {"tile": {"rows": 16, "cols": 8}, "digital": []}
 IDEAL = load_hardware({"base": "ideal", "dac": {"bits": 8}, **TILES})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.errors import InputError
-from nn.layers import drawn, exact, is_close, normal
+from tests.nn.layers import drawn, exact, is_close, normal
 
 
 class LooksUp(nn.Module):

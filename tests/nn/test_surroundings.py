@@ -16,8 +16,8 @@ import memsim
 from memsim.errors import InputError
 from memsim.nn.mapping import mapping_of
 from memsim.nn.quantisation import quantised_layers
-from nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
-from nn.test_quantised_networks import quantised
+from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
+from tests.nn.test_quantised_networks import quantised
 
 X = normal(3, 6)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from crossbar.by_hand import statistics_of
 from torch import Tensor, nn
 
 from memsim.crossbar.matrix import MappedMatrix
@@ -16,6 +15,7 @@ from memsim.nn.mapping import map_model
 from memsim.nn.quantisers import ActivationQuantiser, QuantisedLinear, WeightQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread, pair_bank, require_trainable
 from memsim.spec import HardwareSpec, load_hardware
+from tests.crossbar.by_hand import statistics_of
 
 SPECS = ["physical", "paper", "multilevel", "ideal"]
 LEVELS = torch.randint(-3, 4, (20, 300), generator=torch.Generator().manual_seed(1)).float()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import memsim
 from memsim.errors import InputError
 from memsim.nn.mapping import mapping_of
-from nn.layers import EXACT, normal
+from tests.nn.layers import EXACT, normal
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tools.example_measurements import feature_table, write
 
 from memsim.device import DeviceModel
 from memsim.fit import FitOptions, fit_device, judge, read_measurements
-from memsim.fit.report import page as fit_page
-from report.conftest import Written
+from memsim.fit.fit_report import page as fit_page
+from tests.report.conftest import Written
+from tests.tools.example_measurements import feature_table, write
 
 pytestmark = pytest.mark.slow
 

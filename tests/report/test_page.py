@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pages import Page
 
 from memsim.report.page import (
     LONG,
@@ -24,6 +23,7 @@ from memsim.report.page import (
     verbatim,
     verdict,
 )
+from tests.pages import Page
 
 NASTY = "<b>&\"'</td></table>"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from memsim.checkpoint import load_checkpoint, save_checkpoint
 from memsim.crossbar.statistics import PREFIX
 from memsim.nn.quantisers import quantiser_tensors
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 MOST_BYTES = 4_000_000  # two are bundled, in at most 8 MB
 

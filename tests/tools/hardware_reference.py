@@ -15,10 +15,10 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from memsim.resources import configs_root
-from memsim.schema import Schema, models_in
+from memsim.config.resources import configs_root
+from memsim.config.schema import Schema, models_in
+from memsim.config.yaml_file import shown
 from memsim.spec import HardwareSpec
-from memsim.yaml_config import shown
 
 BEGIN = "<!-- made by tests/tools/hardware_reference.py -->"
 END = "<!-- made up to here -->"

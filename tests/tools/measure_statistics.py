@@ -11,9 +11,9 @@ from pathlib import Path
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource
 from memsim.asr.recogniser import load_recogniser
-from memsim.checkpoint import load_checkpoint, save_checkpoint
+from memsim.asr.running import calibration_data
 from memsim.crossbar.statistics import PREFIX
-from memsim.evaluate import calibration_data
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from typing import Any
 import yaml
 
 from memsim.asr.bootstrap import Comparison, compare
-from memsim.evaluate import spread
+from memsim.config.resources import find_config
+from memsim.evaluation.result import spread
 from memsim.report.figures import Line, draw_by_bits
-from memsim.resources import find_config
 
 BITS = (8, 4, 3, 2)
 SEVERAL_SEEDS = (3, 2)  # the bits of the rows with three training seeds

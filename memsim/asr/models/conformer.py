@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, frame_mask
 from memsim.asr.models.padding import KnowsPadding
-from memsim.schema import problem
+from memsim.config.schema import problem
 
 
 class ConformerConfig(EncoderConfig):

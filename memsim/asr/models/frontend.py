@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.asr.features import FeatureConfig, Features
-from memsim.schema import Section, Within, problem
+from memsim.config.schema import Section, Within, problem
 
 Count = Annotated[int, Within(1, 65536)]
 Depth = Annotated[int, Within(1, 256)]

@@ -1,8 +1,8 @@
 """Transducers (Graves, 2012, arXiv 1211.3711): an encoder of the speech, a prediction network of the tokens so far, and
 a joiner of both, whose output layer gives the next token or, with the blank, moves on by a frame.
 
-A network maps features to the joiner's view of its frames; `memsim.asr.transducer` scores and decodes from there, and
-reads the prediction network and the joiner as often as it needs them.
+A network maps features to the joiner's view of its frames; `memsim.asr.transducer_decoding` scores and decodes from
+there, and reads the prediction network and the joiner as often as it needs them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from memsim.asr.models.conformer import ConformerConfig, ConformerEncoder
 from memsim.asr.models.frontend import Count, Depth
 from memsim.asr.models.lstm import LSTMConfig, LSTMEncoder
 from memsim.asr.models.padding import KnowsPadding
-from memsim.schema import Section
+from memsim.config.schema import Section
 
 State = tuple[Tensor, Tensor]
 """Of the prediction network's LSTM: hidden and cell [layers, batch, hidden]."""

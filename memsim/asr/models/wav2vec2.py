@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.features import WaveformConfig
-from memsim.asr.models.foreign import ForeignConfig
+from memsim.asr.models.external_ctc import ForeignConfig
 from memsim.asr.models.frontend import Count, Depth
 from memsim.asr.models.padding import KnowsPadding
-from memsim.schema import Section, Within, problem
+from memsim.config.schema import Section, Within, problem
 
 Dropout = Annotated[float, Within(low=0, below=1)]
 

@@ -1,0 +1,138 @@
+"""What --architecture means: a registered name, a bundle of torchaudio's, or a factory in code of one's own.
+
+A factory's code is loaded where the user has named it, never because a checkpoint does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torchaudio
+from torchaudio.pipelines import Wav2Vec2ASRBundle
+
+from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architecture
+from memsim.asr.kinds import CTC
+from memsim.asr.models.external_ctc import Factory, FactoryConfig, ForeignConfig, failure_in
+from memsim.asr.models.frontend import RecogniserConfig
+from memsim.asr.recogniser import metadata_of, skeleton, stored_config
+from memsim.asr.tokens import CharacterTokens
+from memsim.config.resources import find_config
+from memsim.config.schema import Schema
+from memsim.config.yaml_file import Config, read_config
+from memsim.errors import InputError
+from memsim.storage.checkpoint import FORMAT, Checkpoint
+
+BUNDLE_ARCHITECTURE = "wav2vec2_ctc"
+
+
+def load_architecture(name: str, config_file: str | Path | None = None) -> tuple[str, RecogniserConfig]:
+    """The architecture and its config that --architecture and --architecture-config mean together.
+
+    Of a bundle, the file's keys are laid over the bundle's own. A factory is imported, from the folder that one works
+    in, too, and registered under its name. Raises InputError that lists every problem.
+    """
+    given = Config.from_mapping({}, f"--architecture {name}")
+    if config_file is not None:
+        given = read_config(find_config("models", config_file))
+        if (stated := given.data.pop("architecture", name)) != name:
+            raise InputError(f"{given.mark(('architecture',))}: is {stated}, but --architecture is {name}")
+    if ":" in name:
+        register_factory(name)
+    elif (bundle := bundles().get(name)) is not None:
+        schema = Schema(ARCHITECTURES[BUNDLE_ARCHITECTURE].config)
+        return BUNDLE_ARCHITECTURE, schema.validate(schema.merge(bundle_config(name, bundle), given))
+    try:
+        architecture = find_architecture(name)
+    except InputError as error:
+        remedy = "or name a CTC bundle of torchaudio.pipelines, or MODULE:FACTORY in code of your own"
+        raise InputError(f"--architecture {name}: {error}; {remedy}") from None
+    return name, Schema(architecture.config).validate(given)
+
+
+def register_factory(name: str) -> None:
+    """Import `package.module:factory` and make it known as an architecture. Raises InputError when that fails."""
+    module_name, _, attribute = name.partition(":")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever somebody's code raises
+        why = error if isinstance(error, ImportError | ValueError) else failure_in(error)
+        raise InputError(f"--architecture {name}: {module_name} cannot be imported ({why})") from error
+    if not hasattr(module, attribute):
+        raise InputError(f"--architecture {name}: {module_name} has no {attribute or 'name after the colon'}")
+    function = getattr(module, attribute)
+    if not callable(function):
+        raise InputError(f"--architecture {name}: is a {type(function).__name__}, not a function that makes a network")
+    ARCHITECTURES[name] = Architecture(FactoryConfig, Factory(name, function), CTC())
+
+
+def bundles() -> dict[str, Wav2Vec2ASRBundle]:
+    """torchaudio's wav2vec 2.0 and HuBERT recognisers, by name. (One that only aligns is of a derived class.)"""
+    found = {name: getattr(torchaudio.pipelines, name) for name in dir(torchaudio.pipelines)}
+    return {name: bundle for name, bundle in found.items() if type(bundle) is Wav2Vec2ASRBundle}
+
+
+def bundle_config(name: str, bundle: Wav2Vec2ASRBundle) -> Config:
+    """The config of a bundle: its shape, and its labels in the lower case that transcripts have here.
+
+    Nothing is downloaded: its weights are in a file that the user names.
+    """
+    characters = "".join(" " if label == "|" else label.lower() for label in bundle.get_labels()[1:])
+    parameters = {key: value for key, value in bundle._params.items() if key != "aux_num_out"}
+    shape = {
+        "features": {"kind": "waveform", "sample_rate_hz": int(bundle.sample_rate)},
+        "characters": characters,
+        "normalise_waveform": bundle._normalize_waveform,
+        "parameters": parameters,
+    }
+    return Config.from_mapping(shape, f"torchaudio.pipelines.{name}")
+
+
+def own_tokens(config: RecogniserConfig) -> CharacterTokens | None:
+    """What the outputs of a network stand for, where its config says it."""
+    return config.own_tokens if isinstance(config, ForeignConfig) else None
+
+
+def described(
+    checkpoint: Checkpoint, name: str | None, config_file: str | Path | None = None, text_style: str = "kaldi"
+) -> Checkpoint:
+    """`checkpoint` as one of the architecture that the user names; as it is where none is named.
+
+    A file that says itself what it is keeps its own config and tokens; what is named must be the same. Raises
+    InputError where it is not, and where nothing says what the outputs stand for.
+    """
+    if name is None:
+        if config_file is not None:
+            raise InputError("--architecture-config: is the config of an --architecture; name that, too")
+        return checkpoint
+    if checkpoint.kind == "device":
+        raise InputError(f"{checkpoint.path}: a device model, which has no --architecture")
+    architecture, config = load_architecture(name, config_file)
+    if (stored := checkpoint.metadata.get("architecture")) is not None:
+        if stored != architecture:
+            raise InputError(f"{checkpoint.path}: is a {stored}, not a {architecture} as --architecture says")
+        if config_file is not None and (key := _difference(stored_config(checkpoint), config)):
+            raise InputError(f"{checkpoint.path}: its {key} is not that of --architecture-config; leave it out")
+        return checkpoint
+    tokens = own_tokens(config)
+    if tokens is None:
+        raise InputError(
+            f"{checkpoint.path}: nothing says what the outputs stand for; give `characters` in --architecture-config"
+        )
+    config = config.model_copy(update={"tokens": len(tokens)})
+    metadata = metadata_of(architecture, config, tokens, text_style)
+    kind = "mapped" if checkpoint.kind == "mapped" else "model"
+    named = replace(checkpoint, metadata={**checkpoint.metadata, "format": FORMAT, "kind": kind, **metadata})
+    if checkpoint.wrappers and set(checkpoint.stored.values()) & skeleton(named).model.state_dict().keys():
+        return named.with_prefixes()
+    return named
+
+
+def _difference(one: RecogniserConfig, other: RecogniserConfig) -> str | None:
+    """The first key by which two configs differ, `tokens` apart."""
+    first, second = one.model_dump(), other.model_dump()
+    return next((key for key in first if key != "tokens" and first[key] != second.get(key)), None)

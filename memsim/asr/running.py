@@ -1,0 +1,110 @@
+"""Running a recogniser over batches of speech: outputs, transcripts, calibration inputs and the prior."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from memsim.asr.corpora import Utterance
+from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
+from memsim.asr.prior import measure_log_prior
+from memsim.asr.recogniser import Recogniser
+from memsim.crossbar.statistics import InputStatistics
+from memsim.nn.calibration import CalibrationData
+from memsim.nn.finite import first_not_finite
+from memsim.nn.mapping import ChipMapping
+
+STATISTICS_UTTERANCES = 200
+PRIOR_UTTERANCES = 2000
+
+
+Progress = Callable[[str, float], None]
+"""Told which pass is running and the fraction of it that is done."""
+
+
+def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """Each batch with what the network gives of its frames [batch, frames', ...], and how many those are [batch].
+
+    Raises FloatingPointError, naming the layer, where that holds NaN.
+    """
+    mapping = mapping_or_none(recogniser)
+    device = _device(recogniser.model)
+
+    def run(batch: Batch) -> tuple[Tensor, Tensor]:
+        if mapping is not None:
+            mapping.begin_batch(batch.key)
+        with torch.inference_mode():
+            encoded, frames = recogniser.model(batch.features.to(device), batch.lengths.to(device))
+        return encoded, frames
+
+    for batch in batches:
+        encoded, frames = run(batch)
+        if encoded.isnan().any():
+            where = first_not_finite(recogniser.model, lambda: run(batch))  # noqa: B023 - called at once
+            raise FloatingPointError(f"{where or 'the features'}: the first place whose output holds NaN or Inf")
+        yield batch, encoded, frames
+
+
+def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
+    """Transcripts by the utterances' numbers, of whichever batches are given."""
+    texts: dict[int, str] = {}
+    for batch, encoded, frames in outputs(recogniser, batches):
+        texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
+    return texts
+
+
+def mapping_or_none(recogniser: Recogniser) -> ChipMapping | None:
+    """What of the recogniser is on arrays; None where it is on no chip."""
+    mapping = getattr(recogniser.model, "mapping", None)
+    return mapping if isinstance(mapping, ChipMapping) else None
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensor: torch.Tensor = next(iter(model.state_dict().values()))
+    return tensor.device
+
+
+def calibration_data(
+    recogniser: Recogniser,
+    utterances: Sequence[Utterance],
+    source: FeatureSource,
+    progress: Progress = lambda name, done: None,
+) -> CalibrationData:
+    """About 200 utterances, evenly taken, heard one at a time, so that there is no padding.
+
+    They are transcribed, so that layers that only decoding calls are reached.
+    """
+    device = _device(recogniser.model)
+    chosen = _evenly(utterances, STATISTICS_UTTERANCES)
+    passes = itertools.count(1)
+
+    def run(model: nn.Module) -> None:
+        name = f"calibration, pass {next(passes)}"
+        for done, utterance in enumerate(chosen, start=1):
+            features, lengths = pad([source(utterance)])
+            encoded, frames = model(features.to(device), lengths.to(device))
+            recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
+            progress(name, done / len(chosen))
+
+    return CalibrationData(recogniser.model, run)
+
+
+def input_statistics(
+    recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource
+) -> dict[str, InputStatistics]:
+    """The statistics of the inputs of all matrices that can be mapped, of `calibration_data`."""
+    return calibration_data(recogniser, utterances, source).statistics()
+
+
+def output_prior(recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> Tensor:
+    """The prior [tokens] of a CTC's outputs, of about 2000 utterances, evenly taken."""
+    batches = evaluation_batches(_evenly(utterances, PRIOR_UTTERANCES), source)
+    return measure_log_prior((log_probs, lengths) for _, log_probs, lengths in outputs(recogniser, batches))
+
+
+def _evenly(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
+    """About so many of them, evenly taken; all where they are fewer."""
+    return utterances[:: max(1, len(utterances) // count)]

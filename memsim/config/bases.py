@@ -1,0 +1,83 @@
+"""Configs that say what they change of another one, which they name as their `base`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from memsim.config.resources import find_config
+from memsim.config.schema import Schema
+from memsim.config.yaml_file import Config, read_config
+from memsim.errors import InputError
+from memsim.storage.files import is_file
+
+
+def _as_it_is(data: dict[str, Any], folder: Path) -> None:
+    pass
+
+
+def seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
+    """Where `key` names a file in `folder`, make that file its value."""
+    name = section.get(key)
+    if isinstance(name, str) and is_file(folder / name):
+        section[key] = str(folder / name)
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Reads configs of a kind, shipped in configs/<kind>, with their bases."""
+
+    kind: str
+    schema: Schema[Any]
+    prepare: Callable[[dict[str, Any], Path], None] = _as_it_is
+    """Completes the keys of a file, which lies in the folder that it is told, before they are merged."""
+
+    def read(self, source: str | Path) -> Config:
+        """The config that a name or path means, merged over its bases. One without a `name` takes its file's."""
+        return self._read(source, Path(), ())
+
+    def resolve(self, config: Config) -> Config:
+        """`config` merged over its bases, which are seen from the current folder."""
+        return self._merged(config, Path(), ())
+
+    def _read(self, source: str | Path, folder: Path, seen: tuple[Path, ...]) -> Config:
+        """Seen from `folder`; `seen` leads to it."""
+        try:
+            path = folder / source if (folder / source).is_file() else find_config(self.kind, source, near=folder)
+        except (InputError, OSError) as error:
+            raise InputError(
+                f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)
+            ) from None
+        place = path.absolute()
+        if place in seen:
+            chain = " -> ".join(step.name for step in (*seen[seen.index(place) :], place))
+            raise InputError(f"the bases go round in a circle: {chain}")
+        config = read_config(path)
+        config.data.setdefault("name", path.stem)
+        self.prepare(config.data, path.parent)
+        return self._merged(config, path.parent, (*seen, place))
+
+    def _merged(self, config: Config, folder: Path, seen: tuple[Path, ...]) -> Config:
+        base = config.data.pop("base", None)
+        if base is None:
+            return config
+        mark = config.mark(("base",))
+        try:
+            if not isinstance(base, str):
+                raise InputError("expected the name or file of another one")
+            below = self._read(base, folder, seen)
+        except InputError as error:  # said with all else that is wrong
+            return replace(config, problems=(f"{mark}: {error}", *config.problems), incomplete=True)
+        if below.incomplete:  # whose first problem says why
+            why, *others = below.problems
+            below = replace(below, problems=(f"{mark}: {why}", *others))
+        return replace(self.schema.merge(below, config), base=below)
+
+
+def _is_dir(source: str | Path) -> bool:
+    try:
+        return Path(source).is_dir()
+    except OSError:
+        return False

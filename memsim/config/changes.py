@@ -1,0 +1,101 @@
+"""In what a config differs from the one that it started from, key by key, and how a title says so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memsim.config.schema import Section
+from memsim.errors import InputError
+
+_LONG = 60
+"""Characters of a value that a title shows."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What was changed of the config called `base`: dotted keys and their values now, plain as JSON has them."""
+
+    base: str | None = None
+    """None: of the one whose name the config itself has."""
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"base": self.base, "changed": dict(self.changed)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Changes:
+        """What `to_dict` gave. Raises InputError for anything else."""
+        base, changed = values.get("base"), values.get("changed")
+        if not isinstance(base, str | None) or not isinstance(changed, Mapping):
+            raise InputError("the changes of the hardware are no name and keys")
+        return cls(base, changed)
+
+
+def title(name: str, changes: Changes) -> str:
+    """`physical with adc.bits=6`; of a config with a name of its own, `mine (physical with adc.bits=6)`."""
+    with_keys = ", ".join(f"{key}={setting_text(value)}" for key, value in changes.changed.items())
+    if not with_keys:
+        return name
+    if changes.base in (None, name):
+        return f"{name} with {with_keys}"
+    return f"{name} ({changes.base} with {with_keys})"
+
+
+def without(changes: Changes, *keys: str) -> Changes:
+    """`changes` but for some keys, such as those that a sweep gives a column of their own."""
+    return Changes(changes.base, {key: value for key, value in changes.changed.items() if not _is_within(key, keys)})
+
+
+def _is_within(key: str, sections: tuple[str, ...]) -> bool:
+    """Whether `key` is one of `sections` or a key in one."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def setting_text(value: object) -> str:
+    """A value as `--set` takes it, cut where it is long."""
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:g}")
+    text = value if isinstance(value, str) else json.dumps(value).replace('"', "")
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
+
+
+def difference(new: Section, old: Section) -> dict[str, Any]:
+    """The dotted keys of `new` that are not as in `old`, with their values in `new`.
+
+    Of a section that `old` has not, or of another kind, the keys that are not at their defaults.
+    """
+    found: dict[str, Any] = {}
+    plain = new.model_dump(mode="json")
+    for key, info in type(new).model_fields.items():
+        value = getattr(new, key)
+        is_new = key not in type(old).model_fields
+        before = info.get_default(call_default_factory=True) if is_new else getattr(old, key)
+        if isinstance(value, Section):
+            inner = difference(value, before if isinstance(before, Section) else _Nothing())
+            if not isinstance(before, Section) and not inner:
+                found[key] = plain[key]  # all of it at the defaults, but there
+            found |= {f"{key}.{name}": changed for name, changed in inner.items()}
+        elif value != before or (is_new and info.is_required()):
+            found[key] = plain[key]
+    return found
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key of a tree, dotted, with its value; sections and the keys in them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found[key] = value
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": inner for name, inner in flat(value).items()}
+    return found
+
+
+class _Nothing(Section):
+    """A section without a key."""

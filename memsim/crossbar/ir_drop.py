@@ -1,0 +1,93 @@
+"""Reads through resistive wires: from row voltages to the columns of a whole matrix, array by array.
+
+Every row tile, column tile, slice, polarity and copy is an array of its own between its own wires. Cells that hold no
+weight are not selected and conduct nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memsim.crossbar.cell import MemristorCell, noise_variance_per_siemens
+from memsim.crossbar.effective import EffectiveArrays
+from memsim.crossbar.line_resistance import WiredArrays
+from memsim.crossbar.tiling import Tiling
+from memsim.spec import ReadNoise, Wires
+
+
+@dataclass(frozen=True, eq=False)
+class WiredColumns:
+    """The arrays of a matrix, [row_tiles * col_tiles * slices * 2 * copies, rows, cols] (those used), and their solver.
+
+    `effective` stands in for the nodal solve where it is not None.
+    """
+
+    arrays: WiredArrays
+    effective: EffectiveArrays | None
+    tiling: Tiling
+
+    @classmethod
+    def make(cls, cell: MemristorCell, states: Tensor, tiling: Tiling, wires: Wires) -> WiredColumns:
+        """From `states` [slices, 2, copies, in, out] of cells. Raises InputError where wires take nearly everything."""
+        cut = _cut(states.float(), tiling)
+        present = _cut(torch.ones_like(states, dtype=torch.bool), tiling)
+        arrays = WiredArrays.make(cell.device, cut, wires.ohms, cell.vmax_volts, None if present.all() else present)
+        return cls(arrays, EffectiveArrays.make(arrays) if wires.solve == "effective" else None, tiling)
+
+    def amperes(self, volts: Tensor) -> Tensor:
+        """Currents [row_tiles, n, slices * out] of positive less negative arrays, the mean over copies.
+
+        `volts` [row_tiles, n, rows] are those of the drivers.
+        """
+        return self._pairs((self.effective or self.arrays).column_amperes(self._driven(volts)), sign=-1)
+
+    def watts(self, volts: Tensor) -> Tensor:
+        """[], float64: the power that all arrays take at `volts` [row_tiles, n, rows] of the drivers, solved for."""
+        return self.arrays.driver_watts(self._driven(volts))
+
+    def noise_columns(self) -> Tensor:
+        """[row_tiles, 4 * rows, slices * out]: how much a column takes of each of `noise_terms`, in its order."""
+        missing = self.tiling.rows - self.arrays.states.shape[1]
+        parts = (
+            self._pairs(torch.nn.functional.pad(part, (0, 0, 0, missing)), sign=1) / self.tiling.copies
+            for weight in self.arrays.noise_weights()
+            for part in (weight, weight * self.arrays.states)
+        )
+        return torch.cat(list(parts), dim=1)
+
+    def _driven(self, volts: Tensor) -> Tensor:
+        """[row_tiles, n, rows] -> [arrays, n, rows used]: what drives each array."""
+        count, rows, _ = self.arrays.states.shape
+        return volts[:, :, :rows].repeat_interleave(count // self.tiling.row_tiles, dim=0)
+
+    def _pairs(self, columns: Tensor, sign: int) -> Tensor:
+        """[arrays, k, cols] -> [row_tiles, k, slices * out]: positive + `sign` * negative, the mean over copies."""
+        tiling = self.tiling
+        by_array = columns.unflatten(0, (tiling.row_tiles, tiling.col_tiles, tiling.slices, 2, tiling.copies)).mean(4)
+        # (row_tiles, col_tiles, slices, k, cols)
+        pairs: Tensor = by_array[:, :, :, 0] + sign * by_array[:, :, :, 1]
+        return pairs.permute(0, 3, 2, 1, 4).flatten(3)[..., : tiling.out_features].flatten(2)
+
+
+def noise_terms(cell: MemristorCell, volts: Tensor, noise: ReadNoise) -> Tensor:
+    """Variances (A^2) by row, [row_tiles, n, 4 * rows] for `volts` [row_tiles, n, rows] of the drivers.
+
+    Johnson noise of a cell in state 0 and what a unit of r adds, then the same of shot noise: see
+    `WiredArrays.noise_weights` for what the wires leave of each.
+    """
+    llrs, hhrs = (g(volts) for g in (cell.device.llrs_conductance_siemens, cell.device.hhrs_conductance_siemens))
+    scales = ({"shot_scale": 0.0}, {"johnson_scale": 0.0})
+    per_siemens = (noise_variance_per_siemens(volts, noise.model_copy(update=scale)) for scale in scales)
+    return torch.cat([part for q in per_siemens for part in (q * llrs, q * (hhrs - llrs))], dim=2)
+
+
+def _cut(cells: Tensor, tiling: Tiling) -> Tensor:
+    """[slices, 2, copies, in, out] -> [arrays, rows, cols], zeros (False) where an array has cells without a weight."""
+    rows, cols = min(tiling.rows, tiling.in_features), min(tiling.cols, tiling.out_features)
+    missing = (tiling.row_tiles * rows - tiling.in_features, tiling.col_tiles * cols - tiling.out_features)
+    padded: Tensor = torch.nn.functional.pad(cells, (0, missing[1], 0, missing[0]))
+    tiles: Tensor = padded.unflatten(4, (tiling.col_tiles, cols)).unflatten(3, (tiling.row_tiles, rows))
+    return tiles.permute(3, 5, 0, 1, 2, 4, 6).flatten(0, 4).contiguous()

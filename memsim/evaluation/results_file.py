@@ -1,0 +1,308 @@
+"""Results files: JSON lines that a study adds to while it runs, and from which it goes on or is put together.
+
+The first line says of what study they are. Every `part` is what a system made of some utterances, with its WER and CER
+on them; every `point` is the result of one hardware spec, as `memsim eval --json` writes it, and its settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import TypeAdapter
+
+from memsim.asr.corpora import Utterance
+from memsim.errors import InputError
+from memsim.evaluation.partial_results import PartialResult
+from memsim.evaluation.runner import part_score
+from memsim.evaluation.study import PointFacts, StudyFacts, System
+from memsim.storage.files import require_format, writing
+from memsim.storage.locks import held_file, lock
+from memsim.units import counted
+from memsim.version import __version__
+
+FORMAT = "memsim-results/1"
+
+Shard = tuple[int, int]
+"""(which, of how many), from 1."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a results file."""
+
+    facts: StudyFacts
+    shard: Shard | None
+    memsim: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, that `from_dict` reads back."""
+        facts = self.facts
+        return {
+            "kind": "study",
+            "format": FORMAT,
+            "memsim": self.memsim,
+            "shard": self.shard,
+            "checkpoint": {**asdict(facts.checkpoint), "path": str(facts.checkpoint.path)},
+            "reference_sha256": facts.reference_sha256,
+            "points": [asdict(point) for point in facts.points],
+            "trials": facts.trials,
+            "seed": facts.seed,
+            "as_it_is": facts.as_it_is,
+            "full_precision": facts.full_precision,
+            "loss_name": facts.loss_name,
+            "with_losses": facts.with_losses,
+            "decoding": facts.decoding,
+            "data": {
+                "name": facts.corpus.name,
+                "split": facts.corpus.split,
+                "text_style": facts.corpus.text_style,
+                "synthetic": facts.corpus.synthetic,
+                "skipped": facts.corpus.skipped,
+                "simplified": facts.corpus.simplified,
+                "unwritable": None if facts.corpus.unwritable is None else asdict(facts.corpus.unwritable),
+                "seconds": facts.seconds,
+                "utterances": [
+                    [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker]
+                    for u in facts.corpus.utterances
+                ],
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any]) -> Header:
+        """Raises KeyError, TypeError or ValueError for anything that is no such line."""
+        data = dict(line["data"])
+        seconds = data.pop("seconds")
+        keys = [field.name for field in fields(Utterance)]
+        utterances = [dict(zip(keys, values, strict=True)) for values in data.pop("utterances")]
+        facts = {key: line[key] for key in _FACTS} | {"seconds": seconds, "corpus": data | {"utterances": utterances}}
+        header = _HEADER.validate_python({"facts": facts, "shard": line["shard"], "memsim": line["memsim"]})
+        if header.facts.trials < 1 or not header.facts.points:
+            raise ValueError("a study of nothing")
+        return header
+
+    def difference(self, other: Header) -> str | None:
+        """The first thing in which the two are of different commands: what, there and here."""
+        mine, theirs = self._compared(), other._compared()
+        pairs = [(key, theirs.get(key), mine.get(key)) for key in mine | theirs]
+        return next((f"{key} {there}, not {here}" for key, there, here in pairs if there != here), None)
+
+    def _compared(self) -> dict[str, Any]:
+        """What must be equal for the parts of two files to belong together, in words."""
+        facts, corpus = self.facts, self.facts.corpus
+        spoken = repr([(u.id, u.text, u.start_seconds, u.end_seconds) for u in corpus.utterances])
+        return {
+            "memsim": self.memsim,
+            "checkpoint": facts.checkpoint.sha256[:12],
+            "reference": (facts.reference_sha256 or "none")[:12],
+            "data": f"{corpus.name} {corpus.split} ({counted(len(corpus.utterances), 'utterance')})",
+            "text style": corpus.text_style,
+            "transcripts": hashlib.blake2b(spoken.encode(), digest_size=6).hexdigest(),
+            "losses": "asked for" if facts.with_losses else "left out",
+            **dict(_flat("decoding", facts.decoding)),
+            "seed": facts.seed,
+            "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
+        }
+
+
+_FACTS = tuple(field.name for field in fields(StudyFacts) if field.name not in ("seconds", "corpus"))
+_HEADER = TypeAdapter(Header)
+_SYSTEM = TypeAdapter(System)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values in mappings within mappings, each with the path to it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(f"{name} {key}", inner)
+    else:
+        yield name, value
+
+
+def shown(shard: Shard | None) -> str:
+    return "no shard" if shard is None else f"shard {shard[0]}/{shard[1]}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a results file holds."""
+
+    header: Header
+    parts: list[tuple[System, PartialResult]]
+    is_finished: bool
+
+
+def read_results(path: Path) -> Results:
+    """A results file; a last line that was cut off is left out. Raises InputError when it is none, or a newer one."""
+    parts: list[tuple[System, PartialResult]] = []
+    is_finished = False
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = _whole_lines(file)
+            first = json.loads(next(lines, ""))
+            require_format(path, first["format"], FORMAT)
+            header = Header.from_dict(first)
+            utterances = len(header.facts.corpus.utterances)
+            for line in map(json.loads, lines):
+                if line["kind"] == "part":
+                    system = _SYSTEM.validate_python({key: line[key] for key in ("role", "hardware", "trial")})
+                    part = PartialResult.from_dict(line)
+                    if not all(0 <= number < utterances for number in part.texts):
+                        raise ValueError("a transcript of an utterance that is not in the corpus")
+                    parts.append((system, part))
+                is_finished = line["kind"] == "end"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InputError(f"{path}: is no results file of memsim eval, or a damaged one") from None
+    return Results(header, parts, is_finished)
+
+
+def _whole_lines(file: IO[str]) -> Iterator[str]:
+    return (line for line in file if line.endswith("\n"))
+
+
+def by_system(parts: Iterable[tuple[System, PartialResult]]) -> dict[System, list[PartialResult]]:
+    """The parts of each system."""
+    found: dict[System, list[PartialResult]] = {}
+    for system, part in parts:
+        found.setdefault(system, []).append(part)
+    return found
+
+
+class ResultsFile:
+    """A results file that is being added to; `parts` is what was in it before."""
+
+    def __init__(self, path: Path, file: IO[str], facts: StudyFacts, parts: list[tuple[System, PartialResult]]) -> None:
+        self.path, self.parts = path, parts
+        self._file, self._facts = file, facts
+
+    def add_part(self, system: System, part: PartialResult) -> None:
+        """Append what `system` made of a part of the data. Raises OSError where that cannot be written."""
+        score = part_score(part, self._facts.corpus)
+        line = {"kind": "part", **asdict(system), "settings": self._settings(system), "wer": score.wer}
+        self._add(line | {"cer": score.cer} | part.to_dict())
+
+    def _settings(self, system: System) -> dict[str, Any]:
+        """Those that tell a chip from others."""
+        points = self._facts.points if system.role == "chip" else ()
+        return next((dict(point.settings) for point in points if point.has(system)), {})
+
+    def add_point(self, point: PointFacts, result: Mapping[str, Any]) -> None:
+        """Append the result of a point whose parts are all there. Raises OSError where that cannot be written."""
+        self._add({"kind": "point", "settings": dict(point.settings), **result})
+
+    def finish(self) -> None:
+        """Say that nothing is missing."""
+        self._add({"kind": "end"})
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        """Write one line, so that it is on disk whatever happens next."""
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            kept = "what was done before is kept, and the same command goes on with it"
+            raise OSError(f"{self.path}: could not be written ({error.strerror or error}); {kept}") from None
+
+
+@contextmanager
+def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iterator[ResultsFile]:
+    """The results file at `path`, made if need be. What is in it is kept where the study is the same, or has more
+    points or trials now (not of a shard: who runs what would change).
+
+    Raises InputError for the results of another command, and while another process adds to the file.
+    """
+    header = Header(facts, shard)
+    parts: list[tuple[System, PartialResult]] = []
+    with ExitStack() as files:
+        kept: list[str] = []
+        with _one_at_a_time(path):
+            if path.exists():
+                _lock(files.enter_context(path.open(encoding="utf-8")), path)
+                known = read_results(path)
+                parts = known.parts
+                if problem := _conflict(known.header, header):
+                    raise InputError(
+                        f"{path}: holds results of another command ({problem}); name another file, or --force "
+                        "overwrites it"
+                    )
+                # not a line that was cut off, nor points, which may get more trials
+                lines = _whole_lines(files.enter_context(path.open(encoding="utf-8")))
+                kept = [line for line in lines if line.startswith('{"kind": "part"')]
+            with writing(path) as temporary:
+                temporary.write_text("".join([json.dumps(header.to_dict()) + "\n", *kept]), encoding="utf-8")
+            file = path.open("a", encoding="utf-8")
+            files.callback(_close, file)
+            _lock(file, path)
+        yield ResultsFile(path, file, facts, parts)
+
+
+def _close(file: IO[str]) -> None:
+    """Every line is on disk by then, but for one that could not be written, which closing would try again."""
+    with suppress(OSError):
+        file.close()
+
+
+def require_results(path: Path) -> None:
+    """Raise InputError when the file at `path` is neither empty nor begins as results do."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(100)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if start and not start.startswith(b'{"kind": "study"'):
+        raise InputError(f"{path}: is no results file of memsim eval, so --force does not overwrite it; name another")
+
+
+def remove_results(path: Path) -> None:
+    """Remove a results file, if there is one. Raises InputError while another process adds to it."""
+    with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        _lock(file, path)
+        path.unlink()
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """While open, no other process looks whether there is a results file: of two that make one, one would be lost."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_file(path.resolve().with_name(f".{path.name}.lock")))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        yield
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    """Hold `file` for this process until it is closed, where the system has such locks."""
+    try:
+        lock(file.fileno())
+    except BlockingIOError:
+        raise InputError(f"{path}: another process is adding to it") from None
+
+
+def _conflict(old: Header, new: Header) -> str | None:
+    """Why `new` cannot go on with the file of `old`."""
+    if old.shard != new.shard:
+        return f"{shown(old.shard)}, not {shown(new.shard)}"
+    if difference := new.difference(old):
+        return difference
+    mine = {point.hardware for point in new.facts.points}
+    other = [point.label or "other hardware" for point in old.facts.points if point.hardware not in mine]
+    if other:
+        return f"{other[0]}, which is not among the points here"
+    if old.facts.trials > new.facts.trials:
+        return f"{counted(old.facts.trials, 'trial')}, not {new.facts.trials}"
+    if new.shard and (old.facts.trials != new.facts.trials or len(old.facts.points) != len(mine)):
+        return "fewer trials or points, by which the shards were divided"
+    return None

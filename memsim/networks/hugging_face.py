@@ -1,0 +1,145 @@
+"""The network of a checkpoint that Hugging Face transformers wrote, from the `config.json` that lies beside the file.
+
+It is built by transformers, where that is installed, without values: nothing is downloaded, and no code but that of
+transformers is run.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memsim.config.json_input import parse_json_object
+from memsim.errors import InputError
+from memsim.networks.stored_network import StoredNetwork
+from memsim.nn.layer_adapters import mappable_layers, matrix_sources
+from memsim.storage.checkpoint import Checkpoint
+from memsim.storage.files import is_file
+
+CONFIG = "config.json"
+
+
+def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
+    """The network that the config beside `checkpoint` describes, if the file holds its matrices, and what to say of it.
+
+    Both are None where no such config is there.
+    """
+    path = checkpoint.path.parent / CONFIG
+    if checkpoint.kind != "foreign" or not is_file(path):
+        return None, None
+    try:
+        config = parse_json_object(path.read_text(encoding="utf-8"), CONFIG)
+    except (OSError, UnicodeDecodeError, InputError):
+        return None, None
+    names = config.get("architectures")
+    if not isinstance(config.get("model_type"), str) or not isinstance(names, list) or not names:
+        return None, None
+    name = f"{names[0]!s:.60}"
+    told = "names and shapes tell the layers"
+    if find_spec("transformers") is None:
+        return None, f"{CONFIG} beside it names {name}; with transformers installed its layers are known, now {told}"
+    try:
+        with _quiet():
+            model = _built(config, name, len(checkpoint.names))
+            network = _found_in(checkpoint, model)
+    except Exception as error:  # whatever transformers raises for a config
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return None, f"{CONFIG} beside it names {name}, which cannot be built ({reason:.100}); {told}"
+    if misfit := _misfit(network):
+        return None, f"{CONFIG} beside it is of {name}, which {misfit}; {told}"
+    return network, f"network: {name}, by the {CONFIG} beside the file"
+
+
+def _built(config: Mapping[str, Any], name: str, tensors: int) -> nn.Module:
+    """The network without values. Raises ValueError for what is no network of transformers', or out of all proportion
+    to a file of so many `tensors`."""
+    import transformers
+
+    numbers = [value for part in (config, *config.values()) if isinstance(part, dict) for value in part.items()]
+    if any(key.endswith(("layers", "experts")) and isinstance(n, int) and n > max(1000, tensors) for key, n in numbers):
+        raise ValueError(f"it has more layers than the file has tensors, {tensors}")
+    if any(part.get("use_pretrained_backbone") for part in (config, *config.values()) if isinstance(part, dict)):
+        raise ValueError("its backbone would be downloaded")
+    kind = getattr(transformers, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+        raise ValueError("transformers has no such network")
+    made = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    with torch.device("meta"):
+        model = kind(made)
+    model.tie_weights()
+    network: nn.Module = model.train(False)
+    return network
+
+
+def _found_in(checkpoint: Checkpoint, model: Any) -> StoredNetwork:
+    """`model` with the names in the file as transformers renames and converts them when it loads such a file."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    expected = model.state_dict()
+    renamed: dict[str, str] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name in sorted(checkpoint.names, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
+        if pattern is not None:
+            groups.setdefault(target, []).append((pattern, name))
+        elif target != name:
+            renamed[target] = name
+
+    def convert(target: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        pattern = groups[target][0][0]
+        transform = next(converter for converter in converters if pattern in converter.source_patterns)
+        for (pattern, name), tensor in zip(groups[target], tensors, strict=True):
+            transform.add_tensor(target, name, pattern, tensor)
+        found: dict[str, Tensor] = transform.convert(target, model=model, config=model.config)
+        return {name: part[0] if isinstance(part, list) else part for name, part in found.items()}
+
+    converted: dict[str, tuple[str, ...]] = {}
+    origins: dict[str, str] = {}
+    for target, members in groups.items():
+        shapes = [torch.empty(checkpoint.shapes[name], device="meta") for _, name in members]
+        for made in convert(target, shapes):
+            converted[made] = tuple(name for _, name in members)
+            origins[made] = target
+    return StoredNetwork(
+        checkpoint, model, renamed, converted, lambda name, tensors: convert(origins[name], tensors)[name]
+    )
+
+
+def _misfit(network: StoredNetwork) -> str | None:
+    """In which matrix the file is not of the network; None where it has them all."""
+    shapes = network.checkpoint.shapes
+    expected = {name: tuple(tensor.shape) for name, tensor in network.model.state_dict().items()}
+    for name, source in matrix_sources(mappable_layers(network.model)).items():
+        parts = network.parts(source.tensor)
+        if not parts:
+            return f"has {name}, and the file lacks it"
+        found = shapes[parts[0]] if source.tensor not in network.converted else None
+        wanted = expected.get(source.tensor)
+        if found is not None and wanted not in (None, found):
+            return f"has {name} of {list(wanted)}, but the file of {list(found)}"
+    return None
+
+
+@contextmanager
+def _quiet() -> Any:
+    """While open, transformers says nothing on the way."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

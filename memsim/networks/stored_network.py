@@ -1,0 +1,120 @@
+"""The network that a checkpoint belongs to, where that is known, and where in the file its tensors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.recogniser import shared_parameters, skeleton
+from memsim.crossbar.statistics import PREFIX
+from memsim.errors import InputError
+from memsim.nn.layer_adapters import mappable_layers
+from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules
+from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
+from memsim.nn.sources import WeightSource, computed_from, stored_parts
+from memsim.spec import HardwareSpec
+from memsim.storage.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """`model`, without values, and the `checkpoint` that holds its tensors.
+
+    `renamed` are the names in the file of those that the state dict has under others. `converted` are the tensors in
+    the file of which `combine` makes one of the state dict.
+    """
+
+    checkpoint: Checkpoint
+    model: nn.Module
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    converted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    combine: Callable[[str, Sequence[Tensor]], Tensor] | None = None
+
+    def plan(self, spec: HardwareSpec, selection: Selection) -> Plan:
+        """What of the network goes on arrays: that of `plan_modules`, with sources that are tensors of the file.
+
+        Raises InputError where the file lacks a matrix.
+        """
+        restore_quantisers(self.model, self.checkpoint.tensors(quantiser_tensors(self.checkpoint.names)))
+        plan = plan_modules(self.model, spec, selection)
+        mapped = [replace(layer, source=self._located(layer.name, layer.source)) for layer in plan.mapped]
+        digital = [
+            layer if layer.source is None else replace(layer, source=self._located(layer.name, layer.source))
+            for layer in plan.digital
+        ]
+        used = {part for name in self.model.state_dict() for part in self.parts(name)}
+        used |= {*self._shared, *quantiser_tensors(self.checkpoint.names)}
+        unknown = [name for name in self.checkpoint.names if name not in used and not name.startswith(PREFIX)]
+        shapes = self.checkpoint.shapes if unknown else {}
+        digital += [DigitalLayer(name, shapes[name], "no tensor of the network") for name in unknown]
+        return Plan(tuple(mapped), tuple(digital))
+
+    def parts(self, tensor: str) -> tuple[str, ...]:
+        """The tensors of the file that this one of the network is made of; none where it lacks one of them."""
+        if tensor in self.converted:
+            return self.converted[tensor]
+        for name in (tensor, *self._shared.get(tensor, ())):
+            if (stored := self.renamed.get(name, name)) in self._names:
+                return (stored,)
+        parts = stored_parts(self.model, tensor)
+        if parts in ((), (tensor,)):
+            return ()
+        places = [self.parts(part) for part in parts]
+        return tuple(name for names in places for name in names) if all(places) else ()
+
+    def value(self, tensor: str, source: Mapping[str, Tensor]) -> Tensor:
+        """The tensor of the network, from those `source` of the file."""
+        if tensor in self.converted:
+            assert self.combine is not None
+            return self.combine(tensor, [source[part] for part in self.converted[tensor]])
+        if self._is_stored(tensor):
+            return source[self.parts(tensor)[0]]
+        stored = {part: self.value(part, source) for part in stored_parts(self.model, tensor)}
+        return computed_from(self.model, tensor, stored)
+
+    def shared_with(self, mapped: Collection[str]) -> tuple[list[str], dict[str, str]]:
+        """What the matrices `mapped` share with other layers: tensors of the file that other layers on arrays have, and
+        those that modules without arrays have, with where each is in the file."""
+        layers = [layer for layer in mappable_layers(self.model) if any(m in mapped for m in layer.matrices.values())]
+        on_arrays = {module for layer in layers for module in layer.module.modules()}
+        tensors = {source.tensor for layer in layers for source in layer.sources.values()}
+        shared = [name for tensor in tensors for name in self._shared.get(tensor, ())]
+        owners = {name: self.model.get_submodule(name.rpartition(".")[0]) for name in shared}
+        taken = [self.renamed.get(name, name) for name, owner in owners.items() if owner in on_arrays]
+        return taken, {name: self.parts(name)[0] for name, owner in owners.items() if owner not in on_arrays}
+
+    @cached_property
+    def _shared(self) -> dict[str, list[str]]:
+        """All names of a parameter that has several, by each of them."""
+        return {name: names for names in shared_parameters(self.model) for name in names}
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.checkpoint.names)
+
+    def _is_stored(self, tensor: str) -> bool:
+        """Whether it is a tensor of the file as it is, under whatever name."""
+        return tensor not in self.converted and stored_parts(self.model, tensor) == (tensor,)
+
+    def _located(self, name: str, source: WeightSource) -> WeightSource:
+        """`source` with the name that its tensor has in the file, if it is there whole."""
+        parts = self.parts(source.tensor)
+        if not parts:
+            raise InputError(
+                f"{self.checkpoint.path}: lacks {source.tensor}, the weight of {name}; it is not of the architecture "
+                "that it is taken for"
+            )
+        return replace(source, tensor=parts[0]) if self._is_stored(source.tensor) else source
+
+
+def known_network(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
+    """The network of an unmapped file, None where nothing says which it is, and what there is to say of that."""
+    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
+        return StoredNetwork(checkpoint, skeleton(checkpoint).model), None
+    from memsim.networks.hugging_face import network_beside
+
+    return network_beside(checkpoint)

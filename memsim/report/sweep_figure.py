@@ -1,0 +1,112 @@
+"""Sweeps as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memsim.config.changes import setting_text
+from memsim.errors import InputError
+from memsim.storage.files import writing
+from memsim.units import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Line = Mapping[str, Any]
+
+MOST_IN_LEGEND = 12
+"""Lines of a panel that get a name; of more, the colours say which way they go."""
+
+
+def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None) -> None:
+    """Draw the WER of a sweep against each key that was swept, a panel a key, a line for each choice of the others.
+
+    Markers are means over chips, bars reach from the best to the worst chip, dashes are the quantised digital model
+    (where it differs from line to line) and the dotted line is full precision. Writes SVG, the same bytes for the same
+    points; for another format, see `sweep_figure`.
+
+    Args:
+        points: the `point` lines of a results file, or the `points` of `memsim eval --json`.
+        title: None for one that says what was measured.
+
+    Raises InputError when nothing was swept.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 10}):
+        figure = sweep_figure(points, title)
+        with writing(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def sweep_figure(points: Sequence[Line], title: str | None = None) -> Any:
+    """`wer_by_setting` as a matplotlib Figure."""
+    from matplotlib.figure import Figure
+
+    keys = list(points[0]["settings"]) if points else []
+    if not keys:
+        raise InputError("nothing was swept: a figure needs points with --set KEY=V1,V2,...")
+    figure = Figure(figsize=(1.5 + 4.3 * len(keys), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
+    for axes, key in zip(panels, keys, strict=True):
+        _panel(axes, points, key)
+    panels[0].set_ylabel("WER (%)")
+    panels[0].set_ylim(bottom=0)
+    figure.suptitle(_title(points) if title is None else title, fontsize="medium")
+    return figure
+
+
+def _title(points: Sequence[Line]) -> str:
+    first = points[0]
+    data, chips = first["data"], len(first["mapped"]["trials"])
+    name = " ".join([Path(data["name"]).stem, *([data["split"]] if data["split"] != "all" else [])])
+    return f"{name}, {counted(data['words'], 'word')}, {counted(chips, 'chip')} a point"
+
+
+def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:
+    """The WER against `key`, a line for each choice of the other keys."""
+    from matplotlib import colormaps
+
+    values = list(dict.fromkeys(_text(point["settings"][key]) for point in points))
+    lines: dict[str, list[Line]] = {}
+    for point in points:
+        others = [f"{name}={_text(value)}" for name, value in point["settings"].items() if name != key]
+        lines.setdefault(", ".join(others), []).append(point)
+    ticks = _places(values)
+    colours = colormaps["viridis"]
+    for number, (label, line) in enumerate(lines.items()):
+        colour = colours(0.9 * number / max(len(lines) - 1, 1))
+        line = sorted(line, key=lambda point: ticks[_text(point["settings"][key])])
+        places = [ticks[_text(point["settings"][key])] for point in line]
+        wers = [point["mapped"]["wer"] for point in line]
+        mean, low, high = ([100 * wer[name] for wer in wers] for name in ("mean", "min", "max"))
+        bars = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
+        shown = len(lines) <= MOST_IN_LEGEND
+        name = f"mapped, {label}" if label else "mapped"
+        axes.errorbar(
+            places, mean, bars, marker="o", markersize=4, capsize=3, color=colour, label=name if shown else None
+        )
+        digital = [100 * point["digital"]["wer"] for point in line]
+        axes.plot(places, digital, linestyle="--", linewidth=1, color=colour, alpha=0.6)
+    axes.plot([], [], linestyle="--", linewidth=1, color="grey", label="digital, quantised")
+    full_precision = next((100 * p["full_precision"]["wer"] for p in points if "full_precision" in p), None)
+    if full_precision is not None:
+        axes.axhline(full_precision, linestyle=":", color="black", label="full precision")
+    axes.set_xlabel(key)
+    axes.set_xticks(list(ticks.values()), list(ticks))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+
+
+def _text(value: object) -> str:
+    return setting_text(value)
+
+
+def _places(values: Sequence[str]) -> dict[str, float]:
+    """Where the values of a key stand on its axis: numbers at their place, words one after the other."""
+    try:
+        return {value: float(value) for value in values}
+    except ValueError:
+        return {value: float(number) for number, value in enumerate(values)}

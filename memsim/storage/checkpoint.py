@@ -1,0 +1,275 @@
+"""Checkpoints: safetensors files with memsim's metadata, mapped into memory and written whole or not at all.
+
+The shards of a large checkpoint are read as one, by the index that lies beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from memsim.config.json_input import parse_json_object
+from memsim.errors import InputError
+from memsim.storage.files import file_sha256, is_file, require_format, writing
+from memsim.version import __version__
+
+T = TypeVar("T")
+
+FORMAT = "memsim/1"
+INDEX = "model.safetensors.index.json"
+
+_WRAPPERS = {
+    "module.": "DataParallel or DistributedDataParallel",
+    "_orig_mod.": "torch.compile",
+    "_forward_module.": "DeepSpeed",
+    "_fsdp_wrapped_module.": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+}
+"""What wraps a network, by the prefix that this gives to the names of what it wraps."""
+_OF_WRAPPERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A safetensors file: `metadata` (strings) and tensors by name, which are views of the file mapped into memory.
+
+    `path` may be the index of several files, `shards` then says which of them has a tensor. Names are without the
+    prefixes that `wrappers` of the network have put before them; `stored` are then those in the file.
+    """
+
+    path: Path
+    metadata: Mapping[str, str]
+    names: tuple[str, ...]
+    shards: Mapping[str, Path] = field(default_factory=dict)
+    wrappers: tuple[str, ...] = ()
+    stored: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """`model`, `mapped`, `device` or `training` for memsim's own files, `foreign` for any other."""
+        return self.metadata.get("kind", "foreign") if self.metadata.get("format") == FORMAT else "foreign"
+
+    @cached_property
+    def sha256(self) -> str:
+        """That of the file; where there are several, that of their hashes, the index's first."""
+        if not self.shards:
+            return file_sha256(self.path)
+        return hashlib.sha256("".join(file_sha256(path) for path in self.files).encode()).hexdigest()
+
+    @property
+    def files(self) -> list[Path]:
+        """All of its files."""
+        return [self.path, *sorted(set(self.shards.values()))]
+
+    @property
+    def wrapped_by(self) -> str | None:
+        """The prefixes that are left out of the names of its tensors, with what puts them there; None without any."""
+        return ", ".join(f"{prefix} ({_WRAPPERS[prefix]})" for prefix in self.wrappers) or None
+
+    def with_prefixes(self) -> Checkpoint:
+        """The same with the names as they are in the file: for a network that has them itself."""
+        return replace(self, names=tuple(self.stored[name] for name in self.names), wrappers=(), stored={})
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._each(self.names, lambda file, name: tuple(file.get_slice(name).get_shape()))
+
+    @cached_property
+    def integers(self) -> frozenset[str]:
+        """The names of the tensors that hold whole numbers or truth values."""
+        types = self._each(self.names, lambda file, name: file.get_slice(name).get_dtype())
+        return frozenset(name for name, dtype in types.items() if dtype[0] in "IUB" and dtype != "BF16")
+
+    def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors of these names (default: all). Raises InputError when a floating one holds NaN or Inf."""
+        views = self.views(names)
+        for name, view in views.items():
+            self.require_finite(name, view)
+        return views
+
+    def views(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """`tensors` of which nothing is read yet, so that NaN and Inf pass: the system reads a page when it is used.
+
+        Writing to one changes memory, never the file.
+        """
+        return self._each(self.names if names is None else names, lambda file, name: file.get_tensor(name))
+
+    def _each(self, names: Iterable[str], read: Callable[[Any, str], T]) -> dict[str, T]:
+        """What `read` finds of each of these tensors in the file that holds it, opened, by the name that it has there.
+
+        One file is open at a time; another one may have replaced it. Raises InputError where one cannot be read.
+        """
+        names = list(names)
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.shards.get(self.stored.get(name, name), self.path), []).append(name)
+        found: dict[str, T] = {}
+        for path, own in by_file.items():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    found |= {name: read(file, self.stored.get(name, name)) for name in own}
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path}: cannot be read ({error})") from None
+        return {name: found[name] for name in names}
+
+    def require_finite(self, name: str, tensor: Tensor) -> None:
+        """Raise InputError when `tensor`, this file's `name`, is a floating one that holds NaN or Inf."""
+        if not tensor.is_floating_point():
+            return
+        # isfinite knows no 8-bit floats, and what float32 cannot hold is infinite to all that follows
+        values = tensor.float() if tensor.element_size() in (1, 8) else tensor
+        if not torch.isfinite(values).all():
+            raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a safetensors file, or the index of several (`model.safetensors.index.json`).
+
+    Names in a file of somebody else lose the prefixes of what the network was wrapped in when it was saved
+    (DistributedDataParallel, torch.compile and others). Raises InputError for a missing, foreign-format, truncated or
+    newer-format file, and for an index whose files are not there.
+
+    >>> import torch
+    >>> memsim.save_checkpoint("model.safetensors", torch.nn.Linear(4, 2).state_dict(), {})
+    >>> checkpoint = memsim.load_checkpoint("model.safetensors")
+    >>> checkpoint.shapes
+    {'bias': (2,), 'weight': (2, 4)}
+    >>> torch.nn.Linear(4, 2).load_state_dict(checkpoint.tensors())
+    <All keys matched successfully>
+    """
+    path = Path(path)
+    return _unwrapped(_load_shards(path) if path.name.endswith(".index.json") else _load_file(path))
+
+
+def _load_file(path: Path) -> Checkpoint:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(10)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        inside = next((name for name in (INDEX, "model.safetensors") if (path / name).is_file()), None)
+        remedy = f"name the file in it: {path / inside}" if inside else "name the .safetensors file in it"
+        raise InputError(f"{path}: a folder; {remedy}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    has_header = magic[8:9] == b"{"  # after the header's length, which may have any bytes
+    if not has_header and magic[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise InputError(
+            f"{path}: a pickle (torch.save); pickles can run code and are refused, convert it: "
+            "safetensors.torch.save_file(state_dict, 'model.safetensors')"
+        )
+    if not has_header and magic[:1] in (b"{", b"["):
+        raise InputError(f"{path}: JSON, not safetensors; of a sharded checkpoint, name its {INDEX}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = tuple(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+    version = metadata.get("format", "")
+    if version.startswith("memsim/"):
+        require_format(path, version, FORMAT)
+    return Checkpoint(path, metadata, names)
+
+
+def _load_shards(path: Path) -> Checkpoint:
+    """The checkpoint of an index: {"weight_map": {tensor: file beside the index}}."""
+    if not is_file(path):
+        raise InputError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    weight_map = parse_json_object(text, str(path)).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{path}: has no weight_map, which says for each tensor in which file it is")
+    places: dict[str, Path] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise InputError(f"{path}: has {name} in {file!r:.80}; expected the name of a file beside the index")
+        places[name] = path.parent / file
+    held: dict[Path, set[str]] = {}
+    for shard in dict.fromkeys(places.values()):
+        if not is_file(shard):
+            raise InputError(f"{path}: names {shard.name}, which is not beside it; download all of its files")
+        held[shard] = set(_load_file(shard).names)
+    if lost := next((name for name, shard in places.items() if name not in held[shard]), None):
+        raise InputError(f"{path}: has {lost} in {places[lost].name}, which does not hold it; the files do not match")
+    return Checkpoint(path, {}, tuple(places), places)
+
+
+def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
+    """`checkpoint` with names as they were before the network was wrapped; as it is where it was not, or is memsim's.
+
+    `module.` may be a part of a network, and counts where all names begin with it; the others are nobody's own.
+    """
+    if checkpoint.kind != "foreign":
+        return checkpoint
+    found: dict[str, None] = {}
+    renamed = {name: name for name in checkpoint.names if name not in _OF_WRAPPERS}
+    while True:
+        before = list(renamed.values())
+        for prefix in _WRAPPERS:
+            if before and prefix == "module.":
+                cut = {key: name[len(prefix) :] for key, name in renamed.items() if name.startswith(prefix)}
+                cut = cut if len(cut) == len(renamed) else {}
+            else:
+                segment = re.compile(rf"(^|(?<=\.)){re.escape(prefix)}")
+                cut = {key: segment.sub("", name) for key, name in renamed.items() if prefix in name}
+            if any(renamed[key] != name for key, name in cut.items()):
+                renamed |= cut
+                found[prefix] = None
+        if list(renamed.values()) == before:
+            break
+    if not found or len(set(renamed.values())) < len(renamed) or "" in renamed.values():
+        return checkpoint
+    stored = {name: key for key, name in renamed.items()}
+    return replace(checkpoint, names=tuple(stored), wrappers=tuple(found), stored=stored)
+
+
+def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all; a tensor of several names is stored once for each.
+
+    >>> import torch
+    >>> chip = memsim.map_model(torch.nn.Linear(4, 2), "physical", calibration=[torch.randn(8, 4)])
+    >>> memsim.save_checkpoint("chip.safetensors", chip.state_dict(), {"made_by": "me"})
+    >>> memsim.load_checkpoint("chip.safetensors").metadata["made_by"]
+    'me'
+
+    Raises InputError when it cannot be written there.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
+    stored = {n: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for n, t in stored.items()}
+    with writing(path) as temporary:
+        try:
+            save_file(stored, temporary, {"format": FORMAT, "memsim_version": __version__, **metadata})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Bring the header's metadata into order, in place: safetensors writes it in another order each time."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the same content, so the same length but for the padding
+            file.seek(8)
+            file.write(text.ljust(length))

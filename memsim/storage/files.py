@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from memsim.errors import InputError
+from memsim.storage.locks import held_folder
+from memsim.version import __version__
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """A temporary file near `path` that takes its place in one step when the block ends, and vanishes if it fails.
+
+    Whoever reads `path` sees the old file or the new one, whole. A link is followed: it keeps pointing at the file.
+    Of a process that is killed, a hidden folder stays beside `path`, until the next one writes there.
+    Raises InputError when nothing can be written there, OSError (with the path) when writing fails, as on a full disk.
+    """
+    path = Path(path)
+    with ExitStack() as stack:
+        try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path}: cannot be written (a folder or device, not a file)")
+            target = path.resolve()
+            temporary = stack.enter_context(_workspace(target.parent, target.name)) / target.name
+            temporary.touch()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        try:
+            yield temporary
+            with temporary.open("rb") as written:  # opened anew: whoever wrote may have put another file in its place
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"{path}: could not be written ({reason}); nothing was left of it") from None
+
+
+@contextmanager
+def _workspace(folder: Path, name: str) -> Iterator[Path]:
+    """A folder in `folder` for unfinished work on the file `name`; those that killed processes have left go."""
+    with ExitStack() as stack:
+        with held_folder(folder, wait=True):
+            for other in folder.glob(f".{glob.escape(name)}.*.tmp"):
+                _remove_if_abandoned(other)
+            own = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=".tmp"))
+            stack.callback(shutil.rmtree, own, ignore_errors=True)
+            stack.enter_context(held_folder(own))
+        yield own
+
+
+def _remove_if_abandoned(workspace: Path) -> None:
+    """Remove a folder that no process works in; one of which that cannot be known stays."""
+    with suppress(OSError), held_folder(workspace) as is_abandoned:
+        if is_abandoned:
+            shutil.rmtree(workspace, ignore_errors=True)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of that name. Raises InputError where the system will not say: for an impossible name."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        name = str(path)
+        raise InputError(f"{name[:100]}{'...' * (len(name) > 100)}: cannot be read ({error.strerror})") from None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_format(path: Path, found: object, known: str) -> None:
+    """Raise InputError unless the file at `path` says that it has the format `known`, the one that memsim reads."""
+    if found != known:
+        raise InputError(f"{path}: format {found}; this memsim {__version__} reads {known}, a newer one is needed")

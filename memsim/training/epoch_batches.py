@@ -1,0 +1,99 @@
+"""What a training reads: its utterances as batches, shared out to processes, a function of seed and epoch alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from memsim.asr.audio import duration_seconds
+from memsim.asr.corpora import Utterance
+from memsim.asr.ctc import encode_text
+from memsim.asr.data import FeatureSource, pad, training_batches
+from memsim.asr.features import FeatureConfig, spec_augment
+from memsim.asr.recogniser import Recogniser
+from memsim.rng import generator
+from memsim.training.recipe import TrainConfig
+
+Draws = Sequence[tuple[int, float]]
+"""Utterances by number, each with the speed that it is played at."""
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Augmented features [batch, frames, mel_bins] and lengths [batch] of some utterances, and their tokens."""
+
+    utterances: tuple[Utterance, ...]
+    features: Tensor
+    lengths: Tensor
+    targets: tuple[Tensor, ...]
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The same batch with its features and lengths on `device`."""
+        moved = (tensor.to(device, non_blocking=True) for tensor in (self.features, self.lengths))
+        return replace(self, features=next(moved), lengths=next(moved))
+
+
+class TrainingSet:
+    """Utterances with their tokens; the batches of any epoch.
+
+    Raises InputError when a transcript has a character without a token or audio is missing.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], recogniser: Recogniser, config: TrainConfig, seed: int) -> None:
+        self.utterances = tuple(utterances)
+        self.source = FeatureSource(recogniser.features, cache_bytes=1e9 * config.feature_cache_gigabytes)
+        self._config = config
+        self._masked = isinstance(recogniser.features, FeatureConfig)
+        self._seed = seed
+        self._targets = [encode_text(recogniser.tokens, u) for u in utterances]
+        self._durations = [duration_seconds(u) for u in utterances]
+
+    def batches(self, epoch: int) -> list[Draws]:
+        """The batches of `epoch`, in its order."""
+        draws = generator(self._seed, "batches", epoch)
+        speeds, seconds = self._config.augment.speeds, self._config.batch_seconds
+        return list(training_batches(self._durations, speeds, seconds, draws))
+
+    def load(self, epoch: int, draws: Draws) -> TrainingBatch:
+        """The features of these utterances, augmented as `epoch` has it: each in the same way in whatever batch.
+
+        Waveforms have no frames and bins to mask: their speed is all that is changed.
+        """
+        features = [self.source(self.utterances[i], speed) for i, speed in draws]
+        if self._masked:
+            draw = [generator(self._seed, "augment", epoch, i) for i, _ in draws]
+            features = [spec_augment(f, self._config.augment, g) for f, g in zip(features, draw, strict=True)]
+        return TrainingBatch(tuple(self.utterances[i] for i, _ in draws), *pad(features), self._tokens(draws))
+
+    def _tokens(self, draws: Draws) -> tuple[Tensor, ...]:
+        return tuple(self._targets[i] for i, _ in draws)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of a batch of `batch_size` utterances, in pieces that are computed one after the other.
+
+    A process has none where a batch has fewer utterances than there are processes. It then computes the batch's first
+    one with `weight` 0, as all processes exchange gradients at each step.
+    """
+
+    pieces: tuple[Draws, ...]
+    batch_size: int
+    weight: float
+
+
+def share(batch: Draws, pieces: int, rank: int, workers: int) -> Share:
+    """The part of `batch` that process `rank` of `workers` computes, in at most that many pieces of similar lengths."""
+    mine = batch[rank::workers]
+    parts = tuple(part for i in range(pieces) if (part := mine[i::pieces]))
+    return Share(parts or (batch[:1],), len(batch), 1.0 if parts else 0.0)
+
+
+def utterances_sha256(utterances: Sequence[Utterance]) -> str:
+    """Of what is said by which utterance, in order; where the audio lies does not matter."""
+    lines = "\n".join(f"{utterance.id}\t{utterance.text}" for utterance in utterances)
+    return hashlib.sha256(lines.encode()).hexdigest()

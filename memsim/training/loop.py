@@ -1,0 +1,353 @@
+"""The training loop: epochs of steps, a dev WER after each, best and last checkpoints, exact resuming."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from memsim.asr.corpora import Corpus
+from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
+from memsim.asr.kinds import CTC, Outputs
+from memsim.asr.prior import to_metadata
+from memsim.asr.recogniser import Recogniser
+from memsim.asr.running import input_statistics, output_prior, transcribe
+from memsim.asr.scoring import Score, score
+from memsim.distributed import Workers
+from memsim.errors import InputError, Stopped
+from memsim.nn.finite import first_not_finite
+from memsim.rng import derive_seed
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+from memsim.training.epoch_batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
+from memsim.training.forward import TrainingPass
+from memsim.training.hooks import Hooks, Moment
+from memsim.training.optimiser import averaged, make_optimiser, set_learning_rate
+from memsim.training.recipe import TrainConfig
+from memsim.training.state import Best, EpochResult, Progress, Trained, finished_training
+from memsim.training.training_files import TrainingFiles
+from memsim.training.training_log import TrainingLog
+
+SAVE_SECONDS = 600.0
+"""The state is saved at the end of an epoch, and this often within a long one."""
+
+GPU_LOADERS = 4
+"""Threads that read features ahead for a GPU. A CPU gains nothing by them: it has its hands full with training."""
+
+StopRequest = Callable[[], int | None]
+"""None, and from some moment on the number of the signal that asked the training to save and stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, into which file.
+
+    A corpus named twice in `corpora` counts twice in every epoch; its first one gives the input statistics.
+    `provenance` goes into the checkpoints' metadata; a training resumes only where it and the seed are the same.
+    """
+
+    recogniser: Recogniser
+    config: TrainConfig
+    corpora: Sequence[Corpus]
+    dev: Corpus
+    out: Path
+    seed: int
+    provenance: Mapping[str, str]
+    hooks: Hooks = field(default_factory=Hooks)
+
+
+class Watcher(Protocol):
+    """Told how a training goes; the command line draws it."""
+
+    def begin(self, progress: Progress) -> None: ...
+
+    def step(self, epoch: int, done: int, total: int, loss: float) -> None: ...
+
+    def epoch(self, result: EpochResult) -> None: ...
+
+
+def train(
+    job: Job,
+    watcher: Watcher,
+    *,
+    resume: bool = False,
+    workers: Workers | None = None,
+    stop_request: StopRequest = lambda: None,
+) -> Best:
+    """Train, and write `out` (best by dev WER), `*.last.safetensors`, `*.csv` and the folder `*.tensorboard`.
+
+    Meanwhile `*.resume.safetensors` holds the state that `resume` continues from, as if it had never stopped: bit for
+    bit on one machine with as many threads. Without a state, `resume` begins anew, or returns at once where `out` is
+    finished already. The input statistics are measured at the end: until then, `out` has none.
+
+    Raises InputError when a transcript has a character without a token, `out` cannot be written, or there is a state
+    that may not be used (`resume` is False, or it is another training's); FloatingPointError when the loss or gradient
+    is not finite; Stopped, with the state saved, when a stop was requested.
+    """
+    folder = job.out.absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{job.out}: the folder {folder} does not exist or is not writable")
+    files = TrainingFiles(job.out)
+    if not resume:
+        files.require_no_state()
+    training = _Training(job, watcher, workers or Workers(), stop_request)
+    if files.state.exists():
+        training.take_over(files.state)
+    elif resume and (finished := finished_training(job.out, training.run)):
+        return finished
+    return training.go_on()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step measured over its whole batch."""
+
+    loss: float  # mean loss a character
+    extra_loss: float
+    gradient_norm: float  # before it was clipped
+    learning_rate: float
+    too_short: int
+
+
+class _Training:
+    """One training, as one of its processes sees it."""
+
+    def __init__(self, job: Job, watcher: Watcher, workers: Workers, stop_request: StopRequest) -> None:
+        self.job = job
+        self.files = TrainingFiles(job.out)
+        self.watcher = watcher
+        self.workers = workers
+        self.stop_request = stop_request
+        config, seed = job.config, job.seed
+        recogniser = replace(job.recogniser, model=job.recogniser.model.to(workers.device))
+        self.data = TrainingSet([u for c in job.corpora for u in c.utterances], recogniser, config, seed)
+        torch.manual_seed(derive_seed(seed, "prepare"))
+        self.model = job.hooks.prepare(recogniser, self.data.utterances, self.data.source).to(workers.device)
+        average = averaged(self.model, config.average_decay)
+        self.evaluated = replace(recogniser, model=average.module)
+        groups = job.hooks.parameter_groups(self.model, config)
+        self.trained = Trained(self.model, average, make_optimiser(self.model, groups, config))
+        self.parallel = workers.parallel(TrainingPass(self.model, recogniser.kind))
+        self.progress = Progress()
+        self.log: TrainingLog | None = None
+        self.counted = self.saved = time.monotonic()
+        self.run = {
+            "kind": "model",
+            "seed": str(seed),
+            "train_sha256": utterances_sha256(self.data.utterances),
+            "dev_sha256": utterances_sha256(job.dev.utterances),
+            **job.provenance,
+            **recogniser.metadata(),
+        }
+
+    def take_over(self, state: Path) -> None:
+        """Continue from a saved state."""
+        self.progress = self.trained.load(state, self.run)
+
+    def go_on(self) -> Best:
+        """Train to the end."""
+        self.workers.wait()  # until all have read what the first is about to replace
+        self.watcher.begin(self.progress)
+        if self.workers.is_first:
+            self.log = TrainingLog(self.files, self.progress.step)
+        try:
+            self._heed_stop()
+            while self.progress.epoch <= self.job.config.epochs:
+                self._train_epoch()
+                self._end_epoch()
+        except Stopped:
+            self._save_state()
+            raise
+        finally:
+            self.parallel = self.model  # lets go of the group of processes
+            if self.log:
+                self.log.close()
+        assert self.progress.best is not None
+        if self.workers.is_first:
+            self._finish(self.progress.best)
+        self.workers.wait()
+        return self.progress.best
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        """The steps of this epoch that are left."""
+        progress = self.progress
+        batches = self.data.batches(progress.epoch)
+        loaders = GPU_LOADERS if self.workers.device.type == "cuda" else 0
+        self.model.train()
+        for batch, mine, pieces in loaded_ahead(self._load, batches[progress.batches :], loaders):
+            fraction = (progress.epoch - 1 + (progress.batches + 1) / len(batches)) / self.job.config.epochs
+            moment = Moment(self.job.seed, progress.epoch, progress.step, fraction)
+            step = self._step(batch, mine, pieces, moment)
+            progress.batches += 1
+            progress.step += 1
+            progress.loss_sum += step.loss
+            progress.extra_loss_sum += step.extra_loss
+            progress.too_short += step.too_short
+            self.watcher.step(progress.epoch, progress.batches, len(batches), step.loss)
+            if self.log:
+                self.log.step(progress.step, asdict(step))
+            self._heed_stop()
+            if time.monotonic() - self.saved > SAVE_SECONDS:
+                self._save_state()
+
+    def _load(self, batch: Draws) -> tuple[Draws, Share, list[TrainingBatch]]:
+        mine = share(batch, self.job.config.accumulate, self.workers.rank, self.workers.size)
+        return batch, mine, [self.data.load(self.progress.epoch, piece) for piece in mine.pieces]
+
+    def _step(self, batch: Draws, mine: Share, pieces: Sequence[TrainingBatch], moment: Moment) -> _Step:
+        """One step of the optimiser."""
+        config, hooks, workers = self.job.config, self.job.hooks, self.workers
+        torch.manual_seed(derive_seed(moment.seed, "before step", moment.step))
+        hooks.before_step(self.model, moment)
+        # Dropout draws from torch's own generator: a step is a function of the seed, its number and the process.
+        torch.manual_seed(derive_seed(moment.seed, "step", moment.step, workers.rank))
+        self.trained.optimiser.zero_grad()
+        sums = [0.0, 0.0, 0.0]  # of losses, extra losses and utterances that are too short
+        for number, piece in enumerate(pieces, start=1):
+            exchange = nullcontext() if number == len(pieces) else workers.without_exchange(self.parallel)
+            with exchange:
+                losses, extra_losses, short = self._losses(piece.to(workers.device), moment)
+                # Processes average their gradients; this is the mean over the whole batch's utterances.
+                scale = mine.weight * workers.size / mine.batch_size
+                ((losses + extra_losses).sum() * scale).backward()
+            found = (losses.sum().item(), extra_losses.sum().item(), short)
+            sums = [total + mine.weight * value for total, value in zip(sums, found, strict=True)]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm).item()
+        loss_sum, extra_loss_sum, short_count = workers.sum(sums)
+        rate = config.learning_rate_at(moment.fraction)
+        step = _Step(loss_sum / mine.batch_size, extra_loss_sum / mine.batch_size, norm, rate, round(short_count))
+        self._require_finite(step, batch, lambda: self._repeat(pieces, moment))
+        workers.take_largest(hooks.maxima(self.model))
+        set_learning_rate(self.trained.optimiser, rate)
+        self.trained.optimiser.step()
+        self.trained.average.update_parameters(self.model)
+        return step
+
+    def _losses(self, piece: TrainingBatch, moment: Moment) -> tuple[Tensor, Tensor, int]:
+        """The losses and extra losses of a piece's utterances [batch], and how many are too short."""
+        with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.job.config.precision == "bfloat16"):
+            outputs: Outputs = self.parallel(piece.features, piece.lengths, piece.targets)
+        kind = self.job.recogniser.kind
+        losses = kind.losses(outputs, piece.targets)
+        extra = self.job.hooks.extra_losses
+        extra_losses = torch.zeros_like(losses) if extra is None else extra(piece, outputs, moment)
+        return losses, extra_losses, kind.too_short(outputs.frames, piece.targets)
+
+    def _repeat(self, pieces: Sequence[TrainingBatch], moment: Moment) -> None:
+        with torch.no_grad(), self.workers.without_exchange(self.parallel):
+            for piece in pieces:
+                self._losses(piece.to(self.workers.device), moment)
+
+    def _require_finite(self, step: _Step, batch: Draws, again: Callable[[], object]) -> None:
+        """Raises FloatingPointError, naming the layer where `again`, which repeats the step, shows which it is."""
+        values = (("loss", step.loss), ("extra loss", step.extra_loss), ("norm of the gradient", step.gradient_norm))
+        for what, value in values:
+            if not math.isfinite(value):
+                names = [self.data.utterances[i].id for i, _ in batch]
+                more = ", ..." if len(names) > 3 else ""
+                place = f"epoch {self.progress.epoch}, batch {self.progress.batches + 1}"
+                where = first_not_finite(self.model, again)
+                source = f"; {where}: the first place whose output holds NaN or Inf" if where else ""
+                raise FloatingPointError(f"the {what} is {value} at {place} ({', '.join(names[:3])}{more}){source}")
+
+    # --- the end of an epoch -----------------------------------------------------------------------------------------
+
+    def _end_epoch(self) -> None:
+        """Evaluate on dev and write what there is to write."""
+        progress, config = self.progress, self.job.config
+        if progress.too_short == len(self.data.utterances):
+            audio = self.data.utterances[0].audio
+            raise InputError(f"{audio}: every utterance has fewer frames than its text needs")
+        if progress.best is None:
+            self._save_state()  # before the first checkpoint: whoever finds that one must find a state, too
+        dev = self._evaluate()
+        is_best = progress.best is None or dev.wer <= progress.best.dev["wer"]
+        if is_best:
+            progress.best = Best(progress.epoch, dev.to_dict())
+        self._count_seconds()
+        result = EpochResult(
+            progress.epoch,
+            progress.seconds,
+            config.learning_rate_at(progress.epoch / config.epochs),
+            progress.loss_sum / progress.batches,
+            progress.extra_loss_sum / progress.batches,
+            dev.wer,
+            dev.cer,
+            is_best,
+            progress.too_short,
+        )
+        progress.results.append(result)
+        progress.next_epoch()
+        if self.log:
+            weights = self.evaluated.model.state_dict()
+            if is_best:
+                save_checkpoint(self.job.out, weights, self.run)
+            save_checkpoint(self.files.last, weights, self.run)
+            self.log.epoch(progress.results, progress.step)
+            self._save_state()
+        self.watcher.epoch(result)
+
+    def _evaluate(self) -> Score:
+        """The averaged weights on dev; each process transcribes a share of the batches."""
+        self.evaluated.model.eval()
+        utterances = self.job.dev.utterances
+        batches = evaluation_batches(utterances, self.data.source, first=self.workers.rank, every=self.workers.size)
+        mine = transcribe(self.evaluated, self._until_stopped(batches))
+        self._heed_stop()
+        texts = {index: text for part in self.workers.gather(mine) for index, text in part.items()}
+        return score([u.text for u in utterances], [texts[i] for i in range(len(utterances))])
+
+    def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return itertools.takewhile(lambda _: self.stop_request() is None, batches)
+
+    def _finish(self, best: Best) -> None:
+        """Give the best checkpoint its input statistics and, of a CTC, the prior of its outputs.
+
+        That it says which epoch was best says that all is done.
+        """
+        tensors = load_checkpoint(self.job.out).tensors()
+        self.evaluated.model.load_state_dict({name: tensors[name] for name in self.evaluated.model.state_dict()})
+        self.evaluated.model.eval()  # where nothing was left to train, no epoch's evaluation has
+        first = self.job.corpora[0].utterances
+        for layer, measured in input_statistics(self.evaluated, first, self.data.source).items():
+            tensors |= measured.to_tensors(layer)
+        run = {**self.run, "best": json.dumps(asdict(best))}
+        if isinstance(self.evaluated.kind, CTC):
+            run |= to_metadata(output_prior(self.evaluated, first, self.data.source))
+        save_checkpoint(self.job.out, tensors, run)
+        self.files.state.unlink(missing_ok=True)
+
+    # --- stopping ----------------------------------------------------------------------------------------------------
+
+    def _heed_stop(self) -> None:
+        """Raise Stopped in all processes once one of them was asked to stop."""
+        asked = self.stop_request()
+        stops, interrupts = self.workers.sum([asked is not None, asked == signal.SIGINT])
+        if stops:
+            place = f"epoch {self.progress.epoch}, after {self.progress.batches} of its batches"
+            raise Stopped(
+                f"stopped in {place}; {self.files.state} holds the state, --resume goes on", by_keyboard=interrupts > 0
+            )
+
+    def _save_state(self) -> None:
+        if self.workers.is_first:
+            self._count_seconds()
+            self.trained.save(self.files.state, self.run, self.progress)
+            self.saved = time.monotonic()
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self.counted
+        self.counted = now

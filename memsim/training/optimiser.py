@@ -1,0 +1,58 @@
+"""The optimiser of a recipe, and the moving average of the weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from memsim.training.hooks import ParameterGroup
+from memsim.training.recipe import TrainConfig
+
+
+def make_optimiser(model: nn.Module, groups: Sequence[ParameterGroup], config: TrainConfig) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `groups`. Raises ValueError unless they hold each trained parameter once."""
+    times = Counter(id(parameter) for group in groups for parameter in group.parameters)
+    wrong = [name for name, p in model.named_parameters() if times[id(p)] != int(p.requires_grad)]
+    if wrong:
+        raise ValueError(f"parameter groups hold {wrong[0]} {times[id(model.get_parameter(wrong[0]))]} times")
+    settings: list[dict[str, Any]] = [
+        {
+            "params": list(group.parameters),
+            "weight_decay": group.weight_decay,
+            "rate_scale": group.rate_scale,
+            "follows_size": group.follows_size,
+        }
+        for group in groups
+    ]
+    first_rate = config.learning_rate[0][1]
+    if config.optimiser == "radam":
+        return torch.optim.RAdam(settings, lr=first_rate, decoupled_weight_decay=True)
+    return torch.optim.AdamW(settings, lr=first_rate, betas=(0.9, 0.98))
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """`rate` for every group, times the group's own scale, and the size of its parameter where it follows that."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["rate_scale"]
+        if group["follows_size"]:
+            group["lr"] *= float(group["params"][0].detach().mean().clamp_min(0))
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of `model`'s parameters; its buffers are copied."""
+    return AveragedModel(model, multi_avg_fn=_warming_average(decay))
+
+
+def _warming_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """A moving average whose decay grows from 0 to `decay`, so that the first steps do not linger."""
+
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update

@@ -1,0 +1,133 @@
+"""Quantization-aware training: what it adds to the loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memsim.asr.corpora import Utterance
+from memsim.asr.data import FeatureSource
+from memsim.asr.kinds import Outputs
+from memsim.asr.recogniser import Recogniser
+from memsim.asr.running import input_statistics
+from memsim.crossbar.statistics import InputStatistics
+from memsim.nn.product import QuantisedProduct
+from memsim.nn.quantisation import Quantisation
+from memsim.nn.rounding import QUANTISERS, ActivationQuantiser
+from memsim.nn.transfer import HardwareTransfer, Spread
+from memsim.rng import derive_seed
+from memsim.training.epoch_batches import TrainingBatch
+from memsim.training.forward import TrainingPass
+from memsim.training.hooks import Hooks, Moment, ParameterGroup, matrices_decay
+from memsim.training.recipe import TrainConfig
+
+CALIBRATION_UTTERANCES = 32
+"""From which the hardware is calibrated anew at the beginning of each epoch."""
+
+
+@dataclass
+class QuantisedTraining:
+    """The hooks of a recipe's section `quantisation`."""
+
+    quantisation: Quantisation
+    config: TrainConfig
+    seed: int
+    _teacher: nn.Module | None = field(default=None, init=False)
+    _recogniser: Recogniser | None = field(default=None, init=False)
+    _calibration: tuple[Sequence[Utterance], FeatureSource] | None = field(default=None, init=False)
+
+    def hooks(self) -> Hooks:
+        """For a `Job`."""
+        teaches = self.quantisation.config.teacher is not None
+        return Hooks(
+            self._prepare,
+            self._parameter_groups,
+            self._before_step,
+            self._distillation_losses if teaches else None,
+            observed_ranges,
+        )
+
+    def _prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
+        model = recogniser.model
+        statistics = input_statistics(recogniser, utterances, source)
+        if self.quantisation.config.teacher is not None:
+            teacher = copy.deepcopy(model).requires_grad_(False)
+            self._teacher = TrainingPass(teacher, recogniser.kind).eval()
+        self._recogniser = recogniser
+        self._calibration = utterances[:: -(-len(utterances) // CALIBRATION_UTTERANCES)], source
+        self.quantisation.apply(model, statistics)
+        return model
+
+    def _parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
+        """Scales do not decay, and learn at a rate relative to their size: the one that they begin with, if any."""
+        rate = self.quantisation.config.scale_rate
+        quantisers = [module for module in model.modules() if isinstance(module, QUANTISERS)]
+        known = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
+        groups = [
+            replace(group, parameters=[p for p in group.parameters if id(p) not in known])
+            for group in matrices_decay(model, config)
+        ]
+        for quantiser in quantisers:
+            for scale in quantiser.parameters():
+                learned = quantiser.learned_from_the_start()
+                size = float(learned.mean()) if len(learned) else 1.0
+                groups.append(ParameterGroup([scale], 0.0, rate * size, follows_size=not len(learned)))
+        return groups
+
+    def _before_step(self, model: nn.Module, moment: Moment) -> None:
+        hardware = self.quantisation.config.hardware
+        if hardware is None or not hardware.transfer:
+            return
+        transfers = [module for module in model.modules() if isinstance(module, HardwareTransfer)]
+        if any(int(transfer.epoch) != moment.epoch for transfer in transfers):
+            self.quantisation.calibrate(model, self._statistics_without_hardware(model))
+        ramp = 1.0 if hardware.spread_ramp == 0 else min(1.0, moment.fraction / hardware.spread_ramp)
+        spread = Spread(derive_seed(moment.seed, "spread", moment.step), hardware.programming_spread * ramp)
+        for transfer in transfers:
+            transfer.epoch.fill_(moment.epoch)
+            transfer.spread = spread
+
+    def _statistics_without_hardware(self, model: nn.Module) -> dict[str, InputStatistics]:
+        """Of the inputs that the layers have when products are exact, which is quick to compute."""
+        assert self._recogniser is not None
+        assert self._calibration is not None
+        products = [module for module in model.modules() if isinstance(module, QuantisedProduct)]
+        transfers = [(product, product.transfer) for product in products]
+        for product, _ in transfers:
+            product.transfer = None
+        try:
+            return input_statistics(replace(self._recogniser, model=model), *self._calibration)
+        finally:
+            for product, transfer in transfers:
+                product.transfer = transfer
+
+    def _distillation_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
+        """The mean Kullback-Leibler divergence from the teacher at a temperature, [batch].
+
+        Of a CTC it is the mean over the frames; of a Transducer over all places of the lattice of frames and tokens,
+        each alike (the full-lattice loss of Panchapagesan et al., 2021, arXiv 2011.06110).
+        """
+        teacher = self.quantisation.config.teacher
+        assert teacher is not None
+        assert self._teacher is not None
+        device = outputs.log_probs.device
+        precise = self.config.precision != "bfloat16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=not precise):
+            taught: Outputs = self._teacher(batch.features, batch.lengths, batch.targets)
+        wanted = (taught.log_probs / teacher.temperature).log_softmax(dim=-1)
+        given = (outputs.log_probs / teacher.temperature).log_softmax(dim=-1)
+        divergence = F.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=-1)
+        valid = outputs.valid.flatten(1)
+        mean = (divergence.flatten(1) * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
+        return mean * (teacher.weight * teacher.temperature**2)
+
+
+def observed_ranges(model: nn.Module) -> list[Tensor]:
+    """The ranges that are what the activations are. (Scales of weights are alike in all processes: weights are.)"""
+    quantisers = (module for module in model.modules() if isinstance(module, ActivationQuantiser))
+    return [quantiser.range.detach() for quantiser in quantisers if quantiser.is_observed]

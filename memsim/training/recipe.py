@@ -1,0 +1,83 @@
+"""Training recipes: configs/qat/*.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import field_validator
+from pydantic.types import Strict
+
+from memsim.asr.features import AugmentConfig
+from memsim.config.bases import Bases, seen_from
+from memsim.config.schema import Schema, Section, Within, problem
+from memsim.nn.quantisation import QuantisationConfig
+
+Pair = Annotated[tuple[float, Annotated[float, Within(low=0)]], Strict(False)]
+
+
+CORPUS = "corpus"
+"""In place of a file's name: the lexicon that comes with the corpus."""
+
+
+class TargetsConfig(Section):
+    """What the outputs stand for."""
+
+    kind: Literal["characters", "phonemes", "pieces"] = "characters"
+    lexicon: str = CORPUS  # of phonemes: the corpus's own (TED-LIUM's), cmudict, or a file
+    pieces: Annotated[int, Within(2)] = 500  # of pieces: how many, the blank included
+
+
+class TrainConfig(Section):
+    """A training recipe (configs/qat/*.yaml)."""
+
+    name: str
+    model: str = "conformer-small"
+    epochs: Annotated[int, Within(1)]
+    batch_seconds: Annotated[float, Within(above=0)]  # of audio in one step, over all processes
+    accumulate: Annotated[int, Within(1)] = 1  # parts that a process computes its share of a batch in, to save memory
+    optimiser: Literal["adamw", "radam"] = "adamw"
+    learning_rate: Annotated[tuple[Pair, ...], Strict(False)]  # (fraction of the training, rate), linear between them
+    weight_decay: Annotated[float, Within(low=0)] = 0.01
+    clip_norm: Annotated[float, Within(above=0)] = 1.0
+    average_decay: Annotated[float, Within(low=0, below=1)] = 0.0  # of the weights' moving average; 0: the weights
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the matrix products in training
+    feature_cache_gigabytes: Annotated[float, Within(low=0)] = 4.0  # features kept in memory; 0: none
+    augment: AugmentConfig = AugmentConfig()
+    targets: TargetsConfig = TargetsConfig()
+    quantisation: QuantisationConfig | None = None  # none: full precision
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _rates_are_a_curve(cls, points: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        fractions = [fraction for fraction, _ in points]
+        if len(points) < 2 or fractions[0] != 0 or fractions[-1] != 1 or fractions != sorted(set(fractions)):
+            raise problem("expected [fraction, rate] pairs whose fractions rise from 0 to 1")
+        return points
+
+    def learning_rate_at(self, fraction: float) -> float:
+        """The learning rate after `fraction` of the training."""
+        for (start, low), (end, high) in zip(self.learning_rate, self.learning_rate[1:], strict=False):
+            if fraction <= end:
+                return low + (high - low) * (fraction - start) / (end - start)
+        return self.learning_rate[-1][1]
+
+
+def load_train_config(name_or_path: str | Path) -> TrainConfig:
+    """The recipe of that name (shipped in configs/qat) or in that YAML file, its `base` resolved.
+
+    Its `model`, and the `lexicon` of its targets, are names or files as seen from its folder.
+
+    A recipe without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
+    """
+    return _SCHEMA.validate(_BASES.read(name_or_path))
+
+
+def _find_files(data: dict[str, Any], folder: Path) -> None:
+    seen_from(folder, data, "model")
+    if isinstance(targets := data.get("targets"), dict):
+        seen_from(folder, targets, "lexicon")
+
+
+_SCHEMA = Schema(TrainConfig)
+_BASES = Bases("qat", _SCHEMA, _find_files)

@@ -1,0 +1,49 @@
+"""What a training's outputs stand for, as its recipe says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from memsim.asr.corpora import Corpus, corpus_lexicon
+from memsim.asr.lexicon import load_lexicon
+from memsim.asr.tokens import CharacterTokens, PhonemeTokens, PieceTokens, Tokens
+from memsim.errors import InputError
+from memsim.training.recipe import CORPUS, TargetsConfig
+from memsim.units import counted
+
+
+def make_tokens(config: TargetsConfig, texts: Iterable[str], data: str, root: Path | None) -> Tokens:
+    """Tokens for the transcripts `texts`; `data` and `root` say which corpus's lexicon is `corpus`.
+
+    Raises InputError where there is no lexicon, or an extra package is not installed.
+    """
+    texts = list(texts)
+    if config.kind == "characters":
+        return CharacterTokens.from_texts(texts)
+    if config.kind == "pieces":
+        return PieceTokens.from_texts(texts, config.pieces)
+    source = corpus_lexicon(data, root) if config.lexicon == CORPUS else config.lexicon
+    return PhonemeTokens.from_lexicon(load_lexicon(source), texts)
+
+
+def pronounceable(corpus: Corpus, tokens: Tokens) -> tuple[Corpus, Counter[str]]:
+    """The utterances without words that the lexicon of `tokens`, if they have one, lacks; how often those words occur.
+
+    A large corpus has such words, and whoever made its lexicon left them out. Raises InputError when they spoil more
+    than half of the utterances: the lexicon is that of something else.
+    """
+    if not isinstance(tokens, PhonemeTokens):
+        return corpus, Counter()
+    known = tokens.lexicon.pronunciations
+    kept = tuple(u for u in corpus.utterances if all(word in known for word in u.text.split()))
+    missing = Counter(word for u in corpus.utterances for word in u.text.split() if word not in known)
+    if 2 * len(kept) < len(corpus.utterances):
+        some = ", ".join(word for word, _ in missing.most_common(5))
+        raise InputError(
+            f"{corpus.name} {corpus.split}: the lexicon lacks words of {len(corpus.utterances) - len(kept)} of "
+            f"{counted(len(corpus.utterances), 'utterance')} (such as {some}); choose another by --lexicon FILE"
+        )
+    return replace(corpus, utterances=kept), missing

@@ -1,0 +1,49 @@
+"""The logs of a training: a CSV file with a row an epoch, and TensorBoard's event files with every step."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+from memsim.storage.files import writing
+from memsim.training.state import EpochResult
+from memsim.training.training_files import TrainingFiles
+
+
+class TrainingLog:
+    """Both logs of one training. A resumed one goes on with them, each epoch and step once.
+
+    Args:
+        step: that the training goes on from; 0 removes the events of an earlier training.
+    """
+
+    def __init__(self, files: TrainingFiles, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a moment, and not every process logs
+
+        self._csv = files.log
+        if step == 0:
+            for old in files.events.glob("events.out.tfevents.*"):
+                old.unlink(missing_ok=True)
+        # What an interrupted run noted of later steps comes again.
+        self._events = SummaryWriter(str(files.events), purge_step=step + 1 if step else None)
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Note `values` under the number of the step that they were measured in."""
+        for name, value in values.items():
+            self._events.add_scalar(f"train/{name}", value, step)
+
+    def epoch(self, results: Sequence[EpochResult], step: int) -> None:
+        """Note the last of `results`; the CSV file is written anew with all of them."""
+        last = results[-1]
+        for name, value in (("wer", last.dev_wer), ("cer", last.dev_cer)):
+            self._events.add_scalar(f"dev/{name}", value, step)
+        self._events.flush()
+        with writing(self._csv) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in fields(EpochResult))
+            for result in results:
+                writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in vars(result).values())
+
+    def close(self) -> None:
+        self._events.close()

@@ -1,0 +1,3 @@
+"""The version of memsim."""
+
+__version__ = "0.1.0"
