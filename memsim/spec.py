@@ -221,7 +221,8 @@ class Verify(Section):
 class Programming(Section):
     """How cells get their states: what every scheme has. `relaxation` is the standard deviation of what a cell's
     current changes by after programming, as a fraction of it; the fitted data do not contain it. `exact` gives every
-    cell the mean state of its level, to see what the spread costs."""
+    cell the mean state of its level, to see what the spread costs.
+    """
 
     set_volts: Annotated[float, Within(low=-5, below=0)] = -2.0
     reset_volts: Annotated[float, Within(above=0, high=5)] = 2.0
@@ -319,7 +320,8 @@ class CellCost(Section):
 
 class Cost(Section):
     """Energy, time and area of the circuits: estimates, which change no result. What they are taken from is said in
-    configs/hardware/physical.yaml."""
+    configs/hardware/physical.yaml.
+    """
 
     dac: DacCost = DacCost()
     adc: AdcCost = AdcCost()

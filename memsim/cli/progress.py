@@ -11,6 +11,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from memsim.listener import Listener
+
 PIPED_COLUMNS = 120
 """The width of tables that are not written to a terminal."""
 
@@ -84,6 +86,41 @@ def pass_progress(quiet: bool) -> Iterator[Draw]:
             yield draw
     else:
         yield _lines()
+
+
+class TerminalListener(Listener):
+    """Shows progress, facts and warnings on standard error.
+
+    Args:
+        quiet: show neither progress nor facts.
+        silent: show no warnings either.
+    """
+
+    def __init__(self, *, quiet: bool = False, silent: bool = False) -> None:
+        self._quiet, self._silent = quiet, silent
+        self._draw: Draw | None = None
+
+    def progress(self, name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
+        """See `Listener`."""
+        if self._draw is not None:
+            self._draw(name, done, detail, total, unit)
+
+    def say(self, message: str) -> None:
+        """See `Listener`."""
+        if not self._quiet:
+            say(message)
+
+    def warn(self, message: str) -> None:
+        """See `Listener`."""
+        if not self._silent:
+            warn(message)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """See `Listener`."""
+        with pass_progress(self._quiet) as self._draw:
+            yield
+        self._draw = None
 
 
 class _Pace:
