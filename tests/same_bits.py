@@ -3,9 +3,9 @@
     python tests/same_bits.py                  # pin today's results for this machine; prints what changed
     python tests/same_bits.py map --keep made  # the same of one group, and leave the files that were hashed in made/
 
-tests/test_same_bits.py compares. Renew the hashes when a change is meant to change results, and say in the commit which
-ones and why. Everything goes through `memsim` commands and the files that they write, so the test outlives any change of
-the code behind them.
+tests/test_same_bits.py compares. Renew the hashes when a change is meant to change results, and say in the commit
+which ones and why. Everything goes through `memsim` commands and the files that they write, so the test outlives any
+change of the code behind them.
 
 Floats depend on the CPU and on the versions of the libraries that compute them. The commands run on one thread with
 the instructions that any x86 CPU since 2013 has, and hashes are kept for each kind of machine (`machine()`). On a
@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,14 +196,8 @@ def eval_cases() -> Cases:
 
 def qat_cases() -> Cases:
     """`memsim qat` for one epoch of few steps; then what else takes its files: a map and an eval of an LSTM."""
-    for name, text in (("conformer", CONFORMER), ("lstm", LSTM), ("transducer", TRANSDUCER)):
-        Path(f"{name}.yaml").write_text(text)
-    for name, text in (("recipe", RECIPE), ("robust", ROBUST), ("plain", PLAIN)):
-        Path(f"{name}.yaml").write_text(text)
-    write_corpus(Path("few.tsv"), utterances=8)
-    qat = ("qat", "--data", "few.tsv", "--dev", "few.tsv", "--compute", "cpu", "--config")
-    outputs = ("-o",)
-    for name in ("conformer", "lstm", "transducer"):
+    qat, outputs = write_training(), ("-o",)
+    for name in ("conformer", "lstm"):
         float_training = (*qat, "recipe.yaml", "--bits", "float", "--model", f"{name}.yaml")
         yield name, case(f"qat-{name}", *float_training, outputs=outputs)
     few_bits = ("--bits", "3", "--init", "qat-conformer.safetensors")
@@ -221,7 +216,9 @@ def fit_cases() -> Cases:
 
 
 def whole_cases() -> Cases:
-    """All layers of the bundled recogniser, on every shipped spec, and a fit of a mixture; minutes."""
+    """All layers of the bundled recogniser, on every shipped spec; a Transducer; and a fit of a mixture. Takes minutes."""
+    transducer = (*write_training(), "recipe.yaml", "--bits", "float", "--model", "transducer.yaml")
+    yield "transducer", case("whole-transducer", *transducer, outputs=("-o",))
     write_measurements(Path("many.csv"), devices=40, cycles=60)
     fit = ("fit-device", "many.csv", "--order", "3", "--components", "2")
     yield "fit", case("whole-fit", *fit, outputs=("-o", "--json"))
@@ -252,11 +249,23 @@ def write_network(path: Path) -> None:
     save_file({name: weight.astype(np.float32) for name, weight in weights.items()}, path)
 
 
+def write_training() -> tuple[str, ...]:
+    """The beginning of a `memsim qat` command, which the name of a recipe follows; its files are written here."""
+    for name, text in (("conformer", CONFORMER), ("lstm", LSTM), ("transducer", TRANSDUCER)):
+        Path(f"{name}.yaml").write_text(text)
+    for name, text in (("recipe", RECIPE), ("robust", ROBUST), ("plain", PLAIN)):
+        Path(f"{name}.yaml").write_text(text)
+    write_corpus(Path("few.tsv"), utterances=8)
+    return ("qat", "--data", "few.tsv", "--dev", "few.tsv", "--compute", "cpu", "--config")
+
+
 def write_corpus(path: Path, utterances: int) -> None:
-    """A manifest of the first utterances of the bundled speech."""
+    """A manifest of the first utterances of the bundled speech, with the audio beside it."""
     (bundled,) = REPOSITORY.glob("memsim/**/demo/manifest.tsv")
-    header, *rows = bundled.read_text().splitlines()
-    path.write_text("\n".join([header, *(f"{bundled.parent}/{row}" for row in rows[:utterances])]) + "\n")
+    rows = bundled.read_text().splitlines()[: 1 + utterances]
+    path.write_text("\n".join(rows) + "\n")
+    for row in rows[1:]:
+        shutil.copy(bundled.parent / row.split("\t")[0], path.parent)
 
 
 def write_measurements(path: Path, devices: int, cycles: int) -> None:
@@ -286,7 +295,7 @@ def machine() -> str:
 
 
 def results_of(group: str, folder: Path) -> dict[str, Any]:
-    """`{"machine": ..., "cases": ...}` of one group, from a process of its own with the same instructions everywhere."""
+    """`{"machine": ..., "cases": ...}` of one group, from a process of its own on one thread."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MEMSIM_", "TORCH"))}
     environment |= dict.fromkeys(THREADS, "1") | {"CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))
