@@ -31,7 +31,12 @@ def pinned() -> dict[str, Any]:
 
 def differences(found: dict[str, Any], pinned: dict[str, Any]) -> list[str]:
     """Each part of a case that is not as it was pinned."""
-    return [f"{name}: {part}" for name in found for part in found[name] if found[name][part] != pinned[name][part]]
+    return [
+        f"{name}: {part}"
+        for name in found
+        for part in sorted(found[name].keys() | pinned[name].keys())
+        if found[name].get(part) != pinned[name].get(part)
+    ]
 
 
 def test_what_holds_on_every_machine(group: str, found: dict[str, Any], pinned: dict[str, Any]) -> None:
