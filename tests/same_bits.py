@@ -189,8 +189,9 @@ def eval_cases() -> Cases:
     for spec in SPECS:
         demo = ("eval", "demo", *data, "--trials", "2", "--hardware", spec, "--set", FEW_LAYERS)
         yield spec, case(f"eval-{spec}", *demo, outputs=outputs)
-    # without an ADC, the last bit of the noise is seen
-    analog = ("eval", "demo", *data, "--set", FEW_LAYERS, "--set", "adc=none")
+    # without an ADC that rounds it away, loud noise shows small changes of it
+    loud = ("--set", "adc=none", "--set", "read_noise.shot_scale=20", "--set", "read_noise.johnson_scale=20")
+    analog = ("eval", "demo", *data, "--set", FEW_LAYERS, *loud)
     yield "analog", case("eval-analog", *analog, outputs=outputs)
     steps = ("eval", "demo", *data, "--set", FEW_LAYERS, "--bits", "4", "--reference", "demo-float", "--ablate")
     yield "steps", case("eval-steps", *steps, outputs=("--json",))
