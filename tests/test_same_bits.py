@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from same_bits import GROUPS, PINNED, results_of
+
+from tests.same_bits import GROUPS, PINNED, results_of
 
 SLOW = {"whole"}
 
