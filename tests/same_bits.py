@@ -305,6 +305,9 @@ def results_of(group: str, folder: Path) -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MEMSIM_", "TORCH"))}
     environment |= dict.fromkeys(THREADS, "1") | {"CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))
+    # numba does not see that a constant changed in another module than that of the function which it compiled
+    sources = digest(*(path.read_bytes() for path in sorted((REPOSITORY / "memsim").rglob("*.py"))))
+    environment["NUMBA_CACHE_DIR"] = str(REPOSITORY / "build" / "numba" / sources)
     if platform.machine() == "x86_64":
         environment |= SAME_INSTRUCTIONS
     folder.mkdir(parents=True)
