@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ def load_device(name_or_path: str | Path) -> DeviceModel:
     if checkpoint.kind != KIND:
         raise InputError(f"{path}: a {checkpoint.kind} file, not a device model")
     return _checked(checkpoint.tensors(), dict(checkpoint.metadata), str(path), default_name=path.stem)
+
+
+@lru_cache(maxsize=16)
+def load_device_on(name: str, device: torch.device) -> DeviceModel:
+    """Load the device model `name` as `load_device` does, with its tensors on `device`; loaded once."""
+    return load_device(name).to(device)
 
 
 def require_device(name_or_path: str | Path) -> None:
