@@ -2,8 +2,8 @@
 
 A cell's current is affine in its state r, so a differential column carries sum f(U) (r_pos - r_neg). The variance of
 its noise is sum q(U) [2 G_LLRS(U) + (G_HHRS(U) - G_LLRS(U)) (r_pos + r_neg)], where q(U) = 4kTB + 2eB|U|, and the
-conductances G(U) = I(U) / U are finite at 0 V. Each sum is one matrix product. Currents and noise are those of Hennen et
-al., Front. Neurosci. 16:941753 (2022).
+conductances G(U) = I(U) / U are finite at 0 V. Each sum is one matrix product. Currents and noise are those of Hennen
+et al., Front. Neurosci. 16:941753 (2022).
 
 Inputs u are fractions of full scale in [-1, 1], and signals are in units of (weight 1 x full-scale input).
 """

@@ -13,8 +13,8 @@ similar to the symmetric 1 + w sqrt(D) K sqrt(D), so its eigenvalues lie between
 largest eigenvalue of a matrix without negative entries, and is at most max (w K D x) / x for any positive x (Collatz
 and Wielandt; Horn and Johnson, Matrix Analysis, 8.1). Between known bounds, Chebyshev's semi-iteration (Saad, Iterative
 Methods for Sparse Linear Systems, algorithm 12.1), applied to the residual of the non-linear equation, takes a number
-of steps that is known beforehand. None of its coefficients depends on the right-hand side, so the result of a frame does
-not depend on the frames beside it.
+of steps that is known beforehand. None of its coefficients depends on the right-hand side, so the result of a frame
+does not depend on the frames beside it.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class IrDropArrays:
         return amperes
 
     def driver_watts(self, volts: Tensor) -> Tensor:
-        """Return the power [], float64, in watts from drivers at `volts` [tiles, n, rows], over all arrays and frames."""
+        """Return the power [] (float64, watts) of all arrays and frames at driver voltages `volts` [tiles, n, rows]."""
         total = volts.new_zeros((), dtype=torch.float64)
         for part, frames, cells, across in self.solutions(volts):
             row_amperes = cell_amperes(cells, across).sum(3)  # all current of a word line flows through its cells

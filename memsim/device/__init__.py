@@ -1,4 +1,4 @@
-"""One memristor: its model's parameters and current equations, its cells, and how a population of them is drawn."""
+"""One memristor: the parameters and current equations of its model, its cells, and random draws of a population."""
 
 from memsim.device.cells import Cells, draw_cycling_volts, pulse_cells
 from memsim.device.features import draw_states, fraction_below, state_means

@@ -287,7 +287,7 @@ def test_the_largest_resistance_is_still_solved(density: float, vmax: float, dev
 
 
 def test_voltages_that_switch_cells_are_refused(device: DeviceModel) -> None:
-    with pytest.raises(InputError, match=r"up to 1.0 V, not for vmax_volts 1.1"):
+    with pytest.raises(InputError, match=r"up to 1.0 V, not for dac.vmax_volts 1.1"):
         IrDropArrays.make(device, torch.zeros(1, 2, 2), 1.0, 1.1)
 
 
