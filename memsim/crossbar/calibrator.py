@@ -115,13 +115,8 @@ class Calibrator:
         cells = split_planes(arrays.difference(), arrays.spec.tile.rows)  # [row_tiles, rows, slices, out]
         for phase in drive.phases:
             signals = cells * drive(phase, one, 1)[0].flatten()
-            if self._adc.granularity == "layer":
-                values = signals.reshape(1, -1)
-            elif self._adc.granularity == "plane":
-                values = signals.permute(2, 0, 1, 3).flatten(1)
-            else:
-                values = signals.permute(0, 2, 1, 3).flatten(0, 1).flatten(1)
-            histogram = self._count(values.contiguous())
+            values = self._by_range(self._adc, signals).flatten(1)
+            histogram = self._count(values)
             total = self._features * cells.shape[0] * cells.shape[2] * cells.shape[3] // len(values)
             histogram.rest += max(0, total - values.shape[1])  # the other tiles, whose rows are at 0 V
 
@@ -134,14 +129,17 @@ class Calibrator:
             self._fit_gain(self._fit, scaled, signals, weights)
         if self._adc is None:
             return
-        by_input = signals.permute(2, 0, 3, 1, 4)  # [n, row_tiles, slices, phases, out]
-        if self._adc.granularity == "layer":
-            values = by_input.reshape(1, len(rows), -1)
-        elif self._adc.granularity == "plane":
-            values = by_input.permute(2, 0, 1, 3, 4).flatten(2)
-        else:
-            values = by_input.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(2)
+        values = self._by_range(self._adc, signals.permute(0, 2, 3, 1, 4).flatten(3))
         self._count(values.flatten(1), None if weights is None else weights.repeat_interleave(values.shape[2]))
+
+    @staticmethod
+    def _by_range(config: CalibratedAdc, signals: Tensor) -> Tensor:
+        """Group signals [row_tiles, n, slices, values] by the full scale that they share: [groups, n, values]."""
+        if config.granularity == "layer":
+            return signals.transpose(0, 1).reshape(1, signals.shape[1], -1)
+        if config.granularity == "plane":
+            return signals.permute(2, 1, 0, 3).flatten(2)
+        return signals.transpose(1, 2).flatten(0, 1)
 
     def _count(self, values: Tensor, weights: Tensor | None = None) -> MagnitudeHistogram:
         """Count signals [groups, n], each `weights` [n] times; a group has one full scale."""

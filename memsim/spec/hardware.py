@@ -59,14 +59,6 @@ _LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC"}
 
 _IDEAL_CELL_EFFECTS = ("quantisation", "dac", "adc")
 _OPTIONAL_EFFECTS = tuple(effect for effect in EFFECTS if effect not in ("quantisation", "iv", "programming"))
-    "dac",
-    "read_disturb",
-    "retention",
-    "faults",
-    "wires",
-    "adc",
-    "read_noise",
-)  # each a key of the spec
 
 
 def effect_label(effect: str) -> str:
