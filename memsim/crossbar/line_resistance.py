@@ -84,16 +84,9 @@ class IrDropArrays:
         """Prepare the solve of cells of `device` in `states` [tiles, rows, cols], driven with up to +-`vmax_volts`.
 
         `present` [tiles, rows, cols] (bool) marks the cells. `tolerance` is the part of the voltage drop on the lines
-        that the solve may leave unsolved (root mean square over cells, weighted by their slopes).
-
-        Raises:
-            InputError: the lines take nearly all of the current, or `vmax_volts` is beyond LARGEST_VMAX_VOLTS.
-            ValueError: `segment_ohms` is negative or not finite, or `tolerance` is not between 0 and 1.
+        that the solve may leave unsolved (root mean square over cells, weighted by their slopes). Raises InputError
+        where the lines take nearly all of the current, or `vmax_volts` is beyond LARGEST_VMAX_VOLTS.
         """
-        if not (math.isfinite(segment_ohms) and segment_ohms >= 0):
-            raise ValueError(f"segment_ohms is {segment_ohms}; it must be finite and at least 0")
-        if not 0 < tolerance < 1:
-            raise ValueError(f"tolerance is {tolerance}; it must lie between 0 and 1")
         if segment_ohms > 0 and vmax_volts > LARGEST_VMAX_VOLTS:
             raise InputError(
                 f"wires: IR drop is solved for up to {LARGEST_VMAX_VOLTS} V, not for dac.vmax_volts {vmax_volts:g}"

@@ -75,15 +75,17 @@ class Dac(Section):
     slice_bits: Annotated[int, Within(1, 11)] | None = None  # None: all at once
     range: Literal["per_layer", "per_vector"] = "per_layer"
     method: Literal["percentile", "max", "mse"] = "percentile"  # for range per_layer
-    percentile: Percentile = 99.99  # read by method percentile
+    percentile: Percentile = 99.99  # for method percentile
 
     @model_validator(mode="after")
     def _levels_need_bits(self) -> Dac:
         if self.bits is None and self.transfer == "linearised":
-            raise problem("linearised chooses the voltage of each level; give dac.bits", key="transfer")
+            raise problem("linearised chooses the voltage of each code; give dac.bits", key="transfer")
         if self.slice_bits is not None and (self.bits is None or self.slice_bits >= self.bits):
-            magnitude = "none" if self.bits is None else f"{self.bits - 1}, besides the sign"
-            raise problem(f"slices of {self.slice_bits} bits of an input that has {magnitude}", key="slice_bits")
+            magnitude = (
+                "an input is not quantised" if self.bits is None else f"an input has {self.bits - 1}, and a sign"
+            )
+            raise problem(f"{self.slice_bits} bits a slice, but {magnitude}", key="slice_bits")
         return self
 
 
@@ -102,7 +104,7 @@ class CalibratedAdc(AdcImperfections):
     bits: Annotated[int, Within(2, 16)] = 8
     granularity: Literal["layer", "plane", "tile"] = "plane"
     method: Literal["percentile", "max", "mse"] = "percentile"
-    percentile: Percentile = 99.99  # read by method percentile
+    percentile: Percentile = 99.99  # for method percentile
 
 
 class FixedAdc(AdcImperfections):
@@ -152,7 +154,7 @@ class Faults(Section):
     @model_validator(mode="after")
     def _a_cell_is_stuck_once(self) -> Faults:
         if self.stuck_lrs + self.stuck_hrs > 1:
-            raise problem("with stuck_lrs more than all cells are stuck", key="stuck_hrs")
+            raise problem("together with stuck_lrs, more than all cells are stuck", key="stuck_hrs")
         return self
 
 

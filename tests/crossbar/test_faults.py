@@ -113,5 +113,5 @@ def test_ideal_cells_do_not_fail() -> None:
         with pytest.raises(InputError, match=f"{key}: has no effect on ideal cells"):
             load_hardware({"cell": "ideal", key: {"age_seconds": 1.0} if key == "retention" else {}})
     assert load_hardware({"faults": {"stuck_lrs": 0.1}}).digital_twin().faults is None
-    with pytest.raises(InputError, match=r"faults\.stuck_hrs: with stuck_lrs more than all cells"):
+    with pytest.raises(InputError, match=r"faults\.stuck_hrs: together with stuck_lrs, more than all cells"):
         load_hardware({"faults": {"stuck_lrs": 0.6, "stuck_hrs": 0.6}})
