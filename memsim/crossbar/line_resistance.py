@@ -140,13 +140,6 @@ class IrDropArrays:
             total += (volts[part, frames] * row_amperes).sum(dtype=torch.float64)
         return total
 
-    def cell_volts(self, volts: Tensor) -> Tensor:
-        """Return the voltage [tiles, n, rows, cols] across every cell at driver voltages `volts` [tiles, n, rows]."""
-        whole = volts.new_empty(*volts.shape, self.states.shape[2])
-        for part, frames, _, across in self.solutions(volts):
-            whole[part, frames] = across
-        return whole
-
     def solutions(self, volts: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
         """Solve for the cell voltages at driver voltages `volts` [tiles, n, rows] in chunks of bounded memory.
 

@@ -8,7 +8,7 @@ result depends on the state of the generator alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from memsim.device.model import HRS, LRS, DeviceModel, companion, polynomial
+from memsim.device.model import HRS, LRS, UR, US, DeviceModel, companion, polynomial
 
 History = Literal["stationary", "zero"]
 """The start of a fresh cell's cycles: a stationary history, or zeros as in the published simulation (whose LRS variance
@@ -44,11 +44,9 @@ def draw_components(device: DeviceModel, n: int, generator: Generator) -> Tensor
     return component
 
 
-def draw_offsets_and_scales(
-    device: DeviceModel, n: int, generator: Generator, features: Sequence[int] = (0, 1, 2, 3)
-) -> tuple[Tensor, Tensor]:
-    """Draw the offsets mu and the scales sigma, [len(features), n] each, from the marginal mixture of `features`."""
-    means, cholesky = marginal_mixture(device, tuple(features))
+def draw_offsets_and_scales(device: DeviceModel, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Draw the offsets mu and the scales sigma, [4, n] each, of the features from the mixture."""
+    means, cholesky = marginal_mixture(device, (HRS, US, LRS, UR))
     component = draw_components(device, n, generator)
     z = torch.randn(means.shape[0], n, generator=generator, device=device.device)
     drawn = torch.zeros_like(z)
@@ -91,17 +89,10 @@ def draw_variates(
     return drawn.permute(2, 1, 0).contiguous()
 
 
-def draw_cycles(
-    device: DeviceModel,
-    n: int,
-    cycles: int,
-    generator: Generator,
-    history: History = "stationary",
-    order: int | None = None,
-) -> Tensor:
+def draw_cycles(device: DeviceModel, n: int, cycles: int, generator: Generator) -> Tensor:
     """Draw features [4, n, cycles] of `n` fresh cells over their cycles: HRS (ohm), US (V), LRS (ohm), UR (V)."""
     mu, sigma = draw_offsets_and_scales(device, n, generator)  # (4, n) each
-    x = draw_variates(device, n, cycles, generator, history, order)
+    x = draw_variates(device, n, cycles, generator)
     return device.denormalise(x, mu[..., None], sigma[..., None])
 
 

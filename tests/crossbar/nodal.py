@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.device import DeviceModel
 
 Array = npt.NDArray[np.float64]
@@ -96,3 +97,11 @@ class Nodal:
         added = np.concatenate([-np.eye(cells), np.eye(cells)])  # from the word line into the bit line
         moved = np.linalg.solve(self._jacobian(nodes[:cells] - nodes[cells:]), added)
         return moved[cells : cells + cols].T / self.segment_ohms
+
+
+def cell_volts(arrays: IrDropArrays, volts: Tensor) -> Tensor:
+    """The voltage [tiles, n, rows, cols] that memsim solves for across every cell."""
+    whole = volts.new_empty(*volts.shape, arrays.states.shape[2])
+    for part, frames, _, across in arrays.solutions(volts):
+        whole[part, frames] = across
+    return whole

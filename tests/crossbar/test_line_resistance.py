@@ -17,7 +17,7 @@ from memsim.crossbar import line_resistance
 from memsim.crossbar.line_resistance import IrDropArrays, cell_amperes
 from memsim.device import DeviceModel, draw_states, load_device, read_noise_std_amperes
 from memsim.errors import InputError
-from tests.crossbar.nodal import Nodal
+from tests.crossbar.nodal import Nodal, cell_volts
 
 SMALL_VOLTS = 1e-7
 """Where a cell is its conductance at 0 V: to 1e-8, from the quadratic term of the envelopes."""
@@ -86,7 +86,7 @@ def test_drivers_give_what_columns_take(seed: int, log_ohms: float) -> None:
     states = programmed(device, 1, 5, 4, 0.5, seed)
     volts = drives(1, 1, 5, 0.6, seed)
     arrays = IrDropArrays.make(device, states, ohms, 0.6, tolerance=1e-11)
-    across = arrays.cell_volts(volts)[0, 0]
+    across = cell_volts(arrays, volts)[0, 0]
     amperes = device.current_amperes(across, states[0])
     beyond = amperes.flip(0).cumsum(0).flip(0)  # what flows in a bit line's segment towards ground
     bit_lines = ohms * beyond.cumsum(0)
@@ -111,7 +111,7 @@ def test_without_resistance_it_is_the_plain_sum(dtype: torch.dtype, device: Devi
     volts = drives(3, 7, 20, 0.6).to(dtype)
     arrays = IrDropArrays.make(device, states, 0.0, 0.6)
     assert arrays.iterations == 0
-    assert torch.equal(arrays.cell_volts(volts), volts[..., None].expand(-1, -1, -1, 9))
+    assert torch.equal(cell_volts(arrays, volts), volts[..., None].expand(-1, -1, -1, 9))
     assert (
         relative(arrays.column_amperes(volts), without_line_resistance(device, states, volts))
         < 10 * torch.finfo(dtype).eps
@@ -151,7 +151,7 @@ def test_a_line_of_equal_cells_is_a_ladder(line: str, cells: int, device: Device
     states = torch.full(shape, 0.2, dtype=torch.float64)
     arrays = IrDropArrays.make(device, states, ohms, 0.4, tolerance=1e-12)
     volts = torch.full((1, 1, shape[1]), SMALL_VOLTS, dtype=torch.float64)
-    amperes = siemens * arrays.cell_volts(volts).flatten()
+    amperes = siemens * cell_volts(arrays, volts).flatten()
     torch.testing.assert_close(amperes, expected, rtol=1e-7, atol=0)
     columns = expected if line == "word" else expected.sum()[None]
     torch.testing.assert_close(arrays.column_amperes(volts).flatten(), columns, rtol=1e-7, atol=0)
@@ -246,7 +246,7 @@ def test_the_tolerance_is_met(tolerance: float, ohms: float, vmax: float, device
     volts = torch.cat([drives(1, 3, 64, vmax), torch.full((1, 1, 64), -vmax, dtype=torch.float64)], dim=1)
     exact = IrDropArrays.make(device, states, ohms, vmax, tolerance=1e-13)
     arrays = IrDropArrays.make(device, states, ohms, vmax, tolerance=tolerance)
-    solved, across = exact.cell_volts(volts), arrays.cell_volts(volts)
+    solved, across = cell_volts(exact, volts), cell_volts(arrays, volts)
     weights = (device.current_amperes(solved + 1e-6, states) - device.current_amperes(solved - 1e-6, states)) / 2e-6
     weights = weights.clamp(min=0)
 
@@ -275,7 +275,7 @@ def test_the_largest_resistance_is_still_solved(density: float, vmax: float, dev
     fixed = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=torch.float64).repeat(1, 32)
     volts = torch.cat([drives(1, 3, 64, vmax), vmax * fixed[None]], dim=1)
     largest = 10 * line_resistance.LARGEST_BOUND / IrDropArrays.make(device, states, 10.0, vmax).slope_bound
-    across = IrDropArrays.make(device, states, 0.99 * largest, vmax, tolerance=1e-10).cell_volts(volts)
+    across = cell_volts(IrDropArrays.make(device, states, 0.99 * largest, vmax, tolerance=1e-10), volts)
     residual = volts[..., None] - across - _drop(device, states, across, 0.99 * largest)
     assert float(residual.abs().max()) < 1e-6 * vmax
     with pytest.raises(InputError) as caught:

@@ -17,6 +17,7 @@ from memsim.crossbar.power import RowLoads
 from memsim.device import DeviceModel, load_device
 from memsim.spec import Dac
 from tests.crossbar.by_hand import small_matrix, spec_of, statistics_of
+from tests.crossbar.nodal import cell_volts
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -135,7 +136,7 @@ def test_wires_take_a_part(solve: str, polarity: str) -> None:
     for volts in volts_by_phase(matrix, x):
         tiles = torch.stack([volts[:, :16], torch.nn.functional.pad(volts[:, 16:], (0, 8))]).float()
         driven = tiles.repeat_interleave(len(ir_drop.arrays.states) // 2, dim=0)
-        across = ir_drop.arrays.cell_volts(driven)
+        across = cell_volts(ir_drop.arrays, driven)
         present = 1.0 if ir_drop.arrays.present is None else ir_drop.arrays.present[:, None]
         amperes = device.current_amperes(across, ir_drop.arrays.states[:, None]) * present
         whole += float((driven[..., None] * amperes).sum(dtype=torch.float64))
