@@ -166,9 +166,8 @@ def _box_muller(radius_word, angle_word):  # type: ignore[no-untyped-def]
     log = series * m * m * m - _HALF * m * m + m + float32(exponent) * _LOG_2
     radius = np.sqrt(max(np.float32(-2) * log, _ZERO))
 
-    quarter = uint32(angle_word + np.uint32(1 << 29)) >> np.uint32(
-        30
-    )  # quarter of a turn; the rest is within an eighth
+    # in quarters of a turn; the remaining angle is within an eighth
+    quarter = uint32(angle_word + np.uint32(1 << 29)) >> np.uint32(30)
     angle = float32(int32(uint32(angle_word - (quarter << np.uint32(30))))) * _TURN_PER_WORD
     z = angle * angle
     sine = angle + angle * z * ((_SIN[0] * z + _SIN[1]) * z + _SIN[2])

@@ -181,7 +181,7 @@ def _box_muller(radius_word, angle_word):  # type: ignore[no-untyped-def]
     The functions of the GPU's library also serve angles of many turns, at twice the cost.
     """
     radius = tl.sqrt(-2 * tl.log((radius_word.to(tl.float32) + 0.5) * _PER_WORD))
-    quarter = (angle_word + (1 << 29)) >> 30  # quarter of a turn; the rest is within an eighth
+    quarter = (angle_word + (1 << 29)) >> 30  # in quarters of a turn; the remaining angle is within an eighth
     angle = (angle_word - (quarter << 30)).to(tl.int32, bitcast=True).to(tl.float32) * _TURN_PER_WORD
     z = angle * angle
     sine = angle + angle * z * ((_SINE[0] * z + _SINE[1]) * z + _SINE[2])

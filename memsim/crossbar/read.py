@@ -108,11 +108,9 @@ class Operator:
         out_features = difference.shape[2]
         if adc is None:
             columns = torch.einsum("p,pio->io", significances, difference)[None]
-            noise = (
-                None
-                if below_zero_current is None
-                else torch.einsum("p,pio->io", significances.square(), below_zero_current)[None]
-            )
+            noise = None
+            if below_zero_current is not None:
+                noise = torch.einsum("p,pio->io", significances.square(), below_zero_current)[None]
             constant = significances.square().sum().expand(1, 1, out_features)
             noise_columns = _with_constant(noise, constant, drive.noise)
             conversion = Conversion(columns.new_ones(1, 1))
@@ -121,11 +119,9 @@ class Operator:
         shape = (len(columns), len(significances), out_features)
         codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, errors)
         columns = columns.flatten(2) * codes_per_signal
-        noise = (
-            None
-            if below_zero_current is None
-            else split_planes(below_zero_current, rows).flatten(2) * codes_per_signal.square()
-        )
+        noise = None
+        if below_zero_current is not None:
+            noise = split_planes(below_zero_current, rows).flatten(2) * codes_per_signal.square()
         noise_columns = _with_constant(noise, codes_per_signal.square(), drive.noise)
         return cls(drive, rows, out_features, _aligned(columns), noise_columns, conversion)
 
@@ -188,9 +184,7 @@ class Operator:
         """Multiply the rows' signals, convert them and add them to `product` [n, out]; return the number clipped."""
         rest = (noise_key, first_frame, self.conversion, significance, product)
         clipped: Tensor | int | None = None
-        is_bare = (
-            self.noise_columns is None and self.conversion.max_code is None
-        )  # the product alone, with nothing to fuse
+        is_bare = self.noise_columns is None and self.conversion.max_code is None  # a product with nothing to fuse
         if not is_bare and self.ir_drop is None and (fused := _fused(signals)) is not None:
             clipped = fused.multiply_and_digitise(signals, noise_terms, self.columns, self.noise_columns, *rest)
         if clipped is None:
@@ -205,9 +199,8 @@ class Operator:
             if self.noise_columns is None or self.drive.noise is None:
                 return currents, None
             assert isinstance(self.drive.cell, MemristorCell)
-            return currents, torch.bmm(
-                noise_with_ir_drop(self.drive.cell, signals, self.drive.noise), self.noise_columns
-            )
+            terms = noise_with_ir_drop(self.drive.cell, signals, self.drive.noise)
+            return currents, torch.bmm(terms, self.noise_columns)
         variances = None
         if self.noise_columns is not None:
             assert noise_terms is not None  # the drive has the noise of the columns
@@ -276,9 +269,8 @@ def _conversion(
     if errors is not None:
         codes_per_signal = codes_per_signal * (1 + errors.gain)
         offsets = _aligned(errors.offset_codes.flatten(1)[:, None])[:, 0]
-    return codes_per_signal.flatten(1)[:, None], Conversion(
-        code * significances, max_code, offsets, adc.nonlinearity_codes
-    )
+    conversion = Conversion(code * significances, max_code, offsets, adc.nonlinearity_codes)
+    return codes_per_signal.flatten(1)[:, None], conversion
 
 
 def _fused(x: Tensor) -> ModuleType | None:

@@ -36,10 +36,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Te
     c0, c1, c2, c3 = counter
     k0, k1 = split_key(key)
     for _ in range(PHILOX_ROUNDS):
-        product_0, product_1 = (
-            c0 * PHILOX_MULTIPLIERS[0],
-            c2 * PHILOX_MULTIPLIERS[1],
-        )  # modulo 2^64, because int64 wraps
+        product_0, product_1 = c0 * PHILOX_MULTIPLIERS[0], c2 * PHILOX_MULTIPLIERS[1]  # modulo 2^64: int64 wraps
         c0, c1 = ((product_1 >> 32) & LOW_32) ^ c1 ^ k0, product_1 & LOW_32
         c2, c3 = ((product_0 >> 32) & LOW_32) ^ c3 ^ k1, product_0 & LOW_32
         k0, k1 = (k0 + PHILOX_INCREMENTS[0]) & LOW_32, (k1 + PHILOX_INCREMENTS[1]) & LOW_32
