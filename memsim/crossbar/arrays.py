@@ -131,10 +131,11 @@ class ProgrammedArrays:
             cell = self.cell(1.0)
             assert self.states is not None
             assert isinstance(cell, MemristorCell)
-            tiling = self.tiling
-            for index in range(tiling.packs):
-                own, _, outputs = tiling.pack(index)
-                self.ir_drop.append(IrDropColumns.make(cell, self.states[..., outputs], own, self.spec.wires))
+            packs = [self.tiling.pack(index) for index in range(self.tiling.packs)]
+            made = [
+                IrDropColumns.make(cell, self.states[..., outputs], own, self.spec.wires) for own, _, outputs in packs
+            ]
+            self.ir_drop.extend(made)
         return self.ir_drop
 
     def signal_reader(self, input_range: float, gain_per_ampere: float) -> Callable[[Tensor], Tensor]:
