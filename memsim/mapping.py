@@ -14,8 +14,9 @@ from torch import Tensor
 from memsim.asr.recogniser import Recogniser, assign_state, skeleton
 from memsim.config.changes import Changes
 from memsim.config.json_input import parse_json_object
-from memsim.crossbar.matrix import MappedMatrix, ReadContext
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import ProgrammingReport
+from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import EMBEDDED, adopt, embedded
 from memsim.errors import InputError

@@ -1,4 +1,4 @@
-"""Quantities as people read them."""
+"""Quantities as text for people."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ _LEAST = -15
 
 
 def si(value: float, unit: str = "") -> str:
-    """`value` to three digits with an SI prefix from f to P: 0.00123 of J is 1.23 mJ."""
+    """Format `value` with three digits and an SI prefix from f to P.
+
+    >>> si(0.00123, "J")
+    '1.23 mJ'
+    """
     if not value or not math.isfinite(value):
         return f"{value:g} {unit}".rstrip()
-    exponent = 3 * math.floor(math.log10(abs(float(f"{value:.3g}"))) / 3 + 1e-9)  # rounded first: 999.9 is 1.00 k
+    exponent = 3 * math.floor(math.log10(abs(float(f"{value:.3g}"))) / 3 + 1e-9)  # rounded, so 999.9 is 1.00 k
     exponent = min(max(exponent, _LEAST), _LEAST + 3 * (len(_PREFIXES) - 1))
     return f"{value / 10.0**exponent:#.3g}".rstrip(".") + f" {_PREFIXES[(exponent - _LEAST) // 3]}{unit}".rstrip()
 
 
 def counted(number: int, thing: str, plural: str = "") -> str:
-    """`number` of what `thing` is one of: `1 layer`, `2,048 layers`, and with a `plural` of its own `3 matrices`."""
+    """Format a number of things; `plural` defaults to `thing` with an s.
+
+    >>> counted(2048, "layer"), counted(1, "layer"), counted(3, "matrix", "matrices")
+    ('2,048 layers', '1 layer', '3 matrices')
+    """
     return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"

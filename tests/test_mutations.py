@@ -42,7 +42,7 @@ FAULTS = {
         "nn/test_convolution.py",
     ),
     "polarity of the second phase": Fault(
-        "crossbar/drive.py", "worth = (sign or 1) *", "worth = abs(sign or 1) *", "crossbar/test_drive.py"
+        "crossbar/drive.py", "significance = (sign or 1) *", "significance = abs(sign or 1) *", "crossbar/test_drive.py"
     ),
     "DAC truncates": Fault(
         "crossbar/convert.py", ".round_().clamp_(-largest, largest)\n\n\ndef dac_fractions",
@@ -62,11 +62,11 @@ FAULTS = {
     ),
     "noise shared across the batch": Fault(
         "crossbar/compiled.py", "uint32(first_frame + n), uint32(tile)", "uint32(first_frame), uint32(tile)",
-        "crossbar/test_noise.py",
+        "crossbar/test_read_noise.py",
     ),
     "noise shared by tiles": Fault(
         "crossbar/compiled.py", "uint32(first_frame + n), uint32(tile)", "uint32(first_frame + n), uint32(0)",
-        "crossbar/test_noise.py",
+        "crossbar/test_read_noise.py",
     ),
     "noise variance not scaled as a square": Fault(
         "crossbar/read.py", ".flatten(2) * codes_per_signal.square()", ".flatten(2) * codes_per_signal",
@@ -81,7 +81,8 @@ FAULTS = {
         "crossbar/test_program.py",
     ),
     "relaxation in proportion to the state": Fault(
-        "crossbar/program.py", "flat[part] = dark + (r - dark) *", "flat[part] = r *", "crossbar/test_program.py"
+        "crossbar/program.py", "flat[part] = zero_current + (r - zero_current) *", "flat[part] = r *",
+        "crossbar/test_program.py",
     ),
 }  # fmt: skip
 

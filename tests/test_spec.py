@@ -17,7 +17,6 @@ from memsim.config.resources import configs_root
 from memsim.config.schema import models_in
 from memsim.errors import InputError
 from memsim.spec import (
-    _SCHEMA,
     EFFECTS,
     OVERRIDABLE,
     CalibratedAdc,
@@ -35,6 +34,7 @@ from memsim.spec import (
     apply_settings,
     load_hardware,
 )
+from memsim.spec.hardware import _SCHEMA
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
 

@@ -1,7 +1,8 @@
-"""`elementwise`, compiled for CPUs by numba: one pass each over memory, shared out among threads by frames.
+"""The functions of `elementwise`, compiled for CPUs by numba: one pass over memory each, divided among threads.
 
-The same codes, and the same random words; logarithm, sine and cosine are polynomials that a compiler can vectorise
-(coefficients of the Cephes library's single-precision functions, S. L. Moshier), good to the last bits of a float32.
+Codes and random words are the same as in `elementwise`. Logarithm, sine and cosine are polynomials that a compiler can
+vectorise, accurate to the last bits of a float32 (coefficients of the single-precision functions of the Cephes library,
+S. L. Moshier).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from memsim.crossbar.read_noise import COSINE, PHILOX_INCREMENTS, PHILOX_MULTIPL
 def look_up(
     x: Tensor, codes_per_input: float, tables: tuple[Tensor, ...], rows: int
 ) -> tuple[Tensor, Tensor | None, int]:
-    """See `elementwise.look_up`."""
+    """Look up signals and noise terms: see `elementwise.look_up`."""
     n, width = x.shape
     tiles = -(-width // rows)
     signals = torch.empty(tiles, n, rows)
@@ -41,21 +42,21 @@ def digitise(
     noise_key: int,
     first_frame: int,
     conversion: Conversion,
-    worth: float,
+    significance: float,
     product: Tensor,
 ) -> int:
-    """See `elementwise.digitise`; leaves `signals` and `variances` as they are."""
+    """Convert column signals and add them up: see `elementwise.digitise`. Does not overwrite its arguments."""
     spread = np.empty((0, 0, 0), np.float32) if variances is None else _numpy(variances.float())
     offsets = np.empty((0, 0), np.float32) if conversion.offsets is None else _numpy(conversion.offsets)
     key = (np.uint32(word) for word in split_key(noise_key))
-    weights = _numpy(worth * conversion.weights)
+    weights = _numpy(significance * conversion.weights)
     adc = (conversion.max_code or 0, offsets, np.float32(conversion.bow))
     arrays = (_numpy(signals), spread, *key, first_frame, weights, *adc, product.detach().numpy())
     return _in_threads(lambda first, last: _digitise(*arrays, first, last), len(product))
 
 
 def count(codes: Tensor, lowest: int, shift: int, weights: Tensor | None, bins: int) -> Tensor:
-    """See `elementwise.count`."""
+    """Count magnitudes in histograms: see `elementwise.count`."""
     counts = torch.zeros(len(codes), bins, dtype=torch.float64)
     each = np.empty(0, np.float64) if weights is None else _numpy(weights.double())
     _count(_numpy(codes), np.int32(lowest), np.int32(shift), each, counts.numpy())
@@ -67,7 +68,7 @@ def _numpy(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def _in_threads(part: Callable[[int, int], int], n: int) -> int:
-    """The sum of `part(first, last)` over [0, n) cut in as many pieces as torch has threads."""
+    """Return the sum of `part(first, last)` over [0, n), which is cut into as many pieces as torch has threads."""
     threads = torch.get_num_threads()
     size = max(1, -(-n // threads))
     bounds = [(first, min(first + size, n)) for first in range(0, n, size)]
@@ -77,16 +78,16 @@ def _in_threads(part: Callable[[int, int], int], n: int) -> int:
 
 @lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Of this process: a forked one has the pool of its parent, but none of its threads."""
+    """Return the threads of this `process`: a forked process inherits the pool of its parent without its threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="memsim-read")
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`function`, compiled when it is first called; kept on disk for later processes where there is a place for it."""
+    """Compile `function` when it is first called, and keep the result on disk for later processes where possible."""
     options |= {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+    except RuntimeError:  # neither the package's folder nor the user's cache is writable
         return njit(**options)(function)  # type: ignore[no-any-return]
 
 
@@ -117,7 +118,7 @@ def _look_up(x, codes_per_input, tables, signals, noise_terms, first, last):  # 
     clipped = 0
     for n in range(first, last):
         for tile in range(tiles):
-            dark = _ZERO
+            constant = _ZERO
             for row in range(rows):
                 column = tile * rows + row
                 code = np.rint(x[n, column] * codes_per_input) if column < width else _ZERO
@@ -127,10 +128,10 @@ def _look_up(x, codes_per_input, tables, signals, noise_terms, first, last):  # 
                 index = middle + int(code)
                 signals[tile, n, row] = tables[0, index]
                 if len(noise_terms):
-                    dark += tables[1, index]
+                    constant += tables[1, index]
                     noise_terms[tile, n, row] = tables[2, index]
             if len(noise_terms):
-                noise_terms[tile, n, rows] = dark
+                noise_terms[tile, n, rows] = constant
     return clipped
 
 
@@ -165,7 +166,8 @@ def _box_muller(radius_word, angle_word):  # type: ignore[no-untyped-def]
     log = series * m * m * m - _HALF * m * m + m + float32(exponent) * _LOG_2
     radius = np.sqrt(max(np.float32(-2) * log, _ZERO))
 
-    quarter = uint32(angle_word + np.uint32(1 << 29)) >> np.uint32(30)  # of a turn; the rest is within an eighth
+    # in quarters of a turn; the remaining angle is within an eighth
+    quarter = uint32(angle_word + np.uint32(1 << 29)) >> np.uint32(30)
     angle = float32(int32(uint32(angle_word - (quarter << np.uint32(30))))) * _TURN_PER_WORD
     z = angle * angle
     sine = angle + angle * z * ((_SIN[0] * z + _SIN[1]) * z + _SIN[2])

@@ -1,4 +1,4 @@
-"""Converters: inputs to row voltages (DAC) and column currents to numbers (ADC)."""
+"""Converters: from inputs to row voltages (DAC) and from column currents to numbers (ADC)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from torch import Generator, Tensor
 
 from memsim.spec import Adc, Dac, FixedAdc
 
-LEAST_RANGE = 1e-12  # of a converter
+LEAST_RANGE = 1e-12
+"""The smallest full scale of a converter."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How the signals of columns become numbers.
+    """The conversion of column signals to numbers.
 
-    `weights` [row_tiles, planes]: what one code (or, without an ADC, one unit of signal) is worth in the sum, in units
-    of (weight 1 x full-scale input). `max_code` None: no ADC. `offsets` [row_tiles, columns] (codes) and
-    `nonlinearity_codes`, the most by which the characteristic deviates from a straight line, are its errors.
+    Attributes:
+        weights: [row_tiles, planes], the value of one code (without an ADC, of one unit of signal) in the sum, in units
+            of (weight 1 x full-scale input).
+        max_code: the largest code; None without an ADC.
+        offsets: [row_tiles, columns], offset errors in codes.
+        nonlinearity_codes: the largest deviation of the characteristic from a straight line, in codes.
     """
 
     weights: Tensor
@@ -29,11 +33,12 @@ class Conversion:
 
     @property
     def planes(self) -> int:
+        """The number of planes."""
         return self.weights.shape[1]
 
     @property
     def per_output(self) -> int:
-        """Conversions for each output and phase."""
+        """The number of conversions for each output and phase."""
         return 0 if self.max_code is None else self.weights.numel()
 
     @property
@@ -44,14 +49,14 @@ class Conversion:
 
 @dataclass(frozen=True)
 class AdcErrors:
-    """Of every column's converter: the relative error of its gain and its offset in codes, [row_tiles, planes, out]."""
+    """The relative gain error and the offset (in codes) of every column's converter, [row_tiles, planes, out] each."""
 
     gain: Tensor
     offset_codes: Tensor
 
     @classmethod
     def draw(cls, config: Adc | None, shape: tuple[int, int, int], generator: Generator) -> AdcErrors | None:
-        """Gaussian, with the deviations of the spec; None for converters without such errors."""
+        """Draw Gaussian errors with the deviations of the spec; None for converters without such errors."""
         if config is None or not (config.gain_error or config.offset_error_codes):
             return None
         drawn = torch.randn(2, *shape, generator=generator, device=generator.device)
@@ -59,22 +64,23 @@ class AdcErrors:
 
 
 def dac_max_code(bits: int) -> int:
-    """The largest code of a signed DAC; codes are symmetric, so 8 bits have 255 levels."""
+    """Return the largest code of a signed DAC; codes are symmetric, so 8 bits have 255 levels."""
     return (1 << (bits - 1)) - 1
 
 
 def dac_codes(x: Tensor, input_range: Tensor | float, bits: int) -> Tensor:
-    """Codes (whole numbers in the dtype of `x`) of inputs `x`; `input_range` is the input that drives full scale."""
+    """Convert inputs `x` to codes, whole numbers in the dtype of `x`; `input_range` is the input at full scale."""
     largest = dac_max_code(bits)
     return (x * (largest / input_range)).round_().clamp_(-largest, largest)
 
 
 def dac_fractions(config: Dac, largest: int, signal: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
-    """Voltages, as fractions of full scale, of the codes -largest to `largest`; [2 largest + 1], float64.
+    """Return the voltages of the codes -largest to `largest`, as fractions of full scale; [2 largest + 1], float64.
 
-    `uniform`: equal steps. `linearised`: those whose `signal` (what a row adds to a column at a fraction of full scale,
-    monotone) is proportional to the code, by bisection. Full scale is then the lesser of the two ends' signals, unless
-    no negative voltage is used. With `level_grid: uniform` each is rounded to the nearest of a DAC with equal steps.
+    With `transfer: uniform` steps are equal. With `linearised` the `signal` of a fraction of full scale, which must be
+    monotone, is proportional to the code; bisection finds the fractions. The largest code then has the smaller of the
+    signals at both ends of the range, unless no negative voltage is used. With `level_grid: uniform` each fraction is
+    rounded to the nearest voltage of a DAC with equal steps.
     """
     codes = torch.arange(-largest, largest + 1, dtype=torch.float64, device=device) / largest
     if config.transfer == "uniform":
@@ -83,7 +89,7 @@ def dac_fractions(config: Dac, largest: int, signal: Callable[[Tensor], Tensor],
     full = ends[1] if config.polarity == "two_phase" else torch.minimum(-ends[0] * ends[1].sign(), ends[1].abs())
     wanted = codes.abs() * full.abs()
     low, high = torch.zeros_like(codes), torch.ones_like(codes)
-    for _ in range(52):  # halvings: to the last bit of a float64
+    for _ in range(52):  # halvings, to the last bit of a float64
         middle = (low + high) / 2
         too_low = signal(middle * codes.sign()).abs() < wanted
         low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
@@ -92,7 +98,10 @@ def dac_fractions(config: Dac, largest: int, signal: Callable[[Tensor], Tensor],
 
 
 def adc_steps(config: Adc, adc_range: Tensor) -> tuple[Tensor, int]:
-    """(size of one code, largest code) of an ADC whose full scale is `adc_range` (any shape), in signal units."""
+    """Return the size of one code, in signal units, and the largest code of an ADC of full scale `adc_range`.
+
+    The size has the shape of `adc_range`.
+    """
     if isinstance(config, FixedAdc):
         return torch.full_like(adc_range, 2.0**-config.precision_bits), fixed_adc_max_code(config)
     largest = (1 << (config.bits - 1)) - 1
@@ -100,10 +109,10 @@ def adc_steps(config: Adc, adc_range: Tensor) -> tuple[Tensor, int]:
 
 
 def fixed_adc_max_code(config: FixedAdc) -> int:
-    """The paper's converter clamps to +-2^(precision + range - 1), both ends included."""
+    """Return the largest code of a fixed ADC: the paper's clamps to +-2^(precision + range - 1), both included."""
     return 1 << (config.precision_bits + config.range_bits - 1)
 
 
 def fixed_adc_range(config: FixedAdc) -> float:
-    """Full scale in units of (weight 1 x full-scale input)."""
+    """Return the full scale of a fixed ADC in units of (weight 1 x full-scale input)."""
     return fixed_adc_max_code(config) * 2.0**-config.precision_bits

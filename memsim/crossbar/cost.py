@@ -1,10 +1,10 @@
-"""What a matrix on arrays takes: circuits, area, and for each input vector conversions, energy and time.
+"""The cost of a matrix on arrays: circuits and area, and the conversions, energy and time of an input vector.
 
 Every array (row tile, column tile, slice, polarity, copy) has a DAC and a driver at each row, unless `arrays_per_dac`
-of them share one. The columns of a pair and of its copies are subtracted and added up as currents; what comes of them
-is held, and `columns_per_adc` columns of an array take turns at an ADC. An input vector is read in the phases of its
-drive, one after the other: DACs, a read pulse, ADCs. All arrays of a matrix work at the same time, and nothing overlaps
-in time with the next phase, the next vector or the next layer.
+arrays share one. The columns of a pair and of its copies are subtracted and added up as currents. The results are held,
+and `columns_per_adc` columns of an array take turns at one ADC. An input vector is read in the phases of its drive, one
+after the other, and each phase takes the time of the DACs, of a read pulse and of the ADCs. All arrays of a matrix work
+at the same time; phases, vectors and layers do not overlap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from memsim.spec import HardwareSpec
 
 @dataclass(frozen=True)
 class ArrayCost:
-    """Circuits of a matrix, and what one input vector takes of them. The energy of cells is not known here."""
+    """The circuits of a matrix and the cost of one input vector, without the energy of the cells."""
 
     arrays: int
     cells: int
@@ -40,7 +40,7 @@ class ArrayCost:
 
     @classmethod
     def of(cls, tiling: Tiling, spec: HardwareSpec) -> ArrayCost:
-        """Of a matrix that lies so on the arrays of its layer's resolved `spec`."""
+        """Count the circuits of a matrix of that `tiling` under its layer's resolved `spec`."""
         cost, tile = spec.cost, spec.tile
         phases = phase_count(spec.dac)
         same_input = tiling.tiles // (tiling.row_tiles * tiling.packs)
@@ -83,15 +83,15 @@ class ArrayCost:
 
     @property
     def square_millimetres(self) -> dict[str, float]:
-        """Of cells, DACs and ADCs, and in total."""
+        """The area of cells, DACs and ADCs, and the total."""
         areas = (self.cell_square_micrometres, self.dac_square_micrometres, self.adc_square_micrometres)
         parts = {part: 1e-6 * area for part, area in zip(("cells", "dacs", "adcs"), areas, strict=True)}
         return parts | {"total": math.fsum(parts.values())}
 
     def cell_joules(self, watts: float | None, spec: HardwareSpec) -> float | None:
-        """Of one input vector; `watts` is the power of the cells, summed over its phases.
+        """Return the energy of the cells for one input vector of power `watts`, summed over its phases.
 
-        None where that is unknown and the spec has no price for a cell's pulse.
+        It is None where the power is unknown (None) and the spec has no price for a cell's pulse.
         """
         cell = spec.cost.cell
         if cell.read_joules == "simulated":
@@ -100,9 +100,9 @@ class ArrayCost:
 
 
 def programming_joules(report: ProgrammingReport, spec: HardwareSpec) -> float:
-    """The pulses that programmed a matrix, and the conversions of the ADC that verified them, where it has one.
+    """Return the energy of programming a matrix: its pulses, and the conversions of its verify reads.
 
-    The currents of verify reads are left out: at some 0.3 V for 0.1 us they take a thousandth of a pulse.
+    The currents of verify reads are left out: at about 0.3 V for 0.1 us, they take a thousandth of a pulse's energy.
     """
     write = spec.cost.cell.write_joules
     pulses = report.joules if write == "simulated" else report.pulses * write

@@ -1,4 +1,4 @@
-"""Which cells a read disturbs, those whose SET or RESET threshold it crosses, and what becomes of them."""
+"""Read disturb: reads that cross the SET or RESET threshold of a cell change its state."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from memsim.errors import InputError
 from memsim.spec import HardwareSpec, IncrementalReset, Scheme
 
 NEGLIGIBLE = 1e-4
-"""Fractions of the cells below this are not worth a warning; at 0.4 V it is 4e-5, at 0.5 V 7e-4."""
+"""The smallest fraction of disturbed cells that deserves a warning; at 0.4 V 4e-5 of the cells are, at 0.5 V 7e-4."""
 
 
 @dataclass(frozen=True)
 class DisturbRisk:
-    """Fractions of the cells that a read of the largest voltage changes."""
+    """The fractions of the cells that a read at the largest voltage changes."""
 
     volts: float
     hrs_set: float  # HRS cells that its negative polarity SETs
@@ -29,11 +29,15 @@ class DisturbRisk:
 
     @property
     def is_negligible(self) -> bool:
+        """Whether both fractions are too small for a warning."""
         return max(self.hrs_set, self.lrs_reset) < NEGLIGIBLE
 
 
 def read_pulses(spec: HardwareSpec) -> tuple[float, ...]:
-    """What a layer's cells are read with at worst, over and over, until nothing changes any more: V, one by one."""
+    """Return the worst-case read pulses of a layer in volts, repeated until states settle.
+
+    There are none where the spec has no read disturb.
+    """
     if spec.read_disturb is None or spec.dac is None:
         return ()
     volts = spec.dac.vmax_volts
@@ -43,18 +47,18 @@ def read_pulses(spec: HardwareSpec) -> tuple[float, ...]:
 def settle(
     r: Tensor, digits: Tensor, config: Scheme, device: DeviceModel, read_volts: Sequence[float], generator: Generator
 ) -> Tensor:
-    """States [n] of cells programmed by a closed loop to `digits` [n], after reads at `read_volts`.
+    """Return the states [n] after reads at `read_volts` of cells that a closed loop programmed to `digits` [n].
 
-    A closed loop does not keep the thresholds of its cells, so which of them are disturbed is drawn by the fraction of
-    the population, independently of their states; those that a read SETs are in the LRS of some cell then. (Cells that
-    are programmed by single pulses are really read, in `pulse_cells`.) Raises InputError for reads beyond the first
-    pulse of an incremental RESET, which they would go on with.
+    The simulated closed loop does not keep the thresholds of its cells. The disturbed cells are therefore drawn at the
+    rate of the population, independently of their states, and a cell that a read SETs takes an LRS drawn for a fresh
+    cell. (`pulse_cells` reads cells that were programmed by single pulses with their own thresholds.) Raises InputError
+    for reads above the first pulse of an incremental RESET, because they would continue the RESET.
     """
     negative, positive = -min(0.0, *read_volts), max(0.0, *read_volts)
     if isinstance(config, IncrementalReset):
         if positive > config.start_volts:
             raise InputError(
-                f"read_disturb: reads at {positive:g} V go on with the RESET that begins at {config.start_volts:g} V; "
+                f"read_disturb: reads at {positive:g} V continue the RESET that begins at {config.start_volts:g} V; "
                 "lower dac.vmax_volts or raise programming.start_volts"
             )
         may_set, may_move = torch.ones_like(digits, dtype=torch.bool), torch.zeros_like(digits, dtype=torch.bool)
@@ -74,7 +78,7 @@ def settle(
 
 @lru_cache(maxsize=16)
 def _moved_states(device: DeviceModel, volts: float, history: History) -> Tensor:
-    """States of LRS cells that a read at `volts` has moved, from as many cells as it takes to see some."""
+    """Draw LRS cells until a read at `volts` has moved some of them, and return the states of those."""
     generator = rng.generator("disturb", device=device.device)
     moved: list[Tensor] = []
     for _ in range(256):
@@ -86,13 +90,14 @@ def _moved_states(device: DeviceModel, volts: float, history: History) -> Tensor
         if sum(map(len, moved)) >= 256:
             break
     found = torch.cat(moved)
-    return found if len(found) else before[:1]  # so rare that it does not matter
+    return found if len(found) else before[:1]  # too rare to matter
 
 
 def disturb_risk(spec: HardwareSpec) -> DisturbRisk | None:
-    """That of a layer's resolved spec; None for cells without thresholds.
+    """Return the risk of a layer's resolved spec; None for cells without thresholds.
 
-    A cell in HRS SETs at U <= US, one in LRS moves towards HRS at U > UR (Hennen et al., Front. Neurosci. 16:941753).
+    A cell in HRS SETs at U <= US, and a cell in LRS moves towards HRS at U > UR (Hennen et al., Front. Neurosci.
+    16:941753, 2022).
     """
     if spec.cell == "ideal" or spec.dac is None:
         return None

@@ -1,8 +1,8 @@
-"""From inputs to what the rows contribute to a column: the DAC and the cells' voltage law.
+"""The drive of the rows: from inputs, through DAC and cells, to the signals that each row adds to a column.
 
-An input is read in one or more phases. Each drives the rows with voltages of its own, its columns are converted on
-their own, and the results are added with the phase's worth: positive and negative inputs one after the other
-(`polarity: two_phase`), or a few bits of the input at a time (`slice_bits`). A signed DAC with all its bits has one.
+An input is read in one or more phases, whose columns are converted separately and added up by the phase's significance.
+Positive and negative inputs are two phases with `polarity: two_phase`, and each slice of an input's bits is one phase
+with `slice_bits`. A signed DAC that converts all its bits at once has one phase.
 """
 
 from __future__ import annotations
@@ -19,25 +19,31 @@ from memsim.crossbar.tiling import split_rows
 from memsim.spec import Dac, ReadNoise
 
 Rows = tuple[Tensor, Tensor | None, Tensor | int]
-"""Signals, noise terms and how many inputs were clipped: see `elementwise.look_up`."""
+"""Signals, noise terms and the number of clipped inputs: see `elementwise.look_up`."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """One reading of the arrays for an input.
 
-    `worth` is what its result counts; `sign` the sign of the inputs that it drives, 0 for both. `tables` hold by DAC
-    code the signal and, for noise, the two variances of `MemristorCell.noise_variances`; None where there are no codes.
+    Attributes:
+        significance: the factor of its result in the sum over phases.
+        sign: the sign of the inputs that it drives; 0 for both.
+        tables: the signal of each DAC code and, with noise, the two variances of `MemristorCell.noise_variances`; None
+            for a DAC without codes.
     """
 
-    worth: float
+    significance: float
     sign: int
     tables: tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
 class Drive:
-    """What drives the rows of a matrix; `input_range` is the input that drives full scale."""
+    """The drive of a matrix's rows; an input of `input_range` is full scale.
+
+    With `gives_volts` rows carry voltages in place of signals.
+    """
 
     dac: Dac | None
     input_range: float
@@ -56,7 +62,7 @@ class Drive:
         device: torch.device,
         gives_volts: bool = False,
     ) -> Drive:
-        """`noise` None reads without noise, as ideal cells always do. `gives_volts`: in place of signals."""
+        """Work out the phases and their tables on `device`; `noise` None reads without noise, as ideal cells do."""
         noise = noise if isinstance(cell, MemristorCell) else None
         signs = _signs(dac)
         if dac is None or dac.bits is None:
@@ -73,12 +79,12 @@ class Drive:
             for shift in _shifts(dac):
                 digits = ((magnitudes >> shift) & slice_largest) * (1 if sign else codes.sign())
                 tables = _laws(cell, noise, fractions[digits + slice_largest], gives_volts)
-                worth = (sign or 1) * (slice_largest << shift) / largest
-                phases += (Phase(worth, sign, tuple(table.float() for table in tables)),)
+                significance = (sign or 1) * (slice_largest << shift) / largest
+                phases += (Phase(significance, sign, tuple(table.float() for table in tables)),)
         return cls(dac, input_range, cell, noise, phases, gives_volts)
 
     def __call__(self, phase: Phase, x: Tensor, rows: int) -> Rows:
-        """Signals [row_tiles, n, rows] of inputs [n, in], noise terms, clipped inputs: see `elementwise.look_up`."""
+        """Drive inputs [n, in] on tiles of `rows`: see `elementwise.look_up` for what is returned."""
         if phase.tables is not None:
             codes_per_input = len(phase.tables[0]) // 2 / self.input_range
             looked_up: Rows = steps(x).look_up(x, codes_per_input, phase.tables, rows)
@@ -93,23 +99,23 @@ class Drive:
         return signals, elementwise.noise_terms(*variances) if variances else None, clipped
 
     def response(self, x: Tensor) -> Tensor:
-        """[n]: what all phases together add to a column at inputs [n], per unit of r_pos - r_neg."""
-        signals = (phase.worth * self(phase, x[:, None].float(), 1)[0].flatten() for phase in self.phases)
+        """Return the sum over phases [n] of the signals of inputs [n], for a unit of r_pos - r_neg."""
+        signals = (phase.significance * self(phase, x[:, None].float(), 1)[0].flatten() for phase in self.phases)
         return torch.stack(list(signals)).sum(dim=0)
 
 
 def phase_count(dac: Dac | None) -> int:
-    """The phases in which an input is read."""
+    """Return the number of phases in which an input is read."""
     return len(_signs(dac)) * len(_shifts(dac))
 
 
 def driven_bits(dac: Dac) -> int:
-    """The bits, sign included, that a DAC with codes converts in a phase."""
+    """Return the number of bits, sign included, that a DAC with codes converts in a phase."""
     return _slice_bits(dac) + (dac.polarity == "signed")
 
 
 def _signs(dac: Dac | None) -> tuple[int, ...]:
-    """Of the inputs that are driven one after the other, 0 for both at once."""
+    """Return the signs of the inputs that are driven one after the other; 0 is both at once."""
     return (1, -1) if dac is not None and dac.polarity == "two_phase" else (0,)
 
 
@@ -119,17 +125,17 @@ def _slice_bits(dac: Dac) -> int:
 
 
 def _shifts(dac: Dac | None) -> range:
-    """The lowest bit of each slice of an input's magnitude."""
+    """Return the lowest bit of each slice of an input's magnitude."""
     return range(1) if dac is None or dac.bits is None else range(0, dac.bits - 1, _slice_bits(dac))
 
 
 def steps(x: Tensor) -> ModuleType:
-    """The module that does the steps of a read around its matrix products where `x` is."""
+    """Return the module whose functions run before and after the matrix products on the device of `x`."""
     return compiled if x.device.type == "cpu" else elementwise
 
 
 def _laws(cell: IdealCell | MemristorCell, noise: ReadNoise | None, u: Tensor, gives_volts: bool) -> tuple[Tensor, ...]:
-    """The signal and, with noise, the two variances at fractions `u` of the full-scale voltage; or that in volts."""
+    """Return the signal and, with noise, its two variances at fractions `u` of full scale; or the voltage alone."""
     if gives_volts and isinstance(cell, MemristorCell):
         return (u * cell.vmax_volts,)
     if noise is None or isinstance(cell, IdealCell):

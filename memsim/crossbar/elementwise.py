@@ -1,6 +1,6 @@
-"""The steps of a read before and after its matrix products, in torch operations: they run on any device.
+"""The steps of a read before and after its matrix products, in torch operations that run on any device.
 
-`compiled` has the same two functions for CPUs, and `fused` the second one with the products for GPUs.
+`compiled` has the same functions for CPUs; `fused` has `digitise`, together with the matrix products, for GPUs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from memsim.crossbar.tiling import split_rows
 def look_up(
     x: Tensor, codes_per_input: float, tables: tuple[Tensor, ...], rows: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """What inputs [n, in] amount to on the rows: signals, noise terms and how many inputs the DAC clipped.
+    """Look up the signals and the noise terms of inputs [n, in] on tiles of `rows`.
 
-    `tables`, by DAC code, hold the signal and, for noise, the two variances of `MemristorCell.noise_variances`. Signals
-    are [row_tiles, n, rows]; noise terms (None without noise) [row_tiles, n, rows + 1], of each row what it adds below
-    the dark total, and last the sum of the variances at it. Rows beyond the matrix are at 0 V, code 0. NaN, too, is
-    taken for 0: nothing here may wait for the device to tell.
+    `tables` hold the signal of each DAC code and, with noise, the two variances of `MemristorCell.noise_variances`.
+    Rows beyond the matrix are at 0 V, code 0. NaN counts as 0, because asking for it would wait for the device.
+
+    Returns:
+        Signals [row_tiles, n, rows]; noise terms [row_tiles, n, rows + 1] (None without noise), which are the slope of
+        each row and, last, the sum of the rows' constants; the number of inputs that the DAC clipped.
     """
     largest = len(tables[0]) // 2
     codes = split_rows(x, rows) * codes_per_input
@@ -32,10 +34,10 @@ def look_up(
 
 
 def count(codes: Tensor, lowest: int, shift: int, weights: Tensor | None, bins: int) -> Tensor:
-    """Histograms [groups, bins], float64, of the magnitudes of float32 numbers, whose bits are `codes` [groups, n].
+    """Count the magnitudes of float32 numbers in histograms [groups, bins], float64.
 
-    The leading bits of a number, all but the last `shift`, give its bin: 0 for those up to `lowest`, 1 for the next,
-    and so on. Each counts `weights` [n] times (None: once).
+    `codes` [groups, n] are the bits of the numbers. All bits of a number but the last `shift` give its bin: bin 0 has
+    the numbers up to `lowest`, bin 1 the next ones, and so on. Each number counts `weights` [n] times (None: once).
     """
     places = (((codes & 0x7FFFFFFF) >> shift) - lowest).clamp_(min=0).long()
     places += bins * torch.arange(len(codes), device=codes.device)[:, None]
@@ -43,9 +45,9 @@ def count(codes: Tensor, lowest: int, shift: int, weights: Tensor | None, bins: 
     return torch.bincount(places.view(-1), each, minlength=len(codes) * bins).view(len(codes), bins).double()
 
 
-def noise_terms(dark: Tensor, below_dark: Tensor) -> Tensor:
-    """[row_tiles, n, rows + 1] from the two variances [row_tiles, n, rows] of `MemristorCell.noise_variances`."""
-    return torch.cat([below_dark, dark.sum(dim=2, keepdim=True)], dim=2)
+def noise_terms(constant: Tensor, slope: Tensor) -> Tensor:
+    """Join the variances [row_tiles, n, rows] of `MemristorCell.noise_variances` to noise terms [..., rows + 1]."""
+    return torch.cat([slope, constant.sum(dim=2, keepdim=True)], dim=2)
 
 
 def digitise(
@@ -54,13 +56,14 @@ def digitise(
     noise_key: int,
     first_frame: int,
     conversion: Conversion,
-    worth: float,
+    significance: float,
     product: Tensor,
 ) -> Tensor:
-    """Add read noise to column signals [row_tiles, n, columns], convert them, and add them up in `product` [n, out].
+    """Add read noise to column signals [row_tiles, n, columns], convert them, and add them to `product` [n, out].
 
-    `variances` (of the noise) are None without noise; the sum counts `worth` times. Overwrites `signals` and
-    `variances`. Returns how many conversions were clipped. Frames and columns beyond those of `product` are padding.
+    `variances` are those of the noise (None without noise), and the result is added `significance` times. Frames and
+    columns beyond those of `product` are padding. Overwrites `signals` and `variances`. Returns the number of clipped
+    conversions.
     """
     if variances is not None:
         normals = standard_normals(noise_key, first_frame, (*signals.shape,), signals.device)
@@ -78,5 +81,5 @@ def digitise(
         signals.clamp_(-conversion.max_code, conversion.max_code)
     for codes, weights in zip(signals, conversion.weights, strict=True):
         for plane, weight in enumerate(weights):
-            product.addcmul_(codes[:n, plane * out_features : (plane + 1) * out_features], weight, value=worth)
+            product.addcmul_(codes[:n, plane * out_features : (plane + 1) * out_features], weight, value=significance)
     return clipped

@@ -1,9 +1,9 @@
 """Weights as levels, and levels as the digits of cells in differential pairs.
 
-A weight becomes a level q = round(W / scale) in +-(2^(bits-1) - 1). Its magnitude is cut into slices of `cell_bits`
-bits: slice k holds a digit of |q|, counts (2^cell_bits)^k, and is a pair of cells, positive and negative, of which the
-one that the sign names holds the digit, the other 0. Slices of one bit are the binary planes of arXiv 2505.24721,
-section 2; 2 bits are the ternary weights.
+A weight becomes a level q = round(W / scale) in +-(2^(bits-1) - 1). The magnitude |q| is cut into slices of `cell_bits`
+bits. Slice k holds one digit of |q|, has the significance (2^cell_bits)^k, and is a differential pair of cells: the
+positive or the negative cell, by the sign of q, holds the digit, and the other cell holds 0. Slices of one bit are the
+binary planes of arXiv 2505.24721, section 2; weights of 2 bits are its ternary weights.
 """
 
 from __future__ import annotations
@@ -11,32 +11,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memsim.spec import Weights
+from memsim.spec import HardwareSpec, Weights
 
-# Scales tried as fractions of the MinMax scale (and refitted): densely near 1, where many bits have many local minima.
+# Scales to try, as fractions of the MinMax scale: dense near 1, where the error at many bits has many local minima.
 _FRACTIONS = (*(1 - 0.005 * step for step in range(20)), *(0.9 - 0.02 * step for step in range(36)))
 _CHUNK_VALUES = 1 << 16  # a few of these stay in a core's cache
 
 
+def bits_of(spec: HardwareSpec) -> int:
+    """Return the weight bits of a layer's resolved spec. Raises ValueError where the spec leaves them open."""
+    if spec.weights.bits is None:
+        raise ValueError(f"hardware {spec.name} leaves weights.bits open; choose them before mapping")
+    return spec.weights.bits
+
+
 def max_level(bits: int) -> int:
-    """The largest level of `bits`-bit weights: the grid is symmetric, without the extra negative code."""
+    """Return the largest level of `bits`-bit weights: the grid is symmetric, without the extra negative code."""
     return (1 << (bits - 1)) - 1
 
 
 def slices_of(bits: int, cell_bits: int = 1) -> int:
-    """How many slices of `cell_bits` bits hold the magnitudes of `bits`-bit weights."""
+    """Return the number of slices of `cell_bits` bits that hold the magnitudes of `bits`-bit weights."""
     return -(-(bits - 1) // cell_bits)
 
 
-def slice_worths(bits: int, cell_bits: int = 1) -> Tensor:
-    """[slices] float32: what a digit of each slice counts."""
+def slice_significances(bits: int, cell_bits: int = 1) -> Tensor:
+    """Return the significance [slices], float32, of a digit of each slice."""
     return (2.0**cell_bits) ** torch.arange(slices_of(bits, cell_bits))
 
 
 def fit_scale(weight: Tensor, bits: int, config: Weights) -> Tensor:
-    """The value of one level, [out] (per channel) or [1] (per tensor), for `weight` [out, in]; 1 where all are 0.
+    """Return the step between levels, [out] (per channel) or [1] (per tensor), for `weight` [out, in].
 
     `minmax` maps the largest magnitude on the largest level; `mse` minimises the squared error of the rounded weights.
+    The step is 1 where all weights are 0.
     """
     rows = weight.float() if config.scale == "per_channel" else weight.float().reshape(1, -1)
     if config.scale_method == "minmax":
@@ -48,10 +56,10 @@ def fit_scale(weight: Tensor, bits: int, config: Weights) -> Tensor:
 
 
 def _least_squares_scale(rows: Tensor, largest: int) -> Tensor:
-    """The scale of each of `rows` [channels, values] that minimises ||row - scale * level||^2, by search."""
+    """Search the scale of each of `rows` [channels, values] that minimises ||row - scale * level||^2."""
     minmax = rows.abs().amax(dim=1, keepdim=True) / largest
     best_scale, best_error = minmax, torch.full_like(minmax, torch.inf)
-    together = max(1, _CHUNK_VALUES // rows.numel())  # for small matrices calls would cost more than arithmetic
+    together = max(1, _CHUNK_VALUES // rows.numel())  # in small matrices calls cost more than arithmetic
     for fractions in torch.tensor(_FRACTIONS, device=rows.device).split(together):
         levels = (rows / (minmax * fractions[:, None, None])).round_().clamp_(-largest, largest).nan_to_num_()
         power = levels.square().sum(dim=2, keepdim=True)
@@ -65,30 +73,24 @@ def _least_squares_scale(rows: Tensor, largest: int) -> Tensor:
 
 
 def quantise(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Levels [out, in] of `weight` [out, in]: int8 up to 8 bits, else int16."""
+    """Round `weight` [out, in] to levels [out, in], int8 up to 8 bits and int16 beyond."""
     largest = max_level(bits)
     levels = (weight.float() / scale[:, None]).round().clamp(-largest, largest)
     return levels.to(torch.int8 if bits <= 8 else torch.int16)
 
 
 def without_idle_channels(scale: Tensor, levels: Tensor) -> Tensor:
-    """`scale` ([out] or [1]) with 0 for the channels of `levels` [out, in] that hold nothing but 0.
+    """Set `scale` ([out] or [1]) to 0 for the channels of `levels` [out, in] that hold only zeros.
 
-    They are known to give 0, where their cells would give the errors of many pairs of some scale or other.
+    Their exact product is 0, whatever errors their cells have.
     """
     used = levels.any(dim=1) if len(scale) == len(levels) else levels.any()[None]
     return torch.where(used, scale, torch.zeros_like(scale))
 
 
 def to_slices(levels: Tensor, bits: int, cell_bits: int = 1) -> Tensor:
-    """[slices, out, in] int8, digits with the sign of their weight, from levels [out, in]."""
+    """Cut levels [out, in] into digits [slices, out, in], int8, which have the sign of their weight."""
     magnitude = levels.abs().to(torch.int32)
     shifts = cell_bits * torch.arange(slices_of(bits, cell_bits), device=levels.device)[:, None, None]
     digit = (magnitude >> shifts) & ((1 << cell_bits) - 1)
     return (digit * levels.sign()).to(torch.int8)
-
-
-def from_slices(slices: Tensor, cell_bits: int = 1) -> Tensor:
-    """Levels [out, in] (int32) from [slices, out, in]: the inverse of `to_slices`."""
-    shifts = cell_bits * torch.arange(len(slices), device=slices.device)[:, None, None]
-    return (slices.to(torch.int32) << shifts).sum(dim=0, dtype=torch.int32)

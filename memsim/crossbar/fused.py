@@ -1,8 +1,8 @@
 """The matrix products of a read and the steps after them as one Triton kernel, for GPUs.
 
-The same codes as those of `elementwise` and the same random words, but what is on the columns never leaves the
-registers, where `elementwise` goes over [row_tiles, n, columns] in memory some hundred times. The DAC stays outside: in
-here, every block of columns would look its inputs up again.
+Codes and random words are the same as in `elementwise`. The column signals stay in registers, where `elementwise`
+passes over [row_tiles, n, columns] in memory about a hundred times. The DAC stays outside the kernel, in which every
+block of columns would look up the same inputs again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from memsim.crossbar.read_noise import COSINE, SINE
 logger = logging.getLogger("memsim")
 
 FRAMES = 32
-"""Frames of a block; what is multiplied comes in whole blocks."""
+"""Frames of a block; signals and noise terms must have whole blocks."""
 LANES = 32
-"""Columns of a block in each quarter of the width: the four columns that share a call of Philox are in one block."""
+"""Columns of a block in each quarter of the width: a block has the four columns that share a call of Philox."""
 ROWS = 16
-"""Rows that are multiplied at a time. Blocks of this size spill hardly a register on compute capabilities 8 to 10."""
+"""Rows that are multiplied at a time. Blocks of this size spill few registers on compute capabilities 8 to 10."""
 
 _works = True
 
@@ -38,15 +38,16 @@ def multiply_and_digitise(
     noise_key: int,
     first_frame: int,
     conversion: Conversion,
-    worth: float,
+    significance: float,
     product: Tensor,
 ) -> Tensor | None:
-    """`elementwise.digitise` of the products signals @ columns and (for noise) noise_terms @ noise_columns.
+    """Compute signals @ columns and (for noise) noise_terms @ noise_columns, and digitise them as `elementwise` does.
 
-    Signals are [row_tiles, n in whole blocks of FRAMES, rows], noise terms and columns those of `read.Operator`; the
-    products are of full float32, the second one of bfloat16 where `noise_columns` are. Returns how many conversions
-    were clipped; None, after a warning, where Triton cannot make or start the kernel (for want of a C compiler, say):
-    `product` is then as it was, and nothing is tried again.
+    Signals are [row_tiles, n in whole blocks of FRAMES, rows]; noise terms and columns are those of `read.Operator`.
+    The products are of full float32 precision; the second one is of bfloat16 where `noise_columns` are.
+
+    Returns the number of clipped conversions. Where Triton cannot build or start the kernel (without a C compiler, for
+    example), it logs a warning, leaves `product` as it was and returns None, then and from then on.
     """
     global _works
     if not _works:
@@ -67,12 +68,12 @@ def multiply_and_digitise(
                 *(sums, clipped, noise_key, first_frame, max_code, conversion.bow or None),
                 *(frames, tiles, rows, width, planes, out_features, FRAMES, LANES, ROWS),
             )
-    except Exception as error:  # the compiler, the linker and the driver have their own
+    except Exception as error:  # compiler, linker and driver raise errors of their own
         _works = False
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        logger.warning("Triton failed, so that reads take torch operations, which are slower (%s)", reason)
+        logger.warning("Triton failed; reads use torch operations, which are slower (%s)", reason)
         return None
-    product.add_(sums[:, : planes * out_features].unflatten(1, (planes, out_features)).sum(dim=1), alpha=worth)
+    product.add_(sums[:, : planes * out_features].unflatten(1, (planes, out_features)).sum(dim=1), alpha=significance)
     return clipped
 
 
@@ -100,7 +101,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Fills `sums` [frames, width]: of every column the codes of all row tiles, each times what it is worth."""
+    """Fill `sums` [frames, width] with the sum over row tiles of every column's codes times their weight."""
     frame = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
     padded = tl.num_programs(0) * FRAMES
     lane = tl.program_id(1) * LANES + tl.arange(0, LANES)
@@ -113,15 +114,15 @@ def _kernel(  # type: ignore[no-untyped-def]
 
     total = tl.zeros((FRAMES, 4 * LANES), tl.float32)
     for tile in range(tiles):
-        pair = tile * padded + frame  # of tile and frame
+        pair = tile * padded + frame  # index of tile and frame
         left, right = signals + pair[:, None] * rows, columns + tile * rows * width + column[None, :]
         signal = _add_product(tl.zeros_like(total), left, right, rows, width, is_column, ROWS)
         if noise_columns is not None:
             left = noise_terms + pair[:, None] * (rows + 1)
             right = noise_columns + tile * (rows + 1) * width + column[None, :]
-            dark = tl.load(left + rows).to(tl.float32)
-            dark_columns = tl.load(right + rows * width, mask=is_column[None, :], other=0.0).to(tl.float32)
-            variance = _add_product(dark * dark_columns, left, right, rows, width, is_column, ROWS)
+            constant = tl.load(left + rows).to(tl.float32)
+            constant_columns = tl.load(right + rows * width, mask=is_column[None, :], other=0.0).to(tl.float32)
+            variance = _add_product(constant * constant_columns, left, right, rows, width, is_column, ROWS)
             normals = _standard_normals(noise_key, first_frame + frame, tile, lane)
             signal += tl.sqrt(tl.maximum(variance, 0.0)) * normals.reshape(FRAMES, 4 * LANES)
         if max_code is not None:
@@ -143,7 +144,7 @@ def _kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_product(total, left, right, rows, width, is_column, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """`total` + [frames, rows] @ [rows, columns], given pointers to the first row's values of both."""
+    """Return `total` + [frames, rows] @ [rows, columns], given pointers to the first row's values of both."""
     for first in range(0, rows, ROWS):
         row = first + tl.arange(0, ROWS)
         is_row = row < rows
@@ -160,13 +161,13 @@ _SINE, _COSINE = tl.constexpr(SINE), tl.constexpr(COSINE)
 
 @triton.jit
 def _rounded(magnitude):  # type: ignore[no-untyped-def]
-    """To the nearest whole number, halves to even: float32 has no fractions from 2^23 on, and adding rounds so."""
+    """Round to the nearest whole number, halves to even: adding 2^23 does, from where float32 has no fractions."""
     return tl.where(magnitude < _WHOLE_FROM, magnitude + _WHOLE_FROM - _WHOLE_FROM, magnitude)
 
 
 @triton.jit
 def _standard_normals(key, frame, tile, lane):  # type: ignore[no-untyped-def]
-    """[frames, 4, lanes], as `noise.standard_normals`: the columns of a lane lie a quarter of the width apart."""
+    """Return normals [frames, 4, lanes] as `read_noise.standard_normals` does; a lane's columns lie a quarter apart."""
     a, b, c, d = tl.philox(key, lane[None, :], frame[:, None], tile, 0)
     first, second = _box_muller(a, b)
     third, fourth = _box_muller(c, d)
@@ -175,9 +176,12 @@ def _standard_normals(key, frame, tile, lane):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _box_muller(radius_word, angle_word):  # type: ignore[no-untyped-def]
-    """Sine and cosine as in `compiled`: those of the GPU's library serve angles of many turns, at twice the price."""
+    """Transform two random words to two normals, with the sine and cosine of `compiled`.
+
+    The functions of the GPU's library also serve angles of many turns, at twice the cost.
+    """
     radius = tl.sqrt(-2 * tl.log((radius_word.to(tl.float32) + 0.5) * _PER_WORD))
-    quarter = (angle_word + (1 << 29)) >> 30  # of a turn; the rest is within an eighth
+    quarter = (angle_word + (1 << 29)) >> 30  # in quarters of a turn; the remaining angle is within an eighth
     angle = (angle_word - (quarter << 30)).to(tl.int32, bitcast=True).to(tl.float32) * _TURN_PER_WORD
     z = angle * angle
     sine = angle + angle * z * ((_SINE[0] * z + _SINE[1]) * z + _SINE[2])

@@ -1,4 +1,4 @@
-"""Histograms of magnitudes, filled from a stream: bins of equal relative width below the largest value seen."""
+"""Histograms of magnitudes that are filled from a stream, with bins of equal relative width."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor
 from memsim.crossbar.drive import steps
 
 OCTAVES = 48
-"""Bins reach down to the largest magnitude / 2^48."""
+"""Octaves that the bins span by default, from the largest magnitude down to 2^-48 of it."""
 ALL_OCTAVES = 254
-"""All that float32 has: however far an outlier lies above the rest."""
+"""All octaves of float32, for data whose outliers may lie any distance above the rest."""
 
 
 class MagnitudeHistogram:
     """Counts of magnitudes, several histograms side by side.
 
-    An octave has 2^`mantissa_bits` bins: the leading bits of a float32 number its bin. The bins span `octaves` octaves
-    and move up when a larger value comes, so memory is bounded and the result does not depend on how the values are
-    split into parts.
+    An octave has 2^`mantissa_bits` bins, and the leading bits of a float32 number give its bin. The bins span `octaves`
+    octaves and move up when a larger value arrives. Memory is therefore bounded, and the result does not depend on how
+    the values are split into parts.
 
     Attributes:
-        counts: [groups, bins], float64; the last bin holds the largest magnitude of all groups.
-        rest: [groups], float64: the count of what is smaller than the first bin, zeros among it.
+        counts: [groups, bins], float64; the last bin has the largest magnitude of all groups.
+        rest: [groups], float64, the count of values below the first bin, which include zeros.
         largest: [groups], the largest magnitude, exact.
     """
 
@@ -30,7 +30,7 @@ class MagnitudeHistogram:
         self, groups: int, mantissa_bits: int, device: torch.device | str = "cpu", octaves: int = OCTAVES
     ) -> None:
         self._shift = 23 - mantissa_bits
-        self._first = 1  # what the leading bits of the first bin's values are; 0 are those of 0
+        self._first = 1  # the leading bits of the values in the first bin; those of 0 are 0
         self.counts = torch.zeros(groups, octaves << mantissa_bits, dtype=torch.float64, device=device)
         self.rest = torch.zeros(groups, dtype=torch.float64, device=device)
         self.largest = torch.zeros(groups, device=device)
@@ -48,7 +48,7 @@ class MagnitudeHistogram:
         self.counts += found[:, 1:]
 
     def _reach(self, code: int) -> None:
-        """Move the bins up so that the last is that of `code` or of a larger one."""
+        """Move the bins up until the last one is the bin of leading bits `code` or a higher one."""
         bins = self.counts.shape[1]
         up = code - (self._first + bins - 1)
         if up <= 0:
@@ -60,28 +60,29 @@ class MagnitudeHistogram:
 
     @property
     def edges(self) -> Tensor:
-        """[bins + 1], float64: between which magnitudes the bins lie."""
+        """The magnitudes [bins + 1], float64, between which the bins lie."""
         return _edges(self._first, self.counts.shape[1], self._shift).to(self.counts.device)
 
     def percentile(self, percent: float) -> Tensor:
-        """[groups]: the smallest edge that at most 100 - `percent` % of the values lie above; 100 gives the maximum.
+        """Return the smallest edge [groups] with at most 100 - `percent` % of the values above; 100 gives the maximum.
 
-        A range set there clips no more than that share, and lies at most a bin above the least that does not. Where
-        fewer values than that are other than 0, it is the same percentile of those; 0 where there are none.
+        A range set there clips no more than that share, and is at most a bin above the smallest range that does so.
+        Where fewer values than that share are not 0, it is the same percentile of the values that are not 0; it is 0
+        where all values are 0.
         """
         if percent >= 100:
             return self.largest
-        above = self.counts.flip(1).cumsum(1).flip(1)  # what is in a bin or beyond
+        above = self.counts.flip(1).cumsum(1).flip(1)  # the count of a bin and of those above it
         allowed = (1 - percent / 100) * (above[:, 0] + self.rest)
         among_all = allowed < above[:, 0]
         allowed = torch.where(among_all, allowed, (1 - percent / 100) * above[:, 0])
-        # rounding of sums must not move what lies on the edge
+        # the tolerance keeps rounding errors of the sums from moving the edge
         index = (above > allowed[:, None] * (1 + 1e-12)).sum(dim=1)
         return torch.minimum(self.edges[index].float(), self.largest)
 
 
 def bin_edges(largest: float, bins: int, mantissa_bits: int) -> Tensor:
-    """[bins + 1], float64: the edges of bins of which the last holds the magnitude `largest`."""
+    """Return the edges [bins + 1], float64, of bins of which the last has the magnitude `largest`."""
     shift = 23 - mantissa_bits
     code = int(torch.tensor(largest, dtype=torch.float32).view(torch.int32)) >> shift
     return _edges(max(1, code - bins + 1), bins, shift)

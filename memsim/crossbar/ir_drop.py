@@ -1,7 +1,7 @@
-"""Reads through resistive wires: from row voltages to the columns of a whole matrix, array by array.
+"""Reads with IR drop: from row voltages to the columns of a whole matrix, array by array.
 
-Every row tile, column tile, slice, polarity and copy is an array of its own between its own wires. Cells that hold no
-weight are not selected and conduct nothing.
+Every row tile, column tile, slice, polarity and copy is an array with its own lines. Cells that hold no weight are not
+selected and conduct nothing.
 """
 
 from __future__ import annotations
@@ -13,43 +13,49 @@ from torch import Tensor
 
 from memsim.crossbar.cell import MemristorCell, noise_variance_per_siemens
 from memsim.crossbar.effective import EffectiveArrays
-from memsim.crossbar.line_resistance import WiredArrays
+from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.crossbar.tiling import Tiling
 from memsim.spec import ReadNoise, Wires
 
 
 @dataclass(frozen=True, eq=False)
-class WiredColumns:
-    """The arrays of a matrix, [row_tiles * col_tiles * slices * 2 * copies, rows, cols] (those used), and their solver.
+class IrDropColumns:
+    """The columns of a matrix whose lines have a resistance.
 
-    `effective` stands in for the nodal solve where it is not None.
+    Attributes:
+        arrays: the arrays, [row_tiles * col_tiles * slices * 2 * copies, rows, cols], cut to the rows and columns used.
+        effective: matrices that predict the currents; None for the nodal solve.
+        tiling: the layout of the matrix.
     """
 
-    arrays: WiredArrays
+    arrays: IrDropArrays
     effective: EffectiveArrays | None
     tiling: Tiling
 
     @classmethod
-    def make(cls, cell: MemristorCell, states: Tensor, tiling: Tiling, wires: Wires) -> WiredColumns:
-        """From `states` [slices, 2, copies, in, out] of cells. Raises InputError where wires take nearly everything."""
+    def make(cls, cell: MemristorCell, states: Tensor, tiling: Tiling, wires: Wires) -> IrDropColumns:
+        """Cut `states` [slices, 2, copies, in, out] of cells into arrays, and prepare their solve.
+
+        Raises InputError where the lines take nearly all of the current.
+        """
         cut = _cut(states.float(), tiling)
         present = _cut(torch.ones_like(states, dtype=torch.bool), tiling)
-        arrays = WiredArrays.make(cell.device, cut, wires.ohms, cell.vmax_volts, None if present.all() else present)
+        arrays = IrDropArrays.make(cell.device, cut, wires.ohms, cell.vmax_volts, None if present.all() else present)
         return cls(arrays, EffectiveArrays.make(arrays) if wires.solve == "effective" else None, tiling)
 
     def amperes(self, volts: Tensor) -> Tensor:
-        """Currents [row_tiles, n, slices * out] of positive less negative arrays, the mean over copies.
+        """Return the differential currents [row_tiles, n, slices * out], the mean over copies.
 
-        `volts` [row_tiles, n, rows] are those of the drivers.
+        `volts` [row_tiles, n, rows] are the voltages of the drivers.
         """
         return self._pairs((self.effective or self.arrays).column_amperes(self._driven(volts)), sign=-1)
 
     def watts(self, volts: Tensor) -> Tensor:
-        """[], float64: the power that all arrays take at `volts` [row_tiles, n, rows] of the drivers, solved for."""
+        """Solve for the power [], float64, of all arrays at driver voltages `volts` [row_tiles, n, rows], in watts."""
         return self.arrays.driver_watts(self._driven(volts))
 
     def noise_columns(self) -> Tensor:
-        """[row_tiles, 4 * rows, slices * out]: how much a column takes of each of `noise_terms`, in its order."""
+        """Return the share [row_tiles, 4 * rows, slices * out] of each of `noise_terms` that reaches a column."""
         missing = self.tiling.rows - self.arrays.states.shape[1]
         parts = (
             self._pairs(torch.nn.functional.pad(part, (0, 0, 0, missing)), sign=1) / self.tiling.copies
@@ -59,12 +65,15 @@ class WiredColumns:
         return torch.cat(list(parts), dim=1)
 
     def _driven(self, volts: Tensor) -> Tensor:
-        """[row_tiles, n, rows] -> [arrays, n, rows used]: what drives each array."""
+        """Return the driver voltages [arrays, n, rows used] of each array from those of the row tiles."""
         count, rows, _ = self.arrays.states.shape
         return volts[:, :, :rows].repeat_interleave(count // self.tiling.row_tiles, dim=0)
 
     def _pairs(self, columns: Tensor, sign: int) -> Tensor:
-        """[arrays, k, cols] -> [row_tiles, k, slices * out]: positive + `sign` * negative, the mean over copies."""
+        """Add positive and `sign` times negative arrays: [arrays, k, cols] -> [row_tiles, k, slices * out].
+
+        Copies are averaged.
+        """
         tiling = self.tiling
         by_array = columns.unflatten(0, (tiling.row_tiles, tiling.col_tiles, tiling.slices, 2, tiling.copies)).mean(4)
         # (row_tiles, col_tiles, slices, k, cols)
@@ -73,10 +82,10 @@ class WiredColumns:
 
 
 def noise_terms(cell: MemristorCell, volts: Tensor, noise: ReadNoise) -> Tensor:
-    """Variances (A^2) by row, [row_tiles, n, 4 * rows] for `volts` [row_tiles, n, rows] of the drivers.
+    """Return the noise variances (A^2) of the rows, [row_tiles, n, 4 * rows], at driver voltages `volts`.
 
-    Johnson noise of a cell in state 0 and what a unit of r adds, then the same of shot noise: see
-    `WiredArrays.noise_weights` for what the wires leave of each.
+    They are the Johnson noise of a cell in state 0 and its increase for each unit of r, then the same of shot noise.
+    `IrDropArrays.noise_weights` has the share of each that reaches a column. `volts` are [row_tiles, n, rows].
     """
     llrs, hhrs = (g(volts) for g in (cell.device.llrs_conductance_siemens, cell.device.hhrs_conductance_siemens))
     scales = ({"shot_scale": 0.0}, {"johnson_scale": 0.0})
@@ -85,7 +94,7 @@ def noise_terms(cell: MemristorCell, volts: Tensor, noise: ReadNoise) -> Tensor:
 
 
 def _cut(cells: Tensor, tiling: Tiling) -> Tensor:
-    """[slices, 2, copies, in, out] -> [arrays, rows, cols], zeros (False) where an array has cells without a weight."""
+    """Cut [slices, 2, copies, in, out] into [arrays, rows, cols], with zeros (False) for cells without a weight."""
     rows, cols = min(tiling.rows, tiling.in_features), min(tiling.cols, tiling.out_features)
     missing = (tiling.row_tiles * rows - tiling.in_features, tiling.col_tiles * cols - tiling.out_features)
     padded: Tensor = torch.nn.functional.pad(cells, (0, missing[1], 0, missing[0]))

@@ -1,7 +1,7 @@
-"""The power that the cells of a matrix take while they are read: the sum of U I over all of them.
+"""The power of a matrix's cells during a read: the sum of U I over all cells.
 
-A cell's current is affine in its state r, so the cells of a row at the voltage U take U [n LLRS(U) + f(U) sum r], with
-n of them and f = HHRS - LLRS: it takes their sum, not each of them.
+A cell's current is affine in its state r. The n cells of a row at voltage U therefore take U [n LLRS(U) + f(U) sum r],
+with f = HHRS - LLRS, which needs the sum of their states only.
 """
 
 from __future__ import annotations
@@ -12,31 +12,39 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar.drive import Drive
-from memsim.crossbar.ir_drop import WiredColumns
+from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.device import DeviceModel
 
 
 @dataclass
 class Work:
-    """What was read of a matrix: how many input vectors, and the power of its cells summed over them and their phases.
+    """The reads of a matrix so far.
 
-    Times the length of a pulse, the latter is an energy.
+    Attributes:
+        vectors: the number of input vectors.
+        cell_watts: the power of the cells, summed over vectors and phases; an energy when multiplied by the length of a
+            pulse.
     """
 
     vectors: int = 0
     cell_watts: Tensor | float = 0.0
 
 
-WIRED_VECTORS = 2
-"""How many of the inputs of a read are solved for between resistive wires, to learn what these take from its power."""
+IR_DROP_VECTORS = 2
+"""The number of inputs of a read whose power is solved with IR drop, to estimate its effect on the power of all."""
 
 
 @dataclass(frozen=True)
 class RowLoads:
-    """The cells of each row of a matrix, by the pack that the row belongs to.
+    """The cells on each row of a matrix, by pack.
 
-    `drive` gives volts. Of each pack: `inputs`, its part of the input; `cells` that hold weights on a row; `states`
-    [rows], the sum of their r, float64; `wired`, its arrays between wires, where these have a resistance.
+    Attributes:
+        drive: the drive of the rows, which gives volts.
+        device: the device model of the cells.
+        inputs: the inputs of each pack.
+        cells: the number of cells with a weight on a row of each pack.
+        states: [rows], float64, the sum of the states r on each row of each pack.
+        ir_drop: the columns of each pack where lines have a resistance; else empty.
     """
 
     drive: Drive
@@ -44,7 +52,7 @@ class RowLoads:
     inputs: tuple[slice, ...]
     cells: tuple[int, ...]
     states: tuple[Tensor, ...]
-    wired: tuple[WiredColumns, ...] = ()
+    ir_drop: tuple[IrDropColumns, ...] = ()
 
     @classmethod
     def make(
@@ -52,28 +60,28 @@ class RowLoads:
         drive: Drive,
         device: DeviceModel,
         by_pack: list[tuple[slice, Tensor]],
-        wired: tuple[WiredColumns, ...] = (),
+        ir_drop: tuple[IrDropColumns, ...] = (),
     ) -> RowLoads:
-        """From the inputs and the states [slices, 2, copies, rows of a pack, outputs] of each pack."""
+        """Add up the states [slices, 2, copies, rows of a pack, outputs] of each pack, given with its inputs."""
         inputs, states = zip(*by_pack, strict=True)
         rows = [own.shape[3] for own in states]
         cells = tuple(own.numel() // count for own, count in zip(states, rows, strict=True))
         sums = tuple(own.sum(dim=(0, 1, 2, 4), dtype=torch.float64) for own in states)
-        return cls(drive, device, inputs, cells, sums, wired)
+        return cls(drive, device, inputs, cells, sums, ir_drop)
 
     def watts(self, x: Tensor) -> Tensor:
-        """[], float64: the power that the arrays take, summed over inputs [n, in] and the phases of reading them.
+        """Return the power [], float64, of the arrays in watts, summed over inputs [n, in] and their phases.
 
-        Read noise adds nothing in the mean. Resistive wires take from the power in the proportion that they do for
-        WIRED_VECTORS of the inputs, evenly taken.
+        Read noise adds nothing in the mean. IR drop reduces the power by the factor solved for IR_DROP_VECTORS of the
+        inputs, which are evenly spaced.
         """
-        total = self._without_wires(x)
-        if not self.wired or not total:
+        total = self._without_ir_drop(x)
+        if not self.ir_drop or not total:
             return total
-        some = x[:: -(-len(x) // WIRED_VECTORS)]
-        return total * self._through_wires(some) / self._without_wires(some)
+        some = x[:: -(-len(x) // IR_DROP_VECTORS)]
+        return total * self._with_ir_drop(some) / self._without_ir_drop(some)
 
-    def _without_wires(self, x: Tensor) -> Tensor:
+    def _without_ir_drop(self, x: Tensor) -> Tensor:
         total = x.new_zeros((), dtype=torch.float64)
         for part, cells, states in zip(self.inputs, self.cells, self.states, strict=True):
             rows = x[:, part]
@@ -84,9 +92,9 @@ class RowLoads:
                 total += cells * most + by_state @ states
         return total
 
-    def _through_wires(self, x: Tensor) -> Tensor:
+    def _with_ir_drop(self, x: Tensor) -> Tensor:
         total = x.new_zeros((), dtype=torch.float64)
-        for part, wired in zip(self.inputs, self.wired, strict=True):
+        for part, ir_drop in zip(self.inputs, self.ir_drop, strict=True):
             for phase in self.drive.phases:
-                total += wired.watts(self.drive(phase, x[:, part], wired.tiling.rows)[0])
+                total += ir_drop.watts(self.drive(phase, x[:, part], ir_drop.tiling.rows)[0])
         return total

@@ -1,7 +1,7 @@
-"""Programming: from levels to the states that cells take, and what that took.
+"""Programming: from levels to the states of cells, with a report of the pulses and reads.
 
-Cells are programmed in chunks of a fixed size, one after the other from one generator: memory is bounded whatever the
-size of the matrix, and a result depends on the generator alone.
+Cells are programmed in chunks of a fixed size, one after the other, from one generator. Memory is therefore bounded for
+a matrix of any size, and the result depends on the generator alone.
 """
 
 from __future__ import annotations
@@ -13,25 +13,54 @@ import torch
 from torch import Generator, Tensor
 
 from memsim import rng
-from memsim.crossbar.disturb import settle
+from memsim.crossbar.disturb import read_pulses, settle
+from memsim.crossbar.faults import age, apply_faults
 from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.programming_report import ProgrammingReport, Tally
-from memsim.crossbar.tiling import Tiling
-from memsim.device import DeviceModel, draw_cycling_volts, pulse_cells, state_means
+from memsim.crossbar.tiling import Tiling, tiling_for
+from memsim.device import DeviceModel, draw_cycling_volts, load_device_on, pulse_cells, state_means
 from memsim.device.features import chunks
 from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
-from memsim.spec import Scheme, SinglePulse
+from memsim.spec import HardwareSpec, Scheme, SinglePulse
 
 STATE_DTYPE = torch.float16
-"""Cell states are kept in 16 bits: rounded by 1.4e-4 (rms) of a state, 2e-4 of the full-scale current, where the least
-spread that closed-loop programming leaves is 1.2e-3."""
+"""The type of stored states. It rounds a state by 1.4e-4 (rms), 2e-4 of the full-scale current, where the least spread
+that closed-loop programming leaves is 1.2e-3."""
 
 FULL_SET_VOLTS = -2.0
-"""A SET pulse that switches all but one in some 10^6 cells."""
+"""The voltage of a SET pulse that switches all but about one in 10^6 cells."""
 
 POPULATION_CELLS = 1 << 15
-"""Cells of each level whose mean stands for the population's: to 3e-4 of full scale and better."""
+"""Cells of each level whose mean is taken for the population's, accurate to 3e-4 of full scale or better."""
+
+
+def program_matrix(
+    name: str, levels: Tensor, spec: HardwareSpec, seed: int, groups: int = 1
+) -> tuple[Tensor | None, ProgrammingReport | None]:
+    """Program `levels` [out, in / groups] on fresh cells, drawn by (seed, name), as `spec` says.
+
+    Returns the states of the cells when they are read, after relaxation, drift and faults, and the report of the
+    programming; None for ideal cells. Raises InputError as `program` does.
+    """
+    if spec.cell == "ideal":
+        return None, None
+    config, device, where = spec.programming, load_device_on(spec.cell, levels.device), levels.device
+    tiling = tiling_for(levels.shape, spec, groups)
+    generator = rng.generator(seed, name, "programming", device=where)
+    states, report = program(tiling.spread(levels), tiling, config, device, generator, read_pulses(spec))
+    if config.relaxation is not None:
+        relax(states, config.relaxation, device, rng.generator(seed, name, "relaxation", device=where))
+    if spec.retention is not None:
+        states = age(states, spec.retention, rng.generator(seed, name, "retention", device=where))
+    if spec.faults is not None:
+        states = apply_faults(states, spec.faults, tiling, device, rng.generator(seed, name, "faults", device=where))
+    return states, report
+
+
+def settings_of_states(spec: HardwareSpec) -> tuple[object, ...]:
+    """Return the settings of a layer's resolved spec that the states of its cells depend on."""
+    return spec.cell, spec.tile, spec.weights, spec.programming, read_pulses(spec), spec.retention, spec.faults
 
 
 def program(
@@ -42,10 +71,10 @@ def program(
     generator: Generator,
     read_volts: Sequence[float] = (),
 ) -> tuple[Tensor, ProgrammingReport]:
-    """States [slices, 2, copies, in, out] (float16) of fresh cells programmed to `levels` [out, in], and what it took.
+    """Program fresh cells to `levels` [out, in].
 
-    `read_volts` are those of reads afterwards that disturb: see `settle`. Raises InputError where a closed loop is to
-    work with pulses that do not switch every cell.
+    `read_volts` are the pulses of disturbing reads that follow: see `settle`. Returns the states [slices, 2, copies,
+    in, out], float16, and a report. Raises InputError where the pulses of a closed loop do not switch every cell.
     """
     keep_freed_memory()
     if isinstance(config, SinglePulse):
@@ -70,7 +99,7 @@ def program(
 
 
 def _switches_fully(config: Scheme, device: DeviceModel) -> bool:
-    """Whether the pulses are strong enough to switch every cell, so that only the drawn state matters."""
+    """Whether the pulses are strong enough to switch every cell, whatever its thresholds and its past."""
     return config.set_volts <= FULL_SET_VOLTS and config.reset_volts >= device.reset_full_volts
 
 
@@ -82,7 +111,7 @@ def _program_by_pulse(
     generator: Generator,
     read_volts: Sequence[float],
 ) -> tuple[Tensor, ProgrammingReport]:
-    """`program` for cells whose past or thresholds matter: every pulse on every cell of a tile, used or not."""
+    """Program cells whose past or thresholds matter: every pulse acts on every cell of a tile, used or not."""
     programmer = SinglePulseProgrammer(config, device)
     tally = Tally(config, programmer)
     states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
@@ -111,26 +140,26 @@ def _program_by_pulse(
 
 
 def relax(states: Tensor, fraction: float, device: DeviceModel, generator: Generator) -> None:
-    """Change the conductance of each of `states` (any shape), in place, by a Gaussian `fraction` of itself.
+    """Change the conductance of each of `states` (any shape), in place, by a Gaussian fraction of itself.
 
-    The conductance is that at the device's reference voltage; it does not become negative. Real cells relax so after
-    programming; the data that the device was fitted to do not contain it.
+    `fraction` is the standard deviation. The conductance is taken at the device's reference voltage and does not become
+    negative. Real cells relax in this way after programming; the data that the device was fitted to do not contain it.
     """
     llrs, hhrs = device.reference_conductances_siemens
-    dark = llrs / (llrs - hhrs)  # the state that conducts nothing
+    zero_current = llrs / (llrs - hhrs)  # the state without conductance
     flat = states.view(-1)
     for part in chunks(flat.numel(), states.device):
         r = flat[part].float()
         normal = torch.randn(r.shape, generator=generator, device=states.device)
-        flat[part] = dark + (r - dark) * (1 + fraction * normal).clamp_(min=0)
+        flat[part] = zero_current + (r - zero_current) * (1 + fraction * normal).clamp_(min=0)
 
 
 def mean_window(config: Scheme, device: DeviceModel, cell_bits: int = 1) -> float:
-    """What a digit more changes of a cell's state (negative), on average over chips.
+    """Return the mean change of a cell's state from one digit to the next (negative), on average over chips.
 
-    That is the difference of the means that programming achieves; of several levels, the least-squares step through
-    them. It is the population's, so that it does not depend on the chip that is drawn: a constant of the design, which
-    the mean of a large array's own verify reads would give too.
+    It is the difference of the mean states that programming achieves; with several levels, the least-squares step
+    through them. It is a constant of the design, which does not depend on the chip; the mean of a large array's own
+    verify reads would give it too.
     """
     means = mean_states(config, device, cell_bits)
     digits = torch.arange(len(means), dtype=torch.float64)
@@ -140,7 +169,7 @@ def mean_window(config: Scheme, device: DeviceModel, cell_bits: int = 1) -> floa
 
 @lru_cache(maxsize=64)
 def mean_states(config: Scheme, device: DeviceModel, cell_bits: int = 1) -> tuple[float, ...]:
-    """The mean state that each digit gets: exact for single pulses, else over POPULATION_CELLS cells of a fixed key."""
+    """Return the mean state of each digit: exact for single pulses, else over POPULATION_CELLS cells of a fixed key."""
     if isinstance(config, SinglePulse):
         lrs, hrs = state_means(device, config.history)
         return hrs, lrs

@@ -1,4 +1,4 @@
-"""What programming took, and how well it went: counted over chunks, and added up over layers."""
+"""Reports of programming: pulses, reads, energy and the resulting levels, counted over chunks and added over layers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from memsim.spec import Scheme
 
 @dataclass(frozen=True)
 class LevelResult:
-    """How the cells of one level ended: sums over the deviations of their currents from the target.
+    """The programmed cells of one level, as sums over the deviations of their currents from the target.
 
-    Currents are fractions of the mean LRS current at the verify voltage (single pulses: at the device's reference
-    voltage), free of noise and before any relaxation.
+    Currents are fractions of the mean LRS current at the verify voltage (for single pulses, at the device's reference
+    voltage), without noise and before relaxation.
     """
 
     target: float
@@ -43,11 +43,19 @@ class LevelResult:
 
 @dataclass(frozen=True)
 class ProgrammingReport:
-    """What programming `cells` cells that hold weights took.
+    """The programming of the cells that hold weights.
 
-    `pulses` counts SETs and RESETs, without the random cycling that stands for a cell's past. `failures` are the cells
-    outside the tolerance at the end, None without verify. `seconds` is for one pulse or read after the other: a
-    programmer that drives n cells at a time takes an n-th. `joules` is the pulses' U I t.
+    Attributes:
+        scheme: the programming scheme.
+        cells: the number of cells.
+        pulses: the number of SET and RESET pulses, without the random cycling that stands for a cell's past.
+        max_pulses: the largest number of pulses of a cell.
+        verify_reads: the number of verify reads.
+        failures: the number of cells outside the tolerance at the end; None without verify.
+        seconds: the time of all pulses and reads one after the other; a programmer that drives n cells at a time takes
+            one n-th of it.
+        joules: the energy U I t of the pulses.
+        levels: the result of each level, by digit.
     """
 
     scheme: str
@@ -58,10 +66,10 @@ class ProgrammingReport:
     failures: int | None
     seconds: float
     joules: float
-    levels: tuple[LevelResult, ...]  # by digit
+    levels: tuple[LevelResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "scheme": self.scheme,
             "cells": self.cells,
@@ -78,7 +86,7 @@ class ProgrammingReport:
 
 
 def total(reports: Iterable[ProgrammingReport]) -> list[ProgrammingReport]:
-    """One report for each scheme (and set of levels) among `reports`, added up."""
+    """Add up `reports`, into one report for each scheme and set of levels."""
     kinds: dict[tuple[object, ...], list[ProgrammingReport]] = {}
     for report in reports:
         kinds.setdefault((report.scheme, *(level.target for level in report.levels)), []).append(report)
@@ -109,7 +117,7 @@ def _sum(reports: list[ProgrammingReport]) -> ProgrammingReport:
 
 
 class Tally:
-    """Counts the outcomes of one scheme, chunk by chunk."""
+    """A count of the outcomes of one scheme, chunk by chunk."""
 
     def __init__(self, config: Scheme, programmer: Programmer) -> None:
         self._config, self._programmer = config, programmer
@@ -118,7 +126,7 @@ class Tally:
         self._levels = torch.zeros(3, len(programmer.targets), dtype=torch.float64)  # cells, deviations, squares
 
     def add(self, digits: Tensor, outcome: Outcome) -> None:
-        """Count cells programmed to `digits` [n]."""
+        """Count the `outcome` of cells programmed to `digits` [n]."""
         self._cells += digits.numel()
         if not digits.numel():
             return
@@ -135,6 +143,7 @@ class Tally:
             self._levels[:, digit] += torch.stack(sums).to(self._levels)
 
     def report(self) -> ProgrammingReport:
+        """Return the report of all outcomes added."""
         config = self._config
         read_seconds = 0.0 if config.verify is None else config.verify.read_seconds
         return ProgrammingReport(

@@ -1,4 +1,4 @@
-"""The choice of converter ranges: an input that drives the DAC's full scale, a signal that fills the ADC."""
+"""The choice of converter ranges: the input at the DAC's full scale and the signal at the ADC's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from torch import Tensor
 from memsim.crossbar.convert import LEAST_RANGE, dac_codes, dac_max_code
 from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.statistics import InputStatistics
-from memsim.spec import CalibratedAdc, Dac
+from memsim.spec import CalibratedAdc, Dac, HardwareSpec
 
 _POINTS_PER_BIN = 16
 
 
-def dac_range(config: Dac, statistics: InputStatistics) -> float:
-    """The input that drives full scale, positive: the one that training learned, else chosen by `config.method`.
+def needs_calibration(spec: HardwareSpec) -> bool:
+    """Whether a layer's resolved spec has ranges that only its input can set."""
+    return spec.dac is not None or spec.adc is not None or spec.cell != "ideal"
 
-    1 where only zeros were seen: any input may come.
+
+def has_input_range(spec: HardwareSpec) -> bool:
+    """Whether one input, the same for all vectors, drives full scale."""
+    return spec.dac is not None and spec.dac.range == "per_layer"
+
+
+def dac_range(config: Dac, statistics: InputStatistics) -> float:
+    """Return the input that drives full scale, above 0: the one that training learned, else the choice of the method.
+
+    It is 1 where all inputs seen were 0.
     """
     if statistics.full_scale is not None:
         return max(statistics.full_scale, LEAST_RANGE)
@@ -27,14 +37,14 @@ def dac_range(config: Dac, statistics: InputStatistics) -> float:
     elif config.method == "percentile":
         chosen = statistics.percentile(config.percentile)
     else:
-        # several points a bin: where a code is narrower than a bin, the centres alone would say little of rounding
+        # several points in each bin, because rounding errors average out only over bins wider than a code
         values, weights = statistics.values(_POINTS_PER_BIN)
         chosen = mse_range(values, weights, statistics.absmax, config.bits or 12)
     return max(chosen, LEAST_RANGE)
 
 
 def calibrated_adc_range(config: CalibratedAdc, signals: MagnitudeHistogram) -> Tensor:
-    """Full scale of each group [groups] for noiseless column `signals`; 0 where all of them are 0."""
+    """Return the full scale of each group [groups] for noiseless column `signals`; 0 where all signals are 0."""
     if config.method == "max":
         return signals.largest
     if config.method == "percentile":
@@ -50,20 +60,22 @@ def calibrated_adc_range(config: CalibratedAdc, signals: MagnitudeHistogram) -> 
 
 
 def mse_range(values: Tensor, weights: Tensor, largest: float, bits: int) -> float:
-    """The full scale that minimises the mean squared error of `bits`-bit codes over `values` [n] x `weights` [n].
+    """Return the full scale of least mean squared error of `bits`-bit codes over `values` [n] with `weights` [n].
 
-    Sought among powers of 2^0.25 below `largest`, and then around the best of these.
+    The search goes over powers of 2^0.25 below `largest`, then around the best of these.
     """
 
     def errors(candidates: Tensor) -> Tensor:
         decoded = (dac_codes(values, full, bits) * (full / dac_max_code(bits)) for full in candidates)
         return torch.stack([(each - values).square() @ weights for each in decoded])
 
-    # the error has many minima: those near the best on a coarse grid are looked at in steps of 1 %
+    # the error has many minima: search in steps of 1 % around each of the best points of the coarse grid
     coarse = largest * 2.0 ** -(torch.arange(64, dtype=values.dtype, device=values.device) / 4)
     found = errors(coarse)
     near = coarse[found <= 1.5 * found.min()]
     steps = 2.0 ** torch.linspace(-0.125, 0.125, 19, dtype=values.dtype, device=values.device)
     candidates = (near[:, None] * steps).flatten().clamp_max(largest).unique()
     found = errors(candidates)
-    return float(candidates[found <= found.min() * (1 + 1e-3)].max())  # of ranges as good, the one that clips least
+    return float(
+        candidates[found <= found.min() * (1 + 1e-3)].max()
+    )  # of equally good ranges, the one that clips least

@@ -2,8 +2,8 @@
 
 x -> DAC codes -> f(U) of the row voltages -> columns, per row tile and plane (+ read noise) -> ADC codes -> shift-add
 
-Row tiles are the batch of a `bmm` and planes lie side by side on its output axis, so no [batch, in, out] tensor ever
-exists. Where there is no ADC nothing needs tiles and planes apart, and they are summed before the read.
+Row tiles are the batch of a `bmm`, and planes lie side by side on its output axis, so there is no [batch, in, out]
+tensor. Without an ADC, tiles and planes need not be read separately, and they are summed before the read.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from memsim.crossbar import convert
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
-from memsim.crossbar.ir_drop import WiredColumns
-from memsim.crossbar.ir_drop import noise_terms as noise_through_wires
+from memsim.crossbar.ir_drop import IrDropColumns
+from memsim.crossbar.ir_drop import noise_terms as noise_with_ir_drop
 from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.tiling import Tiling
 from memsim.spec import Adc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
-"""About how many column values are in flight at a time on a CPU: changes speed and memory, never a result."""
+"""Approximate number of column values at a time on a CPU; changes speed and memory, never a result."""
 DEVICE_CHUNK_VALUES = 1 << 26
-"""The same for other devices, where every chunk costs launches and memory is faster."""
+"""Approximate number of column values at a time on other devices, where chunks cost launches and memory is faster."""
 BLOCK_FRAMES = 32
-"""Frames are multiplied in whole blocks of this many, whatever the chunk: a matrix product of a few rows rounds
-differently from one of many, and a last bit can move an ADC code."""
+"""Frames of a block. Matrix products are of whole blocks, whatever the chunk, because a product of a few rows rounds
+differently from one of many, and the last bit can change an ADC code."""
 ALIGNED_COLUMNS = 16
-"""Columns are padded to a multiple of this for the same reason: torch deals them out to threads in such vectors."""
+"""Columns are padded to a multiple of this for the same reason: torch divides them among threads in such vectors."""
 
 
 @dataclass
 class ClipCounts:
-    """How many conversions went beyond full scale, of how many."""
+    """The numbers of conversions beyond full scale and of all conversions."""
 
     dac_clipped: Tensor | int = 0
     dac_total: int = 0
@@ -49,7 +49,7 @@ class ClipCounts:
 
 
 def add_clips(counts: Iterable[ClipCounts]) -> ClipCounts:
-    """Their sums, as plain numbers."""
+    """Return the sums of `counts` as plain numbers."""
     known = list(counts)
     return ClipCounts(
         sum(int(clips.dac_clipped) for clips in known),
@@ -61,13 +61,21 @@ def add_clips(counts: Iterable[ClipCounts]) -> ClipCounts:
 
 @dataclass(frozen=True)
 class Operator:
-    """A programmed matrix, ready to be read. With an ADC, column signals are in units of its codes.
+    """A programmed matrix with its converters, ready to be read.
 
-    `columns` [row_tiles, rows, planes * out, aligned]; `noise_columns` [row_tiles, rows + 1, same], how far each pair
-    is below MemristorCell.dark_total and, in the last row, the variance that no state changes.
+    With an ADC, column signals are in units of its codes.
 
-    With `wired` columns the drive gives volts; `columns` [row_tiles, 1, same] scale the currents that come of them, and
-    `noise_columns` are those of `WiredColumns`.
+    Attributes:
+        drive: the drive of the rows; it gives volts where `ir_drop` is set.
+        rows: the number of rows of a tile.
+        out_features: the number of outputs.
+        columns: [row_tiles, rows, planes * out, aligned], the cells; with `ir_drop`, [row_tiles, 1, planes * out,
+            aligned], the factors of the column currents.
+        noise_columns: [row_tiles, rows + 1, planes * out, aligned], the distance of each pair below
+            `MemristorCell.zero_current_total` and, in the last row, the factor of the constant variance; with
+            `ir_drop`, those of `IrDropColumns`; None without noise.
+        conversion: the conversion of column signals to numbers.
+        ir_drop: the columns with line resistance; None where lines have none.
     """
 
     drive: Drive
@@ -76,68 +84,73 @@ class Operator:
     columns: Tensor
     noise_columns: Tensor | None
     conversion: Conversion
-    wired: WiredColumns | None = None
+    ir_drop: IrDropColumns | None = None
 
     @classmethod
     def make(
         cls,
         drive: Drive,
         difference: Tensor,
-        below_dark: Tensor | None,
-        worth: Tensor,
+        below_zero_current: Tensor | None,
         rows: int,
+        significances: Tensor,
         adc: Adc | None,
         adc_range: Tensor | None,
         errors: AdcErrors | None = None,
     ) -> Operator:
-        """From `difference` r_pos - r_neg and (for read noise) `below_dark`, dark_total - r_pos - r_neg.
+        """Prepare the read of `difference`, r_pos - r_neg, with read noise where `below_zero_current` is given.
 
-        Each is [planes, in, out]; `worth` [planes] is what a plane counts in the sum. `adc_range` [row_tiles or 1,
-        planes or 1] is full scale in units of (weight 1 x full-scale input); `errors` are those of the converters.
+        `below_zero_current` is zero_current_total - r_pos - r_neg; both are [planes, in, out]. `significances` [planes]
+        are the factors of the planes in the sum. `adc_range` [row_tiles or 1, planes or 1] is full scale in units of
+        (weight 1 x full-scale input), and `errors` are those of the converters.
         """
         keep_freed_memory()
         out_features = difference.shape[2]
         if adc is None:
-            columns = torch.einsum("p,pio->io", worth, difference)[None]
-            noise = None if below_dark is None else torch.einsum("p,pio->io", worth.square(), below_dark)[None]
-            constant = worth.square().sum().expand(1, 1, out_features)
+            columns = torch.einsum("p,pio->io", significances, difference)[None]
+            noise = None
+            if below_zero_current is not None:
+                noise = torch.einsum("p,pio->io", significances.square(), below_zero_current)[None]
+            constant = significances.square().sum().expand(1, 1, out_features)
             noise_columns = _with_constant(noise, constant, drive.noise)
             conversion = Conversion(columns.new_ones(1, 1))
             return cls(drive, columns.shape[1], out_features, _aligned(columns), noise_columns, conversion)
         columns = split_planes(difference, rows)
-        shape = (len(columns), len(worth), out_features)
-        codes_per_signal, conversion = _conversion(shape, worth, adc, adc_range, errors)
+        shape = (len(columns), len(significances), out_features)
+        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, errors)
         columns = columns.flatten(2) * codes_per_signal
-        noise = None if below_dark is None else split_planes(below_dark, rows).flatten(2) * codes_per_signal.square()
+        noise = None
+        if below_zero_current is not None:
+            noise = split_planes(below_zero_current, rows).flatten(2) * codes_per_signal.square()
         noise_columns = _with_constant(noise, codes_per_signal.square(), drive.noise)
         return cls(drive, rows, out_features, _aligned(columns), noise_columns, conversion)
 
     @classmethod
-    def through_wires(
+    def with_ir_drop(
         cls,
         drive: Drive,
-        wired: WiredColumns,
-        worth: Tensor,
+        ir_drop: IrDropColumns,
+        significances: Tensor,
         adc: Adc | None,
         adc_range: Tensor | None,
         errors: AdcErrors | None = None,
     ) -> Operator:
-        """Likewise, of `wired` columns."""
-        assert isinstance(drive.cell, MemristorCell)  # the spec's rule: ideal cells have no wires
-        shape = (wired.tiling.row_tiles, len(worth), wired.tiling.out_features)
-        codes_per_signal, conversion = _conversion(shape, worth, adc, adc_range, errors)
+        """Prepare the read of columns with line resistance; the other arguments are those of `make`."""
+        assert isinstance(drive.cell, MemristorCell)  # specs with ideal cells have no line resistance
+        shape = (ir_drop.tiling.row_tiles, len(significances), ir_drop.tiling.out_features)
+        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, errors)
         columns = _aligned(codes_per_signal * drive.cell.gain_per_ampere)
         noise_columns = None
         if drive.noise is not None:
-            noise_columns = _aligned(wired.noise_columns()) * columns.square()
-        rows, out_features = wired.tiling.rows, wired.tiling.out_features
-        return cls(drive, rows, out_features, columns, noise_columns, conversion, wired)
+            noise_columns = _aligned(ir_drop.noise_columns()) * columns.square()
+        rows, out_features = ir_drop.tiling.rows, ir_drop.tiling.out_features
+        return cls(drive, rows, out_features, columns, noise_columns, conversion, ir_drop)
 
     def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None, first_frame: int = 0) -> Tensor:
-        """[n, in] -> [n, out] in units of (weight 1 x full-scale input), in chunks of whole blocks.
+        """Read inputs [n, in] in chunks of whole blocks, to [n, out] in units of (weight 1 x full-scale input).
 
-        `noise_key` (64 bits) is the key of the read noise, where there is any. The first row of `x` is frame
-        `first_frame`, a multiple of BLOCK_FRAMES, of what is read under that key.
+        `noise_key` (64 bits) is the key of the read noise. The first row of `x` is frame `first_frame`, a multiple of
+        BLOCK_FRAMES, of the read with that key.
         """
         tiles, _, width = self.columns.shape
         values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
@@ -147,9 +160,9 @@ class Operator:
         for first in range(0, len(x), chunk):
             part, out = x[first : first + chunk], product[first : first + chunk]
             for phase, key in zip(self.drive.phases, keys, strict=True):
-                # Rows and frames that are added read 0 V: no signal, and (see dark_total) no noise without a cell.
+                # padding rows and frames are at 0 V, without signal and (see zero_current_total) without noise
                 signals, noise_terms, dac_clipped = self.drive(phase, _whole_blocks(part), self.rows)
-                adc_clipped = self._add(signals, noise_terms, key, first_frame + first, phase.worth, out)
+                adc_clipped = self._add(signals, noise_terms, key, first_frame + first, phase.significance, out)
                 if clips is not None:
                     clips.dac_clipped = clips.dac_clipped + dac_clipped
                     clips.adc_clipped = clips.adc_clipped + adc_clipped
@@ -165,14 +178,14 @@ class Operator:
         noise_terms: Tensor | None,
         noise_key: int,
         first_frame: int,
-        worth: float,
+        significance: float,
         product: Tensor,
     ) -> Tensor | int:
-        """Multiply, convert and add up in `product` [n, out] what is on the rows; returns the conversions clipped."""
-        rest = (noise_key, first_frame, self.conversion, worth, product)
+        """Multiply the rows' signals, convert them and add them to `product` [n, out]; return the number clipped."""
+        rest = (noise_key, first_frame, self.conversion, significance, product)
         clipped: Tensor | int | None = None
-        is_bare = self.noise_columns is None and self.conversion.max_code is None  # nothing to fuse the product with
-        if not is_bare and self.wired is None and (fused := _fused(signals)) is not None:
+        is_bare = self.noise_columns is None and self.conversion.max_code is None  # a product with nothing to fuse
+        if not is_bare and self.ir_drop is None and (fused := _fused(signals)) is not None:
             clipped = fused.multiply_and_digitise(signals, noise_terms, self.columns, self.noise_columns, *rest)
         if clipped is None:
             clipped = steps(signals).digitise(*self._columns(signals, noise_terms), *rest)
@@ -180,15 +193,14 @@ class Operator:
         return clipped
 
     def _columns(self, signals: Tensor, noise_terms: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Column signals [row_tiles, n, columns] of what is on the rows, and the variances of their noise."""
-        if self.wired is not None:
-            currents = _aligned(self.wired.amperes(signals)) * self.columns
+        """Return the column signals [row_tiles, n, columns] of the rows' signals, and the variances of their noise."""
+        if self.ir_drop is not None:
+            currents = _aligned(self.ir_drop.amperes(signals)) * self.columns
             if self.noise_columns is None or self.drive.noise is None:
                 return currents, None
             assert isinstance(self.drive.cell, MemristorCell)
-            return currents, torch.bmm(
-                noise_through_wires(self.drive.cell, signals, self.drive.noise), self.noise_columns
-            )
+            terms = noise_with_ir_drop(self.drive.cell, signals, self.drive.noise)
+            return currents, torch.bmm(terms, self.noise_columns)
         variances = None
         if self.noise_columns is not None:
             assert noise_terms is not None  # the drive has the noise of the columns
@@ -198,31 +210,32 @@ class Operator:
 
 @dataclass(frozen=True)
 class PackedOperator:
-    """The packs of a block-diagonal matrix: each operator reads its inputs and gives its outputs, in order."""
+    """The operators of a block-diagonal matrix's packs, each of which reads its inputs and gives its outputs."""
 
     operators: tuple[Operator, ...]
     inputs: tuple[slice, ...]
 
     @property
     def noise_columns(self) -> Tensor | None:
+        """The noise columns of the first pack; None without noise."""
         return self.operators[0].noise_columns
 
     def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None, first_frame: int = 0) -> Tensor:
-        """As `Operator.read`; each pack has read noise of its own."""
+        """Read inputs [n, in] as `Operator.read` does, with separate noise for each pack."""
         keys = [rng.derive_seed(noise_key, "pack", index) for index in range(len(self.operators))]
         reads = zip(self.operators, self.inputs, keys, strict=True)
         return torch.cat([o.read(x[:, part], key, clips, first_frame) for o, part, key in reads], dim=1)
 
 
 def packed(tiling: Tiling, make: Callable[[int, slice], Operator]) -> Operator | PackedOperator:
-    """The matrix that lies as `tiling` says; `make` gives the operator of a pack from its index and its outputs."""
+    """Return the operator of a matrix on `tiling`; `make` makes a pack's from its index and its outputs."""
     packs = [tiling.pack(index) for index in range(tiling.packs)]
     operators = tuple(make(index, outputs) for index, (_, _, outputs) in enumerate(packs))
     return operators[0] if len(operators) == 1 else PackedOperator(operators, tuple(inputs for _, inputs, _ in packs))
 
 
 def whole_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The rows [n, in] of `parts`, in pieces of whole blocks of BLOCK_FRAMES, but for the last, which may be empty."""
+    """Yield the rows [n, in] of `parts` in pieces of whole blocks of BLOCK_FRAMES; the last may be partial or empty."""
     rows: Tensor | None = None
     for part in parts:
         if rows is not None:
@@ -237,15 +250,18 @@ def whole_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
 
 def _conversion(
     shape: tuple[int, int, int],
-    worth: Tensor,
+    significances: Tensor,
     adc: Adc | None,
     adc_range: Tensor | None,
     errors: AdcErrors | None,
 ) -> tuple[Tensor, Conversion]:
-    """(codes per unit of signal [row_tiles, 1, planes * out], conversion) for a `shape` [row_tiles, planes, out]."""
+    """Return the codes per unit of signal [row_tiles, 1, planes * out] and the conversion.
+
+    `shape` is (row_tiles, planes, out).
+    """
     row_tiles, planes, _ = shape
     if adc is None:
-        return worth.new_ones(shape).flatten(1)[:, None], Conversion(worth.expand(row_tiles, planes))
+        return significances.new_ones(shape).flatten(1)[:, None], Conversion(significances.expand(row_tiles, planes))
     assert adc_range is not None  # a calibrated matrix has one for its ADC
     code, max_code = convert.adc_steps(adc, adc_range.expand(row_tiles, planes))
     codes_per_signal = (1 / code)[:, :, None].expand(shape)
@@ -253,11 +269,12 @@ def _conversion(
     if errors is not None:
         codes_per_signal = codes_per_signal * (1 + errors.gain)
         offsets = _aligned(errors.offset_codes.flatten(1)[:, None])[:, 0]
-    return codes_per_signal.flatten(1)[:, None], Conversion(code * worth, max_code, offsets, adc.nonlinearity_codes)
+    conversion = Conversion(code * significances, max_code, offsets, adc.nonlinearity_codes)
+    return codes_per_signal.flatten(1)[:, None], conversion
 
 
 def _fused(x: Tensor) -> ModuleType | None:
-    """The module that does the matrix products, too, where `x` is; None where there is none."""
+    """Return the module that fuses the matrix products with the steps after them; None where `x` has none."""
     return _triton() if x.device.type == "cuda" else None
 
 
@@ -271,7 +288,7 @@ def _triton() -> ModuleType | None:
 
 
 def split_planes(cells: Tensor, rows: int) -> Tensor:
-    """[planes, in, out] -> [row_tiles, rows, planes, out], zeros beyond the matrix."""
+    """Cut [planes, in, out] into [row_tiles, rows, planes, out], with zeros beyond the matrix."""
     planes, in_features, out_features = cells.shape
     tiles = -(-in_features // rows)
     padded = torch.nn.functional.pad(cells, (0, 0, 0, tiles * rows - in_features))
@@ -279,20 +296,20 @@ def split_planes(cells: Tensor, rows: int) -> Tensor:
 
 
 def _whole_blocks(rows: Tensor) -> Tensor:
-    """[n, in] with rows of zeros up to a multiple of BLOCK_FRAMES."""
+    """Pad [n, in] with rows of zeros to a multiple of BLOCK_FRAMES."""
     return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % BLOCK_FRAMES))
 
 
 def _aligned(columns: Tensor) -> Tensor:
-    """[row_tiles, rows, n] with columns of zeros up to a multiple of ALIGNED_COLUMNS."""
+    """Pad [row_tiles, rows, n] with columns of zeros to a multiple of ALIGNED_COLUMNS."""
     return torch.nn.functional.pad(columns, (0, -columns.shape[2] % ALIGNED_COLUMNS))
 
 
 def _with_constant(noise: Tensor | None, constant: Tensor, config: ReadNoise | None) -> Tensor | None:
-    """`noise` [row_tiles, rows, planes * out] with a last row of `constant` [row_tiles, 1, planes * out], aligned.
+    """Append `constant` [row_tiles, 1, planes * out] to `noise` [row_tiles, rows, planes * out], and align the columns.
 
-    In bfloat16, where the spec asks for it, the product rounds the deviation of a column's noise by some 0.2 %, at
-    random: as all terms of the sum are positive, nothing is magnified.
+    In bfloat16, where the spec asks for it, the product rounds the deviation of a column's noise by about 0.2 %, at
+    random. All terms of the sum are positive, so the rounding is not magnified.
     """
     if noise is None or config is None:
         return None

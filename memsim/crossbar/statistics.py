@@ -1,8 +1,8 @@
-"""What is remembered of a matrix's input, so that converter ranges can be derived without the data.
+"""Statistics of a matrix's input, from which converter ranges follow without the data.
 
-The values are counted in a histogram, from which the DAC's range comes; some whole input rows, sent through the
-hardware read, give the ADC's where the data are not at hand. Both are hardware-independent, so one set of statistics
-serves every spec.
+The histogram of the input values gives the DAC's range. A sample of whole input rows, read by the hardware, gives the
+ADC's range where the data are not at hand. Both are independent of the hardware, so one set of statistics serves every
+spec.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from memsim.errors import InputError
 PREFIX = "statistics/"
 MANTISSA_BITS = 3
 """Bins of input values are 1/8 of an octave wide."""
-ONE_HOT_ROWS = 64  # of a sample
+ONE_HOT_ROWS = 64
+"""Rows in the sample of one-hot statistics."""
 _ONE_HOT_CHUNK = 256
-_LINEAR_BINS = 256  # of memsim 0.1
+_LINEAR_BINS = 256  # of the histogram that memsim 0.1 reads
 _STORED_ROWS = torch.float8_e4m3fn
 
 
@@ -34,14 +35,14 @@ class InputStatistics:
     Attributes:
         absmax: the largest magnitude seen.
         edges: [bins + 1], ascending magnitudes.
-        histogram: [2, bins], the fraction of the values whose magnitudes lie between them, of negative and of positive
-            ones; what is left to 1 lies below the first edge and counts as 0.
-        sample: [rows, features], whole input rows: those of largest norm and some drawn from the others (see
-            `memsim.nn.collect`), or all where they are few.
-        weights: [rows], how many input rows each row of the sample stands for: the first ones, which are heavy, for
-            themselves, the others all for as many.
-        full_scale: the input that training chose to drive the DAC's full scale.
-        is_one_hot: the input rows are all those with a single 1, of which the sample holds some.
+        histogram: [2, bins], the fractions of the values with magnitudes between the edges, for negative and positive
+            values. The rest, up to 1, lies below the first edge and counts as 0.
+        sample: [rows, features], whole input rows: those of largest norm and a random draw of the others (see
+            `memsim.nn.collect`), or all rows where they are few.
+        weights: [rows], the number of input rows that each row of the sample stands for: 1 for the first rows, which
+            are those of largest norm, and one same number for the others.
+        full_scale: the input at the DAC's full scale that training chose, if any.
+        is_one_hot: whether the input rows are all rows with a single 1, of which the sample has some.
     """
 
     absmax: float
@@ -54,11 +55,11 @@ class InputStatistics:
 
     @property
     def is_complete(self) -> bool:
-        """Whether `rows` are all rows that there were, not a sample of them."""
+        """Whether `rows` gives all input rows, and not a sample of them."""
         return self.is_one_hot or bool((self.weights == 1).all())
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Input rows [n, features] in parts, with the number of rows [n] that each stands for."""
+        """Yield input rows [n, features] in parts, with the number of rows [n] that each stands for."""
         if not self.is_one_hot:
             yield self.sample, self.weights
             return
@@ -67,27 +68,27 @@ class InputStatistics:
             yield F.one_hot(places, features).float(), torch.ones(len(places))
 
     def taken_as_all(self) -> InputStatistics:
-        """These statistics as if the rows of the sample had been all inputs."""
+        """Return the same statistics with the rows of the sample as all inputs."""
         return replace(self, weights=torch.ones_like(self.weights))
 
     def values(self, points_per_bin: int = 1) -> tuple[Tensor, Tensor]:
-        """Input values [n], evenly taken within each bin, and the fraction [n] of the inputs that each stands for."""
+        """Return input values [n], evenly spaced within each bin, and the fraction [n] of the inputs of each."""
         inside = (torch.arange(points_per_bin, dtype=torch.float64) + 0.5) / points_per_bin
         magnitudes = (self.edges[:-1, None] + inside * self.edges.diff()[:, None]).flatten().clamp_max(self.absmax)
         fractions = self.histogram.double().repeat_interleave(points_per_bin, dim=1) / points_per_bin
         return torch.cat([-magnitudes.flip(0), magnitudes]), torch.cat([fractions[0].flip(0), fractions[1]])
 
     def percentile(self, percent: float) -> float:
-        """The magnitude that `percent` % of the values stay below, linear within a bin; 100 gives the maximum.
+        """Return the magnitude that `percent` % of the values stay below, linear within a bin; 100 gives the maximum.
 
-        Where fewer values than the rest are other than 0, it is the same percentile of those.
+        Where fewer than 100 - `percent` % of the values are not 0, it is the same percentile of those values.
         """
         if percent >= 100:
             return self.absmax
         cumulative = self.histogram.double().sum(0).cumsum(0)
         share, total = percent / 100, float(cumulative[-1])
         target = share - (1 - total)
-        if target <= 0:  # of the values other than 0
+        if target <= 0:  # the percentile of the values that are not 0
             target = share * total
         index = int(torch.searchsorted(cumulative, target).clamp_max(len(cumulative) - 1))
         below = float(cumulative[index - 1]) if index else 0.0
@@ -96,7 +97,7 @@ class InputStatistics:
         return min(low + inside * (high - low), self.absmax)
 
     def to_tensors(self, layer: str) -> dict[str, Tensor]:
-        """Tensors for a checkpoint; the sample in 8-bit floats, and the linear histogram that memsim 0.1 reads."""
+        """Return tensors for a checkpoint, with the sample in 8-bit floats and the histogram that memsim 0.1 reads."""
         step = max(float(self.sample.abs().max()), 1e-12) / torch.finfo(_STORED_ROWS).max
         boosts = _boosts(self.sample)
         limit = min(2.0 ** frexp(max(self.absmax, 1e-12))[1], torch.finfo(torch.float32).max)
@@ -116,7 +117,7 @@ class InputStatistics:
 
 
 def one_hot_statistics(features: int) -> InputStatistics:
-    """Statistics of all rows of zeros with a single 1; the zeros, which make no signal, are not in the histogram."""
+    """Return the statistics of all rows with a single 1; zeros, which make no signal, are not in the histogram."""
     places = torch.linspace(0, features - 1, min(features, ONE_HOT_ROWS)).long()
     sample = F.one_hot(places, features).float()
     edges, histogram = torch.tensor([0.999, 1.0], dtype=torch.float64), torch.tensor([[0.0], [1.0]])
@@ -125,9 +126,9 @@ def one_hot_statistics(features: int) -> InputStatistics:
 
 
 def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, InputStatistics]:
-    """The inverse of `to_tensors`, for every layer found; reads those of memsim 0.1, too.
+    """Read the statistics of every layer found in `tensors`: those of `to_tensors`, and those of memsim 0.1.
 
-    Raises InputError on an incomplete set.
+    Raises InputError where they are incomplete or malformed.
     """
     layers = sorted({name[len(PREFIX) :].rpartition("/")[0] for name in tensors if name.startswith(PREFIX)})
     return {layer: _of_layer(tensors, layer) for layer in layers}
@@ -151,7 +152,7 @@ def _of_layer(tensors: Mapping[str, Tensor], layer: str) -> InputStatistics:
         halves = found["histogram"].view(2, -1)
         histogram = torch.stack([halves[0].flip(0), halves[1]]) / halves.sum()
         edges = torch.linspace(0, limit, len(halves[0]) + 1, dtype=torch.float64)
-        # its sample was of 24 rows, of nobody knows how many
+        # memsim 0.1 kept at most 24 rows, and not the number of rows that they stand for
         heavy, each = (float(len(sample)), 1.0) if len(sample) < 24 else (0.0, 2.0)
     else:
         histogram = found["distribution"]
@@ -179,7 +180,7 @@ def _of_layer(tensors: Mapping[str, Tensor], layer: str) -> InputStatistics:
 
 
 def _boosts(sample: Tensor) -> Tensor:
-    """[rows]: the power of two by which a row far smaller than the largest is multiplied, so that 8 bits hold it."""
+    """Return the power of two [rows] that scales a row far smaller than the largest into the range of 8-bit floats."""
     largest = sample.abs().amax(dim=1)
     ratios = largest.max() / largest.clamp_min(torch.finfo(torch.float32).tiny)
     return torch.where((ratios > 256) & (largest > 0), ratios.log2().floor().exp2(), 1.0)

@@ -1,25 +1,27 @@
-"""How a matrix lies on cells: how it is cut into slices, pairs, copies and tiles, and what that takes."""
+"""The layout of a matrix on cells: its slices, pairs, copies and tiles, and their numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from memsim.crossbar.encode import slices_of
+from memsim.crossbar.encode import bits_of, slices_of
+from memsim.spec import HardwareSpec
 
 
 @dataclass(frozen=True)
 class Tiling:
     """A [out, in] matrix of `bits`-bit weights on tiles of `rows` word lines (inputs) by `cols` bit lines (outputs).
 
-    A cell holds `cell_bits` bits of a magnitude, and `copies` cells hold the same.
+    A cell holds `cell_bits` bits of a magnitude, and `copies` cells hold the same bits.
 
     A matrix of `groups` equal blocks on its diagonal is packed: as many blocks as fit, `blocks_per_pack`, share the
-    rows and columns of a tile, and `in_features` are the rows of such a pack. A block's rows also meet the columns of
-    its neighbours in the pack, in cells of weight 0. A block that is larger than a tile has tiles of its own.
+    rows and columns of a tile, and `in_features` is the number of rows of such a pack. Within a pack, the rows of one
+    block cross the columns of the others in cells of weight 0. A block that is larger than a tile has its own tiles.
     """
 
     rows: int
@@ -34,29 +36,32 @@ class Tiling:
 
     @property
     def packs(self) -> int:
+        """The number of packs of blocks."""
         return -(-self.groups // self.blocks_per_pack)
 
     @property
     def pack_outputs(self) -> int:
-        """Outputs of a pack; the last one may have fewer."""
+        """The outputs of a pack; the last pack may have fewer."""
         return self.out_features // self.groups * self.blocks_per_pack
 
     @property
     def block_inputs(self) -> int:
-        """Inputs of a block, which are those of the matrix where it is the only one."""
+        """The inputs of a block; a matrix without groups is one block."""
         return self.in_features // self.blocks_per_pack
 
     @property
     def weights(self) -> int:
-        """Weights of the matrix, without the zeros beside its blocks."""
+        """The number of weights, without the zeros beside the blocks."""
         return self.out_features * self.block_inputs
 
     @property
     def row_tiles(self) -> int:
+        """The number of tiles along the inputs of a pack."""
         return -(-self.in_features // self.rows)
 
     @property
     def col_tiles(self) -> int:
+        """The number of tiles along the outputs of the matrix."""
         return self.packs * self._col_tiles_per_pack
 
     @property
@@ -65,31 +70,32 @@ class Tiling:
 
     @property
     def slices(self) -> int:
-        """Planes of cells that a magnitude is spread over: one for each `cell_bits` of it."""
+        """The number of slices of a magnitude, of `cell_bits` bits each."""
         return slices_of(self.bits, self.cell_bits)
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """[slices, 2, copies, in, out]: the cells that hold weights; polarity 0 is the positive array."""
+        """The shape [slices, 2, copies, in, out] of the cells that hold weights; polarity 0 is the positive array."""
         return self.slices, 2, self.copies, self.in_features, self.out_features
 
     @property
     def tiles_per_slice(self) -> int:
+        """The number of tiles of one slice, polarity and copy."""
         return self.row_tiles * self.col_tiles
 
     @property
     def tiles(self) -> int:
-        """Physical arrays: slices, polarities and copies each have their own."""
+        """The number of physical arrays: slices, polarities and copies each have their own."""
         return self.tiles_per_slice * self.slices * 2 * self.copies
 
     @property
     def cells(self) -> int:
-        """Physical cells, those of unused rows and columns included."""
+        """The number of physical cells, unused rows and columns included."""
         return self.tiles * self.rows * self.cols
 
     @property
     def conversions(self) -> int:
-        """Column currents to convert for one input: one a row tile, slice and output, which pairs and copies share."""
+        """The conversions for one input: one for each row tile, slice and output, which pairs and copies share."""
         return self.row_tiles * self.slices * self.out_features
 
     @property
@@ -98,12 +104,12 @@ class Tiling:
         return self.weights / (self.tiles_per_slice * self.rows * self.cols)
 
     def col_tile_of(self, outputs: Tensor) -> Tensor:
-        """The column tile of each of `outputs`."""
+        """Return the column tile of each of `outputs`."""
         pack = outputs // self.pack_outputs
         return pack * self._col_tiles_per_pack + outputs % self.pack_outputs // self.cols
 
     def spread(self, levels: Tensor) -> Tensor:
-        """[out, in / groups] -> [out, in_features]: the blocks of each pack on its diagonal, zeros beside them."""
+        """Put the blocks of `levels` [out, in / groups] on the diagonals of their packs: [out, in_features]."""
         if self.blocks_per_pack == 1:
             return levels
         output = torch.arange(self.out_features, device=levels.device)
@@ -113,7 +119,7 @@ class Tiling:
         return packed.flatten(1)
 
     def pack(self, index: int) -> tuple[Tiling, slice, slice]:
-        """Pack `index` as a matrix of its own (its tiling, with the rows that it uses), its inputs and its outputs."""
+        """Return pack `index` as a matrix: its tiling, with the rows that it uses, its inputs and its outputs."""
         first, last = (min(i * self.blocks_per_pack, self.groups) for i in (index, index + 1))
         inputs = slice(first * self.block_inputs, last * self.block_inputs)
         block_outputs = self.out_features // self.groups
@@ -122,9 +128,9 @@ class Tiling:
         return tiling, inputs, outputs
 
     def digits(self, levels: Tensor, part: slice | None = None) -> Tensor:
-        """The digits, int32 [n], of the cells `part` (default: all) of `shape`, flat, for `levels` [out, in].
+        """Return the digits, int32 [n], of the cells `part` (default: all) of the flat `shape`, for `levels` [out, in].
 
-        Takes memory for the part only.
+        It takes memory for the part only.
         """
         part = slice(0, math.prod(self.shape)) if part is None else part
         size = self.in_features * self.out_features
@@ -140,7 +146,7 @@ class Tiling:
         return torch.cat(pieces).int()
 
     def digits_at(self, levels: Tensor, places: Tensor) -> Tensor:
-        """The digits, int32 [n], of the cells at `places` [n] of `shape`, flat, for `levels` [out, in]."""
+        """Return the digits, int32 [n], of the cells at `places` [n] of the flat `shape`, for `levels` [out, in]."""
         row = places // self.out_features
         values = levels[places % self.out_features, row % self.in_features].int()
         array = row // self.in_features // self.copies
@@ -148,9 +154,9 @@ class Tiling:
         return (magnitude >> (array // 2 * self.cell_bits).int()) & self._max_digit
 
     def tile_cells(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Of the physical cells `part`, tile by tile: (their tile [n], their place in `shape` [n], flat; -1 if unused).
+        """Return the tile [n] and the place in the flat `shape` [n] (-1 if unused) of the physical cells `part`.
 
-        Tiles follow each other by slice, polarity, copy, row tile and column tile.
+        Physical cells are numbered tile by tile; tiles by slice, polarity, copy, row tile and column tile.
         """
         cell = torch.arange(part.start, part.stop, device=device)
         tile, within = cell // (self.rows * self.cols), cell % (self.rows * self.cols)
@@ -168,8 +174,25 @@ class Tiling:
         return (1 << self.cell_bits) - 1
 
 
+def tiling_for(shape: Sequence[int], spec: HardwareSpec, groups: int = 1) -> Tiling:
+    """Lay a matrix of `shape` (out, in / groups), with `groups` blocks on its diagonal, on the tiles of `spec`.
+
+    Raises ValueError where the spec leaves the weight bits open.
+    """
+    tile, weights = spec.tile, spec.weights
+    out_features, block_inputs = shape
+    fitting = 1
+    if tile.packing == "diagonal":
+        fitting = max(1, min(tile.rows // block_inputs, tile.cols * groups // out_features))
+    packs = -(-groups // fitting)
+    blocks = -(-groups // packs)  # spread evenly over the packs
+    in_features = blocks * block_inputs
+    lines = (tile.rows, tile.cols, out_features, in_features)
+    return Tiling(*lines, bits_of(spec), weights.cell_bits, weights.copies, groups, blocks)
+
+
 def split_rows(x: Tensor, rows: int) -> Tensor:
-    """[n, in] -> [row_tiles, n, rows]: each row tile's share of the inputs, zeros (0 V) beyond the matrix."""
+    """Cut inputs [n, in] into those of each row tile, [row_tiles, n, rows], with zeros (0 V) beyond the matrix."""
     n, width = x.shape
     tiles = -(-width // rows)
     padded = torch.nn.functional.pad(x, (0, tiles * rows - width)) if width % rows else x

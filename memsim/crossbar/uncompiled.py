@@ -1,4 +1,4 @@
-"""Keeping torch.compile out of what arrays compute."""
+"""Functions that torch.compile leaves as they are, for the reads of arrays."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 import torch
 
-_REASON = "simulated arrays are read as they are, between compiled graphs; compile without fullgraph"
+_REASON = "simulated arrays run between compiled graphs, uncompiled; compile without fullgraph"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def uncompiled(function: Function) -> Function:
-    """`function`, which torch.compile runs as it is, with a break of the graph before and after it.
+    """Mark `function` so that torch.compile runs it uncompiled, with a break of the graph before and after it.
 
-    As by torch.compiler.disable, which would import the compiler (seconds) for everybody who never compiles.
+    This does what torch.compiler.disable does, which would take seconds to import the compiler in every process.
     """
     disabled: Callable[..., Any] | None = None
 
@@ -30,7 +30,7 @@ def uncompiled(function: Function) -> Function:
             disabled = torch.compiler.disable(function, reason=_REASON)
         return disabled(*arguments, **options)
 
-    # by these marks torch's compiler knows the function before it is first called
+    # torch's compiler recognises the function by these marks before it is first called
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     call._torchdynamo_disable_msg = _REASON  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]

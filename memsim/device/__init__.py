@@ -1,8 +1,8 @@
-"""One memristor: its model's parameters and current equations, its cells, and how a population of them is drawn."""
+"""One memristor: the parameters and current equations of its model, its cells, and random draws of a population."""
 
 from memsim.device.cells import Cells, draw_cycling_volts, pulse_cells
 from memsim.device.features import draw_states, fraction_below, state_means
-from memsim.device.file import load_device, save_device
+from memsim.device.file import load_device, load_device_on, save_device
 from memsim.device.model import UR, US, DeviceModel
 from memsim.device.noise import read_noise_std_amperes
 
@@ -15,6 +15,7 @@ __all__ = [
     "draw_states",
     "fraction_below",
     "load_device",
+    "load_device_on",
     "pulse_cells",
     "read_noise_std_amperes",
     "save_device",

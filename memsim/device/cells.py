@@ -1,4 +1,4 @@
-"""Cells with their full state: what one voltage pulse after another does to them.
+"""Cells with their full state, which voltage pulses change one after the other.
 
 The switching rules are those of Hennen et al., Front. Neurosci. 16:941753 (2022), and arXiv 2404.06344.
 """
@@ -17,14 +17,15 @@ from memsim.spec import Cycling
 
 
 class Cells:
-    """`n` independent cells, fresh (in HRS) when made. Everything is float32 on the model's device.
+    """`n` independent cells, which are fresh (in HRS) when made. All tensors are float32 on the model's device.
 
-    - `r` [n]: the state, which gives the current;
-    - `features` [4, n] of the present cycle: HRS (ohm), US (V), LRS (ohm), UR (V);
-    - `set_volts` [n]: a pulse at or below it SETs; -inf in a cell that is in LRS;
-    - `reset_volts` [n]: a pulse above it RESETs; +inf in a cell that is in HRS.
+    A cell takes about 240 bytes, because it remembers its last 10 cycles: simulate large arrays in `chunks`.
 
-    A cell takes some 240 bytes, for it remembers its last 10 cycles: simulate large arrays in `chunks`.
+    Attributes:
+        r: [n], the state, which gives the current.
+        features: [4, n], the features of the present cycle: HRS (ohm), US (V), LRS (ohm), UR (V).
+        set_volts: [n], the SET threshold: a pulse at or below it SETs the cell. It is -inf for a cell in LRS.
+        reset_volts: [n], the RESET threshold: a pulse above it RESETs the cell. It is +inf for a cell in HRS.
     """
 
     def __init__(
@@ -44,33 +45,28 @@ class Cells:
         self.r = device.state_of_resistance(self.features[HRS])
         self.set_volts = self.features[US].clone()
         self.reset_volts = torch.full_like(self.r, math.inf)
-        self._transition = torch.full_like(self.r, math.nan)  # a of the RESET transition; none before the first SET
+        self._transition = torch.full_like(self.r, math.nan)  # a of the RESET transition; NaN before the first SET
 
     @property
     def in_lrs(self) -> Tensor:
-        """[n] bool: cells that a SET pulse no longer changes."""
+        """The cells [n] (bool) that a SET pulse does not change."""
         return self.set_volts == -math.inf
 
     @property
     def in_hrs(self) -> Tensor:
-        """[n] bool: cells that a RESET pulse no longer changes. A partially RESET cell is in neither state."""
+        """The cells [n] (bool) that a RESET pulse does not change. A partially RESET cell is in neither state."""
         return self.reset_volts == math.inf
 
-    @property
-    def resistance_ohms(self) -> Tensor:
-        """[n] the resistance U0 / I(U0)."""
-        return self.device.resistance_of_state(self.r)
-
     def current_amperes(self, volts: float | Tensor) -> Tensor:
-        """[n] noiseless current at `volts` (scalar or [n]), which does not disturb the cells."""
+        """Return the noiseless currents [n] at `volts` (scalar or [n]), without changing the cells."""
         return self.device.current_amperes(torch.as_tensor(volts, dtype=self.r.dtype, device=self.r.device), self.r)
 
     def apply(self, volts: float | Tensor) -> None:
-        """One voltage pulse of `volts` (scalar or [n]) on every cell.
+        """Apply one voltage pulse of `volts` (scalar or [n]) to every cell.
 
-        SET: a cell not in LRS at U <= US takes its LRS. RESET: a cell not in HRS at U > UR takes its HRS if U >= Umax,
-        else it moves along its transition, and then only a higher U moves it on. A cell that leaves LRS starts its
-        next cycle first, so that the HRS it goes to, and the SET after that, are the next cycle's.
+        SET: a cell that is not in LRS takes its LRS at U <= US. RESET: a cell that is not in HRS takes its HRS at
+        U >= Umax; at UR < U < Umax it moves along its transition, and from then on only a higher U moves it further. A
+        cell that leaves LRS starts its next cycle first, so its new HRS and its next SET are those of the next cycle.
         """
         volts = torch.as_tensor(volts, dtype=self.r.dtype, device=self.r.device).expand_as(self.r)
         sets = (volts <= self.set_volts).nonzero().squeeze(1)
@@ -81,7 +77,7 @@ class Cells:
             self._reset(resets, volts.index_select(0, resets))
 
     def _set(self, cells: Tensor) -> None:
-        """Take `cells` (indices [m]) to the LRS of their present cycle."""
+        """SET `cells` (indices [m]) to the LRS of their present cycle."""
         self.r.index_copy_(0, cells, self.device.state_of_resistance(self.features[LRS].index_select(0, cells)))
         self.reset_volts.index_copy_(0, cells, self.features[UR].index_select(0, cells))
         self.set_volts.index_fill_(0, cells, -math.inf)
@@ -104,7 +100,7 @@ class Cells:
             self.reset_volts.index_copy_(0, partial, at)
 
     def _next_cycle(self, cells: Tensor) -> None:
-        """Draw x_{n+1} = B eps + sum_l A_l x_{n+1-l} and its features, and fix the transition from LRS to its HRS."""
+        """Draw x_{n+1} = B eps + sum_l A_l x_{n+1-l} and its features, and fit the transition from LRS to its HRS."""
         past = self._history.index_select(0, cells)  # (m, 4p)
         eps = torch.randn(4, cells.numel(), generator=self.generator, device=past.device)
         x = torch.addmm(self._var[:, :4] @ eps, self._var[:, 4:], past.T)  # (4, m)
@@ -118,7 +114,7 @@ class Cells:
         self._transition.index_copy_(0, cells, fall / self.device.reset_distance(start_volts))
 
     def _end_amperes(self, cells: Tensor) -> Tensor:
-        """c: the current at Umax of the HRS of the present cycle."""
+        """Return c, the current [m] at Umax in the HRS of the present cycle."""
         end_volts = torch.tensor(self.device.reset_full_volts, device=cells.device)
         return self.device.current_amperes(end_volts, self._hrs_state(cells))
 
@@ -127,7 +123,7 @@ class Cells:
 
 
 def draw_cycling_volts(cycling: Cycling, tiles: int, generator: Generator) -> Tensor:
-    """[pulses, tiles] the voltages of random switching: one for all cells of a tile, from U(-vmax, vmax)."""
+    """Draw the voltages [pulses, tiles] of random switching from U(-vmax, vmax), each for all cells of a tile."""
     uniform = torch.rand(cycling.rounds * cycling.pulses_per_round, tiles, generator=generator, device=generator.device)
     return (2.0 * uniform - 1.0) * cycling.vmax_volts
 
@@ -138,20 +134,18 @@ def pulse_cells(
     generator: Generator,
     *,
     history: History = "stationary",
-    order: int | None = None,
     cycling_volts: Iterable[Tensor] = (),
     set_volts: float = -2.0,
     reset_volts: float = 2.0,
     read_volts: Iterable[float] = (),
 ) -> Tensor:
-    """States r [n] (float32) of fresh cells after pulses of `cycling_volts`, a RESET of all, a SET of those to be set.
+    """Program fresh cells pulse by pulse, and return their states r [n], float32.
 
-    Reads at `read_volts`, which may disturb, come last.
-
-    `set_mask` is [n] (bool), and so is each of the pulses (V). Cells are simulated pulse by pulse and all at once: give
-    large arrays in `chunks`. Without cycling, `draw_states` draws the same states far faster.
+    The pulses are those of `cycling_volts` (each [n], in volts), a RESET of all cells, a SET of the cells in `set_mask`
+    [n] (bool), and reads at `read_volts`, which may disturb. All cells are simulated together: give large arrays in
+    `chunks`. Without cycling and reads, `draw_states` draws the same states far faster.
     """
-    cells = Cells(device, set_mask.numel(), generator, history, order)
+    cells = Cells(device, set_mask.numel(), generator, history)
     for volts in cycling_volts:
         cells.apply(volts)
     cells.apply(reset_volts)

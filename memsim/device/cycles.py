@@ -1,7 +1,7 @@
-"""Features of fresh cells over their first cycles, drawn only as far as they are needed.
+"""Features of fresh cells over their first cycles, drawn only where they are needed.
 
-Cells (in `memsim.device.cells`) remember a whole history; a programmer that takes every cell through full SETs and
-RESETs needs a few features of a few cycles, whose normal variates are jointly Gaussian.
+`memsim.device.cells` simulates cells with their whole history. A programmer that takes every cell through full SETs and
+RESETs needs only a few features of a few cycles, whose normal variates are jointly Gaussian.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from memsim.device.features import History, draw_components, marginal_mixture, s
 from memsim.device.model import DeviceModel
 
 Round = tuple[tuple[int, int], ...]
-"""Which features of which cycles, (feature, cycle); a fresh cell is in cycle 0."""
+"""The (feature, cycle) pairs that are drawn together; a fresh cell is in cycle 0."""
 
 
 class CycleFeatures:
-    """Features of `n` fresh cells in rounds: the next round of some of them can be drawn after the last has been seen.
+    """Features of `n` fresh cells in rounds, so that later rounds can be drawn for some of the cells only.
 
-    Each round is drawn from its distribution given all earlier rounds of the same cell. There is no matrix product in
-    it, as the rounding of those may depend on the number of threads.
+    Each round is drawn from its distribution given all earlier rounds of the same cell. No matrix product is used,
+    because its rounding may depend on the number of threads.
     """
 
     def __init__(
@@ -33,12 +33,11 @@ class CycleFeatures:
         rounds: Sequence[Round],
         generator: Generator,
         history: History = "stationary",
-        order: int | None = None,
     ) -> None:
         self._device, self._generator = device, generator
         self._rounds = iter(rounds)
         self._features = tuple(dict.fromkeys(feature for round_ in rounds for feature, _ in round_))
-        self._factor = _round_factor(device, tuple(rounds), history, order).tolist()
+        self._factor = _round_factor(device, tuple(rounds), history).tolist()
         means, cholesky = marginal_mixture(device, self._features)
         component = draw_components(device, n, generator)
         normals = torch.randn(len(means), n, generator=generator, device=device.device)
@@ -47,10 +46,10 @@ class CycleFeatures:
             for j in range(i + 1):
                 drawn[i].addcmul_(cholesky[:, i, j].index_select(0, component), normals[j])
         self._mu, self._sigma = drawn.chunk(2)  # (F, n) each
-        self._normals = normals[:0]  # drawn so far
+        self._normals = normals[:0]  # those drawn so far
 
     def draw(self) -> Tensor:
-        """[len(round), n] the features of the next round, in its order: HRS and LRS in ohm, US and UR in V."""
+        """Draw the features [len(round), n] of the next round, in its order: HRS and LRS in ohm, US and UR in V."""
         round_ = next(self._rounds)
         drawn, n = self._normals.shape
         fresh = torch.randn(len(round_), n, generator=self._generator, device=self._mu.device)
@@ -64,7 +63,7 @@ class CycleFeatures:
         return self._device.denormalise(x, self._mu[rows], self._sigma[rows], features)
 
     def keep(self, cells: Tensor) -> None:
-        """Go on with `cells` (indices [m]) only."""
+        """Keep only `cells` (indices [m]) for the rounds to come."""
         self._mu, self._sigma, self._normals = (
             rows.index_select(1, cells) for rows in (self._mu, self._sigma, self._normals)
         )
@@ -74,7 +73,7 @@ class CycleFeatures:
 def cycle_covariance(
     device: DeviceModel, cycles: int, history: History = "stationary", order: int | None = None
 ) -> Tensor:
-    """[4 cycles, 4 cycles] float64: covariance of the normal feature vectors of a fresh cell's first cycles."""
+    """Return the covariance [4 cycles, 4 cycles], float64, of a fresh cell's normal features over its first cycles."""
     var = device.var_matrix(order)
     p = var.shape[1] // 4 - 1
     if history == "zero":
@@ -82,7 +81,7 @@ def cycle_covariance(
         past[-4:] = var[:, :4]
     else:
         past = torch.linalg.cholesky(stationary_covariance(device, order))
-    # what every vector, from p - 1 cycles ago on, is of independent normals: those of the past, then each cycle's own
+    # the vectors, from p - 1 cycles ago on, as sums of independent normals: those of the past, then each cycle's own
     response = var.new_zeros(4 * (p + cycles - 1), past.shape[1] + 4 * (cycles - 1))
     response[: 4 * p, : past.shape[1]] = past
     for start in range(0, 4 * (cycles - 1), 4):
@@ -94,9 +93,9 @@ def cycle_covariance(
 
 
 @lru_cache(maxsize=64)
-def _round_factor(device: DeviceModel, rounds: tuple[Round, ...], history: History, order: int | None) -> Tensor:
-    """[m, m] float64: the Cholesky factor of the covariance of the m features of all rounds."""
+def _round_factor(device: DeviceModel, rounds: tuple[Round, ...], history: History) -> Tensor:
+    """Return the Cholesky factor [m, m], float64, of the covariance of the m features of all rounds."""
     places = [4 * cycle + feature for round_ in rounds for feature, cycle in round_]
-    covariance = cycle_covariance(device, max(cycle for round_ in rounds for _, cycle in round_) + 1, history, order)
+    covariance = cycle_covariance(device, max(cycle for round_ in rounds for _, cycle in round_) + 1, history)
     factor: Tensor = torch.linalg.cholesky(covariance[places][:, places])
     return factor

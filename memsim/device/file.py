@@ -1,7 +1,7 @@
-"""The file of a device model: tensors by name, scalars and provenance in the metadata.
+"""Files of device models, with tensors by name, and scalars and provenance in the metadata.
 
-A mapped checkpoint carries the device model that its cells were drawn from, unless it is a shipped one, under a name
-that contains the hash of its content: `embedded` packs it, `adopt` makes `load_device` find it.
+A mapped checkpoint carries the device model of its cells, unless it is a shipped one, under a name that contains the
+hash of its content. `embedded` packs the model, and `adopt` makes `load_device` find it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,17 @@ KIND = "device"
 TEXTS = ("name", "source", "licence")
 SCALARS = ("reference_volts", "reset_full_volts", "reset_exponent")
 EMBEDDED = "device/"
-"""What the names of a carried device's tensors begin with; its metadata is JSON under `embedded_device`."""
+"""Prefix of the tensors of an embedded device model; its metadata is JSON under `embedded_device`."""
 TENSORS = ("llrs", "hhrs", "gamma", "mixture_weights", "mixture_means", "mixture_cholesky")  # and var_001, var_002, ...
 
 
 def load_device(name_or_path: str | Path) -> DeviceModel:
-    """The device model in a safetensors file, or the shipped one of that name (`synaptogen`); tensors are float64.
+    """Load the device model in a safetensors file, or the shipped one of that name; tensors are float64.
 
-    Raises InputError, in one line, for a file that is missing, broken, of another kind or physically impossible.
+    >>> load_device("synaptogen").reference_volts
+    0.2
+
+    Raises InputError, in one line, for a file that is missing, damaged, of another kind or physically impossible.
     """
     if (name := str(name_or_path)) in _adopted:
         return _adopted[name]
@@ -45,22 +49,28 @@ def load_device(name_or_path: str | Path) -> DeviceModel:
     return _checked(checkpoint.tensors(), dict(checkpoint.metadata), str(path), default_name=path.stem)
 
 
+@lru_cache(maxsize=16)
+def load_device_on(name: str, device: torch.device) -> DeviceModel:
+    """Load the device model `name` as `load_device` does, with its tensors on `device`; loaded once."""
+    return load_device(name).to(device)
+
+
 def require_device(name_or_path: str | Path) -> None:
-    """Raise InputError if there is no device model of that name, nor file."""
+    """Raise InputError where there is no device model of that name and no such file."""
     if str(name_or_path) not in _adopted:
         find_device(name_or_path)
 
 
 def find_device(name_or_path: str | Path) -> Path:
-    """The file of a device model. Raises InputError, naming those that ship, when there is none."""
+    """Return the file of a device model. Raises InputError, which names the shipped models, where there is none."""
     return find_config("devices", name_or_path, suffixes=(".safetensors",))
 
 
-_adopted: dict[str, DeviceModel] = {}  # by a name that contains a hash of the content: nothing can stand for another
+_adopted: dict[str, DeviceModel] = {}  # by a name that contains the hash of the content
 
 
 def embedded(name_or_path: str | Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-    """(name, tensors, metadata) with which a file carries a device model; a shipped one has its name alone."""
+    """Return the name, tensors and metadata that embed a device model in a file; a shipped one needs its name only."""
     name = str(name_or_path)
     if name not in _adopted and find_device(name).parent == configs_root() / "devices":
         return name, {}, {}
@@ -71,9 +81,9 @@ def embedded(name_or_path: str | Path) -> tuple[str, dict[str, Tensor], dict[str
 
 
 def adopt(checkpoint: Checkpoint) -> None:
-    """Let `load_device` find the device model that `checkpoint` carries, if it does.
+    """Make the device model that `checkpoint` carries, if any, available to `load_device`.
 
-    Raises InputError when it is damaged.
+    Raises InputError where it is damaged.
     """
     if "embedded_device" not in checkpoint.metadata:
         return
@@ -87,9 +97,8 @@ def adopt(checkpoint: Checkpoint) -> None:
         raise damaged from None
     name = metadata.pop("cell", "")
     texts = [*metadata, *metadata.values()]
-    if "name" not in metadata or not all(isinstance(text, str) for text in texts):
-        raise damaged
-    if name != _content_name(tensors, metadata):
+    is_text = "name" in metadata and all(isinstance(text, str) for text in texts)
+    if not is_text or name != _content_name(tensors, metadata):
         raise damaged
     _adopted[name] = _checked(tensors, metadata, where, default_name=name)
 
@@ -105,7 +114,7 @@ def _content_name(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 def save_device(model: DeviceModel, path: str | Path, provenance: Mapping[str, str] | None = None) -> None:
     """Write `model` as a safetensors file, whole or not at all, with `provenance` in its metadata.
 
-    Raises InputError if it cannot be written there.
+    Raises InputError where it cannot be written.
     """
     tensors, metadata = _stored(model)
     save_checkpoint(path, tensors, {"kind": KIND} | metadata | dict(provenance or {}))
@@ -119,7 +128,7 @@ def _stored(model: DeviceModel) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def summarise(model: DeviceModel) -> dict[str, Any]:
-    """The numbers of `model` that people read, as plain values: all but the large matrices, of which the shapes."""
+    """Return the values of `model` for people to read, and the shapes of its large matrices."""
     large = {"mixture_cholesky": model.mixture_cholesky} | {f"var_{p:03d}": v for p, v in sorted(model.var.items())}
     return {
         "name": model.name,
@@ -138,16 +147,16 @@ def summarise(model: DeviceModel) -> dict[str, Any]:
 
 
 def summary_yaml(summary: Mapping[str, Any]) -> str:
-    """A summary as YAML, vectors in one line."""
+    """Format a summary as YAML, each vector on one line."""
     return yaml.safe_dump(dict(summary), sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
 
 
 class _FaultError(Exception):
-    """What is wrong with a device file: the key, the fault and what would be right."""
+    """A fault of a device file, which names the key, what is wrong and what would be right."""
 
 
 def _checked(tensors: dict[str, Tensor], metadata: dict[str, str], where: str, default_name: str) -> DeviceModel:
-    """The model. Raises InputError, in one line that names `where`, for what is missing or physically impossible."""
+    """Return the model. Raises InputError, which names `where`, for what is missing or physically impossible."""
     try:
         model = _model(tensors, metadata, default_name)
         _check(model)
@@ -157,7 +166,7 @@ def _checked(tensors: dict[str, Tensor], metadata: dict[str, str], where: str, d
 
 
 def _model(tensors: dict[str, Tensor], metadata: dict[str, str], default_name: str) -> DeviceModel:
-    """The model, its numbers finite and its shapes right. Raises _FaultError."""
+    """Return the model after a check of shapes and scalars. Raises _FaultError."""
     weights = _tensor(tensors, "mixture_weights", None)
     components = len(weights)
     stored = [int(key[4:]) for key in tensors if key.startswith("var_") and key[4:].isdecimal()]
@@ -191,7 +200,7 @@ def _scalar(metadata: dict[str, str], key: str) -> float:
 
 
 def _tensor(tensors: dict[str, Tensor], key: str, *shape: int | None) -> Tensor:
-    """The tensor `key` as float64, of `shape` (None: any length but 0)."""
+    """Return the tensor `key` of `shape` (None: any length but 0) as float64. Raises _FaultError."""
     wanted = "[" + ", ".join("any" if n is None else str(n) for n in shape) + "]"
     if key not in tensors:
         raise _FaultError(f"{key} is missing; it must be a tensor of shape {wanted}")
@@ -204,7 +213,7 @@ def _tensor(tensors: dict[str, Tensor], key: str, *shape: int | None) -> Tensor:
 
 
 def _check(model: DeviceModel) -> None:
-    """What shapes alone cannot say. Raises _FaultError."""
+    """Check the physics of `model`, which shapes do not show. Raises _FaultError."""
     for key in ("llrs", "hhrs"):
         if (constant := getattr(model, key)[-1].item()) != 0:
             raise _FaultError(f"{key} ends in {constant}; its last coefficient must be 0 (no current at 0 V)")

@@ -1,8 +1,8 @@
 """The parameters of one memristor type and the equations of its current.
 
 The model is Synaptogen: Hennen et al., Front. Neurosci. 16:941753 (2022), and Hennen et al., IEEE TED 2024
-(arXiv 2404.06344). A cell is described by a scalar state r that mixes two envelope curves, and every switching cycle by
-four features: the resistances of its two states and the voltages at which it switches.
+(arXiv 2404.06344). A scalar state r, which mixes two envelope curves, describes a cell. Four features describe each of
+its switching cycles: the resistances of both states and the voltages at which it switches.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ resistance (ohm), RESET voltage."""
 
 @dataclass(frozen=True, eq=False)
 class DeviceModel:
-    """One memristor type. Tensors are float64; computing follows the dtype of the voltages given (float32 in memsim).
+    """One type of memristor.
 
-    Polynomials have their highest power first, and both envelopes go through the origin.
+    Its tensors are float64; results have the dtype of the voltages given (float32 in memsim). Polynomials have their
+    highest power first, and both envelopes pass through the origin.
     """
 
     name: str
@@ -43,16 +44,16 @@ class DeviceModel:
 
     @property
     def order(self) -> int:
-        """The highest order of the cycle-to-cycle process that is stored."""
+        """The highest order of the cycle-to-cycle process in the model."""
         return max(self.var)
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live, and so where cells are drawn."""
+        """The device of the tensors, on which cells are drawn."""
         return self.gamma.device
 
     def to(self, device: torch.device | str) -> DeviceModel:
-        """The same model with its tensors on `device`."""
+        """Return the same model with its tensors on `device`."""
         return dataclasses.replace(
             self,
             llrs=self.llrs.to(device),
@@ -65,7 +66,10 @@ class DeviceModel:
         )
 
     def var_matrix(self, order: int | None = None) -> Tensor:
-        """[4, 4 (p + 1)] for `order` p (default: the highest). A higher order cannot be truncated to a lower one."""
+        """Return the matrix [4, 4 (p + 1)] of `order` p (default: the highest).
+
+        Raises ValueError for an order that the model does not have: a higher order cannot be truncated to a lower one.
+        """
         order = self.order if order is None else order
         if order not in self.var:
             raise ValueError(f"device {self.name} has no cycle-to-cycle order {order} (there are: {sorted(self.var)})")
@@ -74,62 +78,57 @@ class DeviceModel:
     # Currents: I(U) = (1 - r) LLRS(U) + r HHRS(U)
 
     def llrs_current_amperes(self, volts: Tensor) -> Tensor:
-        """LLRS(U), the current at r = 0; any shape."""
+        """Return LLRS(U), the current at r = 0, for `volts` of any shape."""
         return polynomial(self.llrs, volts)
 
     def hhrs_current_amperes(self, volts: Tensor) -> Tensor:
-        """HHRS(U), the current at r = 1; any shape."""
+        """Return HHRS(U), the current at r = 1, for `volts` of any shape."""
         return polynomial(self.hhrs, volts)
 
     def window_amperes(self, volts: Tensor) -> Tensor:
-        """f(U) = HHRS(U) - LLRS(U): what the current gains per unit of r (negative for positive U)."""
+        """Return f(U) = HHRS(U) - LLRS(U), the change of the current for a unit of r (negative for positive U)."""
         return self.hhrs_current_amperes(volts) - self.llrs_current_amperes(volts)
 
     def llrs_conductance_siemens(self, volts: Tensor) -> Tensor:
-        """LLRS(U) / U, finite at 0 V: the polynomial without its zero constant."""
+        """Return LLRS(U) / U, finite at 0 V: the polynomial without its zero constant."""
         return polynomial(self.llrs[:-1], volts)
 
     def hhrs_conductance_siemens(self, volts: Tensor) -> Tensor:
-        """HHRS(U) / U, finite at 0 V."""
+        """Return HHRS(U) / U, finite at 0 V."""
         return polynomial(self.hhrs[:-1], volts)
 
     def current_amperes(self, volts: Tensor, r: Tensor) -> Tensor:
-        """I(U) of cells in state `r`; shapes broadcast."""
+        """Return I(U) of cells in state `r`; shapes broadcast."""
         return self.llrs_current_amperes(volts) + r * self.window_amperes(volts)
 
     def conductance_siemens(self, volts: Tensor, r: Tensor) -> Tensor:
-        """I(U) / U of cells in state `r`, finite at 0 V; shapes broadcast."""
+        """Return I(U) / U of cells in state `r`, finite at 0 V; shapes broadcast."""
         llrs = self.llrs_conductance_siemens(volts)
         return llrs + r * (self.hhrs_conductance_siemens(volts) - llrs)
 
     def state_of_resistance(self, ohms: Tensor) -> Tensor:
-        """The state r whose resistance U0 / I(U0) is `ohms`: (G_LLRS - 1/R) / (G_LLRS - G_HHRS)."""
+        """Return the state r whose resistance U0 / I(U0) is `ohms`: (G_LLRS - 1/R) / (G_LLRS - G_HHRS)."""
         llrs, hhrs = self.reference_conductances_siemens
         return (llrs - 1.0 / ohms) / (llrs - hhrs)
 
-    def resistance_of_state(self, r: Tensor) -> Tensor:
-        """The resistance U0 / I(U0), in ohms, of state `r`: the inverse of `state_of_resistance`."""
-        llrs, hhrs = self.reference_conductances_siemens
-        return 1.0 / (llrs + r * (hhrs - llrs))
-
     @cached_property
     def reference_conductances_siemens(self) -> tuple[float, float]:
-        """(G_LLRS, G_HHRS) at the reference voltage U0."""
+        """The conductances (G_LLRS, G_HHRS) at the reference voltage U0."""
         volts = torch.tensor(self.reference_volts, dtype=torch.float64, device=self.device)
         return self.llrs_conductance_siemens(volts).item(), self.hhrs_conductance_siemens(volts).item()
 
     def state_of_current(self, volts: Tensor, amperes: Tensor) -> Tensor:
-        """The state r in which a cell conducts `amperes` at `volts` (not 0 V); shapes broadcast."""
+        """Return the state r in which a cell conducts `amperes` at `volts` (not 0 V); shapes broadcast."""
         return (amperes - self.llrs_current_amperes(volts)) / self.window_amperes(volts)
 
     def reset_distance(self, volts: Tensor) -> Tensor:
-        """|Umax - U| ^ eta, for the transition I_tr(U) = a |Umax - U|^eta + c from the LRS at UR to the HRS at Umax."""
+        """Return |Umax - U|^eta of the transition I_tr(U) = a |Umax - U|^eta + c, from LRS at UR to HRS at Umax."""
         return (self.reset_full_volts - volts).abs().pow_(self.reset_exponent)
 
     def denormalise(self, x: Tensor, mu: Tensor, sigma: Tensor, features: Sequence[int] = (HRS, US, LRS, UR)) -> Tensor:
-        """`features` [F, n] of normal variates `x` [F, n] in cells with offsets `mu` and scales `sigma` [F, n].
+        """Turn normal variates `x` [F, n] into `features` [F, n] of cells with offsets `mu` and scales `sigma` [F, n].
 
-        HRS (ohm, as 10 ** y), US (V), LRS (ohm), UR (V).
+        HRS (10 ** y) and LRS are in ohm, US and UR in V.
         """
         y = torch.stack([polynomial(self.gamma[feature], row) for feature, row in zip(features, x, strict=True)])
         y.mul_(sigma).add_(mu)
@@ -140,16 +139,16 @@ class DeviceModel:
 
 
 def polynomial(coefficients: Tensor, x: Tensor) -> Tensor:
-    """The polynomial with `coefficients` [degree + 1], highest power first, at `x`, in the dtype of `x` (Horner)."""
+    """Evaluate the polynomial with `coefficients` [degree + 1], highest power first, at `x`, in the dtype of `x`."""
     y = torch.zeros_like(x)
     for coefficient in coefficients.to(x.dtype):
-        # in place where no gradient is asked for: ten times faster on large tensors
+        # in place where no gradient is needed, ten times faster on large tensors
         y = torch.addcmul(coefficient, y, x, out=None if x.requires_grad else y)
     return y
 
 
 def companion(var: Tensor) -> Tensor:
-    """[4p, 4p] that advances a history, oldest to newest, by one cycle of the process `var` [4, 4 (p + 1)]."""
+    """Return the matrix [4p, 4p] that advances a history (oldest to newest) by a cycle of `var` [4, 4 (p + 1)]."""
     shift = torch.diag(var.new_ones(var.shape[1] - 8), 4)
     shift[-4:] = var[:, 4:]
     return shift

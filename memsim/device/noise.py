@@ -18,12 +18,12 @@ def read_noise_std_amperes(
     shot_scale: float = 1.0,
     johnson_scale: float = 1.0,
 ) -> Tensor:
-    """Standard deviation of the current of cells with conductance G = I(U) / U at `volts`; shapes broadcast.
+    """Return the standard deviation of the current of cells with conductance G = I(U) / U at `volts`.
 
-    The variance is ``johnson_scale^2 4 k T B |G| + shot_scale^2 2 e |G U| B``. It is written in G, not in I, because
-    at 0 V the current says nothing of the Johnson noise. The scales multiply standard deviations. The published
-    simulation (SynaptogenML: e = 2.71828 for the elementary charge, B = 1e-8 Hz) is shot_scale = 41.19 and
-    johnson_scale = 1e-8 at a bandwidth of 1e8 Hz.
+    The variance is ``johnson_scale^2 4 k T B |G| + shot_scale^2 2 e |G U| B``. It is a function of G and not of I,
+    because the Johnson noise at 0 V does not follow from the current. The scales multiply standard deviations, and
+    shapes broadcast. The published simulation (SynaptogenML, with e = 2.71828 as elementary charge and B = 1e-8 Hz)
+    corresponds to shot_scale = 41.19 and johnson_scale = 1e-8 at a bandwidth of 1e8 Hz.
     """
     johnson = johnson_scale**2 * 4.0 * BOLTZMANN_JOULES_PER_KELVIN * temperature_kelvin * bandwidth_hz
     shot = shot_scale**2 * 2.0 * ELEMENTARY_CHARGE_COULOMBS * bandwidth_hz

@@ -1,11 +1,11 @@
-"""Programming schemes: what a programmer does to one fresh cell after another, and what it takes.
+"""Programming schemes: the pulses and verify reads that take fresh cells to their levels.
 
-A digit of a cell is programmed to the current `targets[digit]`, a fraction of the mean LRS current at the verify
-voltage (without verify: at the device's reference voltage). Pulses are assumed to switch every cell fully, but for the
-rising pulses of `IncrementalReset`; `memsim.crossbar.program` sees to it.
+A cell's digit is programmed to the current `targets[digit]`, a fraction of the mean LRS current at the verify voltage
+(without verify, at the device's reference voltage). All pulses but the rising ones of `IncrementalReset` are assumed to
+switch every cell fully, which `memsim.crossbar.program` checks.
 
-A cell that is cycled again draws its next cycle (Hennen et al., Front. Neurosci. 16:941753, 2022), which destroys its
-old state, so a programmer can stop at a state that it likes, but never return to one.
+A cell that is cycled again draws its next cycle (Hennen et al., Front. Neurosci. 16:941753, 2022), which replaces its
+old state. A programmer can therefore stop at a good state, but never return to one.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from memsim.device.verify import CurrentScale, VerifyRead
 from memsim.spec import IncrementalReset, Programming, Scheme, SinglePulse, WriteVerify
 
 AHEAD = 16
-"""Verify reads that are drawn at a time: changes speed, and which random number goes where."""
+"""Verify reads that are drawn at a time; changes speed and the assignment of random numbers."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What programming made of `n` cells, and took. Tensors [n]."""
+    """The result of programming `n` cells. Tensors are [n]."""
 
     r: Tensor  # float32: states
     pulses: Tensor  # int32: SET and RESET pulses
     verify_reads: Tensor  # int32
-    failed: Tensor  # bool: outside the tolerance when the programmer gave up
-    joules: Tensor  # float32: of the pulses
+    failed: Tensor  # bool: outside the tolerance after the last try
+    joules: Tensor  # float32: energy of the pulses
 
     @classmethod
     def start(cls, n: int, device: torch.device) -> Outcome:
-        """`n` cells before programming."""
+        """Return the outcome of `n` cells before programming."""
         return cls(
             torch.full((n,), math.nan, device=device),
             torch.zeros(n, dtype=torch.int32, device=device),
@@ -52,11 +52,11 @@ class Outcome:
 
     @classmethod
     def in_states(cls, r: Tensor) -> Outcome:
-        """Cells that are in the states `r` without having been programmed."""
+        """Return the outcome of cells in the states `r` [n] that took no programming."""
         return dataclasses.replace(cls.start(r.numel(), r.device), r=r)
 
     def add(self, cells: Tensor, r: Tensor, pulses: Tensor, verify_reads: Tensor, joules: Tensor) -> None:
-        """A try at `cells` (indices [m]): their new states, and what it took."""
+        """Add a try at `cells` (indices [m]): their new states, and its pulses, reads and energy."""
         self.r.index_copy_(0, cells, r)
         self.pulses.index_add_(0, cells, pulses)
         self.verify_reads.index_add_(0, cells, verify_reads)
@@ -64,7 +64,7 @@ class Outcome:
 
 
 class Programmer(Protocol):
-    """A scheme with its numbers worked out for a device."""
+    """A programming scheme, prepared for a device."""
 
     scale: CurrentScale
     targets: Tensor  # [levels] currents on that scale
@@ -75,7 +75,10 @@ class Programmer(Protocol):
 
 
 def make_programmer(config: Scheme, device: DeviceModel, levels: int) -> Programmer:
-    """The programmer of `config` for cells of `levels` levels (more than two: incremental_reset only)."""
+    """Return the programmer of `config` for cells of `levels` levels.
+
+    Raises ValueError for more than two levels with another scheme than incremental_reset.
+    """
     if isinstance(config, IncrementalReset):
         return IncrementalResetProgrammer(config, device, levels)
     if levels != 2:
@@ -86,7 +89,7 @@ def make_programmer(config: Scheme, device: DeviceModel, levels: int) -> Program
 
 
 class FullPulse:
-    """A pulse that switches a cell fully, and its energy: U I t at the current of the state that it leaves behind.
+    """The energy U I t of a pulse that switches a cell fully, at the current of the state after the pulse.
 
     Beyond +-Umax, where the fitted polynomials end, cells are taken as ohmic.
     """
@@ -99,12 +102,12 @@ class FullPulse:
         self._window = scale * device.window_amperes(at).item()
 
     def joules(self, r: Tensor) -> Tensor:
-        """The energy of pulses that leave cells in the states `r` (any shape)."""
+        """Return the energy of pulses after which cells are in the states `r` (any shape)."""
         return r * self._window + self._llrs
 
 
 class SinglePulseProgrammer:
-    """RESET of all cells, SET of those whose digit is 1."""
+    """The scheme of one pulse: a RESET of all cells, and a SET of those whose digit is 1."""
 
     def __init__(self, config: SinglePulse, device: DeviceModel) -> None:
         self._config, self._device = config, device
@@ -114,17 +117,18 @@ class SinglePulseProgrammer:
         self._full = _FullPulses(config, device)
 
     def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        """Program fresh cells to `digits` [n]: see `Programmer`."""
         return self.outcome(digits, draw_states(self._device, digits > 0, generator, self._config.history))
 
     def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
-        """That of cells that are known to be in the states `r` [n]."""
+        """Return the outcome of cells programmed to `digits` [n] that are in the states `r` [n]."""
         joules = self._full.set.joules(r).mul_(digits).add_(self._full.mean_reset_joules)
         none = torch.zeros_like(digits)
         return Outcome(r, digits + 1, none, none.bool(), joules)
 
 
 class WriteVerifyProgrammer:
-    """Full cycles until a cell's current is near what its digit has on average."""
+    """The scheme that cycles a cell until its current is near the mean of its digit."""
 
     def __init__(self, config: WriteVerify, device: DeviceModel) -> None:
         self._config, self._device = config, device
@@ -135,6 +139,7 @@ class WriteVerifyProgrammer:
         self._full = _FullPulses(config, device)
 
     def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        """Program fresh cells to `digits` [n]: see `Programmer`."""
         outcome = Outcome.start(digits.numel(), digits.device)
         for digit, feature in ((1, LRS), (0, HRS)):
             cells = (digits == digit).nonzero().squeeze(1)
@@ -143,7 +148,7 @@ class WriteVerifyProgrammer:
         return outcome
 
     def _cycle(self, cells: Tensor, digit: int, feature: int, outcome: Outcome, generator: Generator) -> None:
-        """Program `cells` (indices [m]), all of one digit, whose state is that of `feature`."""
+        """Program `cells` (indices [m]) to one digit, whose state is that of `feature` (LRS or HRS)."""
         config, full = self._config, self._full
         rounds = [((feature, cycle),) for cycle in range(config.tries)]
         features = CycleFeatures(self._device, cells.numel(), rounds, generator, config.history)
@@ -165,7 +170,10 @@ class WriteVerifyProgrammer:
 
 
 class IncrementalResetProgrammer:
-    """RESET, SET, then rising pulses until a cell reads at most its target; outside the tolerance, all of it again."""
+    """The scheme of RESET, SET, and rising pulses until a cell reads at most its target.
+
+    A cell that ends outside the tolerance starts again, up to `retries` times.
+    """
 
     def __init__(self, config: IncrementalReset, device: DeviceModel, levels: int) -> None:
         self._config, self._device = config, device
@@ -179,6 +187,7 @@ class IncrementalResetProgrammer:
         self._full = _FullPulses(config, device)
 
     def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        """Program fresh cells to `digits` [n]: see `Programmer`."""
         device, config, full = self._device, self._config, self._full
         outcome = Outcome.start(digits.numel(), digits.device)
         # in every try the cell leaves the LRS of a cycle, at its UR, for the HRS of the next
@@ -202,10 +211,10 @@ class IncrementalResetProgrammer:
         return outcome
 
     def _stop(self, cells: RampCells, digits: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(pulses sent, states, measured currents), each [n], when the programmer stops pulsing a cell.
+        """Return the pulses sent, states and measured currents, [n] each, when the programmer stops at each cell.
 
-        Reads begin where noise may make one stop (see NOISE_REACH); those before cannot, and are not drawn. Nearly all
-        cells stop there or a pulse later; for the rest AHEAD reads are drawn at a time.
+        Reads begin where noise can make the programmer stop (see NOISE_REACH); earlier reads are not drawn. Nearly all
+        cells stop there or a pulse later. For the others, AHEAD reads are drawn at a time.
         """
         ramp, targets = self._ramp, self.targets.index_select(0, digits)
         sent = ramp.pulses_to(cells, self._thresholds, digits).clamp_(max=len(ramp))
@@ -226,7 +235,7 @@ class IncrementalResetProgrammer:
             states = ramp.states(cells, trail)
             reads = self._read(states, generator)
             stops = (reads <= targets) | (trail == len(ramp))
-            stops[-1] = True  # or goes on from there
+            stops[-1] = True  # or continue from there
             stop = stops.int().argmax(dim=0, keepdim=True)
             last_sent, last, last_measured = (x.gather(0, stop).squeeze(0) for x in (trail, states, reads))
             for whole, part in ((sent, last_sent), (r, last), (measured, last_measured)):
@@ -235,13 +244,13 @@ class IncrementalResetProgrammer:
 
 
 def ramp_volts(config: IncrementalReset) -> Tensor:
-    """[K] float64 the voltages of the rising pulses: start, start + step, ... up to stop."""
+    """Return the voltages [K], float64, of the rising pulses: start, start + step, ... up to stop."""
     count = math.floor((config.stop_volts - config.start_volts) / config.step_volts + 1e-9) + 1
     return config.start_volts + config.step_volts * torch.arange(count, dtype=torch.float64)
 
 
 class _FullPulses:
-    """The SET and RESET of a scheme; mean energies are for states that are not drawn, as nothing else needs them."""
+    """The SET and RESET pulses of a scheme, with mean energies for the pulses whose resulting states are not drawn."""
 
     def __init__(self, config: Programming, device: DeviceModel) -> None:
         self.set = FullPulse(device, config.set_volts, config.pulse_seconds)
@@ -252,5 +261,5 @@ class _FullPulses:
 
 
 def _outside(measured: Tensor, target: Tensor, tolerance: float) -> Tensor:
-    """[m] indices of the cells that read off target by more than the tolerance."""
+    """Return the indices [m] of the cells whose reading deviates from the target by more than the tolerance."""
     return ((measured - target).abs() > tolerance).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Verify reads: what a programmer measures of a single cell."""
+"""Verify reads: a programmer's measurements of single cells."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from memsim.device.noise import read_noise_std_amperes
 from memsim.spec import Noise, VerifyAdc
 
 NOISE_REACH = 6.0
-"""Standard deviations beyond which noise is taken not to reach: it does once in 10^9 reads."""
+"""Standard deviations beyond which noise is neglected; it reaches further once in 10^9 reads."""
 
 
 class CurrentScale:
-    """Currents of cells at `volts` as fractions of `full_scale_amperes`; affine in the state r."""
+    """Currents of cells at `volts` as fractions of `full_scale_amperes`, which are affine in the state r."""
 
     def __init__(self, device: DeviceModel, volts: float, full_scale_state: float) -> None:
-        """Full scale is the current of a cell in `full_scale_state`."""
+        """Take the current of a cell in `full_scale_state` as full scale."""
         at = torch.tensor(volts, dtype=torch.float64, device=device.device)
         llrs, window = device.llrs_current_amperes(at).item(), device.window_amperes(at).item()
         self.volts = volts
@@ -27,16 +27,16 @@ class CurrentScale:
         self._offset, self._slope = llrs / self.full_scale_amperes, window / self.full_scale_amperes
 
     def currents(self, r: Tensor) -> Tensor:
-        """Of cells in the states `r` (any shape), as fractions of full scale."""
+        """Return the currents of cells in the states `r` (any shape), as fractions of full scale."""
         return r * self._slope + self._offset
 
     def states(self, currents: Tensor) -> Tensor:
-        """The states of cells with these `currents`, fractions of full scale (any shape)."""
+        """Return the states of cells with these `currents` (any shape), fractions of full scale."""
         return (currents - self._offset) / self._slope
 
 
 class VerifyRead:
-    """Reads on a `CurrentScale` with the noise and the ADC of a programmer, either of them none."""
+    """Reads on a `CurrentScale` with the noise and the ADC of a programmer, each of which may be None."""
 
     def __init__(self, scale: CurrentScale, noise: Noise | None, adc: VerifyAdc | None) -> None:
         self._scale = scale
@@ -50,7 +50,7 @@ class VerifyRead:
         self._step = 0.0 if adc is None else adc.full_scale / self._max_code
 
     def __call__(self, r: Tensor, generator: Generator) -> Tensor:
-        """Measured currents of cells in states `r`, fractions of full scale."""
+        """Measure the currents of cells in the states `r` (any shape), as fractions of full scale."""
         currents = self._scale.currents(r)
         if self.is_noisy:
             normal = torch.randn(r.shape, generator=generator, device=r.device)
@@ -60,11 +60,11 @@ class VerifyRead:
         return currents
 
     def highest_current(self, measured: Tensor) -> Tensor:
-        """The current below which cells read, but for noise, as at most `measured`."""
+        """Return the largest current that reads, without noise, as at most `measured`."""
         return measured if not self._step else ((measured / self._step).floor() + 0.5) * self._step
 
     def within_reach(self, current: Tensor) -> Tensor:
-        """The current up to which noise may make a cell read as one below `current`."""
+        """Return the largest current that noise can make read as one below `current`."""
         half = NOISE_REACH**2 * self._variance_per_current / 2
         # I - current = NOISE_REACH sqrt(variance_per_current I), solved for I
         return current + half + math.sqrt(2 * half) * (current + half / 2).clamp(min=0).sqrt()

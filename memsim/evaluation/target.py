@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from memsim.asr.recogniser import Recogniser, load_recogniser
-from memsim.crossbar.matrix import needs_calibration
+from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from memsim.crossbar.calibrator import Calibrator
-from memsim.crossbar.matrix import MappedMatrix, needs_calibration
+from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.batches import Progress, reported, run_batch
@@ -99,12 +100,12 @@ def calibrate(
 ) -> None:
     """Calibrate those of the `matrices` that have `statistics`: by all inputs where there are `data`."""
     calibrators = {
-        name: Calibrator(matrix, statistics[name]) for name, matrix in matrices.items() if name in statistics
+        name: Calibrator(matrix.arrays, statistics[name]) for name, matrix in matrices.items() if name in statistics
     }
     if data is not None:
         data.calibrate(calibrators)
-    for calibrator in calibrators.values():
-        calibrator.finish()
+    for name, calibrator in calibrators.items():
+        matrices[name].set_ranges(calibrator.finish())
 
 
 def without_ranges(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:

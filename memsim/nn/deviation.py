@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memsim.crossbar.matrix import MappedMatrix, ReadContext
+from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from memsim.crossbar.matrix import MappedMatrix, ReadContext
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read import ClipCounts, add_clips
+from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels

@@ -12,9 +12,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
-from memsim.crossbar.tiling import Tiling
+from memsim.crossbar.tiling import Tiling, tiling_for
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import (
     MappableLayer,

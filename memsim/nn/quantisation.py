@@ -21,8 +21,9 @@ from pydantic.types import Strict
 from torch import Tensor, nn
 
 from memsim.config.schema import Section, Within, problem
-from memsim.crossbar.matrix import bits_of, tiling_for
+from memsim.crossbar.encode import bits_of
 from memsim.crossbar.statistics import InputStatistics
+from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.layer_adapters import (

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from memsim import rng
 from memsim.crossbar import convert, encode
+from memsim.crossbar.arrays import ProgrammedArrays
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.encode import bits_of
 from memsim.crossbar.histogram import MagnitudeHistogram
-from memsim.crossbar.matrix import MappedMatrix, bits_of, tiling_for
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read import Operator, PackedOperator, packed
 from memsim.crossbar.statistics import InputStatistics
+from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
 from memsim.spec import CalibratedAdc, HardwareSpec
 
@@ -87,14 +90,14 @@ class HardwareTransfer(nn.Module):
         spec, where = self.spec, levels.device
 
         def operators() -> Operator | PackedOperator:
-            worths = encode.slice_worths(bits_of(spec), spec.weights.cell_bits).to(where)
+            significances = encode.slice_significances(bits_of(spec), spec.weights.cell_bits).to(where)
             drive = replace(self._base_drive(), input_range=full_scale)
-            tiling = tiling_for((levels.shape[0], levels.shape[1]), spec, self.groups)
+            tiling = tiling_for(levels.shape, spec, self.groups)
             difference = self._difference(tiling.spread(levels))
 
             def operator(_: int, outputs: slice) -> Operator:
-                cells = (difference[..., outputs], None, worths)
-                return Operator.make(drive, *cells, spec.tile.rows, spec.adc, self.adc_range)
+                adc = (significances, spec.adc, self.adc_range)
+                return Operator.make(drive, difference[..., outputs], None, spec.tile.rows, *adc)
 
             return packed(tiling, operator)
 
@@ -131,8 +134,8 @@ class HardwareTransfer(nn.Module):
         """For a full-scale input of 1: its tables hold for any."""
         if self._drive is None:
             one = torch.ones(1, 1, dtype=torch.int8, device=self.adc_range.device)
-            matrix = MappedMatrix(self.name, _exact(self.spec), one, self.adc_range.new_ones(1), None)
-            self._drive = matrix.drive(float(self.gain_per_ampere))
+            arrays = ProgrammedArrays(self.name, _exact(self.spec), one, None)
+            self._drive = arrays.drive(1.0, float(self.gain_per_ampere))
         return self._drive
 
     def _difference(self, levels: Tensor) -> Tensor:
@@ -188,7 +191,7 @@ def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
     def difference(digit: int, spec: HardwareSpec, shape: tuple[int, int]) -> Tensor:
         levels = torch.full(shape, digit, dtype=torch.int8, device=where)
         scale = torch.ones(1, device=where)
-        return MappedMatrix.from_levels(f"bank/{digit}", levels, scale, spec, 0).difference().flatten()
+        return MappedMatrix.from_levels(f"bank/{digit}", levels, scale, spec, 0).arrays.difference().flatten()
 
     digits = range(1 << cell_bits)
     exact = _exact(one_slice)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.device import DeviceModel
 
 Array = npt.NDArray[np.float64]
@@ -23,7 +24,7 @@ class Nodal:
 
     device: DeviceModel
     states: Tensor
-    wire_ohms: float
+    segment_ohms: float
     conducts: Tensor | None = None
 
     @cached_property
@@ -46,12 +47,12 @@ class Nodal:
         matrix = np.zeros((2 * cells, 2 * cells))
         segments = [(number[:, :-1], number[:, 1:]), (cells + number[:-1], cells + number[1:])]
         for one, other in ((a, b) for ones, others in segments for a, b in zip(ones.flat, others.flat, strict=True)):
-            matrix[one, one] += 1 / self.wire_ohms
-            matrix[other, other] += 1 / self.wire_ohms
-            matrix[one, other] -= 1 / self.wire_ohms
-            matrix[other, one] -= 1 / self.wire_ohms
+            matrix[one, one] += 1 / self.segment_ohms
+            matrix[other, other] += 1 / self.segment_ohms
+            matrix[one, other] -= 1 / self.segment_ohms
+            matrix[other, one] -= 1 / self.segment_ohms
         for node in (*number[:, 0], *(cells + number[0])):  # to a driver, to ground
-            matrix[node, node] += 1 / self.wire_ohms
+            matrix[node, node] += 1 / self.segment_ohms
         return matrix
 
     def potentials(self, volts: Tensor) -> Array:
@@ -59,7 +60,7 @@ class Nodal:
         rows, cols = self.states.shape
         cells = rows * cols
         driven = np.zeros(2 * cells)
-        driven[np.arange(rows) * cols] = volts.double().numpy() / self.wire_ohms
+        driven[np.arange(rows) * cols] = volts.double().numpy() / self.segment_ohms
         currents, _ = self._laws
         nodes = np.zeros(2 * cells)
         for _ in range(50):
@@ -81,12 +82,12 @@ class Nodal:
     def column_amperes(self, volts: Tensor) -> Array:
         """[cols] into ground."""
         rows, cols = self.states.shape
-        return self.potentials(volts)[rows * cols :][:cols] / self.wire_ohms
+        return self.potentials(volts)[rows * cols :][:cols] / self.segment_ohms
 
     def driver_amperes(self, volts: Tensor) -> Array:
         """[rows] out of the drivers."""
         rows, cols = self.states.shape
-        return (volts.double().numpy() - self.potentials(volts)[: rows * cols : cols]) / self.wire_ohms
+        return (volts.double().numpy() - self.potentials(volts)[: rows * cols : cols]) / self.segment_ohms
 
     def received(self, volts: Tensor) -> Array:
         """[cells, cols]: what a small current added in a cell adds to each column, at the drivers' `volts` [rows]."""
@@ -95,4 +96,12 @@ class Nodal:
         nodes = self.potentials(volts)
         added = np.concatenate([-np.eye(cells), np.eye(cells)])  # from the word line into the bit line
         moved = np.linalg.solve(self._jacobian(nodes[:cells] - nodes[cells:]), added)
-        return moved[cells : cells + cols].T / self.wire_ohms
+        return moved[cells : cells + cols].T / self.segment_ohms
+
+
+def cell_volts(arrays: IrDropArrays, volts: Tensor) -> Tensor:
+    """The voltage [tiles, n, rows, cols] that memsim solves for across every cell."""
+    whole = volts.new_empty(*volts.shape, arrays.states.shape[2])
+    for part, frames, _, across in arrays.solutions(volts):
+        whole[part, frames] = across
+    return whole

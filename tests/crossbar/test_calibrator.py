@@ -47,19 +47,20 @@ def chip(spec: HardwareSpec, x: Tensor, seed: int = 0, out: int = 6, parts: int 
     """A matrix of random weights that is calibrated by all of `x`."""
     weight = torch.randn(out, x.shape[1], generator=torch.Generator().manual_seed(5))
     matrix = MappedMatrix.from_weight("layer", weight, spec, seed)
-    calibrator = Calibrator(matrix, statistics_of(x))
+    calibrator = Calibrator(matrix.arrays, statistics_of(x))
     if calibrator.needs_inputs:
         for part in x.chunk(parts):
             calibrator.add(part)
-    calibrator.finish()
+    matrix.set_ranges(calibrator.finish())
     return matrix
 
 
 def clipped(matrix: MappedMatrix, x: Tensor) -> float:
     """The share of the conversions of `x` beyond the range, as a histogram of the noiseless signals has it."""
-    scaled, _ = matrix.in_range(x)
+    scaled, _ = matrix.arrays.in_range(x)
     gain = 1.0 if matrix.gain_per_ampere is None else float(matrix.gain_per_ampere)
-    signals = matrix.signal_reader(gain)(scaled)
+    input_range = 1.0 if matrix.input_range is None else float(matrix.input_range)
+    signals = matrix.arrays.signal_reader(input_range, gain)(scaled)
     full = matrix.adc_range.expand(len(signals), -1) if matrix.adc_range.ndim == 2 else matrix.adc_range
     return float((signals.abs() > full[:, None, :, None] * (1 + 1e-5)).double().mean())
 
@@ -122,7 +123,7 @@ def test_mse_is_over_all_inputs() -> None:
             adc={"range": "calibrated", "bits": bits, "method": "mse", "granularity": "layer"},
         )
         matrix = chip(spec, x)
-        signals = matrix.signal_reader(1.0)(x).flatten().double()
+        signals = matrix.arrays.signal_reader(float(matrix.input_range), 1.0)(x).flatten().double()
         largest = 2 ** (bits - 1) - 1
 
         def error(full: float, signals: Tensor = signals, largest: int = largest) -> float:
@@ -188,9 +189,9 @@ def test_one_hot_rows_are_read_as_any_others(name: str, method: str, granularity
     weight = torch.randn(5, 70, generator=torch.Generator().manual_seed(5))
     quick = MappedMatrix.from_weight("layer", weight, spec, 0, one_hot_statistics(70))
     slow = MappedMatrix.from_weight("layer", weight, spec, 0)
-    calibrator = Calibrator(slow, one_hot_statistics(70))
+    calibrator = Calibrator(slow.arrays, one_hot_statistics(70))
     calibrator.add(torch.eye(70))
-    calibrator.finish()
+    slow.set_ranges(calibrator.finish())
     torch.testing.assert_close(quick.adc_range, slow.adc_range, rtol=5e-3, atol=0)
     torch.testing.assert_close(quick.gain_per_ampere, slow.gain_per_ampere, rtol=1e-4, atol=0)
 

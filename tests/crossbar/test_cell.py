@@ -27,25 +27,25 @@ def test_the_signal_is_the_difference_of_two_currents(device: DeviceModel) -> No
 @pytest.mark.parametrize("noise", [ReadNoise(), ReadNoise(shot_scale=41.19, johnson_scale=0.0)])
 def test_the_variance_of_a_pair_is_that_of_its_two_cells(noise: ReadNoise, vmax: float, device: DeviceModel) -> None:
     cell = MemristorCell(device, vmax, 8000.0)
-    dark, below_dark = cell.noise_variances(U, noise)
+    constant, slope = cell.noise_variances(U, noise)
     for pair in ((0.16, 0.84), (0.84, 0.16), (0.8, 0.83), (0.15, 0.17)):
         r = torch.tensor(pair, dtype=torch.float64)[:, None]
         conductance = device.conductance_siemens(vmax * U, r)
         assert (conductance > 0).all()
         std = 8000 * read_noise_std_amperes(conductance, vmax * U, **noise.model_dump(exclude={"variance_product"}))
-        variance = dark + (cell.dark_total - sum(pair)) * below_dark
+        variance = constant + (cell.zero_current_total - sum(pair)) * slope
         torch.testing.assert_close(variance, std.square().sum(0), rtol=1e-9, atol=1e-18)
 
 
 def test_johnson_noise_is_left_at_zero_volts(device: DeviceModel) -> None:
     cell = MemristorCell(device, 0.6, 8000.0)
     zero = torch.zeros(1, dtype=torch.float64)
-    dark, below_dark = cell.noise_variances(zero, ReadNoise())
+    constant, slope = cell.noise_variances(zero, ReadNoise())
     expected = 8000**2 * 4 * 1.380649e-23 * 300 * 1e8 * float(device.conductance_siemens(zero, 0.16 + zero)) * 2
-    assert float(dark + (cell.dark_total - 0.32) * below_dark) == pytest.approx(expected, rel=1e-9)
-    assert float(dark) == pytest.approx(0, abs=1e-12 * float(below_dark))
-    dark, below_dark = cell.noise_variances(zero, ReadNoise(johnson_scale=0.0))
-    assert float(dark) == float(below_dark) == 0
+    assert float(constant + (cell.zero_current_total - 0.32) * slope) == pytest.approx(expected, rel=1e-9)
+    assert float(constant) == pytest.approx(0, abs=1e-12 * float(slope))
+    constant, slope = cell.noise_variances(zero, ReadNoise(johnson_scale=0.0))
+    assert float(constant) == float(slope) == 0
 
 
 def test_the_gain_is_the_least_squares_one(device: DeviceModel) -> None:

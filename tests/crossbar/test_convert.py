@@ -46,7 +46,7 @@ def test_dac_counts_what_lies_beyond_the_last_code() -> None:
     for bits, clipped in ((8, 3), (None, 4)):
         drive = Drive.make(Dac(bits=bits), 3.0, IdealCell(), None, x.device)
         assert int(drive(drive.phases[0], x[None], 4)[2]) == clipped
-        operator = Operator.make(drive, torch.ones(1, 7, 1), None, torch.ones(1), 4, None, None)
+        operator = Operator.make(drive, torch.ones(1, 7, 1), None, 4, torch.ones(1), None, None)
         clips = ClipCounts()
         operator.read(x[None], clips=clips)
         operator.read(x[None], clips=clips)
@@ -89,7 +89,7 @@ def through_adc(
 ) -> tuple[torch.Tensor, ClipCounts]:
     """`v` [n] sent through the ADC of a 1 x 1 matrix of weight 1."""
     drive = Drive.make(None, 1.0, IdealCell(), None, v.device)
-    operator = Operator.make(drive, torch.ones(1, 1, 1), None, torch.ones(1), 4, config, adc_range)
+    operator = Operator.make(drive, torch.ones(1, 1, 1), None, 4, torch.ones(1), config, adc_range)
     clips = ClipCounts()
     return operator.read(v[:, None], clips=clips)[:, 0], clips
 

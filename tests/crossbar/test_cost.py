@@ -8,8 +8,8 @@ import pytest
 
 from memsim import load_hardware
 from memsim.crossbar.cost import ArrayCost, programming_joules
-from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.programming_report import ProgrammingReport
+from memsim.crossbar.tiling import tiling_for
 from memsim.spec import HardwareSpec
 
 PRICES = {

@@ -99,5 +99,5 @@ def test_positive_reads_move_few_cells_and_the_default_voltage_next_to_none() ->
 
 
 def test_a_read_that_goes_on_with_the_reset_is_refused() -> None:
-    with pytest.raises(InputError, match=r"read_disturb: reads at 0.6 V go on with the RESET that begins at 0.5 V"):
+    with pytest.raises(InputError, match=r"read_disturb: reads at 0.6 V continue the RESET that begins at 0.5 V"):
         matrix(programming={"scheme": "incremental_reset", "start_volts": 0.5}, read_disturb="settle")

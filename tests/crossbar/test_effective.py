@@ -8,14 +8,14 @@ from torch import Tensor
 
 from memsim.crossbar import encode
 from memsim.crossbar.effective import EffectiveArrays
-from memsim.crossbar.line_resistance import WiredArrays
+from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.device import DeviceModel, draw_states
 from memsim.spec import Weights
 from tests.crossbar.test_line_resistance import drives, programmed, relative
 
 
-def both(device: DeviceModel, states: Tensor, ohms: float, vmax: float) -> tuple[WiredArrays, EffectiveArrays]:
-    arrays = WiredArrays.make(device, states, ohms, vmax, tolerance=1e-9)
+def both(device: DeviceModel, states: Tensor, ohms: float, vmax: float) -> tuple[IrDropArrays, EffectiveArrays]:
+    arrays = IrDropArrays.make(device, states, ohms, vmax, tolerance=1e-9)
     return arrays, EffectiveArrays.make(arrays)
 
 
@@ -29,7 +29,7 @@ def test_without_resistance_it_is_exact(vmax: float, device: DeviceModel) -> Non
 
 @pytest.mark.parametrize("ohms", [3.0, 100.0])
 def test_linear_cells_are_exact(ohms: float, device: DeviceModel) -> None:
-    arrays = WiredArrays.make(device, programmed(device, 2, 9, 14), ohms, 0.6, tolerance=1e-13).linearised()
+    arrays = IrDropArrays.make(device, programmed(device, 2, 9, 14), ohms, 0.6, tolerance=1e-13).linearised()
     volts = drives(2, 8, 9, 0.6)
     effective = EffectiveArrays.make(arrays)
     assert effective.alone.shape == (2, 9, 14)
@@ -47,7 +47,7 @@ def test_a_row_alone_is_exact(ohms: float, device: DeviceModel) -> None:
     assert relative(effective.column_amperes(between), arrays.column_amperes(between)) < 1e-4
 
 
-def error_of_differences(effective: EffectiveArrays, arrays: WiredArrays, volts: Tensor) -> tuple[float, float]:
+def error_of_differences(effective: EffectiveArrays, arrays: IrDropArrays, volts: Tensor) -> tuple[float, float]:
     """(root mean square, largest) of a pair of arrays driven alike, relative to the largest current."""
     both_of_a_pair = volts.expand(2, -1, -1)
     exact = arrays.column_amperes(both_of_a_pair).diff(dim=0)
@@ -74,7 +74,7 @@ def test_the_documented_error(device: DeviceModel) -> None:
     levels = encode.quantise(weight, encode.fit_scale(weight, 3, Weights(bits=3)), 3)
     ones = encode.to_slices(levels, 3)[0].T
     states = draw_states(device, torch.stack([ones > 0, ones < 0]), generator)
-    arrays = WiredArrays.make(device, states, 1.0, 0.4)
+    arrays = IrDropArrays.make(device, states, 1.0, 0.4)
     effective = EffectiveArrays.make(arrays)
     gaussian = 0.4 * (torch.randn(1, 64, 128, generator=generator) / 3.7).clamp(-1, 1)
     for volts, rms, most in ((gaussian, 1e-4, 8e-4), (drives(1, 64, 128, 0.4).float(), 2e-4, 2e-3)):
@@ -102,8 +102,8 @@ def test_absent_cells_leave_a_smaller_array(device: DeviceModel) -> None:
     present = torch.zeros(1, 20, 16, dtype=torch.bool)
     present[:, :16, :12] = True
     volts = drives(1, 6, 20, 0.4)
-    padded = EffectiveArrays.make(WiredArrays.make(device, states, 20.0, 0.4, present)).column_amperes(volts)
-    small = WiredArrays.make(device, states[:, :16, :12], 20.0, 0.4).column_amperes(volts[..., :16])
+    padded = EffectiveArrays.make(IrDropArrays.make(device, states, 20.0, 0.4, present)).column_amperes(volts)
+    small = IrDropArrays.make(device, states[:, :16, :12], 20.0, 0.4).column_amperes(volts[..., :16])
     assert not padded[..., 12:].any()
     assert relative(padded[..., :12], small) < 1e-3
 
@@ -112,5 +112,5 @@ def test_float32_is_as_good_as_float64(device: DeviceModel) -> None:
     states = programmed(device, 2, 32, 32)
     volts = drives(2, 16, 32, 0.4)
     _, double = both(device, states, 16.0, 0.4)
-    single = EffectiveArrays.make(WiredArrays.make(device, states.float(), 16.0, 0.4))
+    single = EffectiveArrays.make(IrDropArrays.make(device, states.float(), 16.0, 0.4))
     assert relative(single.column_amperes(volts.float()).double(), double.column_amperes(volts)) < 3e-5

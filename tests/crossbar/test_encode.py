@@ -37,13 +37,12 @@ def squared_error(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
 def test_slices_hold_the_digits(shape: tuple[int, int], bits: int, cell_bits: int, seed: int) -> None:
     levels = random_levels(shape, bits, seed)
     slices = encode.to_slices(levels, bits, cell_bits)
-    worths = encode.slice_worths(bits, cell_bits)
+    significances = encode.slice_significances(bits, cell_bits)
     count = math.ceil((bits - 1) / cell_bits)
     assert slices.shape == (count, *shape) == (encode.slices_of(bits, cell_bits), *shape)
     assert slices.dtype == torch.int8
-    assert worths.tolist() == [(2**cell_bits) ** k for k in range(count)]
-    assert torch.equal(encode.from_slices(slices, cell_bits), levels.int())
-    assert torch.equal(torch.einsum("s,soi->oi", worths, slices.float()), levels.float())
+    assert significances.tolist() == [(2**cell_bits) ** k for k in range(count)]
+    assert torch.equal(torch.einsum("s,soi->oi", significances, slices.float()), levels.float())
     for (o, i), q in zip(
         torch.cartesian_prod(*map(torch.arange, shape)).tolist(), levels.view(-1).tolist(), strict=True
     ):

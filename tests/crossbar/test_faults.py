@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from memsim.crossbar.cell import dark_state
-from memsim.crossbar.faults import age, break_cells
+from memsim.crossbar.cell import zero_current_state
+from memsim.crossbar.faults import age, apply_faults
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.tiling import Tiling
 from memsim.device import load_device
@@ -22,12 +22,12 @@ TILING = Tiling(rows=32, cols=16, out_features=90, in_features=150, bits=4)
 STATES = torch.full((3, 2, 150, 90), 0.5, dtype=torch.float16)
 
 
-def broken(**fractions: float) -> Tensor:
-    return break_cells(STATES, Faults(**fractions), TILING, DEVICE, torch.Generator().manual_seed(1))
+def faulty(**fractions: float) -> Tensor:
+    return apply_faults(STATES, Faults(**fractions), TILING, DEVICE, torch.Generator().manual_seed(1))
 
 
 def test_stuck_cells_are_as_many_as_asked_for_and_in_states_that_cells_have() -> None:
-    states = broken(stuck_lrs=0.02, stuck_hrs=0.1)
+    states = faulty(stuck_lrs=0.02, stuck_hrs=0.1)
     n = states.numel()
     for mask, fraction in ((states < 0.4, 0.02), (states > 0.6, 0.1)):
         assert abs(int(mask.sum()) - n * fraction) < 5 * math.sqrt(n * fraction)
@@ -38,15 +38,15 @@ def test_stuck_cells_are_as_many_as_asked_for_and_in_states_that_cells_have() ->
 
 
 def test_dead_lines_lie_on_one_array_each() -> None:
-    dark = dark_state(DEVICE).half()
-    rows = broken(dead_rows=0.1) == dark
+    conducts_nothing = zero_current_state(DEVICE).half()
+    rows = faulty(dead_rows=0.1) == conducts_nothing
     assert 0 < float(rows.float().mean()) < 0.2
     for first in range(0, 90, 16):  # along a row of one array all cells are alike
         part = rows[..., first : first + 16]
         assert torch.equal(part, part[..., :1].expand_as(part))
     assert not torch.equal(rows[..., 0], rows[..., 16])
     assert not torch.equal(rows[:, 0], rows[:, 1])
-    columns = broken(dead_cols=0.1) == dark
+    columns = faulty(dead_cols=0.1) == conducts_nothing
     for first in range(0, 150, 32):
         part = columns[..., first : first + 32, :]
         assert torch.equal(part, part[..., :1, :].expand_as(part))
@@ -56,7 +56,7 @@ def test_dead_lines_lie_on_one_array_each() -> None:
 
 def test_dead_cells_conduct_next_to_nothing() -> None:
     volts = torch.tensor([-0.6, -0.2, 0.01, 0.2, 0.6], dtype=torch.float64)
-    dead = DEVICE.current_amperes(volts, dark_state(DEVICE))
+    dead = DEVICE.current_amperes(volts, zero_current_state(DEVICE))
     assert (dead.abs() < 0.03 * DEVICE.current_amperes(volts, torch.tensor(0.16)).abs()).all()
 
 
@@ -113,5 +113,5 @@ def test_ideal_cells_do_not_fail() -> None:
         with pytest.raises(InputError, match=f"{key}: has no effect on ideal cells"):
             load_hardware({"cell": "ideal", key: {"age_seconds": 1.0} if key == "retention" else {}})
     assert load_hardware({"faults": {"stuck_lrs": 0.1}}).digital_twin().faults is None
-    with pytest.raises(InputError, match=r"faults\.stuck_hrs: with stuck_lrs more than all cells"):
+    with pytest.raises(InputError, match=r"faults\.stuck_hrs: together with stuck_lrs, more than all cells"):
         load_hardware({"faults": {"stuck_lrs": 0.6, "stuck_hrs": 0.6}})

@@ -22,7 +22,7 @@ DEVICE = load_device("synaptogen")
 ADC = {"range": "calibrated", "bits": 6}
 
 
-def wired_spec(ohms: float | None, **changes: Any) -> Any:
+def ir_drop_spec(ohms: float | None, **changes: Any) -> Any:
     """Tiles of 4 x 2 cells, so that the 7 x 5 matrices below need padding both ways."""
     wires = None if ohms is None else {"ohms": ohms}
     return spec_of(3, 4, **{"wires": wires, "read_noise": None, **changes})
@@ -61,7 +61,7 @@ def by_hand(matrix: MappedMatrix, x: Tensor, ohms: float) -> Tensor:
 @pytest.mark.parametrize("adc", [None, ADC], ids=["none", "calibrated"])
 @pytest.mark.parametrize("ohms", [5.0, 60.0])
 def test_every_array_has_its_own_wires(ohms: float, adc: dict[str, Any] | None) -> None:
-    matrix = small_matrix(wired_spec(ohms, adc=adc), 5, 7)
+    matrix = small_matrix(ir_drop_spec(ohms, adc=adc), 5, 7)
     x = inputs()
     assert matrix.gain_per_ampere is not None
     signal = by_hand(matrix, x, ohms) * float(matrix.gain_per_ampere)
@@ -80,9 +80,9 @@ def test_every_array_has_its_own_wires(ohms: float, adc: dict[str, Any] | None) 
 
 def test_wires_take_current_and_next_to_none_take_next_to_nothing() -> None:
     x = inputs()
-    plain = small_matrix(wired_spec(None, adc=None), 5, 7)
-    thick = small_matrix(wired_spec(1e-4, adc=None), 5, 7)
-    thin = small_matrix(wired_spec(60.0, adc=None), 5, 7)
+    plain = small_matrix(ir_drop_spec(None, adc=None), 5, 7)
+    thick = small_matrix(ir_drop_spec(1e-4, adc=None), 5, 7)
+    thin = small_matrix(ir_drop_spec(60.0, adc=None), 5, 7)
     assert thin.gain_per_ampere is not None
     assert thick.gain_per_ampere is not None
     assert float(thin.gain_per_ampere) > 1.05 * float(thick.gain_per_ampere)  # calibration makes up for what is lost
@@ -97,8 +97,8 @@ def test_wires_take_current_and_next_to_none_take_next_to_nothing() -> None:
 
 def test_matrices_may_stand_in_for_the_solve() -> None:
     x = inputs(60)
-    nodal = small_matrix(wired_spec(20.0, adc=None), 5, 7)(x)
-    effective = small_matrix(wired_spec(None, adc=None, wires={"ohms": 20.0, "solve": "effective"}), 5, 7)(x)
+    nodal = small_matrix(ir_drop_spec(20.0, adc=None), 5, 7)(x)
+    effective = small_matrix(ir_drop_spec(None, adc=None, wires={"ohms": 20.0, "solve": "effective"}), 5, 7)(x)
     assert not torch.equal(nodal, effective)
     assert (nodal - effective).abs().max() < 2e-3 * nodal.abs().max()
 
@@ -106,7 +106,7 @@ def test_matrices_may_stand_in_for_the_solve() -> None:
 @pytest.mark.parametrize("copies", [1, 3])
 def test_noise_is_what_the_wires_leave_of_the_cells_noise(copies: int) -> None:
     """Every cell's noise current through the exact network, 5 standard errors and the 1 % of what is approximated."""
-    spec = wired_spec(60.0, adc=None, read_noise={"temperature_kelvin": 3000}, weights={"bits": 3, "copies": copies})
+    spec = ir_drop_spec(60.0, adc=None, read_noise={"temperature_kelvin": 3000}, weights={"bits": 3, "copies": copies})
     matrix = small_matrix(spec, 5, 7)
     assert matrix.states is not None
     matrix.states = matrix.states[:, :, :1].expand_as(matrix.states).contiguous()  # copies alike: a single solve each
@@ -132,7 +132,7 @@ def test_noise_is_what_the_wires_leave_of_the_cells_noise(copies: int) -> None:
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = small_matrix(wired_spec(20.0, adc=ADC, read_noise={}), 5, 7)
+    matrix = small_matrix(ir_drop_spec(20.0, adc=ADC, read_noise={}), 5, 7)
     x = inputs(100)
     matrix.reads.begin("batch")
     whole = matrix(x)
@@ -145,7 +145,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_solved_is_said() -> None:
     with pytest.raises(InputError, match="wires: has no effect on ideal cells"):
         load_hardware({"cell": "ideal", "wires": {"ohms": 1.0}})
-    with pytest.raises(InputError, match=r"wires are solved for up to 1\.0 V, not for vmax_volts 1\.2"):
-        small_matrix(wired_spec(5.0, dac={"vmax_volts": 1.2}), 5, 7)
-    with pytest.raises(InputError, match="wires take nearly all from 128 x 128 cells"):
+    with pytest.raises(InputError, match=r"wires: IR drop is solved for up to 1\.0 V, not for dac\.vmax_volts 1\.2"):
+        small_matrix(ir_drop_spec(5.0, dac={"vmax_volts": 1.2}), 5, 7)
+    with pytest.raises(InputError, match="lines take nearly all of the current of 128 x 128 cells"):
         small_matrix(spec_of(3, 128, tile={"rows": 128, "cols": 128}, wires={"ohms": 90.0}), 128, 128)

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from memsim import load_hardware
 from memsim.crossbar import encode
+from memsim.crossbar.calibrator import RANGES
 from memsim.crossbar.convert import dac_codes
-from memsim.crossbar.matrix import CALIBRATED, MappedMatrix, ReadContext
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.program import mean_window
+from memsim.crossbar.read_context import ReadContext
 from memsim.device import DeviceModel, state_means
 from memsim.errors import InputError
 from memsim.spec import HardwareSpec
@@ -164,8 +166,8 @@ def test_relaxation_adds_its_error(
     assert plain.states is not None
     window = mean_window(plain.spec.programming, device, plain.tiling.cell_bits)
     by_slice = ((plain.states.double() - llrs / (llrs - hhrs)) / window).square().sum(dim=(1, 2, 3, 4))
-    worths = encode.slice_worths(3, plain.tiling.cell_bits).double()
-    unit = float((worths.square() * by_slice).sum().sqrt() / plain.levels.double().norm())
+    significances = encode.slice_significances(3, plain.tiling.cell_bits).double()
+    unit = float((significances.square() * by_slice).sum().sqrt() / plain.levels.double().norm())
     for relaxation, percent in zip((0.02, 0.05), percents, strict=True):
         error = mapped(relaxation).programming_error()
         assert error == pytest.approx(math.hypot(plain.programming_error(), relaxation * unit), rel=0.01)
@@ -458,7 +460,8 @@ def test_arrays_between_wires_are_solved_once_for_specs_that_read_them_alike() -
     matrix = small_matrix(spec_of(wires={"ohms": 2.0, "solve": "effective"}))
     statistics = statistics_of(torch.randn(99, 5))
     quiet = matrix.under(matrix.spec.with_settings({"read_noise": None}), 1, statistics)
-    assert quiet._wired_columns is matrix._wired_columns is not None
+    assert quiet._ir_drop is matrix._ir_drop
+    assert matrix._ir_drop
     for changes in ({"wires.ohms": 1.0}, {"dac.vmax_volts": 0.3}):
         spec = matrix.spec.with_settings(changes)
         other = matrix.under(spec, 1, statistics)
@@ -520,7 +523,7 @@ def test_a_cast_leaves_the_cells_alone() -> None:
 def test_tensors_that_do_not_fit_are_refused() -> None:
     matrix = small_matrix(spec_of(3))
     stored = dict(matrix.state_dict())
-    assert set(stored) == {"levels", "scale", "states", *CALIBRATED}
+    assert set(stored) == {"levels", "scale", "states", *RANGES}
     for key in ("levels", "scale"):
         with pytest.raises(InputError, match=rf"layer: .*{key}"):
             MappedMatrix.from_tensors("layer", spec_of(3), {k: v for k, v in stored.items() if k != key})

@@ -17,6 +17,7 @@ from memsim.crossbar.power import RowLoads
 from memsim.device import DeviceModel, load_device
 from memsim.spec import Dac
 from tests.crossbar.by_hand import small_matrix, spec_of, statistics_of
+from tests.crossbar.nodal import cell_volts
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -130,14 +131,14 @@ def test_wires_take_a_part(solve: str, polarity: str) -> None:
     matrix = small_matrix(spec, out_features=20, in_features=24)
     x = 0.8 * normal(2, 24)
     device, whole = load_device(spec.cell), 0.0
-    wired = matrix._wired(0)
-    assert wired is not None
+    ir_drop = matrix.arrays.ir_drop_columns()[0]
+    assert ir_drop is not None
     for volts in volts_by_phase(matrix, x):
         tiles = torch.stack([volts[:, :16], torch.nn.functional.pad(volts[:, 16:], (0, 8))]).float()
-        driven = tiles.repeat_interleave(len(wired.arrays.states) // 2, dim=0)
-        across = wired.arrays.cell_volts(driven)
-        present = 1.0 if wired.arrays.present is None else wired.arrays.present[:, None]
-        amperes = device.current_amperes(across, wired.arrays.states[:, None]) * present
+        driven = tiles.repeat_interleave(len(ir_drop.arrays.states) // 2, dim=0)
+        across = cell_volts(ir_drop.arrays, driven)
+        present = 1.0 if ir_drop.arrays.present is None else ir_drop.arrays.present[:, None]
+        amperes = device.current_amperes(across, ir_drop.arrays.states[:, None]) * present
         whole += float((driven[..., None] * amperes).sum(dtype=torch.float64))
     assert matrix.cell_watts(x) == pytest.approx(whole, rel=1e-4)
     without = small_matrix(spec.with_settings({"wires": None}), out_features=20, in_features=24).cell_watts(x)

@@ -67,8 +67,8 @@ def test_cells_of_several_levels_hold_the_digits(cell_bits: int, device: DeviceM
     programmer = make_programmer(INCREMENTAL, device, 2**cell_bits)
     currents = programmer.scale.currents(states.float())
     digits = (currents[..., None] - programmer.targets).abs().argmin(-1).squeeze(2)
-    worths = (2**cell_bits) ** torch.arange(tiling.slices)
-    wrong = torch.einsum("s,sio->oi", worths, digits[:, 0] - digits[:, 1]) != levels
+    significances = (2**cell_bits) ** torch.arange(tiling.slices)
+    wrong = torch.einsum("s,sio->oi", significances, digits[:, 0] - digits[:, 1]) != levels
     assert wrong.sum() <= report.failures <= 3
     assert [level.cells for level in report.levels] == tiling.digits(levels).bincount(minlength=2**cell_bits).tolist()
 

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.crossbar.matrix import tiling_for
 from memsim.crossbar.read import split_planes
-from memsim.crossbar.tiling import Tiling, split_rows
+from memsim.crossbar.tiling import Tiling, split_rows, tiling_for
 from memsim.spec import load_hardware
 
 SIZES, SHAPES = st.integers(1, 7), st.integers(1, 15)
@@ -47,8 +46,8 @@ def test_the_digits_of_pairs_make_up_the_levels(tiling: Tiling) -> None:
     assert tiling.shape == (tiling.slices, 2, tiling.copies, tiling.in_features, tiling.out_features)
     assert (digits == digits[:, :, :1]).all()  # copies are copies
     assert not ((digits[:, 0] > 0) & (digits[:, 1] > 0)).any()  # never both cells of a pair
-    worths = (2**tiling.cell_bits) ** torch.arange(tiling.slices)
-    difference = (digits[:, 0, 0] - digits[:, 1, 0]) * worths[:, None, None]
+    significances = (2**tiling.cell_bits) ** torch.arange(tiling.slices)
+    difference = (digits[:, 0, 0] - digits[:, 1, 0]) * significances[:, None, None]
     assert torch.equal(difference.sum(0).T, levels.long())
 
 

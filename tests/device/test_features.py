@@ -78,13 +78,6 @@ def test_offsets_and_scales_follow_the_mixture(device: DeviceModel, generator: t
     assert error.abs().max() < 0.04  # five standard errors of a product of tails this heavy (kurtosis up to 6)
 
 
-def test_marginal_of_some_features_is_that_of_all(device: DeviceModel, generator: torch.Generator) -> None:
-    mu, sigma = draw_offsets_and_scales(device, N, generator)
-    some_mu, some_sigma = draw_offsets_and_scales(device, N, generator, features=(LRS, HRS))
-    assert_same_distribution(some_mu[0] + 2 * some_sigma[0], mu[LRS] + 2 * sigma[LRS])
-    assert_same_distribution(some_mu[1] - 2 * some_sigma[1], mu[HRS] - 2 * sigma[HRS])
-
-
 # Cycle to cycle
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from memsim import load_hardware
 from memsim.crossbar.convert import dac_codes
-from memsim.crossbar.matrix import MappedMatrix, ReadContext
+from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.budget import Budget, LayerBudget, increments, layer_budget, require_samples

@@ -59,7 +59,9 @@ def test_the_bank_is_distributed_as_programmed_cells(name: str) -> None:
     for digit in range(digits):
         levels = torch.full((300, 100), digit, dtype=torch.int8)
         settings = {"weights.bits": spec.weights.cell_bits + 1}
-        drawn = MappedMatrix.from_levels("other", levels, torch.ones(1), spec.with_settings(settings), 5).difference()
+        drawn = MappedMatrix.from_levels(
+            "other", levels, torch.ones(1), spec.with_settings(settings), 5
+        ).arrays.difference()
         drawn, from_bank = drawn.flatten(), bank.means[digit] + bank.deviations[digit]
         drawn, from_bank = ((1e5 * values).round().sort().values for values in (drawn, from_bank))  # 16-bit states tie
         # Kolmogorov-Smirnov: 1.95 is exceeded once in a thousand; cells of a tile share the voltages of its cycling

@@ -2,7 +2,7 @@
 
     python tests/tools/hardware_reference.py        # writes it into configs/hardware/README.md
 
-Keys, types, bounds and defaults are those of the schema (memsim/spec.py); what a key means is the comment beside it in
+Keys, types, bounds and defaults are those of the schema (memsim/spec); what a key means is the comment beside it in
 the shipped spec that explains it.
 """
 

@@ -1,0 +1,178 @@
+"""The programmed cells of a matrix on their arrays, and how they are driven, before any converter range is set.
+
+Calibration and the read both start from here: `Calibrator` finds the converter ranges of `ProgrammedArrays`, and
+`MappedMatrix` reads them with those ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from memsim.crossbar import encode
+from memsim.crossbar.cell import IdealCell, MemristorCell
+from memsim.crossbar.drive import Drive
+from memsim.crossbar.ir_drop import IrDropColumns
+from memsim.crossbar.power import RowLoads
+from memsim.crossbar.program import mean_window
+from memsim.crossbar.ranges import has_input_range
+from memsim.crossbar.read import split_planes
+from memsim.crossbar.tiling import Tiling, tiling_for
+from memsim.device import load_device_on
+from memsim.spec import HardwareSpec
+
+
+@dataclass(frozen=True, eq=False)
+class ProgrammedArrays:
+    """The cells that hold a matrix, and the layer's resolved spec.
+
+    Attributes:
+        name: name of the matrix, for messages.
+        spec: spec of the layer, with its bits set and no overrides left.
+        levels: [out, in / groups], whole numbers.
+        states: [slices, 2, copies, in, out], states r of the cells, those of the positive array first; None for ideal
+            cells.
+        groups: number of equal blocks on the diagonal of the matrix.
+        ir_drop: the solved columns of each pack where the lines have a resistance. Filled when first needed; matrices
+            with the same cells, lines and voltages may share the list.
+    """
+
+    name: str
+    spec: HardwareSpec
+    levels: Tensor
+    states: Tensor | None
+    groups: int = 1
+    ir_drop: list[IrDropColumns] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the tensors are on."""
+        return self.levels.device
+
+    @property
+    def tiling(self) -> Tiling:
+        """The layout of the matrix on tiles."""
+        return tiling_for(self.levels.shape, self.spec, self.groups)
+
+    @property
+    def packs(self) -> list[tuple[slice, slice]]:
+        """The inputs and the outputs of each pack."""
+        tiling = self.tiling
+        return [tiling.pack(index)[1:] for index in range(tiling.packs)]
+
+    def difference(self) -> Tensor:
+        """Return r_pos - r_neg [slices, in, out], the mean over copies; for ideal cells, the digits of the levels."""
+        if self.states is not None:
+            return (self.states[:, 0].float() - self.states[:, 1].float()).mean(dim=1)
+        levels = self.tiling.spread(self.levels)
+        return encode.to_slices(levels, encode.bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
+
+    def significances(self) -> Tensor:
+        """Return the significance [slices] of a digit of each slice."""
+        bits = encode.bits_of(self.spec)
+        return encode.slice_significances(bits, self.spec.weights.cell_bits).to(self.device)
+
+    def mean_window(self) -> float:
+        """Return the mean change of a cell's state from one digit to the next (negative): see `program.mean_window`."""
+        spec = self.spec
+        return mean_window(spec.programming, load_device_on(spec.cell, self.device), spec.weights.cell_bits)
+
+    def programming_error(self) -> float:
+        """Return ||programmed - intended|| / ||intended|| (Frobenius), where the mean step between levels is 1.
+
+        It is 0 for ideal cells, and for a matrix of zeros, which leaves nothing to relate the error to.
+        """
+        if self.states is None:
+            return 0.0
+        weights = self.significances() / self.mean_window()
+        programmed = torch.einsum("s,sio->io", weights, self.difference())
+        intended = self.tiling.spread(self.levels).T.float()
+        size = float(intended.norm())
+        return float((programmed - intended).norm()) / size if size else 0.0
+
+    def in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale inputs [n, in] for the DAC where every vector has its own range.
+
+        Returns the inputs and the range of each [n, 1], or None where one range serves all vectors.
+        """
+        if self.spec.dac is None or has_input_range(self.spec):
+            return rows, None
+        largest = rows.abs().amax(dim=1, keepdim=True)
+        ranges = torch.where(largest > 0, largest, torch.ones_like(largest))
+        return rows / ranges, ranges
+
+    def cell(self, gain_per_ampere: float) -> IdealCell | MemristorCell:
+        """Return the law of the cells; currents are multiplied by `gain_per_ampere`, which ideal cells ignore."""
+        spec = self.spec
+        if spec.cell == "ideal":
+            return IdealCell()
+        assert spec.dac is not None
+        device = load_device_on(spec.cell, self.device)
+        return MemristorCell(device, spec.dac.vmax_volts, gain_per_ampere, spec.weights.copies)
+
+    def drive(self, input_range: float, gain_per_ampere: float, gives_volts: bool | None = None) -> Drive:
+        """Return what drives the rows, for inputs of full scale `input_range`.
+
+        With `gives_volts` rows carry voltages in place of signals; by default they do where lines have a resistance.
+        """
+        spec = self.spec
+        gives_volts = spec.wires is not None if gives_volts is None else gives_volts
+        return Drive.make(spec.dac, input_range, self.cell(gain_per_ampere), spec.read_noise, self.device, gives_volts)
+
+    def ir_drop_columns(self) -> list[IrDropColumns]:
+        """Return the columns of each pack with the resistance of their lines; empty where lines have none.
+
+        Raises InputError where lines take nearly all of the current.
+        """
+        if self.spec.wires is not None and not self.ir_drop:
+            cell = self.cell(1.0)
+            assert self.states is not None
+            assert isinstance(cell, MemristorCell)
+            packs = [self.tiling.pack(index) for index in range(self.tiling.packs)]
+            made = [
+                IrDropColumns.make(cell, self.states[..., outputs], own, self.spec.wires) for own, _, outputs in packs
+            ]
+            self.ir_drop.extend(made)
+        return self.ir_drop
+
+    def signal_reader(self, input_range: float, gain_per_ampere: float) -> Callable[[Tensor], Tensor]:
+        """Return a function from inputs [n, in] to noiseless column signals [row_tiles, phases * n, slices, out]."""
+        drive, tile_rows = self.drive(input_range, gain_per_ampere), self.spec.tile.rows
+        difference, packs, ir_drop = self.difference(), self.packs, self.ir_drop_columns()
+        columns = [split_planes(difference[..., outputs], tile_rows) for _, outputs in packs]
+
+        def read(rows: Tensor) -> Tensor:
+            by_pack = []
+            for index, (inputs, _) in enumerate(packs):
+                signals = []
+                for phase in drive.phases:
+                    driven, _, _ = drive(phase, rows[:, inputs], tile_rows)
+                    if ir_drop:
+                        signals.append(ir_drop[index].amperes(driven) * gain_per_ampere)
+                    else:
+                        signals.append(torch.bmm(driven, columns[index].flatten(2)))
+                by_pack.append(torch.cat(signals, dim=1).unflatten(2, columns[index].shape[2:]))
+            return torch.cat(by_pack, dim=3)
+
+        return read
+
+    def largest_signals(self, gain_per_ampere: float) -> Tensor:
+        """Return a bound [row_tiles, slices] of the column signals at any input, without IR drop."""
+        ends = self.cell(gain_per_ampere).signal(torch.tensor([-1.0, 1.0], device=self.device))
+        difference = self.difference()
+        columns = [
+            split_planes(difference[..., outputs], self.spec.tile.rows).abs().sum(dim=1).amax(dim=2)
+            for _, outputs in self.packs
+        ]
+        return torch.stack(columns).amax(dim=0) * ends.abs().max()
+
+    def row_loads(self, input_range: float) -> RowLoads:
+        """Return the cells of each row, for the power that they take; not for ideal cells."""
+        assert self.states is not None
+        by_pack = [(inputs, self.states[..., : inputs.stop - inputs.start, outputs]) for inputs, outputs in self.packs]
+        drive = self.drive(input_range, 1.0, gives_volts=True)
+        device = load_device_on(self.spec.cell, self.device)
+        return RowLoads.make(drive, device, by_pack, tuple(self.ir_drop_columns()))
