@@ -9,7 +9,7 @@ import math
 import soundfile
 import torch
 
-from memsim.asr.corpora import Utterance
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.storage.files import is_file
 from memsim.units import counted

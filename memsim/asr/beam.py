@@ -222,7 +222,7 @@ def _as_written_in(language_model: Path | None, words: tuple[str, ...]) -> tuple
 
 
 def _dictionary(words: Iterable[str]) -> Any:
-    """flashlight's numbering of `words`."""
+    """Flashlight's numbering of `words`."""
     dictionary = require("flashlight.lib.text.dictionary", "beam search").Dictionary()
     for word in words:
         dictionary.add_entry(word)

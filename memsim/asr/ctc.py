@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memsim.asr.corpora import Utterance
 from memsim.asr.tokens import Tokens
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.audio import duration_seconds, read_audio
-from memsim.asr.corpora import Utterance
 from memsim.asr.features import FeatureConfig, WaveformConfig, extractor, perturb_speed
+from memsim.asr.utterances import Utterance
 
 T = TypeVar("T")
 R = TypeVar("R")

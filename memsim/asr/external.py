@@ -71,7 +71,7 @@ def register_factory(name: str) -> None:
 
 
 def bundles() -> dict[str, Wav2Vec2ASRBundle]:
-    """torchaudio's wav2vec 2.0 and HuBERT recognisers, by name. (One that only aligns is of a derived class.)"""
+    """Torchaudio's wav2vec 2.0 and HuBERT recognisers, by name. (One that only aligns is of a derived class.)"""
     found = {name: getattr(torchaudio.pipelines, name) for name in dir(torchaudio.pipelines)}
     return {name: bundle for name, bundle in found.items() if type(bundle) is Wav2Vec2ASRBundle}
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from memsim.asr.corpora import Utterance
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
+from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
 from memsim.nn.calibration import CalibrationData
 from memsim.nn.finite import first_not_finite
