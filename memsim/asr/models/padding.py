@@ -1,4 +1,4 @@
-"""What a recogniser knows of its batches: which frames belong to an utterance, and which fill it up."""
+"""Removal of the padding of a recogniser's batches, for calibration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class KnowsPadding:
-    """A network of ([batch, frames, ...], lengths [batch]) whose calibration leaves the padding out."""
+    """Base of networks that take ([batch, frames, ...], lengths [batch]), whose calibration leaves padding out."""
 
     def unpadded(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The utterances of a batch, one at a time and as long as they are."""
+        """Yield the utterances of a batch one at a time, without padding."""
         for index, length in enumerate(lengths.tolist()):
             yield features[index : index + 1, :length], lengths[index : index + 1]
