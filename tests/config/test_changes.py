@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsim.config.changes import Changes, title, without
+from memsim.config.resources import configs_root
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import ChipFacts
 from memsim.nn.plan import with_bits
 from memsim.spec import apply_settings, load_hardware
 
-SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "hardware").glob("*.yaml"))
+SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
