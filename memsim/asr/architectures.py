@@ -47,7 +47,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 def find_architecture(name: object) -> Architecture:
     """Return the architecture called `name`. Raises InputError, which lists the known ones, for any other value."""
     if isinstance(name, str) and ":" in name and name not in ARCHITECTURES:
-        raise InputError(f"made by {name}, which is code of somebody's own; to run it, say --architecture {name}")
+        raise InputError(f"made by {name}, a factory that is not in the file; to run it, say --architecture {name}")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         found = "missing" if name is None else f"unknown architecture {shown(name)}"
         raise InputError(f"{found} (known: {', '.join(sorted(ARCHITECTURES))})")

@@ -100,7 +100,7 @@ class BeamSearch:
         options: BeamOptions = BeamOptions(),
     ) -> None:
         if log_prior is not None and log_prior.shape != (len(tokens),):
-            raise ValueError(f"a prior of the shape {list(log_prior.shape)} is none of {len(tokens)} tokens")
+            raise ValueError(f"a prior of the shape {list(log_prior.shape)} does not fit {len(tokens)} tokens")
         self._made_of = (tokens, tuple(words), language_model, log_prior)
         self._flashlight = require("flashlight.lib.text.decoder", "beam search")
         self._tokens = tokens
@@ -220,7 +220,7 @@ def words_to_recognise(tokens: Tokens, lexicon: str | None, language_model: Path
     if isinstance(tokens, PhonemeTokens):
         return _as_written_in(language_model, tokens.lexicon.words)
     if language_model is None:
-        raise InputError("beam search: which words can be said is not known; name --lexicon FILE or --lm FILE")
+        raise InputError("beam search: the words to recognise are not known; name --lexicon FILE or --lm FILE")
     return tuple(read_arpa_words(language_model))
 
 
@@ -249,7 +249,7 @@ def _language_model(path: Path | None, dictionary: Any) -> Any:
         raise InputError(f"{path}: no such language model")
     kenlm = require("flashlight.lib.text.decoder.kenlm", "language models")
     try:
-        with _standard_error_hushed():
+        with _standard_error_discarded():
             return kenlm.KenLM(str(path), dictionary)
     except (RuntimeError, UnicodeDecodeError, MemoryError) as error:  # KenLM's errors quote the file, in any encoding
         reason = (str(error).strip() or "its sizes cannot be").splitlines()[-1]
@@ -259,8 +259,8 @@ def _language_model(path: Path | None, dictionary: Any) -> Any:
 
 
 @contextmanager
-def _standard_error_hushed() -> Iterator[None]:
-    """Discard what KenLM writes on standard error while it reads a file: a progress bar."""
+def _standard_error_discarded() -> Iterator[None]:
+    """Discard standard error, on which KenLM draws a progress bar while it reads a file."""
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:

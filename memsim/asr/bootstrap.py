@@ -7,7 +7,7 @@ difficulty of an utterance, which both share, cancels. Intervals are those of pe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -152,13 +152,10 @@ def mean_changes(
     """
     table, before = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] != len(before) or not table.size or not before.sum() > 0:
-        raise ValueError(f"values of the shape {list(table.shape)} and {len(before)} of a baseline cannot be compared")
+        raise ValueError(f"values of the shape {list(table.shape)} cannot be compared with {len(before)} of a baseline")
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
     drawn = np.empty((resamples, len(table)))
-    block = max(1, int(_BLOCK_BYTES / (8 * len(before))))
-    for start in range(0, resamples, block):
-        rows = slice(start, min(start + block, resamples))
-        utterances = _draw_counts(rng, rows.stop - start, len(before))
+    for rows, utterances in _resamples(rng, resamples, len(before)):
         drawn[rows] = _relative(utterances @ table.T, (utterances @ before)[:, None])
     changes = table.mean(axis=1) / before.mean() - 1
     intervals = [_interval(float(c), own, confidence) for c, own in zip(changes, drawn.T, strict=True)]
@@ -191,10 +188,7 @@ def _resampled_wers(
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
     reference = np.asarray(words, dtype=np.float64)
     wers = [np.empty(resamples) for _ in systems]
-    block = max(1, int(_BLOCK_BYTES / (8 * len(words))))
-    for start in range(0, resamples, block):
-        rows = slice(start, min(start + block, resamples))
-        utterances = _draw_counts(rng, rows.stop - start, len(words))
+    for rows, utterances in _resamples(rng, resamples, len(words)):
         spoken = utterances @ reference
         for errors, found in zip(systems, wers, strict=True):
             sums = utterances @ errors.T  # [block, chips]
@@ -202,6 +196,14 @@ def _resampled_wers(
                 sums = sums * _draw_counts(rng, len(sums), len(errors))
             found[rows] = _ratio(sums.mean(axis=1), spoken)
     return wers
+
+
+def _resamples(rng: np.random.Generator, resamples: int, count: int) -> Iterator[tuple[slice, Floats]]:
+    """Yield the rows of a block of resamples, and how often each has each of `count` utterances [rows, count]."""
+    block = max(1, int(_BLOCK_BYTES / (8 * count)))
+    for start in range(0, resamples, block):
+        rows = slice(start, min(start + block, resamples))
+        yield rows, _draw_counts(rng, rows.stop - start, count)
 
 
 def _draw_counts(rng: np.random.Generator, rows: int, count: int) -> Floats:

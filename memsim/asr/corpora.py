@@ -31,8 +31,7 @@ class Unwritable:
     """Parts of transcripts that a recogniser has no token for, so that it can only get those words wrong."""
 
     parts: Mapping[str, int]
-    """Characters, or words where tokens are phonemes, each with the number of words it is in; the most frequent first.
-    """
+    """The number of words that each character (or word, where tokens are phonemes) is in, most frequent first."""
     words: int
     utterances: int
 
@@ -77,8 +76,7 @@ class PublishedCorpus:
     """Glob of the transcripts below the folder of a split."""
     url: str
     read: Callable[[Path, str], Corpus]
-    """Reads a split: the corpus's folder and the split's name -> its utterances, with the text as it is in the files.
-    """
+    """Reads a split, given the corpus's folder and the split's name; transcripts stay as they are in the files."""
     splits: Mapping[str, str] = field(default_factory=dict)
     """Folder names of `train`, `dev` and `test`, where they differ."""
     lexicon: str | None = None

@@ -15,10 +15,9 @@ from torchaudio.pipelines import Wav2Vec2ASRBundle
 
 from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architecture
 from memsim.asr.kinds import CTC
-from memsim.asr.models.external_ctc import ExternalConfig, Factory, FactoryConfig, failure_in
+from memsim.asr.models.external_ctc import Factory, FactoryConfig, failure_in
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.recogniser import metadata_of, skeleton, stored_config
-from memsim.asr.tokens import CharacterTokens
 from memsim.config.resources import find_config
 from memsim.config.schema import Schema
 from memsim.config.yaml_file import Config, read_config
@@ -94,12 +93,7 @@ def bundle_config(name: str, bundle: Wav2Vec2ASRBundle) -> Config:
     return Config.from_mapping(shape, f"torchaudio.pipelines.{name}")
 
 
-def own_tokens(config: RecogniserConfig) -> CharacterTokens | None:
-    """Return the tokens of a network's outputs, where its config gives them."""
-    return config.own_tokens if isinstance(config, ExternalConfig) else None
-
-
-def described(
+def with_architecture(
     checkpoint: Checkpoint, name: str | None, config_file: str | Path | None = None, text_style: str = "kaldi"
 ) -> Checkpoint:
     """Return `checkpoint` with the metadata of the architecture that the user names; unchanged where none is named.
@@ -121,7 +115,7 @@ def described(
         if config_file is not None and (key := _difference(stored_config(checkpoint), config)):
             raise InputError(f"{checkpoint.path}: its {key} is not that of --architecture-config; leave it out")
         return checkpoint
-    tokens = own_tokens(config)
+    tokens = config.own_tokens
     if tokens is None:
         raise InputError(
             f"{checkpoint.path}: nothing says what the outputs stand for; give `characters` in --architecture-config"

@@ -158,7 +158,7 @@ def _unigram_lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError):
         raise InputError(
-            f"{path}: not an ARPA file; of a binary language model the words are not known: give them by --lexicon FILE"
+            f"{path}: not an ARPA file; a binary language model does not give its words: name them by --lexicon FILE"
         ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None

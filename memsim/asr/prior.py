@@ -30,7 +30,7 @@ def measure_log_prior(outputs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         total = total + log_probs.double().exp()[valid].sum(dim=0).cpu()
         frames += int(lengths.sum())
     if not frames:
-        raise ValueError("there is no frame to measure a prior of")
+        raise ValueError("there are no frames to measure a prior on")
     return (total / frames).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 

@@ -110,25 +110,23 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
 
     Raises InputError when the metadata describe no recogniser.
     """
-    name = checkpoint.metadata.get("architecture")
-    config, document = stored_config(checkpoint), checkpoint.metadata.get("tokens")
-    architecture = find_architecture(name)
-    if document is None:
+    config, name = stored_config(checkpoint), checkpoint.metadata["architecture"]
+    if "tokens" not in checkpoint.metadata:
         raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
     try:
-        tokens = tokens_from_json(document)
+        tokens = tokens_from_json(checkpoint.metadata["tokens"])
         if config.tokens != len(tokens):
             raise InputError(f"architecture_config: has {counted(config.tokens, 'token')}, but there are {len(tokens)}")
     except ValueError as error:
         raise _unusable(checkpoint, error) from None
     try:
         with torch.device("meta"):
-            model = architecture.build(config)
+            model = find_architecture(name).build(config)
     except InputError:  # raised by a factory, which is not in the file
         raise
     except ValueError as error:
         raise _unusable(checkpoint, error) from None
-    return Recogniser(model, str(name), config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+    return Recogniser(model, name, config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
 
 
 def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:
@@ -153,7 +151,7 @@ def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
         fields = parse_json_object(checkpoint.metadata[where], where)
         return Schema(architecture.config).validate(Config.from_mapping(fields, where))
     except InputError as error:
-        raise InputError(f"{checkpoint.path}: unusable metadata: {str(error).splitlines()[0]}") from None
+        raise _unusable(checkpoint, error) from None
 
 
 def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:

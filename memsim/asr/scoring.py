@@ -67,7 +67,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """
     if len(references) != len(hypotheses):
         raise InputError(
-            f"{counted(len(references), 'reference')} but {len(hypotheses)} hypotheses; each needs the other"
+            f"{counted(len(references), 'reference')} but {len(hypotheses)} hypotheses; there must be one for each"
         )
     if not any(reference.strip() for reference in references):
         raise InputError(

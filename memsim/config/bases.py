@@ -14,10 +14,6 @@ from memsim.errors import InputError
 from memsim.storage.files import is_file
 
 
-def _as_it_is(data: dict[str, Any], folder: Path) -> None:
-    pass
-
-
 def seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
     """Replace the value of `key` by the path of the file that it names in `folder`, if there is one."""
     name = section.get(key)
@@ -31,7 +27,7 @@ class Bases:
 
     kind: str
     schema: Schema[Any]
-    prepare: Callable[[dict[str, Any], Path], None] = _as_it_is
+    prepare: Callable[[dict[str, Any], Path], None]
     """Called with the keys of a file and the folder of the file, to complete the keys before they are merged."""
 
     def read(self, source: str | Path) -> Config:

@@ -32,7 +32,7 @@ class Changes:
         """Return the changes that `to_dict` gave. Raises InputError for anything else."""
         base, changed = values.get("base"), values.get("changed")
         if not isinstance(base, str | None) or not isinstance(changed, Mapping):
-            raise InputError("the changes of the hardware are no name and keys")
+            raise InputError("the changes of the hardware must be a base's name and changed keys")
         return cls(base, changed)
 
 

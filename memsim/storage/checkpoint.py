@@ -177,7 +177,7 @@ def _load_file(path: Path) -> Checkpoint:
             "safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
     if not has_header and magic[:1] in (b"{", b"["):
-        raise InputError(f"{path}: JSON, not safetensors; of a sharded checkpoint, name its {INDEX}")
+        raise InputError(f"{path}: JSON, not safetensors; for a sharded checkpoint, name its {INDEX}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -200,7 +200,7 @@ def _load_shards(path: Path) -> Checkpoint:
         raise InputError(f"{path}: cannot be read ({error})") from None
     weight_map = parse_json_object(text, str(path)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{path}: has no weight_map, which says for each tensor in which file it is")
+        raise InputError(f"{path}: has no weight_map, which gives the file of each tensor")
     places: dict[str, Path] = {}
     for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file:

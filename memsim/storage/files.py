@@ -45,7 +45,7 @@ def writing(path: str | Path) -> Iterator[Path]:
             temporary.replace(target)
         except OSError as error:
             reason = error.strerror or error
-            raise OSError(f"{path}: could not be written ({reason}); nothing was left of it") from None
+            raise OSError(f"{path}: could not be written ({reason}); no part of it was kept") from None
 
 
 @contextmanager

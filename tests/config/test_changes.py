@@ -127,7 +127,7 @@ def test_where_it_comes_from_is_no_part_of_the_hardware() -> None:
 
 @pytest.mark.parametrize("values", [{}, {"base": 3, "changed": {}}, {"base": None, "changed": ["adc.bits"]}])
 def test_no_changes_are_one_line(values: dict) -> None:
-    with pytest.raises(InputError, match="the changes of the hardware are no name"):
+    with pytest.raises(InputError, match="the changes of the hardware must be a base's name"):
         Changes.from_dict(values)
 
 

@@ -14,8 +14,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, frame_mask
-from memsim.asr.models.padding import KnowsPadding
+from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, PaddedNetwork, frame_mask
 from memsim.config.schema import problem
 
 
@@ -36,7 +35,7 @@ class ConformerConfig(EncoderConfig):
         return self
 
 
-class ConformerEncoder(KnowsPadding, nn.Module):
+class ConformerEncoder(PaddedNetwork, nn.Module):
     """An encoder of features: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', width], [batch])."""
 
     def __init__(self, config: ConformerConfig) -> None:

@@ -38,7 +38,7 @@ class ExternalConfig(RecogniserConfig):
 
     @property
     def own_tokens(self) -> CharacterTokens | None:
-        """The tokens of the outputs, where the config gives them."""
+        """The tokens of `characters`, where the config gives them."""
         return None if self.characters is None else CharacterTokens(tuple(self.characters))
 
     @model_validator(mode="after")

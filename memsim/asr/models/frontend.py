@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.asr.features import FeatureConfig, Features
+from memsim.asr.tokens import CharacterTokens
 from memsim.config.schema import Section, Within, problem
 
 Count = Annotated[int, Within(1, 65536)]
@@ -23,6 +25,11 @@ class RecogniserConfig(Section):
 
     features: Features = FeatureConfig()
     tokens: Annotated[int, Within(0)] = 0
+
+    @property
+    def own_tokens(self) -> CharacterTokens | None:
+        """The tokens of the outputs, where the config gives them."""
+        return None
 
 
 class ConvConfig(Section):
@@ -60,6 +67,18 @@ class EncoderConfig(RecogniserConfig):
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     """Return a mask that is true where a frame belongs to its utterance: [batch] -> [batch, frames]."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+class PaddedNetwork:
+    """Base of networks that take padded batches ([batch, frames, ...], lengths [batch]).
+
+    Calibration asks for the utterances of a batch one by one (`memsim.nn.batches`), so that it sees no padding.
+    """
+
+    def unpadded(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the utterances of a batch one at a time, without padding."""
+        for index, length in enumerate(lengths.tolist()):
+            yield features[index : index + 1, :length], lengths[index : index + 1]
 
 
 class Frontend(nn.Module):

@@ -8,8 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend
-from memsim.asr.models.padding import KnowsPadding
+from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, PaddedNetwork
 
 
 class LSTMConfig(EncoderConfig):
@@ -19,7 +18,7 @@ class LSTMConfig(EncoderConfig):
     hidden: Count
 
 
-class LSTMEncoder(KnowsPadding, nn.Module):
+class LSTMEncoder(PaddedNetwork, nn.Module):
     """An encoder of features: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', 2 * hidden], [batch])."""
 
     def __init__(self, config: LSTMConfig) -> None:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.models.conformer import ConformerConfig, ConformerEncoder
-from memsim.asr.models.frontend import Count, Depth
+from memsim.asr.models.frontend import Count, Depth, PaddedNetwork
 from memsim.asr.models.lstm import LSTMConfig, LSTMEncoder
-from memsim.asr.models.padding import KnowsPadding
 from memsim.config.schema import Section
 
 State = tuple[Tensor, Tensor]
@@ -78,7 +77,7 @@ class Joiner(nn.Module):
         return torch.tanh(encoded + predicted)
 
 
-class Transducer(KnowsPadding, nn.Module):
+class Transducer(PaddedNetwork, nn.Module):
     """Mixin of encoders: a prediction network, a joiner and an output layer to the tokens."""
 
     prediction: nn.Module

@@ -16,8 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.features import WaveformConfig
 from memsim.asr.models.external_ctc import ExternalConfig
-from memsim.asr.models.frontend import Count, Depth
-from memsim.asr.models.padding import KnowsPadding
+from memsim.asr.models.frontend import Count, Depth, PaddedNetwork
 from memsim.config.schema import Section, Within, problem
 
 Dropout = Annotated[float, Within(low=0, below=1)]
@@ -66,7 +65,7 @@ def wav2vec2_ctc(config: Wav2Vec2Config) -> nn.Module:
     return NormalisedWav2Vec2CTC(network) if config.normalise_waveform else network
 
 
-class Wav2Vec2CTC(KnowsPadding, torchaudio.models.Wav2Vec2Model):  # type: ignore[misc]
+class Wav2Vec2CTC(PaddedNetwork, torchaudio.models.Wav2Vec2Model):  # type: ignore[misc]
     """The network of torchaudio, with results that do not depend on the padding.
 
     In the base models the first layer is normalised over time, so each utterance is subsampled by itself there.
@@ -102,7 +101,7 @@ class Wav2Vec2CTC(KnowsPadding, torchaudio.models.Wav2Vec2Model):  # type: ignor
         return samples
 
 
-class NormalisedWav2Vec2CTC(KnowsPadding, nn.Module):
+class NormalisedWav2Vec2CTC(PaddedNetwork, nn.Module):
     """A `Wav2Vec2CTC` that was trained on waveforms of mean 0 and variance 1, to which it normalises its input."""
 
     def __init__(self, model: Wav2Vec2CTC) -> None:
