@@ -11,6 +11,7 @@ from pathlib import Path
 from memsim.asr.extras import require
 from memsim.asr.text import canonical
 from memsim.errors import InputError
+from memsim.storage.files import read_text
 
 Pronunciation = tuple[str, ...]
 
@@ -94,14 +95,7 @@ def load_lexicon(name: str | Path) -> Lexicon:
     """
     if str(name) == CMUDICT:
         return _cmudict()
-    path = Path(name)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 text (byte {error.start})") from None
-    return Lexicon.from_text(text, str(name))
+    return Lexicon.from_text(read_text(Path(name)), str(name))
 
 
 def _cmudict() -> Lexicon:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.errors import InputError
-from memsim.storage.files import is_file
+from memsim.storage.files import is_file, read_text
 
 _MAX_SECONDS = 1e9
 """Upper limit of a time; no recording is thirty years long."""
@@ -31,16 +31,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises InputError when the file cannot be read, or is not UTF-8 (with the line).
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        broken = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{broken}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         yield number, line.removesuffix("\r")
 
 

@@ -44,12 +44,7 @@ class Bases:
 
     def _read(self, source: str | Path, folder: Path, seen: tuple[Path, ...]) -> Config:
         """Read a config whose relative path starts from `folder`; `seen` are the configs that lead to it."""
-        try:
-            path = folder / source if (folder / source).is_file() else find_config(self.kind, source, near=folder)
-        except (InputError, OSError) as error:
-            raise InputError(
-                f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)
-            ) from None
+        path = folder / source if is_file(folder / source) else find_config(self.kind, source, near=folder)
         place = path.absolute()
         if place in seen:
             chain = " -> ".join(step.name for step in (*seen[seen.index(place) :], place))
@@ -74,10 +69,3 @@ class Bases:
             why, *others = below.problems
             below = replace(below, problems=(f"{mark}: {why}", *others))
         return replace(self.schema.merge(below, config), base=below)
-
-
-def _is_dir(source: str | Path) -> bool:
-    try:
-        return Path(source).is_dir()
-    except OSError:
-        return False

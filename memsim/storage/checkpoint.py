@@ -23,7 +23,7 @@ from torch import Tensor
 
 from memsim.config.json_input import parse_json_object
 from memsim.errors import InputError
-from memsim.storage.files import file_sha256, is_file, require_format, writing
+from memsim.storage.files import file_sha256, is_file, read_text, require_format, writing
 from memsim.version import __version__
 
 T = TypeVar("T")
@@ -194,11 +194,7 @@ def _load_shards(path: Path) -> Checkpoint:
     """Open the checkpoint of an index: {"weight_map": {tensor: file beside the index}}."""
     if not is_file(path):
         raise InputError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    weight_map = parse_json_object(text, str(path)).get("weight_map")
+    weight_map = parse_json_object(read_text(path), str(path)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{path}: has no weight_map, which gives the file of each tensor")
     places: dict[str, Path] = {}

@@ -77,6 +77,19 @@ def is_file(path: Path) -> bool:
         raise InputError(f"{name[:100]}{'...' * (len(name) > 100)}: cannot be read ({error.strerror})") from None
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, line ends as they are. Raises InputError where it cannot be read or decoded."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        broken = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{broken}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
