@@ -1,10 +1,10 @@
-"""Exceptions that the command line shows as one line: errors that a user can cause (exit 2), and being stopped."""
+"""Exceptions that the command line shows as one line: errors that a user can cause (exit 2), and interruption."""
 
 _MOST_CHARACTERS = 1000
 
 
 class InputError(ValueError):
-    """Bad input: says what is wrong, where (file, key, line), and what would be right.
+    """Bad input, with a message that says what is wrong, where (file, key, line), and what would be right.
 
     >>> try:
     ...     memsim.load_hardware({"base": "physical", "adc": {"bit": 6}})
@@ -12,7 +12,7 @@ class InputError(ValueError):
     ...     print(error)
     hardware: adc.bit: unknown key (nearest: adc.bits)
 
-    Of a line that quotes a lot, the middle is left out.
+    The middle of a very long line of the message is left out.
     """
 
     def __init__(self, message: str) -> None:
@@ -25,7 +25,10 @@ def _in_short(line: str) -> str:
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """A signal stopped the work; what was done is saved and can be resumed. `by_keyboard`: the signal was Ctrl-C."""
+    """Interruption by a signal, with the finished work saved, so that it can be resumed.
+
+    `by_keyboard`: whether the signal was Ctrl-C.
+    """
 
     def __init__(self, message: str, *, by_keyboard: bool) -> None:
         super().__init__(message)

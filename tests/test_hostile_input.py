@@ -29,9 +29,11 @@ import torch
 
 from memsim.asr import tokens
 from memsim.asr.audio import read_audio
-from memsim.asr.corpora import AUDIO_ROOTS, Utterance, load_corpus
+from memsim.asr.corpora import load_corpus
+from memsim.asr.manifests import AUDIO_ROOTS
 from memsim.asr.ngram import read_arpa_words
 from memsim.asr.tokens import tokens_from_json
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.fit import read_measurements
 from memsim.spec import load_hardware

@@ -25,15 +25,14 @@ from memsim.errors import InputError
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a recogniser is described, built, trained and decoded: `build` makes its network of a config.
-
-    `encoder` makes the part of it, under the same names, that other architectures may have, too.
-    """
+    """An architecture: the class of its config, its network, and how this is trained and decoded."""
 
     config: type[RecogniserConfig]
     build: Callable[[Any], nn.Module]
+    """Makes the network from a config."""
     kind: Kind
     encoder: Callable[[Any], nn.Module] | None = None
+    """Makes the network's encoder alone, under the same names; other architectures may share it."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -46,9 +45,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def find_architecture(name: object) -> Architecture:
-    """The architecture of that name. Raises InputError, listing those there are, for any other and for None."""
+    """Return the architecture called `name`. Raises InputError, which lists the known ones, for any other value."""
     if isinstance(name, str) and ":" in name and name not in ARCHITECTURES:
-        raise InputError(f"made by {name}, which is code of somebody's own; to run it, say --architecture {name}")
+        raise InputError(f"made by {name}, a factory that is not in the file; to run it, say --architecture {name}")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         found = "missing" if name is None else f"unknown architecture {shown(name)}"
         raise InputError(f"{found} (known: {', '.join(sorted(ARCHITECTURES))})")

@@ -1,4 +1,4 @@
-"""Utterances as waveforms: the stretch of a recording that was transcribed, mono, at one sample rate."""
+"""Waveforms of utterances: the transcribed stretch of a recording, mono, at one sample rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import soundfile
 import torch
 
-from memsim.asr.corpora import Utterance
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.storage.files import is_file
 from memsim.units import counted
@@ -17,20 +17,22 @@ from memsim.units import counted
 logger = logging.getLogger("memsim")
 
 MAX_SECONDS = 4 * 3600
-"""An utterance is this long at most, so that a header that lies takes no memory: FLAC's gives any number of samples."""
-_MAX_SAMPLES = 1 << 29  # over all channels, likewise: 2 GiB
+"""The longest utterance. A limit, as a broken header (FLAC's gives any number of samples) could ask for all memory."""
+_MAX_SAMPLES = 1 << 29  # over all channels, for the same reason: 2 GiB
 _MAX_KERNEL = 1 << 22  # numbers in the filter of torchaudio's resampling, which grows with the product of both rates
 
 MAX_OVERSHOOT_SECONDS = 0.5
-"""A segment may end this much after its recording does and is then cut there, as Kaldi's extract-segments does."""
+"""The most that a segment may end after its recording does; it is cut there, as by Kaldi's extract-segments."""
 
 
 def read_audio(utterance: Utterance, sample_rate_hz: int = 16000) -> torch.Tensor:
-    """The samples of `utterance`, float32 [samples] in [-1, 1], the mean of its channels, at `sample_rate_hz`.
+    """Read the samples of `utterance`: float32 [samples] in [-1, 1], the mean of its channels, at `sample_rate_hz`.
 
-    Reads only the utterance's own part of the file (SPHERE, FLAC, WAV and whatever else libsndfile knows), which may
-    be hours long. A recording at another rate is resampled, and a warning says so once. Raises InputError, naming the
-    file, when there is no such file, it is not audio, it ends before the segment does, or a sample is not finite.
+    Only the utterance's own part of the file is read, which may be hours long and of any format that libsndfile knows
+    (SPHERE, FLAC, WAV and others). A recording at another rate is resampled, and a warning says so once.
+
+    Raises InputError that names the file when it does not exist, is not audio or ends before the segment does, or when
+    a sample is not finite.
     """
     with _open(utterance) as recording:
         rate_hz: int = recording.samplerate
@@ -51,7 +53,7 @@ def read_audio(utterance: Utterance, sample_rate_hz: int = 16000) -> torch.Tenso
 
 
 def duration_seconds(utterance: Utterance) -> float:
-    """How long `utterance` is, in seconds: from its own times where it has both, else from the file's header."""
+    """Return the length of `utterance` in seconds: from its times where it has both, else from the file's header."""
     if utterance.start_seconds is not None and utterance.end_seconds is not None:
         return utterance.end_seconds - utterance.start_seconds
     with _open(utterance) as recording:
@@ -64,14 +66,14 @@ def _open(utterance: Utterance) -> soundfile.SoundFile:
         raise InputError(f"{utterance.audio}: no such audio file (utterance {utterance.id})")
     try:
         return soundfile.SoundFile(utterance.audio)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless (.raw), whose rate it cannot know
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless (.raw) file of unknown rate
         reason = getattr(error, "error_string", str(error)).strip()
         remedy = "; compressed SPHERE needs `sph2pipe -f wav` first" if utterance.audio.suffix == ".sph" else ""
         raise InputError(f"{utterance.audio}: not audio that can be read ({reason}){remedy}") from None
 
 
 def _sample_range(utterance: Utterance, frames: int, rate_hz: int) -> tuple[int, int]:
-    """The samples [first, last) of `utterance` in a recording of `frames` samples a channel."""
+    """Return the samples [first, last) of `utterance` in a recording of `frames` samples a channel."""
     first = round((utterance.start_seconds or 0.0) * rate_hz)
     last = frames if utterance.end_seconds is None else round(utterance.end_seconds * rate_hz)
     if first >= frames or last > frames + MAX_OVERSHOOT_SECONDS * rate_hz:
@@ -109,5 +111,5 @@ def _resample(waveform: torch.Tensor, from_hz: int, to_hz: int) -> torch.Tensor:
 
 @functools.cache
 def _warn_resampling(from_hz: int, to_hz: int) -> None:
-    """Said once for each pair of rates."""
+    """Log a warning, once for each pair of rates."""
     logger.warning("audio at %d Hz is resampled to %d Hz", from_hz, to_hz)

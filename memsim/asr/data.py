@@ -1,4 +1,4 @@
-"""Utterances as batches of features: cached and shuffled for training, a function of the data alone for evaluation."""
+"""Batches of features: shuffled and cached for training, a function of the utterances alone for evaluation."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.audio import duration_seconds, read_audio
-from memsim.asr.corpora import Utterance
 from memsim.asr.features import FeatureConfig, WaveformConfig, extractor, perturb_speed
+from memsim.asr.utterances import Utterance
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH_SECONDS = 60.0
-"""How long the batches of an evaluation are at most, padding included."""
+"""The longest batch of an evaluation, padding included."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded features of some utterances: features [batch, frames, mel_bins], lengths [batch] in frames.
-
-    Of waveforms, features [batch, samples] and lengths in samples.
-    """
+    """Padded features of several utterances."""
 
     key: str
+    """The key under which the batch's read noise is drawn."""
     indices: tuple[int, ...]
+    """The numbers of the utterances."""
     features: Tensor
+    """[batch, frames, mel_bins], or waveforms [batch, samples]."""
     lengths: Tensor
+    """[batch], in frames or samples."""
 
 
 class FeatureSource:
-    """Features of utterances, at the speeds asked for; up to `cache_bytes` of them are kept in memory.
+    """A source of the features of utterances, which keeps up to `cache_bytes` of them in memory.
 
-    Log-mel ones are rounded to 16 bits, kept or not, so that the cache changes nothing but the time. A full cache keeps
-    what it has: passes over a corpus come in another order each time, so no choice of what to drop would be better.
-    Several threads may ask at once.
+    Log-mel features are rounded to 16 bits, cached or not, so that the cache changes the time alone. A full cache
+    drops nothing: passes over a corpus come in another order each time, so no choice would be better. Several threads
+    may call it at once.
     """
 
     def __init__(self, config: FeatureConfig | WaveformConfig, *, cache_bytes: float = 0) -> None:
@@ -55,7 +56,10 @@ class FeatureSource:
         self._lock = threading.Lock()
 
     def __call__(self, utterance: Utterance, speed: float = 1.0) -> Tensor:
-        """[frames, mel_bins], or the waveform [samples]. Raises InputError when the audio cannot be read."""
+        """Return the features [frames, mel_bins], or the waveform [samples], at `speed` times the recorded speed.
+
+        Raises InputError when the audio cannot be read.
+        """
         key = (utterance, speed)
         if key in self._cache:
             return self._cache[key].float()
@@ -69,12 +73,12 @@ class FeatureSource:
 
 
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """[frames, mel_bins] each -> [batch, frames, mel_bins] and [batch] lengths; [samples] each -> [batch, samples]."""
+    """Pad [frames, mel_bins] or [samples] each to a batch [batch, ...], and return it with the lengths [batch]."""
     return pad_sequence(list(features), batch_first=True), torch.tensor([len(f) for f in features])
 
 
 def bucket(durations_seconds: Sequence[float], batch_seconds: float) -> list[list[int]]:
-    """Indices grouped into batches of similar length, each at most `batch_seconds` long with its padding.
+    """Group indices into batches of similar length, each at most `batch_seconds` long with its padding.
 
     An utterance that is longer makes a batch of its own.
     """
@@ -95,17 +99,23 @@ def evaluation_batches(
     first: int = 0,
     every: int = 1,
 ) -> Iterator[Batch]:
-    """Batches that depend on the utterances alone; each carries the key under which its read noise is drawn.
+    """Yield batches that are a function of the utterances alone, the shortest first.
 
-    Shortest first, whatever their order; where durations are equal, in the order given. With `first` and `every`, one
-    in `every` of them, from the one numbered `first`: a share of the same batches.
+    Utterances of equal duration keep their order.
+
+    Args:
+        utterances: the speech.
+        features: their features.
+        batch_seconds: the longest batch, padding included.
+        first: the number of the first batch of a share of the batches.
+        every: a share has one in `every` batches.
     """
     for group in bucket([duration_seconds(u) for u in utterances], batch_seconds)[first::every]:
         yield evaluation_batch(utterances, group, features)
 
 
 def evaluation_batch(utterances: Sequence[Utterance], group: Sequence[int], features: FeatureSource) -> Batch:
-    """The batch of the utterances numbered `group`, keyed by their ids."""
+    """Return the batch of the utterances numbered `group`, whose key is a hash of their ids."""
     padded, lengths = pad([features(utterances[i]) for i in group])
     key = hashlib.blake2b("\n".join(utterances[i].id for i in group).encode(), digest_size=8).hexdigest()
     return Batch(key, tuple(group), padded, lengths)
@@ -114,10 +124,10 @@ def evaluation_batch(utterances: Sequence[Utterance], group: Sequence[int], feat
 def training_batches(
     durations_seconds: Sequence[float], speeds: Sequence[float], batch_seconds: float, generator: torch.Generator
 ) -> list[list[tuple[int, float]]]:
-    """One epoch in random order: batches of (index, speed), each utterance at one speed drawn for it.
+    """Draw an epoch: batches of (index, speed) in random order, each utterance at one of `speeds`.
 
-    Lengths are jittered by 10 % before bucketing, so that batches differ from epoch to epoch; a batch may be that much
-    longer than `batch_seconds`.
+    Lengths are jittered by 10 % before they are grouped, so that batches differ from epoch to epoch; a batch may be
+    that much longer than `batch_seconds`.
     """
     count = len(durations_seconds)
     choice = torch.randint(len(speeds), (count,), generator=generator).tolist()
@@ -129,7 +139,7 @@ def training_batches(
 
 
 def loaded_ahead(load: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """`load` of each item, in order; with `threads`, of so many items at a time while the last one is being used."""
+    """Yield `load` of each item, in order; with `threads`, the next ones are loaded while one is being used."""
     if not threads:
         yield from map(load, items)
         return

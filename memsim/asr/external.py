@@ -1,6 +1,6 @@
-"""What --architecture means: a registered name, a bundle of torchaudio's, or a factory in code of one's own.
+"""Networks that --architecture names: a registered name, a bundle of torchaudio, or a factory in the user's code.
 
-A factory's code is loaded where the user has named it, never because a checkpoint does.
+The code of a factory is loaded only when the user names it, never because a checkpoint does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from torchaudio.pipelines import Wav2Vec2ASRBundle
 
 from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architecture
 from memsim.asr.kinds import CTC
-from memsim.asr.models.external_ctc import Factory, FactoryConfig, ForeignConfig, failure_in
+from memsim.asr.models.external_ctc import Factory, FactoryConfig, failure_in
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.recogniser import metadata_of, skeleton, stored_config
-from memsim.asr.tokens import CharacterTokens
 from memsim.config.resources import find_config
 from memsim.config.schema import Schema
 from memsim.config.yaml_file import Config, read_config
@@ -29,10 +28,12 @@ BUNDLE_ARCHITECTURE = "wav2vec2_ctc"
 
 
 def load_architecture(name: str, config_file: str | Path | None = None) -> tuple[str, RecogniserConfig]:
-    """The architecture and its config that --architecture and --architecture-config mean together.
+    """Return the architecture and its config that --architecture and --architecture-config mean together.
 
-    Of a bundle, the file's keys are laid over the bundle's own. A factory is imported, from the folder that one works
-    in, too, and registered under its name. Raises InputError that lists every problem.
+    For a bundle, the keys of the file replace the bundle's own. A factory is imported, also from the current folder,
+    and registered under its name.
+
+    Raises InputError that lists every problem.
     """
     given = Config.from_mapping({}, f"--architecture {name}")
     if config_file is not None:
@@ -53,13 +54,13 @@ def load_architecture(name: str, config_file: str | Path | None = None) -> tuple
 
 
 def register_factory(name: str) -> None:
-    """Import `package.module:factory` and make it known as an architecture. Raises InputError when that fails."""
+    """Import `package.module:factory` and register it as an architecture. Raises InputError when that fails."""
     module_name, _, attribute = name.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever somebody's code raises
+    except Exception as error:  # the user's code may raise anything
         why = error if isinstance(error, ImportError | ValueError) else failure_in(error)
         raise InputError(f"--architecture {name}: {module_name} cannot be imported ({why})") from error
     if not hasattr(module, attribute):
@@ -71,15 +72,15 @@ def register_factory(name: str) -> None:
 
 
 def bundles() -> dict[str, Wav2Vec2ASRBundle]:
-    """torchaudio's wav2vec 2.0 and HuBERT recognisers, by name. (One that only aligns is of a derived class.)"""
+    """Return torchaudio's wav2vec 2.0 and HuBERT recognisers by name; bundles that only align are left out."""
     found = {name: getattr(torchaudio.pipelines, name) for name in dir(torchaudio.pipelines)}
-    return {name: bundle for name, bundle in found.items() if type(bundle) is Wav2Vec2ASRBundle}
+    return {name: bundle for name, bundle in found.items() if type(bundle) is Wav2Vec2ASRBundle}  # no derived class
 
 
 def bundle_config(name: str, bundle: Wav2Vec2ASRBundle) -> Config:
-    """The config of a bundle: its shape, and its labels in the lower case that transcripts have here.
+    """Return the config of a bundle: its shape, and its labels in lower case, as transcripts are.
 
-    Nothing is downloaded: its weights are in a file that the user names.
+    Nothing is downloaded: the user names the file with its weights.
     """
     characters = "".join(" " if label == "|" else label.lower() for label in bundle.get_labels()[1:])
     parameters = {key: value for key, value in bundle._params.items() if key != "aux_num_out"}
@@ -92,18 +93,14 @@ def bundle_config(name: str, bundle: Wav2Vec2ASRBundle) -> Config:
     return Config.from_mapping(shape, f"torchaudio.pipelines.{name}")
 
 
-def own_tokens(config: RecogniserConfig) -> CharacterTokens | None:
-    """What the outputs of a network stand for, where its config says it."""
-    return config.own_tokens if isinstance(config, ForeignConfig) else None
-
-
-def described(
+def with_architecture(
     checkpoint: Checkpoint, name: str | None, config_file: str | Path | None = None, text_style: str = "kaldi"
 ) -> Checkpoint:
-    """`checkpoint` as one of the architecture that the user names; as it is where none is named.
+    """Return `checkpoint` with the metadata of the architecture that the user names; unchanged where none is named.
 
-    A file that says itself what it is keeps its own config and tokens; what is named must be the same. Raises
-    InputError where it is not, and where nothing says what the outputs stand for.
+    A file whose metadata describe a network keeps its config and tokens, and the user may name only the same ones.
+
+    Raises InputError where they differ, and where nothing gives the tokens of the outputs.
     """
     if name is None:
         if config_file is not None:
@@ -118,7 +115,7 @@ def described(
         if config_file is not None and (key := _difference(stored_config(checkpoint), config)):
             raise InputError(f"{checkpoint.path}: its {key} is not that of --architecture-config; leave it out")
         return checkpoint
-    tokens = own_tokens(config)
+    tokens = config.own_tokens
     if tokens is None:
         raise InputError(
             f"{checkpoint.path}: nothing says what the outputs stand for; give `characters` in --architecture-config"
@@ -133,6 +130,6 @@ def described(
 
 
 def _difference(one: RecogniserConfig, other: RecogniserConfig) -> str | None:
-    """The first key by which two configs differ, `tokens` apart."""
+    """Return the first key other than `tokens` in which two configs differ; None without one."""
     first, second = one.model_dump(), other.model_dump()
     return next((key for key in first if key != "tokens" and first[key] != second.get(key)), None)

@@ -1,4 +1,4 @@
-"""Packages that only the extra `lm` installs."""
+"""Import of the packages that only the extra `lm` installs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from memsim.errors import InputError
 
 _PACKAGES = {"flashlight": "flashlight-text (which is there for Python 3.12 and older)"}
-"""By the modules that they install, where the names differ."""
+"""Packages by the module that they install, where the names differ."""
 
 
 def require(module: str, purpose: str) -> Any:
-    """The imported `module`. Raises InputError, saying what is to be installed for `purpose`, where there is none."""
+    """Import and return `module`. Raises InputError that says what to install for `purpose` when it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -1,4 +1,4 @@
-"""From a waveform to what a recogniser reads, log-mel features or the waveform, and the augmentations of training.
+"""Features that recognisers read, log-mel features or the waveform itself, and the augmentations of training.
 
 Transforms are torchaudio's where it has them; defaults are the settings of arXiv 2505.24721, section 4.
 """
@@ -17,11 +17,11 @@ from torch import Tensor
 from memsim.config.schema import Section, Within, kind_of, problem
 
 MOST_MASKED_AT_ONCE = 0.2
-"""One time mask covers at most this fraction of an utterance."""
+"""The largest fraction of an utterance that one time mask covers."""
 
 
 class FeatureConfig(Section):
-    """Log-mel features. Part of a checkpoint: a model only understands the features that it was trained on."""
+    """The settings of log-mel features, which a checkpoint keeps: a model needs the features that it was trained on."""
 
     kind: Literal["log_mel"] = "log_mel"
     sample_rate_hz: Annotated[int, Within(1000, 192000)] = 16000
@@ -43,7 +43,7 @@ class FeatureConfig(Section):
 
 
 class WaveformConfig(Section):
-    """The audio itself, for networks that make features of their own: [samples], within +-1 as it was recorded."""
+    """The waveform as recorded, [samples] within [-1, 1], for networks that compute their own features."""
 
     kind: Literal["waveform"]
     sample_rate_hz: Annotated[int, Within(1000, 192000)] = 16000
@@ -58,8 +58,8 @@ Features = Annotated[
 class LogMel:
     """Log-mel features of one utterance: [samples] -> [frames, mel_bins], with frames = 1 + samples // hop_samples.
 
-    `normalise: utterance` removes each mel bin's mean over the utterance (the channel) and divides by the standard
-    deviation over the whole utterance (the loudness), so that an utterance's features depend on nothing but itself.
+    `normalise: utterance` subtracts each mel bin's mean over the utterance (the channel) and divides by the standard
+    deviation over the whole utterance (the loudness), so that an utterance's features depend on itself alone.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -78,10 +78,11 @@ class LogMel:
         )
 
     def __call__(self, waveform: Tensor) -> Tensor:
+        """Return the features [frames, mel_bins] of a waveform [samples]."""
         frames = 1 + len(waveform) // self.hop_samples
         half = self._fft_samples // 2
         if len(waveform) <= half:
-            # The transform mirrors that much at both ends; a shorter utterance is continued by silence.
+            # The transform mirrors that much at both ends, so a shorter utterance is padded with silence.
             waveform = torch.nn.functional.pad(waveform, (0, half + 1))
         emphasised = torchaudio.functional.preemphasis(waveform, self.config.preemphasis)
         log_mel: Tensor = self._mel(emphasised).clamp_min(1e-8).log().T[:frames]
@@ -92,12 +93,12 @@ class LogMel:
 
 
 def extractor(config: FeatureConfig | WaveformConfig) -> Callable[[Tensor], Tensor]:
-    """From a waveform [samples] to what `config` says: [frames, mel_bins], or the waveform itself."""
+    """Return the function that maps a waveform [samples] to features [frames, mel_bins], or to itself."""
     return LogMel(config) if isinstance(config, FeatureConfig) else lambda waveform: waveform
 
 
 class AugmentConfig(Section):
-    """SpecAugment, speed perturbation and warping of the mel axis. A probability or maximum of 0 switches one off."""
+    """The settings of SpecAugment, speed perturbation and warping of the mel axis; a maximum of 0 switches one off."""
 
     speeds: Annotated[tuple[Annotated[float, Within(0.5, 2)], ...], Strict(False), Field(min_length=1)] = (
         0.9,
@@ -123,7 +124,8 @@ class AugmentConfig(Section):
 def spec_augment(features: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """Warp and mask the features [frames, mel_bins] of one utterance, by draws from `generator`.
 
-    The masks are those of torchaudio's TimeMasking (p=0.2) and FrequencyMasking, which take no generator.
+    SpecAugment (Park et al., 2019) with the masks of torchaudio's TimeMasking (p=0.2) and FrequencyMasking, which take
+    no generator.
     """
     frames, bins = features.shape
     if config.frequency_warp:
@@ -138,7 +140,7 @@ def spec_augment(features: Tensor, config: AugmentConfig, generator: torch.Gener
 
 
 def _kept(size: int, widest: int, fewest: int, most: int, generator: torch.Generator) -> Tensor:
-    """1 where none of `fewest` to `most` masks of up to `widest` places falls, else 0: [size]."""
+    """Draw `fewest` to `most` masks of up to `widest` places: [size], 0 where a mask lies, else 1."""
     count = int(torch.randint(min(fewest, most), most + 1, (), generator=generator))
     widths = torch.rand(count, 1, generator=generator) * widest
     starts = (torch.rand(count, 1, generator=generator) * (size - widths)).long()
@@ -148,7 +150,7 @@ def _kept(size: int, widest: int, fewest: int, most: int, generator: torch.Gener
 
 
 def _warp_frequency(features: Tensor, factor: Tensor) -> Tensor:
-    """Stretch the mel axis of [frames, mel_bins] by `factor` about its low end: another vocal tract."""
+    """Stretch the mel axis of [frames, mel_bins] by `factor` from its low end, as another vocal tract would."""
     bins = features.shape[1]
     source = (torch.arange(bins) * factor).clamp_max(bins - 1)
     distance = (torch.arange(bins)[:, None] - source).abs()  # [bins (from), bins (to)]
@@ -156,7 +158,7 @@ def _warp_frequency(features: Tensor, factor: Tensor) -> Tensor:
 
 
 def perturb_speed(waveform: Tensor, sample_rate_hz: int, factor: float) -> Tensor:
-    """Play [samples] `factor` times as fast (tempo and pitch both change)."""
+    """Speed a waveform [samples] up by `factor`; both tempo and pitch change."""
     if factor == 1.0:
         return waveform
     faster: Tensor = torchaudio.functional.speed(waveform, sample_rate_hz, factor)[0]

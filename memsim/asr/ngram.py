@@ -1,4 +1,4 @@
-"""N-gram language models of words: estimated with Witten-Bell smoothing, and the ARPA files that decoders read."""
+"""N-gram language models of words: their estimation with Witten-Bell smoothing, and ARPA files."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 Ngram = tuple[str, ...]
 
 _NEVER = -99.0
-"""What ARPA files give as the log10 probability of what cannot follow: the sentence's beginning."""
+"""The log10 probability that ARPA files give the beginning of a sentence, which follows no word."""
 
 
 @dataclass(frozen=True)
 class NgramModel:
-    """A back-off model: the log10 probability of each n-gram it lists, and the log10 weight of backing off from it."""
+    """A back-off model: the log10 probabilities of its n-grams, and the log10 weights of backing off from them."""
 
     order: int
     log10_probabilities: Mapping[Ngram, float]
     log10_backoffs: Mapping[Ngram, float]
 
     def log10_probability(self, word: str, history: Sequence[str]) -> float:
-        """Of `word` after `history`, whose last `order` - 1 words count; a word not in the model is <unk>."""
+        """Return the log10 probability of `word` after the last `order` - 1 words of `history`.
+
+        A word that is not in the model is taken as <unk>.
+        """
         context = tuple(history)[max(0, len(history) - self.order + 1) :]
         word = word if (word,) in self.log10_probabilities else UNKNOWN
         weight = 0.0
@@ -44,7 +47,7 @@ class NgramModel:
         return weight + self.log10_probabilities[ngram]
 
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Of the words and the ends of `sentences`; words that the model does not know count as <unk>."""
+        """Return the perplexity of the words and the ends of `sentences`; unknown words are taken as <unk>."""
         total, count = 0.0, 0
         for sentence in sentences:
             words = [w if (w,) in self.log10_probabilities else UNKNOWN for w in sentence]
@@ -54,7 +57,7 @@ class NgramModel:
         return float(10 ** (-total / count))
 
     def to_arpa(self) -> str:
-        """The text of an ARPA file."""
+        """Return the text of an ARPA file."""
         sizes = Counter(len(ngram) for ngram in self.log10_probabilities)
         lines = ["\\data\\", *(f"ngram {n}={sizes[n]}" for n in range(1, self.order + 1))]
         for n in range(1, self.order + 1):
@@ -66,14 +69,15 @@ class NgramModel:
 
 
 def witten_bell(sentences: Iterable[Sequence[str]], order: int) -> NgramModel:
-    """The interpolated Witten-Bell model of `sentences`, each a sequence of words.
+    """Estimate the interpolated Witten-Bell model of `sentences`, each a sequence of words.
 
-    P(w | h) = (c(hw) + T(h) P(w | h')) / (c(h) + T(h)), where c(h) words were seen after h, T(h) different ones, and h'
-    is h without its first word; below unigrams, every word, </s> and <unk> are equally likely (Witten and Bell, The
-    zero-frequency problem, IEEE Trans. Inf. Theory 1991; in this form Chen and Goodman, An empirical study of smoothing
-    techniques for language modeling, 1999, section 2.5). It needs no counts of counts, which small corpora lack.
+    P(w | h) = (c(hw) + T(h) P(w | h')) / (c(h) + T(h)), where c(h) is the number of words seen after h, T(h) the number
+    of different ones, and h' is h without its first word; below unigrams, every word, </s> and <unk> are equally likely
+    (Witten and Bell, The zero-frequency problem, IEEE Trans. Inf. Theory 1991; in this form Chen and Goodman, An
+    empirical study of smoothing techniques for language modeling, 1999, section 2.5). The method needs no counts of
+    counts, which small corpora lack.
 
-    Raises InputError when there are no words or a word is one of the model's own marks.
+    Raises InputError when `order` is below 1, there are no words or a word is one of the model's own marks.
     """
     if order < 1:
         raise InputError(f"order is {order}; the order of an n-gram model is at least 1")
@@ -101,7 +105,7 @@ def witten_bell(sentences: Iterable[Sequence[str]], order: int) -> NgramModel:
 
 
 def _counts(sentences: Iterable[Sequence[str]], order: int) -> dict[int, Counter[Ngram]]:
-    """By their length, how often n-grams occur that end in a word or </s>; a sentence begins with one <s>."""
+    """Count the n-grams that end in a word or </s>, by their length; a sentence begins with one <s>."""
     counts: dict[int, Counter[Ngram]] = {n: Counter() for n in range(1, order + 1)}
     for sentence in sentences:
         if marks := {BEGIN, END, UNKNOWN}.intersection(sentence):
@@ -114,9 +118,9 @@ def _counts(sentences: Iterable[Sequence[str]], order: int) -> dict[int, Counter
 
 
 def read_arpa_words(path: Path) -> list[str]:
-    """The words of an ARPA file (plain, .gz, .bz2 or .xz) without its marks, in its order.
+    """Read the words of an ARPA file (plain, .gz, .bz2 or .xz) without its marks, in its order.
 
-    Raises InputError when it is not such a file; KenLM's binary ones cannot be read back.
+    Raises InputError for any other file; KenLM's binary files do not give their words.
     """
     words = []
     for number, line in _unigram_lines(path):
@@ -132,7 +136,7 @@ _OPENERS: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.o
 
 
 def _opened(path: Path) -> IO[str]:
-    """The text of a file, unpacked."""
+    """Open a file as text, unpacked by its suffix."""
     if path.suffix not in _OPENERS:
         return path.open(encoding="utf-8")
     unpacked = Unpacked(_OPENERS[path.suffix](path), path)
@@ -140,7 +144,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _unigram_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) of the section of unigrams."""
+    """Yield (number, line) of the section of unigrams."""
     inside = False
     try:
         with _opened(path) as file:
@@ -154,7 +158,7 @@ def _unigram_lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError):
         raise InputError(
-            f"{path}: not an ARPA file; of a binary language model the words are not known: give them by --lexicon FILE"
+            f"{path}: not an ARPA file; a binary language model does not give its words: name them by --lexicon FILE"
         ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None

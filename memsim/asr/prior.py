@@ -1,4 +1,4 @@
-"""The prior of a recogniser's outputs: their mean over speech, which beam search can correct for."""
+"""Prior of a recogniser's outputs: their mean over speech, which beam search can correct for."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from memsim.errors import InputError
 from memsim.storage.checkpoint import Checkpoint
 
 KEY = "log_prior"
-"""The entry of a checkpoint's metadata that training writes."""
+"""The metadata key under which training stores the prior in a checkpoint."""
 
 
 def measure_log_prior(outputs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """The logarithm of the mean probability of each token [tokens], float64, over all frames.
+    """Return the logarithm of the mean probability of each token over all frames, float64 [tokens].
 
     Args:
-        outputs: of each batch, the log-probabilities [batch, frames, tokens] and lengths [batch] of a CTC model.
+        outputs: the log-probabilities [batch, frames, tokens] and lengths [batch] of a CTC model, for each batch.
 
     Raises ValueError when there is no frame.
     """
@@ -30,17 +30,17 @@ def measure_log_prior(outputs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         total = total + log_probs.double().exp()[valid].sum(dim=0).cpu()
         frames += int(lengths.sum())
     if not frames:
-        raise ValueError("there is no frame to measure a prior of")
+        raise ValueError("there are no frames to measure a prior on")
     return (total / frames).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def to_metadata(log_prior: Tensor) -> dict[str, str]:
-    """What a checkpoint's metadata says of it."""
+    """Return the prior as an entry of a checkpoint's metadata."""
     return {KEY: json.dumps([round(value, 6) for value in log_prior.tolist()])}
 
 
 def stored_log_prior(checkpoint: Checkpoint, tokens: int) -> Tensor | None:
-    """The prior in a checkpoint's metadata [tokens], if there is one. Raises InputError where it is unusable."""
+    """Return the prior [tokens] in a checkpoint's metadata, None without one. Raises InputError for an unusable one."""
     if KEY not in checkpoint.metadata:
         return None
     where = f"{checkpoint.path}: the metadata's {KEY}"

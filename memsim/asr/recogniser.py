@@ -1,4 +1,4 @@
-"""A recogniser: a model, the tokens that it emits and the features that it reads, as one checkpoint holds them."""
+"""Recognisers: a network with its tokens and features, and how one is built and loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,51 +25,57 @@ from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
 Decoder = Callable[[nn.Module, Tensor, Tensor], list[str]]
-"""From a network and what it gave for a batch, [batch, frames', ...] and [batch], to a text each."""
+"""Maps a network and its result for a batch, [batch, frames', ...] and [batch], to the texts of the utterances."""
 
 
 @dataclass(frozen=True)
 class Recogniser:
-    """`model` maps ([batch, frames, mel_bins], [batch]) to ([batch, frames', ...], [batch]).
-
-    What it gives of each frame is its kind's: of a CTC, log-probabilities of the tokens.
-    """
+    """A speech recogniser: a network with its config, its tokens and its decoder."""
 
     model: nn.Module
+    """Maps features [batch, frames, mel_bins] and lengths [batch] to ([batch, frames', ...], [batch]).
+
+    The last dimension depends on the kind (`memsim.asr.kinds`): the log-probabilities of the tokens for CTC.
+    """
     architecture: str
     config: RecogniserConfig
     tokens: Tokens
     text_style: str
     decoder: Decoder | None = None
-    """None: greedy decoding."""
+    """The decoder; None for greedy decoding."""
 
     @property
     def features(self) -> FeatureConfig | WaveformConfig:
+        """The settings of the features that the network reads."""
         return self.config.features
 
     @property
     def kind(self) -> Kind:
+        """The kind of recogniser, CTC or Transducer, which gives the loss and greedy decoding."""
         return find_architecture(self.architecture).kind
 
     def transcribe(self, encoded: Tensor, frames: Tensor) -> list[str]:
-        """Texts, from what `model` gave for a batch."""
+        """Decode the result of `model` for a batch, `encoded` [batch, frames', ...] and `frames` [batch]."""
         with torch.inference_mode():
             if self.decoder is not None:
                 return self.decoder(self.model, encoded, frames)
             return self.kind.transcribe(self.model, encoded, frames, self.tokens)
 
     def losses(self, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """The loss a token of each utterance [batch], likewise; `targets` are the token ids of their texts."""
+        """Return the loss per target token of each utterance [batch], from the result of `model` for a batch.
+
+        `targets` are the token ids of the utterances' texts.
+        """
         with torch.inference_mode():
             return self.kind.losses(self.kind.outputs(self.model, encoded, frames, targets), targets)
 
     def metadata(self) -> dict[str, str]:
-        """What a checkpoint must say besides its tensors to be loaded again."""
+        """Return the metadata with which a checkpoint of the network can be loaded again."""
         return metadata_of(self.architecture, self.config, self.tokens, self.text_style)
 
 
 def metadata_of(architecture: str, config: RecogniserConfig, tokens: Tokens, text_style: str) -> dict[str, str]:
-    """What the checkpoint of such a recogniser says besides its tensors."""
+    """Return the metadata that describe a recogniser in a checkpoint."""
     return {
         "architecture": architecture,
         "architecture_config": config.model_dump_json(),
@@ -79,7 +85,7 @@ def metadata_of(architecture: str, config: RecogniserConfig, tokens: Tokens, tex
 
 
 def load_model_config(name_or_path: str | Path) -> tuple[str, RecogniserConfig]:
-    """The architecture and its config that a name (shipped in configs/models) or YAML file means.
+    """Load the architecture and its config from a YAML file, or by a name shipped in configs/models.
 
     Raises InputError that lists every problem with its file, line and key.
     """
@@ -94,32 +100,33 @@ def load_model_config(name_or_path: str | Path) -> tuple[str, RecogniserConfig]:
 
 
 def build(architecture: str, config: RecogniserConfig, tokens: Tokens, text_style: str) -> Recogniser:
-    """A recogniser with fresh weights, drawn from torch's default generator."""
+    """Build a recogniser with fresh weights, drawn from torch's default generator."""
     config = config.model_copy(update={"tokens": len(tokens)})
     return Recogniser(find_architecture(architecture).build(config), architecture, config, tokens, text_style)
 
 
 def skeleton(checkpoint: Checkpoint) -> Recogniser:
-    """The recogniser that `checkpoint` describes, without its weights. Raises InputError when it describes none."""
-    name = checkpoint.metadata.get("architecture")
-    config, document = stored_config(checkpoint), checkpoint.metadata.get("tokens")
-    architecture = find_architecture(name)
-    if document is None:
+    """Build the recogniser that `checkpoint` describes, without its weights: the model is on the meta device.
+
+    Raises InputError when the metadata describe no recogniser.
+    """
+    config, name = stored_config(checkpoint), checkpoint.metadata["architecture"]
+    if "tokens" not in checkpoint.metadata:
         raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
     try:
-        tokens = tokens_from_json(document)
+        tokens = tokens_from_json(checkpoint.metadata["tokens"])
         if config.tokens != len(tokens):
             raise InputError(f"architecture_config: has {counted(config.tokens, 'token')}, but there are {len(tokens)}")
     except ValueError as error:
         raise _unusable(checkpoint, error) from None
     try:
         with torch.device("meta"):
-            model = architecture.build(config)
-    except InputError:  # of a factory, which is not in the file
+            model = find_architecture(name).build(config)
+    except InputError:  # raised by a factory, which is not in the file
         raise
     except ValueError as error:
         raise _unusable(checkpoint, error) from None
-    return Recogniser(model, str(name), config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+    return Recogniser(model, name, config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
 
 
 def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:
@@ -127,7 +134,7 @@ def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:
 
 
 def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
-    """The config of the architecture that `checkpoint` names. Raises InputError when it names none, or has none."""
+    """Return the config of the architecture that `checkpoint` names. Raises InputError when it has none."""
     if "architecture" not in checkpoint.metadata:
         raise InputError(
             f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; a checkpoint written "
@@ -144,11 +151,11 @@ def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
         fields = parse_json_object(checkpoint.metadata[where], where)
         return Schema(architecture.config).validate(Config.from_mapping(fields, where))
     except InputError as error:
-        raise InputError(f"{checkpoint.path}: unusable metadata: {str(error).splitlines()[0]}") from None
+        raise _unusable(checkpoint, error) from None
 
 
 def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:
-    """Fill `recogniser.model` from the file, in float32, with the quantisers that it was trained with.
+    """Load the weights of a checkpoint, in float32, with the quantisers that the network was trained with.
 
     Raises InputError when tensors are missing or misshapen.
     """
@@ -162,15 +169,17 @@ def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:
 
 
 def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The tensors of the model, floating ones in float32."""
+    """Return the tensors of the model by name, those of floating point in float32."""
     names = [name for name in checkpoint.names if not name.startswith(PREFIX)]
     return {n: t.float() if t.is_floating_point() else t for n, t in checkpoint.tensors(names).items()}
 
 
 def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """`load_state_dict` with one-line errors: missing, unexpected or misshapen tensors are named.
+    """Load `state` into `model`, as `load_state_dict` does, with errors of one line.
 
-    Layers that share a parameter go on sharing it; the file may hold it under one of its names, or, all alike, several.
+    Layers that share a parameter still share it; `state` may hold it under one of its names, or equal under several.
+
+    Raises InputError that begins with `where` and names missing, unexpected and misshapen tensors.
     """
     shared = shared_parameters(model)
     state = with_shared(model, state, where)
@@ -184,9 +193,9 @@ def assign_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None
 
 
 def with_shared(model: nn.Module, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """`state` with each parameter that layers of `model` share under all of its names, one of which is enough.
+    """Return `state` with each parameter that layers of `model` share under all of its names; one of them is enough.
 
-    Raises InputError where the tensors of these names differ.
+    Raises InputError that begins with `where` when the tensors of these names differ.
     """
     filled = dict(state)
     for names in shared_parameters(model):
@@ -202,7 +211,7 @@ def with_shared(model: nn.Module, state: Mapping[str, Tensor], where: str) -> di
 
 
 def shared_parameters(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter that has several."""
+    """Return the names of each parameter that has several."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
@@ -210,7 +219,7 @@ def shared_parameters(model: nn.Module) -> list[list[str]]:
 
 
 def describe_misfits(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """The first tensors of `state` that `model` does not have like this, and how many more; empty where all fit."""
+    """Name the first tensors of `state` that do not fit `model`, and how many more there are; empty where all fit."""
     expected = model.state_dict()
     problems = [f"{n} is missing" for n in expected if n not in state]
     problems += [f"{n} is unexpected" for n in state if n not in expected]
@@ -229,5 +238,5 @@ def describe_misfits(model: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def load_recogniser(checkpoint: Checkpoint) -> Recogniser:
-    """The recogniser of a `model` checkpoint: in full precision, unless it was trained for fewer bits."""
+    """Load the recogniser of a `model` checkpoint: in full precision, unless it was trained for fewer bits."""
     return load_weights(skeleton(checkpoint), checkpoint)

@@ -1,4 +1,4 @@
-"""Running a recogniser over batches of speech: outputs, transcripts, calibration inputs and the prior."""
+"""Runs of a recogniser over batches of speech, for its outputs, transcripts, calibration inputs and prior."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from memsim.asr.corpora import Utterance
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
+from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
 from memsim.nn.calibration import CalibrationData
 from memsim.nn.finite import first_not_finite
@@ -22,13 +22,13 @@ PRIOR_UTTERANCES = 2000
 
 
 Progress = Callable[[str, float], None]
-"""Told which pass is running and the fraction of it that is done."""
+"""Called with the name of the running pass and the fraction of it that is done."""
 
 
 def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Each batch with what the network gives of its frames [batch, frames', ...], and how many those are [batch].
+    """Yield each batch with the network's outputs [batch, frames', ...] and their numbers of frames [batch].
 
-    Raises FloatingPointError, naming the layer, where that holds NaN.
+    Raises FloatingPointError that names the first layer whose output holds NaN or Inf, where the outputs hold NaN.
     """
     mapping = mapping_or_none(recogniser)
     device = _device(recogniser.model)
@@ -49,7 +49,7 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
 
 
 def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:
-    """Transcripts by the utterances' numbers, of whichever batches are given."""
+    """Return the transcripts of the utterances of `batches`, by the utterances' numbers."""
     texts: dict[int, str] = {}
     for batch, encoded, frames in outputs(recogniser, batches):
         texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
@@ -57,7 +57,7 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, st
 
 
 def mapping_or_none(recogniser: Recogniser) -> ChipMapping | None:
-    """What of the recogniser is on arrays; None where it is on no chip."""
+    """Return the mapping of the recogniser's network; None where it is not mapped."""
     mapping = getattr(recogniser.model, "mapping", None)
     return mapping if isinstance(mapping, ChipMapping) else None
 
@@ -73,9 +73,9 @@ def calibration_data(
     source: FeatureSource,
     progress: Progress = lambda name, done: None,
 ) -> CalibrationData:
-    """About 200 utterances, evenly taken, heard one at a time, so that there is no padding.
+    """Return calibration data of about 200 utterances, evenly spaced, one at a time, so that there is no padding.
 
-    They are transcribed, so that layers that only decoding calls are reached.
+    The utterances are transcribed, so that layers that only decoding calls are measured, too.
     """
     device = _device(recogniser.model)
     chosen = _evenly(utterances, STATISTICS_UTTERANCES)
@@ -95,16 +95,16 @@ def calibration_data(
 def input_statistics(
     recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource
 ) -> dict[str, InputStatistics]:
-    """The statistics of the inputs of all matrices that can be mapped, of `calibration_data`."""
+    """Return the statistics of the inputs of all matrices that can be mapped, measured on `calibration_data`."""
     return calibration_data(recogniser, utterances, source).statistics()
 
 
 def output_prior(recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> Tensor:
-    """The prior [tokens] of a CTC's outputs, of about 2000 utterances, evenly taken."""
+    """Return the log prior [tokens] of a CTC network's outputs on about 2000 utterances, evenly spaced."""
     batches = evaluation_batches(_evenly(utterances, PRIOR_UTTERANCES), source)
     return measure_log_prior((log_probs, lengths) for _, log_probs, lengths in outputs(recogniser, batches))
 
 
 def _evenly(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
-    """About so many of them, evenly taken; all where they are fewer."""
+    """Return about `count` of the utterances, evenly spaced; all where there are fewer."""
     return utterances[:: max(1, len(utterances) // count)]

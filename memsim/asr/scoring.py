@@ -15,10 +15,10 @@ from memsim.units import counted
 
 @dataclass(frozen=True)
 class Score:
-    """Errors of hypotheses against references. Rates are fractions of the references (0.25 is 25 %) and may exceed 1.
+    """The errors of hypotheses against references.
 
-    `hits`, `substitutions`, `insertions` and `deletions` count words; `words` and `characters` (spaces included) are
-    what the references hold.
+    Rates are fractions of the references (0.25 is 25 %) and may exceed 1. `hits`, `substitutions`, `insertions` and
+    `deletions` count words; `words` and `characters` (spaces included) count the references.
     """
 
     wer: float
@@ -30,14 +30,14 @@ class Score:
     words: int
     characters: int
     utterance_errors: tuple[tuple[int, int], ...]
-    """Of each utterance: (word errors, words of its reference)."""
+    """(word errors, words of the reference) of each utterance."""
     references: tuple[str, ...]
     hypotheses: tuple[str, ...]
     loss: float | None = None
-    """The recogniser's own, a token, as a mean over utterances; None where it was not computed."""
+    """The recogniser's loss per token, as a mean over utterances; None where it was not computed."""
 
     def to_dict(self) -> dict[str, float | int]:
-        """The entries of a result file."""
+        """Return the entries of a result file."""
         return {
             "wer": self.wer,
             "cer": self.cer,
@@ -49,24 +49,25 @@ class Score:
         }
 
     def worst(self, count: int) -> list[int]:
-        """The numbers of the utterances with the most word errors, at most `count`, none of them without."""
+        """Return the numbers of at most `count` utterances with word errors, the most errors first."""
         wrong = [i for i, (errors, _) in enumerate(self.utterance_errors) if errors]
         return sorted(wrong, key=lambda i: (-self.utterance_errors[i][0], self.utterance_errors[i][1]))[:count]
 
     def to_detailed_dict(self) -> dict[str, Any]:
-        """`to_dict` and the word errors of every utterance."""
+        """Return `to_dict` with the word errors of every utterance."""
         return {**self.to_dict(), "utterance_errors": [errors for errors, _ in self.utterance_errors]}
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
-    """The errors of `hypotheses`, any of which may be empty, against the `references` at the same places.
+    """Count the errors of `hypotheses`, which may be empty, against the `references` at the same places.
 
-    Both are compared in the form of `canonical`, and else as they are: bring them into one text style first. Raises
-    InputError when their numbers differ or the references hold no words, as then there is no rate.
+    Both are compared in the form of `canonical`; the caller brings them into one text style first.
+
+    Raises InputError when their numbers differ, or when the references hold no words, so that there is no rate.
     """
     if len(references) != len(hypotheses):
         raise InputError(
-            f"{counted(len(references), 'reference')} but {len(hypotheses)} hypotheses; each needs the other"
+            f"{counted(len(references), 'reference')} but {len(hypotheses)} hypotheses; there must be one for each"
         )
     if not any(reference.strip() for reference in references):
         raise InputError(
@@ -94,7 +95,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
 
 
 def align(reference: str, hypothesis: str) -> str:
-    """Three lines as sclite has them: both texts word under word, asterisks where one lacks a word, and S, D or I."""
+    """Return three lines as sclite prints them: the texts word under word, `*` for missing words, and S, D or I."""
     counted = jiwer.process_words([reference], [hypothesis])
     shown: str = jiwer.visualize_alignment(counted, show_measures=False, skip_correct=False)
     return shown.partition("\n\n")[2].rstrip()

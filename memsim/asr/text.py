@@ -1,4 +1,4 @@
-"""The conventions by which transcripts are written; a word error rate has to name its own.
+"""Conventions of writing transcripts, which a word error rate depends on.
 
 TED-LIUM writes `it 's`, in two words. Kaldi's recipe joins them before scoring; RWTH's systems, the paper's among
 them, keep them split, which gives more and easier words. The same recogniser has another WER under each.
@@ -16,10 +16,10 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u02bc\uff07", "'"))
 
 
 def canonical(text: str) -> str:
-    """`text` in Unicode's composed form (NFC), with typographic apostrophes (U+2019, U+02BC, U+FF07) as `'`.
+    """Return `text` in Unicode's composed form (NFC), with typographic apostrophes (U+2019, U+02BC, U+FF07) as `'`.
 
-    Transcripts, hypotheses, lexicons and language models are compared in this form, whatever wrote them. An opening
-    quotation mark (U+2018) stays.
+    Transcripts, hypotheses, lexicons and language models are compared in this form. An opening quotation mark (U+2018)
+    is kept.
     """
     return unicodedata.normalize("NFC", text.translate(_APOSTROPHES))
 
@@ -33,7 +33,7 @@ def _joined(text: str) -> str:
 
 
 TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _split}
-"""By name, what each style does to a transcript. Both lower-case it and leave one space between words.
+"""Functions that bring a transcript into a style, by the style's name. Both lower-case it and leave single spaces.
 
 - `kaldi`: a word that begins with an apostrophe is joined to the one before: `it 's` -> `it's`
   (Kaldi, egs/tedlium/s5_r2, local/join_suffix.py).
@@ -42,7 +42,7 @@ TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _sp
 
 
 def normalise(text: str, style: str = "kaldi") -> str:
-    """`text` in the convention `style`, a key of TEXT_STYLES. Applying it twice changes nothing more.
+    """Return `text` in the convention `style`, a key of TEXT_STYLES. Applying it twice changes nothing more.
 
     Raises InputError for an unknown style.
     """

@@ -1,4 +1,4 @@
-"""What the recogniser's outputs stand for, with the CTC blank before them: characters, phonemes, or pieces of words."""
+"""Tokens: the meanings of a recogniser's outputs, which are characters, phonemes or pieces of words."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import io
 import json
 import unicodedata
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from memsim.asr.extras import require
 from memsim.asr.lexicon import Lexicon
@@ -19,51 +20,60 @@ from memsim.config.json_input import parse_json
 from memsim.errors import InputError
 from memsim.units import counted
 
+BLANK = 0
+"""The id of the blank of CTC and Transducers in all tables of tokens."""
 
-class Tokens(Protocol):
-    """The classes of a recogniser's output and what texts they spell. Id 0 is the blank."""
+
+class Tokens(ABC):
+    """A table of tokens: the classes of a recogniser's output, and the texts that they spell.
+
+    Its length is the number of classes, the blank included.
+    """
 
     kind: ClassVar[str]
-    blank_id: ClassVar[int]
-
-    @property
-    def vocab_size(self) -> int:
-        """The number of output classes, the blank included."""
 
     @property
     def separator_id(self) -> int | None:
         """The token that stands between words; None where words follow each other without one."""
+        return None
 
-    def __len__(self) -> int:
-        """`vocab_size`."""
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, none of them the blank. Raises InputError naming the first thing that has no token."""
+        """Return the ids of `text`, none of them the blank.
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, in which a blank stands for nothing; collapsing repeats is the decoder's work.
-
-        Raises ValueError for an id outside [0, vocab_size).
+        Raises InputError that names the first character or word without a token.
         """
 
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`; blanks spell nothing, and repeats are not merged, as decoders do that.
+
+        Raises ValueError for an id outside [0, len(tokens)).
+        """
+
+    @abstractmethod
     def spellings(self, word: str) -> list[tuple[int, ...]]:
-        """The ways to write `word`, without a separator; none where there is no token for a part of it."""
+        """Return the ways to write `word`, without a separator; none where a part of it has no token."""
 
+    @abstractmethod
     def missing(self, word: str) -> list[str]:
-        """What of `word` has no token: characters, or the whole word where tokens are phonemes."""
+        """Return the parts of `word` that have no token: characters, or the whole word where tokens are phonemes."""
 
+    @abstractmethod
     def to_json(self) -> str:
-        """The `tokens` entry of a checkpoint's metadata."""
+        """Return the `tokens` entry of a checkpoint's metadata."""
 
 
 @dataclass(frozen=True)
-class CharacterTokens:
-    """Characters as CTC labels: id 0 is the blank, id i the i-th of `characters`; the space divides words."""
+class CharacterTokens(Tokens):
+    """Characters as tokens: id i is the i-th of `characters`, counted from 1; the space divides words."""
 
     characters: tuple[str, ...]
 
     kind: ClassVar[str] = "characters"
-    blank_id: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if any(len(character) != 1 for character in self.characters):
@@ -73,52 +83,54 @@ class CharacterTokens:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> CharacterTokens:
-        """The characters that occur in `texts`, sorted, with the space always among them."""
+        """Return the characters that occur in `texts`, sorted, with the space always among them."""
         return cls(tuple(sorted({" "}.union(*texts))))
 
     @property
-    def vocab_size(self) -> int:
-        return len(self.characters) + 1
-
-    @property
     def separator_id(self) -> int | None:
+        """The id of the space; None without one."""
         return self._ids.get(" ")
 
     def __len__(self) -> int:
-        return self.vocab_size
+        return len(self.characters) + 1
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {character: i for i, character in enumerate(self.characters, start=self.blank_id + 1)}
+        return {character: i for i, character in enumerate(self.characters, start=BLANK + 1)}
 
     def encode(self, text: str) -> list[int]:
+        """Return the ids of the characters of `text`. Raises InputError for a character without a token."""
         if odd := self.missing(text):
             known = "".join(self.characters)
             raise InputError(f"no token for the character {odd[0]!r}; there are tokens for {known!r}")
         return [i for character in text for i in self._ids_of(character)]
 
     def _ids_of(self, character: str) -> list[int]:
-        """Those of a character, or of another way to write it: decomposed, a typographic apostrophe; else none."""
+        """Return the ids of a character, or of its decomposed form, or of the typographic apostrophe; else none."""
         for way in (character, unicodedata.normalize("NFD", character), *("\u2019" if character == "'" else "")):
             if set(way) <= self._ids.keys():
                 return [self._ids[part] for part in way]
         return []
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Return the characters of `ids`. Raises ValueError for an id that is out of range."""
         return "".join(_symbols(ids, ("", *self.characters)))
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
+        """Return the one way to write `word`, or none where a character has no token."""
         return [] if self.missing(word) else [tuple(self.encode(word))]
 
     def missing(self, word: str) -> list[str]:
+        """Return the characters of `word` without a token."""
         return [character for character in word if not self._ids_of(character)]
 
     def to_json(self) -> str:
+        """Return the kind and the characters as JSON."""
         return json.dumps({"kind": self.kind, "characters": list(self.characters)})
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> CharacterTokens:
-        """What `to_json` wrote, read as JSON."""
+        """Return the tokens of an object that `to_json` wrote. Raises InputError for any other."""
         characters = fields.get("characters")
         if not isinstance(characters, list) or not all(isinstance(character, str) for character in characters):
             raise InputError("tokens: `characters` must be a list of strings")
@@ -130,17 +142,16 @@ _MAX_LEXICON_BYTES = 1 << 28  # ten million words; a few bytes can unpack to mor
 
 
 @dataclass(frozen=True)
-class PhonemeTokens:
-    """Phonemes, each once as it is inside a word and once (`AH#`) as it ends one, and the lexicon that words come from.
+class PhonemeTokens(Tokens):
+    """Phonemes as tokens, each twice: inside a word (`AH`) and at its end (`AH#`); the lexicon spells the words.
 
-    A word is written as its first pronunciation. Phonemes are read as the first word in the lexicon that has them.
+    A word is encoded as its first pronunciation. Phonemes are decoded as the first word of the lexicon that has them.
     """
 
     phonemes: tuple[str, ...]
     lexicon: Lexicon
 
     kind: ClassVar[str] = "phonemes"
-    blank_id: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if not self.phonemes or any(not p or p.endswith(END_OF_WORD) for p in self.phonemes):
@@ -154,23 +165,15 @@ class PhonemeTokens:
 
     @classmethod
     def from_lexicon(cls, lexicon: Lexicon, texts: Iterable[str]) -> PhonemeTokens:
-        """All phonemes of `lexicon`; of words that are said alike, the one that is more frequent in `texts` counts."""
+        """Return all phonemes of `lexicon`; homophones are decoded as the most frequent one in `texts`."""
         return cls(lexicon.phonemes(), lexicon.frequent_first(texts))
 
-    @property
-    def vocab_size(self) -> int:
-        return 2 * len(self.phonemes) + 1
-
-    @property
-    def separator_id(self) -> int | None:
-        return None
-
     def __len__(self) -> int:
-        return self.vocab_size
+        return 2 * len(self.phonemes) + 1
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
-        """Of each id; the blank's is empty."""
+        """The symbol of each id; that of the blank is empty."""
         return ("", *self.phonemes, *(f"{phoneme}{END_OF_WORD}" for phoneme in self.phonemes))
 
     @cached_property
@@ -186,6 +189,7 @@ class PhonemeTokens:
         return words
 
     def encode(self, text: str) -> list[int]:
+        """Return the phonemes of the words of `text`. Raises InputError for a word that the lexicon lacks."""
         ids: list[int] = []
         for word in text.split():
             ways = self.spellings(word)
@@ -195,7 +199,10 @@ class PhonemeTokens:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words by their phonemes; phonemes that are no word's stay, joined by underscores."""
+        """Return the words of the phonemes `ids`; phonemes that spell no word are joined by underscores.
+
+        Raises ValueError for an id that is out of range.
+        """
         words: list[str] = []
         open_word: list[str] = []
         for symbol in _symbols(ids, self.symbols):
@@ -207,22 +214,25 @@ class PhonemeTokens:
         return " ".join([*words, *(["_".join(open_word)] if open_word else [])])
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
+        """Return the pronunciations of `word`, none where the lexicon lacks it."""
         ways = self.lexicon.pronunciations.get(word, ())
         return [self._spelled(way) for way in ways]
 
     def missing(self, word: str) -> list[str]:
+        """Return `word` where the lexicon lacks it, else nothing."""
         return [] if self.spellings(word) else [word]
 
     def _spelled(self, way: Sequence[str]) -> tuple[int, ...]:
         return tuple(self._ids[symbol] for symbol in (*way[:-1], f"{way[-1]}{END_OF_WORD}"))
 
     def to_json(self) -> str:
+        """Return the kind, the phonemes and the lexicon (compressed, in base64) as JSON."""
         lexicon = base64.b64encode(zlib.compress(self.lexicon.to_text().encode(), 9)).decode()
         return json.dumps({"kind": self.kind, "phonemes": list(self.phonemes), "lexicon": lexicon})
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> PhonemeTokens:
-        """What `to_json` wrote, read as JSON."""
+        """Return the tokens of an object that `to_json` wrote. Raises InputError for any other."""
         phonemes, packed = fields.get("phonemes"), fields.get("lexicon")
         if not isinstance(phonemes, list) or not all(isinstance(phoneme, str) for phoneme in phonemes):
             raise InputError("tokens: `phonemes` must be a list of strings")
@@ -237,25 +247,24 @@ class PhonemeTokens:
 
 
 @dataclass(frozen=True)
-class PieceTokens:
-    """Pieces of words that byte-pair encoding found, as a model of the package sentencepiece has them.
+class PieceTokens(Tokens):
+    """Pieces of words that byte-pair encoding found, in a model of the package sentencepiece.
 
-    Its id 0, which stands for what it does not know, is never written: it serves as the blank.
+    The model's id 0, its unknown piece, is never written and serves as the blank.
     """
 
     model: bytes
 
     kind: ClassVar[str] = "pieces"
-    blank_id: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        _ = self._processor  # a broken model is told now
+        _ = self._processor  # so that a broken model is an error now
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], vocab_size: int) -> PieceTokens:
-        """The byte-pair encoding of `texts` with so many tokens, the blank included.
+        """Learn the byte-pair encoding of `texts` with `vocab_size` tokens, the blank included.
 
-        Raises InputError where the texts give no such number.
+        Raises InputError where the texts do not give that many.
         """
         sentencepiece = require("sentencepiece", "tokens of word pieces")
         model = io.BytesIO()
@@ -266,7 +275,7 @@ class PieceTokens:
                 model_type="bpe",
                 vocab_size=vocab_size,
                 character_coverage=1.0,
-                unk_id=cls.blank_id,
+                unk_id=BLANK,
                 bos_id=-1,
                 eos_id=-1,
                 num_threads=1,
@@ -284,45 +293,42 @@ class PieceTokens:
             processor = sentencepiece.SentencePieceProcessor(model_proto=self.model)
         except RuntimeError:
             raise InputError("tokens: `model` is no model of sentencepiece") from None
-        if processor.unk_id() != self.blank_id:
+        if processor.unk_id() != BLANK:
             raise InputError(f"tokens: the model's unknown piece has the id {processor.unk_id()}, not the blank's")
         return processor
 
-    @property
-    def vocab_size(self) -> int:
+    def __len__(self) -> int:
         return int(self._processor.vocab_size())
 
-    @property
-    def separator_id(self) -> int | None:
-        return None
-
-    def __len__(self) -> int:
-        return self.vocab_size
-
     def encode(self, text: str) -> list[int]:
+        """Return the pieces of `text`. Raises InputError for a character that no piece has."""
         ids: list[int] = self._processor.encode(text)
-        if self.blank_id in ids:
-            odd = next(c for c in text if self.blank_id in self._processor.encode(c))
+        if BLANK in ids:
+            odd = next(c for c in text if BLANK in self._processor.encode(c))
             raise InputError(f"no token for the character {odd!r}; it is in none of the word pieces")
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        pieces = ["", *(self._processor.id_to_piece(i) for i in range(1, self.vocab_size))]
+        """Return the text of the pieces `ids`. Raises ValueError for an id that is out of range."""
+        pieces = ["", *(self._processor.id_to_piece(i) for i in range(1, len(self)))]
         return "".join(_symbols(ids, pieces)).replace("\u2581", " ").strip()
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
+        """Return the pieces of `word`, none where a character has no token."""
         ids = tuple(self._processor.encode(word))
-        return [ids] if ids and self.blank_id not in ids else []
+        return [ids] if ids and BLANK not in ids else []
 
     def missing(self, word: str) -> list[str]:
-        return [] if self.spellings(word) else [c for c in word if self.blank_id in self._processor.encode(c)]
+        """Return the characters of `word` that no piece has."""
+        return [] if self.spellings(word) else [c for c in word if BLANK in self._processor.encode(c)]
 
     def to_json(self) -> str:
+        """Return the kind and the model (in base64) as JSON."""
         return json.dumps({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> PieceTokens:
-        """What `to_json` wrote, read as JSON."""
+        """Return the tokens of an object that `to_json` wrote. Raises InputError for any other."""
         return cls(_unpacked(fields.get("model"), "model"))
 
 
@@ -334,7 +340,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any]], Tokens]] = {
 
 
 def tokens_from_json(document: str) -> Tokens:
-    """The tokens that `to_json` wrote. Raises InputError for anything else."""
+    """Return the tokens of a document that `to_json` wrote. Raises InputError for any other."""
     fields = parse_json(document, "tokens")
     kind = fields.get("kind") if isinstance(fields, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:

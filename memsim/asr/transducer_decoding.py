@@ -1,8 +1,8 @@
 """The loss of a Transducer, and its decoding: greedy, and by a beam over alignments of equal length.
 
-All functions take what the network gave for a batch: `encoded` [batch, frames', joiner_width] and `frames` [batch].
-Prediction network and joiner are read in an order that depends on the batch alone, so that the noise of simulated
-arrays, which is keyed by the batch and the number of the read, is the same each time.
+All functions take the network's result for a batch: `encoded` [batch, frames', joiner_width] and `frames` [batch].
+The prediction network and the joiner are called in an order that depends on the batch alone, so that the noise of
+simulated arrays, whose key is the batch and the number of the read, is the same each time.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.models.frontend import frame_mask
 from memsim.asr.models.transducer import State, Transducer
+from memsim.asr.tokens import BLANK
 
-BLANK = 0
 MAX_TOKENS_PER_FRAME = 10
-"""After so many tokens in one frame, greedy decoding moves on: a network may never ask for it."""
+"""The most tokens of a frame in greedy decoding, as a network may never emit the blank."""
 BEAM_WIDTH = 8
 
 
 def lattice(model: Transducer, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the next token, at each frame after each number of the target's tokens, and which count.
+    """Return the log-probabilities of the next token at each frame after each number of target tokens.
 
-    [batch, frames'', targets + 1, tokens], float32, cut to the longest utterance and the longest target, and
-    [batch, frames'', targets + 1].
+    The first result is [batch, frames'', targets + 1, tokens], float32, cut to the longest utterance and the longest
+    target; the second is [batch, frames'', targets + 1], true where a place belongs to its utterance.
     """
     longest = max(1, int(frames.max()))
     padded = pad_sequence(list(targets), batch_first=True, padding_value=BLANK).to(encoded.device)
@@ -40,11 +40,11 @@ def lattice(model: Transducer, encoded: Tensor, frames: Tensor, targets: Sequenc
 
 
 def transducer_losses(log_probs: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """The Transducer loss a token of each utterance [batch]; 0 where it has no frame.
+    """Return the Transducer loss per target token of each utterance [batch]; 0 where it has no frame.
 
-    `log_probs` are those of `lattice`.
+    `log_probs` come from `lattice`.
     """
-    from torchaudio.functional import rnnt_loss  # here, as recognisers of other kinds do without it
+    from torchaudio.functional import rnnt_loss  # here, as recognisers of other kinds do not need it
 
     lengths = _lengths(targets, frames)
     losses: Tensor = rnnt_loss(
@@ -64,9 +64,9 @@ def _lengths(targets: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 def greedy(model: Transducer, encoded: Tensor, frames: Tensor) -> list[list[int]]:
-    """The tokens that the most probable steps give, of each utterance.
+    """Return the tokens of the most probable steps of each utterance.
 
-    Utterances take their steps together, each at its own frame: a token, or with the blank on to the next frame.
+    All utterances take their steps together, each at its own frame: a token, or the blank and on to the next frame.
     """
     batch = len(encoded)
     found: list[list[int]] = [[] for _ in range(batch)]
@@ -90,33 +90,33 @@ def greedy(model: Transducer, encoded: Tensor, frames: Tensor) -> list[list[int]
     return found
 
 
-Tokens = tuple[int, ...]
-_Place = tuple[int, Tokens]  # an utterance by its number, and what of it is found
+TokenIds = tuple[int, ...]
+_Place = tuple[int, TokenIds]  # the number of an utterance, and the tokens found so far
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Tokens, and the logarithm of the probability of all alignments of them that the beam has kept."""
+    """A sequence of tokens, and the logarithm of the summed probability of its alignments that the beam has kept."""
 
-    tokens: Tokens
+    tokens: TokenIds
     log_prob: float
 
 
 @dataclass
 class _Beam:
-    """The hypotheses of one utterance that have taken equally many steps, and those that are through all frames."""
+    """The hypotheses of one utterance: live ones, all after equally many steps, and those that are past all frames."""
 
     frames: int
     max_tokens: int
-    live: dict[Tokens, float]
-    done: dict[Tokens, float] = field(default_factory=dict)
+    live: dict[TokenIds, float]
+    done: dict[TokenIds, float] = field(default_factory=dict)
 
     def step(self, tops: Sequence[Sequence[tuple[int, float]]], blanks: Sequence[float], steps: int) -> None:
-        """From `steps` steps to one more; of each live hypothesis, its best tokens and the blank's log-probability.
+        """Take one step more after `steps`, with the best tokens and the blank's log-probability of each hypothesis.
 
-        Two ways to the same tokens meet here and add up: both are then in the same frame.
+        Two ways to the same tokens are in the same frame, and their probabilities are added.
         """
-        reached: dict[Tokens, float] = {}
+        reached: dict[TokenIds, float] = {}
         for (tokens, log_prob), best, blank in zip(self.live.items(), tops, blanks, strict=True):
             if steps - len(tokens) == self.frames - 1:
                 self.done[tokens] = log_prob + blank
@@ -128,7 +128,7 @@ class _Beam:
         self.live = reached
 
     def prune(self, width: int) -> None:
-        """Keep the best; none, when all that is alive together cannot come before `width` that are done."""
+        """Keep the `width` best live hypotheses; none once all of them together cannot beat `width` finished ones."""
         kept = sorted(self.live.items(), key=lambda item: (-item[1], item[0]))[:width]
         done = sorted(self.done.values(), reverse=True)
         alive = math.log(sum(math.exp(log_prob - kept[0][1]) for _, log_prob in kept)) + kept[0][1] if kept else 0.0
@@ -142,16 +142,16 @@ class _Beam:
 def beam_search(
     model: Transducer, encoded: Tensor, frames: Tensor, width: int = BEAM_WIDTH, max_tokens: int | None = None
 ) -> list[list[Hypothesis]]:
-    """The up to `width` best hypotheses of each utterance, the best one first.
+    """Return up to `width` best hypotheses of each utterance, the best one first.
 
     Alignment-length synchronous decoding (Saon et al., ICASSP 2020): after i steps, tokens and blanks together, a
-    hypothesis of u tokens is in frame i - u; the `width` best of equally many steps go on. With a beam that is wide
-    enough the result is exact: the most probable tokens of up to `max_tokens` (default: twice the frames), over all of
-    their alignments.
+    hypothesis of u tokens is in frame i - u, and the `width` best hypotheses are kept. With a beam that is wide enough
+    the result is exact: the most probable sequences of up to `max_tokens` tokens (default: twice the frames), over all
+    of their alignments.
     """
     counts = [int(count) for count in frames.tolist()]
     beams = [_Beam(n, 2 * n if max_tokens is None else max_tokens, {(): 0.0} if n else {}) for n in counts]
-    places: list[_Place] = [(index, ()) for index, beam in enumerate(beams) if beam.live]  # whose are the rows below
+    places: list[_Place] = [(index, ()) for index, beam in enumerate(beams) if beam.live]  # one a row of `predicted`
     begun: dict[_Place, int] = {(index, ()): index for index in range(len(beams))}
     predicted, state = _rows_of(model, places, begun, *_begun(model, encoded, len(beams)))
     steps = 0
@@ -181,7 +181,7 @@ def beam_search(
 def _rows_of(
     model: Transducer, places: Sequence[_Place], rows: dict[_Place, int], predicted: Tensor, state: State
 ) -> tuple[Tensor, State]:
-    """Projections and states of `places`: those in `rows` are known, others come of the same without its last token."""
+    """Return projections and states of `places`: known ones by `rows`, others from the place without its last token."""
     new = [place for place in places if place not in rows]
     if new:
         parents = torch.tensor([rows[index, tokens[:-1]] for index, tokens in new], device=predicted.device)
@@ -194,20 +194,20 @@ def _rows_of(
     return predicted[chosen], (state[0][:, chosen], state[1][:, chosen])
 
 
-def _add(reached: dict[Tokens, float], tokens: Tokens, log_prob: float) -> None:
-    """log(exp(a) + exp(b)), of what is there and what comes."""
+def _add(reached: dict[TokenIds, float], tokens: TokenIds, log_prob: float) -> None:
+    """Add a log-probability to that of `tokens`: log(exp(a) + exp(b))."""
     there = reached.get(tokens, -math.inf)
     low, high = sorted((there, log_prob))
     reached[tokens] = high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 def _begun(model: Transducer, encoded: Tensor, batch: int) -> tuple[Tensor, State]:
-    """Of `batch` hypotheses without tokens: projections [batch, joiner_width], and states."""
+    """Return the projections [batch, joiner_width] and states of `batch` hypotheses without tokens."""
     predicted, state = model.predict(torch.full((batch, 1), BLANK, device=encoded.device))
     return predicted[:, 0], state
 
 
 def _after(model: Transducer, tokens: Tensor, state: State, rows: Tensor) -> tuple[Tensor, State]:
-    """Projections [n, joiner_width] and states after one more token [n] each, from the `rows` of `state`."""
+    """Return projections [n, joiner_width] and states after one more token [n] each, from the `rows` of `state`."""
     predicted, after = model.predict(tokens[:, None], (state[0][:, rows], state[1][:, rows]))
     return predicted[:, 0], after

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memsim.asr import corpora
 from memsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 HARDWARE_PANEL = "Hardware"
 DATA_PANEL = "Data"
-DATA = "demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl)"
+DATA = f"{', '.join(corpora.NAMES)}, or a manifest (.tsv, .jsonl)"
 
 Hardware = Annotated[
     str | None,

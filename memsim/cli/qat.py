@@ -133,7 +133,7 @@ def command(
     _require_new_files(files, json_file, [init, init_encoder], resume=resume, force=force)
     with noted_stop_signals() as stop_request, files.held():
         from memsim.asr.corpora import load_corpus, with_unwritable
-        from memsim.asr.external import load_architecture, own_tokens
+        from memsim.asr.external import load_architecture
         from memsim.asr.recogniser import load_model_config
         from memsim.cli.caveats import say_of_prefixes
         from memsim.cli.progress import say
@@ -172,7 +172,7 @@ def command(
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, data))}
         if init is None:
             root = _root(data[0], data_root)
-            written = own_tokens(model_config) or make_tokens(targets, texts, data[0], root)
+            written = model_config.own_tokens or make_tokens(targets, texts, data[0], root)
             recogniser = initialise.fresh(model_kind, model_config, written, text_style, seed)
             if init_encoder is not None:
                 provenance["init_encoder_sha256"] = initialise.load_encoder(recogniser, init_encoder, recipe.model)

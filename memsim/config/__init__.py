@@ -1,1 +1,1 @@
-"""Reading and checking YAML and JSON: keys, bases, near misses, and the files that memsim ships."""
+"""Configs in YAML and JSON: reading, checking and merging them, and the files that memsim ships."""

@@ -1,4 +1,4 @@
-"""Configs that say what they change of another one, which they name as their `base`."""
+"""Configs that change keys of another config, which they name as their `base`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from memsim.errors import InputError
 from memsim.storage.files import is_file
 
 
-def _as_it_is(data: dict[str, Any], folder: Path) -> None:
-    pass
-
-
 def seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
-    """Where `key` names a file in `folder`, make that file its value."""
+    """Replace the value of `key` by the path of the file that it names in `folder`, if there is one."""
     name = section.get(key)
     if isinstance(name, str) and is_file(folder / name):
         section[key] = str(folder / name)
@@ -27,29 +23,28 @@ def seen_from(folder: Path, section: dict[str, Any], key: str) -> None:
 
 @dataclass(frozen=True)
 class Bases:
-    """Reads configs of a kind, shipped in configs/<kind>, with their bases."""
+    """A reader of configs of one kind, which are shipped in configs/<kind>, and of their bases."""
 
     kind: str
     schema: Schema[Any]
-    prepare: Callable[[dict[str, Any], Path], None] = _as_it_is
-    """Completes the keys of a file, which lies in the folder that it is told, before they are merged."""
+    prepare: Callable[[dict[str, Any], Path], None]
+    """Called with the keys of a file and the folder of the file, to complete the keys before they are merged."""
 
     def read(self, source: str | Path) -> Config:
-        """The config that a name or path means, merged over its bases. One without a `name` takes its file's."""
+        """Read the config that a name or path means, merged over its bases.
+
+        A config without a `name` takes that of its file. Raises InputError when the file cannot be read; problems with
+        its bases are in the config's `problems`.
+        """
         return self._read(source, Path(), ())
 
     def resolve(self, config: Config) -> Config:
-        """`config` merged over its bases, which are seen from the current folder."""
+        """Return `config` merged over its bases, whose relative paths start from the current folder."""
         return self._merged(config, Path(), ())
 
     def _read(self, source: str | Path, folder: Path, seen: tuple[Path, ...]) -> Config:
-        """Seen from `folder`; `seen` leads to it."""
-        try:
-            path = folder / source if (folder / source).is_file() else find_config(self.kind, source, near=folder)
-        except (InputError, OSError) as error:
-            raise InputError(
-                f"{source}: is a folder; expected a YAML file" if _is_dir(source) else str(error)
-            ) from None
+        """Read a config whose relative path starts from `folder`; `seen` are the configs that lead to it."""
+        path = folder / source if is_file(folder / source) else find_config(self.kind, source, near=folder)
         place = path.absolute()
         if place in seen:
             chain = " -> ".join(step.name for step in (*seen[seen.index(place) :], place))
@@ -68,16 +63,9 @@ class Bases:
             if not isinstance(base, str):
                 raise InputError("expected the name or file of another one")
             below = self._read(base, folder, seen)
-        except InputError as error:  # said with all else that is wrong
+        except InputError as error:  # reported together with all other problems
             return replace(config, problems=(f"{mark}: {error}", *config.problems), incomplete=True)
-        if below.incomplete:  # whose first problem says why
+        if below.incomplete:  # its first problem says why
             why, *others = below.problems
             below = replace(below, problems=(f"{mark}: {why}", *others))
         return replace(self.schema.merge(below, config), base=below)
-
-
-def _is_dir(source: str | Path) -> bool:
-    try:
-        return Path(source).is_dir()
-    except OSError:
-        return False

@@ -1,4 +1,4 @@
-"""In what a config differs from the one that it started from, key by key, and how a title says so."""
+"""Changes of a config from the one that it started from, key by key, and the title that names them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from memsim.config.schema import Section
 from memsim.errors import InputError
 
 _LONG = 60
-"""Characters of a value that a title shows."""
+"""The most characters of a value that a title shows."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What was changed of the config called `base`: dotted keys and their values now, plain as JSON has them."""
+    """The changed keys (dotted) of a config, with their new values as JSON has them."""
 
     base: str | None = None
-    """None: of the one whose name the config itself has."""
+    """The name of the config that was changed; None: the changed config has that name itself."""
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"base": self.base, "changed": dict(self.changed)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Changes:
-        """What `to_dict` gave. Raises InputError for anything else."""
+        """Return the changes that `to_dict` gave. Raises InputError for anything else."""
         base, changed = values.get("base"), values.get("changed")
         if not isinstance(base, str | None) or not isinstance(changed, Mapping):
-            raise InputError("the changes of the hardware are no name and keys")
+            raise InputError("the changes of the hardware must be a base's name and changed keys")
         return cls(base, changed)
 
 
 def title(name: str, changes: Changes) -> str:
-    """`physical with adc.bits=6`; of a config with a name of its own, `mine (physical with adc.bits=6)`."""
+    """Return a title such as `physical with adc.bits=6`.
+
+    A config with a name of its own has a title such as `mine (physical with adc.bits=6)`.
+    """
     with_keys = ", ".join(f"{key}={setting_text(value)}" for key, value in changes.changed.items())
     if not with_keys:
         return name
@@ -47,7 +50,7 @@ def title(name: str, changes: Changes) -> str:
 
 
 def without(changes: Changes, *keys: str) -> Changes:
-    """`changes` but for some keys, such as those that a sweep gives a column of their own."""
+    """Return `changes` without some keys, such as those to which a sweep gives columns of their own."""
     return Changes(changes.base, {key: value for key, value in changes.changed.items() if not _is_within(key, keys)})
 
 
@@ -57,7 +60,7 @@ def _is_within(key: str, sections: tuple[str, ...]) -> bool:
 
 
 def setting_text(value: object) -> str:
-    """A value as `--set` takes it, cut where it is long."""
+    """Return a value as `--set` takes it, cut where it is long."""
     if value is None:
         return "none"
     if isinstance(value, float):
@@ -67,9 +70,9 @@ def setting_text(value: object) -> str:
 
 
 def difference(new: Section, old: Section) -> dict[str, Any]:
-    """The dotted keys of `new` that are not as in `old`, with their values in `new`.
+    """Return the dotted keys of `new` that differ from `old`, with their values in `new`.
 
-    Of a section that `old` has not, or of another kind, the keys that are not at their defaults.
+    For a section that `old` lacks or has in another kind, these are the keys that are not at their defaults.
     """
     found: dict[str, Any] = {}
     plain = new.model_dump(mode="json")
@@ -80,7 +83,7 @@ def difference(new: Section, old: Section) -> dict[str, Any]:
         if isinstance(value, Section):
             inner = difference(value, before if isinstance(before, Section) else _Nothing())
             if not isinstance(before, Section) and not inner:
-                found[key] = plain[key]  # all of it at the defaults, but there
+                found[key] = plain[key]  # a new section with all keys at their defaults
             found |= {f"{key}.{name}": changed for name, changed in inner.items()}
         elif value != before or (is_new and info.is_required()):
             found[key] = plain[key]
@@ -88,7 +91,7 @@ def difference(new: Section, old: Section) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every key of a tree, dotted, with its value; sections and the keys in them."""
+    """Return every key of a tree, dotted, with its value: sections and the keys in them."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found[key] = value

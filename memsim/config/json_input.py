@@ -1,4 +1,4 @@
-"""JSON that others wrote: in files, and in the metadata of checkpoints."""
+"""JSON of unknown origin, in files and in the metadata of checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memsim.errors import InputError
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON document. Raises InputError, in one line that begins with `where`, for anything else."""
+    """Return the value of a JSON document. Raises InputError, in one line that begins with `where`, for other text."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -20,14 +20,14 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether a value of JSON is a number that a float holds; it may be NaN, infinite or of a thousand digits."""
+    """Whether a value of JSON is a finite number that a float holds; JSON may have NaN or a thousand digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def parse_json_object(text: str, where: str) -> dict[str, Any]:
-    """`parse_json` of an object. Raises InputError for any other value, too."""
+    """Return the object of a JSON document. Raises InputError, as `parse_json` does, for any other value."""
     value = parse_json(text, where)
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected keys and values")

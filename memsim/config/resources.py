@@ -13,7 +13,7 @@ ASSETS = _PACKAGE / "assets"
 
 
 def configs_root() -> Path:
-    """The folder of shipped configs: inside the installed package, or at the top of a source checkout."""
+    """Return the folder of shipped configs: inside the installed package, or at the top of a source checkout."""
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
@@ -21,10 +21,10 @@ def configs_root() -> Path:
 def find_config(
     kind: str, name_or_path: str | Path, suffixes: tuple[str, ...] = (".yaml",), near: Path = Path()
 ) -> Path:
-    """The file that `name_or_path` means: a path that exists, else a shipped `configs/<kind>/<name><suffix>`.
+    """Return the file that `name_or_path` means: a path that exists, else a shipped `configs/<kind>/<name><suffix>`.
 
-    Raises InputError, naming what is shipped and what may have been meant, when there is neither; files that may have
-    been meant are looked for as seen from the folder `near`.
+    Raises InputError that names the shipped files, and the file or name that may have been meant, when there is
+    neither; relative paths of files that may have been meant start from the folder `near`.
     """
     path = Path(name_or_path)
     try:
@@ -40,7 +40,7 @@ def find_config(
             if shipped.is_file():
                 return shipped
     if is_folder:
-        raise InputError(f"{name_or_path}: is a folder; expected a file")
+        raise InputError(f"{name_or_path}: is a folder; expected a {'YAML ' if '.yaml' in suffixes else ''}file")
     names = sorted({p.stem for p in folder.iterdir() if p.suffix in suffixes}) if folder.is_dir() else []
     endings = (*suffixes, ".yml") if ".yaml" in suffixes else suffixes
     known = f"({nearest(name_or_path, names, endings, near)}there are: {', '.join(names)})"
@@ -48,9 +48,9 @@ def find_config(
 
 
 def nearest(name_or_path: str | Path, names: Iterable[str], suffixes: Iterable[str], near: Path = Path()) -> str:
-    """`nearest: the file mine.yaml; ` for `mine`, or a name of `names` that is nearly it; empty where nothing is near.
+    """Return a hint such as `nearest: the file mine.yaml; ` for `mine`, or for a similar name of `names`; else empty.
 
-    The files are those beside `name_or_path`, seen from `near`, that end in one of `suffixes`.
+    The files considered are beside `name_or_path`, relative to `near`, and end in one of `suffixes`.
     """
     path = Path(name_or_path)
     wanted = path.name.lower()
@@ -59,7 +59,7 @@ def nearest(name_or_path: str | Path, names: Iterable[str], suffixes: Iterable[s
     except (OSError, ValueError):
         files = []
     known = {name: name for name in names}
-    for file in reversed(files):  # the first that is called so wins, with its ending or without
+    for file in reversed(files):  # the first file of a name wins, with its ending or without
         stem = str(path.parent / file)
         known |= {file.removesuffix(Path(file).suffix): f"the file {stem}", file: f"the file {stem}"}
     by_lower = {name.lower(): meant for name, meant in known.items()}

@@ -1,11 +1,10 @@
-"""Checking a config against a pydantic model, with errors for people; and merging one config over another.
+"""Checks of a config against a pydantic model, with errors for people, and merges of one config over another.
 
     schema = Schema(TrainingConfig)
     config = schema.merge(read_config(base_path), read_config(path))    # the second wins
     training = schema.validate(config)                                  # or one InputError that lists every problem
 
-A problem reads `file.yaml:12: adc.bitz: unknown key (nearest: adc.bits)`: where, which key, what, and what would be
-right.
+A problem reads `file.yaml:12: adc.bitz: unknown key (nearest: adc.bits)`: place, key, fault and remedy.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from memsim.errors import InputError
 
 M = TypeVar("M", bound=BaseModel)
 
-# pydantic's errors that `expected ..., got ...` says better; every other one has a message of its own
+# pydantic's errors that are shown as `expected ..., got ...`; all others have a message of their own
 _WRONG_TYPE = ("_type", "literal_error", "none_required", "finite_number", "int_from_float")
 
 
 class Section(BaseModel):
-    """Base of every config model: immutable, no unknown keys, no coercion ("8" is not 8), no nan."""
+    """Base class of config models: immutable, without unknown keys, coercion ("8" is not 8) or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -67,9 +66,10 @@ class Within:
 
 
 def kind_of(key: str, *kinds: type[Section]) -> Discriminator:
-    """Tells the kinds of a section apart, each tagged with its class's name, by their one-valued literal `key`.
+    """Return a discriminator of the kinds of a section by `key`, a literal of one value in each kind.
 
-    Where it is missing, the section is of the first kind; where it is misspelt, of the kind that has most of its keys.
+    Each kind is tagged with its class's name. A section without the key is of the first kind; one with an unknown
+    value is of the kind that has most of the section's keys.
     """
     names = {get_args(kind.model_fields[key].annotation)[0]: kind.__name__ for kind in kinds}
 
@@ -87,21 +87,22 @@ def kind_of(key: str, *kinds: type[Section]) -> Discriminator:
 
 
 def problem(text: str, key: str | None = None) -> PydanticCustomError:
-    """What a validator of a `Section` raises: `text` is shown as it is, at that section's (dotted) `key` if given."""
+    """Return the error that a validator of a `Section` raises: `text` is shown as it is, at the (dotted) `key`."""
     return PydanticCustomError("problem", "{text}", {"text": text, "key": key})
 
 
 class Schema(Generic[M]):
-    """A config model, with what its errors and merges need to know of its keys.
+    """A config model with a table of its keys, for errors and merges.
 
-    model: its sections are `Section`s, alone or in lists (not in dicts); a section that comes in kinds is a union of
-        models that share one `Literal` field, such as `range: Literal["fixed"]`.
+    Args:
+        model: the model. Its sections are `Section`s, alone or in lists (not in dicts); a section of several kinds is a
+            union of models that share one `Literal` field, such as `range: Literal["fixed"]`.
     """
 
     def __init__(self, model: type[M]) -> None:
         self.model = model
-        self.keys: dict[tuple[str, ...], list[Any]] = {}  # path without list positions -> its types, one a kind
-        self.kinds: dict[tuple[str, ...], dict[str, frozenset[str]]] = {}  # path that tells kinds apart -> their keys
+        self.keys: dict[tuple[str, ...], list[Any]] = {}  # path without list positions -> types, one for each kind
+        self.kinds: dict[tuple[str, ...], dict[str, frozenset[str]]] = {}  # path of a discriminator -> keys by kind
         self._collect(model, ())
 
     def _collect(self, model: type[BaseModel], path: tuple[str, ...]) -> None:
@@ -119,13 +120,13 @@ class Schema(Generic[M]):
                         kinds[get_args(annotation)[0]] = frozenset(inner.model_fields)
 
     def expected(self, path: KeyPath) -> str:
-        """What the key at `path` takes, in words: `an integer (2 to 16) or none`; empty where there is no such key."""
+        """Return the type of the key at `path` in words, such as `an integer (2 to 16) or none`; empty for no key."""
         key = tuple(step for step in path if isinstance(step, str))
         is_item = bool(path) and isinstance(path[-1], int)
         return _either(_expected(_item_of(hint) if is_item else hint) for hint in self.keys.get(key, ()))
 
     def merge(self, base: Config, over: Config) -> Config:
-        """`base` with the keys of `over`, section by section; lists are replaced whole.
+        """Return `base` with the keys of `over`, section by section; lists are replaced whole.
 
         Where `over` changes the kind of a section, the keys that only the old kind has are dropped.
         """
@@ -156,7 +157,7 @@ class Schema(Generic[M]):
         )
 
     def _outdated(self, old: dict[str, Any], new: dict[str, Any], path: KeyPath) -> set[str]:
-        """The keys that the section at `path` loses because `new` makes it another kind."""
+        """Return the keys that the section at `path` loses because `new` changes its kind."""
         for switch, kinds in self.kinds.items():
             kind = new.get(switch[-1])
             if switch[:-1] == path and isinstance(kind, str) and kind in kinds and old.get(switch[-1]) != kind:
@@ -164,16 +165,16 @@ class Schema(Generic[M]):
         return set()
 
     def validate(self, config: Config) -> M:
-        """The model that `config` describes. Raises one InputError that lists every problem, a line each."""
+        """Return the model that `config` describes. Raises one InputError that lists every problem, a line each."""
         model, problems = self.check(config)
         if model is None or problems:
             raise InputError("\n".join(problems))
         return model
 
     def check(self, config: Config) -> tuple[M | None, list[str]]:
-        """The model, unless something is wrong, and every problem.
+        """Return the model, None where a key is wrong, and every problem.
 
-        Where `config` is incomplete, those that its missing keys may be the reason of are left out.
+        Problems that missing keys of an incomplete config may cause are left out.
         """
         try:
             return self.model.model_validate(config.data), list(config.problems)
@@ -187,7 +188,7 @@ class Schema(Generic[M]):
         return None, [*config.problems, *found]
 
     def _may_be_of_missing_keys(self, path: KeyPath, error: ErrorDetails, data: Any) -> bool:
-        """Whether `error` may vanish with further keys: a missing one, keys of another kind, keys that do not agree."""
+        """Whether further keys may resolve `error`: a missing key, keys of another kind, keys that do not agree."""
         if error["type"] == "missing" or error.get("ctx", {}).get("key"):
             return True
         key = tuple(step for step in path if isinstance(step, str))
@@ -198,7 +199,7 @@ class Schema(Generic[M]):
         return not any(switch[:-1] == key[:-1] and switch[-1] in data for switch in self.kinds)
 
     def _explain(self, path: KeyPath, errors: list[ErrorDetails], data: dict[str, Any]) -> str:
-        """What is wrong with the key at `path`; a union reports several errors for one value."""
+        """Explain the errors of the key at `path`, of which a union reports several for one value."""
         key = tuple(step for step in path if isinstance(step, str))
         expected = self.expected(path)
         kinds_of_error = {error["type"] for error in errors}
@@ -215,14 +216,14 @@ class Schema(Generic[M]):
         return f"expected {expected}, got {shown(given)}{self._inside(key) if expected.startswith(_SECTION) else ''}"
 
     def _inside(self, key: tuple[str, ...]) -> str:
-        """The keys of the section `key`; of one that an override changes, those of the section itself."""
+        """Return the keys of the section `key`, also of a section inside an override."""
         for section in (key, key[-1:]):
             if inside := [inner[-1] for inner in self.keys if inner[:-1] == section]:
                 return f"; its keys are {', '.join(inside)}"
         return ""
 
     def _misplaced(self, path: KeyPath, data: Any) -> str:
-        """A key that another kind of the same section has."""
+        """Explain a key that belongs to another kind of the same section."""
         for step in path[:-1]:
             data = data[step]
         for switch, kinds in self.kinds.items():
@@ -234,7 +235,7 @@ class Schema(Generic[M]):
         return "does not belong here"
 
     def _nearest(self, path: KeyPath) -> str:
-        """The key that may have been meant: a neighbour, else one further in, else all neighbours."""
+        """Return the key that may have been meant: a neighbour, else one further in, else all neighbours."""
         parent = tuple(step for step in path[:-1] if isinstance(step, str))
         word = str(path[-1]).lower()[:60]
         neighbours = [key[-1] for key in self.keys if key[:-1] == parent]
@@ -251,7 +252,7 @@ class Schema(Generic[M]):
 
 
 def _path_of(error: ErrorDetails, data: Any) -> KeyPath:
-    """The keys that lead to an error: pydantic's location without the names of union members."""
+    """Return the keys that lead to an error: pydantic's location without the names of union members."""
     path: KeyPath = ()
     for index, step in enumerate(error["loc"]):
         missing = error["type"] == "missing" and index == len(error["loc"]) - 1
@@ -263,7 +264,7 @@ def _path_of(error: ErrorDetails, data: Any) -> KeyPath:
 
 
 def models_in(hint: Any) -> list[type[BaseModel]]:
-    """The models that a value of the type `hint` may be of."""
+    """Return the models that a value of the type `hint` may have."""
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return [hint]
     inner = get_args(hint) if get_origin(hint) in (Annotated, Union, UnionType, list, tuple) else ()
@@ -271,7 +272,7 @@ def models_in(hint: Any) -> list[type[BaseModel]]:
 
 
 def _item_of(hint: Any) -> Any:
-    """The type of the items of a list."""
+    """Return the type of the items of a list."""
     while get_origin(hint) in (Annotated, Union, UnionType):
         hint = get_args(hint)[0]
     return (get_args(hint) or (hint,))[0]
@@ -281,7 +282,7 @@ _SECTION = "a section of keys"
 
 
 def _expected(hint: Any) -> str:
-    """A type as an error message names it."""
+    """Return the words of an error message for a type."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         bounds = [f" ({part})" for part in parts[1:] if isinstance(part, Within)]

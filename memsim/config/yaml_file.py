@@ -1,6 +1,6 @@
-"""Configs that people write: YAML, read safely and with the line of every key.
+"""Config files in YAML, read safely and with the line of every key.
 
-    config = read_config(path)      # a Config: plain values, and where each key stands
+    config = read_config(path)      # a Config: plain values, and the place of each key
 
 `memsim.config.schema` merges such configs and checks them against a pydantic model.
 """
@@ -25,7 +25,7 @@ _MAX_NODES = 50_000  # aliases can make a small file expand without bound
 
 
 class Mark(NamedTuple):
-    """Where a key stands, and the name it has there (a merged key may have had another one)."""
+    """The place of a key, and its name there (a merged key may have had another one)."""
 
     where: str
     key: str
@@ -36,10 +36,10 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """A tree of plain values (dict, list, text, numbers, bool, None), not validated, and where each key stands."""
+    """A tree of plain values (dict, list, text, numbers, bool, None), not validated, and the place of each key."""
 
     data: dict[str, Any]
-    source: str  # where a key without a mark stands
+    source: str  # the place of keys without a mark
     marks: dict[KeyPath, Mark] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  # found while reading; `Schema.check` reports them with its own
     base: Config | None = None  # the config that it was merged over
@@ -47,12 +47,12 @@ class Config:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[Any, Any], source: str) -> Config:
-        """A config from Python values; `source` stands for a file name. Raises InputError if a key is not text."""
+        """Make a config of Python values; `source` names it in errors. Raises InputError for keys that are not text."""
         data: dict[str, Any] = _plain(mapping, source)
         return cls(data, source)
 
     def mark(self, path: KeyPath) -> Mark:
-        """Where `path` stands, or else the nearest section around it."""
+        """Return the place of `path`, or else of the nearest section around it."""
         for depth in range(len(path), -1, -1):
             if path[:depth] in self.marks:
                 where, key = self.marks[path[:depth]]
@@ -60,7 +60,7 @@ class Config:
         return Mark(self.source, dotted(path))
 
     def part(self, path: KeyPath, keys: Iterable[str]) -> Config:
-        """The given keys of the section at `path`, as a config of its own; its keys keep their marks."""
+        """Return the given keys of the section at `path`, with their marks, as a config."""
         data: Any = self.data
         for step in path:
             data = data[step]
@@ -70,7 +70,7 @@ class Config:
 
 
 def dotted(path: KeyPath, start: str = "") -> str:
-    """`overrides[0].adc.bits` for ("overrides", 0, "adc", "bits"), continuing from the name `start`."""
+    """Return `overrides[0].adc.bits` for ("overrides", 0, "adc", "bits"), continuing from the name `start`."""
     name = start
     for step in path:
         if isinstance(step, int):
@@ -82,7 +82,7 @@ def dotted(path: KeyPath, start: str = "") -> str:
 
 
 def _plain(value: Any, source: str, path: KeyPath = ()) -> Any:
-    """`value` with its mappings as dicts and its sequences as lists; the word "none" is None, as in YAML."""
+    """Return `value` with mappings as dicts and sequences as lists; the word "none" is None, as in YAML."""
     if len(path) > _MAX_DEPTH:
         raise InputError(f"{source}: {dotted(path[:1])}: nested more than {_MAX_DEPTH} deep")
     if isinstance(value, Mapping):
@@ -96,7 +96,7 @@ def _plain(value: Any, source: str, path: KeyPath = ()) -> Any:
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: short, and in the words of YAML."""
+    """Return a value as an error message shows it: short, and in the words of YAML."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
@@ -113,7 +113,7 @@ def shown(value: object) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars. PyYAML's own rules read `1e8` as text, `on` as true and `1:30` as 90."""
+    """A loader with the plain scalars of YAML 1.2; PyYAML reads `1e8` as text, `on` as true and `1:30` as 90."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML declares it as an instance attribute
 
@@ -122,7 +122,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Stops where it gets too deep: PyYAML takes a time that grows with the square of the depth."""
+        """Raise ComposerError for deep nesting, as PyYAML's time grows with the square of the depth."""
         self._depth += 1
         if self._depth > _MAX_DEPTH + 1:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -153,7 +153,7 @@ _BROKEN = object()  # stands for a value that has been reported, and is left out
 
 
 class _Tree:
-    """Builds plain values from YAML nodes, and notes the line of every key and the problems on the way."""
+    """A builder of plain values from YAML nodes, which keeps the line of every key and all problems."""
 
     def __init__(self, source: str, with_lines: bool) -> None:
         self.source, self.with_lines = source, with_lines
@@ -229,7 +229,7 @@ def _parse(text: str, source: str, with_lines: bool) -> tuple[Any, _Tree]:
 
 
 def parse_value(text: str, source: str) -> Any:
-    """The value of a command-line setting, read as YAML; `source` names it in errors."""
+    """Return the value of a command-line setting, read as YAML. Raises InputError that begins with `source`."""
     value, tree = _parse(text, source, with_lines=False)
     if tree.nodes == 0:
         raise InputError(f"{source}: has no value (write none if that is meant)")
@@ -239,7 +239,7 @@ def parse_value(text: str, source: str) -> Any:
 
 
 def parse_config(text: str, source: str) -> Config:
-    """A config from YAML text. Raises InputError when it is not YAML, or not a mapping of keys."""
+    """Parse a config from YAML text. Raises InputError when it is not YAML, or not a mapping of keys."""
     data, tree = _parse(text, source, with_lines=True)
     if data is _BROKEN:
         raise InputError("\n".join(tree.problems))
@@ -250,7 +250,7 @@ def parse_config(text: str, source: str) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """`parse_config` of a file. Raises InputError, in one line, for anything that is no readable text file."""
+    """Read a config from a YAML file. Raises InputError, in one line, when it cannot be read or parsed."""
     name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     try:
         if path.is_dir():

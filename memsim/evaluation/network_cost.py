@@ -15,11 +15,12 @@ import torch
 
 from memsim import rng
 from memsim.asr.audio import duration_seconds
-from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.corpora import Corpus
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches
 from memsim.asr.features import FeatureConfig, LogMel
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import Progress, transcribe
+from memsim.asr.utterances import Utterance
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics

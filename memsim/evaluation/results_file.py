@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from memsim.asr.corpora import Utterance
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.runner import part_score

@@ -75,7 +75,7 @@ def open_checkpoint(
     if checkpoint.kind == "training":
         raise InputError(f"{path}: the state of a stopped training; name the checkpoint that lies beside it")
     if architecture is not None or architecture_config is not None:
-        from memsim.asr.external import described
+        from memsim.asr.external import with_architecture
 
-        checkpoint = described(checkpoint, architecture, architecture_config)
+        checkpoint = with_architecture(checkpoint, architecture, architecture_config)
     return checkpoint, said

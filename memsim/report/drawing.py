@@ -1,9 +1,9 @@
-"""What the figures of all reports have in common: their look, and how one becomes an SVG."""
+"""Common parts of the figures of all reports: their style, error bars, and SVG."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ _STYLE: Any = {
 
 
 class Drawing:
-    """One figure in the making: `axes` to draw on, `svg` once done."""
+    """A figure of one panel: `axes` to draw on, and `svg` once `drawing` has ended."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = Figure(figsize=(width, height), layout="constrained")
@@ -37,7 +37,10 @@ class Drawing:
 
 @contextmanager
 def drawing(height: float = 2.9, width: float = 4.2) -> Iterator[Drawing]:
-    """A figure of one panel, in inches; its SVG is the same bytes for the same drawing."""
+    """Open a block that draws a figure of one panel, `height` x `width` inches.
+
+    The SVG has the same bytes for the same drawing.
+    """
     with mpl.rc_context(_STYLE):
         made = Drawing(width, height)
         yield made
@@ -45,8 +48,17 @@ def drawing(height: float = 2.9, width: float = 4.2) -> Iterator[Drawing]:
 
 
 def svg_of(figure: Figure) -> bytes:
-    """The same bytes for the same figure."""
+    """Return a figure as SVG, the same bytes for the same figure."""
     out = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "memsim", "svg.fonttype": "none"}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
+
+
+def error_bars(middle: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]]:
+    """Return the lengths of bars from `low` to `high` for matplotlib.
+
+    The mean of equal values may be rounded beyond them, so lengths are at least 0.
+    """
+    below = [max(m - x, 0.0) for m, x in zip(middle, low, strict=True)]
+    return [below, [max(x - m, 0.0) for m, x in zip(middle, high, strict=True)]]

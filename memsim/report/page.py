@@ -1,6 +1,6 @@
-"""An HTML page that needs nothing else: its style, and the blocks that it is made of.
+"""Blocks of a self-contained HTML page, and its style.
 
-Everything is a function from values to HTML. Text is escaped, unless it is `Html` already.
+All functions map values to HTML. Text is escaped, unless it is `Html` already.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ pre { background: #f6f6f6; padding: .7em 1em; font-size: .8em; white-space: pre-
 """
 
 LONG = 20
-"""A table of more rows has a scroll bar of its own, except on paper."""
+"""The most rows of a table without a scroll bar of its own; on paper there are none."""
 
 
 class Html(str):
@@ -53,17 +53,16 @@ class Html(str):
 
 
 _NOT_HTML = {ord("\r"): "&#13;"} | dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd")
-"""What a reader would not take as it is: carriage returns become line feeds; NUL and lone surrogates (of undecodable
-file names) are in no text."""
+"""Characters that HTML does not keep: carriage returns, NUL, and lone surrogates (of undecodable file names)."""
 
 
 def html(text: str) -> str:
-    """`text`, escaped unless it is `Html`."""
+    """Return `text`, escaped unless it is `Html`."""
     return text if isinstance(text, Html) else escape(text).translate(_NOT_HTML)
 
 
 def document(title: str, body: Iterable[str]) -> str:
-    """The whole page, from its blocks."""
+    """Return the whole page, made of the blocks `body`."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -82,31 +81,33 @@ def document(title: str, body: Iterable[str]) -> str:
 
 
 def heading(text: str, level: int = 2) -> Html:
+    """Return a heading."""
     return Html(f"<h{level}>{html(text)}</h{level}>")
 
 
 def paragraph(text: str) -> Html:
+    """Return a paragraph."""
     return Html(f"<p>{html(text)}</p>")
 
 
 def note(text: str) -> Html:
-    """A paragraph in small print."""
+    """Return a paragraph in small print."""
     return Html(f"<p><small>{html(text)}</small></p>")
 
 
 def listing(items: Iterable[str]) -> Html:
-    """A bulleted list; nothing without items."""
+    """Return a bulleted list, or nothing without items."""
     points = "".join(f"<li>{html(item)}</li>" for item in items)
     return Html(f"<ul>{points}</ul>" if points else "")
 
 
 def verdict(kind: str, text: str) -> Html:
-    """A sentence to see first; `kind` is pass or warn."""
+    """Return a sentence in a coloured box; `kind` is pass or warn."""
     return Html(f'<p class="verdict {kind}">{html(text)}</p>')
 
 
 def cards(values: Iterable[tuple[str, str, str]]) -> Html:
-    """Numbers to see first: what each is, its value, and what else there is to say of it."""
+    """Return boxes with large numbers; each of `values` is a name, a value and a detail in small print."""
     boxes = "".join(
         f'<div class="card">{html(name)}<b>{html(value)}</b><small>{html(detail)}</small></div>'
         for name, value, detail in values
@@ -115,7 +116,7 @@ def cards(values: Iterable[tuple[str, str, str]]) -> Html:
 
 
 def row(cells: Iterable[str], kind: str = "", text: int = 1) -> Html:
-    """A table's row of class `kind`, whose first `text` cells are text and the others numbers."""
+    """Return a table's row of class `kind`, whose first `text` cells are text and the others numbers."""
     cells = "".join(
         f'<td class="text">{html(cell)}</td>' if number < text else f"<td>{html(cell)}</td>"
         for number, cell in enumerate(cells)
@@ -124,12 +125,12 @@ def row(cells: Iterable[str], kind: str = "", text: int = 1) -> Html:
 
 
 def group(title: str, columns: int) -> Html:
-    """A row that names those below it."""
+    """Return a row that is the title of the rows below it."""
     return Html(f'<tr class="group"><th colspan="{columns}">{html(title)}</th></tr>')
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str] | Html], text: int = 1, kind: str = "") -> Html:
-    """A table of class `kind` that is scrolled where it is too wide for the screen, or has more than LONG rows.
+    """Return a table of class `kind`, with scroll bars where it is too wide for the screen or has over LONG rows.
 
     `rows` are cells, or made by `row` and `group`; the first `text` columns are text.
     """
@@ -145,13 +146,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str] | Html], text: int =
 
 
 def facts(rows: Mapping[str, str]) -> Html:
-    """Names and what they stand for."""
+    """Return a table of names and values."""
     cells = "".join(f"<tr><td>{html(key)}</td><td>{html(value)}</td></tr>" for key, value in rows.items())
     return Html(f'<div class="wide"><table class="facts">{cells}</table></div>')
 
 
 def figures(pictures: Iterable[tuple[str, bytes]], kind: str = "") -> Html:
-    """Named SVGs beside each other, as far as the screen is wide enough; `large` ones get more of it."""
+    """Return named SVGs, side by side as the width of the screen allows; `kind` large makes them wider."""
     images = "".join(
         f'<img alt="{html(name)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
         for name, svg in pictures
@@ -160,5 +161,5 @@ def figures(pictures: Iterable[tuple[str, bytes]], kind: str = "") -> Html:
 
 
 def verbatim(text: str) -> Html:
-    """Text as it is, lines and all: commands, files."""
+    """Return text with its line breaks kept, such as a command or a file."""
     return Html(f"<pre>{html(text)}</pre>")

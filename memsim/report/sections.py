@@ -1,4 +1,4 @@
-"""The sections that reports share, from plain results as `--json` writes them."""
+"""Sections of reports, made from plain results as `--json` writes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says 
 
 
 def speech_of(facts: Result) -> str:
-    """What an evaluation was of, how many chips it took, and how texts were made of outputs."""
+    """Describe an evaluation: its speech, its number of chips, and its decoding."""
     data, chips = facts["data"], len(facts["mapped"]["trials"])
     return (
         f"{counted(data['utterances'], 'utterance')}, {counted(data['words'], 'word')}, {data['seconds']:.0f} s of "
@@ -34,44 +34,44 @@ def speech_of(facts: Result) -> str:
 
 
 def hardware_title(hardware: Result, *swept: str) -> str:
-    """The hardware's name and the keys that were changed, but for those `swept`."""
+    """Return the hardware's name and the keys that were changed, except for those `swept`."""
     changes = Changes(hardware.get("base"), hardware.get("changed", {}))
     return title(str(hardware["name"]), without(changes, *swept))
 
 
 def verdicts_of(facts: Result) -> list[Html]:
-    """What to know before the numbers: unusable networks and lost texts, and laws that nobody has fitted."""
+    """Return the warnings of a result, such as unusable networks, and of laws that are not fitted to measurements."""
     unfitted = facts["hardware"].get("unfitted")
     laws = [unfitted_note(unfitted)] if unfitted else []
     return [verdict("warn", text) for text in (*facts.get("warnings", ()), *laws)]
 
 
 def interval_name(facts: Result) -> str:
-    """Over what its intervals are."""
+    """Name the intervals of a result: their confidence, and the utterances and chips that they are over."""
     chips, confidence = len(facts["mapped"]["trials"]), facts["intervals"]["confidence"]
     of = f"these {chips} chips" if chips > 1 else "this chip"
     return f"{confidence:.0%} interval over {counted(facts['data']['utterances'], 'utterance')}, of {of}"
 
 
 def seeds_of(facts: Result) -> str:
-    """Of the chips of an evaluation."""
+    """Return the seeds of the chips of an evaluation, as text."""
     trials = facts["mapped"]["trials"]
     return ", ".join(str(trial["seed"]) for trial in trials) + (" (one a chip)" if len(trials) > 1 else "")
 
 
 def percent(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
-    """A fraction in percent; nothing for None."""
+    """Return a fraction in percent, as text; empty for None."""
     return "" if fraction is None else f"{100 * fraction:{'+' if signed else ''}.{digits}f}"
 
 
 def loss_head(facts: Result) -> list[str]:
-    """The column of mean losses, where an evaluation has them."""
+    """Return the title of the column of mean losses, where an evaluation has them."""
     mapped = facts["mapped"]
     return [f"{mapped['loss_name']} loss"] if "loss" in mapped else []
 
 
 def loss_cells(score: Result) -> list[str]:
-    """What is in that column: the mean over chips, or the loss of one network."""
+    """Return the cell of that column: the mean over chips, or the loss of one network."""
     if "loss" not in score:
         return []
     loss = score["loss"]
@@ -79,7 +79,7 @@ def loss_cells(score: Result) -> list[str]:
 
 
 def budget_section(budget: Result) -> list[Html]:
-    """The error budget of the products: by effect, and of every layer."""
+    """Return the error budget of the products, by non-ideality and by layer."""
     effects, layers = budget["effects"], budget["layers"]
     weights = "full-precision" if budget["against"] == "full precision" else "quantised"
     labels = [effect_label(step["effect"]) for step in effects]
@@ -102,14 +102,14 @@ def budget_section(budget: Result) -> list[Html]:
         note(
             f"Relative error (L2) of the products against those with the {weights} weights, on the inputs that were "
             "kept of calibration; over all layers the root mean square. Effects are switched on one after the other; "
-            "what one adds is the root of the difference of squares, negative where it makes the error less. How much "
-            "the recogniser minds a layer's error, eval's --sensitivity says."
+            "what one adds is the root of the difference of squares, negative where it makes the error less. "
+            "`memsim eval --sensitivity` measures how much each layer's error harms the recogniser."
         ),
     ]
 
 
 def cost_section(cost: Result) -> list[Html]:
-    """Energy, time and area: by circuit, and of every layer."""
+    """Return energy, time and area, by circuit and by layer."""
     of = "a second of audio" if cost["per"] == "audio_second" else "one input vector of each layer"
     joules, shares, area, layers = cost["joules"], cost["shares"], cost["square_millimetres"], cost["layers"]
     circuits = {
@@ -191,7 +191,7 @@ def _part(joules: Mapping[str, float], circuit: str) -> float | None:
 
 
 def _scale(most: float) -> tuple[str, float]:
-    """The SI prefix in which `most` is read, and what it stands for."""
+    """Return the SI prefix in which `most` is written, and its factor."""
     if not most:
         return "", 1.0
     number, _, prefix = si(most).partition(" ")
@@ -199,7 +199,7 @@ def _scale(most: float) -> tuple[str, float]:
 
 
 def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:
-    """The spec, as YAML that `--hardware` takes."""
+    """Return the spec, as YAML that `--hardware` takes."""
     text = yaml.safe_dump(hardware["spec"], sort_keys=False, width=100, allow_unicode=True)
     return [
         heading(name),
@@ -209,7 +209,7 @@ def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:
 
 
 def run_section(checkpoint: Result, seeds: str, command: str) -> list[Html]:
-    """What was run, with what, and how to do it again."""
+    """Return the command, the checkpoint, the seeds and the versions with which a run can be repeated."""
     import numpy as np
     import torch
 

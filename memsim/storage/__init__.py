@@ -1,1 +1,1 @@
-"""Files: safetensors checkpoints, files that are written whole or not at all, and locks."""
+"""Storage: safetensors checkpoints, files that are written whole or not at all, and locks."""

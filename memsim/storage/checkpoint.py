@@ -1,6 +1,6 @@
 """Checkpoints: safetensors files with memsim's metadata, mapped into memory and written whole or not at all.
 
-The shards of a large checkpoint are read as one, by the index that lies beside them.
+The files of a sharded checkpoint are read as one checkpoint, by the index that lies beside them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from memsim.config.json_input import parse_json_object
 from memsim.errors import InputError
-from memsim.storage.files import file_sha256, is_file, require_format, writing
+from memsim.storage.files import file_sha256, is_file, read_text, require_format, writing
 from memsim.version import __version__
 
 T = TypeVar("T")
@@ -38,24 +38,25 @@ _WRAPPERS = {
     "_fsdp_wrapped_module.": "FullyShardedDataParallel",
     "_checkpoint_wrapped_module.": "activation checkpointing",
 }
-"""What wraps a network, by the prefix that this gives to the names of what it wraps."""
-_OF_WRAPPERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
+"""Wrappers of networks, by the prefix that they put before the names of tensors."""
+_TENSORS_OF_WRAPPERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A safetensors file: `metadata` (strings) and tensors by name, which are views of the file mapped into memory.
-
-    `path` may be the index of several files, `shards` then says which of them has a tensor. Names are without the
-    prefixes that `wrappers` of the network have put before them; `stored` are then those in the file.
-    """
+    """An open safetensors file: its metadata, and its tensors, which are views of the file mapped into memory."""
 
     path: Path
+    """The file, or the index of several files."""
     metadata: Mapping[str, str]
     names: tuple[str, ...]
+    """The names of the tensors, without the prefixes of wrappers."""
     shards: Mapping[str, Path] = field(default_factory=dict)
+    """The file of each tensor, where there are several files."""
     wrappers: tuple[str, ...] = ()
+    """The prefixes that wrappers of the network, such as DistributedDataParallel, have put before the names."""
     stored: Mapping[str, str] = field(default_factory=dict)
+    """The name in the file of each tensor, where there are such prefixes."""
 
     @property
     def kind(self) -> str:
@@ -64,27 +65,28 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """That of the file; where there are several, that of their hashes, the index's first."""
+        """The SHA-256 of the file, in hex; with several files, that of their hashes, the index's first."""
         if not self.shards:
             return file_sha256(self.path)
         return hashlib.sha256("".join(file_sha256(path) for path in self.files).encode()).hexdigest()
 
     @property
     def files(self) -> list[Path]:
-        """All of its files."""
+        """All files of the checkpoint."""
         return [self.path, *sorted(set(self.shards.values()))]
 
     @property
     def wrapped_by(self) -> str | None:
-        """The prefixes that are left out of the names of its tensors, with what puts them there; None without any."""
+        """The prefixes that are left out of the names of tensors, with the wrappers' names; None without any."""
         return ", ".join(f"{prefix} ({_WRAPPERS[prefix]})" for prefix in self.wrappers) or None
 
     def with_prefixes(self) -> Checkpoint:
-        """The same with the names as they are in the file: for a network that has them itself."""
+        """Return the checkpoint with the names as they are in the file, for a network that has the prefixes itself."""
         return replace(self, names=tuple(self.stored[name] for name in self.names), wrappers=(), stored={})
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor."""
         return self._each(self.names, lambda file, name: tuple(file.get_slice(name).get_shape()))
 
     @cached_property
@@ -94,23 +96,23 @@ class Checkpoint:
         return frozenset(name for name, dtype in types.items() if dtype[0] in "IUB" and dtype != "BF16")
 
     def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The tensors of these names (default: all). Raises InputError when a floating one holds NaN or Inf."""
+        """Return tensors by name (default: all). Raises InputError when one of floating point holds NaN or Inf."""
         views = self.views(names)
         for name, view in views.items():
             self.require_finite(name, view)
         return views
 
     def views(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """`tensors` of which nothing is read yet, so that NaN and Inf pass: the system reads a page when it is used.
+        """Return tensors by name, like `tensors`, without reading their values, and so without a check for NaN or Inf.
 
-        Writing to one changes memory, never the file.
+        The operating system reads a page when it is used. Writing to a view changes memory, never the file.
         """
         return self._each(self.names if names is None else names, lambda file, name: file.get_tensor(name))
 
     def _each(self, names: Iterable[str], read: Callable[[Any, str], T]) -> dict[str, T]:
-        """What `read` finds of each of these tensors in the file that holds it, opened, by the name that it has there.
+        """Return the results of `read(opened file, name in the file)` for these tensors.
 
-        One file is open at a time; another one may have replaced it. Raises InputError where one cannot be read.
+        One file is open at a time; it may have been replaced since. Raises InputError where one cannot be read.
         """
         names = list(names)
         by_file: dict[Path, list[str]] = {}
@@ -126,10 +128,10 @@ class Checkpoint:
         return {name: found[name] for name in names}
 
     def require_finite(self, name: str, tensor: Tensor) -> None:
-        """Raise InputError when `tensor`, this file's `name`, is a floating one that holds NaN or Inf."""
+        """Raise InputError when `tensor`, called `name` in this file, is of floating point and holds NaN or Inf."""
         if not tensor.is_floating_point():
             return
-        # isfinite knows no 8-bit floats, and what float32 cannot hold is infinite to all that follows
+        # isfinite does not take 8-bit floats, and values beyond float32 would become infinite later
         values = tensor.float() if tensor.element_size() in (1, 8) else tensor
         if not torch.isfinite(values).all():
             raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
@@ -138,9 +140,11 @@ class Checkpoint:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Open a safetensors file, or the index of several (`model.safetensors.index.json`).
 
-    Names in a file of somebody else lose the prefixes of what the network was wrapped in when it was saved
-    (DistributedDataParallel, torch.compile and others). Raises InputError for a missing, foreign-format, truncated or
-    newer-format file, and for an index whose files are not there.
+    Names in a file that memsim did not write lose the prefixes of wrappers in which the network was saved
+    (DistributedDataParallel, torch.compile and others).
+
+    Raises InputError for a missing file, one that is truncated, of another format or of a newer version, and for an
+    index whose files are not there.
 
     >>> import torch
     >>> memsim.save_checkpoint("model.safetensors", torch.nn.Linear(4, 2).state_dict(), {})
@@ -166,14 +170,14 @@ def _load_file(path: Path) -> Checkpoint:
         raise InputError(f"{path}: a folder; {remedy}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    has_header = magic[8:9] == b"{"  # after the header's length, which may have any bytes
+    has_header = magic[8:9] == b"{"  # the first byte after the header's length
     if not has_header and magic[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise InputError(
             f"{path}: a pickle (torch.save); pickles can run code and are refused, convert it: "
             "safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
     if not has_header and magic[:1] in (b"{", b"["):
-        raise InputError(f"{path}: JSON, not safetensors; of a sharded checkpoint, name its {INDEX}")
+        raise InputError(f"{path}: JSON, not safetensors; for a sharded checkpoint, name its {INDEX}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -187,16 +191,12 @@ def _load_file(path: Path) -> Checkpoint:
 
 
 def _load_shards(path: Path) -> Checkpoint:
-    """The checkpoint of an index: {"weight_map": {tensor: file beside the index}}."""
+    """Open the checkpoint of an index: {"weight_map": {tensor: file beside the index}}."""
     if not is_file(path):
         raise InputError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    weight_map = parse_json_object(text, str(path)).get("weight_map")
+    weight_map = parse_json_object(read_text(path), str(path)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{path}: has no weight_map, which says for each tensor in which file it is")
+        raise InputError(f"{path}: has no weight_map, which gives the file of each tensor")
     places: dict[str, Path] = {}
     for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file:
@@ -213,14 +213,15 @@ def _load_shards(path: Path) -> Checkpoint:
 
 
 def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
-    """`checkpoint` with names as they were before the network was wrapped; as it is where it was not, or is memsim's.
+    """Return `checkpoint` with the names of tensors as they were before the network was wrapped.
 
-    `module.` may be a part of a network, and counts where all names begin with it; the others are nobody's own.
+    memsim's own files are returned unchanged. `module.` may be the name of a layer, so it is removed only where all
+    names begin with it; no layer has one of the other prefixes as its name.
     """
     if checkpoint.kind != "foreign":
         return checkpoint
     found: dict[str, None] = {}
-    renamed = {name: name for name in checkpoint.names if name not in _OF_WRAPPERS}
+    renamed = {name: name for name in checkpoint.names if name not in _TENSORS_OF_WRAPPERS}
     while True:
         before = list(renamed.values())
         for prefix in _WRAPPERS:
@@ -242,7 +243,7 @@ def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all; a tensor of several names is stored once for each.
+    """Write a safetensors file whole or not at all; a tensor of several names is stored once under each.
 
     >>> import torch
     >>> chip = memsim.map_model(torch.nn.Linear(4, 2), "physical", calibration=[torch.randn(8, 4)])
@@ -250,7 +251,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: M
     >>> memsim.load_checkpoint("chip.safetensors").metadata["made_by"]
     'me'
 
-    Raises InputError when it cannot be written there.
+    Raises InputError when the file cannot be written there.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     shared = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
@@ -264,12 +265,12 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: M
 
 
 def _sort_metadata(path: Path) -> None:
-    """Bring the header's metadata into order, in place: safetensors writes it in another order each time."""
+    """Sort the header's metadata in place, as safetensors writes it in another order each time."""
     with path.open("r+b") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # the same content, so the same length but for the padding
+        if len(text) <= length:  # the content is the same, so the length differs by padding alone
             file.seek(8)
             file.write(text.ljust(length))

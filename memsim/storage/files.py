@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that are written whole or not at all, and their hashes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from memsim.version import __version__
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """A temporary file near `path` that takes its place in one step when the block ends, and vanishes if it fails.
+    """Open a block with a temporary file that replaces `path` when the block ends, and is removed if it fails.
 
-    Whoever reads `path` sees the old file or the new one, whole. A link is followed: it keeps pointing at the file.
-    Of a process that is killed, a hidden folder stays beside `path`, until the next one writes there.
+    Readers of `path` see the old file or the new one, whole. A link is followed and still points at the file. A killed
+    process leaves a hidden folder beside `path`, which the next process that writes there removes.
+
     Raises InputError when nothing can be written there, OSError (with the path) when writing fails, as on a full disk.
     """
     path = Path(path)
@@ -36,7 +37,7 @@ def writing(path: str | Path) -> Iterator[Path]:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         try:
             yield temporary
-            with temporary.open("rb") as written:  # opened anew: whoever wrote may have put another file in its place
+            with temporary.open("rb") as written:  # opened again, as the writer may have replaced the file
                 os.fsync(written.fileno())
             umask = os.umask(0)
             os.umask(umask)
@@ -44,12 +45,12 @@ def writing(path: str | Path) -> Iterator[Path]:
             temporary.replace(target)
         except OSError as error:
             reason = error.strerror or error
-            raise OSError(f"{path}: could not be written ({reason}); nothing was left of it") from None
+            raise OSError(f"{path}: could not be written ({reason}); no part of it was kept") from None
 
 
 @contextmanager
 def _workspace(folder: Path, name: str) -> Iterator[Path]:
-    """A folder in `folder` for unfinished work on the file `name`; those that killed processes have left go."""
+    """Make a folder in `folder` for unfinished work on the file `name`, and remove those of killed processes."""
     with ExitStack() as stack:
         with held_folder(folder, wait=True):
             for other in folder.glob(f".{glob.escape(name)}.*.tmp"):
@@ -61,14 +62,14 @@ def _workspace(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _remove_if_abandoned(workspace: Path) -> None:
-    """Remove a folder that no process works in; one of which that cannot be known stays."""
+    """Remove a folder that no process works in; it is kept where locks cannot tell."""
     with suppress(OSError), held_folder(workspace) as is_abandoned:
         if is_abandoned:
             shutil.rmtree(workspace, ignore_errors=True)
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of that name. Raises InputError where the system will not say: for an impossible name."""
+    """Whether `path` is a file. Raises InputError for a name that the system refuses."""
     try:
         return path.is_file()
     except OSError as error:
@@ -76,13 +77,26 @@ def is_file(path: Path) -> bool:
         raise InputError(f"{name[:100]}{'...' * (len(name) > 100)}: cannot be read ({error.strerror})") from None
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, line ends as they are. Raises InputError where it cannot be read or decoded."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        broken = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{broken}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
+
+
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_format(path: Path, found: object, known: str) -> None:
-    """Raise InputError unless the file at `path` says that it has the format `known`, the one that memsim reads."""
+    """Raise InputError unless the format `found` in the file at `path` is `known`, the one that memsim reads."""
     if found != known:
         raise InputError(f"{path}: format {found}; this memsim {__version__} reads {known}, a newer one is needed")

@@ -1,4 +1,4 @@
-"""Locks that a process holds until it lets go or dies, however it dies; where the system has none, nothing is held."""
+"""Locks that a process holds until it releases them or dies; systems without locks hold nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ except ImportError:  # Windows
 
 
 def lock(descriptor: int, *, wait: bool = False) -> bool:
-    """Whether this process now holds what is open, until it is closed. Raises BlockingIOError where another one does.
+    """Lock an open file until it is closed; with `wait`, wait for another process that holds it.
 
-    False where the file system has no locks. With `wait`, until the other process lets go.
+    Returns whether the lock is held: False where the file system has no locks. Raises BlockingIOError where another
+    process holds it.
     """
     if fcntl is None:
         return False
@@ -31,7 +32,10 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
 
 @contextmanager
 def held_folder(folder: Path, *, wait: bool = False) -> Iterator[bool]:
-    """While open, this process holds `folder`, if that is true. Raises as `lock` does, and OSError for what is none."""
+    """Open a block in which this process holds the lock of `folder`, or not, as the block's value says.
+
+    Raises BlockingIOError as `lock` does, and OSError where `folder` is no folder.
+    """
     if fcntl is None:
         yield False
         return
@@ -44,10 +48,10 @@ def held_folder(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def held_file(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """While open, no other process is in such a block for `path`: a file that is there for as long.
+    """Open a block that one process at a time can be in, by a lock file at `path` that is removed at its end.
 
-    One that a killed process has left is in nobody's way. Raises OSError where it cannot be made, and, without `wait`,
-    BlockingIOError while another process is in such a block.
+    A lock file that a killed process left does not block. Raises OSError where the file cannot be made, and, without
+    `wait`, BlockingIOError while another process is in such a block.
     """
     if fcntl is None:
         yield
@@ -62,7 +66,7 @@ def held_file(path: Path, *, wait: bool = True) -> Iterator[None]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 break
-        os.close(descriptor)  # whoever held it has removed it meanwhile
+        os.close(descriptor)  # its holder has removed it in the meantime
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Compressed files that must not unpack to more than a memory or a disk holds."""
+"""Guards against compressed files that unpack to more than memory or a disk holds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from memsim.errors import InputError
 
 MAX_RATIO = 200
-"""Measurements and language models pack to a tenth; gzip packs nothing but zeros to a thousandth, xz to less."""
+"""The largest ratio of unpacked to packed size. Measurements and language models reach 10, zeros in gzip 1000."""
 FREE_BYTES = 1 << 26
-"""What any file may unpack to."""
+"""The size that any file may unpack to."""
 
 
 def require_honest(path: Path, unpacked_bytes: int) -> None:
-    """Raise InputError when `path` unpacks to so much more than its size that it can only be meant to do harm."""
+    """Raise InputError when `path` unpacks to so many more bytes than its size that it must be an attack."""
     packed = path.stat().st_size
     if unpacked_bytes > max(FREE_BYTES, MAX_RATIO * packed):
         raise InputError(
@@ -25,7 +25,7 @@ def require_honest(path: Path, unpacked_bytes: int) -> None:
 
 
 class Unpacked(io.RawIOBase):
-    """What `unpacker` makes of the file `path`; raises InputError where that becomes far too much."""
+    """The stream of `unpacker`, which unpacks the file `path`; raises InputError where it becomes far too long."""
 
     def __init__(self, unpacker: io.BufferedIOBase, path: Path) -> None:
         self._unpacker = unpacker
@@ -33,14 +33,17 @@ class Unpacked(io.RawIOBase):
         self._bytes = 0
 
     def readable(self) -> bool:
+        """Whether the stream can be read: always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Read into `buffer` and return the number of bytes. Raises InputError when there are far too many."""
         count = self._unpacker.readinto(buffer)
         self._bytes += count
         require_honest(self._path, self._bytes)
         return count
 
     def close(self) -> None:
+        """Close the stream and the unpacker."""
         self._unpacker.close()
         super().close()

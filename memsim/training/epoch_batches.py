@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from memsim.asr.audio import duration_seconds
-from memsim.asr.corpora import Utterance
 from memsim.asr.ctc import encode_text
 from memsim.asr.data import FeatureSource, pad, training_batches
 from memsim.asr.features import FeatureConfig, spec_augment
 from memsim.asr.recogniser import Recogniser
+from memsim.asr.utterances import Utterance
 from memsim.rng import generator
 from memsim.training.recipe import TrainConfig
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from memsim.asr.corpora import Utterance
 from memsim.asr.data import FeatureSource
 from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser
+from memsim.asr.utterances import Utterance
 from memsim.training.epoch_batches import TrainingBatch
 from memsim.training.recipe import TrainConfig
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import torch
 
 from memsim.asr.architectures import ARCHITECTURES
-from memsim.asr.external import own_tokens
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.recogniser import Recogniser, build, describe_misfits, skeleton, weights_of, with_shared
 from memsim.asr.tokens import CharacterTokens, Tokens
@@ -34,7 +33,7 @@ def from_checkpoint(
     option = f"--init {init}"
     checkpoint = open_network(init, "--init")
     different: list[str] = []
-    tokens: Tokens = own_tokens(config) or CharacterTokens.from_texts(texts)
+    tokens: Tokens = config.own_tokens or CharacterTokens.from_texts(texts)
     if "architecture" in checkpoint.metadata:
         given = skeleton(checkpoint)
         tokens = given.tokens

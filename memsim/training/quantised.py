@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.asr.corpora import Utterance
 from memsim.asr.data import FeatureSource
 from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import input_statistics
+from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
 from memsim.nn.product import QuantisedProduct
 from memsim.nn.quantisation import Quantisation

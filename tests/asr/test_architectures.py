@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architecture
-from memsim.asr.corpora import Utterance, load_corpus
+from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource, evaluation_batches
 from memsim.asr.kinds import CTC
 from memsim.asr.models.frontend import Count, RecogniserConfig
 from memsim.asr.recogniser import build, load_recogniser
 from memsim.asr.running import input_statistics, transcribe
 from memsim.asr.tokens import CharacterTokens
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 

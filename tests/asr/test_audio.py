@@ -12,7 +12,8 @@ import torch
 
 from memsim.asr import audio
 from memsim.asr.audio import duration_seconds, read_audio
-from memsim.asr.corpora import Utterance, load_corpus
+from memsim.asr.corpora import load_corpus
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 
 RATE_HZ = 16000

@@ -175,7 +175,7 @@ def test_bad_input(tmp_path, arpa, capfd) -> None:
         BeamSearch(CHARACTERS, WORDS, tmp_path / "bad.arpa")
     with pytest.raises(InputError, match=r"gone\.arpa: no such language model"):
         BeamSearch(CHARACTERS, WORDS, tmp_path / "gone.arpa")
-    with pytest.raises(ValueError, match="none of 4 tokens"):
+    with pytest.raises(ValueError, match="does not fit 4 tokens"):
         BeamSearch(CHARACTERS, WORDS, arpa, torch.zeros(3))
     for options in ({"beam_size": 0}, {"beam_tokens": 0}, {"beam_threshold": 0.0}):
         with pytest.raises(InputError, match=r"expected (1 to|a number above 0)"):

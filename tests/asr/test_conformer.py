@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from memsim.asr.greedy import greedy
+from memsim.asr.ctc import greedy
 from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
 from memsim.asr.recogniser import load_model_config
 from memsim.asr.tokens import CharacterTokens

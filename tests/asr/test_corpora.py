@@ -1,27 +1,22 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from memsim.asr import corpora
 from memsim.asr.corpora import (
-    StmSegment,
     Unwritable,
-    Utterance,
     corpus_lexicon,
     load_corpus,
-    parse_stm_line,
     with_unwritable,
 )
 from memsim.asr.lexicon import Lexicon
 from memsim.asr.tokens import CharacterTokens, PhonemeTokens
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from tests.calls import growth_beyond_linear
 
@@ -152,78 +147,6 @@ def test_stm_that_is_not_utf8(tedlium: Path) -> None:
         load_corpus("tedlium2", root=tedlium)
 
 
-words = st.text(alphabet="abcdefghijklmnopqrstuvwxyz'", min_size=1)
-marks = st.sampled_from(["", "(2)", "(13)", " <sil>", " {NOISE}", " {BREATH}", " <unk>"])
-times = st.integers(min_value=0, max_value=10**6).map(lambda hundredths: hundredths / 100)
-
-
-@given(
-    talk=words,
-    speaker=words,
-    marked=st.lists(st.tuples(words, marks)),
-    start=times,
-    duration=st.integers(min_value=1, max_value=3000),
-    label=st.sampled_from(["<o,f0,male>", "<NA>", "<F0_M>"]),
-    name=st.sampled_from(["", " (talk-1.00-2.00-<F0_M>-<sil>)"]),
-)
-def test_stm_line_round_trip(
-    talk: str, speaker: str, marked: list[tuple[str, str]], start: float, duration: int, label: str, name: str
-) -> None:
-    end = start + duration / 100
-    text = " ".join(word + mark for word, mark in marked)
-    segment = parse_stm_line(f"{talk} 1 {speaker} {start} {end} {label} {text}{name}", "x.stm:1")
-    assert segment == StmSegment(talk, speaker, start, end, " ".join(word for word, _ in marked))
-
-
-@pytest.mark.parametrize(
-    ("rest", "text", "simplified"),
-    [
-        ("<o,f0,female> yes it is", "yes it is", 0),
-        ("yes it is", "yes it is", 0),
-        ("\tyes\tit  is\r", "yes it is", 0),
-        ("<sil> yes", "yes", 0),
-        ("<O,F0,M> <sil> YES", "YES", 0),
-        ("", "", 0),
-        ("<NA>", "", 0),
-        ("<o,f0,male> {NOISE} read(2) yes", "read yes", 0),
-        ("i've { um / uh / @ } as far", "i've um as far", 1),
-        ("<NA> { @ / uh } yes", "yes", 1),
-        ("{ going to / gonna } be", "going to be", 1),
-        ("{ it { is / 's } / its } so", "it is so", 2),
-        ("{ km/h / kilometres } yes", "km/h yes", 1),
-        ("i am a (farmer)", "i am a farmer", 1),
-        ("(uh) yes (you know)", "uh yes you know", 2),
-        ("yes (talk-0.00-1.00-<F0_F>-<sil>)", "yes", 0),
-        ("(uh) yes (talk-0.00-1.00-<F0_F>)", "uh yes", 1),
-        ("a { b", "a b", 1),
-        ("a } b )", "a b", 2),
-    ],
-)
-def test_stm_as_sclite_reads_it(rest: str, text: str, simplified: int) -> None:
-    segment = parse_stm_line(f"talk 1 Al 0 1 {rest}", "x.stm:1")
-    assert segment == StmSegment("talk", "Al", 0.0, 1.0, text, simplified)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        ";; yes",
-        "  ;; yes",
-        "a 1 b 0 1 <o> IGNORE_TIME_SEGMENT_IN_SCORING",
-        "a 1 b 0 1 Ignore_Time_Segment_In_Scoring",
-    ],
-)
-def test_stm_lines_that_are_not_scored(line: str) -> None:
-    assert parse_stm_line(line, "x.stm:1") is None
-
-
-@given(st.lists(st.sampled_from(["{", "}", "(", ")", "/", "@", "uh", "(uh)", "{A}", "<sil>", "no"])).map(" ".join))
-def test_no_syntax_of_an_stm_counts_as_a_word(text: str) -> None:
-    segment = parse_stm_line(f"a 1 Al 0 1 {text}", "x.stm:1")
-    assert segment is not None
-    assert not set("{}()@<>").intersection(segment.text)
-
-
 def test_an_stm_without_labels_with_a_bom_and_crlf(tedlium: Path) -> None:
     stm = "\ufeff;; a comment\r\na 1 Al 0 1 { it is / it's } yes\r\na 1 Al 1 2\r\na\t1\tAl\t2\t3\tCAFE\u0301\r\n"
     write(tedlium / "TEDLIUM_release2/dev/stm/a.stm", stm)
@@ -246,16 +169,6 @@ def test_what_a_recogniser_cannot_write(tmp_path: Path) -> None:
     lexicon = Lexicon.from_text("the DH AH\nof AH V\ncafe\u0301 K AE F EY\nso S OW\nit\u2019s IH T S\n", "x")
     spoken = PhonemeTokens.from_lexicon(lexicon, [])
     assert with_unwritable(corpus, spoken).unwritable == Unwritable({"q.": 2, "forty-one": 1, "\u2018so'": 1}, 4, 2)
-
-
-@given(st.text())
-def test_any_stm_line_parses_or_is_bad_input(line: str) -> None:
-    try:
-        segment = parse_stm_line(line, "x.stm:7")
-    except InputError as error:
-        assert str(error).startswith("x.stm:7: ")  # noqa: PT017 - the other outcomes are right too
-    else:
-        assert segment is None or segment.end_seconds > segment.start_seconds
 
 
 @pytest.mark.parametrize(("split", "segments", "words"), [("train", 743, 4235), ("dev", 101, 617), ("test", 104, 590)])
@@ -304,95 +217,6 @@ def test_librispeech_errors(librispeech: Path) -> None:
     write(chapter / "84-12.trans.txt", "YES AND NO\n")
     with pytest.raises(InputError, match=r"84-12\.trans\.txt:1: expected `SPEAKER-CHAPTER-NUMBER WORDS"):
         load_corpus("librispeech", root=librispeech)
-
-
-# ---- manifests ----
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Callable[[str, str | bytes], str]:
-    """Writes a manifest beside `sounds/b.wav` and `sounds/a.wav`; its path."""
-    write(tmp_path / "sounds" / "a.wav")
-    write(tmp_path / "sounds" / "b.wav")
-    return lambda name, text: str(write(tmp_path / name, text))
-
-
-def test_tsv(manifest: Callable[..., str], tmp_path: Path) -> None:
-    path = manifest(
-        "m.tsv",
-        "\ufeffaudio\ttext\tstart\tend\tspeaker\r\n"
-        'sounds/b.wav\tSay "YES"\t0.5\t1.25\tBea\r\n\r\n'
-        "sounds/a.wav\tit 's\t\t\t\r\n",
-    )
-    corpus = load_corpus(path)
-    assert (corpus.name, corpus.split, corpus.synthetic) == (path, "all", False)
-    first, second = corpus.utterances
-    assert (first.id, first.text, first.speaker) == ("b-0000050-0000125", 'say "yes"', "Bea")
-    assert (first.start_seconds, first.end_seconds) == (0.5, 1.25)
-    assert (second.id, second.text, second.speaker) == ("a", "it's", None)
-    assert (second.start_seconds, second.end_seconds, second.audio) == (None, None, tmp_path / "sounds/a.wav")
-
-
-def test_jsonl(manifest: Callable[..., str], tmp_path: Path) -> None:
-    rows = [
-        {"audio": "sounds/a.wav", "text": "one", "start": 1, "id": "first", "speaker": None},
-        {"audio": str(tmp_path / "sounds/a.wav"), "text": "two"},
-        {"audio": "sounds/a.wav", "text": "three"},
-    ]
-    corpus = load_corpus(manifest("m.jsonl", "\n".join(map(json.dumps, rows))))
-    assert [u.id for u in corpus.utterances] == ["first", "a", "a-2"]
-    assert [u.text for u in corpus.utterances] == ["one", "two", "three"]
-    assert (corpus.utterances[0].start_seconds, corpus.utterances[0].end_seconds) == (1.0, None)
-
-
-def test_root_moves_a_manifests_audio(manifest: Callable[..., str], tmp_path: Path) -> None:
-    path = manifest("m.tsv", "audio\ttext\na.wav\tone\n")
-    assert load_corpus(path, root=tmp_path / "sounds").utterances[0].audio == tmp_path / "sounds/a.wav"
-
-
-TSV_ERRORS = [
-    ("text\none\n", ":1: lacks `audio`; a manifest's keys are audio, text, start, end, id, speaker"),
-    ("audio\ttext\ttext\tstrat\n", ":1: has `text` twice, has the unknown key `strat`"),
-    ("audio\ttext\nsounds/a.wav\n", ":2: has 1 tab-separated columns, the header has 2"),
-    ("audio\ttext\nsounds/a.wav\tone\n\nsounds/b.wav\t \n", ":4: `text` is empty"),
-    ("audio\ttext\n\tone\n", ":2: `audio` is empty"),
-    ("audio\ttext\nsounds/c.wav\tone\n", ":2: no such audio file: "),
-    ("audio\ttext\tstart\nsounds/a.wav\tone\tsoon\n", ":2: start must be a time in seconds, not 'soon'"),
-    ("audio\ttext\tend\nsounds/a.wav\tone\t0\n", ":2: ends at 0 s, not after its start at 0 s"),
-    ("audio\ttext\tid\nsounds/a.wav\tone\tx\nsounds/b.wav\ttwo\tx\n", ":3: id 'x' was given already at "),
-    (b"audio\ttext\nsounds/a.wav\tcaf\xe9\n", ":2: not UTF-8 text (byte 0xe9)"),
-    ("audio\ttext\n", ": holds no utterances"),
-    ("", ": holds no utterances"),
-]
-JSONL_ERRORS = [
-    ('{"audio": ', ":1: not JSON"),
-    ("[1]", ":1: expected an object such as"),
-    ('\n{"audio": "sounds/a.wav"}', ":2: lacks `text`"),
-    ('{"audio": "sounds/a.wav", "text": "", "x": 1}', ":1: has the unknown key `x`"),
-    ('{"audio": "sounds/a.wav", "text": 3}', ":1: `text` must be a string, not 3"),
-    ('{"audio": "sounds/a.wav", "text": "one", "start": true}', ":1: start must be a time in seconds, not True"),
-    ('{"audio": "sounds/a.wav", "text": "one", "end": NaN}', ":1: end must be a time in seconds, not nan"),
-    ('{"audio": "sounds/a.wav", "text": "one", "end": 1' + "0" * 400 + "}", ":1: end must be a time in seconds"),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [("m.tsv", *case) for case in TSV_ERRORS] + [("m.jsonl", *case) for case in JSONL_ERRORS],
-)
-def test_bad_manifests(manifest: Callable[..., str], name: str, text: str | bytes, message: str) -> None:
-    path = manifest(name, text)
-    with pytest.raises(InputError) as raised:
-        load_corpus(path)
-    assert str(raised.value).startswith(f"{path}{message}")
-    assert "\n" not in str(raised.value)
-
-
-def test_missing_manifest_and_unknown_data(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"m\.tsv: no such manifest"):
-        load_corpus(str(tmp_path / "m.tsv"))
-    with pytest.raises(InputError, match=r"data 'timit': no such corpus \(there are: demo, tedlium2, librispeech\)"):
-        load_corpus("timit")
 
 
 # ---- the demo ----

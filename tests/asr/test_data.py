@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.asr import data
-from memsim.asr.corpora import Utterance
 from memsim.asr.data import (
     FeatureSource,
     bucket,
@@ -21,6 +20,7 @@ from memsim.asr.data import (
     training_batches,
 )
 from memsim.asr.features import FeatureConfig, WaveformConfig
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.rng import generator
 

@@ -1,4 +1,4 @@
-"""Recognisers by somebody else's factory: built, described, mapped to a file and back, whatever they are made of."""
+"""Recognisers by a factory in the user's code: built, named for a file, mapped to a file and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from memsim.asr.architectures import ARCHITECTURES, Architecture
-from memsim.asr.external import described
+from memsim.asr.external import with_architecture
 from memsim.asr.kinds import CTC
 from memsim.asr.models.external_ctc import Factory, FactoryConfig
 from memsim.asr.recogniser import load_recogniser, metadata_of
@@ -127,8 +127,8 @@ def test_a_file_that_says_nothing_is_described(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     foreign = load_checkpoint(tmp_path / "f.safetensors")
-    assert described(foreign, None) is foreign
-    found = described(foreign, "one_function:make", "c.yaml")
+    assert with_architecture(foreign, None) is foreign
+    found = with_architecture(foreign, "one_function:make", "c.yaml")
     monkeypatch.delitem(ARCHITECTURES, "one_function:make")
     assert (found.kind, found.metadata["architecture"]) == ("model", "one_function:make")
     assert tokens_from_json(found.metadata["tokens"]) == CharacterTokens(("a", "b"))

@@ -78,7 +78,7 @@ def test_cmudict_has_the_39_phonemes_of_ted_lium() -> None:
         (b"", "x.dic: holds no words"),
         (b"a AH\nb\n", "x.dic:2: some words have phonemes and some have none; b has none"),
         (b"a\nb B\n", "x.dic:2: some words have phonemes and some have none; a has none"),
-        (b"a \xff\n", r"x.dic: not UTF-8 text \(byte 2\)"),
+        (b"a \xff\n", r"x.dic:1: not UTF-8 text \(byte 0xff\)"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:

@@ -92,7 +92,7 @@ def test_words_of_an_arpa_file(tmp_path: Path) -> None:
     [
         (b"hello\n", "has no section"),
         (b"\\1-grams:\n-0.3\n", "lm.arpa:2: expected `log10-probability word"),
-        (b"mmap lm\x00\xff\xfe", "not an ARPA file; of a binary language model"),
+        (b"mmap lm\x00\xff\xfe", "not an ARPA file; a binary language model"),
     ],
 )
 def test_bad_arpa_files(tmp_path: Path, content: bytes, message: str) -> None:

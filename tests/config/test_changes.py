@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsim.config.changes import Changes, title, without
+from memsim.config.resources import configs_root
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import ChipFacts
 from memsim.nn.plan import with_bits
 from memsim.spec import apply_settings, load_hardware
 
-SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "hardware").glob("*.yaml"))
+SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -126,7 +127,7 @@ def test_where_it_comes_from_is_no_part_of_the_hardware() -> None:
 
 @pytest.mark.parametrize("values", [{}, {"base": 3, "changed": {}}, {"base": None, "changed": ["adc.bits"]}])
 def test_no_changes_are_one_line(values: dict) -> None:
-    with pytest.raises(InputError, match="the changes of the hardware are no name"):
+    with pytest.raises(InputError, match="the changes of the hardware must be a base's name"):
         Changes.from_dict(values)
 
 

@@ -93,7 +93,7 @@ def test_an_unknown_kind() -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder; expected a file"):
+    with pytest.raises(InputError, match="is a folder; expected a YAML file"):
         find_config("models", tmp_path)
 
 

@@ -27,13 +27,14 @@ from safetensors import safe_open
 
 from memsim.asr.audio import duration_seconds, read_audio
 from memsim.asr.beam import BeamSearch
-from memsim.asr.corpora import Utterance, load_corpus
+from memsim.asr.corpora import load_corpus
 from memsim.asr.lexicon import Lexicon, load_lexicon
 from memsim.asr.models.conformer import ConformerConfig
 from memsim.asr.ngram import read_arpa_words, witten_bell
 from memsim.asr.prior import stored_log_prior
 from memsim.asr.recogniser import Recogniser, build, load_model_config, load_recogniser
 from memsim.asr.tokens import CharacterTokens, PhonemeTokens, PieceTokens, tokens_from_json
+from memsim.asr.utterances import Utterance
 from memsim.config.resources import ASSETS, configs_root
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device

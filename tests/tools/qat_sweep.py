@@ -24,11 +24,11 @@ from threading import Lock
 from typing import Any
 
 import yaml
+from wer_by_bits import Line, draw_by_bits
 
 from memsim.asr.bootstrap import Comparison, compare
 from memsim.config.resources import find_config
 from memsim.evaluation.result import spread
-from memsim.report.figures import Line, draw_by_bits
 
 BITS = (8, 4, 3, 2)
 SEVERAL_SEEDS = (3, 2)  # the bits of the rows with three training seeds

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from memsim.report.figures import title_without_bits, wer_by_bits
+from wer_by_bits import title_without_bits, wer_by_bits
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource
 from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser, load_recogniser
+from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import PREFIX, statistics_from_tensors
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources

@@ -11,12 +11,13 @@ import numpy as np
 import soundfile
 import torch
 
-from memsim.asr.corpora import Corpus, Utterance
+from memsim.asr.corpora import Corpus
 from memsim.asr.features import AugmentConfig, FeatureConfig
 from memsim.asr.models.conformer import ConformerConfig
 from memsim.asr.models.frontend import ConvConfig
 from memsim.asr.recogniser import Recogniser, build
 from memsim.asr.tokens import CharacterTokens
+from memsim.asr.utterances import Utterance
 from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.hooks import Hooks
 from memsim.training.loop import Job, train

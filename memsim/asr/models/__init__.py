@@ -1,1 +1,1 @@
-"""The networks of recognisers: encoders, CTC, Transducers, and those of torchaudio."""
+"""Networks of recognisers: encoders, CTC, Transducers, and networks of torchaudio."""

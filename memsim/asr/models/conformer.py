@@ -1,10 +1,10 @@
-"""The Conformer of arXiv 2505.24721, section 4: its encoder, and with CTC the recogniser of the paper.
+"""The Conformer of arXiv 2505.24721, section 4: the encoder, and the paper's recogniser with a CTC output.
 
 A VGG front end over time and frequency (`memsim.asr.models.frontend`), Conformer blocks without positional encoding
 and with a LayerNorm in the convolution module, and an output layer to the tokens. Pointwise convolutions are
-`nn.Linear`: with the other linear layers they are what a crossbar computes.
+`nn.Linear`, so that a crossbar can compute them as it does the other linear layers.
 
-Padding never changes a result: every layer that mixes frames masks the frames beyond an utterance's length.
+Padding never changes a result: each layer that mixes frames masks the frames beyond an utterance's length.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, frame_mask
-from memsim.asr.models.padding import KnowsPadding
+from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, PaddedNetwork, frame_mask
 from memsim.config.schema import problem
 
 
@@ -36,8 +35,8 @@ class ConformerConfig(EncoderConfig):
         return self
 
 
-class ConformerEncoder(KnowsPadding, nn.Module):
-    """Features to hidden vectors: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', width], [batch])."""
+class ConformerEncoder(PaddedNetwork, nn.Module):
+    """An encoder of features: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', width], [batch])."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -46,6 +45,7 @@ class ConformerEncoder(KnowsPadding, nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hidden vectors of each frame, and the number of frames of each utterance."""
         hidden, lengths = self.frontend(features, lengths)
         valid = frame_mask(lengths, hidden.shape[1])
         for block in self.blocks:
@@ -54,7 +54,7 @@ class ConformerEncoder(KnowsPadding, nn.Module):
 
 
 class ConformerCTC(ConformerEncoder):
-    """Features to CTC log-probabilities: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch]).
+    """A Conformer with a CTC output: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch]).
 
     An utterance shorter than the subsampling has no frames left: a length of 0.
     """
@@ -64,12 +64,16 @@ class ConformerCTC(ConformerEncoder):
         self.output = nn.Linear(config.width, config.tokens)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of the tokens, and the number of frames of each utterance."""
         hidden, lengths = super().forward(features, lengths)
         return self.output(hidden).log_softmax(dim=-1), lengths
 
 
 class Block(nn.Module):
-    """Half a feed-forward, attention, convolution, half a feed-forward, LayerNorm (Gulati et al., 2020)."""
+    """A Conformer block: half a feed-forward, attention, convolution, half a feed-forward, LayerNorm.
+
+    The order of Gulati et al., Conformer, Interspeech 2020, equation 1.
+    """
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -80,6 +84,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Map [batch, frames, width] to the same shape; `valid` is [batch, frames]."""
         x = x + 0.5 * self.feed_forward_1(x)
         x = x + self.attention(x, valid)
         x = x + self.convolution(x, valid)
@@ -89,7 +94,7 @@ class Block(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with Swish between them, on normalised input: [batch, frames, width] to the same shape."""
+    """A feed-forward module: LayerNorm, then two linear layers with Swish between them."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -99,6 +104,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, frames, width] to the same shape."""
         hidden = self.dropout(F.silu(self.expand(self.norm(x))))
         projected: Tensor = self.dropout(self.contract(hidden))
         return projected
@@ -107,7 +113,7 @@ class FeedForward(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over the valid frames, without positional encoding.
 
-    The submodules named `..._quantiser` are identities, which training with quantised attention replaces.
+    The submodules named `..._quantiser` are identities that training with quantised attention replaces.
     """
 
     def __init__(self, config: ConformerConfig) -> None:
@@ -125,6 +131,7 @@ class Attention(nn.Module):
         self.value_quantiser: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Map [batch, frames, width] to the same shape; `valid` is [batch, frames]."""
         normed = self.norm(x)
         query, key, value = (
             quantiser(linear(normed)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -139,11 +146,11 @@ class Attention(nn.Module):
         return attended
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """The mean of the values, weighted by the softmax probabilities."""
+        """Return the mean of the values, weighted by the softmax probabilities."""
         if isinstance(self.probability_quantiser, nn.Identity):
             dropout = self.dropout.p if self.training else 0.0
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        # Finite, as -inf would make NaN of an utterance without a valid frame.
+        # Finite, as with -inf an utterance without a valid frame would become NaN.
         scores = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).masked_fill(
             ~mask, torch.finfo(torch.bfloat16).min
         )
@@ -153,7 +160,7 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Gated pointwise, depthwise over time, LayerNorm, SiLU, pointwise."""
+    """A convolution module: gated pointwise, depthwise over time, LayerNorm, SiLU, pointwise."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -167,6 +174,7 @@ class Convolution(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Map [batch, frames, width] to the same shape; `valid` is [batch, frames]."""
         gated = F.glu(self.pointwise_in(self.norm(x)), dim=-1) * valid[:, :, None]
         mixed = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
         projected: Tensor = self.dropout(self.pointwise_out(F.silu(self.depthwise_norm(mixed))))

@@ -1,11 +1,12 @@
-"""Networks that memsim did not make: what their configs say, and recognisers made by a factory of one's own.
+"""Recognisers that memsim did not train: their configs, and networks made by a factory in the user's code.
 
     def factory(tokens: int, **options) -> nn.Module
 
 makes a network with `tokens` outputs, the first of them CTC's blank, whose `forward(features, lengths)` returns
-(log-probabilities [batch, frames', tokens], the frames of each utterance [batch]). `features` are
-[batch, frames, mel_bins] with `lengths` [batch] in frames, or, of `features: {kind: waveform}`, [batch, samples] with
-`lengths` in samples; what is beyond an utterance's length is padding, and must not change its result.
+log-probabilities [batch, frames', tokens] and the number of frames of each utterance [batch]. `features` are
+[batch, frames, mel_bins] with `lengths` [batch] in frames, or, with `features: {kind: waveform}` in the config,
+[batch, samples] with `lengths` in samples. Values beyond an utterance's length are padding and must not change its
+result.
 """
 
 from __future__ import annotations
@@ -29,33 +30,32 @@ from memsim.errors import InputError
 from memsim.units import counted
 
 
-class ForeignConfig(RecogniserConfig):
-    """Of a network that others have trained: it may say what its outputs stand for.
-
-    `characters` are those of the outputs from the second on, in order; the first is the blank.
-    """
+class ExternalConfig(RecogniserConfig):
+    """The config of a network trained elsewhere, which may give the characters of its outputs."""
 
     characters: str | None = None
+    """The characters of the outputs from the second one on, in order; the first output is the blank."""
 
     @property
     def own_tokens(self) -> CharacterTokens | None:
+        """The tokens of `characters`, where the config gives them."""
         return None if self.characters is None else CharacterTokens(tuple(self.characters))
 
     @model_validator(mode="after")
-    def _characters_differ(self) -> ForeignConfig:
+    def _characters_differ(self) -> ExternalConfig:
         if repeated := [c for c, count in Counter(self.characters or "").items() if count > 1]:
             raise problem(f"{repeated[0]!r} stands for more than one output", key="characters")
         return self
 
 
-class FactoryConfig(ForeignConfig):
-    """Of a network made by a factory, whose keyword arguments are `options`."""
+class FactoryConfig(ExternalConfig):
+    """The config of a network that a factory makes from the keyword arguments `options`."""
 
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 def failure_in(error: Exception) -> str:
-    """An error in somebody's code, and where that is."""
+    """Return one line about an error in the user's code, with its file and line."""
     if isinstance(error, SyntaxError):
         place = (error.filename, error.lineno)
     else:
@@ -67,22 +67,22 @@ def failure_in(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Factory:
-    """Makes the network of a config by the function `function`, which the user knows as `name`."""
+    """A maker of networks: the user's `function`, which --architecture calls `name`."""
 
     name: str
     function: Callable[..., Any]
 
     def __call__(self, config: FactoryConfig) -> nn.Module:
-        """Raises InputError where the function does not take the config's options, fails, or makes no module."""
+        """Make a network. Raises InputError where the function does not take the options, fails, or makes no module."""
         try:
             inspect.signature(self.function).bind(tokens=config.tokens, **config.options)
         except TypeError as error:
             given = ", ".join(["tokens", *config.options])
             raise InputError(f"--architecture {self.name}: does not take the arguments {given} ({error})") from None
-        with torch.device("cpu"):  # a factory need not know of devices without values
+        with torch.device("cpu"):  # a factory need not support the meta device
             try:
                 network = self.function(tokens=config.tokens, **config.options)
-            except Exception as error:  # whatever somebody's code raises
+            except Exception as error:  # the user's code may raise anything
                 raise InputError(f"--architecture {self.name}: failed: {failure_in(error)}") from error
         if not isinstance(network, nn.Module):
             raise InputError(f"--architecture {self.name}: made a {type(network).__name__}; expected a torch.nn.Module")
@@ -92,12 +92,13 @@ class Factory:
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """A forward hook that says where a network's result is not what a recogniser's must be."""
+    """A forward hook that raises InputError when a network's result is not that of a CTC recogniser."""
 
     name: str
     tokens: int
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+        """Check the `result` of a call of `module`."""
         if found := self._misfit(len(arguments[0]), result):
             raise InputError(
                 f"--architecture {self.name}: forward returned {found}; expected log-probabilities "
@@ -115,6 +116,6 @@ class OutputCheck:
         if int(lengths.max()) > log_probs.shape[1]:
             return f"a length of {int(lengths.max())} for {counted(log_probs.shape[1], 'frame')}"
         sums = log_probs[:, :1].detach().float().exp().sum(dim=-1)
-        if (sums - 1).abs().gt(0.05).any():  # bfloat16 sums up to within a hundredth or so; NaN is found elsewhere
+        if (sums - 1).abs().gt(0.05).any():  # bfloat16 sums are right to about a hundredth; NaN is found elsewhere
             return f"numbers whose exponentials sum up to {float(sums.flatten()[0]):.3g}, so not log-probabilities"
         return None

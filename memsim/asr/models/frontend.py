@@ -1,7 +1,8 @@
-"""What recognisers begin with: features, subsampled by convolutions over time and frequency, as hidden vectors."""
+"""The front end of recognisers: convolutions over time and frequency that subsample the features."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -11,22 +12,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.asr.features import FeatureConfig, Features
+from memsim.asr.tokens import CharacterTokens
 from memsim.config.schema import Section, Within, problem
 
 Count = Annotated[int, Within(1, 65536)]
 Depth = Annotated[int, Within(1, 256)]
-"""How often something is repeated; what has far more layers than any network takes minutes only to be built."""
+"""A number of layers, limited as a network of far more than usual takes minutes to be built."""
 
 
 class RecogniserConfig(Section):
-    """What every recogniser's config says; `tokens` (with the blank) is filled in from the token table."""
+    """Keys of the config of every recogniser; `tokens` (with the blank) is filled in from the table of tokens."""
 
     features: Features = FeatureConfig()
     tokens: Annotated[int, Within(0)] = 0
 
+    @property
+    def own_tokens(self) -> CharacterTokens | None:
+        """The tokens of the outputs, where the config gives them."""
+        return None
+
 
 class ConvConfig(Section):
-    """One 3 x 3 convolution of the front end, ReLU, then max-pooling by (`pool_time`, `pool_frequency`)."""
+    """A 3 x 3 convolution of the front end, with ReLU and max-pooling by (`pool_time`, `pool_frequency`)."""
 
     channels: Count
     stride_time: Count = 1
@@ -36,7 +43,7 @@ class ConvConfig(Section):
 
 
 class EncoderConfig(RecogniserConfig):
-    """An encoder that begins with `Frontend`, whose vectors have `width` components."""
+    """The config of an encoder that begins with `Frontend`, whose vectors have `width` components."""
 
     features: FeatureConfig = FeatureConfig()
     frontend: Annotated[tuple[ConvConfig, ...], Strict(False), Field(min_length=1, max_length=16)]
@@ -50,7 +57,7 @@ class EncoderConfig(RecogniserConfig):
         return self
 
     def bins_left(self) -> int:
-        """Mel bins after the front end's strides and pooling."""
+        """Return the number of mel bins after the front end's strides and pooling."""
         bins = self.features.mel_bins
         for conv in self.frontend:
             bins = -(-bins // conv.stride_frequency) // conv.pool_frequency
@@ -58,12 +65,24 @@ class EncoderConfig(RecogniserConfig):
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """True where a frame belongs to its utterance: [batch] -> [batch, frames]."""
+    """Return a mask that is true where a frame belongs to its utterance: [batch] -> [batch, frames]."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
+class PaddedNetwork:
+    """Base of networks that take padded batches ([batch, frames, ...], lengths [batch]).
+
+    Calibration asks for the utterances of a batch one by one (`memsim.nn.batches`), so that it sees no padding.
+    """
+
+    def unpadded(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the utterances of a batch one at a time, without padding."""
+        for index, length in enumerate(lengths.tolist()):
+            yield features[index : index + 1, :length], lengths[index : index + 1]
+
+
 class Frontend(nn.Module):
-    """VGG-like subsampling: [batch, frames, mel_bins] -> [batch, frames', width].
+    """A VGG-like front end: [batch, frames, mel_bins] -> [batch, frames', width].
 
     An utterance shorter than the subsampling has no frames left: a length of 0.
     """
@@ -80,14 +99,15 @@ class Frontend(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the subsampled frames as hidden vectors, and the number of frames of each utterance."""
         maps = features.unsqueeze(1)  # [batch, channels, frames, bins]
         for convolution, conv in zip(self.convolutions, self.config.frontend, strict=True):
-            # Zeros beyond an utterance's end are what it would see alone.
+            # Zeros beyond an utterance's end, as the convolution's own padding would have without a batch.
             maps = maps * frame_mask(lengths, maps.shape[2])[:, None, :, None]
             maps = F.relu(convolution(maps))
             lengths = -(-lengths // conv.stride_time)
             if conv.pool_time * conv.pool_frequency > 1:
-                # Where all are shorter than the pool, one frame that belongs to none of them.
+                # One frame of padding where all utterances are shorter than the pool.
                 maps = F.pad(maps, (0, 0, 0, max(0, conv.pool_time - maps.shape[2])))
                 maps = F.max_pool2d(maps, (conv.pool_time, conv.pool_frequency))
                 lengths = lengths // conv.pool_time

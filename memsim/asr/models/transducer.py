@@ -1,8 +1,8 @@
-"""Transducers (Graves, 2012, arXiv 1211.3711): an encoder of the speech, a prediction network of the tokens so far, and
-a joiner of both, whose output layer gives the next token or, with the blank, moves on by a frame.
+"""Transducers (Graves, 2012, arXiv 1211.3711): an encoder, a prediction network and a joiner.
 
-A network maps features to the joiner's view of its frames; `memsim.asr.transducer_decoding` scores and decodes from
-there, and reads the prediction network and the joiner as often as it needs them.
+The encoder reads the speech, the prediction network the tokens so far; the joiner combines both, and its output layer
+gives the next token or, with the blank, moves on by a frame. A network's `forward` maps features to the joiner's
+projections of the frames; `memsim.asr.transducer_decoding` calls the prediction network and the joiner from there.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.models.conformer import ConformerConfig, ConformerEncoder
-from memsim.asr.models.frontend import Count, Depth
+from memsim.asr.models.frontend import Count, Depth, PaddedNetwork
 from memsim.asr.models.lstm import LSTMConfig, LSTMEncoder
-from memsim.asr.models.padding import KnowsPadding
 from memsim.config.schema import Section
 
 State = tuple[Tensor, Tensor]
-"""Of the prediction network's LSTM: hidden and cell [layers, batch, hidden]."""
+"""State of the prediction network's LSTM: hidden and cell, each [layers, batch, hidden]."""
 
 
 class PredictionConfig(Section):
-    """An embedding of the last token, and LSTM layers."""
+    """The shape of a prediction network: an embedding of the last token, and LSTM layers."""
 
     embedding: Count
     hidden: Count
@@ -29,7 +28,7 @@ class PredictionConfig(Section):
 
 
 class TransducerShape(Section):
-    """What a Transducer has besides its encoder; `joiner_width` is that of the hidden layer that joins both."""
+    """The shape of a Transducer besides its encoder; `joiner_width` is the width of the joiner's hidden layer."""
 
     prediction: PredictionConfig
     joiner_width: Count
@@ -44,7 +43,7 @@ class LSTMTransducerConfig(LSTMConfig, TransducerShape):
 
 
 class PredictionNetwork(nn.Module):
-    """The tokens so far to hidden vectors, step by step: ([batch, steps], state) -> ([batch, steps, hidden], state).
+    """A network of the tokens so far: ([batch, steps], state) -> ([batch, steps, hidden], state).
 
     Without a state it begins anew; the first token is the blank, which stands for the beginning.
     """
@@ -57,14 +56,15 @@ class PredictionNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return the hidden vectors after each token, and the state after the last one."""
         hidden, state = self.lstm(self.dropout(self.embedding(tokens)), state)
         return self.dropout(hidden), state
 
 
 class Joiner(nn.Module):
-    """Projections of encoder and prediction network onto one width, where they are added.
+    """Projections of the encoder and the prediction network onto one width, and their sum.
 
-    They are apart from the sum, as each frame and each step is projected once and joined with many.
+    The projections are modules of their own, as each frame and each step is projected once and joined with many.
     """
 
     def __init__(self, encoded: int, predicted: int, width: int) -> None:
@@ -73,53 +73,58 @@ class Joiner(nn.Module):
         self.prediction = nn.Linear(predicted, width, bias=False)
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """The sum of both projections, squashed: [..., joiner_width]."""
+        """Return the tanh of the sum of both projections [..., joiner_width], which broadcast."""
         return torch.tanh(encoded + predicted)
 
 
-class Transducer(KnowsPadding, nn.Module):
-    """What encoders are mixed with: a prediction network, a joiner and an output layer to the tokens."""
+class Transducer(PaddedNetwork, nn.Module):
+    """Mixin of encoders: a prediction network, a joiner and an output layer to the tokens."""
 
     prediction: nn.Module
     joiner: Joiner
     output: nn.Module
 
     def add_parts(self, encoded: int, shape: TransducerShape, tokens: int, dropout: float) -> None:
-        """Behind an encoder whose vectors have `encoded` components."""
+        """Add the parts behind an encoder whose vectors have `encoded` components."""
         self.prediction = PredictionNetwork(shape.prediction, tokens, dropout)
         self.joiner = Joiner(encoded, shape.prediction.hidden, shape.joiner_width)
         self.output = nn.Linear(shape.joiner_width, tokens)
 
     def predict(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As the prediction network, projected: ([batch, steps], state) -> ([batch, steps, joiner_width], state)."""
+        """Return the projected prediction network: ([batch, steps], state) -> ([batch, steps, joiner_width], state)."""
         hidden, state = self.prediction(tokens, state)
         return self.joiner.prediction(hidden), state
 
     def log_probs(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Of the next token, where projections [..., joiner_width] that broadcast meet: [..., tokens], float32."""
+        """Return the log-probabilities of the next token [..., tokens], float32.
+
+        `encoded` and `predicted` are projections [..., joiner_width] that broadcast.
+        """
         logits: Tensor = self.output(self.joiner(encoded, predicted))
         return logits.float().log_softmax(dim=-1)
 
 
 class ConformerTransducer(ConformerEncoder, Transducer):
-    """([batch, frames, mel_bins], [batch]) -> (projected frames [batch, frames', joiner_width], [batch])."""
+    """A Transducer with a Conformer encoder."""
 
     def __init__(self, config: ConformerTransducerConfig) -> None:
         super().__init__(config)
         self.add_parts(config.width, config, config.tokens, config.dropout)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [batch, frames, mel_bins], [batch] to the projected frames [batch, frames', joiner_width], [batch]."""
         hidden, lengths = super().forward(features, lengths)
         return self.joiner.encoder(hidden), lengths
 
 
 class LSTMTransducer(LSTMEncoder, Transducer):
-    """([batch, frames, mel_bins], [batch]) -> (projected frames [batch, frames', joiner_width], [batch])."""
+    """A Transducer with a bidirectional LSTM encoder."""
 
     def __init__(self, config: LSTMTransducerConfig) -> None:
         super().__init__(config)
         self.add_parts(2 * config.hidden, config, config.tokens, config.dropout)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [batch, frames, mel_bins], [batch] to the projected frames [batch, frames', joiner_width], [batch]."""
         hidden, lengths = super().forward(features, lengths)
         return self.joiner.encoder(hidden), lengths

@@ -1,6 +1,6 @@
-"""wav2vec 2.0 and HuBERT with a CTC output: torchaudio's network, from the waveform to log-probabilities.
+"""Networks of wav2vec 2.0 and HuBERT with a CTC output, from torchaudio: waveforms to log-probabilities.
 
-Tensors are named as those of `torchaudio.pipelines.<BUNDLE>.get_model()`.
+Tensors have the names that they have in `torchaudio.pipelines.<BUNDLE>.get_model()`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.features import WaveformConfig
-from memsim.asr.models.external_ctc import ForeignConfig
-from memsim.asr.models.frontend import Count, Depth
-from memsim.asr.models.padding import KnowsPadding
+from memsim.asr.models.external_ctc import ExternalConfig
+from memsim.asr.models.frontend import Count, Depth, PaddedNetwork
 from memsim.config.schema import Section, Within, problem
 
 Dropout = Annotated[float, Within(low=0, below=1)]
 
 
 class Wav2Vec2Parameters(Section):
-    """The arguments of `torchaudio.models.wav2vec2_model`, but for the number of outputs."""
+    """The arguments of `torchaudio.models.wav2vec2_model`, except for the number of outputs."""
 
     extractor_mode: Literal["group_norm", "layer_norm"]
     extractor_conv_layer_config: Annotated[
@@ -52,8 +51,8 @@ class Wav2Vec2Parameters(Section):
         return self
 
 
-class Wav2Vec2Config(ForeignConfig):
-    """The network's shape, and whether every waveform is brought to mean 0 and variance 1 first."""
+class Wav2Vec2Config(ExternalConfig):
+    """The shape of the network, and whether each waveform is normalised to mean 0 and variance 1 first."""
 
     features: WaveformConfig = WaveformConfig(kind="waveform")
     normalise_waveform: bool = False
@@ -61,15 +60,15 @@ class Wav2Vec2Config(ForeignConfig):
 
 
 def wav2vec2_ctc(config: Wav2Vec2Config) -> nn.Module:
-    """([batch, samples], [batch]) -> (log-probabilities [batch, frames, tokens], [batch])."""
+    """Make the network: ([batch, samples], lengths [batch]) -> (log-probabilities [batch, frames, tokens], [batch])."""
     network = Wav2Vec2CTC(config)
     return NormalisedWav2Vec2CTC(network) if config.normalise_waveform else network
 
 
-class Wav2Vec2CTC(KnowsPadding, torchaudio.models.Wav2Vec2Model):  # type: ignore[misc]
-    """torchaudio's network, whose result for an utterance does not depend on what it is padded with.
+class Wav2Vec2CTC(PaddedNetwork, torchaudio.models.Wav2Vec2Model):  # type: ignore[misc]
+    """The network of torchaudio, with results that do not depend on the padding.
 
-    In the base models the first layer is normalised over time, so there each utterance is subsampled by itself.
+    In the base models the first layer is normalised over time, so each utterance is subsampled by itself there.
     """
 
     def __init__(self, config: Wav2Vec2Config) -> None:
@@ -82,7 +81,7 @@ class Wav2Vec2CTC(KnowsPadding, torchaudio.models.Wav2Vec2Model):  # type: ignor
             self._least_samples = (self._least_samples - 1) * stride + kernel
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """An utterance too short for one frame has a length of 0."""
+        """Return log-probabilities and lengths in frames; an utterance too short for one frame has a length of 0."""
         missing = max(0, self._least_samples - waveforms.shape[1])
         waveforms = nn.functional.pad(waveforms, (0, missing))
         if self._is_normalised_over_time:
@@ -102,14 +101,15 @@ class Wav2Vec2CTC(KnowsPadding, torchaudio.models.Wav2Vec2Model):  # type: ignor
         return samples
 
 
-class NormalisedWav2Vec2CTC(KnowsPadding, nn.Module):
-    """The same for networks that were trained on waveforms of mean 0 and variance 1."""
+class NormalisedWav2Vec2CTC(PaddedNetwork, nn.Module):
+    """A `Wav2Vec2CTC` that was trained on waveforms of mean 0 and variance 1, to which it normalises its input."""
 
     def __init__(self, model: Wav2Vec2CTC) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's result for the waveforms, each normalised over its own samples."""
         rows = [
             nn.functional.layer_norm(row[:length], (length,)) if length else row[:0]
             for row, length in zip(waveforms, lengths.tolist(), strict=True)
