@@ -1,4 +1,4 @@
-"""`memsim fit-device`: a device model from one's own measurements."""
+"""`memsim fit-device`: fit a device model to measurements."""
 
 from __future__ import annotations
 
@@ -35,18 +35,19 @@ def command(
         int, typer.Option("--order", metavar="P", min=1, max=50, help="Order of the cycle-to-cycle process.")
     ] = 10,
     components: Annotated[
-        str, typer.Option("--components", metavar="K|auto", help="Components of the device-to-device mixture.")
+        str,
+        typer.Option("--components", metavar="K|auto", help="Number of components of the device-to-device mixture."),
     ] = "auto",
     base: Annotated[
         str,
-        typer.Option("--base", metavar="NAME|FILE", help="Device model that what was not measured is taken from."),
+        typer.Option("--base", metavar="NAME|FILE", help="Device model that supplies whatever was not measured."),
     ] = "synaptogen",
     column: Annotated[
         list[str] | None,
         typer.Option(
             "--column",
             metavar="NAME=THEIRS",
-            help="The file calls column NAME otherwise, such as hrs_kohm=RH. Repeatable.",
+            help="Name of a column in the file, such as hrs_kohm=RH. Repeatable.",
             rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
@@ -65,7 +66,7 @@ def command(
         typer.Option(
             "--from-base",
             metavar="FEATURE",
-            help="hrs, us, lrs or ur was not measured: as in the base model, independent of the others. Repeatable.",
+            help="hrs, us, lrs or ur: not measured, taken from the base model, independent of the others. Repeatable.",
             rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
@@ -74,7 +75,7 @@ def command(
         typer.Option(
             "--read-volts",
             metavar="V",
-            help="Where resistances were measured, or where sweeps are read. Default: that of the base model.",
+            help="Voltage at which resistances were measured or sweeps are read. Default: the base model's.",
             rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
@@ -83,17 +84,19 @@ def command(
         typer.Option(
             "--reset-full-volts",
             metavar="V",
-            help="A RESET from here on is full. Default: fitted to sweeps, else that of the base model.",
+            help="Voltage at which a RESET is complete. Default: fitted to sweeps, or else the base model's.",
             rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
     linear_lrs: Annotated[
         bool,
-        typer.Option("--linear-lrs", help="The low-resistance envelope is ohmic.", rich_help_panel=MEASUREMENTS_PANEL),
+        typer.Option(
+            "--linear-lrs", help="Make the low-resistance envelope ohmic.", rich_help_panel=MEASUREMENTS_PANEL
+        ),
     ] = False,
     inspect: Annotated[
         bool,
-        typer.Option("--inspect", help="Say what the file holds; fit nothing.", rich_help_panel=MEASUREMENTS_PANEL),
+        typer.Option("--inspect", help="Show what the file holds, without a fit.", rich_help_panel=MEASUREMENTS_PANEL),
     ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
@@ -107,7 +110,7 @@ def command(
 ) -> None:
     """Fit a device model to measurements of cells that were cycled.
 
-    The result is what --cell takes everywhere. Whether it describes the measurements is checked on cells drawn from it.
+    --cell and hardware specs take the file. Cells drawn from the model are compared with the measured ones.
     """
     if out is None and not inspect:
         raise InputError("-o DEVICE.safetensors is missing: where to write the model (or --inspect)")

@@ -36,6 +36,12 @@ class DeviceFit:
 
     `print(result)` shows the table that `memsim fit-device` prints.
 
+    >>> result = memsim.fit_device("cycles.csv", order=1)
+    >>> result.model.order
+    1
+    >>> result.save("mine.safetensors")[0].name
+    'mine.safetensors'
+
     Attributes:
         fit: the fitted model with its mixture, envelopes, information criteria and notes.
         goodness: the checks of cells drawn from the model against the measurements.
@@ -152,11 +158,13 @@ def fit_device(
 ) -> DeviceFit:
     """Fit a device model to measurements of cells that were cycled, and check it on cells drawn from it.
 
-        result = memsim.fit_device("cycles.csv", "mine.safetensors")
-        print(result)
-        result.write_report("mine-report")
+    >>> result = memsim.fit_device("cycles.csv", "mine.safetensors", order=1)
+    >>> len(result.to_dict()["goodness"]["checks"])
+    34
+    >>> result.write_report("mine-report").name
+    'report.html'
 
-    This is all that `memsim fit-device` does; arguments have the names of its options.
+    `memsim fit-device` makes this call; the arguments have the names of its options.
 
     Args:
         measurements: a CSV, Parquet or NPZ file: a table of features (device, cycle, hrs_ohms, us_volts, lrs_ohms,

@@ -26,7 +26,14 @@ QUANTILES = (0.01, 0.5, 0.99)
 class Inspection:
     """The facts about a file of measurements, and the measurements themselves.
 
-    `print(inspection)` shows the tables that `memsim fit-device --inspect` prints.
+    `print(inspection)` shows the table that `memsim fit-device --inspect` prints.
+
+    >>> inspection = memsim.inspect_measurements("cycles.csv")
+    >>> inspection.measurements.y.shape  # [features, devices, cycles]
+    (4, 16, 20)
+
+    Attributes:
+        measurements: the measurements, which `memsim.fit_device` takes, too.
     """
 
     measurements: Measurements
@@ -61,9 +68,11 @@ def inspect_measurements(
     seed: int = 0,
     listener: Listener | None = None,
 ) -> Inspection:
-    """Read a file of measurements and say what it holds, without a fit.
+    """Read a file of measurements and return the facts about it, without a fit.
 
-        print(memsim.inspect_measurements("cycles.csv"))
+    >>> inspection = memsim.inspect_measurements("cycles.csv")
+    >>> print(inspection.to_dict()["rows"], inspection.to_dict()["features"]["LRS"]["column"])
+    320 lrs_ohms
 
     The result's `measurements` can be given to `memsim.fit_device`, so that the file is read once.
 

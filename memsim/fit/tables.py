@@ -143,9 +143,7 @@ class Table:
                 )
                 try:
                     # memory of Arrow's own, which its threads free without Python's lock
-                    memory = pa.array([lines], pa.large_binary()).buffers()[
-                        2
-                    ]
+                    memory = pa.array([lines], pa.large_binary()).buffers()[2]
                     table = pyarrow.csv.read_csv(pa.BufferReader(memory), read, parse, convert)
                 except pa.ArrowInvalid as error:
                     raise self._explained(error, row) from None
