@@ -40,6 +40,7 @@ def test_there_is_a_guide_for_each_kind_of_config():
 @each_document
 def test_the_python_examples_run(document, device, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("memsim.fit.goodness.LEAST_GENERATED", 60_000)
     write([feature_table(device, 40, 60, torch.Generator().manual_seed(1))], tmp_path / "example.csv")
     for block in blocks(document, "python"):
         exec(compile(block, name_of(document), "exec"), {"__name__": "example"})

@@ -84,7 +84,7 @@ class Fit:
     devices: Ints  # [devices] indices of the devices that were fitted
     mixture: Mixture  # over the measured features
     envelopes: Envelopes
-    criteria: dict[int, tuple[float, float]]  # order -> (AIC, BIC) a cycle
+    criteria: dict[int, tuple[float, float]]  # order -> (AIC, BIC) for each cycle
     spectral_radius: float  # of the process of the highest order
     rounds: int  # rounds of the bias correction
     notes: tuple[str, ...]  # remarks and warnings for the user

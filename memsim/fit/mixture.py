@@ -36,7 +36,7 @@ class Mixture:
     def negative_scales(self) -> Floats:
         """Return the share [F] of devices drawn from the mixture whose scale is below zero."""
         half = len(self.means) // 2
-        std = np.sqrt(np.square(self.cholesky).sum(axis=2))  # (K, 2F)
+        std = np.sqrt(np.square(self.cholesky).sum(axis=2))  # [K, 2F]
         share: Floats = ndtr(-self.means[half:] / std.T[half:]) @ self.weights
         return share
 
@@ -79,7 +79,7 @@ def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | Non
     best = fitted[min(bic, key=lambda k: bic[k])]
     heaviest_first = np.argsort(-best.weights_, kind="stable")
     responsibilities = best.predict_proba(points)[:, heaviest_first]
-    scales = np.tile(offsets_and_scales[len(noise) // 2 :], (2, 1)) / spread[:, None]  # (2F, devices)
+    scales = np.tile(offsets_and_scales[len(noise) // 2 :], (2, 1)) / spread[:, None]  # [2F, devices]
     cholesky = []
     for k, component in enumerate(heaviest_first):
         share = responsibilities[:, k] / responsibilities[:, k].sum()

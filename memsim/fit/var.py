@@ -37,7 +37,7 @@ def autocovariances(x: Floats, lags: int) -> Floats:
 def _products(x: Floats, lag: int) -> Floats:
     """Return the sums [F, F] of x_i[n] x_j[n - lag] over devices and cycles, in float64 across devices."""
     now, before = x[:, :, lag:].swapaxes(0, 1), x[:, :, : x.shape[2] - lag].swapaxes(0, 1)
-    per_device = now @ before.transpose(0, 2, 1)  # (devices, F, F)
+    per_device = now @ before.transpose(0, 2, 1)  # [devices, F, F]
     return np.asarray(per_device.sum(axis=0, dtype=np.float64))
 
 
