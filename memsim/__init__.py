@@ -21,12 +21,18 @@ from memsim.errors import InputError
 from memsim.version import __version__
 
 if TYPE_CHECKING:
+    from memsim.fit.device_fit import DeviceFit, fit_device
+    from memsim.fit.inspection import Inspection, inspect_measurements
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 _HOMES = {
+    "DeviceFit": "memsim.fit.device_fit",
     "HardwareSpec": "memsim.spec",
+    "Inspection": "memsim.fit.inspection",
+    "fit_device": "memsim.fit.device_fit",
+    "inspect_measurements": "memsim.fit.inspection",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
     "map_model": "memsim.nn.mapping",
@@ -35,9 +41,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "DeviceFit",
     "HardwareSpec",
     "InputError",
+    "Inspection",
     "__version__",
+    "fit_device",
+    "inspect_measurements",
     "load_checkpoint",
     "load_hardware",
     "map_model",

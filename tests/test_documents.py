@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 import yaml
 
@@ -18,6 +19,7 @@ from memsim.storage.checkpoint import FORMAT
 from memsim.training.recipe import load_train_config
 from tests.asr.networks import tiny
 from tests.documents import DOCUMENTS, REPOSITORY, commands, mentioned, name_of, prose
+from tests.tools.example_measurements import feature_table, write
 from tests.tools.hardware_reference import BEGIN, END, comments, reference
 
 README = REPOSITORY / "README.md"
@@ -36,7 +38,10 @@ def test_there_is_a_guide_for_each_kind_of_config():
 
 
 @each_document
-def test_the_python_examples_run(document):
+def test_the_python_examples_run(document, device, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("memsim.fit.goodness.LEAST_GENERATED", 60_000)
+    write([feature_table(device, 40, 60, torch.Generator().manual_seed(1))], tmp_path / "example.csv")
     for block in blocks(document, "python"):
         exec(compile(block, name_of(document), "exec"), {"__name__": "example"})
 

@@ -1,13 +1,15 @@
-"""A device model from measurements of one's own: reading them, fitting, and judging the fit.
+"""Device models fitted to measurements: reading the measurements, fitting a model, and checking it.
 
-measurements = read_measurements("cycles.csv")
-fit = fit_device(measurements, FitOptions(order=10))
-save_device(fit.model, "device.safetensors")
-goodness = judge(fit, measurements)
+`memsim.fit_device` does all of it in one call. The steps are:
+
+    measurements = read_measurements("cycles.csv")
+    fit = fit_model(measurements, FitOptions(order=10))
+    goodness = judge(fit, measurements)
+    save_device(fit.model, "device.safetensors")
 """
 
-from memsim.fit.fit import Fit, FitOptions, fit_device
+from memsim.fit.fit import Fit, FitOptions, fit_model
 from memsim.fit.goodness import Goodness, judge
 from memsim.fit.measurements import Measurements, read_measurements
 
-__all__ = ["Fit", "FitOptions", "Goodness", "Measurements", "fit_device", "judge", "read_measurements"]
+__all__ = ["Fit", "FitOptions", "Goodness", "Measurements", "fit_model", "judge", "read_measurements"]

@@ -1,4 +1,4 @@
-"""Names for arrays in annotations. What they hold and their shapes is said where they are used."""
+"""Names for array types in annotations; shapes are noted where they are used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[Any]  # float64, unless float32 is said
+Floats: TypeAlias = NDArray[Any]  # float64 unless noted
 Ints: TypeAlias = NDArray[Any]  # int64
 Bools: TypeAlias = NDArray[Any]

@@ -1,4 +1,4 @@
-"""Which column of a table holds which quantity, and in what unit."""
+"""The columns of a table of measurements: their quantities and units, and the options that name them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _SECONDS = {"s": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6}
 LOG10_OHMS = ("log10_ohm", "log10_ohms")
 KEYS = ("device", "cycle")
 FEATURES = {"hrs": _OHMS, "us": _VOLTS, "lrs": _OHMS, "ur": _VOLTS}
-"""Columns of a feature table, in the order of the model's features; names end in the unit."""
+"""Units of the columns of a feature table, in the order of the model's features; a column's name ends in its unit."""
 SWEEP = {"voltage": _VOLTS, "current": _AMPERES}
 OPTIONAL = {"time": _SECONDS}
 _PREFERRED = {"hrs": "hrs_ohms", "us": "us_volts", "lrs": "lrs_ohms", "ur": "ur_volts"} | {
     "voltage": "voltage_volts",
     "current": "current_amperes",
 }
-_CASE_MATTERS = "mohm"  # milliohm or megaohm
+_CASE_MATTERS = "mohm"  # it may be milliohm or megaohm
 
 
 @dataclass(frozen=True)
 class Column:
-    """One quantity of a table: the name of its column there, and how its values become the model's."""
+    """The column of one quantity: its name in the table and the conversion of its values to the model's units."""
 
     name: str
     factor: float = 1.0
     is_log10: bool = False
 
     def convert(self, values: Floats) -> Floats:
-        """`values` as they stand in the table, in ohm, volt, ampere or second."""
+        """Convert `values` of the table to ohm, volt, ampere or second."""
         if not self.is_log10:
             return values * self.factor if self.factor != 1.0 else values
         with np.errstate(over="ignore"):
@@ -47,22 +47,58 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a table holds: `features` (one row a device and cycle) or `sweeps` (one row a sample)."""
+    """The columns of a table: `features` (a row for each device and cycle) or `sweeps` (a row for each sample)."""
 
     kind: str
-    columns: Mapping[str, Column]  # quantity -> column; device and cycle among them
+    columns: Mapping[str, Column]  # quantity -> column; includes device and cycle
     unused: tuple[str, ...]
+
+
+def parse_renames(column: Mapping[str, str] | Sequence[str] | str) -> dict[str, str]:
+    """Return expected names -> names in the file, from a mapping or from strings `NAME=THEIRS`.
+
+    Raises:
+        InputError: for a string of another form.
+    """
+    if isinstance(column, Mapping):
+        return dict(column)
+    renames = {}
+    for pair in [column] if isinstance(column, str) else column:
+        name, equals, theirs = pair.partition("=")
+        if not (name and equals and theirs):
+            raise InputError(f"--column {pair}: expected NAME=THEIRS, such as hrs_kohm=RH")
+        renames[name] = theirs
+    return renames
+
+
+def parse_features(from_base: Sequence[str] | str) -> list[str]:
+    """Return names of features in lower case, from names or from lists separated by commas.
+
+    Raises:
+        InputError: for an unknown name, and if all four are given.
+    """
+    texts = [from_base] if isinstance(from_base, str) else from_base
+    names = [name.strip().lower() for text in texts for name in text.split(",")]
+    if wrong := [name for name in names if name not in FEATURES]:
+        raise InputError(f"--from-base {wrong[0]}: expected hrs, us, lrs or ur")
+    if len(set(names)) == len(FEATURES):
+        raise InputError("--from-base hrs,us,lrs,ur: leaves nothing to fit")
+    return names
 
 
 def resolve(
     found: Sequence[str], where: str, renamed: Mapping[str, str] | None = None, without: Sequence[str] = ()
 ) -> Layout:
-    """The layout of a table with the columns `found`.
+    """Return the layout of a table with the columns `found`.
 
-    renamed: names as memsim expects them -> names in the table, for tables that have others.
-    without: features that the table need not have.
+    Args:
+        found: names of the columns in the table.
+        where: name of the file, for messages.
+        renamed: names as memsim expects them -> names in the table.
+        without: features that the table need not have.
 
-    Raises InputError for a missing column, a unit that is missing or unknown, and two columns for one quantity.
+    Raises:
+        InputError: for a missing column, a missing or unknown unit, and two columns of one quantity.
     """
     renamed = dict(renamed or {})
     for expected, theirs in renamed.items():
@@ -97,7 +133,7 @@ def resolve(
 
 
 def _parse(name: str, theirs: str, where: str) -> tuple[str | None, Column]:
-    """(quantity, column) of a column called `name`, `theirs` in the table; quantity None for one of no interest."""
+    """Return (quantity, column) of the column `theirs` under the expected `name`; quantity None if it is not used."""
     lower = name.strip().lower()
     if lower in KEYS:
         return lower, Column(theirs)

@@ -1,4 +1,4 @@
-"""Rows of (device, cycle, values), in file order, made into a dense array."""
+"""The conversion of rows (device, cycle, values) in file order into a dense array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memsim.fit.arrays import Floats, Ints
 from memsim.units import counted
 
 MOST_PLACES = 20
-"""In the dense array, at most, for each row; cycle numbers with larger gaps are refused."""
+"""Largest number of places in the dense array for each row; cycle numbers with larger gaps are refused."""
 
 
 @dataclass(frozen=True)
@@ -21,36 +21,37 @@ class CycleGrid:
 
     devices: tuple[str, ...]
     first_cycles: Ints  # [devices] number of the cycle at index 0
-    values: Floats  # [channels, devices, cycles], NaN where there is none
+    values: Floats  # [channels, devices, cycles], NaN in gaps
 
 
 class CycleRows:
-    """Gathers one row for each device and cycle; the cycles of a device must rise from row to row."""
+    """Collects one row for each device and cycle; the cycle numbers of a device must rise from row to row."""
 
     def __init__(self, where: str, channels: int) -> None:
         self._where = where
         self._channels = channels
         self._index: dict[str, int] = {}
-        self._last: Ints = np.empty(0, dtype=np.int64)  # last cycle of each device
+        self._last: Ints = np.empty(0, dtype=np.int64)  # [devices] last cycle of each device
         self._parts: list[tuple[Ints, Ints, Floats]] = []
 
     def device_indices(self, labels: Sequence[str], codes: Ints) -> Ints:
-        """[n] the index of each row's device, by order of appearance; `codes` [n] point into `labels`."""
+        """Return the index [n] of each row's device, in order of appearance; `codes` [n] are indices into `labels`."""
         places = np.array([self._index.setdefault(label, len(self._index)) for label in labels], dtype=np.int64)
         fresh = np.full(len(self._index) - len(self._last), np.iinfo(np.int64).min)
         self._last = np.concatenate([self._last, fresh])
         return places[codes]
 
-    def add(
-        self,
-        devices: Ints,
-        cycles: Ints,
-        values: Floats,
-        rows: Ints,
-    ) -> None:
-        """`n` rows: device indices [n], cycle numbers [n], `values` [channels, n] and, for errors, row numbers [n].
+    def add(self, devices: Ints, cycles: Ints, values: Floats, rows: Ints) -> None:
+        """Add rows.
 
-        Raises InputError for a cycle that does not follow the last one of its device.
+        Args:
+            devices: [n] indices of devices.
+            cycles: [n] cycle numbers.
+            values: [channels, n] values.
+            rows: [n] row numbers in the file, for messages.
+
+        Raises:
+            InputError: for a cycle that does not follow the last one of its device.
         """
         order = np.argsort(devices, kind="stable")
         device, cycle = devices[order], cycles[order]
@@ -70,7 +71,11 @@ class CycleRows:
         self._parts.append((devices.astype(np.int32), cycles, values.astype(np.float32)))
 
     def grid(self) -> CycleGrid:
-        """All rows. Raises InputError when there are none, or when cycle numbers leave too many places empty."""
+        """Return all rows as a dense array.
+
+        Raises:
+            InputError: if there are no rows, or if cycle numbers leave too many places empty.
+        """
         if not self._parts:
             raise InputError(f"{self._where}: holds no rows")
         devices = np.concatenate([part[0] for part in self._parts])

@@ -1,9 +1,9 @@
-"""The I-V envelopes and the RESET transition, from sweeps or from a base model.
+"""The I-V envelopes and the RESET transition, fitted to sweeps or taken from a base model.
 
-I(U) = (1 - r) LLRS(U) + r HHRS(U) says that the current at any voltage is affine in the conductance G at the read
-voltage. That family of curves is measurable, the two that are called LLRS and HHRS are not: any two will do. Here they
-are those between which the mean LRS and the mean HRS of the measured cells have the states r that they have in the base
-model (0.16 and 0.83 in the published one).
+In the model, I(U) = (1 - r) LLRS(U) + r HHRS(U) (Hennen et al., Front. Neurosci. 16:941753, 2022): the current at any
+voltage is affine in the conductance G at the read voltage. Measurements determine this family of curves, but not which
+two of them are LLRS and HHRS. Here, these two are chosen so that the measured cells' mean LRS and mean HRS have the
+same states r as in the base model (0.16 and 0.83 in the published one).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from memsim.fit.sweeps import Traces
 LLRS_DEGREE, HHRS_DEGREE = 6, 5
 LEAST_TRACES = 50
 MOST_OUTSIDE = 0.01
-"""Share of the cells that may lie beyond a base model's envelopes before these are scaled."""
+"""Share of the cells that may lie beyond a base model's envelopes before the envelopes are scaled."""
 _CLEAR_OF_SWITCHING = 0.9
 _CLEAR_OF_COMPLIANCE = 0.95
-_MISFIT = 0.01  # what a polynomial may miss of a real curve
+_MISFIT = 0.01  # relative deviation of a real curve from a polynomial
 _ALTERNATIONS = 4
 _REWEIGHTINGS = 4
 _HUBER = 2.0  # residuals beyond this many robust standard deviations count less
@@ -36,7 +36,7 @@ _HUBER = 2.0  # residuals beyond this many robust standard deviations count less
 
 @dataclass(frozen=True)
 class Envelopes:
-    """What a device model says of currents, and where it comes from."""
+    """The parameters of a device model that determine currents, and their source."""
 
     llrs: Floats  # [degree + 1] amperes of volts, highest power first
     hhrs: Floats
@@ -48,11 +48,11 @@ class Envelopes:
 
     @property
     def is_of_base(self) -> bool:
-        """Whether the curves are those of a base model."""
+        """Whether the curves come from a base model."""
         return self.error is None
 
     def on(self, model: DeviceModel) -> DeviceModel:
-        """`model` with these."""
+        """Return `model` with these envelopes."""
         return dataclasses.replace(
             model,
             llrs=torch.from_numpy(self.llrs.copy()),
@@ -64,11 +64,15 @@ class Envelopes:
 
 
 def envelopes(measurements: Measurements, base: DeviceModel, linear_lrs: bool = False) -> Envelopes:
-    """Fitted where there are enough sweeps, else those of `base`.
+    """Fit the envelopes if there are enough sweeps; otherwise take them from `base`.
 
-    linear_lrs: LLRS is a straight line.
+    Args:
+        measurements: the features, and the sample of sweeps if there is one.
+        base: the base model.
+        linear_lrs: whether LLRS is a straight line.
 
-    Raises InputError when the resistances of the two states do not differ.
+    Raises:
+        InputError: if the mean LRS is not below the mean HRS.
     """
     conductances = _mean_conductances(measurements, base)
     if not conductances[1] > conductances[0] * 1.01:
@@ -83,7 +87,7 @@ def envelopes(measurements: Measurements, base: DeviceModel, linear_lrs: bool = 
 
 
 def _mean_conductances(measurements: Measurements, base: DeviceModel) -> tuple[float, float]:
-    """(HRS, LRS), siemens, at the read voltage; those of the base model for a state that was not measured."""
+    """Return the mean conductances (HRS, LRS) in siemens; a state that was not measured has the base model's."""
     means = dict(zip((LRS, HRS), _base_conductances(base, measurements.read_volts), strict=True))
     for state in means:
         if state in measurements.measured:
@@ -93,14 +97,14 @@ def _mean_conductances(measurements: Measurements, base: DeviceModel) -> tuple[f
 
 
 def _base_conductances(base: DeviceModel, volts: float) -> tuple[float, float]:
-    """(LRS, HRS) of a base model's mean cells, siemens, at `volts`."""
+    """Return the conductances (LRS, HRS) of the base model's mean cells in siemens at `volts`."""
     at = torch.tensor(volts, dtype=torch.float64)
     low, high = (base.conductance_siemens(at, torch.tensor(r, dtype=torch.float64)).item() for r in state_means(base))
     return low, high
 
 
 def _of_base(measurements: Measurements, base: DeviceModel, lrs_siemens: float, linear_lrs: bool) -> Envelopes:
-    """The base model's curves, scaled in current where many cells lie outside, and in voltage where UR does."""
+    """Take the base model's curves; scale their currents or voltages if many cells lie outside."""
     source, scale, stretch = base.name, 1.0, 1.0
     read_as_measured = dataclasses.replace(base, reference_volts=measurements.read_volts)
     ohms = np.concatenate([10.0 ** measurements.y[HRS].astype(np.float64), measurements.y[LRS].astype(np.float64)])
@@ -124,7 +128,7 @@ def _of_base(measurements: Measurements, base: DeviceModel, lrs_siemens: float, 
 
 @dataclass(frozen=True)
 class _Cells:
-    """The cycles of the traces by their own features, [n] each."""
+    """The features [n] of the cycles in the traces."""
 
     hrs_before: Floats  # ohm
     set_volts: Floats
@@ -162,11 +166,11 @@ def _fitted(
 
 @dataclass(frozen=True)
 class _Gauge:
-    """Which two curves of the family are LLRS and HHRS: r = (llrs - G) / window."""
+    """The choice of LLRS and HHRS within the family of curves: r = (llrs - G) / window."""
 
-    volts: float  # where G is the conductance
+    volts: float  # the voltage of the conductances
     llrs_siemens: float
-    window_siemens: float  # LLRS less HHRS
+    window_siemens: float  # conductance of LLRS less that of HHRS
 
     def r(self, siemens: Floats) -> Floats:
         return (self.llrs_siemens - siemens) / self.window_siemens
@@ -174,19 +178,20 @@ class _Gauge:
 
 @dataclass(frozen=True)
 class _Undisturbed:
-    """Samples [n] of cells that hold a state, clear of any switching."""
+    """Samples [n] of cells that hold a state, away from any switching."""
 
     volts: Floats
     amperes: Floats
-    weight: Floats  # one by the standard deviation of the current about the curve, as far as known
-    state: Ints  # index of the state held: of one cycle, before SET, after it, or after RESET
-    measured_r: Floats  # [n] from the resistance at the read voltage
-    r: Floats  # [n] the best estimate
+    weight: Floats  # inverse standard deviation of the current about the curve, scaled to a maximum of 1
+    state: Ints  # index of the state: each cycle has one before the SET, one after it, and one after the RESET
+    measured_r: Floats  # estimated from the resistance at the read voltage
+    r: Floats  # the best estimate
 
     def with_states_of(self, llrs: Floats, hhrs: Floats) -> _Undisturbed:
-        """The same with each state estimated from all its samples, given the envelopes.
+        """Estimate each state r from all its samples, given the envelopes.
 
-        On the whole these states agree with those from the read voltage, which are noisier and so would bias a fit.
+        The estimates are calibrated to those at the read voltage by a straight line. The latter are noisier, and their
+        noise would bias a fit.
         """
         start = np.polyval(llrs, self.volts)
         window = np.polyval(hhrs, self.volts) - start
@@ -206,7 +211,7 @@ def _undisturbed(traces: Traces, cells: _Cells, gauge: _Gauge) -> _Undisturbed:
         after_set = to_high & (volts < 0) & (amperes > _CLEAR_OF_COMPLIANCE * held)
         before_reset = to_high & (volts > 0) & (volts < _CLEAR_OF_SWITCHING * cells.reset_volts[:, None])
         after_reset = back & (volts > 0)
-        # the noise of an instrument, and curves that are no polynomials
+        # two sources of error: the noise of the instrument, and the deviation of real curves from polynomials
         noise = 1.4826 / np.sqrt(6) * float(np.nanmedian(np.abs(np.diff(np.where(after_reset, amperes, np.nan), 2))))
     parts = []
     masks_and_ohms = (
@@ -227,21 +232,21 @@ def _undisturbed(traces: Traces, cells: _Cells, gauge: _Gauge) -> _Undisturbed:
 
 
 def _legs(volts: Floats) -> tuple[Bools, Bools, Bools]:
-    """Masks [n, samples]: before Vneg, between it and Vpos, after that."""
+    """Return masks [n, samples] of the samples before Vneg, between Vneg and Vpos, and after Vpos."""
     place = np.arange(volts.shape[1])
     lowest, highest = np.nanargmin(volts, axis=1)[:, None], np.nanargmax(volts, axis=1)[:, None]
     return place < lowest, (place > lowest) & (place < highest), place > highest
 
 
 def _family(samples: _Undisturbed, gauge: _Gauge, llrs_degree: int, hhrs_degree: int) -> tuple[Floats, Floats, float]:
-    """(LLRS, HHRS, median relative error): the polynomials through the origin that describe the samples best.
+    """Fit polynomials through the origin to the samples; return (LLRS, HHRS, median relative error).
 
-    Both have the gauge's conductance at the read voltage. Few large errors (glitches) count less (Huber).
+    Both have the gauge's conductance at the read voltage. Large errors such as glitches count less (Huber weights).
     """
     u = samples.volts / gauge.volts
 
     def basis(degree: int) -> Floats:
-        """[n, degree - 1] u (u^(j-1) - 1), j = degree ... 2: polynomials that vanish at 0 and at the read voltage."""
+        """Return u (u^(j-1) - 1) [n, degree - 1], j = degree ... 2, which are 0 at 0 V and at the read voltage."""
         return np.array([u * (u ** (j - 1) - 1) for j in range(degree, 1, -1)]).reshape(degree - 1, len(u)).T
 
     r = samples.r[:, None]
@@ -273,7 +278,7 @@ def _family(samples: _Undisturbed, gauge: _Gauge, llrs_degree: int, hhrs_degree:
 def _transition(
     traces: Traces, cells: _Cells, llrs: Floats, hhrs: Floats, reference: float, base: DeviceModel
 ) -> tuple[float, float]:
-    """(Umax, eta) of I(U) = a |Umax - U|^eta + c between (UR, the LRS current) and (Umax, the HRS current)."""
+    """Fit I(U) = a |Umax - U|^eta + c from (UR, LRS current) to (Umax, HRS current); return (Umax, eta)."""
     volts, amperes = traces.volts, traces.amperes
     _, to_high, _ = _legs(volts)
     with np.errstate(invalid="ignore"):

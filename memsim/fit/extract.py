@@ -1,7 +1,7 @@
-"""The features of single sweeps: resistances, the voltage of the SET jump and that of the RESET onset.
+"""The features of single sweeps: the resistances, the voltage of the SET jump and the voltage of the RESET onset.
 
-All cycles of a batch are treated side by side. A cycle is 0 -> Vneg -> 0 -> Vpos -> 0 in time order; a cell SETs on the
-way to Vneg and RESETs on the way to Vpos.
+All cycles of a batch are computed side by side. A cycle is 0 -> Vneg -> 0 -> Vpos -> 0 in order of time; a cell SETs on
+the way to Vneg and RESETs on the way to Vpos.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 from memsim.fit.arrays import Bools, Floats, Ints
 
 LEAST_RATIO = 2.0
-"""Between the resistances before and after a SET or RESET that succeeded."""
+"""Least ratio of the resistances before and after a successful SET or RESET."""
 WINDOW = 0.3
-"""Half width, in read voltages, of the window in which a resistance is fitted."""
+"""Half width of the window in which a resistance is fitted, as a share of the read voltage."""
 REACH = 0.9
-"""Of the usual extremes: a sweep that stays below is incomplete."""
+"""Share of the usual extremes that a complete sweep reaches."""
 HALF_WINDOW = 0.05
-"""Of Vpos: how far to both sides of the current's maximum its kink is looked for."""
+"""Half width of the window around the current's maximum in which the kink is searched, as a share of Vpos."""
 END_HRS = 4
-"""Index of the HRS at the end of a cycle, behind the four features; that is the HRS of the next cycle."""
+"""Index of the HRS at the end of a cycle, after the four features; it is the HRS of the next cycle."""
 _HALF_LOBE = 0.5
 _KNOTS_A_SAMPLE = 8
 
 
 @dataclass(frozen=True)
 class Sweeps:
-    """Cycles side by side, padded with NaN to the longest."""
+    """Cycles side by side, padded with NaN to the length of the longest."""
 
     device: Ints  # [n]
     cycle: Ints  # [n]
@@ -40,7 +40,7 @@ class Sweeps:
 
     @classmethod
     def of(cls, devices: Ints, cycles: Ints, rows: Ints, volts: Floats, amperes: Floats, starts: Ints) -> Sweeps:
-        """From samples in file order, all [samples]; cycles begin at the indices `starts`."""
+        """Cut samples [samples] in file order into cycles, which begin at the indices `starts`."""
         lengths = np.diff(starts, append=len(rows))
         place = np.arange(int(lengths.max()))
         is_sample = place < lengths[:, None]
@@ -50,14 +50,14 @@ class Sweeps:
         return cls(devices[starts], cycles[starts], rows[starts], u, i, lowest, highest)
 
     def legs(self) -> tuple[Bools, Bools, Bools]:
-        """Masks [n, samples]: on the way to Vneg, from there to Vpos, back from it."""
+        """Return masks [n, samples] of the three legs: to Vneg, from Vneg to Vpos, and back from Vpos."""
         place = np.arange(self.volts.shape[1])
         to_low = place <= self.lowest[:, None]
         to_high = ~to_low & (place <= self.highest[:, None])
         return to_low, to_high, ~to_low & ~to_high & np.isfinite(self.volts)
 
     def reaches(self, low: float, high: float) -> Bools:
-        """[n] whether a cycle goes to both extremes and back."""
+        """Return whether each cycle [n] goes to both extremes and back."""
         last = np.isfinite(self.volts).sum(axis=1) - 1
         ends = np.stack([self.volts[:, 0], np.take_along_axis(self.volts, last[:, None], axis=1)[:, 0]])
         goes = (np.nanmin(self.volts, axis=1) <= REACH * low) & (np.nanmax(self.volts, axis=1) >= REACH * high)
@@ -65,7 +65,7 @@ class Sweeps:
         return np.asarray(goes & returns)
 
     def first_turn(self, tolerance: float) -> Ints:
-        """[n] the first sample by which a leg has turned back over more than `tolerance` of the range; or -1."""
+        """Return the first sample [n] at which a leg has gone back by more than `tolerance` of the range, or -1."""
         to_low, to_high, back = self.legs()
         allowed = tolerance * (np.nanmax(self.volts, axis=1) - np.nanmin(self.volts, axis=1))[:, None]
         turned = np.zeros(self.volts.shape, dtype=bool)
@@ -76,9 +76,11 @@ class Sweeps:
 
 
 def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools]:
-    """([5, n] features and the HRS at the end, whether the SET succeeded [n], whether the RESET did [n]).
+    """Extract the features of `sweeps`.
 
-    Both HRS are in log10 ohm; the first is read at -U0, on the way to Vneg.
+    Returns:
+        The four features and the HRS at the end of the cycle [5, n] (both HRS in log10 ohm, the first read at
+        -`read_volts` on the way to Vneg), whether the SET succeeded [n], and whether the RESET succeeded [n].
     """
     to_low, to_high, back = sweeps.legs()
     before = _resistance(sweeps, to_low, -read_volts)
@@ -96,9 +98,9 @@ def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools
 
 
 def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
-    """[n] U / I at `at_volts`, from the samples of `leg` near it; NaN without three of them.
+    """Return U / I [n] at `at_volts`, from the samples of `leg` near it; NaN if there are fewer than three.
 
-    The conductance is taken to be a straight line there: I = U (g + h (U - at_volts)), least squares, gives 1 / g.
+    Near `at_volts` the conductance is a straight line: a least-squares fit of I = U (g + h (U - at_volts)) gives 1 / g.
     """
     distance = sweeps.volts - at_volts
     result = np.full(len(distance), np.nan)
@@ -114,10 +116,10 @@ def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
 
 
 def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
-    """([n] the voltage of the jump, [n] the ratio of conductances after and before it).
+    """Return the voltage of the SET jump [n] and the ratio of the conductances after and before it [n].
 
-    The jump is where two constant conductances, one before and one after, describe the leg best, whether the current
-    then follows the LRS or is held by a compliance. The cell switched between two samples: their mean is taken.
+    The leg is fitted by two constant conductances, one before the jump and one after it, whether the current then
+    follows the LRS or is held by a compliance. The voltage is the mean of the samples before and after the jump.
     """
     conductance = np.where(leg, sweeps.amperes / np.where(leg, sweeps.volts, 1.0), 0.0)
     count, total = np.cumsum(leg, axis=1), np.cumsum(conductance, axis=1)
@@ -134,16 +136,16 @@ def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
 
 
 def _reset(sweeps: Sweeps, leg: Bools) -> Floats:
-    """[n] the voltage of the kink at which the current stops to rise.
+    """Return the voltage [n] of the kink at which the current stops rising.
 
-    Near the maximum: a straight line up to the kink and a parabola behind it that meet there, the kink being where the
-    squared error is least, between samples too.
+    Near the maximum, the current is fitted by a straight line up to the kink and a parabola after it. The kink, which
+    may lie between two samples, has the least squared error.
     """
     current = np.where(leg, sweeps.amperes, -np.inf)
     smooth = np.where(leg, _smoothed(sweeps.amperes), -np.inf)
     peak = smooth.max(axis=1, keepdims=True)
     place = np.arange(leg.shape[1])
-    coarse = np.where(smooth >= 0.99 * peak, place, -1).max(axis=1)  # the end of a plateau, where there is one
+    coarse = np.where(smooth >= 0.99 * peak, place, -1).max(axis=1)  # the end of the plateau, if there is one
     rows = np.arange(len(coarse))
     result = sweeps.volts[rows, coarse]
     steps = np.abs(np.diff(sweeps.volts, axis=1))
@@ -166,7 +168,7 @@ def _reset(sweeps: Sweeps, leg: Bools) -> Floats:
 
 
 def _kinks(current: Floats, half: int) -> Floats:
-    """[n] places of the kinks, in samples from the middle, of windows `current` [n, 2 half + 1]."""
+    """Return the positions [n] of the kinks, in samples from the middle, of windows `current` [n, 2 half + 1]."""
     place = np.arange(-half, half + 1, dtype=np.float64)
     knots = np.arange(-half * _KNOTS_A_SAMPLE // 2, half * _KNOTS_A_SAMPLE // 2 + 1) / _KNOTS_A_SAMPLE
     scaled = current / np.abs(current).max(axis=1, keepdims=True)
@@ -177,14 +179,14 @@ def _kinks(current: Floats, half: int) -> Floats:
         out[:] = np.square(scaled @ basis).sum(axis=1)
     best = np.clip(explained.argmax(axis=1), 1, len(knots) - 2)
     before, at, after = (explained[np.arange(len(best)), best + step] for step in (-1, 0, 1))
-    curvature = before - 2 * at + after  # the best knot lies at the top of a parabola through three
+    curvature = before - 2 * at + after  # the best knot is at the vertex of a parabola through three
     with np.errstate(divide="ignore", invalid="ignore"):
         offset = np.where(curvature < 0, np.clip((before - after) / (2 * curvature), -1, 1), 0.0)
     return np.asarray(knots[best] + offset / _KNOTS_A_SAMPLE)
 
 
 def _smoothed(x: Floats) -> Floats:
-    """Mean of three neighbours along the last axis."""
+    """Return the means of three neighbours along the last axis."""
     result = x.copy()
     result[:, 1:-1] = (x[:, :-2] + x[:, 1:-1] + x[:, 2:]) / 3
     return result

@@ -1,11 +1,6 @@
-"""A device model from measurements: offsets, scales, polynomials, the cycle-to-cycle process and the device mixture.
+"""The fit of a device model: offsets, scales, polynomials, the cycle-to-cycle process and the device mixture.
 
-Standardising a device's series by its own mean and deviation, which is what makes devices comparable, biases all that
-follows: the series has a long memory, so these two are noisy even over thousands of cycles, and they take slow
-fluctuations with them. How much is measured on a twin: series of the same lengths and gaps, drawn from the fitted
-model and treated alike, once with their true offsets and scales and once with estimated ones. The difference is taken
-out, and the fit repeated until it no longer changes (indirect inference: Gourieroux et al., J. Appl. Econometrics
-8:S85, 1993).
+The polynomials and the process are corrected for the bias of short series, which is measured on a twin (see `twin`).
 """
 
 from __future__ import annotations
@@ -14,22 +9,25 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy
+import sklearn
 import torch
 
 from memsim.device import DeviceModel, load_device
 from memsim.device.cells import Cells
-from memsim.device.features import draw_variates, stationary_autocovariances
-from memsim.device.model import HRS, LRS, polynomial
+from memsim.device.features import stationary_autocovariances
+from memsim.device.model import HRS, LRS
 from memsim.errors import InputError
 from memsim.fit.arrays import Floats, Ints
 from memsim.fit.envelopes import Envelopes, envelopes
 from memsim.fit.measurements import NAMES, Measurements, Progress
-from memsim.fit.mixture import DEVICES_PER_COMPONENT, Mixture, fit_mixture
-from memsim.fit.normalise import NormalScores, normalised, power_series, standardise
+from memsim.fit.mixture import DEVICES_PER_COMPONENT, Mixture, fit_mixture, mixture_moments
+from memsim.fit.normalise import normalised, power_series
+from memsim.fit.twin import Statistics, Twin
 from memsim.fit.var import (
-    autocovariances,
     correlations,
     information_criteria,
     spectral_radius,
@@ -41,31 +39,31 @@ from memsim.units import counted
 
 LEAST_CYCLES = 20
 CYCLES_PER_ORDER = 5
-"""A device needs this many cycles for each order of the process, and LEAST_CYCLES anyway."""
+"""A device must have this many cycles for each order of the process, and at least LEAST_CYCLES."""
 SAMPLES_PER_ORDER = 200
-"""All devices together need this many cycles for each order: 50 for each coefficient of a feature."""
-TWIN_CYCLES = 1_000_000
-"""A twin of fewer cycles is drawn several times over."""
+"""The devices together must have this many cycles for each order: 50 for each coefficient of a feature."""
 MOST_NOISE = 0.5
-"""Of the variance over devices: a larger share that is estimation noise is said."""
+"""Share of the variance over devices that may be estimation noise before a note says so."""
 DRAWN_CELLS = 1 << 18
-"""How many cells of a fitted model are drawn to see that they are possible."""
+"""Number of cells that are drawn from a fitted model to check that their resistances are possible."""
 MOST_BEYOND = 0.02
-"""Of the cells drawn: a larger share with an LRS beyond its envelope is said."""
+"""Share of the cells drawn that may have an LRS beyond its envelope before a note says so."""
 _ROUNDS = 12
 _CONVERGED = 5e-4
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What `fit_device` is asked for.
+    """The options of `fit_model`.
 
-    order: of the cycle-to-cycle process; all lower ones are stored, too.
-    components: of the device mixture; None chooses by the Bayesian information criterion.
-    base: the device model that what was not measured comes from.
-    reset_full_volts: Umax, where the base model's (or the sweeps') is not right.
-    linear_lrs: LLRS(U) is a straight line.
-    name: of the model.
+    Attributes:
+        order: order of the cycle-to-cycle process; all lower orders are stored, too.
+        components: number of components of the device mixture; None chooses by the Bayesian information criterion.
+        base: name or file of the device model that supplies whatever was not measured.
+        reset_full_volts: Umax, the voltage at which a RESET is complete, in place of the fitted or the base model's.
+        linear_lrs: whether LLRS(U) is a straight line.
+        seed: seed of the twins and of the mixture's initialisation.
+        name: name of the fitted model.
     """
 
     order: int = 10
@@ -79,26 +77,26 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted device model, and how it came about."""
+    """A fitted device model with its intermediate results."""
 
     model: DeviceModel
     options: FitOptions
-    devices: Ints  # indices of those that were fitted
-    offsets_and_scales: Floats  # [2F, devices] estimates, of the features measured
-    mixture: Mixture  # of the features measured
+    devices: Ints  # [devices] indices of the devices that were fitted
+    mixture: Mixture  # over the measured features
     envelopes: Envelopes
-    criteria: dict[int, tuple[float, float]]  # order -> (AIC, BIC) a cycle
-    spectral_radius: float  # of the highest order
-    rounds: int  # of correction
-    notes: tuple[str, ...]  # what a user should know
+    criteria: dict[int, tuple[float, float]]  # order -> (AIC, BIC) for each cycle
+    spectral_radius: float  # of the process of the highest order
+    rounds: int  # rounds of the bias correction
+    notes: tuple[str, ...]  # remarks and warnings for the user
 
     def provenance(self, measurements: Measurements) -> dict[str, str]:
-        """What a device file says of its origin, as metadata."""
-        import scipy
-        import sklearn
+        """Return the metadata that records in a device file how it was fitted."""
+        return {"fit": json.dumps(self.facts(measurements))}
 
+    def facts(self, measurements: Measurements) -> dict[str, Any]:
+        """Return the measurements, the options and the versions of the fit as plain values."""
         layout = measurements.layout
-        facts = {
+        return {
             "measurements": measurements.path.name,
             "sha256": measurements.sha256,
             "kind": layout.kind,
@@ -111,15 +109,25 @@ class Fit:
             "notes": list(self.notes),
             "versions": {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__},
         }
-        return {"fit": json.dumps(facts)}
 
 
-def fit_device(
+def fit_model(
     measurements: Measurements, options: FitOptions | None = None, progress: Progress = lambda name, done: None
 ) -> Fit:
-    """The device model whose cells behave as the measured ones.
+    """Fit a device model to `measurements`.
 
-    Raises InputError for measurements that the model cannot hold (signs, constant columns) and for too few of them.
+    The model is the one of Hennen et al., Front. Neurosci. 16:941753, 2022: y = mu + sigma g(x), where x is a vector
+    autoregressive process over cycles, g a polynomial for each feature, and (mu, sigma) of a device come from a
+    Gaussian mixture.
+
+    Args:
+        measurements: the features of all devices and cycles.
+        options: the options; by default those of `FitOptions()`.
+        progress: called with a name and the fraction that is done.
+
+    Raises:
+        InputError: for values that the model cannot represent (wrong signs, constant features) and for too few
+            devices or cycles.
     """
     options = options or FitOptions()
     base = load_device(options.base)
@@ -130,7 +138,7 @@ def fit_device(
     curves = envelopes(measurements, base, options.linear_lrs)
     if options.reset_full_volts is not None:
         curves = dataclasses.replace(curves, reset_full_volts=options.reset_full_volts)
-    statistics = _Statistics.of(y, options.order)
+    statistics = Statistics.of(y, options.order)
     progress("fitting", 0.2)
     cycle_model, twin, rounds = _corrected(statistics, y, measured, curves.on(base), options, notes, progress)
     estimates = np.concatenate([statistics.mean, statistics.std / twin.scale_bias[:, None]])
@@ -156,7 +164,6 @@ def fit_device(
         model,
         options,
         devices,
-        estimates,
         mixture,
         curves,
         information_criteria(var, int(counts.min(axis=0).sum())),
@@ -167,7 +174,7 @@ def fit_device(
 
 
 def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -> Ints:
-    """[n] indices of the devices to fit. Raises InputError for what the model cannot hold, and for too few."""
+    """Return the indices [devices] of the devices to fit. Raises InputError for impossible or too few values."""
     path, measured, counts = measurements.path, list(measurements.measured), measurements.counts
     if measurements.faults:
         raise InputError(f"{path}: {measurements.faults[0]}")
@@ -203,7 +210,7 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
 
 
 def _remedy(shortest: Ints, needed: int, options: FitOptions) -> str:
-    """What would do with the devices there are: fewer components, or a lower order."""
+    """Return a hint for too few devices or cycles: fewer components, or a lower order."""
     if len(shortest) < needed:
         few = len(shortest) // DEVICES_PER_COMPONENT
         return f" for {counted(options.components or 1, 'component')}; try --components {few}" if few else ""
@@ -211,79 +218,21 @@ def _remedy(shortest: Ints, needed: int, options: FitOptions) -> str:
     return f"; try --order {cycles // CYCLES_PER_ORDER}" if cycles >= LEAST_CYCLES else ""
 
 
-@dataclass(frozen=True)
-class _Statistics:
-    """What is computed of series [F, devices, cycles], measured or drawn, in the same way."""
-
-    mean: Floats  # [F, devices]
-    std: Floats  # [F, devices]
-    hermite: Floats  # [F, 5] normalising polynomials, of mean 0 and standard deviation 1
-    correlations: Floats  # [order + 1, F, F] of the normal scores
-
-    @classmethod
-    def of(cls, y: Floats, order: int, *, known: bool = False) -> _Statistics:
-        """known: `y` is in its true units already, and is taken as it is."""
-        x = np.empty_like(y)
-        mean, std = np.zeros(y.shape[:2]), np.ones(y.shape[:2])
-        hermite = np.empty((len(y), 5))
-        for i, series in enumerate(y):
-            z = series
-            if not known:
-                own = standardise(series)
-                z, mean[i], std[i] = own.z, own.mean, own.std
-            scores = NormalScores.of(z)
-            hermite[i] = normalised(scores.hermite())
-            x[i] = scores(z)
-        return cls(mean, std, hermite, correlations(autocovariances(x, order)))
-
-
-@dataclass(frozen=True)
-class _Twin:
-    """What estimating a device's offset and scale did to a twin of the measurements."""
-
-    hermite_bias: Floats  # [F, 5]
-    correlation_bias: Floats  # [order + 1, F, F]
-    scale_bias: Floats  # [F] mean estimated scale of a device whose scale is 1
-    noise: Floats  # [2F, 2F] covariance of estimated offsets and scales of devices of offset 0 and scale 1
-
-    @classmethod
-    def of(cls, model: DeviceModel, y: Floats, measured: list[int], order: int, seed: int) -> _Twin:
-        """A twin of `y` [F, devices, cycles], drawn from the process and the polynomials of `model`."""
-        _, devices, cycles = y.shape
-        copies = max(1, -(-TWIN_CYCLES // (devices * cycles)))
-        x = draw_variates(model, devices * copies, cycles, generator(seed, "twin"), order=order)[measured]
-        drawn = np.stack([polynomial(model.gamma[i], row).numpy() for i, row in zip(measured, x, strict=True)])
-        gaps = np.isnan(y)
-        if gaps.any():
-            drawn[np.tile(gaps, (1, copies, 1))] = np.nan
-        true = np.sqrt(np.nanmean(np.square(drawn), axis=(1, 2), dtype=np.float64))
-        drawn /= true[:, None, None].astype(np.float32)
-        known, estimated = _Statistics.of(drawn, order, known=True), _Statistics.of(drawn, order)
-        scale_bias = estimated.std.mean(axis=1)
-        errors = np.concatenate([estimated.mean, estimated.std / scale_bias[:, None]])
-        return cls(
-            estimated.hermite - known.hermite,
-            estimated.correlations - known.correlations,
-            scale_bias,
-            np.cov(errors),
-        )
-
-
 def _corrected(
-    statistics: _Statistics,
+    statistics: Statistics,
     y: Floats,
     measured: list[int],
     base: DeviceModel,
     options: FitOptions,
     notes: list[str],
     progress: Progress,
-) -> tuple[DeviceModel, _Twin, int]:
-    """(`base` with fitted polynomials and process, its twin, rounds taken)."""
+) -> tuple[DeviceModel, Twin, int]:
+    """Return (`base` with fitted polynomials and process, its twin, the number of rounds)."""
     hermite, correlation = statistics.hermite, statistics.correlations
     for rounds in range(1, _ROUNDS + 1):
         stable, _ = stabilised(_with_base_cycles(correlation, measured, base, options.order), options.order)
         model = _cycle_model(stable, hermite, measured, base, options.order)
-        twin = _Twin.of(model, y, measured, options.order, options.seed)
+        twin = Twin.of(model, y, measured, options.order, options.seed)
         before = correlation
         hermite = np.stack([normalised(row) for row in statistics.hermite - twin.hermite_bias])
         correlation = correlations(statistics.correlations - twin.correlation_bias)
@@ -303,9 +252,9 @@ def _corrected(
 def _cycle_model(
     correlation: Floats, hermite: Floats, measured: list[int], base: DeviceModel, order: int
 ) -> DeviceModel:
-    """`base` with these polynomials, and the processes of all orders that these correlations [order + 1, 4, 4] make."""
+    """Return `base` with polynomials `hermite` [F, 5] and processes from `correlation` [order + 1, 4, 4]."""
     std = stationary_autocovariances(base, 0)[0].diagonal().sqrt()
-    gamma = base.gamma * std[:, None] ** torch.arange(4, -1, -1)  # here x has unit variance
+    gamma = base.gamma * std[:, None] ** torch.arange(4, -1, -1)  # in the fit, x has unit variance
     for i, row in zip(measured, hermite, strict=True):
         gamma[i] = torch.from_numpy(power_series(row).copy())
     var = {p: torch.from_numpy(yule_walker(correlation, p)) for p in range(1, order + 1)}
@@ -313,7 +262,10 @@ def _cycle_model(
 
 
 def _with_base_cycles(correlation: Floats, measured: list[int], base: DeviceModel, order: int) -> Floats:
-    """[order + 1, 4, 4] correlations of all features; what was not measured is as in the base model, independently."""
+    """Return the correlations of all features [order + 1, 4, 4].
+
+    Features that were not measured have the base model's, and are independent of the measured ones.
+    """
     missing = [i for i in range(4) if i not in measured]
     completed, lags = np.zeros((order + 1, 4, 4)), np.arange(order + 1)
     of_base = correlations(stationary_autocovariances(base, order).numpy())
@@ -325,12 +277,14 @@ def _with_base_cycles(correlation: Floats, measured: list[int], base: DeviceMode
 
 
 def _with_base_devices(mixture: Mixture, measured: list[int], base: DeviceModel) -> tuple[Floats, Floats, Floats]:
-    """(weights [K], means [8, K], Cholesky factors [K, 8, 8]) over all features.
+    """Return (weights [K], means [8, K], Cholesky factors [K, 8, 8]) over all features.
 
-    What was not measured is as in the base model, independently.
+    Features that were not measured have the base model's moments, and are independent of the measured ones.
     """
     rows = np.array([*measured, *(4 + i for i in measured)])
-    mean, covariance = _moments(base)
+    mean, covariance = mixture_moments(
+        base.mixture_weights.numpy(), base.mixture_means.numpy(), base.mixture_cholesky.numpy()
+    )
     means = np.tile(mean[:, None], (1, len(mixture.weights)))
     means[rows] = mixture.means
     covariance[rows], covariance[:, rows] = 0.0, 0.0
@@ -342,7 +296,7 @@ def _with_base_devices(mixture: Mixture, measured: list[int], base: DeviceModel)
 
 
 def _require_possible(model: DeviceModel, measurements: Measurements, notes: list[str]) -> None:
-    """Raise InputError where cells drawn from `model` have resistances at or below 0; note conductances beyond LLRS."""
+    """Draw cells from `model`. Raise InputError for resistances at or below 0; note conductances beyond LLRS."""
     features = Cells(model, DRAWN_CELLS, generator(0, "fit check")).features
     for feature in (LRS, HRS):
         share = float((features[feature] <= 0).float().mean())
@@ -361,7 +315,7 @@ def _require_possible(model: DeviceModel, measurements: Measurements, notes: lis
 
 
 def _failed_cycles(measurements: Measurements) -> str:
-    """What may be wrong where LRS scatters too much, and what to do."""
+    """Return a hint for an LRS that scatters too much: the likely reason and the remedy."""
     failed = int((measurements.y[LRS] > 10.0 ** measurements.y[HRS] / 2).sum())
     cycles = int(np.isfinite(measurements.y[LRS]).sum())
     if not failed or LRS not in measurements.measured:
@@ -369,16 +323,8 @@ def _failed_cycles(measurements: Measurements) -> str:
     return f"; in {failed:,} of {cycles:,} cycles LRS is near HRS, as where a SET fails: leave LRS empty in those"
 
 
-def _moments(base: DeviceModel) -> tuple[Floats, Floats]:
-    """(mean [8], covariance [8, 8]) of a model's device mixture."""
-    weights, means = base.mixture_weights.numpy(), base.mixture_means.numpy()
-    factors = base.mixture_cholesky.numpy()
-    mean = means @ weights
-    within = np.einsum("k,kij,klj->il", weights, factors, factors)
-    return mean, within + (means * weights) @ means.T - np.outer(mean, mean)
-
-
 def _note_mixture(mixture: Mixture, measured: list[int], notes: list[str]) -> None:
+    """Append notes about estimation noise and about scales below zero."""
     names = [f"{kind} {NAMES[i]}" for kind in ("mean", "deviation of") for i in measured]
     for name, share in zip(names, mixture.noise_share, strict=True):
         if share > MOST_NOISE:

@@ -1,4 +1,4 @@
-"""Figures of a fit: what was measured in grey, what the model gives in blue. Each is one panel, as SVG."""
+"""Figures of a fit, each one panel as SVG: measurements in grey, the model in blue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memsim.device import DeviceModel
 from memsim.device.model import HRS, LRS
 from memsim.fit.arrays import Floats, Ints
 from memsim.fit.fit import Fit
-from memsim.fit.goodness import CROSS_LAGS, PROBABILITIES, STANDARD_ERRORS, Correlogram, Distribution, Goodness
+from memsim.fit.goodness import CROSS_LAGS, PROBABILITIES, STANDARD_ERRORS, Distribution, Goodness
 from memsim.fit.measurements import NAMES, Measurements
 from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing
 from memsim.units import counted
@@ -23,7 +23,7 @@ _TRACES = 25
 
 
 def histogram(distribution: Distribution) -> bytes:
-    """Densities over all cycles of all devices."""
+    """Draw the densities of a feature over all cycles of all devices."""
     with drawing() as panel:
         axes, edges = panel.axes, distribution.edges
         axes.stairs(distribution.measured_density, edges, fill=True, color=BAND, label="measured")
@@ -34,7 +34,7 @@ def histogram(distribution: Distribution) -> bytes:
 
 
 def quantiles(distribution: Distribution) -> bytes:
-    """Model quantiles against measured ones, 0.05 % to 99.95 %."""
+    """Draw the model's quantiles against the measured ones, 0.05 % to 99.95 %."""
     with drawing() as panel:
         axes = panel.axes
         x, y = distribution.measured_quantiles, distribution.generated_quantiles
@@ -52,7 +52,7 @@ def quantiles(distribution: Distribution) -> bytes:
 
 
 def autocorrelation(goodness: Goodness, i: int) -> bytes:
-    """Of one feature within a device; the band is three standard errors around what was measured."""
+    """Draw the autocorrelation of the feature of index `i`, with a band of three standard errors."""
     with drawing() as panel:
         _lagged(panel.axes, goodness, i, i, np.arange(1, len(goodness.measured_correlogram.mean)))
         panel.axes.set(xlabel="lag (cycles)", title=f"{NAMES[goodness.features[i]]}: autocorrelation")
@@ -61,7 +61,7 @@ def autocorrelation(goodness: Goodness, i: int) -> bytes:
 
 
 def cross_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
-    """(names, figure) of each pair of features."""
+    """Draw the cross-correlation of each pair of features; return (names, figure) of each."""
     figures = []
     most = min(CROSS_LAGS, len(goodness.measured_correlogram.mean) - 1)
     for i, j in combinations(range(len(goodness.features)), 2):
@@ -74,10 +74,12 @@ def cross_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
 
 
 def _lagged(axes: Axes, goodness: Goodness, i: int, j: int, lags: Ints) -> None:
+    """Draw the correlation of the features of indices `i` and `j` over `lags`."""
+
     def values(of: Floats) -> Floats:
         return np.asarray(np.where(lags >= 0, of[np.abs(lags), i, j], of[np.abs(lags), j, i]))
 
-    measured: Correlogram = goodness.measured_correlogram
+    measured = goodness.measured_correlogram
     mean, error = values(measured.mean), STANDARD_ERRORS * values(measured.standard_error)
     axes.fill_between(lags, mean - error, mean + error, color=BAND, linewidth=0)
     axes.plot(lags, mean, color=MEASURED, linewidth=1, label="measured")
@@ -86,7 +88,7 @@ def _lagged(axes: Axes, goodness: Goodness, i: int, j: int, lags: Ints) -> None:
 
 
 def device_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
-    """(title, figure) of the correlation matrices over devices, measured and of the model."""
+    """Draw the correlation matrices over devices, measured and of the model; return (title, figure) of each."""
     labels = [f"{kind} {NAMES[feature]}" for kind in ("mean", "std") for feature in goodness.features]
     figures = []
     for title, matrix in (
@@ -108,7 +110,7 @@ def device_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
 
 
 def current_voltage(fit: Fit, measurements: Measurements) -> bytes:
-    """The envelopes, cells at the 1, 50 and 99 % quantiles of both states, and measured sweeps if there are any."""
+    """Draw the envelopes, cells at the 1, 50 and 99 % quantiles of both states, and some measured sweeps."""
     model = fit.model
     peak = model.reset_full_volts
     with drawing(3.4) as panel:
@@ -134,7 +136,7 @@ def current_voltage(fit: Fit, measurements: Measurements) -> bytes:
 
 
 def _states(model: DeviceModel, measurements: Measurements, state: int) -> list[torch.Tensor]:
-    """r at the 1, 50 and 99 % quantiles of a state's measured resistance; none if it was not measured."""
+    """Return the states r at the 1, 50 and 99 % quantiles of a measured resistance; none if it was not measured."""
     values = measurements.y[state][np.isfinite(measurements.y[state])].astype(np.float64)
     if not len(values):
         return []
@@ -143,7 +145,7 @@ def _states(model: DeviceModel, measurements: Measurements, state: int) -> list[
 
 
 def order_selection(fit: Fit) -> bytes:
-    """Information criteria of the cycle-to-cycle process against its order."""
+    """Draw the information criteria of the cycle-to-cycle process against its order."""
     orders = sorted(fit.criteria)
     with drawing(2.5) as panel:
         axes = panel.axes
@@ -156,7 +158,7 @@ def order_selection(fit: Fit) -> bytes:
 
 
 def component_selection(fit: Fit) -> bytes:
-    """The information criterion of the device mixture against its components."""
+    """Draw the information criterion of the device mixture against its number of components."""
     tried = sorted(fit.mixture.bic)
     with drawing(2.5) as panel:
         axes = panel.axes

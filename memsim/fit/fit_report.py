@@ -10,6 +10,7 @@ from typing import Any
 from memsim.errors import InputError
 from memsim.fit import fit_figures as figures
 from memsim.fit.fit import Fit
+from memsim.fit.fit_tables import MARKS, WORDS, size_of, summary, value_of
 from memsim.fit.goodness import STANDARD_ERRORS, Check, Goodness
 from memsim.fit.measurements import NAMES, Measurements
 from memsim.report.page import Html, document, facts, group, heading, html, listing, note, row, table, verdict
@@ -19,18 +20,16 @@ from memsim.units import counted
 from memsim.version import __version__
 
 HTML, JSON = "report.html", "report.json"
-MARKS = {"pass": "✓", "noise": "≈", "warn": "⚠"}
-WORDS = {"pass": "pass", "noise": "within sampling error", "warn": "warning"}
 
 
 def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> dict[str, Any]:
-    """What was fitted and how good it is, for JSON."""
+    """Return the fit and, if given, its checks as plain values."""
     model, mixture = fit.model, fit.mixture
     rows = [*measurements.measured, *(4 + i for i in measurements.measured)]
     result = {
         "memsim": __version__,
         "device": {"name": model.name, "source": model.source},
-        "fit": json.loads(fit.provenance(measurements)["fit"]),
+        "fit": fit.facts(measurements),
         "process": {
             "order": model.order,
             "spectral_radius": fit.spectral_radius,
@@ -57,7 +56,7 @@ def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> 
 
 
 def require_folder(folder: Path, force: bool) -> None:
-    """Raise InputError, before any work is done, when the report must not or cannot be written to `folder`."""
+    """Raise InputError, before any work is done, if the report cannot be written to `folder`."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --report names a folder")
     if not folder.exists() and not folder.absolute().parent.is_dir():
@@ -68,7 +67,7 @@ def require_folder(folder: Path, force: bool) -> None:
 
 
 def write_report(folder: Path, fit: Fit, goodness: Goodness, measurements: Measurements) -> Path:
-    """Write `report.html` and `report.json` into `folder`, which is made if need be; gives the page's path."""
+    """Write `report.html` and `report.json` into `folder`, made if it does not exist; return the path of the page."""
     folder.mkdir(exist_ok=True)
     with writing(folder / JSON) as temporary:
         temporary.write_text(json.dumps(to_dict(fit, goodness, measurements), indent=1) + "\n")
@@ -77,27 +76,9 @@ def write_report(folder: Path, fit: Fit, goodness: Goodness, measurements: Measu
     return folder / HTML
 
 
-def summary(goodness: Goodness) -> str:
-    """`36 checks: 33 pass, 2 within sampling error, 1 warning`."""
-    counts = {verdict: sum(c.verdict == verdict for c in goodness.checks) for verdict in MARKS}
-    parts = [f"{count} {WORDS[verdict]}" for verdict, count in counts.items() if count or verdict == "pass"]
-    return f"{counted(len(goodness.checks), 'check')}: {', '.join(parts)}"
-
-
-def value_of(value: float | None) -> str:
-    """A number of the measurements or of the model, to four digits."""
-    return "" if value is None else f"{value:.4g}"
-
-
-def size_of(check: Check, value: float, signed: bool = False) -> str:
-    """An error or a tolerance: in percent where it is relative."""
-    sign = "+" if signed else ""
-    return f"{100 * value:{sign}.2f} %" if check.is_relative else f"{value:{sign}.4f}"
-
-
 def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
-    """The HTML page."""
-    is_good = not goodness.warnings
+    """Return the report as an HTML page."""
+    outcome = "warn" if goodness.warnings else "pass"
     features = range(len(goodness.features))
     sections = [
         (
@@ -121,7 +102,7 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
         ),
     ]
     blocks = [
-        verdict("pass" if is_good else "warn", f"{MARKS['pass' if is_good else 'warn']} {summary(goodness)}"),
+        verdict(outcome, f"{MARKS[outcome]} {summary(goodness)}"),
         listing(fit.notes),
         _facts(fit, goodness, measurements),
         heading("Goodness of fit"),

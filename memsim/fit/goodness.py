@@ -1,7 +1,8 @@
-"""How well a fitted device model describes its measurements: cells are drawn from it and treated as the measured ones.
+"""The goodness of a fit: cells are drawn from the fitted model and compared with the measured ones.
 
-Devices are independent, cycles are not, so the sampling error of every number comes from how it varies from device to
-device. A check passes when measured and generated agree within a tolerance, or within three standard errors of both.
+Devices are independent but cycles are not, so the sampling error of every number is estimated from its variation from
+device to device. A check passes if the measurements and the model agree within a tolerance, or within three standard
+errors of both.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
-import scipy.fft
 from scipy.special import ndtr
 
 from memsim.device.features import draw_cycles
 from memsim.device.model import HRS
 from memsim.fit.arrays import Bools, Floats
+from memsim.fit.correlogram import Correlogram, CorrelogramSums
 from memsim.fit.fit import Fit
 from memsim.fit.measurements import NAMES, Measurements, Progress
 from memsim.fit.normalise import mid_distribution, standardise
@@ -29,19 +30,19 @@ Verdict = Literal["pass", "noise", "warn"]
 LAGS = 100
 CROSS_LAGS = 20
 LEAST_GENERATED, MOST_GENERATED = 2_000_000, 12_000_000
-"""Cycles that are drawn from the model: four times as many as were measured, within these bounds."""
+"""Bounds of the number of cycles that are drawn from the model, which is four times the number measured."""
 PROBABILITIES = ndtr(np.linspace(-3.3, 3.3, 133))
-"""Of the quantiles that are compared in figures: 0.05 % to 99.95 %."""
+"""Probabilities of the quantiles in figures, 0.05 % to 99.95 %."""
 STANDARD_ERRORS = 3.0
 _PERCENT = np.arange(1, 100) / 100
 _BINS = 60
 _DRAWN_AT_ONCE = 500_000
-_KEPT_CYCLES = 1000  # of each device, for distributions
+_KEPT_CYCLES = 1000  # cycles of each device that are kept for distributions
 
 MEAN_TOLERANCE = 0.001  # relative
 SPREAD_TOLERANCE = 0.06  # relative
 DEVIATION_TOLERANCE = 0.02  # relative
-QUANTILE_TOLERANCE = 0.02  # relative, of every quantile from 1 to 99 %
+QUANTILE_TOLERANCE = 0.02  # relative, for every quantile from 1 to 99 %
 DISTANCE_TOLERANCE = 0.02
 CORRELATION_TOLERANCE = 0.01
 DEVICE_CORRELATION_TOLERANCE = 0.05
@@ -49,13 +50,13 @@ DEVICE_CORRELATION_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Check:
-    """One number of the measurements beside that of the model."""
+    """A comparison of one number, from the measurements and from the model."""
 
     feature: str  # "HRS", ..., or "all"
     quantity: str
     measured: float | None
     generated: float | None
-    error: float  # generated against measured: a share of `measured` where `is_relative`
+    error: float  # generated less measured, divided by `measured` if `is_relative`
     tolerance: float
     standard_error: float
     is_relative: bool
@@ -63,7 +64,7 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """`pass`; `noise` if only the sampling error excuses it; `warn`."""
+        """The outcome: `pass`, `noise` (beyond the tolerance but within the sampling error) or `warn`."""
         if abs(self.error) <= self.tolerance:
             return "pass"
         return "noise" if abs(self.error) <= STANDARD_ERRORS * self.standard_error else "warn"
@@ -71,7 +72,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Distribution:
-    """One feature over all cycles of all devices."""
+    """The distribution of one feature over all cycles of all devices."""
 
     feature: int
     measured_quantiles: Floats  # at PROBABILITIES; HRS in log10 ohm
@@ -82,23 +83,15 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Correlogram:
-    """E[z_i(n) z_j(n - k)] of series in units of each device's mean and deviation, [lags + 1, F, F]."""
-
-    mean: Floats
-    standard_error: Floats
-
-
-@dataclass(frozen=True)
 class Goodness:
-    """The checks, and the curves behind them."""
+    """The checks of a fit, and the curves for its figures."""
 
     checks: tuple[Check, ...]
     features: tuple[int, ...]
     distributions: tuple[Distribution, ...]
     measured_correlogram: Correlogram
     generated_correlogram: Correlogram
-    measured_device_correlations: Floats = field(repr=False)  # [2F, 2F] of means and deviations of devices
+    measured_device_correlations: Floats = field(repr=False)  # [2F, 2F] over means and deviations of devices
     generated_device_correlations: Floats = field(repr=False)
     measured_devices: int
     generated_devices: int
@@ -106,10 +99,11 @@ class Goodness:
 
     @property
     def warnings(self) -> tuple[Check, ...]:
+        """The checks that failed."""
         return tuple(check for check in self.checks if check.verdict == "warn")
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return checks and curves as plain values."""
         return {
             "checks": [dataclasses.asdict(check) | {"verdict": check.verdict} for check in self.checks],
             "warnings": len(self.warnings),
@@ -141,7 +135,14 @@ class Goodness:
 def judge(
     fit: Fit, measurements: Measurements, *, seed: int = 0, progress: Progress = lambda name, done: None
 ) -> Goodness:
-    """Compare `measurements` with cells drawn from the fitted model, as long and with the same gaps."""
+    """Compare `measurements` with cells drawn from the fitted model, with the same lengths and gaps.
+
+    Args:
+        fit: the fitted model.
+        measurements: the measurements that it was fitted to.
+        seed: seed of the cells that are drawn.
+        progress: called with a name and the fraction that is done.
+    """
     features = measurements.measured
     y = measurements.y[list(features)][:, fit.devices]
     _, devices, cycles = y.shape
@@ -175,7 +176,7 @@ def judge(
 
 
 def _drawn(fit: Fit, features: tuple[int, ...], gaps: Bools, count: int, seed: int) -> Iterator[Floats]:
-    """[F, some devices, cycles] of `count` devices in all; each has the gaps of one that was measured."""
+    """Draw `count` devices in parts [F, devices, cycles]; each device has the gaps of a measured one."""
     _, devices, cycles = gaps.shape
     random = generator(seed, "goodness")
     at_once = max(1, _DRAWN_AT_ONCE // cycles)
@@ -190,15 +191,15 @@ def _drawn(fit: Fit, features: tuple[int, ...], gaps: Bools, count: int, seed: i
 
 @dataclass(frozen=True)
 class _Treated:
-    """What is computed of series, measured or drawn, in the same way."""
+    """Statistics of measured or drawn series."""
 
     y: Floats  # [F, devices, some cycles]
-    moments: Floats  # [2F, devices] means and deviations over all cycles
+    moments: Floats  # [2F, devices] means and standard deviations over all cycles
     correlogram: Correlogram
 
     @classmethod
     def of(cls, parts: Iterable[Floats], lags: int, done: Callable[[int], None] = lambda devices: None) -> _Treated:
-        """Of `parts` [F, devices, cycles], devices after devices."""
+        """Compute the statistics of `parts` [F, devices, cycles], each of other devices."""
         kept, moments, sums, devices = [], [], None, 0
         for y in parts:
             own = [standardise(series) for series in y]
@@ -211,13 +212,13 @@ class _Treated:
         return cls(np.concatenate(kept, axis=1), np.concatenate(moments, axis=1), sums.correlogram())
 
     def device_correlations(self) -> Floats:
-        """[2F, 2F] of the moments."""
+        """Return the correlations [2F, 2F] of the moments over devices."""
         return np.asarray(np.corrcoef(self.moments))
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """One feature, [devices, cycles], measured and generated."""
+    """One feature [devices, cycles], measured and generated."""
 
     feature: int
     measured: Floats
@@ -231,12 +232,12 @@ class _Pair:
         return Distribution(self.feature, quantiles[0], quantiles[1], edges, densities[0], densities[1])
 
     def checks(self) -> list[Check]:
-        """Of the distribution over all cycles of all devices."""
+        """Return the checks of the distribution over all cycles of all devices."""
         name = NAMES[self.feature]
         different, share = mid_distribution(self.measured)
-        places = np.searchsorted(share, _PERCENT).clip(max=len(different) - 1)  # a last step may hold several percent
-        at = different[places]  # values that were measured: the steps of a coarse instrument
-        shares = [_shares_below(part, at) for part in (self.measured, self.generated)]  # (devices, 99) each
+        places = np.searchsorted(share, _PERCENT).clip(max=len(different) - 1)  # the last step may be several percent
+        at = different[places]  # measured values, which are steps if the instrument is coarse
+        shares = [_shares_below(part, at) for part in (self.measured, self.generated)]  # [devices, 99] each
         error_of_share = np.sqrt(sum(np.nanvar(part, axis=0) / len(part) for part in shares))
         distances = np.nanmean(shares[1], axis=0) - np.nanmean(shares[0], axis=0)
         worst = int(np.abs(distances).argmax())
@@ -275,7 +276,7 @@ class _Pair:
 
 
 def _edges(values: Floats, low: float, high: float) -> Floats:
-    """Of bins from `low` to `high`, each as wide as several steps of a coarse instrument."""
+    """Return the edges of bins from `low` to `high`, each a whole number of steps wide if the instrument is coarse."""
     width = (high - low) / _BINS
     different = np.unique(values[np.isfinite(values)])
     step = float(np.median(np.diff(different))) if len(different) > 1 else 0.0
@@ -291,7 +292,7 @@ def _quantiles(values: Floats, probabilities: Floats) -> Floats:
 
 
 def _shares_below(values: Floats, at: Floats) -> Floats:
-    """[devices, n] the share of each device's cycles below each of `at` [n], and half of those equal to it."""
+    """Return the share [devices, n] of each device's cycles below each of `at` [n], plus half of the equal ones."""
     result = np.empty((len(values), len(at)))
     for row, series in zip(result, values, strict=True):
         present = np.sort(series[np.isfinite(series)])
@@ -301,7 +302,7 @@ def _shares_below(values: Floats, at: Floats) -> Floats:
 
 
 def _device_checks(name: str, measured: _Treated, generated: _Treated, i: int) -> list[Check]:
-    """Mean and deviation of a feature, and how both spread over devices."""
+    """Return the checks of a feature's mean and standard deviation, and of their spread over devices."""
     half = len(measured.y)
     checks = []
     for row, kind, tolerance in (
@@ -321,7 +322,7 @@ def _device_checks(name: str, measured: _Treated, generated: _Treated, i: int) -
 
 
 def _variance_of_std(values: Floats) -> float:
-    """Of the standard deviation of a sample, from its kurtosis (delta method)."""
+    """Return the variance of a sample's standard deviation, from its kurtosis (delta method)."""
     centred = values - values.mean()
     variance = float(np.square(centred).mean())
     kurtosis = float((centred**4).mean()) / variance**2
@@ -332,51 +333,6 @@ def _relative(name: str, quantity: str, values: list[float], standard_error: flo
     size = abs(values[0])
     error = (values[1] - values[0]) / size
     return Check(name, quantity, values[0], values[1], error, tolerance, standard_error / size, True)
-
-
-class CorrelogramSums:
-    """Adds up correlograms of series [F, devices, cycles] with zero mean and unit variance, NaN in gaps; by FFT."""
-
-    def __init__(self, features: int, lags: int) -> None:
-        self._lags = lags
-        self._devices = 0
-        self._total, self._square, self._pairs = (np.zeros((lags + 1, features, features)) for _ in range(3))
-
-    def add(self, z: Floats) -> None:
-        """More devices."""
-        _, devices, cycles = z.shape
-        size = scipy.fft.next_fast_len(cycles + self._lags, real=True)
-        for start in range(0, devices, 64):
-            part = z[:, start : start + 64]
-            present = np.isfinite(part)
-            sums = _lagged_products(np.where(present, part, np.float32(0)), size, self._lags)
-            if present.all():
-                counts = np.broadcast_to(cycles - np.arange(self._lags + 1.0), sums.shape)
-            else:
-                counts = np.maximum(np.rint(_lagged_products(present.astype(np.float32), size, self._lags)), 0)
-            own = sums / np.maximum(counts, 1)  # (F, F, devices, lags + 1)
-            for total, addend in ((self._total, sums), (self._pairs, counts), (self._square, np.square(own))):
-                total += addend.sum(axis=2, dtype=np.float64).transpose(2, 0, 1)
-        self._devices += devices
-
-    def correlogram(self) -> Correlogram:
-        """Of all devices so far."""
-        mean = self._total / np.maximum(self._pairs, 1)
-        variance = np.maximum(self._square / self._devices - mean**2, 0)
-        return Correlogram(mean, np.sqrt(variance / self._devices))
-
-
-def _lagged_products(x: Floats, size: int, lags: int) -> Floats:
-    """[F, F, devices, lags + 1] sums over n of x_i(n) x_j(n - k)."""
-    spectrum = scipy.fft.rfft(x, size, axis=2)
-    features, devices = x.shape[:2]
-    result = np.empty((features, features, devices, lags + 1), dtype=np.float32)
-    for i in range(features):
-        for j in range(i + 1):
-            both = scipy.fft.irfft(spectrum[i] * spectrum[j].conj(), size, axis=1)
-            result[i, j] = both[:, : lags + 1]
-            result[j, i] = both[:, -np.arange(lags + 1)]
-    return result
 
 
 def _lag_checks(features: tuple[int, ...], measured: Correlogram, generated: Correlogram) -> list[Check]:
@@ -411,7 +367,7 @@ def _worst_correlation(
     standard_error: Floats,
     tolerance: float,
 ) -> Check:
-    """The pair that exceeds what is allowed by most, or comes nearest to that."""
+    """Return the check of the pair whose error is largest in relation to the allowed error."""
     excess = np.abs(error) / np.maximum(tolerance, STANDARD_ERRORS * standard_error)
     i, j = max(combinations(range(len(labels)), 2), key=lambda pair: float(excess[pair]))
     return Check(

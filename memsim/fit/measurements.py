@@ -1,6 +1,6 @@
 """Measurements of many cycles of many devices, as a dense array of the model's four features.
 
-A file is read in batches. What stays in memory is one float32 a feature, device and cycle, and of sweeps a sample.
+A file is read in batches. One float32 for each feature, device and cycle stays in memory, and a sample of the sweeps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Fault:
-    """Values that the model cannot hold: the first of them, and how many there are."""
+    """Values of one column that the model cannot represent: the first one, and their number."""
 
     row: int
     column: str
@@ -43,31 +43,32 @@ class Fault:
 
 @dataclass(frozen=True)
 class Measurements:
-    """The four features of every device and cycle, and where they come from."""
+    """The four features of every device and cycle, and the file that they come from."""
 
     path: Path
     layout: Layout
-    rows: int  # of the file
+    rows: int  # number of rows in the file
     devices: tuple[str, ...]
     first_cycles: Ints  # [devices] number of the cycle at index 0
-    y: Floats  # [4, devices, cycles]: HRS (log10 ohm), US (V), LRS (ohm), UR (V); NaN where not measured
-    read_volts: float  # where the resistances were measured
+    y: Floats  # [4, devices, cycles]: HRS (log10 ohm), US (V), LRS (ohm), UR (V); NaN in gaps
+    read_volts: float  # voltage at which the resistances were measured
     faults: tuple[Fault, ...] = ()
-    traces: Traces | None = None  # of sweeps: a sample of cycles
-    outcomes: Mapping[str, int] = field(default_factory=dict)  # of sweeps: how many cycles ended how
+    traces: Traces | None = None  # a sample of the cycles, if the file holds sweeps
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # outcome of a sweep -> number of cycles
 
     @property
     def measured(self) -> tuple[int, ...]:
-        """The features that the file holds, as indices into NAMES."""
+        """The features in the file, as indices into NAMES."""
         return tuple(i for i, key in enumerate(FEATURES) if self.layout.kind == "sweeps" or key in self.layout.columns)
 
     @cached_property
     def counts(self) -> Ints:
-        """[4, devices] how many cycles each feature was measured in."""
+        """[4, devices] number of cycles in which each feature was measured."""
         return np.asarray(np.isfinite(self.y).sum(axis=2))
 
     @cached_property
     def sha256(self) -> str:
+        """The SHA-256 of the file, in hex."""
         return file_sha256(self.path)
 
 
@@ -81,30 +82,43 @@ def read_measurements(
     seed: int = 0,
     progress: Progress = lambda name, done: None,
 ) -> Measurements:
-    """The measurements in a CSV, Parquet or NPZ file: a table of features, or I-V sweeps to extract them from.
+    """Read a CSV, Parquet or NPZ file: a table of features, or I-V sweeps from which they are extracted.
 
-    columns: names as memsim expects them -> names in the file.
-    from_base: features (`hrs`, `us`, `lrs`, `ur`) that the file need not have.
-    polarity: `negative` if US < 0 < UR; `positive` if UR < 0 < US (voltages and currents change sign); `magnitude` if
-        a feature table holds absolute values (US changes sign).
-    read_volts: where the resistances were measured, or where sweeps are to be read.
-    seed: of the choice of sweeps that are kept.
+    Values that can be read but not fitted become `faults` of the result.
 
-    Raises InputError for what cannot be read and for rows out of order. Values that only a fit refuses are `faults`.
+    Args:
+        path: the file.
+        columns: names as memsim expects them -> names in the file.
+        from_base: features (`hrs`, `us`, `lrs`, `ur`) that the file need not have.
+        polarity: `negative` if US < 0 < UR; `positive` if UR < 0 < US (voltages and currents change sign);
+            `magnitude` if a feature table holds absolute values (US changes sign).
+        read_volts: voltage at which the resistances were measured, or at which sweeps are read.
+        seed: seed of the sample of sweeps that is kept.
+        progress: called with a name and the fraction that is done.
+
+    Raises:
+        InputError: for a file that cannot be read, and for rows out of order.
     """
+    if polarity not in POLARITIES:
+        raise InputError(f"--polarity {polarity}: expected {', '.join(POLARITIES)}")
     table = Table(path)
     layout = resolve(table.columns, str(path), columns, from_base)
     if polarity == "magnitude" and layout.kind == "sweeps":
         raise InputError(f"{path}: --polarity magnitude is for feature tables; sweeps have signs")
     if layout.kind == "sweeps" and from_base:
         raise InputError(f"{path}: --from-base is for feature tables; sweeps hold all four features")
-    read = _read_sweeps if layout.kind == "sweeps" else _read_features
-    return read(table, layout, polarity, read_volts, seed, progress)
+    if layout.kind == "sweeps":
+        return _read_sweeps(table, layout, polarity, read_volts, seed, progress)
+    return _read_features(table, layout, polarity, read_volts, progress)
 
 
-def _read_features(
-    table: Table, layout: Layout, polarity: str, read_volts: float, seed: int, progress: Progress
-) -> Measurements:
+def require_volts(flag: str, volts: float | None) -> None:
+    """Raise InputError, naming `flag`, unless `volts` is a possible voltage above 0, or None."""
+    if volts is not None and not 0 < volts < 100:
+        raise InputError(f"{flag} {volts:g}: expected a voltage above 0")
+
+
+def _read_features(table: Table, layout: Layout, polarity: str, read_volts: float, progress: Progress) -> Measurements:
     present = [key for key in FEATURES if key in layout.columns]
     rows, faults, count = CycleRows(str(table.path), len(present)), _Faults(), 0
     for batch in _batches(table, layout, progress):
@@ -133,7 +147,7 @@ def _read_features(
 
 
 _OVERFLOW = 9.9e37
-"""What instruments write for infinity, and 9.91e37 for no number at all (SCPI-99)."""
+"""Instruments write this number for infinity, and 9.91e37 for "not a number" (SCPI-99)."""
 
 
 def _read_sweeps(
@@ -173,11 +187,11 @@ def _batches(table: Table, layout: Layout, progress: Progress) -> Iterator[Batch
 
 
 _MOST_CYCLES = 2.0**53
-"""Beyond, not every whole number is a float."""
+"""Largest range of whole numbers that floats represent exactly."""
 
 
 def _keys(batch: Batch, layout: Layout, rows: CycleRows, path: Path) -> tuple[Ints, Ints]:
-    """(device indices, cycle numbers) of a batch. Raises InputError where one is missing."""
+    """Return (device indices [n], cycle numbers [n]) of a batch. Raises InputError if one is missing."""
     name = layout.columns["cycle"].name
     cycles = batch.numbers(name)
     if (wrong := ~((np.abs(cycles) < _MOST_CYCLES) & (cycles == np.floor(cycles)))).any():
@@ -191,12 +205,12 @@ def _keys(batch: Batch, layout: Layout, rows: CycleRows, path: Path) -> tuple[In
 
 
 def _signs(polarity: str) -> dict[str, float]:
-    """What US and UR are multiplied by; sweeps by that of UR."""
+    """Return the factors of US and UR; sweeps are multiplied by the factor of UR."""
     return {"us": 1.0 if polarity == "negative" else -1.0, "ur": -1.0 if polarity == "positive" else 1.0}
 
 
 class _Faults:
-    """Gathers values of the wrong sign."""
+    """Collects values of the wrong sign."""
 
     def __init__(self) -> None:
         self._found: dict[str, Fault] = {}

@@ -1,4 +1,4 @@
-"""The device-to-device distribution: a Gaussian mixture over offsets and scales, freed of their estimation noise."""
+"""The device-to-device distribution: a Gaussian mixture over offsets and scales, less their estimation noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
@@ -14,56 +15,61 @@ from memsim.fit.arrays import Floats
 
 MOST_COMPONENTS = 6
 DEVICES_PER_COMPONENT = 16
-"""The least: a component of eight dimensions has 44 parameters, and a covariance needs more devices than dimensions."""
+"""Least number of devices for each component: in eight dimensions it has 44 parameters, and its covariance matrix is
+singular unless there are more devices than dimensions."""
 LEAST_SHARE = 0.05
-"""Of the observed variance, in any direction, that is left to the devices when the noise is taken out."""
+"""Least share of the observed variance, in any direction, that remains when the noise is subtracted."""
 _RESTARTS = 8
 _REGULARISATION = 1e-4  # of the variance of a coordinate
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """K Gaussians over F offsets and F scales, the heaviest first."""
+    """K Gaussians over F offsets and F scales, in order of falling weight."""
 
     weights: Floats  # [K]
     means: Floats  # [2F, K]
     cholesky: Floats  # [K, 2F, 2F] lower triangular
-    bic: dict[int, float]  # components tried -> Bayesian information criterion; the least was chosen
-    noise_share: Floats  # [2F] of the observed variance that was estimation noise, and is not in here
-
-    @property
-    def mean(self) -> Floats:
-        """[2F] of the whole mixture."""
-        return self.means @ self.weights
-
-    @property
-    def covariance(self) -> Floats:
-        """[2F, 2F] of the whole mixture."""
-        within = np.einsum("k,kij,klj->il", self.weights, self.cholesky, self.cholesky)
-        between = (self.means * self.weights) @ self.means.T - np.outer(self.mean, self.mean)
-        return np.asarray(within + between)
+    bic: dict[int, float]  # number of components tried -> Bayesian information criterion; the least was chosen
+    noise_share: Floats  # [2F] share of the observed variance that was estimation noise and was subtracted
 
     def negative_scales(self) -> Floats:
-        """[F] the share of devices drawn from the mixture whose scale is below zero."""
-        from scipy.special import ndtr
-
+        """Return the share [F] of devices drawn from the mixture whose scale is below zero."""
         half = len(self.means) // 2
-        std = np.sqrt(np.square(self.cholesky).sum(axis=2))  # (K, 2F)
+        std = np.sqrt(np.square(self.cholesky).sum(axis=2))  # [K, 2F]
         share: Floats = ndtr(-self.means[half:] / std.T[half:]) @ self.weights
         return share
 
 
+def mixture_moments(weights: Floats, means: Floats, cholesky: Floats) -> tuple[Floats, Floats]:
+    """Return (mean [D], covariance [D, D]) of a Gaussian mixture.
+
+    Args:
+        weights: [K] weights of the components.
+        means: [D, K] means of the components.
+        cholesky: [K, D, D] Cholesky factors of the components' covariances.
+    """
+    mean = means @ weights
+    within = np.einsum("k,kij,klj->il", weights, cholesky, cholesky)
+    return mean, within + (means * weights) @ means.T - np.outer(mean, mean)
+
+
 def most_components(devices: int) -> int:
-    """How many components this many devices support."""
+    """Return the largest number of components for this many devices."""
     return max(1, min(MOST_COMPONENTS, devices // DEVICES_PER_COMPONENT))
 
 
 def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | None, seed: int) -> Mixture:
-    """The mixture of devices whose estimated offsets and scales are `offsets_and_scales` [2F, devices].
+    """Fit a mixture to the estimated offsets and scales of devices.
 
-    noise: [2F, 2F] the covariance of the estimates' errors on a device of unit scales; a device's own is that by its
-        scales. Each component's covariance loses the mean noise of its devices.
-    components: how many; None chooses by the Bayesian information criterion.
+    The mean noise of its devices is subtracted from the covariance of each component.
+
+    Args:
+        offsets_and_scales: [2F, devices] estimates.
+        noise: [2F, 2F] covariance of the errors of the estimates for a device of unit scales; for another device, it is
+            multiplied by the device's scales.
+        components: number of components; None chooses by the Bayesian information criterion.
+        seed: seed of the initialisation.
     """
     location, spread = offsets_and_scales.mean(axis=1), offsets_and_scales.std(axis=1)
     points = ((offsets_and_scales - location[:, None]) / spread[:, None]).T
@@ -73,7 +79,7 @@ def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | Non
     best = fitted[min(bic, key=lambda k: bic[k])]
     heaviest_first = np.argsort(-best.weights_, kind="stable")
     responsibilities = best.predict_proba(points)[:, heaviest_first]
-    scales = np.tile(offsets_and_scales[len(noise) // 2 :], (2, 1)) / spread[:, None]  # (2F, devices)
+    scales = np.tile(offsets_and_scales[len(noise) // 2 :], (2, 1)) / spread[:, None]  # [2F, devices]
     cholesky = []
     for k, component in enumerate(heaviest_first):
         share = responsibilities[:, k] / responsibilities[:, k].sum()
@@ -95,12 +101,12 @@ def _expectation_maximisation(points: Floats, components: int, seed: int) -> Gau
         components, n_init=_RESTARTS, reg_covar=_REGULARISATION, max_iter=500, random_state=seed % 2**32
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # one restart of several
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of single restarts
         return mixture.fit(points)
 
 
 def _less_noise(observed: Floats, noise: Floats) -> Floats:
-    """`observed` - `noise`, but at least LEAST_SHARE of `observed` in every direction."""
+    """Return `observed` - `noise`, but at least LEAST_SHARE of `observed` in every direction."""
     shares, directions = eigh(noise, observed)  # directions^T observed directions = 1
     back = np.linalg.inv(directions)
     return np.asarray((back.T * np.maximum(1 - shares, LEAST_SHARE)) @ back)

@@ -1,7 +1,8 @@
-"""From features to normal variates and back: offsets and scales a device, one polynomial a feature.
+"""The normalisation of features: an offset and a scale for each device, and a polynomial for each feature.
 
-The model says y = mu + sigma g(x) with x normal (Hennen et al., Front. Neurosci. 16:941753, 2022). Only sigma g is
-measurable; here g has mean 0 and standard deviation 1, so mu and sigma are a device's mean and standard deviation.
+In the model, y = mu + sigma g(x) with x normal (Hennen et al., Front. Neurosci. 16:941753, 2022). Only the product
+sigma g is measurable. Here g has mean 0 and standard deviation 1, so that mu and sigma are a device's mean and standard
+deviation.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from memsim.fit.arrays import Floats
 
 DEGREE = 4
 NODES = 2001
-"""How many points the normal axis is resolved with, from the least to the greatest score of the data."""
+"""Number of points on the normal axis, from the least to the greatest score of the data."""
 LEAST_SLOPE = 1e-3
-"""Of a normalising polynomial over the data's range, in standard deviations a standard deviation."""
+"""Least slope of a polynomial g over the range of the data, in standard deviations for each standard deviation."""
 
 
 @dataclass(frozen=True)
 class Standardised:
     """One feature in units of each device's own mean and standard deviation over its cycles."""
 
-    z: Floats  # [devices, cycles], NaN where there is no measurement
+    z: Floats  # [devices, cycles], NaN in gaps
     mean: Floats  # [devices]
     std: Floats  # [devices]
 
 
 def standardise(y: Floats) -> Standardised:
-    """`y` [devices, cycles], NaN in gaps, less each device's mean and by its standard deviation."""
+    """Standardise `y` [devices, cycles], NaN in gaps, by the mean and the standard deviation of each device."""
     mean: Floats = np.asarray(np.nanmean(y, axis=1, dtype=np.float64))
     z = (y - mean[:, None]).astype(np.float32)
     std: Floats = np.sqrt(np.nanmean(np.square(z), axis=1, dtype=np.float64))
@@ -41,9 +42,10 @@ def standardise(y: Floats) -> Standardised:
 
 
 def mid_distribution(values: Floats) -> tuple[Floats, Floats]:
-    """(the different values, rising; the share of all that lies below each, with half of those equal to it).
+    """Return (the distinct values in rising order, the share of all values below each plus half of the equal ones).
 
-    Halves make a coarse instrument, which gives few different values, agree with a fine one. NaN is left out.
+    With the halves, the distribution from a coarse instrument, which gives few distinct values, agrees with that from
+    a fine one. NaN is left out.
     """
     different, count = np.unique(values[np.isfinite(values)], return_counts=True)
     return different.astype(np.float64), (np.cumsum(count) - count / 2) / count.sum()
@@ -51,26 +53,29 @@ def mid_distribution(values: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class NormalScores:
-    """The pooled distribution of a feature: its quantile function over the normal axis."""
+    """The distribution of a feature over all devices: its quantile function over the normal axis."""
 
     x: Floats  # [nodes] normal quantiles, rising
-    quantiles: Floats  # [nodes] those of the feature at the same probabilities
+    quantiles: Floats  # [nodes] quantiles of the feature at the same probabilities
 
     @classmethod
     def of(cls, z: Floats) -> NormalScores:
-        """Of all values of `z` together; NaN is left out."""
+        """Take the distribution of all values of `z`; NaN is left out."""
         values, share = mid_distribution(z)
         x = np.linspace(ndtri(share[0]), ndtri(share[-1]), NODES)
         return cls(x, np.interp(ndtr(x), share, values))
 
     def __call__(self, z: Floats) -> Floats:
-        """The normal scores of `z`, NaN for NaN."""
+        """Return the normal scores of `z`, NaN for NaN."""
         return np.interp(z, self.quantiles, self.x).astype(np.float32)
 
     def hermite(self) -> Floats:
-        """[5] the polynomial g that is nearest the quantile function in the mean square over a normal x.
+        """Fit the polynomial g to the quantile function, in the mean square over a normal x.
 
-        Coefficients of Hermite polynomials He_0 ... He_4; rising over the data's range (`LEAST_SLOPE`).
+        Its slope is at least `LEAST_SLOPE` over the range of the data.
+
+        Returns:
+            [5] coefficients of the Hermite polynomials He_0 ... He_4.
         """
         basis = hermite_e.hermevander(self.x, DEGREE)
         root = np.sqrt(_density(self.x))[:, None]
@@ -79,13 +84,13 @@ class NormalScores:
 
 
 def normalised(coefficients: Floats) -> Floats:
-    """Hermite coefficients [5] of a g(x) with mean 0 and standard deviation 1 for a standard normal x."""
+    """Return Hermite `coefficients` [5] shifted and scaled to mean 0 and standard deviation 1 for a normal x."""
     variance = coefficients[1:] @ (coefficients[1:] * _FACTORIALS[1:])
     return np.asarray(np.concatenate([[0.0], coefficients[1:]]) / np.sqrt(variance))
 
 
 def power_series(coefficients: Floats) -> Floats:
-    """[5] Hermite coefficients as powers of x, highest first."""
+    """Convert Hermite coefficients [5] to coefficients [5] of powers of x, highest power first."""
     series = np.zeros(DEGREE + 1)
     powers = hermite_e.herme2poly(coefficients)
     series[: len(powers)] = powers
@@ -100,9 +105,9 @@ def _density(x: Floats) -> Floats:
 
 
 def _least_squares_above(matrix: Floats, target: Floats, rows: Floats, bound: float) -> Floats:
-    """The c that minimises |matrix c - target| with rows c >= bound.
+    """Return the c that minimises |matrix c - target| subject to rows c >= bound.
 
-    By least distance programming: Lawson & Hanson, Solving Least Squares Problems (1974), chapter 23.
+    The method is least distance programming (Lawson & Hanson, Solving Least Squares Problems, 1974, chapter 23).
     """
     factor = np.linalg.cholesky(matrix.T @ matrix).T  # |matrix c - target| = |factor c - projected| + constant
     projected = np.linalg.solve(factor.T, matrix.T @ target)

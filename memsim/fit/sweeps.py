@@ -1,6 +1,6 @@
-"""I-V sweeps as they come from a file, batch by batch: whole cycles are cut out, checked, and their features gathered.
+"""The reading of I-V sweeps, batch by batch: cycles are cut out and checked, and their features are extracted.
 
-Resistances are U0 / I(U0) at the read voltage U0 > 0; the HRS of a cycle is that at the end of the cycle before. A SET
+Resistances are U0 / I(U0) at the read voltage U0 > 0. The HRS of a cycle is read at the end of the cycle before. A SET
 or RESET that does not change the resistance has failed, and gives no features. A sample of the cycles is kept whole.
 """
 
@@ -18,16 +18,16 @@ from memsim.fit.cycle_grid import CycleGrid, CycleRows
 from memsim.fit.extract import END_HRS, Sweeps, features_of
 
 KEPT_CYCLES = 2000
-"""How many cycles are kept with all their samples, for the I-V envelopes."""
-_UNEVEN = 0.03  # of the sweep's range: a step back that is noise
+"""Number of cycles that are kept with all their samples, for the fit of the I-V envelopes."""
+_UNEVEN = 0.03  # share of a sweep's range by which the voltage may go back because of noise
 
 
 @dataclass(frozen=True)
 class Traces:
     """A sample of complete cycles, padded with NaN."""
 
-    device: Ints  # [n] index
-    cycle: Ints  # [n] number
+    device: Ints  # [n] indices of devices
+    cycle: Ints  # [n] cycle numbers
     volts: Floats  # [n, samples]
     amperes: Floats  # [n, samples]
 
@@ -36,14 +36,14 @@ class Traces:
 
 
 class SweepReader:
-    """Takes samples in file order and gives features by device and cycle."""
+    """Extracts features by device and cycle from samples in file order."""
 
     def __init__(self, where: str, read_volts: float, seed: int) -> None:
         self.rows = CycleRows(where, 5)
         self._where = where
         self._read_volts = read_volts
         self._rng = np.random.default_rng(seed)
-        self._left: _Samples | None = None  # of the last cycle, which the next batch may go on with
+        self._left: _Samples | None = None  # the last cycle, which the next batch may continue
         self._reach: tuple[float, float] | None = None
         self._kept = _Reservoir(KEPT_CYCLES)
         self._outcomes = dict.fromkeys(("complete", "failed SET", "failed RESET", "incomplete"), 0)
@@ -57,9 +57,18 @@ class SweepReader:
         seconds: Floats | None,
         first_row: int,
     ) -> None:
-        """Some samples [n]; those of a cycle lie together, in order of time.
+        """Add samples [n]; the samples of a cycle are consecutive and in order of time.
 
-        Raises InputError for time that does not rise and for sweeps of another shape.
+        Args:
+            devices: indices of devices.
+            cycles: cycle numbers.
+            volts: voltages.
+            amperes: currents.
+            seconds: times, if they are known.
+            first_row: number of the first row in the file, for messages.
+
+        Raises:
+            InputError: for time that does not rise, and for sweeps of another shape.
         """
         rows = first_row + np.arange(len(devices))
         samples = _Samples(devices, cycles, volts, amperes, np.zeros(len(rows)) if seconds is None else seconds, rows)
@@ -72,7 +81,7 @@ class SweepReader:
         self._extract(samples[: starts[-1]])
 
     def finish(self) -> tuple[CycleGrid, Traces, Mapping[str, int]]:
-        """(the grid of the four features, the cycles kept, how many cycles ended how)."""
+        """Return the grid of the four features, the cycles kept whole, and outcome -> number of cycles."""
         if self._left is not None:
             self._extract(self._left)
         grid = self.rows.grid()
@@ -141,7 +150,7 @@ class SweepReader:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Samples in file order."""
+    """Samples [n] in file order."""
 
     devices: Ints
     cycles: Ints
@@ -176,9 +185,10 @@ class _Samples:
 
 
 def _hrs(at_start: Floats, at_end: Floats) -> Floats:
-    """[devices, cycles] log10 ohm: that at the end of the cycle before, else that at the start, read at -U0.
+    """Return the HRS [devices, cycles] in log10 ohm at the end of the cycle before, or else at the start of the cycle.
 
-    The envelopes are not odd in the voltage, so the second is shifted by the median difference of the two.
+    At the start it is read at -U0. The envelopes are not odd functions of the voltage, so these values are shifted by
+    the median difference of the two.
     """
     from_before = np.full_like(at_start, np.nan)
     from_before[:, 1:] = at_end[:, :-1]
@@ -188,7 +198,7 @@ def _hrs(at_start: Floats, at_end: Floats) -> Floats:
 
 
 class _Reservoir:
-    """A sample of cycles, each with equal chance, from a stream of unknown length."""
+    """A random sample of the cycles in a stream of unknown length; all cycles have the same probability."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -220,7 +230,7 @@ class _Reservoir:
 
 
 def _stacked(first: Floats, second: Floats) -> Floats:
-    """One array below the other; rows of unequal length are padded with NaN."""
+    """Stack two arrays; rows of unequal lengths are padded with NaN."""
     if first.ndim == 2:
         width = max(first.shape[1], second.shape[1])
         first, second = (

@@ -1,4 +1,4 @@
-"""Tables of numbers in files: CSV, Parquet and NPZ, read in batches, so that a file may be larger than the memory."""
+"""Tables of numbers in CSV, Parquet and NPZ files, read in batches, so that a file may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ _SUFFIXES = {".csv": "CSV", ".tsv": "CSV", ".txt": "CSV", ".parquet": "Parquet",
 
 
 class Batch:
-    """Some rows of a table: `first_row` is counted from 1 without the header, `done` is the fraction read so far."""
+    """Some rows of a table.
+
+    Attributes:
+        first_row: number of the first row, counted from 1 without the header.
+        done: fraction of the table that has been read.
+    """
 
     def __init__(self, columns: dict[str, pa.Array], first_row: int, done: float, path: Path) -> None:
         self._columns = columns
@@ -47,12 +52,16 @@ class Batch:
         return len(next(iter(self._columns.values())))
 
     def numbers(self, name: str) -> Floats:
-        """A column as float64, NaN where a value is missing. Raises InputError where one is no number."""
+        """Return a column as float64 [n], NaN for missing values.
+
+        Raises:
+            InputError: for a value that is not a number.
+        """
         with _readable(self._path):
             return np.asarray(self._columns[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
 
     def labels(self, name: str) -> tuple[list[str], Ints]:
-        """A column's different values as text, and the index of each row's; -1 where it is missing."""
+        """Return the distinct values of a column as text, and the index of each row's value [n], -1 if missing."""
         with _readable(self._path):
             encoded = self._columns[name].dictionary_encode()
             return [str(value) for value in encoded.dictionary.to_pylist()], np.asarray(
@@ -61,7 +70,11 @@ class Batch:
 
 
 class Table:
-    """A file of columns of equal length. Raises InputError, in one line, for whatever cannot be read."""
+    """A file of columns of equal length.
+
+    Raises:
+        InputError: in one line, for a file that cannot be read; by its methods, too.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -78,7 +91,7 @@ class Table:
             raise InputError(f"{path}: column {twice} is there twice")
 
     def batches(self, names: Sequence[str], text: Sequence[str] = ()) -> Iterator[Batch]:
-        """All rows of the columns `names`, in order; those in `text` are labels, not numbers."""
+        """Yield all rows of the columns `names` in order; the columns in `text` are labels, not numbers."""
         read = {"CSV": self._csv_batches, "Parquet": self._parquet_batches, "NPZ": self._npz_batches}[self.format]
         row = 1
         with _readable(self.path):
@@ -114,7 +127,7 @@ class Table:
             raise InputError(f"{self.path}: not UTF-8 text; save it as UTF-8") from None
 
     def _csv_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
-        """Whole lines at a time: pyarrow's own reader leaves a thread that reads on after an error."""
+        """Read whole lines at a time: pyarrow's streaming reader leaves a thread that reads on after an error."""
         size, row = max(self.path.stat().st_size, 1), 1
         parse = pyarrow.csv.ParseOptions(delimiter=_delimiter(self._header()))
         convert = pyarrow.csv.ConvertOptions(
@@ -129,7 +142,8 @@ class Table:
                     use_threads=False, block_size=len(lines) + 1, column_names=list(self.columns)
                 )
                 try:
-                    memory = pa.array([lines], pa.large_binary()).buffers()[2]  # no thread needs Python to let go of it
+                    # memory of Arrow's own, which its threads free without Python's lock
+                    memory = pa.array([lines], pa.large_binary()).buffers()[2]
                     table = pyarrow.csv.read_csv(pa.BufferReader(memory), read, parse, convert)
                 except pa.ArrowInvalid as error:
                     raise self._explained(error, row) from None
@@ -138,7 +152,7 @@ class Table:
                 yield dict(zip(table.column_names, columns, strict=True)), file.tell() / size
 
     def _explained(self, error: Exception, first_row: int) -> Exception:
-        """What is wrong with a value, and what to do about it; `error` as it is where it is of something else."""
+        """Return an InputError that names the wrong value and the remedy; `error` itself if it is of another kind."""
         found = re.search(r"column #(\d+): Row #(\d+): .*invalid value '(.*)'$", str(error), re.DOTALL)
         if found is None:
             return error
@@ -158,7 +172,7 @@ class Table:
                 yield dict(zip(batch.schema.names, batch.columns, strict=True)), done / rows
 
     def _npz_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
-        """A piece of each column at a time; pickled objects are refused."""
+        """Read a piece of each column at a time; pickled objects are refused."""
         with zipfile.ZipFile(self.path) as archive:
             require_honest(self.path, sum(member.file_size for member in archive.infolist()))
             if any(member.flag_bits & 1 for member in archive.infolist()):
@@ -194,7 +208,7 @@ def _unpacked(file: IO[bytes], path: Path) -> IO[bytes] | io.BufferedReader:
 
 
 def _whole_lines(stream: IO[bytes] | io.BufferedReader, path: Path) -> Iterator[bytes]:
-    """All lines below the first, many at a time, none cut in two."""
+    """Yield blocks of whole lines, without the first line."""
     stream.readline()
     rest = b""
     while block := stream.read(_BLOCK_BYTES):
@@ -224,14 +238,14 @@ def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, _, dtype = read(member)
-    except (SyntaxError, tokenize.TokenError, TypeError, MemoryError, RecursionError):  # it is a Python literal
+    except (SyntaxError, tokenize.TokenError, TypeError, MemoryError, RecursionError):  # the header is a Python literal
         raise ValueError("a header that is not that of an array") from None
     return shape, dtype
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what the readers raise into one line."""
+    """Turn the exceptions of the readers into an InputError of one line."""
     try:
         yield
     except InputError:
@@ -245,4 +259,4 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 _MALFORMED = (pa.ArrowException, csv.Error, zlib.error, zipfile.BadZipFile, NotImplementedError)
-"""What the readers raise; zipfile the last, for compressions that it does not know."""
+"""Exceptions of the readers for malformed files; zipfile raises the last for an unknown compression."""

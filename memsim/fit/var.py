@@ -1,4 +1,4 @@
-"""The cycle-to-cycle process: a vector autoregression fitted by Yule-Walker, for series with gaps.
+"""The cycle-to-cycle process: a vector autoregression, fitted to series with gaps by the Yule-Walker equations.
 
 x_n = B eps_n + sum_{l = 1..p} A_l x_{n - l}, with autocovariances C(k) = E[x_n x_{n - k}^T] and C(-k) = C(k)^T:
 C(k) = sum_l A_l C(k - l) for k = 1 ... p, and B B^T = C(0) - sum_l A_l C(l)^T (Luetkepohl, New Introduction to Multiple
@@ -12,13 +12,14 @@ import numpy as np
 from memsim.fit.arrays import Floats
 
 LARGEST_RADIUS = 0.999
-"""Of a fitted process: a spectral radius that lets half of a disturbance live for 700 cycles."""
+"""Largest spectral radius of a fitted process, at which half of a disturbance is left after 700 cycles."""
 
 
 def autocovariances(x: Floats, lags: int) -> Floats:
-    """[lags + 1, F, F] E[x_n x_{n - k}^T] of zero-mean `x` [F, devices, cycles], over the pairs that have no gap (NaN).
+    """Return E[x_n x_{n - k}^T] [lags + 1, F, F] of zero-mean `x` [F, devices, cycles], NaN in gaps.
 
-    All devices together. A pair of features that never meet at some lag gets 0.
+    The mean is over all devices and all pairs of cycles without a gap. If two features have no such pair at some lag,
+    their autocovariance there is 0.
     """
     features, cycles = x.shape[0], x.shape[2]
     present = np.isfinite(x)
@@ -34,24 +35,27 @@ def autocovariances(x: Floats, lags: int) -> Floats:
 
 
 def _products(x: Floats, lag: int) -> Floats:
-    """[F, F] sums of x_i[n] x_j[n - lag] over devices and cycles, added up in float64 across devices."""
+    """Return the sums [F, F] of x_i[n] x_j[n - lag] over devices and cycles, in float64 across devices."""
     now, before = x[:, :, lag:].swapaxes(0, 1), x[:, :, : x.shape[2] - lag].swapaxes(0, 1)
-    per_device = now @ before.transpose(0, 2, 1)  # (devices, F, F)
+    per_device = now @ before.transpose(0, 2, 1)  # [devices, F, F]
     return np.asarray(per_device.sum(axis=0, dtype=np.float64))
 
 
 def correlations(covariances: Floats) -> Floats:
-    """Autocovariances [lags + 1, F, F] of the same process in units of its standard deviations."""
+    """Return autocovariances [lags + 1, F, F] in units of the process's standard deviations."""
     std = np.sqrt(covariances[0].diagonal())
     return covariances / np.outer(std, std)
 
 
 def stabilised(covariances: Floats, order: int) -> tuple[Floats, float]:
-    """Autocovariances [lags + 1, F, F] of which every order up to `order` is a stationary process, and what it took.
+    """Mix in as much white noise as makes the processes of all orders up to `order` stationary.
 
-    What it took is the share of white noise that replaces the process itself: every C(k) but C(0) is multiplied by
-    1 - share. Yule-Walker gives a stationary process if the block Toeplitz matrix of C is positive definite; pairwise
-    sums over gaps do not promise that, corrections neither.
+    The Yule-Walker equations give a stationary process if the block Toeplitz matrix of C is positive definite. Pairwise
+    sums over gaps and bias corrections do not guarantee that.
+
+    Returns:
+        The autocovariances [lags + 1, F, F], in which every C(k) but C(0) is multiplied by 1 - share, and the share of
+        white noise.
     """
     low, high = 0.0, 1.0
     if _is_stationary(covariances, order):
@@ -73,16 +77,19 @@ def _is_stationary(covariances: Floats, order: int) -> bool:
 
 
 def _toeplitz(covariances: Floats, blocks: int) -> Floats:
-    """[F blocks, F blocks] with C(j - i) in block (i, j): the covariance of `blocks` successive x, newest first."""
+    """Return the covariance [F blocks, F blocks] of `blocks` successive x, newest first: block (i, j) is C(j - i)."""
     return np.block(
         [[covariances[j - i] if j >= i else covariances[i - j].T for j in range(blocks)] for i in range(blocks)]
     )
 
 
 def yule_walker(covariances: Floats, order: int) -> Floats:
-    """[F, F (p + 1)] = [B | A_p ... A_1] of order p from autocovariances [at least p + 1, F, F]; B lower triangular.
+    """Return [B | A_p ... A_1] [F, F (p + 1)] of order p from autocovariances [at least p + 1, F, F].
 
-    Raises numpy.linalg.LinAlgError when they are no autocovariances (`stabilised` makes them such).
+    B is lower triangular.
+
+    Raises:
+        numpy.linalg.LinAlgError: if they are not positive definite (see `stabilised`).
     """
     following = np.concatenate(list(covariances[1 : order + 1]), axis=1)  # C(1) ... C(p)
     newest_first = np.linalg.solve(_toeplitz(covariances, order).T, following.T).T  # A_1 ... A_p
@@ -93,7 +100,7 @@ def yule_walker(covariances: Floats, order: int) -> Floats:
 
 
 def spectral_radius(var: Floats) -> float:
-    """Of the process [F, F (p + 1)]: below 1 it is stationary."""
+    """Return the spectral radius of the process [F, F (p + 1)]; below 1 the process is stationary."""
     size = len(var)
     step = np.eye(var.shape[1] - size, k=size)
     step[-size:] = var[:, size:]
@@ -101,7 +108,7 @@ def spectral_radius(var: Floats) -> float:
 
 
 def information_criteria(vars_: dict[int, Floats], samples: int) -> dict[int, tuple[float, float]]:
-    """Order -> (AIC, BIC) a sample of Gaussian processes of these orders fitted to `samples` cycles."""
+    """Return order -> (AIC, BIC) for each cycle, of Gaussian processes fitted to `samples` cycles."""
     result = {}
     for order, var in vars_.items():
         size = len(var)

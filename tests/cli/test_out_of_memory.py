@@ -45,7 +45,7 @@ TOO_MUCH = {
         (("eval", "demo-float", "--data", "demo", "--limit", "1"), "memsim.asr.corpora.load_corpus", "--jobs 1"),
         (("qat", "--bits", "float", "--data", "librispeech", "-o", "o.safetensors"),
          "memsim.training.recipe.load_train_config", "in the recipe (--config FILE) a larger `accumulate`"),
-        (("fit-device", "m.csv", "-o", "o.safetensors"), "memsim.fit.read_measurements", "--order"),
+        (("fit-device", "m.csv", "-o", "o.safetensors"), "memsim.fit.inspection.read_measurements", "--order"),
         (("lm", "--data", "demo", "-o", "lm.arpa"), "memsim.asr.corpora.load_corpus", "--order 2"),
     ],
 )  # fmt: skip

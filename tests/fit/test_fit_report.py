@@ -14,7 +14,7 @@ import torch
 
 from memsim.device import DeviceModel
 from memsim.errors import InputError
-from memsim.fit import Fit, FitOptions, Goodness, Measurements, fit_device, judge, read_measurements
+from memsim.fit import Fit, FitOptions, Goodness, Measurements, fit_model, judge, read_measurements
 from memsim.fit import goodness as goodness_
 from memsim.fit.fit_report import HTML, JSON, require_folder, summary, write_report
 from tests.pages import Page
@@ -34,7 +34,7 @@ def judged(
     patch = pytest.MonkeyPatch()
     patch.setattr(goodness_, "LEAST_GENERATED", 60_000)
     measured = read_measurements(path)
-    fit = fit_device(measured, FitOptions(order=2))
+    fit = fit_model(measured, FitOptions(order=2))
     goodness = judge(fit, measured)
     patch.undo()
     return fit, goodness, measured

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memsim.device import DeviceModel
-from memsim.fit import Fit, FitOptions, Goodness, Measurements, fit_device, judge
+from memsim.fit import Fit, FitOptions, Goodness, Measurements, fit_model, judge
 from memsim.fit import goodness as goodness_
 from memsim.fit.goodness import CorrelogramSums
 
@@ -28,7 +28,7 @@ def fewer_cycles() -> object:
 
 @pytest.fixture(scope="module")
 def fit(measured: Measurements) -> Fit:
-    return fit_device(measured, FitOptions(order=10, components=1))
+    return fit_model(measured, FitOptions(order=10, components=1))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_coarse_instrument_is_no_fault(fit: Fit, measured: Measurements) -> No
     y = measured.y.copy()
     y[1] = np.round(y[1] / 0.02) * 0.02
     rounded = dataclasses.replace(measured, y=y)
-    goodness = judge(fit_device(rounded, FitOptions(components=1)), rounded)
+    goodness = judge(fit_model(rounded, FitOptions(components=1)), rounded)
     assert not goodness.warnings
     edges = goodness.distributions[1].edges
     assert np.allclose(np.diff(edges), 0.02, atol=1e-5)

@@ -14,7 +14,7 @@ from memsim.config.resources import ASSETS
 from memsim.device import DeviceModel, draw_states, load_device, save_device
 from memsim.evaluation.evaluate import evaluate
 from memsim.evaluation.target import prepare
-from memsim.fit import FitOptions, Measurements, fit_device, read_measurements
+from memsim.fit import FitOptions, Measurements, fit_model, read_measurements
 from memsim.nn.mapping import mapping_of
 from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
@@ -25,7 +25,7 @@ CHIPS = 10
 
 def test_states_of_programmed_cells_are_as_before(measured: Measurements, device: DeviceModel) -> None:
     """128 devices tell a mean to a tenth of its spread: a Kolmogorov-Smirnov distance of 0.04, five times over."""
-    fitted = fit_device(measured, FitOptions(components=1)).model
+    fitted = fit_model(measured, FitOptions(components=1)).model
     for value in (True, False):
         mask = torch.full((50_000,), value)
         ours, theirs = (draw_states(model, mask, torch.Generator().manual_seed(1)) for model in (fitted, device))
@@ -36,7 +36,7 @@ def test_states_of_programmed_cells_are_as_before(measured: Measurements, device
 def test_word_error_rates_are_distributed_as_before(device: DeviceModel, tmp_path: Path) -> None:
     """Refitted from 512 devices x 3000 cycles: 3 bits, ten chips each, on the demo."""
     write([feature_table(device, 512, 3000, torch.Generator().manual_seed(0))], tmp_path / "t.parquet")
-    save_device(fit_device(read_measurements(tmp_path / "t.parquet")).model, tmp_path / "mine.safetensors")
+    save_device(fit_model(read_measurements(tmp_path / "t.parquet")).model, tmp_path / "mine.safetensors")
     checkpoint = load_checkpoint(ASSETS / "checkpoints" / "demo-float.safetensors")
     corpus = load_corpus("demo")
     rates, errors = [], []

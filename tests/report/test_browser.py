@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from memsim.device import DeviceModel
-from memsim.fit import FitOptions, fit_device, judge, read_measurements
+from memsim.fit import FitOptions, fit_model, judge, read_measurements
 from memsim.fit.fit_report import page as fit_page
 from tests.report.conftest import Written
 from tests.tools.example_measurements import feature_table, write
@@ -51,7 +51,7 @@ def fitted(device: DeviceModel, tmp_path_factory: pytest.TempPathFactory) -> str
     path = tmp_path_factory.mktemp("fit") / "cells.parquet"
     write([feature_table(device, 20, 60, torch.Generator().manual_seed(5))], path)
     measured = read_measurements(path)
-    fit = fit_device(measured, FitOptions(order=2))
+    fit = fit_model(measured, FitOptions(order=2))
     return fit_page(fit, judge(fit, measured), measured)
 
 
