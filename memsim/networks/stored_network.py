@@ -8,13 +8,12 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from memsim.asr.architectures import ARCHITECTURES
-from memsim.asr.recogniser import shared_parameters, skeleton
+from memsim.asr.recogniser import shared_parameters
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import mappable_layers
 from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules
-from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
+from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.sources import WeightSource, computed_from, stored_parts
 from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
@@ -39,7 +38,6 @@ class StoredNetwork:
 
         Raises InputError where the file lacks a matrix.
         """
-        restore_quantisers(self.model, self.checkpoint.tensors(quantiser_tensors(self.checkpoint.names)))
         plan = plan_modules(self.model, spec, selection)
         mapped = [replace(layer, source=self._located(layer.name, layer.source)) for layer in plan.mapped]
         digital = [
@@ -109,12 +107,3 @@ class StoredNetwork:
                 "that it is taken for"
             )
         return replace(source, tensor=parts[0]) if self._is_stored(source.tensor) else source
-
-
-def known_network(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
-    """The network of an unmapped file, None where nothing says which it is, and what there is to say of that."""
-    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
-        return StoredNetwork(checkpoint, skeleton(checkpoint).model), None
-    from memsim.networks.hugging_face import network_beside
-
-    return network_beside(checkpoint)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import RenderableType
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -37,6 +38,7 @@ from memsim.nn.layer_adapters import (
     quantised_matrices,
     replace_modules,
 )
+from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import (
     DigitalLayer,
     MappedLayer,
@@ -48,7 +50,9 @@ from memsim.nn.plan import (
     usable_scale,
 )
 from memsim.nn.sources import effective_weight
+from memsim.report.text import as_html, as_text
 from memsim.spec import HardwareSpec, load_hardware
+from memsim.units import counted
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,11 @@ class ClipRate:
     adc: float | None
 
 
-@dataclass
+@dataclass(repr=False)
 class ChipMapping:
-    """What of a network is on arrays, and which reads of them are under way.
+    """The part of a network that is on arrays, and the reads of them that are under way.
+
+    `print` shows it as the table that `memsim map` prints, and so does a notebook.
 
     Every forward pass draws read noise of its own. `batch` and `begin_batch` key it, so that it can be repeated:
 
@@ -75,18 +81,38 @@ class ChipMapping:
     layers: dict[str, MappedMatrix]
     reads: ReadContext = field(default_factory=ReadContext)
     deviations: Mapping[str, Deviation] = field(default_factory=dict)
-    """By matrix: how far its product is from the digital one on its calibration inputs; empty without calibration."""
+    """By matrix: the deviation of its product from the exact one on calibration inputs; empty without calibration."""
 
     def __post_init__(self) -> None:
         for matrix in self.layers.values():
             matrix.reads = self.reads
 
+    def __repr__(self) -> str:
+        plan = self.plan
+        return (
+            f"ChipMapping({self.spec.title}, seed {self.seed}: {counted(len(plan.mapped), 'layer')} on "
+            f"{counted(plan.cells, 'cell')} in {counted(plan.arrays, 'array')}, {len(plan.digital)} digital)"
+        )
+
+    def __str__(self) -> str:
+        return as_text(*self._parts())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._parts())
+
+    def _parts(self) -> list[RenderableType]:
+        reports = {name: matrix.programming for name, matrix in self.layers.items() if matrix.programming is not None}
+        parts = mapping_parts(self.plan, self.programming_errors(), reports, self.deviations)
+        return [f"{self.spec.title}, seed {self.seed}", *parts, *summary_lines(self.plan)]
+
     @property
     def mapped(self) -> tuple[MappedLayer, ...]:
+        """The layers on arrays."""
         return self.plan.mapped
 
     @property
     def digital(self) -> tuple[DigitalLayer, ...]:
+        """The layers and other tensors that stay digital, with the reasons."""
         return self.plan.digital
 
     @property
@@ -230,32 +256,26 @@ def map_model(
         for doubt in filter(None, doubts):
             warnings.warn(doubt, stacklevel=2)
         quantised = quantised_matrices(layers)
-        matrices, cells, done = {}, plan.cells, 0
-        progress("programming", 0.0)
-        for layer in plan.mapped:
+
+        def weight_of(layer: MappedLayer) -> Tensor:
             weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
             if weight.is_meta or weight.is_complex():
                 problem = "has no values yet (it is on the meta device)" if weight.is_meta else "is complex"
                 raise InputError(f"{layer.name}: its weight {problem}; exclude=[{layer.name!r}] keeps it digital")
             if not torch.isfinite(weight).all():
                 raise InputError(f"{layer.name}: its weight holds NaN or Inf")
-            scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
-            groups = layer.source.groups
-            matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
-            done += layer.tiling.cells
-            if done < cells:
-                progress("programming", done / cells)
-        progress("programming", 1.0)
-        calibrate(matrices, statistics, data)
-        deviations = {}
-        for layer in plan.mapped:
-            if layer.name in statistics:
-                known = (
-                    None
-                    if layer.name in quantised
-                    else layer.source.matrix(effective_weight(model, layer.source.tensor))
-                )
-                deviations[layer.name] = deviation(matrices[layer.name], statistics[layer.name], known, seed)
+            return weight
+
+        trained = {name: product.trained_scale for name, product in quantised.items()}
+        matrices, deviations = {}, {}
+        on_cells = functools.partial(progress, "programming")
+        on_cells(0.0)
+        for layer, matrix, found in program(plan, weight_of, trained, seed, statistics, data, on_cells):
+            matrices[layer.name] = matrix
+            if found is not None:
+                deviations[layer.name] = found
+        if not plan.cells:
+            on_cells(1.0)
         if (warning := deviating(deviations)) is not None:
             warnings.warn(warning, stacklevel=2)
         # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
@@ -267,6 +287,43 @@ def map_model(
                 old.part_from(new, memo)
         mapping = ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations)
         return with_mapping(chip, mapping)
+
+
+def program(
+    plan: Plan,
+    weight_of: Callable[[MappedLayer], Tensor],
+    trained: Mapping[str, tuple[int, Tensor] | None],
+    seed: int,
+    statistics: Mapping[str, InputStatistics],
+    data: CalibrationData | None,
+    progress: Callable[[float], None],
+) -> Iterator[tuple[MappedLayer, MappedMatrix, Deviation | None]]:
+    """Program the layers of `plan`, calibrate them, and yield each with its matrix on arrays and its deviation.
+
+    Args:
+        plan: the layers.
+        weight_of: gives the weight of a layer, [out, in / groups]; it is called again for the deviation.
+        trained: by matrix, for those that were trained with quantisers: the bits and the scale.
+        seed: the seed of the chip.
+        statistics: the inputs, by matrix; a matrix without them stays uncalibrated, and its deviation is None.
+        data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
+        progress: is called with the fraction of the cells that is programmed.
+    """
+    matrices, done, cells = {}, 0, plan.cells
+    for layer in plan.mapped:
+        weight = weight_of(layer)
+        scale = usable_scale(layer, trained.get(layer.name))
+        groups = layer.source.groups
+        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
+        done += layer.tiling.cells
+        progress(done / cells)
+    calibrate(matrices, statistics, data)
+    for layer in plan.mapped:
+        matrix, found = matrices[layer.name], None
+        if layer.name in statistics:
+            exact = None if layer.name in trained else weight_of(layer)
+            found = deviation(matrix, statistics[layer.name], exact, seed)
+        yield layer, matrix, found
 
 
 def _calibration_data(

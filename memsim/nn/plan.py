@@ -129,8 +129,13 @@ class Plan:
         return sum(layer.tiling.cells for layer in self.mapped)
 
     @property
+    def arrays(self) -> int:
+        """The number of arrays."""
+        return sum(layer.tiling.tiles for layer in self.mapped)
+
+    @property
     def conversions(self) -> int:
-        """ADC conversions when every layer reads one input."""
+        """The number of ADC conversions when every layer reads one input."""
         return sum(layer.conversions for layer in self.mapped)
 
 
