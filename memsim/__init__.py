@@ -21,14 +21,17 @@ from memsim.errors import InputError
 from memsim.version import __version__
 
 if TYPE_CHECKING:
+    from memsim.mapping import MapResult, map_checkpoint
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 _HOMES = {
     "HardwareSpec": "memsim.spec",
+    "MapResult": "memsim.mapping",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
+    "map_checkpoint": "memsim.mapping",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
     "save_checkpoint": "memsim.storage.checkpoint",
@@ -37,9 +40,11 @@ _HOMES = {
 __all__ = [
     "HardwareSpec",
     "InputError",
+    "MapResult",
     "__version__",
     "load_checkpoint",
     "load_hardware",
+    "map_checkpoint",
     "map_model",
     "measure_inputs",
     "save_checkpoint",

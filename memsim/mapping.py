@@ -24,8 +24,7 @@ from memsim.listener import Listener
 from memsim.networks.mapped_file import load_chip as load_chip
 from memsim.networks.mapped_file import stored_seed as stored_seed
 from memsim.networks.mapped_file import stored_spec as stored_spec
-from memsim.networks.open_checkpoint import mapped_path as mapped_path
-from memsim.networks.open_checkpoint import open_checkpoint as open_checkpoint
+from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.plan_warnings import plan_warnings
 from memsim.networks.programming import MappedTensors, is_full_precision, plan_checkpoint, program_checkpoint
@@ -40,7 +39,6 @@ from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
-from memsim.report.text import show as show
 from memsim.spec import HardwareSpec
 from memsim.spec_facts import hardware_dict, unfitted, unfitted_note
 from memsim.spec_options import Hardware, choose_hardware
@@ -203,7 +201,7 @@ def map_checkpoint(
     seed: int = 0,
     out: str | Path | None = None,
     budget: bool | None = False,
-    cost: bool = False,
+    cost: bool | None = False,
     dry_run: bool = False,
     force: bool = False,
     listener: Listener | None = None,
@@ -233,7 +231,7 @@ def map_checkpoint(
         out: the file to write, whole or not at all; None writes none.
         budget: find the error that each non-ideality adds to the products; None does so where the inputs of every layer
             are known.
-        cost: estimate energy, time and area.
+        cost: estimate energy, time and area; None does so unless this is a `dry_run`.
         dry_run: plan, and program and write nothing.
         force: overwrite `out` where it exists.
         listener: follows progress and warnings; without one, warnings are Python's.
@@ -262,6 +260,7 @@ def map_checkpoint(
         listener.warn(warning)
     if dry_run:
         return MapResult(opened, spec, plan, seed)
+    cost = cost is None or cost
     with listener.working():
         rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
         data = None if calibrate is None else _calibration_data(network, calibrate, data_root, listener)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from memsim.cli import options
-from memsim.errors import InputError
 
 
 def command(
@@ -55,16 +54,17 @@ def command(
 
     Says what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
     """
-    options.require_page(report, force=True)  # whether it may be written is found out below
+    options.require_page(report, force=True)
     from memsim.cli.progress import TerminalListener, say, stdout
-    from memsim.mapping import map_checkpoint, mapped_path, open_checkpoint, show
+    from memsim.mapping import map_checkpoint
+    from memsim.networks.open_checkpoint import mapped_path, open_checkpoint
+    from memsim.report.text import show
 
-    if report is not None and dry_run:
-        raise InputError("--report --dry-run: the report is that of programmed arrays; leave one of the two out")
     opened, _ = open_checkpoint(checkpoint, architecture, architecture_config)
     out = out or mapped_path(checkpoint)
     options.require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
     quiet = quiet or str(json_file) == "-"
+    with_report = None if report else False  # as far as they can be found
     result = map_checkpoint(
         opened,
         "physical" if hardware is None else hardware,
@@ -77,15 +77,15 @@ def command(
         data_root=data_root,
         seed=seed,
         out=out,
-        budget=budget or (None if report else False),
-        cost=cost or report is not None,
+        budget=budget or with_report,
+        cost=cost or with_report,
         dry_run=dry_run,
         force=force,
         listener=TerminalListener(quiet=quiet, silent=quiet),
     )
-    options.write_json(json_file, result.to_dict())
     if report is not None:
         result.write_report(report, options.command_line())
+    options.write_json(json_file, result.to_dict())
     if not quiet:
         show(stdout, *result.parts(verbose=verbose))
         if report is not None:

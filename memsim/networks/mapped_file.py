@@ -131,7 +131,7 @@ def stored_seed(checkpoint: Checkpoint) -> int:
 
 
 def _require_known(name: str, levels: Tensor | None, source: WeightSource | None) -> None:
-    """Raise InputError unless matrix `name` of the architecture, at `source`, is what the file's `levels` describe."""
+    """Raise InputError unless the file's `levels` have the shape of matrix `name` of the architecture, at `source`."""
     if levels is None:
         raise InputError(f"lacks the levels of {name}; the file is damaged, map the checkpoint again")
     if source is None or source.shape != tuple(levels.shape):
