@@ -33,13 +33,13 @@ class MappedTensors:
     metadata: dict[str, str]
     plan: Plan
     programming_errors: dict[str, float]
-    """By layer: ||programmed - intended|| / ||intended|| of its matrix (Frobenius)."""
+    """The relative programming error of each layer, ||programmed - intended|| / ||intended|| (Frobenius)."""
     programming: dict[str, ProgrammingReport]
-    """By layer, but for layers on ideal cells."""
+    """The programming of each layer; layers on ideal cells have none."""
     uncalibrated: tuple[str, ...]
     """The layers whose converter ranges are open."""
     deviations: dict[str, Deviation]
-    """By layer, for the layers whose inputs are known."""
+    """The deviation of each layer's product, for layers whose inputs are known."""
 
 
 def plan_checkpoint(checkpoint: Checkpoint | OpenedNetwork, spec: HardwareSpec, selection: Selection) -> Plan:
