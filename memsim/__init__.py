@@ -23,6 +23,7 @@ from memsim.version import __version__
 if TYPE_CHECKING:
     from memsim.fit.device_fit import DeviceFit, fit_device
     from memsim.fit.inspection import Inspection, inspect_measurements
+    from memsim.mapping import MapResult, map_checkpoint
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -33,8 +34,10 @@ _HOMES = {
     "Inspection": "memsim.fit.inspection",
     "fit_device": "memsim.fit.device_fit",
     "inspect_measurements": "memsim.fit.inspection",
+    "MapResult": "memsim.mapping",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
+    "map_checkpoint": "memsim.mapping",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
     "save_checkpoint": "memsim.storage.checkpoint",
@@ -45,11 +48,13 @@ __all__ = [
     "HardwareSpec",
     "InputError",
     "Inspection",
+    "MapResult",
     "__version__",
     "fit_device",
     "inspect_measurements",
     "load_checkpoint",
     "load_hardware",
+    "map_checkpoint",
     "map_model",
     "measure_inputs",
     "save_checkpoint",

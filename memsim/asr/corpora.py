@@ -171,6 +171,13 @@ CORPORA = {
 }
 NAMES = ("demo", *CORPORA)
 """The corpora that `load_corpus` knows by name."""
+DATA = f"{', '.join(NAMES)}, or a manifest (.tsv, .jsonl)"
+"""The values of `data`, for messages and the help of commands."""
+
+
+def has_one_split(data: str) -> bool:
+    """Return whether `data` is not divided into train, dev and test: the demo and manifests are not."""
+    return data == "demo" or data.endswith(SUFFIXES)
 
 
 def load_corpus(

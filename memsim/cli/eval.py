@@ -362,7 +362,7 @@ def _hardware_for_mapped(
     opened: Checkpoint, hardware: str | None, bits: int | None, cell: str | None, settings: list[str] | None
 ) -> HardwareSpec:
     """The spec under which a mapped file's levels are to be mapped again: --hardware, else the file's own, changed."""
-    from memsim.mapping import stored_spec
+    from memsim.networks.mapped_file import stored_spec
     from memsim.spec import load_hardware
 
     spec, stored_bits = stored_spec(opened)

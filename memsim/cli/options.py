@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memsim.asr import corpora
+from memsim.asr.corpora import DATA as DATA
+from memsim.asr.corpora import has_one_split as has_one_split
 from memsim.errors import InputError
 from memsim.storage.outputs import require_new as require_new
 from memsim.storage.outputs import require_outputs as require_outputs
 from memsim.storage.outputs import require_page as require_page
 from memsim.storage.outputs import require_safetensors as require_safetensors
+from memsim.storage.outputs import write_json as write_json
+from memsim.storage.outputs import write_text as write_text
 
 if TYPE_CHECKING:
     from memsim.spec import HardwareSpec
 
 HARDWARE_PANEL = "Hardware"
 DATA_PANEL = "Data"
-DATA = f"{', '.join(corpora.NAMES)}, or a manifest (.tsv, .jsonl)"
 
 Hardware = Annotated[
     str | None,
@@ -113,31 +113,17 @@ Report = Annotated[
 
 
 def choose_hardware(source: str | None, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """The spec that the hardware options mean together; `physical` where they name none."""
-    from memsim.spec import load_hardware
+    """See `memsim.spec_options.choose_hardware`."""
+    from memsim.spec_options import choose_hardware
 
-    if source == "":  # of a variable in a script that was never set
-        raise InputError("--hardware: names nothing; leave it out, or name a spec")
-    return change_hardware(load_hardware("physical" if source is None else source), bits, cell, settings)
+    return choose_hardware(source, bits, cell, settings)
 
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """`spec` with --cell, --set and --bits applied, in this order."""
-    from memsim.device.file import require_device
-    from memsim.spec import apply_settings
+    """See `memsim.spec_options.change_hardware`."""
+    from memsim.spec_options import change_hardware
 
-    for flag, value, key in (("--cell", cell, "cell"), ("--bits", bits, "weights.bits")):
-        for setting in settings or [] if value is not None else []:
-            if setting.partition("=")[0].strip() == key:
-                raise InputError(f"{flag} {value} --set {setting}: both name {key}; leave one out")
-    if cell is not None:
-        spec = spec.with_settings({"cell": json.dumps(cell)}, flag="--cell")
-    spec = apply_settings(spec, settings or [])
-    if spec.cell != "ideal":
-        require_device(spec.cell)  # missing is said now, not after an hour
-    if bits is not None:
-        spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
-    return spec
+    return change_hardware(spec, bits, cell, settings)
 
 
 def choose_device(compute: str) -> str:
@@ -151,35 +137,8 @@ def choose_device(compute: str) -> str:
     return "cuda" if compute != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def has_one_split(data: str) -> bool:
-    """Whether --data means something that is not divided into train, dev and test: the demo, or a manifest."""
-    return data == "demo" or data.endswith((".tsv", ".jsonl"))
-
-
 def command_line(*added: str) -> str:
     """What was typed, with `added` arguments: to do it again."""
     words = shlex.join(["memsim", *sys.argv[1:], *added])
     data = os.environ.get("MEMSIM_DATA")
     return f"MEMSIM_DATA={shlex.quote(data)} {words}" if data else words
-
-
-_NUMBERS = re.compile(r"\[\n\s*(-?\d[-+\d.eE,\s]*?)\s*\]")
-"""A list of numbers over several lines, in JSON: no string has a line break in it."""
-
-
-def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Write `result` whole or not at all, lists of numbers on one line; `-` is standard output."""
-    if path is None:
-        return
-    write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all; `-` is standard output."""
-    from memsim.storage.files import writing
-
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
-    with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

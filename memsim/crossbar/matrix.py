@@ -236,6 +236,15 @@ class MappedMatrix(nn.Module):
         """Return the relative error of the programmed matrix: see `ProgrammedArrays.programming_error`."""
         return self.arrays.programming_error()
 
+    def extra_repr(self) -> str:
+        """Return the size, the bits, the arrays and the programming error of the matrix, for `print`."""
+        tiling = self.tiling
+        error = "ideal cells" if self.states is None else f"programming error {self.programming_error():.1%}"
+        return (
+            f"{self.in_features} -> {self.out_features}, {tiling.bits} bits, {counted(tiling.tiles, 'array')}, "
+            f"{counted(tiling.cells, 'cell')}, {error}"
+        )
+
     @uncompiled
     def forward(self, x: Tensor) -> Tensor:
         """Multiply inputs [..., in] as the chip does, to [..., out] in the units of x @ W.T and the dtype of `x`.

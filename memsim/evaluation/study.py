@@ -18,7 +18,7 @@ from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.result import GREEDY, CheckpointFacts, Evaluation, Trial
 from memsim.evaluation.runner import part_score
 from memsim.evaluation.target import EvaluationTarget, has_full_precision, prepare
-from memsim.mapping import stored_seed, stored_spec
+from memsim.networks.mapped_file import stored_seed, stored_spec
 from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted

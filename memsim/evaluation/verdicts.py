@@ -8,7 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from memsim.asr.scoring import Score, score
-from memsim.spec import AdcImperfections, HardwareSpec
+from memsim.spec_facts import hardware_dict as hardware_dict
+from memsim.spec_facts import unfitted as unfitted
+from memsim.spec_facts import unfitted_note as unfitted_note
 from memsim.units import counted
 
 UNUSABLE_WER = 1.0
@@ -111,39 +113,6 @@ def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Score]) 
     if name != "mapped" or len(scores) == 1:
         return f": {problem}"
     return f", {1 + len(more)} of {len(scores)} chips, such as that of seed {seed}: {problem}"
-
-
-def unfitted(spec: HardwareSpec) -> list[str]:
-    """The keys of `spec` that switch on laws whose numbers come from no measurement of its devices."""
-    keys = [key for key in ("retention", "faults", "wires") if getattr(spec, key) is not None]
-    imperfections = tuple(AdcImperfections.model_fields)
-    changed: list[dict[str, dict[str, Any] | None]] = [
-        {"programming": spec.programming.model_dump(), "adc": spec.adc.model_dump() if spec.adc else {}}
-    ]
-    changed += [{"programming": override.programming, "adc": override.adc} for override in spec.overrides]
-    for section, names in (("programming", ("relaxation",)), ("adc", imperfections)):
-        keys += [f"{section}.{name}" for name in names if any((part[section] or {}).get(name) for part in changed)]
-    return keys
-
-
-def unfitted_note(keys: Sequence[str]) -> str:
-    """What a result with `unfitted` keys says of them."""
-    laws = "a law whose numbers are" if len(keys) == 1 else "laws whose numbers are"
-    return (
-        f"{', '.join(keys)}: {laws} not fitted to measurements, but the spec's own; what is lost to it is an assumption"
-    )
-
-
-def hardware_dict(spec: HardwareSpec) -> dict[str, Any]:
-    """What a result says of its hardware."""
-    return {
-        "name": spec.name,
-        "sha256": spec.sha256(),
-        **spec.changes.to_dict(),
-        "title": spec.title,
-        "unfitted": unfitted(spec),
-        "spec": spec.to_dict(),
-    }
 
 
 def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> str:

@@ -10,11 +10,11 @@ import yaml
 
 from memsim.config.changes import Changes, title, without
 from memsim.evaluation.decoders import describe
-from memsim.evaluation.verdicts import unfitted_note
 from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.spec import effect_label
+from memsim.spec_facts import unfitted_note
 from memsim.units import counted, si
 from memsim.version import __version__
 
@@ -208,7 +208,7 @@ def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:
     ]
 
 
-def run_section(checkpoint: Result, seeds: str, command: str) -> list[Html]:
+def run_section(checkpoint: Result, seeds: str, command: str | None) -> list[Html]:
     """Return the command, the checkpoint, the seeds and the versions with which a run can be repeated."""
     import numpy as np
     import torch
@@ -219,4 +219,4 @@ def run_section(checkpoint: Result, seeds: str, command: str) -> list[Html]:
         "versions": f"memsim {__version__}, Python {platform.python_version()}, torch {torch.__version__}, numpy "
         f"{np.__version__}, {platform.system()} {platform.machine()}",
     }
-    return [heading("To repeat it"), verbatim(command), facts(rows)]
+    return [heading("To repeat it"), *([verbatim(command)] if command else []), facts(rows)]

@@ -1,12 +1,17 @@
-"""Checks, before any work is done, that results can be written where they are to go."""
+"""Files that a command or a call is to write: whether they may be, and writing them whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from memsim.errors import InputError
+from memsim.storage.files import writing
 
 
 def require_outputs(
@@ -14,8 +19,8 @@ def require_outputs(
 ) -> None:
     """Raise InputError, before any work is done, when one of `outputs` must not or cannot be written.
 
-    Two outputs must differ, and none may be one of `inputs`, even with `force`. With `resumed`, files that exist are
-    those that the work goes on with.
+    No output may take the place of another one, nor of one of `inputs`, even by force. The outputs of `resumed` work
+    may exist.
     """
     read = {Path(path).resolve() for path in inputs if path is not None}
     written: set[Path] = set()
@@ -62,3 +67,23 @@ def require_safetensors(path: Path) -> None:
     """Raise InputError unless `path` is named as what it will hold."""
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: expected a name that ends in .safetensors")
+
+
+_NUMBERS = re.compile(r"\[\n\s*(-?\d[-+\d.eE,\s]*?)\s*\]")
+"""A list of numbers over several lines, in JSON: no string has a line break in it."""
+
+
+def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Write `result` whole or not at all, lists of numbers on one line; `-` is standard output."""
+    if path is None:
+        return
+    write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` whole or not at all; `-` is standard output."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
