@@ -24,25 +24,31 @@ if TYPE_CHECKING:
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+    from memsim.training.result import TrainingResult
+    from memsim.training.train import train
 
 _HOMES = {
     "HardwareSpec": "memsim.spec",
+    "TrainingResult": "memsim.training.result",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
     "save_checkpoint": "memsim.storage.checkpoint",
+    "train": "memsim.training.train",
 }
 
 __all__ = [
     "HardwareSpec",
     "InputError",
+    "TrainingResult",
     "__version__",
     "load_checkpoint",
     "load_hardware",
     "map_model",
     "measure_inputs",
     "save_checkpoint",
+    "train",
 ]
 
 

@@ -102,16 +102,9 @@ def build(architecture: str, config: RecogniserConfig, tokens: Tokens, text_styl
 def skeleton(checkpoint: Checkpoint) -> Recogniser:
     """The recogniser that `checkpoint` describes, without its weights. Raises InputError when it describes none."""
     name = checkpoint.metadata.get("architecture")
-    config, document = stored_config(checkpoint), checkpoint.metadata.get("tokens")
+    config = stored_config(checkpoint)
     architecture = find_architecture(name)
-    if document is None:
-        raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
-    try:
-        tokens = tokens_from_json(document)
-        if config.tokens != len(tokens):
-            raise InputError(f"architecture_config: has {counted(config.tokens, 'token')}, but there are {len(tokens)}")
-    except ValueError as error:
-        raise _unusable(checkpoint, error) from None
+    tokens = stored_tokens(checkpoint, config)
     try:
         with torch.device("meta"):
             model = architecture.build(config)
@@ -120,6 +113,22 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
     except ValueError as error:
         raise _unusable(checkpoint, error) from None
     return Recogniser(model, str(name), config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+
+
+def stored_tokens(checkpoint: Checkpoint, config: RecogniserConfig) -> Tokens:
+    """Return the tokens of the recogniser that `checkpoint` describes, whose config is `config`.
+
+    Raises InputError where there are none, or another number than the config says.
+    """
+    if "tokens" not in checkpoint.metadata:
+        raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
+    try:
+        tokens = tokens_from_json(checkpoint.metadata["tokens"])
+        if config.tokens != len(tokens):
+            raise InputError(f"architecture_config: has {counted(config.tokens, 'token')}, but there are {len(tokens)}")
+    except ValueError as error:
+        raise _unusable(checkpoint, error) from None
+    return tokens
 
 
 def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:

@@ -76,7 +76,7 @@ class Watcher(Protocol):
     def epoch(self, result: EpochResult) -> None: ...
 
 
-def train(
+def run(
     job: Job,
     watcher: Watcher,
     *,
