@@ -21,6 +21,7 @@ from memsim.errors import InputError
 from memsim.version import __version__
 
 if TYPE_CHECKING:
+    from memsim.asr.language_model import LanguageModelResult, estimate_language_model
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "HardwareSpec": "memsim.spec",
+    "LanguageModelResult": "memsim.asr.language_model",
     "TrainingResult": "memsim.training.result",
+    "estimate_language_model": "memsim.asr.language_model",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
     "map_model": "memsim.nn.mapping",
@@ -41,8 +44,10 @@ _HOMES = {
 __all__ = [
     "HardwareSpec",
     "InputError",
+    "LanguageModelResult",
     "TrainingResult",
     "__version__",
+    "estimate_language_model",
     "load_checkpoint",
     "load_hardware",
     "map_model",

@@ -58,10 +58,13 @@ def train(
 ) -> TrainingResult:
     """Train a recogniser on speech, for weights of few bits on simulated hardware or in full precision.
 
-    >>> recipe = {"base": "float-quick", "epochs": 1, "model": "lstm-small"}
-    >>> result = memsim.train(data="demo", dev="demo", bits="float", config=recipe, out="mine.safetensors")
-    >>> result.best_epoch, result.epochs[0].dev_wer == result.dev["wer"]
-    (1, True)
+    >>> with open("tiny.yaml", "w") as file:
+    ...     _ = file.write("{architecture: lstm_ctc, width: 8, layers: 1, hidden: 8, frontend: ")
+    ...     _ = file.write("[{channels: 4, stride_time: 4, stride_frequency: 4}]}")
+    >>> recipe = {"base": "float", "epochs": 1}
+    >>> result = memsim.train("tiny.yaml", data="demo", dev="demo", bits="float", config=recipe, out="mine.safetensors")
+    >>> print(result)
+    best dev WER 100.00%, of epoch 1: mine.safetensors
 
     This is all that `memsim qat` does, with arguments of the same names. It writes `out` (the best epoch by dev WER,
     with the input statistics that `map` calibrates from), and beside it the last epoch (`*.last.safetensors`), a log
