@@ -1,4 +1,4 @@
-"""`memsim qat`: training, for weights of few bits on simulated hardware or in full precision."""
+"""`memsim qat` trains a recogniser, for weights of few bits on simulated hardware or in full precision."""
 
 from __future__ import annotations
 

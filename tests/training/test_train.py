@@ -101,7 +101,7 @@ def test_hardware_may_be_a_mapping() -> None:
     train(init="start.safetensors", bits=3, config=FEW_BITS, hardware=spec, set=["tile.rows=32"])
     metadata = load_checkpoint(Path("out.safetensors")).metadata
     trained = json.loads(metadata["trained_hardware"])
-    assert (metadata["trained_bits"], trained["tile"]) == ("3", {"rows": 32, "cols": 64})
+    assert (metadata["trained_bits"], trained["tile"]["rows"], trained["tile"]["cols"]) == ("3", 32, 64)
 
 
 def test_a_requested_stop_saves_the_work() -> None:
