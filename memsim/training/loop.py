@@ -252,7 +252,7 @@ class _Training:
                 self._losses(piece.to(self.workers.device), moment)
 
     def _require_finite(self, step: _Step, batch: Draws, again: Callable[[], object]) -> None:
-        """Raise FloatingPointError when `step` is not finite, naming the layer that `again`, which repeats it, finds."""
+        """Raise FloatingPointError when `step` is not finite; `again` repeats it, to find the layer."""
         values = (("loss", step.loss), ("extra loss", step.extra_loss), ("norm of the gradient", step.gradient_norm))
         for what, value in values:
             if not math.isfinite(value):

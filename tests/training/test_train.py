@@ -122,6 +122,7 @@ def test_a_requested_stop_saves_the_work() -> None:
         ({"config": {"base": "float", "epochz": 3}}, r"config: epochz: unknown key \(nearest: epochs\)"),
         ({"bits": 1}, "--bits 1: expected 2 to 16, or float"),
         ({"also_written": [Path("out.csv")]}, "out.csv: two results go to the same file"),
+        ({"out": "none/m.safetensors"}, "none/m.safetensors: the folder none does not exist"),
         ({"compute": "tpu"}, "--compute tpu: expected auto, cpu or cuda"),
     ],
 )
