@@ -123,7 +123,6 @@ def train(
     files = TrainingFiles(out)
     files.require_writable(also_written, [init, init_encoder], resume=resume, force=force)
     listener = listener or Listener()
-
     with files.held():
         device = choose_device(compute)
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
@@ -136,7 +135,7 @@ def train(
         targets = _targets(recipe, lexicon, init)
         quantisation = None
         if weight_bits is not None:
-            from memsim.cli.options import choose_hardware
+            from memsim.cli.options import choose_hardware  # to be that of memsim.spec_options
 
             spec = choose_hardware(hardware, weight_bits, cell, set)  # type: ignore[arg-type]
             quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
@@ -164,8 +163,8 @@ def train(
             hooks = QuantisedTraining(quantisation, recipe, seed).hooks()
         job = loop.Job(recogniser, recipe, speech.train, speech.dev, out, seed, provenance, hooks)
         with joined_workers(device) as workers:
-            if start is not None and start.prefix_note is not None:
-                listener.say(start.prefix_note)
+            if start is not None and (note := start.prefix_note):
+                listener.say(note)
             listener.say(_summary(job))
             if force and workers.is_first:
                 files.state.unlink(missing_ok=True)
