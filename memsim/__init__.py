@@ -21,12 +21,15 @@ from memsim.errors import InputError
 from memsim.version import __version__
 
 if TYPE_CHECKING:
+    from memsim.asr.language_model import LanguageModelResult, estimate_language_model
     from memsim.fit.device_fit import DeviceFit, fit_device
     from memsim.fit.inspection import Inspection, inspect_measurements
     from memsim.mapping import MapResult, map_checkpoint
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+    from memsim.training.result import TrainingResult
+    from memsim.training.train import train
 
 _HOMES = {
     "DeviceFit": "memsim.fit.device_fit",
@@ -35,12 +38,16 @@ _HOMES = {
     "fit_device": "memsim.fit.device_fit",
     "inspect_measurements": "memsim.fit.inspection",
     "MapResult": "memsim.mapping",
+    "LanguageModelResult": "memsim.asr.language_model",
+    "TrainingResult": "memsim.training.result",
+    "estimate_language_model": "memsim.asr.language_model",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
     "map_checkpoint": "memsim.mapping",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
     "save_checkpoint": "memsim.storage.checkpoint",
+    "train": "memsim.training.train",
 }
 
 __all__ = [
@@ -48,8 +55,11 @@ __all__ = [
     "HardwareSpec",
     "InputError",
     "Inspection",
+    "LanguageModelResult",
     "MapResult",
+    "TrainingResult",
     "__version__",
+    "estimate_language_model",
     "fit_device",
     "inspect_measurements",
     "load_checkpoint",
@@ -58,6 +68,7 @@ __all__ = [
     "map_model",
     "measure_inputs",
     "save_checkpoint",
+    "train",
 ]
 
 

@@ -18,6 +18,7 @@ from memsim.nn.plan import Selection, plan_modules
 from memsim.storage.checkpoint import FORMAT
 from memsim.training.recipe import load_train_config
 from tests.asr.networks import tiny
+from tests.cli.speech import tedlium_of_demo
 from tests.documents import DOCUMENTS, REPOSITORY, commands, mentioned, name_of, prose
 from tests.tools.example_measurements import feature_table, write
 from tests.tools.hardware_reference import BEGIN, END, comments, reference
@@ -39,6 +40,8 @@ def test_there_is_a_guide_for_each_kind_of_config():
 
 @each_document
 def test_the_python_examples_run(document, device, tmp_path, monkeypatch):
+    tedlium_of_demo(tmp_path / "tedlium2")
+    monkeypatch.setenv("MEMSIM_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("memsim.fit.goodness.LEAST_GENERATED", 60_000)
     write([feature_table(device, 40, 60, torch.Generator().manual_seed(1))], tmp_path / "example.csv")

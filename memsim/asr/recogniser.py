@@ -111,14 +111,7 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
     Raises InputError when the metadata describe no recogniser.
     """
     config, name = stored_config(checkpoint), checkpoint.metadata["architecture"]
-    if "tokens" not in checkpoint.metadata:
-        raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
-    try:
-        tokens = tokens_from_json(checkpoint.metadata["tokens"])
-        if config.tokens != len(tokens):
-            raise InputError(f"architecture_config: has {counted(config.tokens, 'token')}, but there are {len(tokens)}")
-    except ValueError as error:
-        raise _unusable(checkpoint, error) from None
+    tokens = stored_tokens(checkpoint, config)
     try:
         with torch.device("meta"):
             model = find_architecture(name).build(config)
@@ -127,6 +120,22 @@ def skeleton(checkpoint: Checkpoint) -> Recogniser:
     except ValueError as error:
         raise _unusable(checkpoint, error) from None
     return Recogniser(model, name, config, tokens, checkpoint.metadata.get("text_style", "kaldi"))
+
+
+def stored_tokens(checkpoint: Checkpoint, config: RecogniserConfig) -> Tokens:
+    """Return the tokens of the recogniser that `checkpoint` describes, whose config is `config`.
+
+    Raises InputError where there are none, or another number than the config says.
+    """
+    if "tokens" not in checkpoint.metadata:
+        raise InputError(f"{checkpoint.path}: the metadata lacks tokens, so the file cannot be run")
+    try:
+        tokens = tokens_from_json(checkpoint.metadata["tokens"])
+        if config.tokens != len(tokens):
+            raise InputError(f"architecture_config: has {counted(config.tokens, 'token')}, but there are {len(tokens)}")
+    except ValueError as error:
+        raise _unusable(checkpoint, error) from None
+    return tokens
 
 
 def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:

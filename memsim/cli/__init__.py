@@ -1,4 +1,4 @@
-"""The command line: one module a subcommand, each parsing, calling and rendering. Heavy imports wait for commands."""
+"""Command line of memsim: a module for each subcommand, which parses, calls the library and shows the result."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from memsim.version import __version__
 RESUMABLE = 75
 """The exit status of a job that a signal stopped with its work saved (EX_TEMPFAIL of sysexits.h)."""
 
+_INTERRUPTED = "interrupted; nothing half-written was left"
+
 app = typer.Typer(
     name="memsim",
     help="How a neural network behaves when its matrix products run on memristor crossbars.",
@@ -40,7 +42,7 @@ app = typer.Typer(
 
 
 class _Terminated(BaseException):
-    """A scheduler's signal, not Ctrl-C, where no work is at hand that could save itself."""
+    """A signal of a scheduler, not Ctrl-C, at a moment when there is no work to save."""
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
@@ -48,15 +50,17 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _is_resumable() -> bool:
-    """Whether what was typed goes on with what was done when it is typed again: qat, and eval with --results."""
+    """Whether the same command line, typed again, goes on with what was done: qat and eval with --results do."""
     command, *words = [*sys.argv[1:], ""]
     return command == "qat" or (command == "eval" and any(word.split("=")[0] == "--results" for word in words))
 
 
 def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., None]:
-    """`command` with its failures as one line and an exit status.
+    """Return `command` with failures shown as one line and an exit status.
 
-    `out_of_memory`: what takes less.
+    Args:
+        command: Parses, calls the library and shows the result.
+        out_of_memory: Advice on what needs less memory, for a failure of that kind.
     """
 
     @functools.wraps(command)
@@ -65,14 +69,14 @@ def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., 
             if options.get("quiet") and options.get("verbose"):
                 raise InputError("--quiet --verbose: contradict each other; leave one out")
             command(*args, **options)
-            sys.stdout.flush()  # a full disk is told now, not by Python at its exit
+            sys.stdout.flush()  # so that a full disk is a failure of the command, not of Python's exit
         except KeyboardInterrupt:
-            _fail("interrupted; nothing half-written was left", 130)
+            _fail(_INTERRUPTED, 130)
         except Stopped as stop:
             _fail(str(stop), 130 if stop.by_keyboard else RESUMABLE)
         except InputError as error:
             _fail(str(error), 2)
-        except BrokenPipeError:  # whoever read has read enough
+        except BrokenPipeError:  # the reader of the output has left
             _abandon_standard_output()
             sys.exit(0)
         except (FloatingPointError, OSError) as error:
@@ -95,7 +99,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _complete_streams() -> None:
-    """Whoever starts memsim may have closed them, or chosen an encoding that lacks the letters of a name."""
+    """Replace closed standard streams, and escape characters of names that a stream's encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -105,12 +109,12 @@ def _complete_streams() -> None:
 
 
 def _abandon_standard_output() -> None:
-    """So that Python does not complain at its exit that it cannot be written."""
+    """Send standard output to nowhere, as Python would complain at its exit that it cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that there is not enough memory: Python's, or torch's of the CPU or of a GPU."""
+    """Whether `error` means that memory ran out: in Python, or in torch on a CPU or a GPU."""
     import torch
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -119,32 +123,34 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _in_short(error: BaseException) -> str:
-    """The sentence in which torch or numpy says how much was wanted."""
+    """Return the sentence in which torch or numpy says how much memory was wanted."""
     wanted = re.search(r"[^.:\n]*(?:[Tt]ried|[Uu]nable) to allocate [\d.]+ \w+", str(error))
     return wanted[0].strip() if wanted else type(error).__name__
 
 
 _ON_GPU = "--compute cpu uses the machine's memory in place of a GPU's"
 
-app.command("fit-device", cls=Command)(
-    _guarded(fit_device_command, "a smaller --order and --components 1 take less, and so do fewer cycles a device")
-)
-app.command("map", cls=Command)(
-    _guarded(map_command, "--exclude GLOB keeps large layers digital; of --budget, --cost and --report leave some out")
-)
-app.command("qat", cls=Command)(
-    _guarded(
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "fit-device": (
+        fit_device_command,
+        "a smaller --order and --components 1 take less, and so do fewer cycles a device",
+    ),
+    "map": (
+        map_command,
+        "--exclude GLOB keeps large layers digital; of --budget, --cost and --report leave some out",
+    ),
+    "qat": (
         qat_command,
         "in the recipe (--config FILE) a larger `accumulate` divides each batch into parts, a smaller `batch_seconds` "
         f"makes it shorter, and a smaller `feature_cache_gigabytes` keeps less; {_ON_GPU}",
-    )
-)
-app.command("eval", cls=Command)(
-    _guarded(evaluate_command, f"--jobs 1 takes least; --beam-size and --nbest count, too; {_ON_GPU}")
-)
-app.command("lm", cls=Command)(
-    _guarded(lm_command, "--order 2 takes less; of more text than fits, KenLM's lmplz makes a model")
-)
+    ),
+    "eval": (evaluate_command, f"--jobs 1 takes least; --beam-size and --nbest count, too; {_ON_GPU}"),
+    "lm": (lm_command, "--order 2 takes less; of more text than fits, KenLM's lmplz makes a model"),
+}
+"""The function of each command, and advice on what needs less memory."""
+
+for _name, (_command, _advice) in COMMANDS.items():
+    app.command(_name, cls=Command)(_guarded(_command, _advice))
 
 
 def _show_version(wanted: bool) -> None:
@@ -170,8 +176,8 @@ def main() -> None:
 
     Exit 0 done, 1 failed, 2 bad input (one line), 75 stopped with the work saved, 130 interrupted by Ctrl-C.
     """
-    # Idle threads of torch spin for a moment, not a millisecond: on a busy machine, and beside the threads that draw
-    # read noise, they would keep a core from those with work. libgomp reads this when torch is imported.
+    # Idle threads of torch spin only briefly: on a busy machine, and beside the threads that draw read noise, they
+    # would keep a core from threads with work. libgomp reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _complete_streams()
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
@@ -183,7 +189,7 @@ def main() -> None:
         sys.stdout.flush()  # of --help and --version
         sys.exit(status)
     except _Terminated:
-        _fail("interrupted; nothing half-written was left", RESUMABLE if _is_resumable() else 130)
+        _fail(_INTERRUPTED, RESUMABLE if _is_resumable() else 130)
     except BrokenPipeError:
         _abandon_standard_output()
         sys.exit(0)

@@ -1,47 +1,34 @@
-"""Help texts in which flags, which take no value, show none."""
+"""Help texts in which flags show no value, as they take none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 
-class Command(TyperCommand):
+class _Plain:
+    """Help texts of a command, to be mixed in before its class."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters; flags among them have an empty metavar."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return parameters
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help; raise BrokenPipeError, where rich would end the process, when its reader has left."""
+        try:
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        except SystemExit:
+            raise BrokenPipeError from None
+
+
+class Command(_Plain, TyperCommand):
     """A subcommand."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _without_values_of_flags(super().get_params(ctx))
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        with _told_of_broken_pipes():
-            super().format_help(ctx, formatter)
-
-
-class Group(TyperGroup):
+class Group(_Plain, TyperGroup):
     """The command that has subcommands."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _without_values_of_flags(super().get_params(ctx))
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        with _told_of_broken_pipes():
-            super().format_help(ctx, formatter)
-
-
-@contextmanager
-def _told_of_broken_pipes() -> Iterator[None]:
-    """BrokenPipeError where rich, which prints the help, would end the process: whoever reads has read enough."""
-    try:
-        yield
-    except SystemExit:
-        raise BrokenPipeError from None
-
-
-def _without_values_of_flags(parameters: list[Any]) -> list[Any]:
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
-            parameter.metavar = ""
-    return parameters

@@ -1,4 +1,4 @@
-"""`memsim lm`: an n-gram language model, and a lexicon, of the words in transcripts."""
+"""`memsim lm` estimates an n-gram language model, and makes a lexicon, from transcripts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+import memsim
 from memsim.cli import options
 from memsim.errors import InputError
-from memsim.units import counted
 
 
 def command(
@@ -65,44 +65,22 @@ def command(
 
     For corpora that fit into memory; of billions of words, KenLM's lmplz makes models that eval reads just as well.
     """
-    outputs = (out, write_lexicon, write_texts)
-    if not any(outputs):
+    if not (out or write_lexicon or write_texts):
         raise InputError("nothing to write: give -o OUT, --write-lexicon FILE or --write-texts FILE")
     if lexicon is not None and write_lexicon is None:
         raise InputError(f"--lexicon {lexicon}: gives the pronunciations of --write-lexicon FILE, which is not there")
-    if split is not None and all(map(options.has_one_split, data)):
-        raise InputError(f"--split {split}: {', '.join(data)} is not divided into splits; leave --split out")
-    options.require_outputs(outputs, force)
-    from memsim.asr.corpora import load_corpus
-    from memsim.asr.lexicon import Lexicon, load_lexicon
-    from memsim.asr.ngram import witten_bell
-    from memsim.cli.progress import say
+    from memsim.cli.progress import TerminalListener
 
-    texts = []
-    for name in data:
-        root = None if options.has_one_split(name) else data_root
-        corpus = load_corpus(name, split=split or "train", root=root, text_style=text_style)
-        texts += [utterance.text for utterance in corpus.utterances]
-    words = list(dict.fromkeys(word for text in texts for word in text.split()))
-    known = Lexicon(dict.fromkeys(sorted(words), ()))
-    if lexicon is not None:
-        known = load_lexicon(lexicon).restricted(sorted(words), ", ".join(data))
-    if out is not None:
-        model = witten_bell([text.split() for text in texts], order)
-        options.write_text(out, model.to_arpa())
-        if not quiet:
-            count = sum(len(text.split()) for text in texts)
-            sizes = f"{counted(len(model.log10_probabilities), 'n-gram')} up to {order} words"
-            perplexity = model.perplexity(text.split() for text in texts)
-            found = f"{counted(count, 'word')} ({len(words):,} different)"
-            say(f"{out}: {sizes}, of {found}; perplexity on them {perplexity:.1f}")
-    if write_lexicon is not None:
-        options.write_text(write_lexicon, known.to_text())
-        if not quiet:
-            say(f"{write_lexicon}: {counted(len(known), 'word')}")
-    if write_texts is not None:
-        lines = "".join(f"{text}\n" for text in texts)
-        if str(write_texts) == "-":
-            typer.echo(lines, nl=False)
-        else:
-            options.write_text(write_texts, lines)
+    memsim.estimate_language_model(
+        data,
+        out=out,
+        order=order,
+        data_root=data_root,
+        split=split,
+        text_style=text_style,
+        lexicon=lexicon,
+        write_lexicon=write_lexicon,
+        write_texts=write_texts,
+        force=force,
+        listener=None if quiet else TerminalListener(),
+    )

@@ -12,7 +12,6 @@ import typer
 
 from memsim.asr.corpora import DATA as DATA
 from memsim.asr.corpora import has_one_split as has_one_split
-from memsim.errors import InputError
 from memsim.storage.outputs import require_new as require_new
 from memsim.storage.outputs import require_outputs as require_outputs
 from memsim.storage.outputs import require_page as require_page
@@ -127,14 +126,10 @@ def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, sett
 
 
 def choose_device(compute: str) -> str:
-    """The torch device of `--compute`."""
-    import torch
+    """See `memsim.distributed.choose_device`."""
+    from memsim.distributed import choose_device
 
-    if compute not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--compute {compute}: expected auto, cpu or cuda")
-    if compute == "cuda" and not torch.cuda.is_available():
-        raise InputError("--compute cuda: torch sees no CUDA device here; use --compute cpu")
-    return "cuda" if compute != "cpu" and torch.cuda.is_available() else "cpu"
+    return choose_device(compute)
 
 
 def command_line(*added: str) -> str:

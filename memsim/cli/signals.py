@@ -13,11 +13,11 @@ from memsim.errors import Stopped
 from memsim.launch import is_torchrun
 
 REPEAT_SECONDS = 1.0
-"""A signal this soon after the first is the same one: launchers pass on what the whole process group has got."""
+"""A signal this soon after the first counts as the same: launchers pass on what the whole process group has got."""
 
 
 class StopSignals:
-    """What was asked for since `noted_stop_signals` was entered."""
+    """The first signal since `noted_stop_signals` was entered."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -28,22 +28,22 @@ class StopSignals:
         return self.number
 
     def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: note the first one; raise KeyboardInterrupt at a later one."""
         if self.number is None:
             self.number, self._seconds = number, time.monotonic()
             if os.isatty(2):  # not by print, as the signal may have come in the middle of one
                 os.write(2, b"\nmemsim: stopping after this step; a second signal stops at once\n")
-        elif (
-            time.monotonic() - self._seconds >= REPEAT_SECONDS and not is_torchrun()
-        ):  # which kills what takes too long
+        elif time.monotonic() - self._seconds >= REPEAT_SECONDS and not is_torchrun():
             signal.default_int_handler(number, frame)
 
 
 @contextmanager
 def noted_stop_signals() -> Iterator[StopSignals]:
-    """Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 are noted once; the next one raises KeyboardInterrupt.
+    """Note Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 once until the block ends; the next one raises KeyboardInterrupt.
 
-    Under torchrun it does not: that stops the others as soon as one has left. For the same reason a process that leaves
-    by `Stopped`, its work saved, heeds no SIGTERM any more.
+    Under torchrun the next one is ignored: torchrun signals all processes as soon as one of them has left, and kills
+    those that take too long. For the same reason, a process that leaves by `Stopped`, its work saved, ignores signals
+    other than Ctrl-C from then on.
     """
     stops = StopSignals()
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")

@@ -1,4 +1,4 @@
-"""What a training reads: its utterances as batches, shared out to processes, a function of seed and epoch alone."""
+"""Batches of a training's utterances, shared out to processes: a function of the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from memsim.rng import generator
 from memsim.training.recipe import TrainConfig
 
 Draws = Sequence[tuple[int, float]]
-"""Utterances by number, each with the speed that it is played at."""
+"""Numbers of utterances, each with the speed that it is played at."""
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Augmented features [batch, frames, mel_bins] and lengths [batch] of some utterances, and their tokens."""
+    """Utterances with their augmented features [batch, frames, mel_bins], their lengths [batch] and their tokens."""
 
     utterances: tuple[Utterance, ...]
     features: Tensor
@@ -32,15 +32,16 @@ class TrainingBatch:
     targets: tuple[Tensor, ...]
 
     def to(self, device: torch.device) -> TrainingBatch:
-        """The same batch with its features and lengths on `device`."""
+        """Return this batch with its features and lengths on `device`."""
         moved = (tensor.to(device, non_blocking=True) for tensor in (self.features, self.lengths))
         return replace(self, features=next(moved), lengths=next(moved))
 
 
 class TrainingSet:
-    """Utterances with their tokens; the batches of any epoch.
+    """Utterances with their tokens, which are made into the batches of any epoch.
 
-    Raises InputError when a transcript has a character without a token or audio is missing.
+    Raises:
+        InputError: A transcript has a character without a token, or audio is missing.
     """
 
     def __init__(self, utterances: Sequence[Utterance], recogniser: Recogniser, config: TrainConfig, seed: int) -> None:
@@ -53,15 +54,15 @@ class TrainingSet:
         self._durations = [duration_seconds(u) for u in utterances]
 
     def batches(self, epoch: int) -> list[Draws]:
-        """The batches of `epoch`, in its order."""
+        """Return the batches of `epoch` in their order."""
         draws = generator(self._seed, "batches", epoch)
         speeds, seconds = self._config.augment.speeds, self._config.batch_seconds
         return list(training_batches(self._durations, speeds, seconds, draws))
 
     def load(self, epoch: int, draws: Draws) -> TrainingBatch:
-        """The features of these utterances, augmented as `epoch` has it: each in the same way in whatever batch.
+        """Load the features of these utterances, augmented by draws that depend on `epoch` and the utterance alone.
 
-        Waveforms have no frames and bins to mask: their speed is all that is changed.
+        Waveforms have no frames and bins to mask: only their speed changes.
         """
         features = [self.source(self.utterances[i], speed) for i, speed in draws]
         if self._masked:
@@ -75,10 +76,10 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Share:
-    """One process's part of a batch of `batch_size` utterances, in pieces that are computed one after the other.
+    """A process's part of a batch of `batch_size` utterances, in pieces that are computed one after the other.
 
-    A process has none where a batch has fewer utterances than there are processes. It then computes the batch's first
-    one with `weight` 0, as all processes exchange gradients at each step.
+    Where a batch has fewer utterances than there are processes, a process without one computes the batch's first
+    utterance with `weight` 0, as all processes exchange gradients at each step.
     """
 
     pieces: tuple[Draws, ...]
@@ -87,13 +88,13 @@ class Share:
 
 
 def share(batch: Draws, pieces: int, rank: int, workers: int) -> Share:
-    """The part of `batch` that process `rank` of `workers` computes, in at most that many pieces of similar lengths."""
+    """Return the share of `batch` of process `rank` of `workers`, in up to `pieces` pieces of similar lengths."""
     mine = batch[rank::workers]
     parts = tuple(part for i in range(pieces) if (part := mine[i::pieces]))
     return Share(parts or (batch[:1],), len(batch), 1.0 if parts else 0.0)
 
 
 def utterances_sha256(utterances: Sequence[Utterance]) -> str:
-    """Of what is said by which utterance, in order; where the audio lies does not matter."""
+    """Return a hash of the ids and texts of `utterances` in their order; it ignores where their audio lies."""
     lines = "\n".join(f"{utterance.id}\t{utterance.text}" for utterance in utterances)
     return hashlib.sha256(lines.encode()).hexdigest()

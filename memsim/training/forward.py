@@ -1,4 +1,4 @@
-"""The forward pass of a training: from a batch to the distributions that its losses are computed from."""
+"""Forward pass of a training: from a batch to the distributions that its losses are computed from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memsim.asr.kinds import Kind, Outputs
 
 
 class TrainingPass(nn.Module):
-    """`model` and what its kind adds to it, as one module: a Transducer's lattice needs the targets."""
+    """A network whose outputs are those that losses need: a Transducer's lattice is computed from the targets, too."""
 
     def __init__(self, model: nn.Module, kind: Kind) -> None:
         super().__init__()
@@ -18,5 +18,6 @@ class TrainingPass(nn.Module):
         self.kind = kind
 
     def forward(self, features: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Outputs:
+        """Return the distributions of a batch, from its features [batch, frames, mel_bins] and lengths [batch]."""
         encoded, frames = self.model(features, lengths)
         return self.kind.outputs(self.model, encoded, frames, targets)

@@ -1,4 +1,4 @@
-"""What a training method adds to the plain loop: the seams that quantization-aware training fills."""
+"""Functions by which a training method, such as quantization-aware training, extends the plain loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memsim.training.recipe import TrainConfig
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a training is, at a step: what schedules are functions of, and what draws are keyed by."""
+    """A step of a training, as schedules and the keys of random draws need it."""
 
     seed: int
     epoch: int  # from 1
@@ -29,7 +29,7 @@ class Moment:
 class ParameterGroup:
     """Parameters that are trained alike: at the recipe's learning rate times `rate_scale`.
 
-    With `follows_size` the rate is that times the mean of the one parameter as it is at the time.
+    With `follows_size`, the rate is multiplied by the current mean of the group's only parameter, too.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -39,7 +39,7 @@ class ParameterGroup:
 
 
 def matrices_decay(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
-    """The default groups: decoupled weight decay on matrices only."""
+    """Return the default groups, in which only matrices have weight decay (decoupled from the gradient)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         ParameterGroup([p for p in trained if p.ndim > 1], config.weight_decay),
@@ -63,25 +63,25 @@ def _none(model: nn.Module) -> Sequence[Tensor]:
 class Hooks:
     """Functions that the loop calls; the defaults train the model as it is.
 
-    With several processes, each calls them; what they draw is to be keyed by their arguments, so that all draw alike.
+    Each of several processes calls them; random draws are to be keyed by their arguments, so that all draw alike.
     """
 
     prepare: Callable[[Recogniser, Sequence[Utterance], FeatureSource], nn.Module] = _as_it_is
-    """The model to train, made of the recogniser's, with the training's utterances and their features to calibrate
-    from. Whatever it adds as parameters or buffers is trained, averaged (buffers: copied), checkpointed and resumed;
-    it is called on resuming, too, and its values are then overwritten. torch's generator is seeded before."""
+    """Makes the model to train from the recogniser's, which may be calibrated with the utterances and their features.
+    Parameters and buffers that it adds are trained, averaged (buffers: copied), saved and resumed. It is called on
+    resuming, too, and its values are then overwritten. torch's generator is seeded before."""
 
     parameter_groups: Callable[[nn.Module, TrainConfig], Sequence[ParameterGroup]] = matrices_decay
-    """Every parameter that requires a gradient, once."""
+    """Returns groups that hold every parameter with a gradient once."""
 
     before_step: Callable[[nn.Module, Moment], None] = _nothing
-    """Called with the model before each step; the evaluated model gets what this changes only in buffers and
-    parameters. torch's generator is seeded before."""
+    """Prepares the model before each step. The evaluated model gets changes of buffers and parameters only. torch's
+    generator is seeded before."""
 
     extra_losses: Callable[[TrainingBatch, Outputs, Moment], Tensor] | None = None
-    """What is added to each utterance's loss, [batch], from the batch and the model's distributions. A batch may come
-    in parts."""
+    """Returns an addition to each utterance's loss, [batch], from the batch and the model's distributions. A batch may
+    come in parts."""
 
     maxima: Callable[[nn.Module], Sequence[Tensor]] = _none
-    """Tensors of the model that training sets to what its data are. After each step, those of all processes are the
-    largest of any."""
+    """Returns tensors of the model that observe the data. After each step, every process gets the largest values of
+    any."""

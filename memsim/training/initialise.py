@@ -1,49 +1,62 @@
-"""What a training starts from: random weights, a checkpoint, or a checkpoint's encoder."""
+"""Initial weights of a training: random ones, a checkpoint's, or those of a checkpoint's encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.models.frontend import RecogniserConfig
-from memsim.asr.recogniser import Recogniser, build, describe_misfits, skeleton, weights_of, with_shared
+from memsim.asr.recogniser import (
+    Recogniser,
+    build,
+    describe_misfits,
+    stored_config,
+    stored_tokens,
+    weights_of,
+    with_shared,
+)
 from memsim.asr.tokens import CharacterTokens, Tokens
 from memsim.errors import InputError
 from memsim.networks.open_checkpoint import open_network
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.rng import derive_seed
+from memsim.storage.checkpoint import Checkpoint
 
 
 def fresh(architecture: str, config: RecogniserConfig, tokens: Tokens, text_style: str, seed: int) -> Recogniser:
-    """A recogniser with random weights."""
+    """Return a recogniser with random weights."""
     torch.manual_seed(derive_seed(seed, "init"))
     return build(architecture, config, tokens, text_style)
 
 
 def from_checkpoint(
-    init: str, architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, model: str
-) -> tuple[Recogniser, str]:
-    """The recipe's model with the weights of --init, and that file's SHA-256.
+    init: str | Path, architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, model: str
+) -> tuple[Recogniser, Checkpoint]:
+    """Return the recipe's model with the weights of the checkpoint `init`, and that checkpoint.
 
-    Its tokens are the checkpoint's, or where it has none (a file of somebody else) the config's, else those of `texts`.
-    Raises InputError when the file does not hold that model; dropout may differ, and is the recipe's.
+    Its tokens are the checkpoint's; where that has none (an external file), the config's, else the characters of
+    `texts`. Dropout may differ, and is the recipe's.
+
+    Raises:
+        InputError: The file does not hold that model.
     """
     option = f"--init {init}"
-    checkpoint = open_network(init, "--init")
+    checkpoint = open_network(str(init), "--init")
     different: list[str] = []
     tokens: Tokens = config.own_tokens or CharacterTokens.from_texts(texts)
-    if "architecture" in checkpoint.metadata:
-        given = skeleton(checkpoint)
-        tokens = given.tokens
-        if given.text_style != text_style:
-            remedy = f"--text-style {given.text_style} trains on such"
-            raise InputError(f"{option}: was trained on transcripts of text style {given.text_style}; {remedy}")
-        if given.architecture != architecture:
-            found = f"is of architecture {given.architecture}, {model} of {architecture}"
+    if (given := checkpoint.metadata.get("architecture")) is not None:
+        given_config = stored_config(checkpoint)
+        tokens = stored_tokens(checkpoint, given_config)
+        if (given_style := checkpoint.metadata.get("text_style", "kaldi")) != text_style:
+            remedy = f"--text-style {given_style} trains on such"
+            raise InputError(f"{option}: was trained on transcripts of text style {given_style}; {remedy}")
+        if given != architecture:
+            found = f"is of architecture {given}, {model} of {architecture}"
             raise InputError(f"{option}: {found}; --model names another")
-        different = _differences(given.config, config)
+        different = _differences(given_config, config)
     recogniser = build(architecture, config, tokens, text_style)
     if set(checkpoint.stored.values()) & recogniser.model.state_dict().keys():  # what looked like a prefix is its own
         checkpoint = checkpoint.with_prefixes()
@@ -54,37 +67,41 @@ def from_checkpoint(
     if problems := "; ".join([*different, *filter(None, [describe_misfits(recogniser.model, weights)])]):
         raise InputError(f"{option}: is not a {model}: {problems}")
     recogniser.model.load_state_dict(weights)
-    return recogniser, checkpoint.sha256
+    return recogniser, checkpoint
 
 
-def load_encoder(recogniser: Recogniser, init_encoder: str, model: str) -> str:
-    """Give `recogniser` the encoder of --init-encoder, and return that file's SHA-256.
+def load_encoder(recogniser: Recogniser, init_encoder: str | Path, model: str) -> Checkpoint:
+    """Give `recogniser` the encoder of the checkpoint `init_encoder`, and return that checkpoint.
 
-    Raises InputError when one of them has no encoder apart, or when they are not alike; dropout may differ.
+    Dropout may differ.
+
+    Raises:
+        InputError: One of them has no separate encoder, or the encoders differ.
     """
     option = f"--init-encoder {init_encoder}"
-    checkpoint = open_network(init_encoder, "--init-encoder")
-    given = skeleton(checkpoint)
-    encoder = ARCHITECTURES[given.architecture].encoder
+    checkpoint = open_network(str(init_encoder), "--init-encoder")
+    given_config = stored_config(checkpoint)
+    given = checkpoint.metadata["architecture"]
+    encoder = ARCHITECTURES[given].encoder
     own = ARCHITECTURES.get(recogniser.architecture)
     if encoder is None:
-        raise InputError(f"{option}: architecture {given.architecture} has no encoder apart from the rest")
+        raise InputError(f"{option}: architecture {given} has no encoder apart from the rest")
     if own is None or own.encoder is not encoder:
-        found = f"its encoder, of architecture {given.architecture}, is not that of {recogniser.architecture}"
+        found = f"its encoder, of architecture {given}, is not that of {recogniser.architecture}"
         raise InputError(f"{option}: {found}; --model names another")
     with torch.device("meta"):
         expected = encoder(recogniser.config)
     names = expected.state_dict().keys()
     weights = {name: tensor for name, tensor in weights_of(checkpoint).items() if name in names}
     weights = with_shared(expected, weights, option)
-    problems = [*_differences(given.config, recogniser.config), *filter(None, [describe_misfits(expected, weights)])]
+    problems = [*_differences(given_config, recogniser.config), *filter(None, [describe_misfits(expected, weights)])]
     if problems:
         raise InputError(f"{option}: is not the encoder of {model}: {'; '.join(problems)}")
     recogniser.model.load_state_dict(weights, strict=False)
-    return checkpoint.sha256
+    return checkpoint
 
 
 def _differences(given: RecogniserConfig, wanted: RecogniserConfig) -> list[str]:
-    """Keys that both configs have, but not alike; dropout and tokens are a training's own."""
+    """Return messages for keys with other values in `given` than in `wanted`; dropout and tokens may differ."""
     old, new = (config.model_dump(exclude={"dropout", "tokens", "characters"}) for config in (given, wanted))
     return [f"{key} differs" for key, value in new.items() if key in old and old[key] != value]

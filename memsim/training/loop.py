@@ -1,11 +1,10 @@
-"""The training loop: epochs of steps, a dev WER after each, best and last checkpoints, exact resuming."""
+"""Training loop: epochs of steps, a dev WER after each, best and last checkpoints, exact resuming."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,20 +38,20 @@ from memsim.training.training_files import TrainingFiles
 from memsim.training.training_log import TrainingLog
 
 SAVE_SECONDS = 600.0
-"""The state is saved at the end of an epoch, and this often within a long one."""
+"""Interval at which the state is saved within a long epoch; it is saved at the end of each, too."""
 
 GPU_LOADERS = 4
-"""Threads that read features ahead for a GPU. A CPU gains nothing by them: it has its hands full with training."""
+"""Threads that read features ahead for a GPU. A CPU gains nothing by them, as training keeps it busy."""
 
 StopRequest = Callable[[], int | None]
-"""None, and from some moment on the number of the signal that asked the training to save and stop."""
+"""A function that returns None until a signal asks the training to save and stop, and then the signal's number."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, on what, into which file.
+    """A training: the recogniser, its recipe, the corpora, and the file of the result.
 
-    A corpus named twice in `corpora` counts twice in every epoch; its first one gives the input statistics.
+    A corpus that is twice in `corpora` counts twice in every epoch; the first one gives the input statistics.
     `provenance` goes into the checkpoints' metadata; a training resumes only where it and the seed are the same.
     """
 
@@ -67,16 +66,19 @@ class Job:
 
 
 class Watcher(Protocol):
-    """Told how a training goes; the command line draws it."""
+    """An observer of a training."""
 
-    def begin(self, progress: Progress) -> None: ...
+    def begin(self, progress: Progress) -> None:
+        """Take note of the position that the training begins or resumes at."""
 
-    def step(self, epoch: int, done: int, total: int, loss: float) -> None: ...
+    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
+        """Take note of a step: of `total` batches of `epoch`, `done` are done; the mean loss a character is `loss`."""
 
-    def epoch(self, result: EpochResult) -> None: ...
+    def epoch(self, result: EpochResult) -> None:
+        """Take note of the result of an epoch."""
 
 
-def train(
+def run(
     job: Job,
     watcher: Watcher,
     *,
@@ -86,17 +88,16 @@ def train(
 ) -> Best:
     """Train, and write `out` (best by dev WER), `*.last.safetensors`, `*.csv` and the folder `*.tensorboard`.
 
-    Meanwhile `*.resume.safetensors` holds the state that `resume` continues from, as if it had never stopped: bit for
-    bit on one machine with as many threads. Without a state, `resume` begins anew, or returns at once where `out` is
-    finished already. The input statistics are measured at the end: until then, `out` has none.
+    Meanwhile `*.resume.safetensors` holds the state from which `resume` continues as if the training had never stopped:
+    bit for bit on one machine with as many threads. Without a state, `resume` begins anew, or returns at once where
+    `out` is finished already. The input statistics are measured at the end: until then, `out` has none.
 
-    Raises InputError when a transcript has a character without a token, `out` cannot be written, or there is a state
-    that may not be used (`resume` is False, or it is another training's); FloatingPointError when the loss or gradient
-    is not finite; Stopped, with the state saved, when a stop was requested.
+    Raises:
+        InputError: A transcript has a character without a token, or there is a state that may not be used (`resume` is
+            False, or it is another training's).
+        FloatingPointError: The loss or gradient is not finite.
+        Stopped: A stop was requested; the state is saved.
     """
-    folder = job.out.absolute().parent
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{job.out}: the folder {folder} does not exist or is not writable")
     files = TrainingFiles(job.out)
     if not resume:
         files.require_no_state()
@@ -110,7 +111,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Step:
-    """What a step measured over its whole batch."""
+    """Measurements of a step over its whole batch."""
 
     loss: float  # mean loss a character
     extra_loss: float
@@ -120,7 +121,7 @@ class _Step:
 
 
 class _Training:
-    """One training, as one of its processes sees it."""
+    """A training, as one of its processes runs it."""
 
     def __init__(self, job: Job, watcher: Watcher, workers: Workers, stop_request: StopRequest) -> None:
         self.job = job
@@ -181,7 +182,7 @@ class _Training:
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def _train_epoch(self) -> None:
-        """The steps of this epoch that are left."""
+        """Do the steps of this epoch that are left."""
         progress = self.progress
         batches = self.data.batches(progress.epoch)
         loaders = GPU_LOADERS if self.workers.device.type == "cuda" else 0
@@ -207,7 +208,7 @@ class _Training:
         return batch, mine, [self.data.load(self.progress.epoch, piece) for piece in mine.pieces]
 
     def _step(self, batch: Draws, mine: Share, pieces: Sequence[TrainingBatch], moment: Moment) -> _Step:
-        """One step of the optimiser."""
+        """Do a step of the optimiser."""
         config, hooks, workers = self.job.config, self.job.hooks, self.workers
         torch.manual_seed(derive_seed(moment.seed, "before step", moment.step))
         hooks.before_step(self.model, moment)
@@ -236,7 +237,7 @@ class _Training:
         return step
 
     def _losses(self, piece: TrainingBatch, moment: Moment) -> tuple[Tensor, Tensor, int]:
-        """The losses and extra losses of a piece's utterances [batch], and how many are too short."""
+        """Return the losses and extra losses of a piece's utterances [batch], and how many are too short."""
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.job.config.precision == "bfloat16"):
             outputs: Outputs = self.parallel(piece.features, piece.lengths, piece.targets)
         kind = self.job.recogniser.kind
@@ -251,7 +252,7 @@ class _Training:
                 self._losses(piece.to(self.workers.device), moment)
 
     def _require_finite(self, step: _Step, batch: Draws, again: Callable[[], object]) -> None:
-        """Raises FloatingPointError, naming the layer where `again`, which repeats the step, shows which it is."""
+        """Raise FloatingPointError when `step` is not finite; `again` repeats it, to find the layer."""
         values = (("loss", step.loss), ("extra loss", step.extra_loss), ("norm of the gradient", step.gradient_norm))
         for what, value in values:
             if not math.isfinite(value):
@@ -265,13 +266,13 @@ class _Training:
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 
     def _end_epoch(self) -> None:
-        """Evaluate on dev and write what there is to write."""
+        """Evaluate on dev, and write the checkpoints, the log and the state."""
         progress, config = self.progress, self.job.config
         if progress.too_short == len(self.data.utterances):
             audio = self.data.utterances[0].audio
             raise InputError(f"{audio}: every utterance has fewer frames than its text needs")
         if progress.best is None:
-            self._save_state()  # before the first checkpoint: whoever finds that one must find a state, too
+            self._save_state()  # before the first checkpoint, so that there is never a checkpoint without a state
         dev = self._evaluate()
         is_best = progress.best is None or dev.wer <= progress.best.dev["wer"]
         if is_best:
@@ -300,7 +301,7 @@ class _Training:
         self.watcher.epoch(result)
 
     def _evaluate(self) -> Score:
-        """The averaged weights on dev; each process transcribes a share of the batches."""
+        """Score the averaged weights on dev; each process transcribes a share of the batches."""
         self.evaluated.model.eval()
         utterances = self.job.dev.utterances
         batches = evaluation_batches(utterances, self.data.source, first=self.workers.rank, every=self.workers.size)
@@ -313,9 +314,9 @@ class _Training:
         return itertools.takewhile(lambda _: self.stop_request() is None, batches)
 
     def _finish(self, best: Best) -> None:
-        """Give the best checkpoint its input statistics and, of a CTC, the prior of its outputs.
+        """Add the input statistics, the best epoch and, with CTC, the prior of the outputs to the best checkpoint.
 
-        That it says which epoch was best says that all is done.
+        A checkpoint that says which epoch was best is that of a finished training.
         """
         tensors = load_checkpoint(self.job.out).tensors()
         self.evaluated.model.load_state_dict({name: tensors[name] for name in self.evaluated.model.state_dict()})

@@ -1,4 +1,4 @@
-"""The optimiser of a recipe, and the moving average of the weights."""
+"""Optimiser of a recipe, and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memsim.training.recipe import TrainConfig
 
 
 def make_optimiser(model: nn.Module, groups: Sequence[ParameterGroup], config: TrainConfig) -> torch.optim.Optimizer:
-    """The recipe's optimiser over `groups`. Raises ValueError unless they hold each trained parameter once."""
+    """Make the recipe's optimiser over `groups`. Raises ValueError unless they hold each trained parameter once."""
     times = Counter(id(parameter) for group in groups for parameter in group.parameters)
     wrong = [name for name, p in model.named_parameters() if times[id(p)] != int(p.requires_grad)]
     if wrong:
@@ -36,7 +36,7 @@ def make_optimiser(model: nn.Module, groups: Sequence[ParameterGroup], config: T
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """`rate` for every group, times the group's own scale, and the size of its parameter where it follows that."""
+    """Set every group's rate to `rate` times its own scale, and times its parameter's mean where it follows that."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["rate_scale"]
         if group["follows_size"]:
@@ -44,12 +44,12 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of `model`'s parameters; its buffers are copied."""
+    """Return an exponential moving average of `model`'s parameters; its buffers are copied."""
     return AveragedModel(model, multi_avg_fn=_warming_average(decay))
 
 
 def _warming_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """A moving average whose decay grows from 0 to `decay`, so that the first steps do not linger."""
+    """Return a moving average whose decay grows from near 0 to `decay`, so that the first steps soon lose weight."""
 
     def update(averaged: Any, current: Any, count: Tensor | int) -> None:
         n = float(count)

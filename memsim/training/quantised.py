@@ -1,4 +1,4 @@
-"""Quantization-aware training: what it adds to the loop."""
+"""Quantization-aware training, as hooks of the training loop."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from memsim.training.hooks import Hooks, Moment, ParameterGroup, matrices_decay
 from memsim.training.recipe import TrainConfig
 
 CALIBRATION_UTTERANCES = 32
-"""From which the hardware is calibrated anew at the beginning of each epoch."""
+"""Number of utterances that the hardware is calibrated from at the beginning of each epoch."""
 
 
 @dataclass
 class QuantisedTraining:
-    """The hooks of a recipe's section `quantisation`."""
+    """Quantization-aware training by a recipe's section `quantisation`."""
 
     quantisation: Quantisation
     config: TrainConfig
@@ -42,7 +42,7 @@ class QuantisedTraining:
     _calibration: tuple[Sequence[Utterance], FeatureSource] | None = field(default=None, init=False)
 
     def hooks(self) -> Hooks:
-        """For a `Job`."""
+        """Return the hooks for a `Job`."""
         teaches = self.quantisation.config.teacher is not None
         return Hooks(
             self._prepare,
@@ -64,7 +64,10 @@ class QuantisedTraining:
         return model
 
     def _parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
-        """Scales do not decay, and learn at a rate relative to their size: the one that they begin with, if any."""
+        """Return groups in which scales do not decay, and learn at a rate relative to their size.
+
+        The size is the initial one; where data only give it later, the current one.
+        """
         rate = self.quantisation.config.scale_rate
         quantisers = [module for module in model.modules() if isinstance(module, QUANTISERS)]
         known = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
@@ -93,7 +96,7 @@ class QuantisedTraining:
             transfer.spread = spread
 
     def _statistics_without_hardware(self, model: nn.Module) -> dict[str, InputStatistics]:
-        """Of the inputs that the layers have when products are exact, which is quick to compute."""
+        """Measure the inputs that layers have when products are exact, which is quick to compute."""
         assert self._recogniser is not None
         assert self._calibration is not None
         products = [module for module in model.modules() if isinstance(module, QuantisedProduct)]
@@ -107,10 +110,10 @@ class QuantisedTraining:
                 product.transfer = transfer
 
     def _distillation_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
-        """The mean Kullback-Leibler divergence from the teacher at a temperature, [batch].
+        """Return the mean Kullback-Leibler divergence from the teacher at a temperature, [batch].
 
-        Of a CTC it is the mean over the frames; of a Transducer over all places of the lattice of frames and tokens,
-        each alike (the full-lattice loss of Panchapagesan et al., 2021, arXiv 2011.06110).
+        With CTC, the mean is over the frames; with a Transducer, over all places of the lattice of frames and tokens,
+        with equal weights (the full-lattice loss of Panchapagesan et al., 2021, arXiv 2011.06110).
         """
         teacher = self.quantisation.config.teacher
         assert teacher is not None
@@ -128,6 +131,6 @@ class QuantisedTraining:
 
 
 def observed_ranges(model: nn.Module) -> list[Tensor]:
-    """The ranges that are what the activations are. (Scales of weights are alike in all processes: weights are.)"""
+    """Return the ranges that observe activations. Observed scales of weights need no exchange, as weights do not."""
     quantisers = (module for module in model.modules() if isinstance(module, ActivationQuantiser))
     return [quantiser.range.detach() for quantiser in quantisers if quantiser.is_observed]

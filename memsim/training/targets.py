@@ -1,4 +1,4 @@
-"""What a training's outputs stand for, as its recipe says."""
+"""Tokens of a recogniser, as a training recipe asks for them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from memsim.units import counted
 
 
 def make_tokens(config: TargetsConfig, texts: Iterable[str], data: str, root: Path | None) -> Tokens:
-    """Tokens for the transcripts `texts`; `data` and `root` say which corpus's lexicon is `corpus`.
+    """Make tokens for the transcripts `texts`; the lexicon `corpus` is that of `data`, whose root is `root`.
 
-    Raises InputError where there is no lexicon, or an extra package is not installed.
+    Raises:
+        InputError: There is no lexicon, or an optional package is not installed.
     """
     texts = list(texts)
     if config.kind == "characters":
@@ -30,10 +31,13 @@ def make_tokens(config: TargetsConfig, texts: Iterable[str], data: str, root: Pa
 
 
 def pronounceable(corpus: Corpus, tokens: Tokens) -> tuple[Corpus, Counter[str]]:
-    """The utterances without words that the lexicon of `tokens`, if they have one, lacks; how often those words occur.
+    """Return the utterances all of whose words are in the lexicon of `tokens`, and how often missing words occur.
 
-    A large corpus has such words, and whoever made its lexicon left them out. Raises InputError when they spoil more
-    than half of the utterances: the lexicon is that of something else.
+    Tokens other than phonemes have no lexicon and keep all utterances. A large corpus has words that its own lexicon
+    lacks.
+
+    Raises:
+        InputError: More than half of the utterances have such words, so that the lexicon is not one of this corpus.
     """
     if not isinstance(tokens, PhonemeTokens):
         return corpus, Counter()

@@ -1,4 +1,4 @@
-"""The logs of a training: a CSV file with a row an epoch, and TensorBoard's event files with every step."""
+"""Logs of a training: a CSV file with a row an epoch, and TensorBoard's event files with every step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from memsim.training.training_files import TrainingFiles
 
 
 class TrainingLog:
-    """Both logs of one training. A resumed one goes on with them, each epoch and step once.
+    """Both logs of a training. A resumed training goes on with them, each epoch and step once.
 
     Args:
-        step: that the training goes on from; 0 removes the events of an earlier training.
+        files: The training's files, among them both logs.
+        step: The step that the training goes on from; 0 removes the events of an earlier training.
     """
 
     def __init__(self, files: TrainingFiles, step: int) -> None:
@@ -29,12 +30,12 @@ class TrainingLog:
         self._events = SummaryWriter(str(files.events), purge_step=step + 1 if step else None)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Note `values` under the number of the step that they were measured in."""
+        """Log `values`, measured in the step of this number."""
         for name, value in values.items():
             self._events.add_scalar(f"train/{name}", value, step)
 
     def epoch(self, results: Sequence[EpochResult], step: int) -> None:
-        """Note the last of `results`; the CSV file is written anew with all of them."""
+        """Log the last of `results`; the CSV file is written anew with all of them."""
         last = results[-1]
         for name, value in (("wer", last.dev_wer), ("cer", last.dev_cer)):
             self._events.add_scalar(f"dev/{name}", value, step)
@@ -46,4 +47,5 @@ class TrainingLog:
                 writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in vars(result).values())
 
     def close(self) -> None:
+        """Write what is left, and close the files."""
         self._events.close()

@@ -44,9 +44,9 @@ TOO_MUCH = {
         (("map", "demo-float"), "memsim.mapping.plan_checkpoint", "--exclude GLOB"),
         (("eval", "demo-float", "--data", "demo", "--limit", "1"), "memsim.asr.corpora.load_corpus", "--jobs 1"),
         (("qat", "--bits", "float", "--data", "librispeech", "-o", "o.safetensors"),
-         "memsim.training.recipe.load_train_config", "in the recipe (--config FILE) a larger `accumulate`"),
+         "memsim.training.train.load_train_config", "in the recipe (--config FILE) a larger `accumulate`"),
         (("fit-device", "m.csv", "-o", "o.safetensors"), "memsim.fit.inspection.read_measurements", "--order"),
-        (("lm", "--data", "demo", "-o", "lm.arpa"), "memsim.asr.corpora.load_corpus", "--order 2"),
+        (("lm", "--data", "demo", "-o", "lm.arpa"), "memsim.asr.language_model.load_corpus", "--order 2"),
     ],
 )  # fmt: skip
 def test_one_line_names_the_flag(

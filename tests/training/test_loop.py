@@ -297,11 +297,6 @@ def test_a_character_without_a_token(corpus: Corpus, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_missing_is_told_before_the_first_epoch(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"m\.safetensors: the folder .*none does not exist"):
-        run(job(corpus, tmp_path / "none" / "m.safetensors"))
-
-
 def test_audio_that_is_missing(corpus: Corpus, tmp_path: Path) -> None:
     lost = replace(corpus, utterances=(replace(corpus.utterances[0], audio=tmp_path / "none.wav"),))
     with pytest.raises(InputError, match=r"none\.wav: no such audio file \(utterance u0\)"):

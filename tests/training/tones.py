@@ -19,8 +19,9 @@ from memsim.asr.recogniser import Recogniser, build
 from memsim.asr.tokens import CharacterTokens
 from memsim.asr.utterances import Utterance
 from memsim.storage.checkpoint import load_checkpoint
+from memsim.training import loop
 from memsim.training.hooks import Hooks
-from memsim.training.loop import Job, train
+from memsim.training.loop import Job
 from memsim.training.recipe import TrainConfig
 from memsim.training.state import Best, EpochResult, Progress
 
@@ -129,7 +130,7 @@ def job(
 
 def run(job: Job, watching: Watching | None = None, **how: Any) -> Watching:
     watching = watching or Watching()
-    watching.best = train(job, watching, **how)
+    watching.best = loop.run(job, watching, **how)
     return watching
 
 

@@ -1,0 +1,47 @@
+"""Reports of how a training goes, for a listener."""
+
+from __future__ import annotations
+
+import time
+
+from memsim.listener import Listener
+from memsim.training.state import EpochResult, Progress
+from memsim.units import counted
+
+
+class Narrator:
+    """Tells a listener how a training of `epochs` epochs goes, and keeps the results of its epochs."""
+
+    def __init__(self, listener: Listener, epochs: int) -> None:
+        self.results: list[EpochResult] = []
+        self._listener = listener
+        self._epochs = epochs
+
+    def begin(self, progress: Progress) -> None:
+        """See `Watcher`."""
+        self._started = time.monotonic()
+        self._done_before = (progress.epoch - 1) / self._epochs
+        self.results = list(progress.results)
+        if progress.step:
+            self._listener.say(f"resumed in epoch {progress.epoch}, after {progress.batches} of its batches")
+
+    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
+        """See `Watcher`."""
+        fraction = (epoch - 1 + done / total) / self._epochs
+        fraction = min(fraction, 0.999999)  # the evaluation of the last epoch is left
+        dev = f", dev WER {self.results[-1].dev_wer:.2%}" if self.results else ""
+        detail = f"epoch {epoch}/{self._epochs}, loss {loss:.3f}{dev}"
+        self._listener.progress("training", fraction, detail, self._epochs * total, "batches")
+
+    def epoch(self, result: EpochResult) -> None:
+        """See `Watcher`."""
+        self.results.append(result)
+        done = result.epoch / self._epochs
+        left = (time.monotonic() - self._started) * (1 - done) / (done - self._done_before) / 60
+        short = f", {counted(result.too_short, 'utterance')} too short for their text" if result.too_short else ""
+        extra = f" + {result.extra_loss:.3f}" if result.extra_loss else ""
+        self._listener.say(
+            f"epoch {result.epoch}/{self._epochs}: loss {result.train_loss:.3f}{extra}, "
+            f"dev WER {result.dev_wer:.2%}, CER {result.dev_cer:.2%}{' (best)' if result.is_best else ''}{short}, "
+            f"about {left:.0f} min left"
+        )

@@ -1,0 +1,262 @@
+"""The call `memsim.train`: from names and files to a trained recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memsim.asr.corpora import Corpus, load_corpus, root_of, with_unwritable
+from memsim.asr.data_names import has_one_split
+from memsim.asr.external import load_architecture
+from memsim.asr.recogniser import load_model_config
+from memsim.asr.tokens import Tokens
+from memsim.distributed import choose_device, joined_workers
+from memsim.errors import InputError
+from memsim.listener import Listener
+from memsim.nn.quantisation import Quantisation
+from memsim.spec import HardwareSpec
+from memsim.storage.checkpoint import Checkpoint
+from memsim.storage.outputs import require_safetensors
+from memsim.training import initialise, loop
+from memsim.training.hooks import Hooks
+from memsim.training.narrator import Narrator
+from memsim.training.quantised import QuantisedTraining
+from memsim.training.recipe import TargetsConfig, TrainConfig, load_train_config
+from memsim.training.result import TrainingResult
+from memsim.training.targets import make_tokens, pronounceable
+from memsim.training.training_files import TrainingFiles
+from memsim.units import counted
+
+
+def train(
+    model: str | Path | None = None,
+    *,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    bits: int | str,
+    config: str | Path | Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
+    dev: str | Path | None = None,
+    text_style: str = "kaldi",
+    architecture: str | None = None,
+    architecture_config: str | Path | None = None,
+    hardware: str | Path | Mapping[str, Any] | HardwareSpec | None = None,
+    cell: str | None = None,
+    set: Sequence[str] = (),
+    init: str | Path | None = None,
+    init_encoder: str | Path | None = None,
+    lexicon: str | Path | None = None,
+    resume: bool = False,
+    compute: str = "auto",
+    seed: int = 0,
+    force: bool = False,
+    listener: Listener | None = None,
+    stop_request: loop.StopRequest = lambda: None,
+    also_written: Sequence[Path] = (),
+) -> TrainingResult:
+    """Train a recogniser on speech, for weights of few bits on simulated hardware or in full precision.
+
+    >>> with open("tiny.yaml", "w") as file:
+    ...     _ = file.write("{architecture: lstm_ctc, width: 8, layers: 1, hidden: 8, frontend: ")
+    ...     _ = file.write("[{channels: 4, stride_time: 4, stride_frequency: 4}]}")
+    >>> recipe = {"base": "float", "epochs": 1}
+    >>> result = memsim.train("tiny.yaml", data="demo", dev="demo", bits="float", config=recipe, out="mine.safetensors")
+    >>> print(result)
+    best dev WER 100.00%, of epoch 1: mine.safetensors
+
+    This is all that `memsim qat` does, with arguments of the same names. It writes `out` (the best epoch by dev WER,
+    with the input statistics that `map` calibrates from), and beside it the last epoch (`*.last.safetensors`), a log
+    (`*.csv`) and TensorBoard's events (`*.tensorboard`). Under torchrun, each process makes the same call.
+
+    Args:
+        model: The network, a shipped name or a YAML file; None is the recipe's.
+        data: One or more of `demo`, `tedlium2`, `librispeech` and manifests (.tsv, .jsonl). All are trained on (a name
+            that comes twice counts twice); the first gives the dev set.
+        out: The best checkpoint, a name that ends in .safetensors.
+        bits: Weight bits, 2 to 16, or `float` for full precision.
+        config: The training recipe: a shipped name, a YAML file or a mapping; None is `robust`, of full precision
+            `float`.
+        data_root: The folder of the corpora; None is `$MEMSIM_DATA/NAME`.
+        dev: The dev set, where it is not the dev split of the first corpus.
+        text_style: The convention of the transcripts, `kaldi` or `rwth`.
+        architecture: A network that memsim did not make, in place of `model`: a bundle of torchaudio's, or
+            MODULE:FACTORY.
+        architecture_config: The YAML file with the features, characters and options of `architecture`.
+        hardware: The chip to train for, where there are weight bits; None is `physical`.
+        cell: The device model of its cells, in place of the spec's.
+        set: Changes of the spec, each `KEY=VALUE`.
+        init: A checkpoint of the same architecture whose weights and tokens the training starts from.
+        init_encoder: A checkpoint of another architecture whose encoder the training starts from.
+        lexicon: The pronunciation lexicon of a recipe with phonemes, a file or `cmudict`, in place of the recipe's.
+        resume: Go on from where the training that writes `out` was stopped; begin where it never began.
+        compute: `cpu`, `cuda`, or `auto`, which is CUDA where there is one.
+        seed: The seed of everything that is drawn.
+        force: Overwrite files that exist.
+        listener: Gets progress, facts and warnings.
+        stop_request: Called at every step; once it returns the number of a signal, the state is saved and Stopped
+            raised.
+        also_written: Files that the caller writes beside these: checked with them before work begins.
+
+    Raises:
+        InputError: Something that was given is wrong or missing: one line says what, where and the remedy.
+        FloatingPointError: The loss or its gradient is not finite.
+        Stopped: `stop_request` asked for it; `resume` goes on.
+    """
+    names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
+    if not names:
+        raise InputError("data: names no corpus")
+    weight_bits = _weight_bits(bits)
+    if weight_bits is None and (hardware or cell or set):
+        raise InputError("--bits float: full precision has no hardware; leave out --hardware, --cell and --set")
+    if architecture is not None and model is not None:
+        raise InputError(f"--model {model} --architecture {architecture}: both name the network; leave one out")
+    if architecture_config is not None and architecture is None:
+        raise InputError("--architecture-config: is the config of an --architecture; name that, too")
+    if init is not None and init_encoder is not None:
+        raise InputError(f"--init {init} --init-encoder {init_encoder}: both name the start; leave one out")
+    out = Path(out)
+    require_safetensors(out)
+    if dev is None and has_one_split(names[0]):
+        raise InputError(f"--data {names[0]}: has no dev split of its own; name a dev set with --dev DATA")
+    files = TrainingFiles(out)
+    files.require_writable(also_written, [init, init_encoder], resume=resume, force=force)
+    listener = listener or Listener()
+    with files.held():
+        device = choose_device(compute)
+        recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
+        if (network := model or architecture) is not None:
+            recipe = recipe.model_copy(update={"model": str(network)})
+        if architecture is not None:
+            model_kind, model_config = load_architecture(architecture, architecture_config)
+        else:
+            model_kind, model_config = load_model_config(recipe.model)
+        targets = _targets(recipe, lexicon, init)
+        quantisation = None
+        if weight_bits is not None:
+            from memsim.cli.options import choose_hardware  # to be that of memsim.spec_options
+
+            spec = choose_hardware(hardware, weight_bits, cell, set)  # type: ignore[arg-type]
+            quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
+        elif recipe.quantisation is not None:
+            raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")
+        root = None if data_root is None else Path(data_root)
+        speech = _load_speech(names, str(dev or names[0]), root, text_style)
+        provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, names))}
+        start: Checkpoint | None = None
+        if init is None:
+            tokens = model_config.own_tokens or make_tokens(targets, speech.texts, names[0], root_of(names[0], root))
+            recogniser = initialise.fresh(model_kind, model_config, tokens, text_style, seed)
+            if init_encoder is not None:
+                start = initialise.load_encoder(recogniser, init_encoder, recipe.model)
+                provenance["init_encoder_sha256"] = start.sha256
+        else:
+            recogniser, start = initialise.from_checkpoint(
+                init, model_kind, model_config, speech.texts, text_style, recipe.model
+            )
+            provenance["init_sha256"] = start.sha256
+        speech = speech.usable(recogniser.tokens, listener)
+        hooks = Hooks()
+        if quantisation is not None:
+            provenance |= {"trained_bits": str(weight_bits), "trained_hardware": quantisation.spec.to_json()}
+            hooks = QuantisedTraining(quantisation, recipe, seed).hooks()
+        job = loop.Job(recogniser, recipe, speech.train, speech.dev, out, seed, provenance, hooks)
+        with joined_workers(device) as workers:
+            if start is not None and (note := start.prefix_note):
+                listener.say(note)
+            listener.say(_summary(job))
+            if force and workers.is_first:
+                files.state.unlink(missing_ok=True)
+            workers.wait()
+            narrator = Narrator(listener, recipe.epochs)
+            with listener.working():
+                best = loop.run(job, narrator, resume=resume, workers=workers, stop_request=stop_request)
+    return TrainingResult(out, best.epoch, best.dev, seed, tuple(narrator.results))
+
+
+def _weight_bits(bits: int | str) -> int | None:
+    """Return the number that `bits` means; None for full precision."""
+    text = str(bits)
+    if text == "float":
+        return None
+    if not text.isdecimal() or not 2 <= int(text) <= 16:
+        raise InputError(f"--bits {text}: expected 2 to 16, or float")
+    return int(text)
+
+
+def _targets(recipe: TrainConfig, lexicon: str | Path | None, init: str | Path | None) -> TargetsConfig:
+    """Return the recipe's targets, with `lexicon` where there is one. Raises InputError where it has no effect."""
+    if lexicon is None:
+        return recipe.targets
+    if init is not None:
+        raise InputError(f"--lexicon {lexicon}: the tokens, with their lexicon, are those of --init; leave it out")
+    if recipe.targets.kind != "phonemes":
+        raise InputError(f"--lexicon {lexicon}: the targets of --config {recipe.name} are {recipe.targets.kind}")
+    return recipe.targets.model_copy(update={"lexicon": str(lexicon)})
+
+
+def _quantisation(recipe: TrainConfig, bits: int, spec: HardwareSpec, *, has_start: bool) -> Quantisation:
+    """Return the recipe's quantisation for these bits on this chip. Raises InputError where the recipe has none."""
+    if recipe.quantisation is None:
+        raise InputError(f"--config {recipe.name}: is a recipe for full precision, it has no section quantisation")
+    if recipe.quantisation.teacher is not None and not has_start:
+        raise InputError(f"--config {recipe.name}: learns from a teacher; name it with --init CHECKPOINT")
+    return Quantisation(recipe.quantisation, bits, spec)
+
+
+@dataclass(frozen=True)
+class _Speech:
+    """The corpora to train on, in the order in which they were named, and the dev set."""
+
+    train: list[Corpus]
+    dev: Corpus
+
+    @property
+    def texts(self) -> list[str]:
+        """The transcripts that are trained on."""
+        return [utterance.text for corpus in self.train for utterance in corpus.utterances]
+
+    def usable(self, tokens: Tokens, listener: Listener) -> _Speech:
+        """Return the utterances that a recogniser with `tokens` can be trained on, and warn of what it cannot write."""
+        dev = with_unwritable(self.dev, tokens)
+        for message in dev.warnings():
+            listener.warn(message)
+        corpora = {corpus.name: corpus for corpus in self.train}
+        kept = {name: _pronounceable(corpus, tokens, listener) for name, corpus in corpora.items()}
+        return _Speech([kept[corpus.name] for corpus in self.train], dev)
+
+
+def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_style: str) -> _Speech:
+    """Load the corpora called `names`, each once, and the dev set."""
+
+    def load(name: str, split: str) -> Corpus:
+        return load_corpus(name, split=split, root=root_of(name, data_root), text_style=text_style)
+
+    corpora = {name: load(name, "train") for name in dict.fromkeys(names)}
+    return _Speech([corpora[name] for name in names], load(dev, "dev"))
+
+
+def _pronounceable(corpus: Corpus, tokens: Tokens, listener: Listener) -> Corpus:
+    """Return the utterances that can be trained on, and warn of the others."""
+    kept, missing = pronounceable(corpus, tokens)
+    if missing:
+        some = ", ".join(word for word, _ in missing.most_common(5))
+        left_out = f"{len(corpus.utterances) - len(kept.utterances)} of {counted(len(corpus.utterances), 'utterance')}"
+        listener.warn(
+            f"{corpus.name} {corpus.split}: {left_out} have words that the lexicon lacks ({some}) and are left out"
+        )
+    return kept
+
+
+def _without_place(name: str) -> str:
+    """Return a manifest's folder and file name, which say nothing of the machine that it lay on."""
+    return "/".join(Path(name).parts[-2:])
+
+
+def _summary(job: loop.Job) -> str:
+    """Return a line about the network and the speech that it is trained on."""
+    size = sum(parameter.numel() for parameter in job.recogniser.model.parameters())
+    utterances = sum(len(corpus.utterances) for corpus in job.corpora)
+    tokens = f"{counted(len(job.recogniser.tokens), 'token')} ({job.recogniser.tokens.kind})"
+    return f"{job.config.model}: {counted(size, 'parameter')}, {tokens}; {counted(utterances, 'utterance')} an epoch"
