@@ -135,7 +135,7 @@ def train(
         targets = _targets(recipe, lexicon, init)
         quantisation = None
         if weight_bits is not None:
-            from memsim.cli.options import choose_hardware  # to be that of memsim.spec_options
+            from memsim.spec_options import choose_hardware
 
             spec = choose_hardware(hardware, weight_bits, cell, set)  # type: ignore[arg-type]
             quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
