@@ -109,7 +109,7 @@ def adc_steps(config: Adc, adc_range: Tensor) -> tuple[Tensor, int]:
 
 
 def fixed_adc_max_code(config: FixedAdc) -> int:
-    """Return the largest code of a fixed ADC: the paper's clamps to +-2^(precision + range - 1), both included."""
+    """Return the largest code of a fixed ADC, which clamps to +-2^(precision + range - 1), as in arXiv 2505.24721."""
     return 1 << (config.precision_bits + config.range_bits - 1)
 
 

@@ -108,7 +108,10 @@ class CalibratedAdc(AdcImperfections):
 
 
 class FixedAdc(AdcImperfections):
-    """An ADC with steps of 2^-precision_bits and a range of +-2^(range_bits - 1), in units of (weight 1 x input 1)."""
+    """An ADC with steps of 2^-precision_bits and a range of +-2^(range_bits - 1), as in arXiv 2505.24721.
+
+    Both are in units of (weight 1 x full-scale input).
+    """
 
     range: Literal["fixed"]
     precision_bits: Annotated[int, Within(-8, 16)]
@@ -133,7 +136,10 @@ Adc = Annotated[
 
 
 class Cycling(Section):
-    """Random switching before programming, in which each pulse is a voltage from U(-vmax, vmax) for the whole tile."""
+    """Random switching before programming, as in arXiv 2505.24721.
+
+    Each pulse is one voltage, drawn from U(-vmax, vmax), for the whole tile.
+    """
 
     rounds: Annotated[int, Within(1, 1000)] = 1
     pulses_per_round: Annotated[int, Within(1, 100_000)] = 50
