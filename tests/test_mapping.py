@@ -23,10 +23,11 @@ from memsim.errors import InputError
 from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure, remap
 from memsim.nn.plan import Selection
-from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.spec import HardwareSpec, load_hardware
 from memsim.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.calls import growth_beyond_linear
+from tests.nn.layers import quantised_layers
 
 SMAPS = Path("/proc/self/smaps")
 

@@ -1,4 +1,4 @@
-"""Where in a network a value comes up that is no number."""
+"""Search for the layer of a network that makes NaN or Inf."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def first_not_finite(model: nn.Module, run: Callable[[], object]) -> str | None:
-    """The name of the first module of `model` that makes NaN or Inf of finite inputs in `run`, which calls the model.
+    """Return the name of the first module of `model` whose inputs are finite and whose output holds NaN or Inf.
 
-    The model's own name is "the network"; None where no module does.
+    `run` calls the model. The model's own name is "the network"; None where there is no such module.
     """
     found: list[str] = []
     hooks = [

@@ -1,5 +1,7 @@
-"""LSTM, GRU and RNN on simulated arrays, and in training for them: every time step reads the same arrays, with noise of
-its own."""
+"""LSTM, GRU and RNN on simulated arrays, and in training for them.
+
+Every time step reads the same arrays, with its own noise.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,21 @@ from memsim.nn.sources import WeightSource, effective_weight, kept
 
 
 class State(NamedTuple):
-    """What a cell carries on: `hidden` [batch, hidden or projected]; `cell` [batch, hidden], None but in an LSTM."""
+    """The state of a cell: `hidden` [batch, hidden or projected], and in an LSTM `cell` [batch, hidden]."""
 
     hidden: Tensor
     cell: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> State:
-        """With both tensors changed alike."""
+        """Apply `change` to both tensors."""
         return State(change(self.hidden), None if self.cell is None else change(self.cell))
 
     def first(self, count: int) -> State:
-        """Of the first `count` sequences."""
+        """Return the state of the first `count` sequences."""
         return self.each(lambda part: part[:count])
 
     def updated(self, new: State) -> State:
-        """With the first sequences' replaced by `new`."""
+        """Return the state with `new` in place of that of the first sequences."""
         count = len(new.hidden)
         hidden = torch.cat([new.hidden, self.hidden[count:]])
         if self.cell is None or new.cell is None:
@@ -43,7 +45,7 @@ class State(NamedTuple):
 
 
 def lstm_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """The gates' inputs [batch, 4 * hidden], in torch's order, to the next state, before any projection."""
+    """Return an LSTM's next state, before projection, from the gates' inputs [batch, 4 * hidden] (torch's order)."""
     assert state.cell is not None
     keep_in, forget, new, out = (from_input + from_hidden).chunk(4, dim=-1)
     cell = forget.sigmoid() * state.cell + keep_in.sigmoid() * new.tanh()
@@ -51,7 +53,7 @@ def lstm_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
 
 
 def gru_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """The gates' inputs [batch, 3 * hidden], in torch's order, to the next state."""
+    """Return a GRU's next state from the gates' inputs [batch, 3 * hidden] (torch's order)."""
     reset_in, update_in, new_in = from_input.chunk(3, dim=-1)
     reset_hidden, update_hidden, new_hidden = from_hidden.chunk(3, dim=-1)
     new = (new_in + (reset_in + reset_hidden).sigmoid() * new_hidden).tanh()
@@ -59,10 +61,12 @@ def gru_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
 
 
 def tanh_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
+    """Return the next state of an RNN with tanh, from inputs [batch, hidden]."""
     return State((from_input + from_hidden).tanh())
 
 
 def relu_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
+    """Return the next state of an RNN with ReLU, from inputs [batch, hidden]."""
     return State((from_input + from_hidden).relu())
 
 
@@ -72,29 +76,33 @@ STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
     "RNN_TANH": tanh_step,
     "RNN_RELU": relu_step,
 }
-"""By the `mode` of torch's nn.RNNBase."""
-
+"""The step of each kind of cell, by the `mode` of torch's nn.RNNBase."""
 
 Product = Callable[[str, Tensor], Tensor]
-"""The name of a matrix and its input to their product, with the bias where there is one."""
+"""A function of the name of a matrix and an input that returns their product, with the bias if there is one."""
 
 
 class _Recurrent(NamedLayer):
-    """What layers and cells, mapped or in training, share."""
+    """A recurrent layer or cell, mapped or in training."""
 
     mode: str
 
+    def _copy_sizes(self, module: Any) -> None:
+        """Copy the settings of `module`."""
+        raise NotImplementedError
+
     def _products(self) -> Product:
-        """For one forward pass."""
+        """Return the product function for one forward pass."""
         raise NotImplementedError
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        """By the names of torch's parameters: weight_ih_l0, weight_hh_l0, ..."""
+        """Return the matrices by the names of torch's parameters: weight_ih_l0, weight_hh_l0 and so on."""
         return {name: WeightSource.of(name, tuple(getattr(module, name).shape)) for name in _weights(module)}
 
     @property
     def has_cell_state(self) -> bool:
+        """Whether the state has a second tensor, as an LSTM's."""
         return self.mode == "LSTM"
 
 
@@ -110,12 +118,12 @@ def _weights(module: Any) -> Iterator[str]:
 
 
 class RecurrentLayer(_Recurrent):
-    """nn.LSTM, nn.GRU or nn.RNN, with their arguments and results, packed sequences included.
+    """An nn.LSTM, nn.GRU or nn.RNN, with their arguments and results, packed sequences included.
 
-    The product of the input of all time steps is computed at once; that of the hidden state at every step.
+    The product of the input is computed for all time steps at once, that of the hidden state at every step.
     """
 
-    def _set_sizes(self, module: Any) -> None:
+    def _copy_sizes(self, module: Any) -> None:
         self.mode = module.mode
         self.input_size, self.hidden_size, self.proj_size = module.input_size, module.hidden_size, module.proj_size
         self.num_layers, self.bidirectional = module.num_layers, module.bidirectional
@@ -125,6 +133,10 @@ class RecurrentLayer(_Recurrent):
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
+        """Return the outputs and the final states, as torch's layer does.
+
+        Raises ValueError where the shape of the input or of the initial states does not fit.
+        """
         if isinstance(input, PackedSequence):
             sizes, order, restored = input.batch_sizes.tolist(), input.sorted_indices, input.unsorted_indices
             data, state = self._run(input.data, sizes, self._initial(hx, input.data, sizes[0], order))
@@ -150,7 +162,7 @@ class RecurrentLayer(_Recurrent):
     def _initial(
         self, hx: Tensor | tuple[Tensor, Tensor] | None, like: Tensor, batch: int, order: Tensor | None
     ) -> State:
-        """The states [layers * directions, batch, size] before the first step: zeros where none are given."""
+        """Return the states [layers * directions, batch, size] before the first step: `hx`, by default zeros."""
         count = self.num_layers * (2 if self.bidirectional else 1)
         if hx is None:
             hidden = like.new_zeros(count, batch, self.proj_size or self.hidden_size)
@@ -164,12 +176,12 @@ class RecurrentLayer(_Recurrent):
         return _in_order(given, order)
 
     def _as_given(self, state: State, has_batch: bool) -> Tensor | tuple[Tensor, Tensor]:
-        """The final states as torch returns them."""
+        """Return the final states as torch does."""
         hidden, cell = state if has_batch else state.each(lambda part: part[:, 0])
         return hidden if cell is None else (hidden, cell)
 
     def _run(self, data: Tensor, sizes: list[int], initial: State) -> tuple[Tensor, State]:
-        """All layers over `data` [frames, in], in which step t has `sizes[t]` frames: outputs, and final states."""
+        """Run all layers over `data` [frames, in], with `sizes[t]` frames in step t: the outputs and final states."""
         product = self._products()
         finals: list[State] = []
         for layer in range(self.num_layers):
@@ -190,7 +202,7 @@ class RecurrentLayer(_Recurrent):
     def _run_direction(
         self, product: Product, data: Tensor, sizes: list[int], state: State, suffix: str
     ) -> tuple[Tensor, State]:
-        """One direction of a layer. A sequence that has ended, or not yet begun, keeps its state."""
+        """Run one direction of a layer. A sequence that has ended, or has not begun, keeps its state."""
         by_step = list(product(f"weight_ih{suffix}", data).split(sizes))
         is_reverse = suffix.endswith("_reverse")
         outputs = []
@@ -204,16 +216,17 @@ class RecurrentLayer(_Recurrent):
         return torch.cat(outputs[::-1] if is_reverse else outputs), state
 
     def flatten_parameters(self) -> None:
-        """Nothing to do: torch's layers put their weights in one piece here."""
+        """Do nothing: the method exists for networks that call it on torch's layers."""
 
     def extra_repr(self) -> str:
+        """Return the kind of cell and the sizes."""
         return f"{self.mode}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
 
 class RecurrentCell(_Recurrent):
-    """nn.LSTMCell, nn.GRUCell or nn.RNNCell, with their arguments and results."""
+    """An nn.LSTMCell, nn.GRUCell or nn.RNNCell, with their arguments and results."""
 
-    def _set_sizes(self, module: Any) -> None:
+    def _copy_sizes(self, module: Any) -> None:
         if isinstance(module, nn.LSTMCell):
             self.mode = "LSTM"
         elif isinstance(module, nn.GRUCell):
@@ -226,6 +239,10 @@ class RecurrentCell(_Recurrent):
     def forward(
         self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the next state, as torch's cell does.
+
+        Raises ValueError where the shape of the input or of the state does not fit.
+        """
         if input.ndim not in (1, 2):
             raise ValueError(f"an input of {list(input.shape)}; expected 1 (one sequence) or 2 dimensions")
         zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
@@ -244,14 +261,16 @@ class RecurrentCell(_Recurrent):
         return new.hidden if new.cell is None else (new.hidden, new.cell)
 
     def extra_repr(self) -> str:
+        """Return the kind of cell and the sizes."""
         return f"{self.mode}, {self.input_size}, {self.hidden_size}"
 
 
 class _Mapped(_Recurrent):
-    """With matrices, by the names that torch gives them, on arrays or digital, and biases."""
+    """A recurrent layer or cell whose matrices, by torch's names, are on arrays or digital."""
 
     def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        self._copy_sizes(module)
         for name in self.sources(module):
             if name in products:
                 self.add_module(name, MappedLinear(products[name], getattr(module, name), None))
@@ -263,6 +282,7 @@ class _Mapped(_Recurrent):
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
+        """Return the layer in place of `module`, whose matrices `products` are on arrays."""
         return cls(module, products)
 
     def _products(self) -> Product:
@@ -274,10 +294,11 @@ class _Mapped(_Recurrent):
 
 
 class _Quantised(QuantisedLayerOfMany, _Recurrent):
-    """With quantisers for the product with each matrix."""
+    """A recurrent layer or cell with quantisers for the product of each matrix."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
+        self._copy_sizes(module)
         self._set_sources(self.sources(module))
 
     def _products(self) -> Product:
@@ -290,46 +311,30 @@ class _Quantised(QuantisedLayerOfMany, _Recurrent):
 
 
 class MappedRecurrent(_Mapped, RecurrentLayer):
-    """nn.LSTM, nn.GRU or nn.RNN on arrays."""
+    """An nn.LSTM, nn.GRU or nn.RNN on arrays."""
 
     forward = uncompiled(RecurrentLayer.forward)
 
-    def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
-        super().__init__(module, products)
-        self._set_sizes(module)
-
 
 class MappedRecurrentCell(_Mapped, RecurrentCell):
-    """nn.LSTMCell, nn.GRUCell or nn.RNNCell on arrays."""
+    """An nn.LSTMCell, nn.GRUCell or nn.RNNCell on arrays."""
 
     forward = uncompiled(RecurrentCell.forward)
 
-    def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
-        super().__init__(module, products)
-        self._set_sizes(module)
-
 
 class QuantisedRecurrent(_Quantised, RecurrentLayer):
-    """nn.LSTM, nn.GRU or nn.RNN with quantisers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self._set_sizes(module)
+    """An nn.LSTM, nn.GRU or nn.RNN with quantisers."""
 
 
 class QuantisedRecurrentCell(_Quantised, RecurrentCell):
-    """nn.LSTMCell, nn.GRUCell or nn.RNNCell with quantisers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self._set_sizes(module)
+    """An nn.LSTMCell, nn.GRUCell or nn.RNNCell with quantisers."""
 
 
 def _bias_of(weight: str) -> str:
-    """The name of the bias that is added to the product with `weight`; empty where there is none."""
+    """Return the name of the bias that is added to the product of `weight`; empty for a projection, which has none."""
     return "" if "weight_hr" in weight else weight.replace("weight", "bias")
 
 
 def _in_order(states: State, order: Tensor | None) -> State:
-    """Of tensors [layers, batch, size], with the batch in `order`."""
+    """Return states, tensors [layers, batch, size], with the batch in `order`."""
     return states if order is None else states.each(lambda part: part.index_select(1, order))

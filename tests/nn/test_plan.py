@@ -45,7 +45,7 @@ def reasons(plan: Plan) -> dict[str, str]:
         ("conv.weight", (4, 3, 3, 5), None),
         ("conv.weight", (4, 3, 3, 5, 2), None),
         ("conv.weight", (1, 1, 3), None),
-        ("conv.weight", (4, 1, 3), "one channel a filter: depthwise, or of one input channel"),
+        ("conv.weight", (4, 1, 3), "one channel a filter: depthwise, or with one input channel"),
         ("conv.weight", (4, 3, 1, 1, 1, 1), "6-dimensional: no convolution"),
         ("upsample.0.deconv.weight", (4, 4, 3), "by its name a transposed convolution"),
         ("rnn.weight_ih_l0", (4, 3, 2), "3-dimensional, but not named <layer>.weight"),
