@@ -17,8 +17,8 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
-from memsim.nn.sources import WeightSource, effective_weight, kept
+from memsim.nn.product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 from memsim.nn.stand_in import WeightOnArrays
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -35,7 +35,7 @@ class Attention(NamedLayer):
     in_proj_bias: Tensor | None
     bias_k: Tensor | None
     bias_v: Tensor | None
-    # False keeps nn.TransformerEncoderLayer from computing with the weights itself, past this layer
+    # False keeps nn.TransformerEncoderLayer from computing with the weights itself instead of calling this layer
     _qkv_same_embed_dim = False
 
     def _copy_sizes(self, module: Any) -> None:
@@ -211,18 +211,18 @@ class MappedAttention(Attention):
                 weight = effective_weight(module, source.tensor)
                 self.add_module(name, MappedLinear(products[name], weight, None))
             else:
-                digital = kept(source.matrix(effective_weight(module, source.tensor)))
+                digital = frozen_copy(source.matrix(effective_weight(module, source.tensor)))
                 self.register_parameter(f"{name}_weight", digital)
         for name in ("in_proj_bias", "bias_k", "bias_v"):
-            self.register_parameter(name, kept(getattr(module, name)))
+            self.register_parameter(name, frozen_copy(getattr(module, name)))
         if "out_proj" in products:
             self.out_proj: nn.Module = MappedLinear(products["out_proj"], module.out_proj.weight, module.out_proj.bias)
         else:
-            bias = kept(module.out_proj.bias)
+            bias = frozen_copy(module.out_proj.bias)
             self.out_proj = nn.Linear(module.embed_dim, module.embed_dim, bias is not None, device="meta")
-            self.out_proj.register_parameter("weight", kept(effective_weight(module, "out_proj.weight")))
+            self.out_proj.register_parameter("weight", frozen_copy(effective_weight(module, "out_proj.weight")))
             self.out_proj.register_parameter("bias", bias)
-        self.quantisers = kept_quantisers(module, products)
+        self.quantisers = copied_quantisers(module, products)
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedAttention:

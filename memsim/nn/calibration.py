@@ -15,7 +15,7 @@ from memsim.crossbar.matrix import MappedMatrix, needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.batches import Progress, reported, run_batch
-from memsim.nn.collect import MOST_ROWS, MOST_VALUES, Collector, collecting, statistics_collectors
+from memsim.nn.collect import MOST_ROWS, Collector, collecting, statistics_collectors
 from memsim.nn.deviation import first_few
 from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
 from memsim.nn.plan import Plan
@@ -40,7 +40,7 @@ class CalibrationData:
         self._progress = progress
         self._layers = [
             layer for layer in mappable_layers(model) if not layer.is_lookup
-        ]  # a look-up's inputs are known
+        ]  # the inputs of a look-up are known
         if callable(data):
             self._run: Callable[[str], object] = lambda name: data(model)
         else:
@@ -62,13 +62,12 @@ class CalibrationData:
             self._run(name)
             self._progress(name, 1.0)
 
-    def statistics(self, most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES) -> dict[str, InputStatistics]:
+    def statistics(self, most_rows: int = MOST_ROWS) -> dict[str, InputStatistics]:
         """Return the statistics of each matrix's inputs, except matrices that the data never reach and embeddings.
 
-        `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has up to `most_rows` rows, fewer
-        where they would hold more than `most_values`.
+        `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has up to `most_rows` rows.
         """
-        collectors = statistics_collectors(self._layers, most_rows, most_values)
+        collectors = statistics_collectors(self._layers, most_rows)
         self.collect(collectors)
         quantised = quantised_matrices(self._layers)
         results = {name: collector.result() for name, collector in collectors.items()}
@@ -95,7 +94,7 @@ def measure(model: nn.Module, calibration: Calibration) -> dict[str, InputStatis
     if not isinstance(calibration, Mapping):
         return CalibrationData(model, calibration).statistics()
     if not all(isinstance(value, InputStatistics) for value in calibration.values()):
-        raise InputError("calibration: a mapping is of statistics by matrix; a batch of named arguments goes in a list")
+        raise InputError("calibration: a mapping must hold statistics; a batch of named arguments goes in a list")
     return dict(calibration)
 
 

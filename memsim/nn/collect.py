@@ -1,4 +1,4 @@
-"""Measuring the inputs of a network's layers while it runs."""
+"""Collectors of the inputs of a network's matrices while it runs."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class StatisticsCollector:
     `generator` draws the light rows of the sample; `rows` is the number of input rows that were added.
     """
 
-    def __init__(self, generator: torch.Generator, most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES) -> None:
+    def __init__(self, generator: torch.Generator, most_rows: int = MOST_ROWS) -> None:
         self._generator = generator
-        self._most_rows, self._most_values = most_rows, most_values
+        self._most_rows = most_rows
         self._histogram = MagnitudeHistogram(2, MANTISSA_BITS, octaves=ALL_OCTAVES)
         self.rows = 0
         self._heavy: _Kept | None = None
         self._drawn: _Kept | None = None
 
     def add(self, x: Tensor) -> None:
-        """Count the values of `x` [..., features] and let its rows compete for a place in the sample."""
+        """Count the values of `x` [..., features] and update the sample with its rows."""
         rows = x.detach().reshape(-1, x.shape[-1]).float().cpu()
         if not rows.numel():
             return
@@ -74,7 +74,7 @@ class StatisticsCollector:
         places = torch.arange(self.rows, self.rows + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1)
         keys = torch.rand(len(rows), generator=self._generator)
-        size = min(self._most_rows, max(LEAST_ROWS, self._most_values // rows.shape[1]))
+        size = min(self._most_rows, max(LEAST_ROWS, MOST_VALUES // rows.shape[1]))
         heavy, light = size // 4, size - size // 4
         self._heavy = _Kept.best(heavy, self._heavy, _Kept(-norms, places, rows))
         # the rows with the smallest random keys are a uniform sample of all; heavy ones among them leave it in `result`
@@ -183,20 +183,18 @@ class Recorder(nn.Module):
 
 
 def statistics_collectors(
-    layers: Sequence[MappableLayer], most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES
+    layers: Sequence[MappableLayer], most_rows: int = MOST_ROWS
 ) -> dict[str, StatisticsCollector]:
     """Return a collector for each matrix of the layers, by name. Its draws depend on the name alone."""
-    return {
-        name: StatisticsCollector(rng.generator(name, "statistics"), most_rows, most_values)
-        for name in matrix_sources(layers)
-    }
+    names = matrix_sources(layers)
+    return {name: StatisticsCollector(rng.generator(name, "statistics"), most_rows) for name in names}
 
 
 @contextmanager
 def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collector]) -> Iterator[None]:
     """Pass the input rows of each of the layers' matrices to its collector. Errors name the matrix.
 
-    The layers compute as without it. Before each of its calls, a layer runs once more with its matrices replaced by
+    The layers compute as usual. Before each of its calls, a layer runs once more with its matrices replaced by
     recorders, because the inputs of later matrices in a layer are known only there. Layers without a collector run
     once.
     """
@@ -213,7 +211,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
 
     def hook(layer: MappableLayer) -> Callable[..., None]:
         recording = layer.mapped(recorders(layer))
-        assert recording is not None  # it has all of its matrices
+        assert recording is not None  # there is a recorder for each of its matrices
         recording.eval()
 
         def count(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:

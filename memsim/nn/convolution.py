@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
-from memsim.nn.sources import WeightSource, kept
+from memsim.nn.product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
+from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 from memsim.units import counted
 
@@ -71,7 +71,7 @@ class Windows(_Kernel):
         return padded
 
     def multiply(self, x: Tensor, stream: Stream) -> Tensor:
-        """Multiply the windows of `x` [batch, *space, in] by `stream`, giving [batch, *space', out]."""
+        """Multiply the windows of `x` [batch, *space, in] with `stream`, giving [batch, *space', out]."""
         windows = self._cut(self._padded(x))
         space = windows.shape[1 : 1 + len(self.kernel_size)]
         product = stream(_rows(windows, len(self.kernel_size)))
@@ -133,9 +133,9 @@ class _OnArrays(_Convolution, OnArrays):
         super().__init__()
         self._copy_sizes(module)
         self.matrix = matrix
-        self.output_quantiser = kept_output_quantiser(module)
+        self.output_quantiser = copied_output_quantiser(module)
         self.weight_shape = tuple(module.weight.shape)
-        self.bias = kept(module.bias)
+        self.bias = frozen_copy(module.bias)
         self._keep_dtype(module.weight)
 
     @classmethod
@@ -281,7 +281,7 @@ class QuantisedTransposedConvolution(_Quantised):
 def channels_last(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
     """Return `x` [batch, in, *space] or [in, *space] as [batch, *space, in], and whether it had a batch.
 
-    Raises ValueError where the space has not `dimensions`.
+    Raises ValueError where `space` does not have this number of `dimensions`.
     """
     if x.ndim not in (dimensions + 1, dimensions + 2):
         raise ValueError(

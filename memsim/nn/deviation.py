@@ -53,7 +53,7 @@ def deviation(
 def _deviation(errors: Tensor, sizes: Tensor, weights: Tensor) -> float:
     """Return the relative error of all rows together or, where it is larger, of the median row.
 
-    The median shows it where a few rows of large norm hide that all others are lost. `errors` and `sizes` [n] come from
+    A few rows of large norm can hide that all others are lost; the median shows it. `errors` and `sizes` [n] come from
     `row_squares`, `weights` [n] is the number of inputs that a row stands for.
     """
     driven = sizes > 0
@@ -84,9 +84,10 @@ def product_error(matrix: MappedMatrix, statistics: InputStatistics, wanted: Ten
 
 
 def row_squares(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """||product - wanted||^2 and ||wanted||^2 of each row that `statistics` keep [n], times the rows it stands for.
+    """Return ||product - wanted||^2 and ||wanted||^2 [n] of the rows that `statistics` keep.
 
-    Read noise depends on nothing but the seed and the matrix.
+    Each is multiplied by the number of inputs that its row stands for. Read noise depends on the seed and the matrix
+    alone.
     """
     weights = statistics.weights.to(wanted.device).double()
     own = matrix.reads

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.convolution import PIECE_VALUES
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
+from memsim.nn.product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
 from memsim.nn.sources import WeightSource
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
@@ -27,7 +27,7 @@ class MappedEmbedding(OnArrays):
         self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.padding_idx = module.padding_idx
         self.matrix = matrix
-        self.output_quantiser = kept_output_quantiser(module)
+        self.output_quantiser = copied_output_quantiser(module)
         assert isinstance(module.weight, Tensor)
         self._keep_dtype(module.weight)
 

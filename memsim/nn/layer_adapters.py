@@ -66,8 +66,8 @@ ADAPTERS: dict[type[nn.Module], LayerAdapter] = {
 def adapter_of(module: nn.Module) -> LayerAdapter | None:
     """Return the adapter for `module`; None where there is none.
 
-    A class derived from a layer has the layer's adapter unless it computes in its own way. Where that is the layer's
-    product with something before and after it, its forward stays and the product is mapped.
+    A class derived from a layer has the layer's adapter unless it computes in its own way. If its forward only adds
+    steps before and after the layer's product, the module keeps the forward and the product is mapped.
     """
     if isinstance(module, OnArrays) or "forward" in vars(module):
         return None
@@ -215,8 +215,10 @@ class MappableLayer:
                 for name, value in getattr(self.module, table).items():
                     if value is not None and getattr(layer, table).get(name) is value:
                         getattr(layer, table)[name] = copy.deepcopy(value, memo)
-        except Exception as error:  # whatever they raise
-            raise InputError(f"{self.title}: has what cannot be copied, so the network cannot: {error}") from error
+        except Exception as error:  # external code may raise anything
+            raise InputError(
+                f"{self.title}: has an attribute that cannot be copied, so the network cannot be: {error}"
+            ) from error
 
 
 def mappable_layers(model: nn.Module) -> list[MappableLayer]:

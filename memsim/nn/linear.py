@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
-from memsim.nn.sources import WeightSource, kept
+from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, copied_output_quantiser, finished
+from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
 
@@ -31,7 +31,7 @@ class MappedLinear(OnArrays):
         super().__init__()
         self.matrix = matrix
         self.output_quantiser = output_quantiser or nn.Identity()
-        self.bias = kept(bias)
+        self.bias = frozen_copy(bias)
         self._keep_dtype(weight)
 
     @classmethod
@@ -43,7 +43,7 @@ class MappedLinear(OnArrays):
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedLinear:
         """Return the layer in place of `module`, whose matrix is `products[""]`."""
-        return cls(products[""], module.weight, module.bias, kept_output_quantiser(module))
+        return cls(products[""], module.weight, module.bias, copied_output_quantiser(module))
 
     @property
     def weight(self) -> Tensor:
@@ -129,7 +129,7 @@ def mapped_product(
     """Multiply `x` [..., in] by one matrix of a layer of several, and add its bias [out], giving [..., out].
 
     A `matrix` that is a module is on arrays, a tensor [out, in] is digital. `quantisers` are the layer's (see
-    `kept_quantisers`).
+    `copied_quantisers`).
     """
     product = quantisers._modules.get(name)
     assert product is None or isinstance(product, QuantisedProduct)

@@ -21,7 +21,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from memsim.nn.convolution import MappedConvolution, MappedTransposedConvolution
 from memsim.nn.linear import MappedLinear
-from memsim.nn.sources import LayerAdapter, WeightSource, effective_weight, kept
+from memsim.nn.sources import LayerAdapter, WeightSource, effective_weight, frozen_copy
 from memsim.nn.stand_in import OnArrays
 from memsim.nn.weight_products import OtherUseError, WeightInProducts
 
@@ -60,7 +60,7 @@ class OwnForward:
                 layer.__dict__[name] = value
         for name, parameter in module._parameters.items():
             if name not in self.tensors:
-                layer.register_parameter(name, kept(parameter))
+                layer.register_parameter(name, frozen_copy(parameter))
         for name, buffer in module._buffers.items():
             layer.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
         for name, child in module._modules.items():
@@ -81,7 +81,7 @@ class OwnForward:
                     holder.add_module(expert, _Matrix(products[local]))
                 else:
                     digital = source.matrix(effective_weight(module, source.tensor))
-                    holder.register_parameter(f"{expert}_weight", kept(digital))
+                    holder.register_parameter(f"{expert}_weight", frozen_copy(digital))
         layer._keep_dtype(getattr(module, self.tensors[0]))
         return layer.train(module.training)
 
@@ -111,7 +111,7 @@ class _Matrices(nn.Module):
 
 
 class _WithOwnForward(OnArrays):
-    """The base, beside the class of the module that it replaces, of a layer that keeps its forward."""
+    """The base class of a layer that keeps its forward; the other is the class of the module that it replaces."""
 
     own_sources: dict[str, WeightSource]
     stored_shapes: dict[str, tuple[int, ...]]

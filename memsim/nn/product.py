@@ -116,7 +116,7 @@ def multiplied(x: Tensor, matrix: Tensor, groups: int = 1) -> Tensor:
     return torch.einsum("...gi,goi->...go", blocks, matrix.unflatten(0, (groups, -1))).flatten(-2)
 
 
-def finished(product: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None) -> Tensor:
+def finished(product: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None = None) -> Tensor:
     """Add a bias [out] to `product` [..., out] and round the sum."""
     if bias is not None:
         product = product + bias.to(product.dtype)
@@ -193,15 +193,15 @@ class QuantisedLayerOfMany(QuantisedLayer):
 
 
 QUANTISERS_OF_MANY = "quantisers"
-"""The child of a layer of several matrices that holds their quantisers."""
+"""The name of the child of a layer of several matrices that holds their quantisers."""
 
 
-def kept_output_quantiser(module: nn.Module) -> nn.Module:
+def copied_output_quantiser(module: nn.Module) -> nn.Module:
     """Return a copy of the output quantiser of a layer of one matrix, for the layer on arrays in its place."""
     return copy.deepcopy(module.output_quantiser) if isinstance(module, QuantisedProduct) else nn.Identity()
 
 
-def kept_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.ModuleDict:
+def copied_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.ModuleDict:
     """Return copies of the quantisers that a layer of several matrices keeps when the matrices `on_arrays` are mapped.
 
     Arrays round weights and inputs themselves. Outputs, and the matrices that stay digital, are rounded as in training.

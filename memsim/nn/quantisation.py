@@ -215,7 +215,7 @@ class Quantisation:
                 if input_bits not in ("dac", dac_bits):
                     raise InputError(
                         f"{layer.name}: inputs of {input_bits} bits, but hardware {spec.name} has {dac_bits}; "
-                        "bits: dac takes those of its DAC"
+                        "bits: dac takes the number of its DAC"
                     )
             chosen[layer.name] = (spec, dac_bits if input_bits == "dac" else input_bits)
         globs = [*config.full_precision, *(override.match for override in config.overrides)]
@@ -227,7 +227,7 @@ class Quantisation:
                 )
         if not chosen:
             if candidates:
-                raise InputError("quantisation: full_precision: matches every layer; --bits float trains like that")
+                raise InputError("quantisation: full_precision: matches every layer; use --bits float")
             kind = "linear layer" if config.layers == "linear" else "layer"
             raise InputError(f"quantisation: hardware {self.spec.name} has no {kind} of this network on arrays")
         return chosen

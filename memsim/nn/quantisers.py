@@ -46,7 +46,7 @@ def quantiser_tensors(names: Iterable[str]) -> list[str]:
 def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor]]:
     """Return the bits that each matrix was trained for and its scale [out] or [1], by the matrix's name.
 
-    Raises InputError for a number of bits that is none.
+    Raises InputError for an invalid number of bits.
     """
     end = f".weight{_SUFFIX}.scale"
     products = [name.removesuffix(end) for name in tensors if name.endswith(end)]

@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
-from memsim.nn.sources import WeightSource, effective_weight, kept
+from memsim.nn.product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 
 
 class State(NamedTuple):
@@ -100,10 +100,24 @@ class _Recurrent(NamedLayer):
         """Return the matrices by the names of torch's parameters: weight_ih_l0, weight_hh_l0 and so on."""
         return {name: WeightSource.of(name, tuple(getattr(module, name).shape)) for name in _weights(module)}
 
-    @property
-    def has_cell_state(self) -> bool:
-        """Whether the state has a second tensor, as an LSTM's."""
-        return self.mode == "LSTM"
+    def _initial(
+        self,
+        hx: Tensor | tuple[Tensor, Tensor] | None,
+        like: Tensor,
+        shape: tuple[int, ...],
+        cell_shape: tuple[int, ...],
+    ) -> State:
+        """Return the state before the first step: `hx`, or by default zeros with the dtype and device of `like`."""
+        has_cell = self.mode == "LSTM"
+        if hx is None:
+            return State(like.new_zeros(shape), like.new_zeros(cell_shape) if has_cell else None)
+        given = State(hx) if isinstance(hx, Tensor) else State(*hx)
+        if (given.cell is not None) != has_cell:
+            raise ValueError(f"an initial state of {1 + (given.cell is not None)} tensors does not fit {self.mode}")
+        for part, wanted in zip(given, (shape, cell_shape), strict=True):
+            if part is not None and part.shape != wanted:
+                raise ValueError(f"an initial state of {list(part.shape)}; expected {list(wanted)}")
+        return given
 
 
 def _weights(module: Any) -> Iterator[str]:
@@ -139,7 +153,7 @@ class RecurrentLayer(_Recurrent):
         """
         if isinstance(input, PackedSequence):
             sizes, order, restored = input.batch_sizes.tolist(), input.sorted_indices, input.unsorted_indices
-            data, state = self._run(input.data, sizes, self._initial(hx, input.data, sizes[0], order))
+            data, state = self._run(input.data, sizes, _in_order(self._before(hx, input.data, sizes[0]), order))
             packed = PackedSequence(data, input.batch_sizes, order, restored)
             return packed, self._as_given(_in_order(state, restored), has_batch=True)
         has_batch = input.ndim == 3
@@ -151,7 +165,7 @@ class RecurrentLayer(_Recurrent):
             raise ValueError(f"an input of {list(input.shape)}; it has no time steps")
         if not has_batch and hx is not None:
             hx = (hx[0][:, None], hx[1][:, None]) if isinstance(hx, tuple) else hx[:, None]
-        data, state = self._run(by_step.flatten(0, 1), [batch] * steps, self._initial(hx, by_step, batch, None))
+        data, state = self._run(by_step.flatten(0, 1), [batch] * steps, self._before(hx, by_step, batch))
         output = data.unflatten(0, (steps, batch))
         if not has_batch:
             output = output[:, 0]
@@ -159,21 +173,11 @@ class RecurrentLayer(_Recurrent):
             output = output.transpose(0, 1)
         return output, self._as_given(state, has_batch)
 
-    def _initial(
-        self, hx: Tensor | tuple[Tensor, Tensor] | None, like: Tensor, batch: int, order: Tensor | None
-    ) -> State:
-        """Return the states [layers * directions, batch, size] before the first step: `hx`, by default zeros."""
+    def _before(self, hx: Tensor | tuple[Tensor, Tensor] | None, like: Tensor, batch: int) -> State:
+        """Return the states [layers * directions, batch, size] before the first step."""
         count = self.num_layers * (2 if self.bidirectional else 1)
-        if hx is None:
-            hidden = like.new_zeros(count, batch, self.proj_size or self.hidden_size)
-            return State(hidden, like.new_zeros(count, batch, self.hidden_size) if self.has_cell_state else None)
-        given = State(*hx) if isinstance(hx, tuple | list) else State(hx)
-        for part, size in zip(given, (self.proj_size or self.hidden_size, self.hidden_size), strict=True):
-            if part is not None and part.shape != (count, batch, size):
-                raise ValueError(f"an initial state of {list(part.shape)}; expected {[count, batch, size]}")
-        if (given.cell is not None) != self.has_cell_state:
-            raise ValueError(f"an initial state of {1 + (given.cell is not None)} tensors does not fit {self.mode}")
-        return _in_order(given, order)
+        shape = (count, batch, self.proj_size or self.hidden_size)
+        return self._initial(hx, like, shape, (count, batch, self.hidden_size))
 
     def _as_given(self, state: State, has_batch: bool) -> Tensor | tuple[Tensor, Tensor]:
         """Return the final states as torch does."""
@@ -245,16 +249,8 @@ class RecurrentCell(_Recurrent):
         """
         if input.ndim not in (1, 2):
             raise ValueError(f"an input of {list(input.shape)}; expected 1 (one sequence) or 2 dimensions")
-        zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
-        if hx is None:
-            state = State(zeros, zeros if self.has_cell_state else None)
-        else:
-            state = State(hx) if isinstance(hx, Tensor) else State(*hx)
-            if (state.cell is not None) != self.has_cell_state:
-                raise ValueError(f"an initial state of {1 + (state.cell is not None)} tensors does not fit {self.mode}")
-            for part in state:
-                if part is not None and part.shape != zeros.shape:
-                    raise ValueError(f"an initial state of {list(part.shape)}; expected {list(zeros.shape)}")
+        shape = (*input.shape[:-1], self.hidden_size)
+        state = self._initial(hx, input, shape, shape)
         product = self._products()
         from_input, from_hidden = product("weight_ih", input), product("weight_hh", state.hidden)
         new = STEPS[self.mode](from_input, from_hidden, state)
@@ -275,10 +271,10 @@ class _Mapped(_Recurrent):
             if name in products:
                 self.add_module(name, MappedLinear(products[name], getattr(module, name), None))
             else:
-                self.register_parameter(name, kept(effective_weight(module, name)))
+                self.register_parameter(name, frozen_copy(effective_weight(module, name)))
             if bias := _bias_of(name):
-                self.register_parameter(bias, kept(getattr(module, bias, None)))
-        self.quantisers = kept_quantisers(module, products)
+                self.register_parameter(bias, frozen_copy(getattr(module, bias, None)))
+        self.quantisers = copied_quantisers(module, products)
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:

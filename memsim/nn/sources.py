@@ -42,13 +42,13 @@ class WeightSource:
     def of(
         cls, tensor: str, stored: tuple[int, ...], groups: int = 1, rows: tuple[int, int] | None = None
     ) -> WeightSource:
-        """The matrix in a tensor of shape `stored`, [out, in / groups, *kernel], or in the given `rows` of it."""
+        """Return the source in a tensor of shape `stored`, [out, in / groups, *kernel], or in these `rows` of it."""
         first, last = rows or (0, stored[0])
         return cls(tensor, (last - first, math.prod(stored[1:])), groups, rows=rows)
 
     @classmethod
     def transposed(cls, tensor: str, stored: tuple[int, ...], groups: int = 1) -> WeightSource:
-        """The matrix in a tensor of shape `stored`, [in, out / groups, *kernel]."""
+        """Return the source in a tensor of shape `stored`, [in, out / groups, *kernel]."""
         return cls(tensor, (groups * math.prod(stored[1:]), stored[0] // groups), groups, is_transposed=True)
 
     @property
@@ -132,7 +132,10 @@ def stored_parts(model: nn.Module, name: str) -> tuple[str, ...]:
     stored = module.state_dict(prefix=f"{layer}{dot}")
     if name in stored:
         return (name,)
-    computed = (f"{layer}{dot}parametrizations.{local}.", f"{layer}{dot}{local}_")  # the latter: the older weight_norm
+    computed = (
+        f"{layer}{dot}parametrizations.{local}.",
+        f"{layer}{dot}{local}_",
+    )  # the second by torch's older weight_norm
     return tuple(part for part in stored if part.startswith(computed))
 
 
@@ -145,7 +148,7 @@ def computed_from(model: nn.Module, name: str, stored: Mapping[str, Tensor]) -> 
     return effective_weight(module, local)
 
 
-def kept(tensor: Tensor | None) -> nn.Parameter | None:
+def frozen_copy(tensor: Tensor | None) -> nn.Parameter | None:
     """Return a copy of a tensor with which a mapped layer goes on computing digitally.
 
     It is a parameter, although it is never trained: networks ask their first parameter for its device.

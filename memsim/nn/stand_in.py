@@ -60,8 +60,8 @@ class WeightOnArrays(Tensor):
     def refusal(self) -> InputError:
         """Return the error for an operation that needs the weight's values."""
         return InputError(
-            f"{self.matrix_name}: the network computes with this weight itself, past its layer, so it cannot be on "
-            f"arrays; keep it digital: exclude=[{self.glob!r}]"
+            f"{self.matrix_name}: the network computes with this weight itself, without its layer, so it cannot be "
+            f"on arrays; keep it digital: exclude=[{self.glob!r}]"
         )
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]

@@ -137,7 +137,7 @@ def _matrices_in(
     if _is_table(name, shapes):
         return "embedding table (by its name)"
     if (dimensions := len(shapes.get(f"{layer}.bias", (0,)))) != 1:
-        return f"its bias has {dimensions} dimensions, as no layer's has that can be mapped"
+        return f"its bias has {dimensions} dimensions, which no layer that can be mapped has"
     if len(shape) > 2:
         return _convolution(name, shapes)
     is_square = shape[0] == shape[1]
@@ -166,7 +166,7 @@ def _convolution(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
     shape, bias = shapes[name], shapes.get(f"{layer}.bias")
     first, second = shape[:2]
     if len(shape) > _MOST_DIMENSIONS:
-        return f"{len(shape)}-dimensional: no convolution has so many"
+        return f"{len(shape)}-dimensional: no convolution has so many dimensions"
     if bias is not None and bias != (first,):
         groups, rest = divmod(bias[0], second)
         if rest or not groups or first % groups:
@@ -174,7 +174,7 @@ def _convolution(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
         return {layer: WeightSource.transposed(name, shape, groups)}
     if _TRANSPOSED.search(layer):
         if bias is None or first != second:
-            return "by its name a transposed convolution; its shape does not tell its groups"
+            return "a transposed convolution by its name; its shape does not tell the groups"
         return {layer: WeightSource.transposed(name, shape)}
     if second == 1 and first > 1:
         before, after = _beside(layer, shapes)

@@ -29,7 +29,7 @@ CALIBRATION_ROWS = 64  # the rows of a step that calibrate a layer whose signal 
 
 @dataclass(frozen=True)
 class Spread:
-    """The deviation of the cells of a step from their mean: `size` times programming's, drawn by `key`."""
+    """The deviation of the cells of a step from their mean: `size` times that of programming, drawn with `key`."""
 
     key: int
     size: float
@@ -108,7 +108,7 @@ class HardwareTransfer(nn.Module):
             with torch.autocast(where.type, enabled=False):
                 products = []
                 for rows in parts:
-                    if self._comes_alive(rows.float(), levels, scale, full_scale):
+                    if self._recalibrate_if_silent(rows.float(), levels, scale, full_scale):
                         whole = operators()
                     products.append(whole.read(rows.float()))
                 product = products[0] if len(products) == 1 else torch.cat(products)
@@ -116,7 +116,7 @@ class HardwareTransfer(nn.Module):
 
         return read
 
-    def _comes_alive(self, rows: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> bool:
+    def _recalibrate_if_silent(self, rows: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> bool:
         """Calibrate to `rows` [n, in] if no column has had a signal so far and they give one; return whether it did."""
         if self._is_silent is None:
             self._is_silent = bool(self.adc_range.max() <= convert.LEAST_RANGE)

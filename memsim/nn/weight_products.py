@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 from memsim.nn.convolution import Overlap, Windows, channels_first, channels_last
-from memsim.nn.product import Stream, finished
+from memsim.nn.product import finished
 from memsim.nn.sources import WeightSource
 from memsim.nn.stand_in import WeightOnArrays
 
@@ -102,7 +102,7 @@ def _only(weight: Any, *others: Any) -> WeightInProducts:
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
-    return finished(_only(weight, input, bias).times(input, is_turned=False), bias, None)
+    return finished(_only(weight, input, bias).times(input, is_turned=False), bias)
 
 
 def _matmul(input: Any, other: Any) -> Tensor:
@@ -117,7 +117,7 @@ def _matmul(input: Any, other: Any) -> Tensor:
 def _addmm(bias: Any, input: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Tensor:
     if beta != 1 or alpha != 1:
         _refuse(bias, weight, input)
-    return finished(_matmul(input, _only(weight, bias, input)), bias, None)
+    return finished(_matmul(input, _only(weight, bias, input)), bias)
 
 
 def _item(tensor: Any, index: Any) -> WeightInProducts:
@@ -153,55 +153,36 @@ def _type_as(x: Any, other: Any) -> Any:
     return x if isinstance(x, WeightInProducts) else x.to(other.dtype)
 
 
-def _kernel(weight: WeightInProducts, dimensions: int, groups: int, is_transposed: bool) -> tuple[tuple[int, ...], Any]:
-    """Return the kernel's size and the matrix of a convolution, which must be the one that the weight belongs to."""
-    if weight.ndim != dimensions + 2 or (weight.source.is_transposed, weight.source.groups) != (is_transposed, groups):
-        _refuse(weight)
-    (matrix,) = weight.products
-    return tuple(weight.shape[2:]), matrix
+_SIZES = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_SIZES_TRANSPOSED = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
 
 
 def _convolution(
-    dimensions: int,
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    dimensions: int, is_transposed: bool, input: Any, weight: Any, bias: Any = None, *sizes: Any, **named: Any
 ) -> Tensor:
-    kernel, matrix = _kernel(_only(weight, input, bias), dimensions, groups, is_transposed=False)
-    stride, dilation = _each(stride, dimensions), _each(dilation, dimensions)
-    if padding == "same":
-        totals = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
-        pairs = [(total // 2, total - total // 2) for total in totals]
+    """Convolve as F.conv1d, F.conv_transpose1d and so on; `sizes` and `named` are their other arguments."""
+    weight, defaults = _only(weight, input, bias), _SIZES_TRANSPOSED if is_transposed else _SIZES
+    given = {**defaults, **dict(zip(defaults, sizes, strict=False)), **named}
+    is_own_kind = weight.source.is_transposed == is_transposed and weight.source.groups == given["groups"]
+    if weight.ndim != dimensions + 2 or not is_own_kind:
+        _refuse(weight)
+    (matrix,) = weight.products
+    kernel, padding = tuple(weight.shape[2:]), given["padding"]
+    stride, dilation = _each(given["stride"], dimensions), _each(given["dilation"], dimensions)
+    x, has_batch = channels_last(input, dimensions)
+    if is_transposed:
+        cut, extra = _each(padding, dimensions), _each(given["output_padding"], dimensions)
+        product = Overlap(kernel, stride, dilation, cut, extra, weight.source.groups).add_up(matrix(x))
     else:
-        pairs = [(size, size) for size in _each(0 if padding == "valid" else padding, dimensions)]
-    ends = tuple(end for pair in reversed(pairs) for end in pair)
-    stream: Stream = matrix.stream
-    x, has_batch = channels_last(input, dimensions)
-    product = Windows(kernel, stride, dilation, ends, "zeros", groups).multiply(x, stream)
-    return channels_first(finished(product, bias, None), has_batch)
-
-
-def _transposed_convolution(
-    dimensions: int,
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor:
-    kernel, matrix = _kernel(_only(weight, input, bias), dimensions, groups, is_transposed=True)
-    stride, dilation = _each(stride, dimensions), _each(dilation, dimensions)
-    x, has_batch = channels_last(input, dimensions)
-    overlap = Overlap(kernel, stride, dilation, _each(padding, dimensions), _each(output_padding, dimensions), groups)
-    product = overlap.add_up(matrix(x))
-    return channels_first(finished(product, bias, None), has_batch)
+        if padding == "same":
+            totals = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
+            pairs = [(total // 2, total - total // 2) for total in totals]
+        else:
+            pairs = [(size, size) for size in _each(0 if padding == "valid" else padding, dimensions)]
+        ends = tuple(end for pair in reversed(pairs) for end in pair)
+        windows = Windows(kernel, stride, dilation, ends, "zeros", weight.source.groups)
+        product = windows.multiply(x, matrix.stream)
+    return channels_first(finished(product, bias), has_batch)
 
 
 def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
@@ -220,7 +201,7 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("t", "T", "mT", "transpose", "swapaxes", "swapdims"), _transpose),
     **dict.fromkeys(("to", "type", "float", "half", "bfloat16", "double", "contiguous", "detach", "data"), _itself),
     "type_as": _type_as,
-    **{f"conv{n}d": partial(_convolution, n) for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": partial(_transposed_convolution, n) for n in (1, 2, 3)},
+    **{f"conv{n}d": partial(_convolution, n, False) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": partial(_convolution, n, True) for n in (1, 2, 3)},
 }
 """What a stand-in does in place of torch's functions and methods, by their names."""

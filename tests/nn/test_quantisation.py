@@ -59,7 +59,7 @@ def test_linear_layers_are_quantised_and_others_are_left() -> None:
 
 
 def test_a_recipe_leaves_some_layer_to_quantise() -> None:
-    with pytest.raises(InputError, match=r"full_precision: matches every layer; --bits float trains like that"):
+    with pytest.raises(InputError, match=r"full_precision: matches every layer; use --bits float"):
         trained(full_precision=["*"])
 
 

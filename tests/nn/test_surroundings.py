@@ -298,7 +298,7 @@ def test_what_cannot_be_copied_is_named() -> None:
         exact(net)
     net = drawn(One)
     net[0].fc.lock = threading.Lock()
-    with pytest.raises(InputError, match=r"^0\.fc: has what cannot be copied.*lock"):
+    with pytest.raises(InputError, match=r"^0\.fc: has an attribute that cannot be copied.*lock"):
         exact(net)
 
 
