@@ -15,7 +15,7 @@ from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
 from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import MappableLayer, matrix_sources
-from memsim.nn.product import QuantisedLayer, multiplied
+from memsim.nn.quantised_product import QuantisedLayer, multiplied
 
 _NEGLIGIBLE = 1e-6  # the share of the values other than 0, the smallest, that are counted as 0
 

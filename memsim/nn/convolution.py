@@ -17,16 +17,13 @@ from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
+from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
 from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 from memsim.units import counted
 
 PIECE_VALUES = 1 << 20
 """The number of window values, roughly, that exist at a time. It changes speed and memory, never a result."""
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 @dataclass(frozen=True)
@@ -149,14 +146,6 @@ class _OnArrays(_Convolution, OnArrays):
         return WeightOnArrays(self.matrix, self.weight_dtype, self.weight_shape)
 
 
-class _Quantised(_Convolution, QuantisedLayerOfOne):
-    """A convolution of either kind with quantisers."""
-
-    def __init__(self, module: Convolution | TransposedConvolution) -> None:
-        super().__init__(module)
-        self._copy_sizes(module)
-
-
 class MappedConvolution(_OnArrays):
     """An nn.Conv1d, 2d or 3d on arrays.
 
@@ -179,7 +168,7 @@ class MappedConvolution(_OnArrays):
         return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
-class QuantisedConvolution(_Quantised):
+class QuantisedConvolution(_Convolution, QuantisedLayerOfOne):
     """An nn.Conv1d, 2d or 3d with quantisers."""
 
     _kind = Windows
@@ -264,7 +253,7 @@ class MappedTransposedConvolution(_OnArrays):
         return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
-class QuantisedTransposedConvolution(_Quantised):
+class QuantisedTransposedConvolution(_Convolution, QuantisedLayerOfOne):
     """An nn.ConvTranspose1d, 2d or 3d with quantisers."""
 
     _kind = Overlap

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.convolution import PIECE_VALUES
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
+from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
 from memsim.nn.sources import WeightSource
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 

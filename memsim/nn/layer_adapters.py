@@ -26,7 +26,7 @@ from memsim.nn.embedding import MappedEmbedding, QuantisedEmbedding
 from memsim.nn.linear import MappedConv1D, MappedLinear, QuantisedConv1D, QuantisedLinear
 from memsim.nn.named_layers import NamedLayer
 from memsim.nn.own_forward import OwnForward, experts_of, own_forward_of
-from memsim.nn.product import QuantisedLayer, QuantisedProduct
+from memsim.nn.quantised_product import QuantisedLayer, QuantisedProduct
 from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell, QuantisedRecurrent, QuantisedRecurrentCell
 from memsim.nn.sources import LayerAdapter, WeightSource, computed_name, effective_weight
 from memsim.nn.stand_in import OnArrays

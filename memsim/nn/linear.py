@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, copied_output_quantiser, finished
+from memsim.nn.quantised_product import QuantisedLayerOfOne, QuantisedProduct, copied_output_quantiser, finished
 from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 

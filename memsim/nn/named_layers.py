@@ -21,6 +21,9 @@ class NamedLayer(nn.Module):
 
     layer_name = ""
 
+    def _copy_sizes(self, module: Any) -> None:
+        """Copy the settings of `module`, which this layer replaces."""
+
     @property
     def in_this_layer(self) -> str:
         """The layer's name as the end of an error that begins with the name of an argument."""

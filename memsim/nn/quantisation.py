@@ -34,7 +34,7 @@ from memsim.nn.layer_adapters import (
 )
 from memsim.nn.linear import MappedLinear
 from memsim.nn.plan import Plan, Selection, plan_modules
-from memsim.nn.product import QuantisedProduct
+from memsim.nn.quantised_product import QuantisedProduct
 from memsim.nn.quantisers import seams
 from memsim.nn.rounding import NEGLIGIBLE, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, replace_modules
-from memsim.nn.product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
+from memsim.nn.quantised_product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
 from memsim.nn.rounding import LEAST, ActivationQuantiser, WeightQuantiser
 
 _SUFFIX = "_quantiser"

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers
 from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 
 
@@ -86,10 +86,6 @@ class _Recurrent(NamedLayer):
     """A recurrent layer or cell, mapped or in training."""
 
     mode: str
-
-    def _copy_sizes(self, module: Any) -> None:
-        """Copy the settings of `module`."""
-        raise NotImplementedError
 
     def _products(self) -> Product:
         """Return the product function for one forward pass."""
@@ -292,16 +288,11 @@ class _Mapped(_Recurrent):
 class _Quantised(QuantisedLayerOfMany, _Recurrent):
     """A recurrent layer or cell with quantisers for the product of each matrix."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self._copy_sizes(module)
-        self._set_sources(self.sources(module))
-
     def _products(self) -> Product:
         matrix = cache(self._matrix)  # the same at every time step
 
         def product(name: str, x: Tensor) -> Tensor:
-            return self._finished(name, matrix(name)(x), getattr(self, _bias_of(name), None))
+            return self.products[name].finished(matrix(name)(x), getattr(self, _bias_of(name), None))
 
         return product
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 from memsim.nn.convolution import Overlap, Windows, channels_first, channels_last
-from memsim.nn.product import finished
+from memsim.nn.quantised_product import finished
 from memsim.nn.sources import WeightSource
 from memsim.nn.stand_in import WeightOnArrays
 

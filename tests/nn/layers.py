@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import memsim
 from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
-from memsim.nn.product import QuantisedProduct
+from memsim.nn.quantised_product import QuantisedProduct
 
 EXACT = {"base": "ideal", "tile": {"rows": 16, "cols": 8}, "digital": []}
 PHYSICAL = {"base": "physical", "weights": {"bits": 3}, "tile": {"rows": 16, "cols": 8}, "digital": []}

@@ -133,9 +133,13 @@ def _as_rows(x: Tensor, stream: Stream) -> Tensor:
 class QuantisedLayer(NamedLayer):
     """A layer whose matrix products can have quantisers; its parameters have the names of the float layer's."""
 
+    sources: Callable[[nn.Module], dict[str, WeightSource]]
+    """The method `sources` of the mapped layer."""
+
     def __init__(self, module: nn.Module) -> None:
         """Take the settings, not the parameters, of the float layer `module`."""
         super().__init__()
+        self._copy_sizes(module)
 
     @classmethod
     def from_float(cls, module: Any) -> Self:
@@ -154,8 +158,6 @@ class QuantisedLayerOfOne(QuantisedLayer, QuantisedProduct):
     """A layer of one matrix, which is itself the product: its quantisers are `<layer>.weight_quantiser` and so on."""
 
     bias: Tensor | None
-    sources: Callable[[nn.Module], dict[str, WeightSource]]
-    """The method `sources` of the mapped layer."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
@@ -174,17 +176,15 @@ class QuantisedLayerOfOne(QuantisedLayer, QuantisedProduct):
 class QuantisedLayerOfMany(QuantisedLayer):
     """A layer of several matrices, whose quantisers are `<layer>.quantisers.<matrix>.weight_quantiser` and so on."""
 
-    def _set_sources(self, sources: Mapping[str, WeightSource]) -> None:
-        self._sources = dict(sources)
-        self.quantisers = nn.ModuleDict({name: QuantisedProduct() for name in sources})
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._sources = self.sources(module)
+        self.quantisers = nn.ModuleDict({name: QuantisedProduct() for name in self._sources})
 
     def _matrix(self, name: str) -> RoundedMatrix:
         """Return the product with matrix `name` as its weight is now."""
         source = self._sources[name]
         return self.products[name].times(source.matrix(computed_tensor(self, source.tensor)))
-
-    def _finished(self, name: str, product: Tensor, bias: Tensor | None) -> Tensor:
-        return self.products[name].finished(product, bias)
 
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:
