@@ -136,25 +136,21 @@ class _WithOwnForward(OnArrays):
 
 def _blank(kind: type[nn.Module], tensors: tuple[str, ...]) -> nn.Module:
     """Return an empty module of a class derived from `kind`, whose attributes `tensors` are stand-ins."""
-    derived = _derived(kind, tensors)
+    derived = _derived(kind, tensors)  # type: ignore[arg-type]  # a class can be hashed
     layer = derived.__new__(derived)
     nn.Module.__init__(layer)
     return layer
 
 
-_DERIVED: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
-
-
+@functools.cache
 def _derived(kind: type[nn.Module], tensors: tuple[str, ...]) -> type[nn.Module]:
-    if (found := _DERIVED.get((kind, tensors))) is not None:
-        return found
     namespace: dict[str, Any] = {"own": kind, "__module__": __name__}
     for name in tensors:
         namespace[name] = property(functools.partial(_WithOwnForward.stand_in, tensor=name))
     if _is_decorated_by_transformers(kind):
         # transformers would choose a forward that multiplies all experts at once, by a kernel of its own
         namespace["forward"] = inspect.unwrap(kind.forward)
-    return _DERIVED.setdefault((kind, tensors), type(f"{kind.__name__}OnArrays", (_WithOwnForward, kind), namespace))
+    return type(f"{kind.__name__}OnArrays", (_WithOwnForward, kind), namespace)
 
 
 def _is_decorated_by_transformers(kind: type[nn.Module]) -> bool:
