@@ -222,8 +222,8 @@ def test_recipes_of_few_bits_write_out_every_key_with_a_comment(name: str) -> No
         ("{weights: {method: lsqq}}", "quantisation.weights.method: expected lsq or minmax, got 'lsqq'"),
         ("{weightz: {}}", "quantisation.weightz: unknown key (nearest: quantisation.weights)"),
         ("{inputs: {bits: 17}}", "out of range (2 to 16)"),
-        ("{inputs: none, hardware: {}}", "the hardware's converters need the inputs' ranges; none is without inputs"),
-        ("{hardware: {transfer: false}}", "is of the hardware's cells: it needs transfer: true, or 0"),
+        ("{inputs: none, hardware: {}}", "the hardware's converters need input ranges; it must not be none"),
+        ("{hardware: {transfer: false}}", "comes from the hardware's cells: set transfer: true, or 0 here"),
         ("{overrides: [{weight_bits: 3}]}", "quantisation.overrides[0].match: missing"),
     ],
 )

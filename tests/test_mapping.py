@@ -24,10 +24,11 @@ from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure, remap
 from memsim.nn.plan import Selection
-from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.spec import HardwareSpec, load_hardware
 from memsim.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.calls import growth_beyond_linear
+from tests.nn.layers import quantised_layers
 
 SMAPS = Path("/proc/self/smaps")
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from memsim.asr.corpora import load_corpus, root_of
-from memsim.asr.data_names import has_one_split
+from memsim.asr.corpora import has_one_split, load_corpus, root_of
 from memsim.asr.lexicon import Lexicon, load_lexicon
 from memsim.asr.ngram import NgramModel, witten_bell
 from memsim.errors import InputError

@@ -1,1 +1,1 @@
-"""Neural-network layers on simulated arrays, and what is measured about a network to map it."""
+"""Neural-network layers on simulated arrays, their quantised training, and measurements of the networks."""

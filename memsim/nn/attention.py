@@ -1,5 +1,7 @@
-"""nn.MultiheadAttention on simulated arrays, and in training for them: its projections are matrix products, what is
-between them is digital."""
+"""nn.MultiheadAttention on simulated arrays, and in training for them.
+
+Its projections are matrix products; what lies between them is computed digitally.
+"""
 
 from __future__ import annotations
 
@@ -15,52 +17,51 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
-from memsim.nn.sources import WeightSource, effective_weight, kept
+from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 from memsim.nn.stand_in import WeightOnArrays
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 class Attention(NamedLayer):
-    """nn.MultiheadAttention, mapped or in training, with its arguments and results.
+    """An nn.MultiheadAttention, mapped or in training, with its arguments and results.
 
-    Queries, keys and values are projected by matrices of their own, `q_proj`, `k_proj` and `v_proj`, also where torch
-    keeps them in one `in_proj_weight`: their inputs differ in general. With `out_proj` that makes four.
+    It has four matrices: `q_proj`, `k_proj`, `v_proj` and `out_proj`. The first three are separate also where torch
+    keeps them in one `in_proj_weight`, because their inputs differ in general.
     """
 
     in_proj_weight: Tensor | None
     in_proj_bias: Tensor | None
     bias_k: Tensor | None
     bias_v: Tensor | None
-    # what nn.TransformerEncoderLayer asks before it computes with the weights itself, past this layer
+    # False keeps nn.TransformerEncoderLayer from computing with the weights itself instead of calling this layer
     _qkv_same_embed_dim = False
 
-    def _set_sizes(self, module: Any) -> None:
+    def _copy_sizes(self, module: Any) -> None:
         self.embed_dim, self.num_heads, self.head_dim = module.embed_dim, module.num_heads, module.head_dim
         self.kdim, self.vdim = module.kdim, module.vdim
         self.batch_first, self.dropout, self.add_zero_attn = module.batch_first, module.dropout, module.add_zero_attn
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
-        """`x` times the matrix `name`, with its bias."""
+        """Multiply `x` [..., in] by the matrix `name` and add its bias, giving [..., out]."""
         raise NotImplementedError
 
     def _bias_of(self, name: str) -> Tensor | None:
-        """That of one of PROJECTIONS."""
+        """Return the bias [width] of one of PROJECTIONS."""
         if self.in_proj_bias is None:
             return None
         return self.in_proj_bias.chunk(len(PROJECTIONS))[PROJECTIONS.index(name)]
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        """Return the four matrices of an nn.MultiheadAttention, or of a QuantisedAttention."""
         assert isinstance(module, nn.MultiheadAttention | QuantisedAttention)
         width = module.embed_dim
         if module.in_proj_weight is not None:
             stored = tuple(module.in_proj_weight.shape)
-            rows = [(part * width, (part + 1) * width) for part in range(len(PROJECTIONS))]
             found = {
-                name: WeightSource.of("in_proj_weight", stored, rows=part)
-                for name, part in zip(PROJECTIONS, rows, strict=True)
+                name: WeightSource.of("in_proj_weight", stored, rows=rows) for name, rows in projection_rows(width)
             }
         else:
             tensors = {name: f"{name}_weight" for name in PROJECTIONS}
@@ -79,16 +80,16 @@ class Attention(NamedLayer):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As nn.MultiheadAttention; `is_causal` only says what `attn_mask` is, which must be given with it.
+        """Attend as nn.MultiheadAttention; `is_causal` only describes `attn_mask`, which must be given with it.
 
-        A query that may see no key gets what it gets from torch: NaN with `need_weights` and from the fused kernel,
-        which torch has for self-attention without gradients; the values' projection of 0 otherwise.
+        A query that may see no key gets the same as from torch: NaN with `need_weights` and where torch would use its
+        fused kernel (self-attention without gradients), otherwise the output projection of 0.
 
         Raises ValueError where shapes do not fit, TypeError where a mask holds neither truth values nor floating-point
         numbers.
         """
         if is_causal and attn_mask is None:
-            raise ValueError("is_causal says what attn_mask is; give the mask, too")
+            raise ValueError("is_causal only describes attn_mask; give the mask, too")
         self._require_sizes(query, key, value)
         has_batch = query.ndim == 3
         gives_nan = need_weights or self._is_fused(query, key, value, key_padding_mask, attn_mask)
@@ -134,7 +135,7 @@ class Attention(NamedLayer):
             raise ValueError(f"query, key and value of {shapes}; expected one batch, and a value for each key")
 
     def _is_fused(self, query: Tensor, key: Tensor, value: Tensor, *masks: Tensor | None) -> bool:
-        """Whether nn.MultiheadAttention has a fused kernel compute this in evaluation."""
+        """Whether nn.MultiheadAttention would use its fused kernel for this in evaluation."""
         return (
             torch.backends.mha.get_fastpath_enabled()
             and query is key is value
@@ -150,12 +151,12 @@ class Attention(NamedLayer):
         )
 
     def _note_masked_rows(self, rows: Tensor) -> None:
-        """The layer gave NaN for `rows` (of truth values)."""
+        """Take note of the `rows`, as truth values, for which the layer gives NaN."""
 
     def _require_masks(
         self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
     ) -> None:
-        """Queries and keys are [batch, frames, width]."""
+        """Raise ValueError or TypeError for a mask that does not fit `query` and `key` [batch, frames, width]."""
         batch, queries, keys = len(query), query.shape[1], key.shape[1]
         allowed = {"attn_mask": [(queries, keys), (batch * self.num_heads, queries, keys)]}
         allowed["key_padding_mask"] = [(batch, keys)]
@@ -170,7 +171,7 @@ class Attention(NamedLayer):
                 raise TypeError(f"{name} is {mask.dtype}; expected truth values or floating-point numbers{where}")
 
     def _with_extra_keys(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """With the learned key and value, and the one of zeros, where the layer has them: frames after all others."""
+        """Append the frames of the learned key and value, and of the zero ones, where the layer has them."""
         extra: list[tuple[Tensor, Tensor]] = []
         if self.bias_k is not None and self.bias_v is not None:
             extra.append((self.bias_k.to(k.dtype), self.bias_v.to(v.dtype)))
@@ -182,7 +183,7 @@ class Attention(NamedLayer):
         return q, k, v
 
     def _mask(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None) -> Tensor | None:
-        """What is added to the scores, broadcast to [batch, heads, queries, keys]; None for nothing."""
+        """Return what is added to the scores, broadcastable to [batch, heads, queries, keys]; None without masks."""
         frames = k.shape[2]
         parts = []
         if attn_mask is not None:
@@ -194,14 +195,14 @@ class Attention(NamedLayer):
 
 
 class MappedAttention(Attention):
-    """nn.MultiheadAttention on arrays."""
+    """An nn.MultiheadAttention on arrays."""
 
     forward = uncompiled(Attention.forward)
     out_proj: nn.Module
 
     def __init__(self, module: nn.MultiheadAttention | QuantisedAttention, products: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self._set_sizes(module)
+        self._copy_sizes(module)
         self._has_one_weight = module.in_proj_weight is not None
         for name, source in self.sources(module).items():
             if name == "out_proj":
@@ -210,26 +211,27 @@ class MappedAttention(Attention):
                 weight = effective_weight(module, source.tensor)
                 self.add_module(name, MappedLinear(products[name], weight, None))
             else:
-                digital = kept(source.matrix(effective_weight(module, source.tensor)))
+                digital = frozen_copy(source.matrix(effective_weight(module, source.tensor)))
                 self.register_parameter(f"{name}_weight", digital)
         for name in ("in_proj_bias", "bias_k", "bias_v"):
-            self.register_parameter(name, kept(getattr(module, name)))
+            self.register_parameter(name, frozen_copy(getattr(module, name)))
         if "out_proj" in products:
             self.out_proj: nn.Module = MappedLinear(products["out_proj"], module.out_proj.weight, module.out_proj.bias)
         else:
-            bias = kept(module.out_proj.bias)
+            bias = frozen_copy(module.out_proj.bias)
             self.out_proj = nn.Linear(module.embed_dim, module.embed_dim, bias is not None, device="meta")
-            self.out_proj.register_parameter("weight", kept(effective_weight(module, "out_proj.weight")))
+            self.out_proj.register_parameter("weight", frozen_copy(effective_weight(module, "out_proj.weight")))
             self.out_proj.register_parameter("bias", bias)
-        self.quantisers = kept_quantisers(module, products)
+        self.quantisers = copied_quantisers(module, products)
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedAttention:
+        """Return the layer in place of `module`, whose matrices `products` are on arrays."""
         return cls(module, products)
 
     @property
     def in_proj_weight(self) -> Tensor | None:  # type: ignore[override]
-        """For networks that look it up, or project by themselves: without its values, unless all of it is digital."""
+        """A weight for networks that look it up, or project by themselves: without values unless all is digital."""
         if not self._has_one_weight:
             return None
         on_arrays = [layer for name in PROJECTIONS if isinstance(layer := self._modules.get(name), MappedLinear)]
@@ -242,7 +244,7 @@ class MappedAttention(Attention):
         return WeightOnArrays(matrix, dtype, (len(PROJECTIONS) * self.embed_dim, self.embed_dim), parts)
 
     def _note_masked_rows(self, rows: Tensor) -> None:
-        """On a CPU, where NaN is refused, what reads or records the rows is to take it from now on."""
+        """Allow NaN in the rows of this layer's matrices from now on, on a CPU, where they refuse it."""
         if rows.device.type == "cpu" and rows.any():
             for module in self.modules():
                 if (expect := getattr(module, "expect_masked_rows", None)) is not None:
@@ -257,31 +259,34 @@ class MappedAttention(Attention):
 
 
 class QuantisedAttention(QuantisedLayerOfMany, Attention):
-    """nn.MultiheadAttention with quantisers."""
+    """An nn.MultiheadAttention with quantisers."""
 
     out_proj: nn.Linear
 
     def __init__(self, module: nn.MultiheadAttention) -> None:
         super().__init__(module)
-        self._set_sizes(module)
-        self._set_sources(self.sources(module))
         for name in ("bias_k", "bias_v"):
             self.register_parameter(name, None)
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
         bias = self.out_proj.bias if name == "out_proj" else self._bias_of(name)
-        return self._finished(name, self._matrix(name)(x), bias)
+        return self.products[name].finished(self._matrix(name)(x), bias)
+
+
+def projection_rows(width: int) -> list[tuple[str, tuple[int, int]]]:
+    """Return the name and the rows of each projection in an `in_proj_weight` [3 * width, width]."""
+    return [(name, (part * width, (part + 1) * width)) for part, name in enumerate(PROJECTIONS)]
 
 
 def _added(mask: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
-    """A mask [..., keys] as what is added to scores: of truth values, -Inf where True. Extra keys are never masked."""
+    """Return the numbers that a mask [..., keys] adds to scores: -Inf for True. Extra keys are never masked."""
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -torch.inf)
     return F.pad(mask.to(dtype), (0, frames - mask.shape[-1]))
 
 
 def refuse_fused_kernels(model: nn.Module) -> None:
-    """Have torch's transformer layers call the layers that they are made of: their fused kernels read weights alone."""
+    """Make torch's transformer layers call their own layers; their fused kernels would read the weights instead."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
@@ -294,7 +299,7 @@ def refuse_fused_kernels(model: nn.Module) -> None:
 def _without_padding(
     encoder: nn.TransformerEncoder, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
 ) -> Tensor:
-    """The output [batch, frames, width] with 0 for padded frames where torch, in evaluation, would skip them."""
+    """Return the output [batch, frames, width] with 0 in padded frames where torch, in evaluation, would skip them."""
     given = {**dict(zip(("src", "mask", "src_key_padding_mask"), inputs, strict=False)), **options}
     padding, first = given.get("src_key_padding_mask"), encoder.layers[0]
     if padding is None or given.get("mask") is not None or output.ndim != 3 or first.training:

@@ -1,4 +1,4 @@
-"""Running a network on batches of somebody's data, which may have labels beside the inputs."""
+"""Running a network on batches of data, which may have labels beside the inputs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from memsim.errors import InputError
 
 Progress = Callable[[str, float], None]
-"""Told what is running ("calibration", "programming", "converter ranges") and the fraction of it that is done."""
+"""A function called with what runs ("calibration", "programming" or "converter ranges") and the fraction done."""
 
 _LABELS = ("label", "labels", "target", "targets")
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
 
 def reported(batches: Iterable[Any], name: str, progress: Progress) -> Iterator[Any]:
-    """`batches`; after each but the last `progress` is told how many of them are done, if their number is known."""
+    """Yield `batches`, and report the fraction done after each but the last, if their number is known."""
     try:
         total = len(batches)  # type: ignore[arg-type]
     except TypeError:  # an iterator, or a DataLoader over a stream
@@ -30,13 +30,13 @@ def reported(batches: Iterable[Any], name: str, progress: Progress) -> Iterator[
 
 
 def run_batch(model: nn.Module, batch: Any) -> None:
-    """`model` on a batch: an argument, several in a tuple or list, or named ones in a mapping.
+    """Run `model` on a batch: one argument, several in a tuple or list, or named ones in a mapping.
 
-    A network that knows which frames of a batch are padding says so by a method `unpadded`, which gives the batch as
-    several without them.
+    A network that knows which frames of a batch are padding has a method `unpadded`, which returns the batch as several
+    without them.
 
-    Labels are left out where it is clear what they are: in a mapping by their names, and behind a floating-point tensor
-    for a network that takes a single argument. Raises InputError where a batch does not fit the network.
+    Labels are left out where they can be told: in a mapping by their names, and behind a floating-point tensor for a
+    network that takes a single argument. Raises InputError where a batch does not fit the network.
     """
     arguments, named = _without_labels(model, batch)
     unpadded = getattr(model, "unpadded", None) if type(batch) in (tuple, list) else None
@@ -62,7 +62,7 @@ def run_batch(model: nn.Module, batch: Any) -> None:
 
 
 def _failing_layer(model: nn.Module, error: BaseException) -> str:
-    """The name of the innermost module of `model` in which `error` was raised; empty for the network itself."""
+    """Return the name of the innermost module of `model` in which `error` was raised; empty for the network itself."""
     names = {id(module): name for name, module in model.named_modules()}
     frame, found = error.__traceback__, ""
     while frame is not None:
@@ -72,7 +72,7 @@ def _failing_layer(model: nn.Module, error: BaseException) -> str:
 
 
 def _without_labels(model: nn.Module, batch: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """The arguments in `batch`, and the named ones."""
+    """Return the positional and the named arguments in `batch`."""
     if isinstance(batch, Mapping):
         without = {name: value for name, value in batch.items() if name not in _LABELS}
         return (), without if not _fits(model, (), batch) and _fits(model, (), without) else batch
@@ -85,10 +85,10 @@ def _without_labels(model: nn.Module, batch: Any) -> tuple[Sequence[Any], Mappin
 
 
 def _fits(model: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any] | None = None) -> bool:
-    """Whether `forward` can be called so; True where that cannot be known."""
+    """Whether `forward` takes these arguments; True where that cannot be known."""
     try:
         signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):  # TorchScript's has none
+    except (TypeError, ValueError):  # TorchScript has no signatures
         return True
     try:
         signature.bind(*arguments, **(named or {}))

@@ -1,7 +1,7 @@
-"""The error budget: what each effect of the hardware adds to the error of every layer's product.
+"""The error budget: the share of each non-ideality in the error of every layer's product.
 
-The effects are switched on one after the other, in the order of `memsim.spec.EFFECTS`. Each step is a hardware spec of
-its own (`HardwareSpec.steps`) and runs like any other, on the cells of the chip as far as it programs them alike.
+The non-idealities are switched on one after the other, in the order of `memsim.spec.EFFECTS`. Each step is a hardware
+spec of its own (`HardwareSpec.steps`) and runs like any other, on the chip's cells where it programs them alike.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from memsim.units import counted
 
 @dataclass(frozen=True)
 class LayerBudget:
-    """The relative L2 error of a layer's product with the effects up to each one, in the order of EFFECTS."""
+    """The relative L2 errors of a layer's product, by the last non-ideality that is switched on, in order."""
 
     name: str
     errors: Mapping[str, float]
     standard_error: float | None = None
-    """Of the error with all effects, over the calibration inputs that it was measured on; None of a single one."""
+    """The standard error of `total` over the calibration inputs; None where there is a single input."""
 
     @property
     def total(self) -> float:
-        """With all effects: the error of the chip."""
+        """The error with all non-idealities, which is the chip's."""
         return _last(self.errors)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         spread = {} if self.standard_error is None else {"standard_error": self.standard_error}
-        return {"name": self.name, "error": self.total, **spread, "effects": _effects_to_list(self.errors)}
+        return {"name": self.name, "error": self.total, **spread, "effects": _errors_to_list(self.errors)}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The budgets of all layers on arrays, and their root mean squares: every layer counts the same.
+    """The budgets of all layers on arrays, and their root mean squares, in which all layers count the same.
 
-    `against_full_precision`: the products are compared with those of the weights before quantisation, else with those
-    of the quantised ones, and quantisation is no part of the budget.
+    With `against_full_precision` the products are compared with those of the weights before quantisation. Otherwise
+    they are compared with those of the quantised weights, and quantisation is not in the budget.
     """
 
     layers: tuple[LayerBudget, ...]
@@ -56,23 +56,23 @@ class Budget:
 
     @property
     def errors(self) -> dict[str, float]:
-        """By effect, in order: the root mean square over layers of the error with the effects up to it."""
-        effects = self.layers[0].errors
-        return {e: math.sqrt(math.fsum(x.errors[e] ** 2 for x in self.layers) / len(self.layers)) for e in effects}
+        """The root mean square error over layers, by the last non-ideality that is switched on, in order."""
+        names = self.layers[0].errors
+        return {n: math.sqrt(math.fsum(x.errors[n] ** 2 for x in self.layers) / len(self.layers)) for n in names}
 
     @property
     def total(self) -> float:
-        """The root mean square over layers of the error of the chip."""
+        """The root mean square over layers of the chip's error."""
         return _last(self.errors)
 
-    def worst_layer(self, effect: str) -> tuple[str, float]:
-        """The layer to which `effect` adds the most, and what it adds."""
-        added = {layer.name: increments(layer.errors)[effect] for layer in self.layers}
+    def worst_layer(self, nonideality: str) -> tuple[str, float]:
+        """Return the layer to whose error `nonideality` adds the most, and how much it adds."""
+        added = {layer.name: increments(layer.errors)[nonideality] for layer in self.layers}
         name = max(added, key=lambda layer: added[layer])
         return name, added[name]
 
     def like_the_worst(self) -> list[str]:
-        """The layers whose errors are within two standard errors of the largest: which is the worst is chance."""
+        """Return the layers whose errors are within two standard errors of the largest, the worst layer first."""
         worst, *others = self.sorted_layers()
 
         def variance(layer: LayerBudget) -> float:
@@ -82,43 +82,43 @@ class Budget:
         return [worst.name, *(layer.name for layer in near)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: effects in order, layers with the largest error first."""
+        """Plain values for JSON: non-idealities in order, layers with the largest error first."""
         return {
             "against": "full precision" if self.against_full_precision else "quantised",
             "error": self.total,
-            "effects": _effects_to_list(self.errors),
+            "effects": _errors_to_list(self.errors),
             "layers": [layer.to_dict() for layer in self.sorted_layers()],
         }
 
     def sorted_layers(self) -> list[LayerBudget]:
-        """Those with the largest error first."""
+        """Return the layers, the one with the largest error first."""
         return sorted(self.layers, key=lambda layer: -layer.total)
 
 
 def increments(errors: Mapping[str, float]) -> dict[str, float]:
-    """What each step adds to the error, as if independent of what was there: the root of the difference of squares.
+    """Return the error that each step adds, as if independent of the others: the root of the difference of squares.
 
-    Negative where the error becomes less. The signed squares add up to the square of the last error.
+    It is negative where the error becomes less. The signed squares add up to the square of the last error.
     """
     added, before = {}, 0.0
-    for effect, error in errors.items():
+    for name, error in errors.items():
         difference = error**2 - before**2
-        added[effect], before = math.copysign(math.sqrt(abs(difference)), difference), error
+        added[name], before = math.copysign(math.sqrt(abs(difference)), difference), error
     return added
 
 
 def _last(errors: Mapping[str, float]) -> float:
-    """0 where there are no effects at all."""
+    """Return the last error, 0 where there are none."""
     return [0.0, *errors.values()][-1]
 
 
-def _effects_to_list(errors: Mapping[str, float]) -> list[dict[str, Any]]:
+def _errors_to_list(errors: Mapping[str, float]) -> list[dict[str, Any]]:
     added = increments(errors)
-    return [{"effect": effect, "error": error, "added": added[effect]} for effect, error in errors.items()]
+    return [{"effect": name, "error": error, "added": added[name]} for name, error in errors.items()]
 
 
 def _standard_error(squares: Tensor, sizes: Tensor) -> float | None:
-    """The standard error of sqrt(sum of `squares` / sum of `sizes`), both [inputs], by the jackknife over inputs."""
+    """Return the standard error of sqrt(sum of `squares` / sum of `sizes`), both [inputs], by the jackknife."""
     count = len(squares)
     if count < 2:
         return None
@@ -133,27 +133,27 @@ def layer_budget(
     statistics: InputStatistics,
     weight: Tensor | None = None,
 ) -> LayerBudget:
-    """The budget of `matrix`, a calibrated one of the chip that was programmed from `seed` under the last of `steps`.
+    """Return the budget of a calibrated `matrix` of the chip that was programmed from `seed` under the last of `steps`.
 
     The inputs are the rows that `statistics` keeps. Errors are relative to their product with `weight` [out, in /
-    groups] in full precision; without it, with the quantised weights, and the step of quantisation is left out. 0 where
-    that product is 0.
+    groups] in full precision. Without it they are relative to the product with the quantised weights, and the step of
+    quantisation is left out. They are 0 where that product is 0.
     """
     rows = statistics.sample.to(matrix.levels.device)
     weight_of = matrix.levels.double() * matrix.scale.double()[:, None] if weight is None else weight
     wanted = exact_product(matrix, rows, weight_of)
     errors: dict[str, float] = {}
     before: HardwareSpec | None = None
-    for effect, spec in steps.items():
-        if effect == "quantisation" and weight is None:
+    for name, spec in steps.items():
+        if name == "quantisation" and weight is None:
             continue
         own = layer_spec(matrix.name, spec, matrix.spec.weights.bits)
         if before is not None and own.is_same_hardware(before):
-            errors[effect] = _last(errors)
+            errors[name] = _last(errors)
         else:
             is_chip = own.is_same_hardware(matrix.spec)
             step = matrix if is_chip else matrix.under(own, seed, statistics)
-            errors[effect] = product_error(step, statistics, wanted, seed)
+            errors[name] = product_error(step, statistics, wanted, seed)
         before = own
     uncertain = _standard_error(*row_squares(matrix, statistics, wanted, seed)) if errors else None
     return LayerBudget(matrix.name, errors, uncertain)
@@ -165,7 +165,7 @@ def require_samples(
     statistics: Mapping[str, InputStatistics],
     remedy: str = "`memsim map --calibrate DATA` measures them",
 ) -> None:
-    """Raise InputError, in the name of the file `path` and with a `remedy`, unless all layers' inputs were measured."""
+    """Raise InputError, which names the file `path` and a `remedy`, unless the inputs of all `layers` were measured."""
     missing = [name for name in layers if name not in statistics]
     if missing:
         more = f" and {counted(len(missing) - 1, 'more layer')}" if len(missing) > 1 else ""

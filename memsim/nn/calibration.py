@@ -1,4 +1,4 @@
-"""Running a network on calibration data: the statistics of its matrices' inputs, and the ranges of their converters."""
+"""Calibration: statistics of the inputs of a network's matrices, and the ranges of their converters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.batches import Progress, reported, run_batch
-from memsim.nn.collect import MOST_ROWS, MOST_VALUES, Collector, collecting, statistics_collectors
+from memsim.nn.collect import MOST_ROWS, Collector, collecting, statistics_collectors
+from memsim.nn.deviation import first_few
 from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
 from memsim.nn.plan import Plan
 
@@ -24,9 +25,9 @@ Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | It
 
 
 class CalibrationData:
-    """A network and the data that calibrate it, which can be run as often as needed.
+    """A network and the data that calibrate it, which can be run any number of times.
 
-    An iterator, which ends when it has been read once, is kept in memory.
+    The batches of an iterator, which can be read only once, are kept in memory.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class CalibrationData:
         data: Callable[[nn.Module], object] | Iterable[Any],
         progress: Progress = lambda name, done: None,
     ) -> None:
-        """`data` are batches (see `map_model`), or a function that runs the network it is given."""
+        """Take `data`: batches (see `map_model`), or a function that runs the network it is given."""
         self._model = model
         self._progress = progress
-        self._layers = [layer for layer in mappable_layers(model) if not layer.is_lookup]  # of which all is known
+        self._layers = [
+            layer for layer in mappable_layers(model) if not layer.is_lookup
+        ]  # the inputs of a look-up are known
         if callable(data):
             self._run: Callable[[str], object] = lambda name: data(model)
         else:
@@ -51,7 +54,7 @@ class CalibrationData:
             self._run = run
 
     def collect(self, collectors: Mapping[str, Collector], name: str = "calibration") -> None:
-        """Run the network as in evaluation; the inputs of each matrix go to the collector of its name.
+        """Run the network in evaluation mode, with a collector for the inputs of each matrix, by the matrix's name.
 
         Progress is reported as `name`.
         """
@@ -60,12 +63,12 @@ class CalibrationData:
             self._run(name)
             self._progress(name, 1.0)
 
-    def statistics(self, most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES) -> dict[str, InputStatistics]:
-        """By matrix; one that the data never reach has none, nor has an embedding (see `Plan.completed`).
+    def statistics(self, most_rows: int = MOST_ROWS) -> dict[str, InputStatistics]:
+        """Return the statistics of each matrix's inputs, except matrices that the data never reach and embeddings.
 
-        The sample of a matrix's inputs has `most_rows`, and fewer where they would hold more than `most_values`.
+        `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has up to `most_rows` rows.
         """
-        collectors = statistics_collectors(self._layers, most_rows, most_values)
+        collectors = statistics_collectors(self._layers, most_rows)
         self.collect(collectors)
         quantised = quantised_matrices(self._layers)
         results = {name: collector.result() for name, collector in collectors.items()}
@@ -76,29 +79,30 @@ class CalibrationData:
         }
 
     def calibrate(self, calibrators: Mapping[str, Calibrator]) -> None:
-        """Give the calibrators all inputs, in one run, where any needs them."""
+        """Give all inputs, in one run of the network, to the calibrators that need them."""
         needy = {name: calibrator for name, calibrator in calibrators.items() if calibrator.needs_inputs}
         if needy:
             self.collect(needy, "converter ranges")
 
 
 def measure(model: nn.Module, calibration: Calibration) -> dict[str, InputStatistics]:
-    """Statistics of the input of every matrix that can be mapped: those given, or those of running `model` on the data.
+    """Return statistics of the inputs of each matrix that can be mapped: those given, or those measured on the data.
 
-    Of a convolution that are the windows; of a recurrent layer, apart, the inputs and the hidden states of all steps.
-    A matrix that the data never reach has none, nor has an embedding (see `Plan.completed`).
+    The inputs of a convolution are its windows. In a recurrent layer, one matrix has the layer's inputs, another its
+    hidden states at all steps. Matrices that the data never reach, and embeddings, have no statistics. Raises
+    InputError for a mapping of anything else.
     """
     if not isinstance(calibration, Mapping):
         return CalibrationData(model, calibration).statistics()
     if not all(isinstance(value, InputStatistics) for value in calibration.values()):
-        raise InputError("calibration: a mapping is of statistics by matrix; a batch of named arguments goes in a list")
+        raise InputError("calibration: a mapping must hold statistics; a batch of named arguments goes in a list")
     return dict(calibration)
 
 
 def calibrate(
     matrices: Mapping[str, MappedMatrix], statistics: Mapping[str, InputStatistics], data: CalibrationData | None
 ) -> None:
-    """Calibrate those of the `matrices` that have `statistics`: by all inputs where there are `data`."""
+    """Calibrate the `matrices` that have `statistics`; with `data`, by all inputs."""
     calibrators = {
         name: Calibrator(matrix.arrays, statistics[name]) for name, matrix in matrices.items() if name in statistics
     }
@@ -109,16 +113,13 @@ def calibrate(
 
 
 def without_ranges(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:
-    """A warning that names the matrices whose ranges calibration left open; None where there is none."""
+    """Return a warning that names the matrices whose ranges calibration left open; None where there is none."""
     names = [layer.name for layer in plan.mapped if needs_calibration(layer.spec) and layer.name not in statistics]
-    if not names:
-        return None
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"calibration did not reach {', '.join(names[:3])}{more}, so the converter ranges there are open"
+    return f"calibration did not reach {first_few(names)}, so the converter ranges there are open" if names else None
 
 
 def silent_inputs(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:
-    """A warning that names the matrices whose calibration inputs were all 0; None where there is none."""
+    """Return a warning that names the matrices whose calibration inputs were all 0; None where there is none."""
     names = [
         layer.name
         for layer in plan.mapped
@@ -126,18 +127,17 @@ def silent_inputs(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str 
     ]
     if not names:
         return None
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"calibration saw only zeros at the input of {', '.join(names[:3])}{more}, so the ranges there are guesses; "
+        f"calibration saw only zeros at the input of {first_few(names)}, so the ranges there are guesses; "
         "calibrate with data that reach them, or keep them digital"
     )
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While open, all of `model` is in evaluation mode, and no fused kernel passes its layers by.
+    """Keep all of `model` in evaluation mode, and torch's fused kernels, which skip its layers, switched off.
 
-    In training, some weights change when they are looked at.
+    In training mode, reading a computed weight (spectral norm) may change it.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     modes = {module: module.training for module in model.modules() if hasattr(module, "training")}

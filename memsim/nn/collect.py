@@ -1,4 +1,4 @@
-"""Measuring the inputs of a network's layers while it runs."""
+"""Collectors of the inputs of a network's matrices while it runs."""
 
 from __future__ import annotations
 
@@ -15,32 +15,31 @@ from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
 from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import MappableLayer, matrix_sources
-from memsim.nn.own_forward import OwnForward
-from memsim.nn.product import QuantisedLayer, multiplied
+from memsim.nn.quantised_product import QuantisedLayer, multiplied
 
-_NEGLIGIBLE = 1e-6  # of the values other than 0, the smallest; they are counted as 0
+_NEGLIGIBLE = 1e-6  # the share of the values other than 0, the smallest, that are counted as 0
 
 
 MOST_ROWS, LEAST_ROWS, MOST_VALUES = 256, 8, 1 << 18
-"""Rows of a sample: so many, and fewer where they would hold more values than the last.
+"""The sizes of a sample: at most MOST_ROWS rows, at least LEAST_ROWS, and between them at most MOST_VALUES values.
 
-A quarter are the heaviest rows, those of the largest norms; the others are drawn from the rest. Of the conversions of
-all inputs, the share beyond a range that the sample chooses for a share q is then, with a probability of 95 %, below
-q + sqrt(2 q b) + 2 b, where b = ln(20) / (number of drawn rows): with 192 of them 3.3 % where 0.01 % is wanted. This is
-Chernoff's bound for the drawn rows, the heavy ones being known; it is far less where the columns of a row do not all
+A quarter are the heaviest rows, those with the largest norms; the others are drawn from the rest. If the sample chooses
+a range so that a share q of its conversions clips, the share of all conversions that clip is, with a probability of
+95 %, below q + sqrt(2 q b) + 2 b, where b = ln(20) / (number of drawn rows): 3.3 % with 192 drawn rows and q = 0.01 %.
+This is Chernoff's bound for the drawn rows; the heavy ones are known. Fewer clip where the columns of a row do not all
 clip together.
 """
 
 
 class Collector(Protocol):
-    """Takes note of the input rows of a matrix."""
+    """A collector of the input rows of a matrix."""
 
     def add(self, x: Tensor) -> None:
-        """Take note of the rows of `x` [..., features]. Raises InputError where they hold NaN or Inf."""
+        """Add the rows of `x` [..., features]. Raises InputError where they hold NaN or Inf."""
 
 
 class RowCounter:
-    """Counts the input rows of a matrix."""
+    """A counter of the input rows of a matrix."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -51,21 +50,21 @@ class RowCounter:
 
 
 class StatisticsCollector:
-    """Accumulates the statistics of one matrix's input over calls, in bounded memory.
+    """The statistics of one matrix's inputs, accumulated in bounded memory.
 
-    `generator` draws the light rows of the sample; `rows` counts the input rows that were added.
+    `generator` draws the light rows of the sample; `rows` is the number of input rows that were added.
     """
 
-    def __init__(self, generator: torch.Generator, most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES) -> None:
+    def __init__(self, generator: torch.Generator, most_rows: int = MOST_ROWS) -> None:
         self._generator = generator
-        self._most_rows, self._most_values = most_rows, most_values
+        self._most_rows = most_rows
         self._histogram = MagnitudeHistogram(2, MANTISSA_BITS, octaves=ALL_OCTAVES)
         self.rows = 0
         self._heavy: _Kept | None = None
         self._drawn: _Kept | None = None
 
     def add(self, x: Tensor) -> None:
-        """Count the values of `x` [..., features] and let its rows compete for a place in the sample."""
+        """Count the values of `x` [..., features] and update the sample with its rows."""
         rows = x.detach().reshape(-1, x.shape[-1]).float().cpu()
         if not rows.numel():
             return
@@ -75,15 +74,15 @@ class StatisticsCollector:
         places = torch.arange(self.rows, self.rows + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1)
         keys = torch.rand(len(rows), generator=self._generator)
-        size = min(self._most_rows, max(LEAST_ROWS, self._most_values // rows.shape[1]))
+        size = min(self._most_rows, max(LEAST_ROWS, MOST_VALUES // rows.shape[1]))
         heavy, light = size // 4, size - size // 4
         self._heavy = _Kept.best(heavy, self._heavy, _Kept(-norms, places, rows))
-        # a uniform sample of all rows: those with the smallest random keys; heavy ones among them leave it in the end
+        # the rows with the smallest random keys are a uniform sample of all; heavy ones among them leave it in `result`
         self._drawn = _Kept.best(light, self._drawn, _Kept(keys, places, rows))
         self.rows += len(rows)
 
     def result(self) -> InputStatistics | None:
-        """None when nothing was added."""
+        """Return the statistics; None where no rows were added."""
         heavy, drawn = self._heavy, self._drawn
         if heavy is None or drawn is None:
             return None
@@ -105,7 +104,7 @@ class StatisticsCollector:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Input rows [n, features], their places in the stream, and the ranks [n] by which the smallest are kept."""
+    """Input rows [n, features], their places [n] in the stream, and the ranks [n], of which the smallest are kept."""
 
     ranks: Tensor
     places: Tensor
@@ -113,7 +112,7 @@ class _Kept:
 
     @classmethod
     def best(cls, count: int, kept: _Kept | None, new: _Kept) -> _Kept:
-        """The `count` rows of the smallest ranks; of equal ones, those that came first."""
+        """Return the `count` rows with the smallest ranks; among equal ranks, the rows that came first."""
         if kept is not None and len(kept.ranks) >= count:
             candidates = new.ranks < kept.ranks[-1]
             new = cls(new.ranks[candidates], new.places[candidates], new.rows[candidates])
@@ -131,21 +130,21 @@ def require_finite(rows: Tensor) -> None:
 
 
 class MaskedRows:
-    """Which input rows are left out: none, until attention gives NaN for queries that see no key, then those of NaN."""
+    """The rule that leaves out input rows with NaN once attention has given NaN for queries that see no key."""
 
     def __init__(self) -> None:
         self.expected = False
 
     def without(self, x: Tensor) -> Tensor:
-        """The rows of `x` [..., features] that are counted."""
+        """Return the rows of `x` [..., features] that are counted."""
         return x[torch.isfinite(x).all(dim=-1)] if self.expected else x
 
 
 class Recorder(nn.Module):
-    """Multiplies in place of a mapped matrix and hands the rows that it is given to a collector.
+    """A module that multiplies in place of a mapped matrix and passes its input rows to a collector.
 
-    Without `multiply` (rows to their product) it gives zeros: enough for a layer of a single matrix, whose result
-    nobody needs.
+    Without `multiply`, a function of rows that returns their product, it returns zeros. That is enough for a layer of a
+    single matrix, whose output is not used.
     """
 
     def __init__(
@@ -164,10 +163,11 @@ class Recorder(nn.Module):
         self._masked = masked or MaskedRows()
 
     def expect_masked_rows(self) -> None:
-        """As `MappedMatrix.expect_masked_rows`, for all matrices of the network."""
+        """Leave out rows with NaN from now on, for all matrices of the network."""
         self._masked.expected = True
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply rows `x` [..., in], giving [..., out]. Raises InputError where they hold NaN or Inf."""
         if self._collector is not None:
             try:
                 self._collector.add(self._masked.without(x))
@@ -178,26 +178,25 @@ class Recorder(nn.Module):
         return self._multiply(x)
 
     def stream(self, parts: Iterable[Tensor]) -> Tensor:
-        """As `MappedMatrix.stream`."""
+        """Multiply parts of the rows, as `MappedMatrix.stream`."""
         return torch.cat([self(part) for part in parts])
 
 
 def statistics_collectors(
-    layers: Sequence[MappableLayer], most_rows: int = MOST_ROWS, most_values: int = MOST_VALUES
+    layers: Sequence[MappableLayer], most_rows: int = MOST_ROWS
 ) -> dict[str, StatisticsCollector]:
-    """One for each matrix of the layers, by name; what they draw depends on the name alone."""
-    return {
-        name: StatisticsCollector(rng.generator(name, "statistics"), most_rows, most_values)
-        for name in matrix_sources(layers)
-    }
+    """Return a collector for each matrix of the layers, by name. Its draws depend on the name alone."""
+    names = matrix_sources(layers)
+    return {name: StatisticsCollector(rng.generator(name, "statistics"), most_rows) for name in names}
 
 
 @contextmanager
 def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collector]) -> Iterator[None]:
-    """While open, the rows of the input of each of the layers' matrices go to its collector. Errors name the matrix.
+    """Pass the input rows of each of the layers' matrices to its collector. Errors name the matrix.
 
-    Layers compute as they are; before each call, those with several matrices are computed a second time, to learn what
-    lies between them. Layers none of whose matrices has a collector are left alone.
+    The layers compute as usual. Before each of its calls, a layer runs once more with its matrices replaced by
+    recorders, because the inputs of later matrices in a layer are known only there. Layers without a collector run
+    once.
     """
     sources, masked = matrix_sources(layers), MaskedRows()
     layers = [layer for layer in layers if not collectors.keys().isdisjoint(layer.matrices.values())]
@@ -205,14 +204,14 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
-            is_alone = len(layer.matrices) == 1 and not isinstance(layer.front_end, OwnForward)
+            is_alone = len(layer.matrices) == 1 and not layer.keeps_forward
             multiply = None if is_alone else _multiplication(layer, local)
             found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name), masked)
         return found
 
     def hook(layer: MappableLayer) -> Callable[..., None]:
         recording = layer.mapped(recorders(layer))
-        assert recording is not None  # it has all of its matrices
+        assert recording is not None  # there is a recorder for each of its matrices
         recording.eval()
 
         def count(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -230,7 +229,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
 
 
 def _multiplication(layer: MappableLayer, local: str) -> Callable[[Tensor], Tensor]:
-    """What `layer` does with rows and its matrix `local`: the product of both as they are, or rounded in training."""
+    """Return the function by which `layer` multiplies rows by its matrix `local`, with quantisers if it has them."""
     matrix = layer.matrix(local)
     if isinstance(layer.module, QuantisedLayer):
         return layer.module.products[local].times(matrix)

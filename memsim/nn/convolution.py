@@ -1,5 +1,8 @@
-"""Convolutions on simulated arrays, and in training for them: windows of the input become rows, and one matrix product
-does the rest."""
+"""Convolutions on simulated arrays, and in training for them.
+
+A convolution multiplies windows of its input, as rows, by one matrix. A transposed convolution multiplies the positions
+of its input, as rows, and adds up the products where they overlap.
+"""
 
 from __future__ import annotations
 
@@ -7,68 +10,79 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
-from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
-from memsim.nn.sources import WeightSource, kept
+from memsim.nn.named_layers import NamedLayer, naming_its_layer
+from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
+from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 from memsim.units import counted
 
 PIECE_VALUES = 1 << 20
-"""About how many values of windows exist at a time: changes speed and memory, never a result."""
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+"""The number of window values, roughly, that exist at a time. It changes speed and memory, never a result."""
 
 
 @dataclass(frozen=True)
-class Windows:
-    """How a convolution cuts its input into rows, one for each window: [in, *kernel].
-
-    `ends` is the padding of each end of each dimension, the last one first, as F.pad takes it.
-    """
+class _Kernel:
+    """The kernel of a convolution of either kind, and how it moves."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+
+
+@dataclass(frozen=True)
+class Windows(_Kernel):
+    """The windows [in, *kernel] into which a convolution cuts its input, one row each.
+
+    `ends` is the padding of each end of each dimension, the last dimension first, as F.pad takes it.
+    """
+
     ends: tuple[int, ...]
     padding_mode: str
     groups: int
 
     @classmethod
     def of(cls, module: Any) -> Windows:
-        """Those of nn.Conv1d, 2d or 3d."""
+        """Windows of an nn.Conv1d, 2d or 3d, or of the quantised layer in its place."""
         if isinstance(module, QuantisedConvolution):
-            return module.windows
-        ends = tuple(module._reversed_padding_repeated_twice)  # torch works out `same` likewise
+            return module.geometry
+        ends = tuple(module._reversed_padding_repeated_twice)  # torch has resolved `same` here
         return cls(module.kernel_size, module.stride, module.dilation, ends, module.padding_mode, module.groups)
 
-    def padded(self, x: Tensor) -> Tensor:
-        """`x` [batch, in, *space] with its padding."""
-        padded: Tensor = F.pad(x, self.ends, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+    def source(self, stored: tuple[int, ...]) -> WeightSource:
+        """The matrix in the layer's weight, which has the shape `stored`."""
+        return WeightSource.of("weight", stored, self.groups)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Pad `x` [batch, *space, in], giving [batch, in, *padded space]."""
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        padded: Tensor = F.pad(x.movedim(-1, 1), self.ends, mode=mode)
         return padded
 
     def multiply(self, x: Tensor, stream: Stream) -> Tensor:
-        """`x` [batch, *space, in] -> [batch, *space', out] by the products of rows that `stream` gives."""
-        windows = self._cut(self.padded(x.movedim(-1, 1)))
+        """Multiply the windows of `x` [batch, *space, in] with `stream`, giving [batch, *space', out]."""
+        windows = self._cut(self._padded(x))
         space = windows.shape[1 : 1 + len(self.kernel_size)]
         product = stream(_rows(windows, len(self.kernel_size)))
         return product.view(len(x), *space, product.shape[1])
 
     def convolve(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """The same with a `matrix` [out, in / groups * kernel], computed by torch's own convolution."""
+        """Convolve `x` as `multiply` does, by torch's own kernel, with a `matrix` [out, in / groups * kernel]."""
         weight = matrix.view(len(matrix), -1, *self.kernel_size)
         function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
         options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        return function(self.padded(x.movedim(-1, 1)), weight, **options).movedim(1, -1)
+        return function(self._padded(x), weight, **options).movedim(1, -1)
 
     def _cut(self, padded: Tensor) -> Tensor:
-        """A view [batch, *space', in, *kernel] of the padded input [batch, in, *space]."""
+        """Return a view [batch, *space', in, *kernel] of the padded input [batch, in, *space]."""
         batch_step, channel_step, *steps = padded.stride()
         reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         if any(size < needed for size, needed in zip(padded.shape[2:], reach, strict=True)):
@@ -82,103 +96,118 @@ class Windows:
             (len(padded), *space, padded.shape[1], *self.kernel_size), (batch_step, *strides, channel_step, *within)
         )
 
-    def __str__(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+
+class _Convolution(NamedLayer):
+    """A convolution of either kind, mapped or in training."""
+
+    _kind: ClassVar[type[Windows | Overlap]]
+    geometry: Windows | Overlap
+
+    def _copy_sizes(self, module: Any) -> None:
+        """Copy the attributes of `module` that networks ask a convolution for, and its geometry."""
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+            setattr(self, name, getattr(module, name))
+        self.geometry = self._kind.of(module)
+
+    @classmethod
+    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        """Return the layer's only matrix."""
+        assert isinstance(module.weight, Tensor)
+        return {"": cls._kind.of(module).source(tuple(module.weight.shape))}
+
+    def extra_repr(self) -> str:
+        """Return the kernel's size, stride and dilation."""
+        return str(self.geometry)
 
 
-class _OnArrays(OnArrays):
-    """A convolution of either kind whose weight is on arrays: what both keep of their layer."""
+class _OnArrays(_Convolution, OnArrays):
+    """A convolution of either kind whose weight is on arrays."""
 
     bias: Tensor | None
 
     def __init__(self, module: Any, matrix: nn.Module) -> None:
-        """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
+        """Replace `module`, whose weight `matrix` holds; `matrix` has the methods of a `MappedMatrix`."""
         super().__init__()
-        _keep_sizes(self, module)
+        self._copy_sizes(module)
         self.matrix = matrix
-        self.output_quantiser = kept_output_quantiser(module)
+        self.output_quantiser = copied_output_quantiser(module)
         self.weight_shape = tuple(module.weight.shape)
-        self.bias = kept(module.bias)
+        self.bias = frozen_copy(module.bias)
         self._keep_dtype(module.weight)
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
+        """Return the layer in place of `module`, whose matrix is `products[""]`."""
         return cls(module, products[""])
 
     @property
     def weight(self) -> Tensor:
-        """For networks that look it up: without its values."""
+        """A weight without values, for networks that look up its shape, dtype or device."""
         return WeightOnArrays(self.matrix, self.weight_dtype, self.weight_shape)
 
 
 class MappedConvolution(_OnArrays):
-    """nn.Conv1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+    """An nn.Conv1d, 2d or 3d on arrays.
 
-    Groups are blocks on the matrix's diagonal. Padding happens before the arrays, the bias is added after them.
+    Groups are blocks on the matrix's diagonal. Padding is added before the arrays, the bias after them.
     """
 
-    def __init__(self, module: Convolution | QuantisedConvolution, matrix: nn.Module) -> None:
-        super().__init__(module, matrix)
-        self.windows = Windows.of(module)
-
-    @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        assert isinstance(module.weight, Tensor)
-        return {"": WeightSource.of("weight", tuple(module.weight.shape), Windows.of(module).groups)}
+    _kind = Windows
+    geometry: Windows
 
     @uncompiled
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
-        batched, has_batch = with_batch(input, len(self.windows.kernel_size))
+        """Convolve `input` [batch, in, *space], giving [batch, out, *space']; the batch may be missing in both.
+
+        Raises ValueError where the input has other dimensions or is smaller than the kernel.
+        """
+        x, has_batch = channels_last(input, len(self.geometry.kernel_size))
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
-        product = self.windows.multiply(batched.movedim(1, -1), stream)
-        return as_given(finished(product, self.bias, self.output_quantiser), has_batch)
-
-    def extra_repr(self) -> str:
-        return str(self.windows)
+        product = self.geometry.multiply(x, stream)
+        return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
-class QuantisedConvolution(QuantisedLayerOfOne):
-    """nn.Conv1d, 2d or 3d with quantisers."""
+class QuantisedConvolution(_Convolution, QuantisedLayerOfOne):
+    """An nn.Conv1d, 2d or 3d with quantisers."""
 
-    def __init__(self, module: Convolution) -> None:
-        super().__init__(module)
-        _keep_sizes(self, module)
-        self.windows = Windows.of(module)
-        self.source = MappedConvolution.sources(module)[""]
+    _kind = Windows
+    geometry: Windows
 
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
-        batched, has_batch = with_batch(input, len(self.windows.kernel_size))
-        product = self.matrix()(batched.movedim(1, -1), self.windows.convolve, self.windows.multiply)
-        return as_given(self.finished(product, self.bias), has_batch)
-
-    def extra_repr(self) -> str:
-        return str(self.windows)
+        """Convolve as `MappedConvolution.forward`."""
+        x, has_batch = channels_last(input, len(self.geometry.kernel_size))
+        product = self.matrix()(x, self.geometry.convolve, self.geometry.multiply)
+        return channels_first(self.finished(product, self.bias), has_batch)
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """How a transposed convolution adds up what its matrix gives for each position of the input: [out, *kernel]."""
+class Overlap(_Kernel):
+    """The sum of a transposed convolution's products [out, *kernel], one for each position of its input."""
 
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
     padding: tuple[int, ...]
     output_padding: tuple[int, ...]
     groups: int
 
     @classmethod
     def of(cls, module: Any) -> Overlap:
-        """That of nn.ConvTranspose1d, 2d or 3d."""
+        """Overlap of an nn.ConvTranspose1d, 2d or 3d, or of the quantised layer in its place."""
         if isinstance(module, QuantisedTransposedConvolution):
-            return module.overlap
+            return module.geometry
         padding = tuple(int(size) for size in module.padding)
         sizes = (module.kernel_size, module.stride, module.dilation)
         return cls(*sizes, padding, module.output_padding, module.groups)
 
-    def add_up(self, columns: Tensor, output_size: Sequence[int] | None) -> Tensor:
-        """`columns` [batch, *space, out * kernel] -> [batch, *space', out]."""
+    def source(self, stored: tuple[int, ...]) -> WeightSource:
+        """The matrix in the layer's weight, which has the shape `stored`."""
+        return WeightSource.transposed("weight", stored, self.groups)
+
+    def add_up(self, columns: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Add up `columns` [batch, *space, out * kernel], giving [batch, *space', out].
+
+        Raises ValueError where no padding of the output gives `output_size`.
+        """
         columns = columns.unflatten(-1, (-1, math.prod(self.kernel_size)))  # [batch, *space, out, taps]
         space = columns.shape[1:-2]
         axes = list(zip(space, self.kernel_size, self.stride, self.dilation, strict=True))
@@ -191,7 +220,7 @@ class Overlap:
         return full[slice(None), *[slice(p, size - p) for p, size in zip(self.padding, sizes, strict=True)]]
 
     def _output_padding(self, uncut: Sequence[int], output_size: Sequence[int] | None) -> Sequence[int]:
-        """What is added at the far ends: the layer's own, or what makes the output `output_size`."""
+        """Return the padding at the far ends: the layer's own, or the one that makes the output `output_size`."""
         if output_size is None:
             return self.output_padding
         wanted = list(output_size)[-len(self.kernel_size) :]
@@ -201,80 +230,64 @@ class Overlap:
             raise ValueError(f"output_size {wanted} is not within a stride above {least}")
         return extra
 
-    def __str__(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
-
 
 class MappedTransposedConvolution(_OnArrays):
-    """nn.ConvTranspose1d, 2d or 3d: [batch, in, *space] -> [batch, out, *space'], or both without the batch.
+    """An nn.ConvTranspose1d, 2d or 3d on arrays.
 
-    Every position of the input is a row; the product's columns [out, *kernel] are added up digitally where they
-    overlap, and so is the bias.
+    Every position of the input is a row. The product's columns [out, *kernel] are added up digitally where they
+    overlap, and the bias is added digitally.
     """
 
-    def __init__(self, module: TransposedConvolution | QuantisedTransposedConvolution, matrix: nn.Module) -> None:
-        super().__init__(module, matrix)
-        self.overlap = Overlap.of(module)
-
-    @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        assert isinstance(module.weight, Tensor)
-        return {"": WeightSource.transposed("weight", tuple(module.weight.shape), Overlap.of(module).groups)}
+    _kind = Overlap
+    geometry: Overlap
 
     @uncompiled
     @naming_its_layer
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        batched, has_batch = with_batch(input, len(self.overlap.kernel_size))
-        product = self.overlap.add_up(self.matrix(batched.movedim(1, -1)), output_size)
-        return as_given(finished(product, self.bias, self.output_quantiser), has_batch)
+        """Convolve `input` [batch, in, *space], giving [batch, out, *space']; the batch may be missing in both.
 
-    def extra_repr(self) -> str:
-        return str(self.overlap)
+        Raises ValueError where the input has other dimensions, or no padding of the output gives `output_size`.
+        """
+        x, has_batch = channels_last(input, len(self.geometry.kernel_size))
+        product = self.geometry.add_up(self.matrix(x), output_size)
+        return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
-class QuantisedTransposedConvolution(QuantisedLayerOfOne):
-    """nn.ConvTranspose1d, 2d or 3d with quantisers."""
+class QuantisedTransposedConvolution(_Convolution, QuantisedLayerOfOne):
+    """An nn.ConvTranspose1d, 2d or 3d with quantisers."""
 
-    def __init__(self, module: TransposedConvolution) -> None:
-        super().__init__(module)
-        _keep_sizes(self, module)
-        self.overlap = Overlap.of(module)
-        self.source = MappedTransposedConvolution.sources(module)[""]
+    _kind = Overlap
+    geometry: Overlap
 
     @naming_its_layer
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        batched, has_batch = with_batch(input, len(self.overlap.kernel_size))
-        product = self.overlap.add_up(self.matrix()(batched.movedim(1, -1)), output_size)
-        return as_given(self.finished(product, self.bias), has_batch)
-
-    def extra_repr(self) -> str:
-        return str(self.overlap)
+        """Convolve as `MappedTransposedConvolution.forward`."""
+        x, has_batch = channels_last(input, len(self.geometry.kernel_size))
+        product = self.geometry.add_up(self.matrix()(x), output_size)
+        return channels_first(self.finished(product, self.bias), has_batch)
 
 
-def _keep_sizes(layer: nn.Module, module: nn.Module) -> None:
-    """Give `layer` the attributes by which networks ask a convolution for its sizes."""
-    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
-        setattr(layer, name, getattr(module, name))
+def channels_last(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
+    """Return `x` [batch, in, *space] or [in, *space] as [batch, *space, in], and whether it had a batch.
 
-
-def with_batch(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:
-    """`x` with a batch, and whether it came with one."""
+    Raises ValueError where `space` does not have this number of `dimensions`.
+    """
     if x.ndim not in (dimensions + 1, dimensions + 2):
         raise ValueError(
             f"an input of {list(x.shape)}; expected [batch, channels] and {counted(dimensions, 'more dimension')}"
         )
     has_batch = x.ndim == dimensions + 2
-    return (x if has_batch else x[None]), has_batch
+    return (x if has_batch else x[None]).movedim(1, -1), has_batch
 
 
-def as_given(y: Tensor, has_batch: bool) -> Tensor:
-    """`y` [batch, *space, out] as [batch, out, *space], without the batch where there was none."""
+def channels_first(y: Tensor, has_batch: bool) -> Tensor:
+    """Return `y` [batch, *space, out] as [batch, out, *space], without the batch where there was none."""
     y = y.movedim(-1, 1)
     return y if has_batch else y[0]
 
 
 def _rows(windows: Tensor, dimensions: int) -> Iterator[Tensor]:
-    """The windows [batch, *space, in, *kernel] as rows [n, in * kernel], piece by piece."""
+    """Yield the windows [batch, *space, in, *kernel] as rows [n, in * kernel], in pieces of PIECE_VALUES."""
     values = math.prod(windows.shape[1 + dimensions :])
     by_image = math.prod(windows.shape[1:])
     images = max(1, PIECE_VALUES // max(1, by_image))

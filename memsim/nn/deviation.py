@@ -1,4 +1,4 @@
-"""How far a matrix on arrays is from the exact product of the same inputs."""
+"""Deviations of the products of matrices on arrays from the exact products of the same inputs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from memsim.crossbar.statistics import InputStatistics
 
 @dataclass(frozen=True)
 class Deviation:
-    """Relative L2 errors of the product of one matrix on its calibration inputs, of all or of the median one.
+    """Relative L2 errors of one matrix's product on its calibration inputs.
+
+    Each is the error of all inputs together or that of the median input, whichever is larger.
 
     Attributes:
-        to_digital: of the chip against the quantised digital result: the same rounded weights and inputs.
-        to_full_precision: of the chip against the weights before they were rounded; None where nobody knows them.
+        to_digital: from the quantised digital result, which has the same rounded weights and inputs.
+        to_full_precision: from the product of the weights before rounding; None where these are not known.
     """
 
     to_digital: float
@@ -35,9 +37,9 @@ class Deviation:
 def deviation(
     matrix: MappedMatrix, statistics: InputStatistics, weight: Tensor | None = None, seed: int = 0
 ) -> Deviation:
-    """The deviation of a calibrated `matrix`, on the rows that `statistics` keep of its inputs.
+    """Return the deviation of a calibrated `matrix` on the rows of its inputs that `statistics` keep.
 
-    `weight` [out, in / groups] is that of full precision. `seed` is that of the chip.
+    `weight` [out, in / groups] is the weight in full precision, `seed` the chip's.
     """
     rows = statistics.sample.to(matrix.levels.device)
     twin = matrix.under(matrix.spec.digital_twin(), seed, statistics)
@@ -50,9 +52,10 @@ def deviation(
 
 
 def _deviation(errors: Tensor, sizes: Tensor, weights: Tensor) -> float:
-    """The relative error of all rows together or, where it is larger, of the typical row (the median).
+    """Return the relative error of all rows together or, where it is larger, of the median row.
 
-    A few rows of large norm must not hide that all others are lost. `errors` and `sizes` are those of `row_squares`.
+    A few rows of large norm can hide that all others are lost; the median shows it. `errors` and `sizes` [n] come from
+    `row_squares`, `weights` [n] is the number of inputs that a row stands for.
     """
     driven = sizes > 0
     if not driven.any():
@@ -65,26 +68,27 @@ def _deviation(errors: Tensor, sizes: Tensor, weights: Tensor) -> float:
 
 
 MOST = 1e9
-"""The deviation of a product that is not even finite."""
+"""The deviation of a product that is not finite."""
 
 
 def exact_product(matrix: MappedMatrix, rows: Tensor, weight: Tensor) -> Tensor:
-    """[n, out], float64: inputs [n, in] times `weight` [out, in / groups], the blocks of `matrix`."""
+    """Multiply inputs [n, in] by `weight` [out, in / groups], the blocks of `matrix`, giving [n, out] in float64."""
     inputs = rows.double().unflatten(1, (matrix.groups, -1))
     blocks = weight.to(rows.device).double().unflatten(0, (matrix.groups, -1))
     return torch.einsum("ngi,goi->ngo", inputs, blocks).flatten(1)
 
 
 def product_error(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor, seed: int) -> float:
-    """||product - wanted|| / ||wanted|| over the rows that `statistics` keep; 0 where `wanted` [n, out] is 0."""
+    """Return ||product - wanted|| / ||wanted|| over the rows that `statistics` keep; 0 where `wanted` [n, out] is 0."""
     errors, sizes = (float(squares.sum()) for squares in row_squares(matrix, statistics, wanted, seed))
     return math.sqrt(errors / sizes) if sizes else 0.0
 
 
 def row_squares(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """||product - wanted||^2 and ||wanted||^2 of each row that `statistics` keep [n], times the rows it stands for.
+    """Return ||product - wanted||^2 and ||wanted||^2 [n] of the rows that `statistics` keep.
 
-    Read noise depends on nothing but the seed and the matrix.
+    Each is multiplied by the number of inputs that its row stands for. Read noise depends on the seed and the matrix
+    alone.
     """
     weights = statistics.weights.to(wanted.device).double()
     own = matrix.reads
@@ -98,43 +102,47 @@ def row_squares(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tenso
 
 
 TOO_FAR = 0.25
-"""From this deviation on, a layer is warned of.
+"""The deviation from which a layer is named in a warning.
 
-At 3 bits `demo-float`, which then works, has .14 in the mean and .19 in its worst layer; Whisper tiny.en at 4 bits,
-which then loops or is silent, .15 and .35; `demo-float` at 2 bits, of which nothing is left, .32 and .39.
+`demo-float` at 3 bits, which works, deviates by 0.14 in the mean and by 0.19 in its worst layer; Whisper tiny.en at
+4 bits, which loops or is silent, by 0.15 and 0.35; `demo-float` at 2 bits, which recognises nothing, by 0.32 and 0.39.
 """
 
 
 def exclude_options(names: Sequence[str]) -> str:
-    """What to type to keep these layers digital."""
+    """Return the command-line options that keep these layers digital."""
     return " ".join(f"--exclude {name}" for name in names)
 
 
 def exclude_argument(names: Sequence[str]) -> str:
-    """What to give `map_model` to keep these layers digital."""
+    """Return the argument of `map_model` that keeps these layers digital."""
     return f"exclude={list(names)}"
 
 
 def deviating(
     deviations: Mapping[str, Deviation], exclude: Callable[[Sequence[str]], str] = exclude_argument
 ) -> str | None:
-    """A warning that names the matrices that deviate by TOO_FAR or more, with a remedy; None where none does."""
+    """Return a warning that names the matrices that deviate by TOO_FAR or more, with a remedy; None without any."""
     names = [name for name in worst(deviations) if largest(deviations[name]) >= TOO_FAR]
     if not names:
         return None
-    shown = ", ".join(f"{name} ({largest(deviations[name]):.0%})" for name in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    shown = first_few([f"{name} ({largest(deviations[name]):.0%})" for name in names])
     return (
-        f"the products of {shown}{more} on arrays are further than {TOO_FAR:.0%} from the exact ones, so the network "
+        f"the products of {shown} on arrays are further than {TOO_FAR:.0%} from the exact ones, so the network "
         f"may not work: use more bits, better programming, or keep them digital: {exclude(names[:8])}"
     )
 
 
+def first_few(names: Sequence[str]) -> str:
+    """Return the first three names, and the number of others: `a, b, c and 2 more`."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def worst(deviations: Mapping[str, Deviation]) -> list[str]:
-    """Their names, the largest deviation from full precision (where it is not known, from digital) first."""
+    """Return the names of the matrices, the one with the largest deviation first."""
     return sorted(deviations, key=lambda name: -largest(deviations[name]))
 
 
 def largest(found: Deviation) -> float:
-    """The deviation that tells most: from full precision where that is known, else from digital."""
+    """Return the deviation from full precision where it is known, else from digital."""
     return found.to_digital if found.to_full_precision is None else found.to_full_precision

@@ -1,4 +1,4 @@
-"""nn.Embedding on simulated arrays, and in training for them: a look-up is the product with a one-hot row."""
+"""nn.Embedding on simulated arrays, and in training for them: a look-up is the product of a one-hot row."""
 
 from __future__ import annotations
 
@@ -13,65 +13,72 @@ from torch.nn import functional as F
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.convolution import PIECE_VALUES
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, Stream, finished, kept_output_quantiser
+from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
 from memsim.nn.sources import WeightSource
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
 
 class MappedEmbedding(OnArrays):
-    """nn.Embedding on arrays: indices [...] -> [..., features]. The index drives one row with the full-scale input."""
+    """An nn.Embedding on arrays: the index drives one row with the full-scale input."""
 
     def __init__(self, module: nn.Embedding | QuantisedEmbedding, matrix: nn.Module) -> None:
-        """`matrix` stands for the weight of `module`; like a `MappedMatrix` it streams."""
+        """Replace `module`, whose weight `matrix` holds; `matrix` has the methods of a `MappedMatrix`."""
         super().__init__()
         self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.padding_idx = module.padding_idx
         self.matrix = matrix
-        self.output_quantiser = kept_output_quantiser(module)
+        self.output_quantiser = copied_output_quantiser(module)
         assert isinstance(module.weight, Tensor)
         self._keep_dtype(module.weight)
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:
-        """Whether `module` is an nn.Embedding that looks its weights up as they are: `max_norm` changes them."""
+        """Whether `module` is an nn.Embedding that looks up its weights as they are; `max_norm` changes them."""
         return type(module) is nn.Embedding and module.max_norm is None
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        """Return the matrix of an nn.Embedding, or of a QuantisedEmbedding."""
         assert isinstance(module.weight, Tensor)
         return {"": replace(WeightSource.transposed("weight", tuple(module.weight.shape)), is_lookup=True)}
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedEmbedding:
+        """Return the layer in place of `module`, whose matrix is `products[""]`."""
         return cls(module, products[""])
 
     @property
     def weight(self) -> Tensor:
-        """For networks that look it up: without its values."""
+        """A weight without values, for networks that look up its shape, dtype or device."""
         return WeightOnArrays(self.matrix, self.weight_dtype, (self.num_embeddings, self.embedding_dim))
 
     @uncompiled
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
-        """Raises RuntimeError where an index is not that of a row, TypeError where the input holds no indices."""
+        """Look up `input`, indices [...], giving [..., features].
+
+        Raises RuntimeError where an index is out of range, TypeError where the input holds no indices.
+        """
         stream: Stream = self.matrix.stream  # type: ignore[assignment]
         rows = _looked_up(input, self.num_embeddings, stream).to(self.weight_dtype)
         return finished(rows, None, self.output_quantiser)
 
 
 class QuantisedEmbedding(QuantisedLayerOfOne):
-    """nn.Embedding with quantisers; its one-hot inputs need none."""
+    """An nn.Embedding with quantisers for its weight and output; its one-hot inputs need none."""
 
     bias = None
+    sources = MappedEmbedding.sources
 
     def __init__(self, module: nn.Embedding) -> None:
         super().__init__(module)
-        self.source = MappedEmbedding.sources(module)[""]
         self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.padding_idx, self.scale_grad_by_freq = module.padding_idx, module.scale_grad_by_freq
 
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
+        """Look up as `MappedEmbedding.forward`."""
+
         def look_up(indices: Tensor, matrix: Tensor) -> Tensor:
             return F.embedding(indices, matrix.T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
@@ -82,7 +89,7 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
 
 
 def _looked_up(indices: Tensor, rows: int, stream: Stream) -> Tensor:
-    """Indices [...] to the products of one-hot rows, [..., features]."""
+    """Multiply the one-hot rows of `indices` [...], giving [..., features]."""
     if indices.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"its input is {indices.dtype}; it must hold indices, torch.int64 or torch.int32")
 

@@ -1,19 +1,20 @@
-"""Where in a network a value comes up that is no number."""
+"""Search for the layer of a network that makes NaN or Inf."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 def first_not_finite(model: nn.Module, run: Callable[[], object]) -> str | None:
-    """The name of the first module of `model` that makes NaN or Inf of finite inputs in `run`, which calls the model.
+    """Return the name of the first module of `model` whose inputs are finite and whose output holds NaN or Inf.
 
-    The model's own name is "the network"; None where no module does.
+    `run` calls the model. The model's own name is "the network"; None where there is no such module.
     """
     found: list[str] = []
     hooks = [
@@ -34,12 +35,5 @@ def _note(found: list[str], name: str, module: nn.Module, inputs: tuple[Any, ...
 
 
 def _are_finite(values: Any) -> bool:
-    return all(torch.isfinite(tensor).all() for tensor in _tensors(values) if tensor.is_floating_point())
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _tensors(value)
+    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return all(torch.isfinite(tensor).all() for tensor in tensors)

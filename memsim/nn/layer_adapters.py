@@ -1,11 +1,15 @@
-"""Which layers have a front end on simulated arrays, and which matrices each of them is made of."""
+"""The layer adapters: which layers can be mapped, and which matrices each of them has.
+
+To add a kind of layer, write a module with its mapped layer and its quantised layer, and enter them in `ADAPTERS` and
+`QUANTISED`.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -22,23 +26,12 @@ from memsim.nn.embedding import MappedEmbedding, QuantisedEmbedding
 from memsim.nn.linear import MappedConv1D, MappedLinear, QuantisedConv1D, QuantisedLinear
 from memsim.nn.named_layers import NamedLayer
 from memsim.nn.own_forward import OwnForward, experts_of, own_forward_of
-from memsim.nn.product import QuantisedLayer, QuantisedProduct
+from memsim.nn.quantised_product import QuantisedLayer, QuantisedProduct
 from memsim.nn.recurrent import MappedRecurrent, MappedRecurrentCell, QuantisedRecurrent, QuantisedRecurrentCell
-from memsim.nn.sources import WeightSource, computed_name, effective_weight
+from memsim.nn.sources import LayerAdapter, WeightSource, computed_name, effective_weight
 from memsim.nn.stand_in import OnArrays
 
-
-class FrontEnd(Protocol):
-    """A class of layers that compute with mapped matrices."""
-
-    def sources(self, module: nn.Module) -> dict[str, WeightSource]:
-        """The matrices of `module`, by their name within it ("" for the only one); tensors are named within it, too."""
-
-    def from_module(self, module: Any, products: Mapping[str, nn.Module]) -> nn.Module:
-        """The layer in place of `module`, whose matrices `products` (by name) are on arrays; others stay digital."""
-
-
-QUANTISED: dict[FrontEnd, type[QuantisedLayer]] = {
+QUANTISED: dict[LayerAdapter, type[QuantisedLayer]] = {
     MappedLinear: QuantisedLinear,
     MappedConv1D: QuantisedConv1D,
     MappedConvolution: QuantisedConvolution,
@@ -48,9 +41,9 @@ QUANTISED: dict[FrontEnd, type[QuantisedLayer]] = {
     MappedAttention: QuantisedAttention,
     MappedEmbedding: QuantisedEmbedding,
 }
-"""The layers in training whose products those of a front end are."""
+"""The quantised layer, for training, of each adapter."""
 
-FRONT_ENDS: dict[type[nn.Module], FrontEnd] = {
+ADAPTERS: dict[type[nn.Module], LayerAdapter] = {
     nn.Linear: MappedLinear,
     nn.Conv1d: MappedConvolution,
     nn.Conv2d: MappedConvolution,
@@ -65,31 +58,32 @@ FRONT_ENDS: dict[type[nn.Module], FrontEnd] = {
     nn.GRUCell: MappedRecurrentCell,
     nn.RNNCell: MappedRecurrentCell,
     nn.MultiheadAttention: MappedAttention,
-    **{layer: front_end for front_end, layer in QUANTISED.items()},
+    **{layer: adapter for adapter, layer in QUANTISED.items()},
 }
+"""The adapter of each class of layers."""
 
 
-def front_end_of(module: nn.Module) -> FrontEnd | None:
-    """The front end for `module`; None where there is none.
+def adapter_of(module: nn.Module) -> LayerAdapter | None:
+    """Return the adapter for `module`; None where there is none.
 
-    A class derived from a layer has that of the layer unless it computes in a way of its own; where that is the layer's
-    product with something before and after it, its forward stays and the product is mapped.
+    A class derived from a layer has the layer's adapter unless it computes in its own way. If its forward only adds
+    steps before and after the layer's product, the module keeps the forward and the product is mapped.
     """
     if isinstance(module, OnArrays) or "forward" in vars(module):
         return None
     if why_its_own(module) is not None:
         base = _base_of(module)
-        return None if base is None else own_forward_of(module, base, FRONT_ENDS[base])
+        return None if base is None else own_forward_of(module, base, ADAPTERS[base])
     if MappedEmbedding.is_original(module):
         return MappedEmbedding
     if MappedConv1D.is_original(module):
         return MappedConv1D
     base = _base_of(module)
-    return experts_of(module) if base is None else FRONT_ENDS[base]
+    return experts_of(module) if base is None else ADAPTERS[base]
 
 
 def why_its_own(module: nn.Module) -> str | None:
-    """What shows that `module`, which is of a class that can be mapped or one derived from it, computes differently."""
+    """Say why `module` computes differently from the layer that it is derived from; None where it does not."""
     own, base = type_before_parametrizations(module), _base_of(module)
     if "forward" in vars(module):
         return f"{own.__name__}, whose forward was replaced,"
@@ -98,19 +92,19 @@ def why_its_own(module: nn.Module) -> str | None:
     return None
 
 
-_COMPUTING = ("forward", "_conv_forward", "__call__")  # what a class that computes otherwise than its base defines
+_COMPUTING = ("forward", "_conv_forward", "__call__")  # a class that overrides one of these computes in its own way
 
 
 def _base_of(module: nn.Module) -> type[nn.Module] | None:
-    return next((kind for kind in type_before_parametrizations(module).__mro__ if kind in FRONT_ENDS), None)
+    return next((kind for kind in type_before_parametrizations(module).__mro__ if kind in ADAPTERS), None)
 
 
 def _bare_name(module: nn.Module) -> str:
-    """What a layer is called that is itself the network: nn.Linear, in training or not, is "linear"."""
+    """Return the name of a layer that is itself the network: "linear" for an nn.Linear, in training or not."""
     if isinstance(module, QuantisedConvolution):
-        return f"conv{len(module.windows.kernel_size)}d"
+        return f"conv{len(module.geometry.kernel_size)}d"
     if isinstance(module, QuantisedTransposedConvolution):
-        return f"convtranspose{len(module.overlap.kernel_size)}d"
+        return f"convtranspose{len(module.geometry.kernel_size)}d"
     kind = _base_of(module) or type_before_parametrizations(module)
     return kind.__name__.lower().removeprefix("quantised")
 
@@ -119,71 +113,71 @@ def _bare_name(module: nn.Module) -> str:
 class MappableLayer:
     """A layer of a network that can be mapped; its `name` is empty where it is itself the network.
 
-    `matrices` are the names of its matrices in the network by their names within the layer; `sources` say where in the
-    network their weights are.
+    `matrices` holds the names of its matrices in the network by their names within the layer; `sources` says where in
+    the network their weights are.
     """
 
     name: str
     module: nn.Module
-    front_end: FrontEnd
+    adapter: LayerAdapter
     matrices: Mapping[str, str]
     sources: Mapping[str, WeightSource]
 
     @property
     def title(self) -> str:
-        """Its name, or what stands for one."""
+        """The name of the layer, or that of its class where it is itself the network."""
         return self.name or _bare_name(self.module)
 
     @property
     def is_lookup(self) -> bool:
+        """Whether the layer's inputs are indices."""
         return any(source.is_lookup for source in self.sources.values())
 
     @property
     def keeps_forward(self) -> bool:
-        """Whether only the products of its own forward are mapped, and what else it has stays as it is."""
-        return isinstance(self.front_end, OwnForward)
+        """Whether the layer keeps its forward, and only the products in it are mapped."""
+        return isinstance(self.adapter, OwnForward)
+
+    def _tensors(self) -> list[str]:
+        """Return the names, within the layer, of the tensors that hold its matrices, each once."""
+        return list(dict.fromkeys(source.tensor.removeprefix(f"{self.name}.") for source in self.sources.values()))
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """Those that hold its matrices; a computed weight has none."""
-        found = (_parameter(self.module, source.tensor.removeprefix(f"{self.name}.")) for source in self._distinct())
+        """Return the parameters that hold its matrices; a computed weight is not among them."""
+        found = (_parameter(self.module, tensor) for tensor in self._tensors())
         return [parameter for parameter in found if parameter is not None]
 
     def other_weights(self) -> dict[str, nn.Parameter]:
-        """The parameters of a layer that keeps its forward that are no matrices but weights, by their names in it."""
-        matrices = {source.tensor.removeprefix(f"{self.name}.") for source in self.sources.values()}
+        """Return the weights, without biases, of a layer that keeps its forward that are none of its matrices."""
         return {
             name: parameter
             for name, parameter in self.module.named_parameters(recurse=False)
-            if name not in matrices and parameter.ndim > 1 and "bias" not in name
+            if name not in self._tensors() and parameter.ndim > 1 and "bias" not in name
         }
 
-    def _distinct(self) -> list[WeightSource]:
-        """A source of each tensor."""
-        return list({source.tensor: source for source in self.sources.values()}.values())
-
-    def effective_weight(self, local: str) -> Tensor:
-        """The tensor that holds matrix `local`."""
-        tensor = self.sources[local].tensor
-        return effective_weight(self.module, tensor.removeprefix(f"{self.name}."))
+    def matrix(self, local: str) -> Tensor:
+        """Return matrix `local` [out, in / groups] with its present values."""
+        source = self.sources[local]
+        return source.matrix(effective_weight(self.module, source.tensor.removeprefix(f"{self.name}.")))
 
     def mapped(self, products: Mapping[str, nn.Module]) -> nn.Module | None:
-        """The layer with those of its matrices that are among `products`, by their names in the network, on arrays.
+        """Return the layer with its matrices among `products`, by their names in the network, on arrays.
 
-        None where there is none.
+        None where none of its matrices is among them.
         """
         own = {local: products[name] for local, name in self.matrices.items() if name in products}
         if not own:
             return None
-        layer = self.front_end.from_module(self.module, own)
+        layer = self.adapter.from_module(self.module, own)
         if isinstance(layer, NamedLayer):
             layer.layer_name = self.title
-        _take_over_the_rest(layer, self.module)
-        self._take_over_tensors(layer)
+        _hand_over_hooks_and_attributes(self.module, layer)
+        self._hand_over_tensors(layer)
         return layer
 
-    def _take_over_tensors(self, layer: nn.Module) -> None:
-        """Give `layer` the parameters, buffers and children that somebody has put on this one beside its own."""
-        weights = {source.tensor.removeprefix(f"{self.name}.") for source in self.sources.values()}
+    def _hand_over_tensors(self, layer: nn.Module) -> None:
+        """Give `layer` the parameters, buffers and children that others have added to this layer."""
+        weights = self._tensors()
         hooks = self.module._forward_pre_hooks.values()
         parts = tuple(f"{name}_" for hook in hooks if (name := computed_name(hook)) is not None)
         tables = ("_parameters", "_buffers") if isinstance(self.module, QuantisedLayer) else _TABLES
@@ -194,18 +188,21 @@ class MappableLayer:
                     getattr(layer, table)[name] = value
 
     def quantised(self) -> QuantisedLayer:
-        """The layer with its own parameters, ready for quantisers; itself where it has them already."""
+        """Return the layer with the same parameters, ready for quantisers; the layer itself where it has them already.
+
+        Raises KeyError where its adapter has no quantised layer.
+        """
         if isinstance(self.module, QuantisedLayer):
             return self.module
-        layer = QUANTISED[self.front_end].from_float(self.module)
+        layer = QUANTISED[self.adapter].from_float(self.module)
         layer.layer_name = self.title
-        _take_over_the_rest(layer, self.module)
+        _hand_over_hooks_and_attributes(self.module, layer)
         return layer
 
     def part_from(self, layer: nn.Module, memo: dict[int, Any]) -> None:
-        """Give what `mapped` made, in a copy of the network, copies of the hooks and attributes it has from this layer.
+        """Replace the hooks and attributes that `layer`, made by `mapped`, shares with this layer by copies.
 
-        `memo` is that of copying the network (copy.deepcopy). Raises InputError where something cannot be copied.
+        `memo` is the memo of copy.deepcopy of the network. Raises InputError where something cannot be copied.
         """
         try:
             for table in _HOOKS:
@@ -218,43 +215,41 @@ class MappableLayer:
                 for name, value in getattr(self.module, table).items():
                     if value is not None and getattr(layer, table).get(name) is value:
                         getattr(layer, table)[name] = copy.deepcopy(value, memo)
-        except Exception as error:  # whatever they raise
-            raise InputError(f"{self.title}: has what cannot be copied, so the network cannot: {error}") from error
-
-    def matrix(self, local: str) -> Tensor:
-        """Matrix `local` [out, in / groups] as it is now."""
-        return self.sources[local].matrix(self.effective_weight(local))
+        except Exception as error:  # external code may raise anything
+            raise InputError(
+                f"{self.title}: has an attribute that cannot be copied, so the network cannot be: {error}"
+            ) from error
 
 
 def mappable_layers(model: nn.Module) -> list[MappableLayer]:
-    """The layers of `model` that have a front end, each under its first name.
+    """Return the layers of `model` that have an adapter, each under its first name.
 
-    A matrix is named as its layer, with its name within it where it is one of several (`encoder.lstm.weight_hh_l0`).
-    That of a layer that is itself the network is named after the layer's class (`linear`).
-    Layers that share a parameter share the matrix, under the name that it has in the first of them.
+    A matrix has the name of its layer, followed by its name within the layer where it is one of several
+    (`encoder.lstm.weight_hh_l0`). Where the layer is itself the network, the name is that of its class (`linear`).
+    Layers that share a parameter share the matrix, under its name in the first of them.
     """
     layers: list[MappableLayer] = []
     inner: set[nn.Module] = set()
     shared: dict[tuple[int, WeightSource], str] = {}
     for name, module in model.named_modules():
-        front_end = None if module in inner else front_end_of(module)
-        if front_end is None:
+        adapter = None if module in inner else adapter_of(module)
+        if adapter is None:
             continue
-        inner.update([module] if isinstance(front_end, OwnForward) else module.modules())
+        inner.update([module] if isinstance(adapter, OwnForward) else module.modules())
         matrices, sources = {}, {}
-        for local, source in front_end.sources(module).items():
+        for local, source in adapter.sources(module).items():
             parameter = _parameter(module, source.tensor)
             matrix = _joined(name, local) or _bare_name(module)
             if parameter is not None:
                 matrix = shared.setdefault((id(parameter), replace(source, tensor="")), matrix)
             matrices[local] = matrix
             sources[local] = replace(source, tensor=_joined(name, source.tensor))
-        layers.append(MappableLayer(name, module, front_end, matrices, sources))
+        layers.append(MappableLayer(name, module, adapter, matrices, sources))
     return layers
 
 
 def matrix_sources(layers: Sequence[MappableLayer]) -> dict[str, WeightSource]:
-    """Where the weights of each matrix are, by its name."""
+    """Return the source of each matrix's weights, by its name."""
     found: dict[str, WeightSource] = {}
     for layer in layers:
         for local, matrix in layer.matrices.items():
@@ -263,10 +258,10 @@ def matrix_sources(layers: Sequence[MappableLayer]) -> dict[str, WeightSource]:
 
 
 def names_of_matrices(model: nn.Module, layers: Sequence[MappableLayer]) -> dict[str, list[str]]:
-    """Everything that each matrix of these layers of `model` is called, by its name.
+    """Return all names of each matrix of `layers` in `model`, by its first name.
 
-    A layer may be in several places, layers may share a parameter, and an embedding that is none of `layers` may share
-    its table with one of them.
+    A matrix has several where its layer is in several places, where layers share a parameter, and where an embedding
+    that is not among `layers` shares its table with one of them.
     """
     places: dict[int, list[str]] = {}
     for alias, module in model.named_modules(remove_duplicate=False):
@@ -289,7 +284,7 @@ def names_of_matrices(model: nn.Module, layers: Sequence[MappableLayer]) -> dict
 
 
 def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedProduct]:
-    """The products that were trained with quantisers, by the name of their matrix."""
+    """Return the products that were trained with quantisers, by the names of their matrices."""
     found: dict[str, QuantisedProduct] = {}
     for layer in layers:
         if isinstance(layer.module, QuantisedLayer):
@@ -300,14 +295,14 @@ def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedPr
 
 
 def require_names(model: nn.Module, layers: Sequence[MappableLayer]) -> None:
-    """Raise InputError where `model` is itself a layer, which nothing can be put in the place of."""
+    """Raise InputError where `model` is itself a layer, which cannot be replaced within it."""
     if any(layer.module is model for layer in layers):
         kind = type(model).__name__
         raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[int, nn.Module]) -> None:
-    """Put modules in the place of those of these ids in `model`, under each of their names."""
+    """Replace the modules of `model` with these ids, under each of their names."""
     for alias, module in list(model.named_modules(remove_duplicate=False)):
         if (new := replacements.get(id(module))) is not None:
             parent, _, child = alias.rpartition(".")
@@ -325,8 +320,8 @@ _HOOKS = (
 _OF_TRAINING = ("source", "transfer")  # a transfer holds arrays
 
 
-def _take_over_the_rest(layer: nn.Module, module: nn.Module) -> None:
-    """Give `layer`, in the place of `module`, that one's hooks and plain attributes."""
+def _hand_over_hooks_and_attributes(module: nn.Module, layer: nn.Module) -> None:
+    """Give `layer`, which replaces `module`, the hooks and the plain attributes of `module`."""
     computed = [key for key, hook in module._forward_pre_hooks.items() if computed_name(hook) is not None]
     for table in _HOOKS:
         getattr(layer, table).update({k: hook for k, hook in getattr(module, table).items() if k not in computed})
@@ -336,7 +331,7 @@ def _take_over_the_rest(layer: nn.Module, module: nn.Module) -> None:
 
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    """The parameter `name`; None where it is computed from others."""
+    """Return the parameter `name` of `module`; None where it is computed from others."""
     layer, _, local = name.rpartition(".")
     return module.get_submodule(layer)._parameters.get(local)
 

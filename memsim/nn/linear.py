@@ -1,4 +1,4 @@
-"""nn.Linear, and what else is a plain matrix product, on simulated arrays and in training for them."""
+"""Linear layers, nn.Linear and GPT-2's Conv1D, on simulated arrays and in training for them."""
 
 from __future__ import annotations
 
@@ -10,75 +10,49 @@ from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
-from memsim.nn.sources import WeightSource, kept
+from memsim.nn.quantised_product import QuantisedLayerOfOne, QuantisedProduct, copied_output_quantiser, finished
+from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
 
-class QuantisedLinear(QuantisedLayerOfOne):
-    """nn.Linear with quantisers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self.source = MappedLinear.sources(module)[""]
-        self.out_features, self.in_features = self.source.shape
-
-    @naming_its_layer
-    def forward(self, input: Tensor) -> Tensor:
-        return self.finished(self.matrix()(input), self.bias)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}"
-
-
-class QuantisedConv1D(QuantisedLinear):
-    """GPT-2's `Conv1D` with quantisers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self.source = MappedConv1D.sources(module)[""]
-        self.out_features, self.in_features = self.source.shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)
-
-
 class MappedLinear(OnArrays):
-    """A linear layer whose product runs on a crossbar: [..., in] -> [..., out]. The bias is added digitally.
-
-    `output_quantiser` is that of a layer that was trained with one.
-    """
+    """A linear layer whose product runs on a crossbar; the bias is added digitally."""
 
     bias: Tensor | None
 
     def __init__(
         self, matrix: nn.Module, weight: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None = None
     ) -> None:
-        """`matrix`, a `MappedMatrix` or what multiplies in its place, stands for `weight`."""
+        """Multiply by `matrix`, a `MappedMatrix` or a module in its place, instead of by `weight`.
+
+        `output_quantiser` rounds the output; a layer that was trained with one passes it on.
+        """
         super().__init__()
         self.matrix = matrix
         self.output_quantiser = output_quantiser or nn.Identity()
-        self.bias = kept(bias)
+        self.bias = frozen_copy(bias)
         self._keep_dtype(weight)
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        """The matrix of an nn.Linear, or of a QuantisedLinear."""
+        """Return the matrix of an nn.Linear, or of a QuantisedLinear."""
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.of("weight", tuple(module.weight.shape))}
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedLinear:
-        return cls(products[""], module.weight, module.bias, kept_output_quantiser(module))
+        """Return the layer in place of `module`, whose matrix is `products[""]`."""
+        return cls(products[""], module.weight, module.bias, copied_output_quantiser(module))
 
     @property
     def weight(self) -> Tensor:
-        """For networks that look it up: without its values."""
+        """A weight without values, for networks that look up its shape, dtype or device."""
         return WeightOnArrays(self.matrix, self.weight_dtype)
 
     @uncompiled
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
+        """Multiply `input` [..., in] by the matrix and add the bias, giving [..., out]."""
         return finished(self.matrix(input), self.bias, self.output_quantiser)
 
 
@@ -87,19 +61,22 @@ class MappedConv1D(MappedLinear):
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+        """Return the matrix of a Conv1D, or of a QuantisedConv1D."""
         assert isinstance(module.weight, Tensor)
         return {"": WeightSource.transposed("weight", tuple(module.weight.shape))}
 
     @property
     def weight(self) -> Tensor:
+        """A weight [in, out] without values."""
         return WeightOnArrays(self.matrix, self.weight_dtype, super().weight.shape[::-1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply as `MappedLinear.forward`; the argument has Conv1D's name."""
         return super().forward(x)
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:
-        """Whether `module` is such a layer, judged by its looks: transformers need not be installed."""
+        """Whether `module` is such a layer, judged by its name and sizes: transformers need not be installed."""
         weight = getattr(module, "weight", None)
         return (
             type(module).__name__ == "Conv1D"
@@ -109,12 +86,42 @@ class MappedConv1D(MappedLinear):
         )
 
 
+class QuantisedLinear(QuantisedLayerOfOne):
+    """An nn.Linear with quantisers."""
+
+    sources = MappedLinear.sources
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.out_features, self.in_features = self.source.shape
+
+    @naming_its_layer
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply `input` [..., in] by the rounded matrix and add the bias, giving [..., out]."""
+        return self.finished(self.matrix()(input), self.bias)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class QuantisedConv1D(QuantisedLinear):
+    """GPT-2's `Conv1D` with quantisers."""
+
+    sources = MappedConv1D.sources
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply as `QuantisedLinear.forward`; the argument has Conv1D's name."""
+        return super().forward(x)
+
+
 def mapped_product(
     quantisers: nn.ModuleDict, name: str, x: Tensor, matrix: nn.Module | Tensor, bias: Tensor | None
 ) -> Tensor:
-    """In a layer of several matrices: `x` times one that is on arrays, or (a tensor) digital, with its bias.
+    """Multiply `x` [..., in] by one matrix of a layer of several, and add its bias [out], giving [..., out].
 
-    `quantisers` are those of the layer (see `kept_quantisers`).
+    A `matrix` that is a module is on arrays, a tensor [out, in] is digital. `quantisers` are the layer's (see
+    `copied_quantisers`).
     """
     product = quantisers._modules.get(name)
     assert product is None or isinstance(product, QuantisedProduct)

@@ -1,4 +1,4 @@
-"""Layers that know what they are called in the network, and say so in errors."""
+"""Layers that know their name in the network and put it into errors."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from memsim.errors import InputError
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
-_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # what inputs that do not fit may raise
+_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # raised for inputs that do not fit
 
 
 class NamedLayer(nn.Module):
-    """A layer on arrays, or in training for them; `layer_name` is that in the network, empty where it has none."""
+    """A layer on arrays, or in training for them; `layer_name` is its name in the network, empty where it has none."""
 
     layer_name = ""
 
+    def _copy_sizes(self, module: Any) -> None:
+        """Copy the settings of `module`, which this layer replaces."""
+
     @property
     def in_this_layer(self) -> str:
-        """For the end of an error whose beginning is the name of an argument."""
+        """The layer's name as the end of an error that begins with the name of an argument."""
         return f" (layer {self.layer_name})" if self.layer_name else ""
 
 
 def naming_its_layer(forward: Forward) -> Forward:
-    """The `forward` of a `NamedLayer` whose errors begin with the layer's name, and which refuses nested tensors."""
+    """Wrap the `forward` of a `NamedLayer`: errors begin with the layer's name, and nested tensors are refused."""
 
     @wraps(forward)
     def named(self: NamedLayer, *inputs: Any, **options: Any) -> Any:

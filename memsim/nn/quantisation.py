@@ -1,15 +1,14 @@
-"""Which layers of a network are trained with quantisers, with which, and putting them in.
+"""Quantisation of a network for training: the recipe, and putting quantisers into the layers.
 
-from memsim.nn.mapping import measure
-from memsim.spec import load_hardware
-
-recipe = QuantisationConfig(layers="all")
-Quantisation(recipe, bits=3, spec=load_hardware("physical")).apply(network, measure(network, batches))
+Example:
+    recipe = QuantisationConfig(layers="all")
+    statistics = memsim.measure_inputs(network, batches)
+    Quantisation(recipe, bits=3, spec=memsim.load_hardware("physical")).apply(network, statistics)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from statistics import median
@@ -36,7 +35,7 @@ from memsim.nn.layer_adapters import (
 )
 from memsim.nn.linear import MappedLinear
 from memsim.nn.plan import Plan, Selection, plan_modules
-from memsim.nn.product import QuantisedProduct
+from memsim.nn.quantised_product import QuantisedProduct
 from memsim.nn.quantisers import seams
 from memsim.nn.rounding import NEGLIGIBLE, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource
@@ -48,14 +47,14 @@ ActivationBits = Annotated[int, Within(2, 16)]
 
 
 class WeightsConfig(Section):
-    """How weights are rounded. `lsq` learns the scales, `minmax` observes them."""
+    """The rounding of weights: `lsq` learns the scales, `minmax` observes them."""
 
     method: Method = "lsq"
     scale: Literal["per_channel", "per_tensor"] = "per_channel"
 
 
 class InputsConfig(Section):
-    """How the inputs of the layers' matrices are rounded; `lsq` learns their ranges, from `percentile` on."""
+    """The rounding of the inputs of matrices: `lsq` learns their ranges, starting from `percentile`."""
 
     method: Method = "lsq"
     bits: Literal["dac"] | ActivationBits = "dac"
@@ -63,19 +62,19 @@ class InputsConfig(Section):
 
 
 class OutputsConfig(Section):
-    """How the outputs of the layers' matrices are rounded, with their biases, digitally."""
+    """The digital rounding of the outputs of matrices, biases included."""
 
     bits: ActivationBits = 8
 
 
 class AttentionConfig(Section):
-    """How queries, keys, softmax probabilities and values are rounded, digitally."""
+    """The digital rounding of queries, keys, softmax probabilities and values."""
 
     bits: Literal["weights"] | ActivationBits = "weights"
 
 
 class HardwareConfig(Section):
-    """What of the hardware training goes through."""
+    """The parts of the hardware through which the network is trained."""
 
     transfer: bool = True
     programming_spread: Annotated[float, Within(low=0, high=10)] = 1.0
@@ -83,14 +82,14 @@ class HardwareConfig(Section):
 
 
 class TeacherConfig(Section):
-    """Distillation from the network that the training started from."""
+    """The distillation from the network that the training started from."""
 
     weight: Annotated[float, Within(above=0)] = 0.5
     temperature: Annotated[float, Within(above=0)] = 1.0
 
 
 class LayerOverride(Section):
-    """Other bits for the matrices that `match`."""
+    """Other bits for the matrices whose names match the glob `match`."""
 
     match: Annotated[str, Field(min_length=1)]
     weight_bits: WeightBits | None = None
@@ -98,7 +97,7 @@ class LayerOverride(Section):
 
 
 class QuantisationConfig(Section):
-    """The section `quantisation` of a training recipe; the number of weight bits is not the recipe's."""
+    """The section `quantisation` of a training recipe; the number of weight bits is not part of it."""
 
     layers: Literal["linear", "all"] = "linear"
     weights: WeightsConfig = WeightsConfig()
@@ -114,15 +113,15 @@ class QuantisationConfig(Section):
     @model_validator(mode="after")
     def _hardware_has_its_inputs(self) -> QuantisationConfig:
         if self.hardware is not None and self.hardware.transfer and self.inputs is None:
-            raise problem("the hardware's converters need the inputs' ranges; none is without inputs", key="inputs")
+            raise problem("the hardware's converters need input ranges; it must not be none", key="inputs")
         if self.hardware is not None and not self.hardware.transfer and self.hardware.programming_spread:
             raise problem(
-                "is of the hardware's cells: it needs transfer: true, or 0", key="hardware.programming_spread"
+                "comes from the hardware's cells: set transfer: true, or 0 here", key="hardware.programming_spread"
             )
         return self
 
     def for_layer(self, layer: str, bits: int) -> tuple[int, int | Literal["dac"] | None]:
-        """(weight bits, input bits) of `layer`, where the others have `bits`; later overrides win."""
+        """Return the weight bits, by default `bits`, and the input bits of `layer`; later overrides win."""
         inputs: int | Literal["dac"] | None = None if self.inputs is None else self.inputs.bits
         for override in self.overrides:
             if fnmatchcase(layer, override.match):
@@ -134,19 +133,19 @@ class QuantisationConfig(Section):
 
 @dataclass(frozen=True)
 class Quantisation:
-    """A recipe for a network that is to have `bits`-bit weights on the chip `spec`."""
+    """A recipe for training a network with `bits`-bit weights for the chip `spec`."""
 
     config: QuantisationConfig
     bits: int
     spec: HardwareSpec
 
     def apply(self, model: nn.Module, statistics: Mapping[str, InputStatistics]) -> nn.Module:
-        """Put quantisers into `model`, in place: into the layers that the recipe names and `spec` has on arrays, and
-        the seams.
+        """Put quantisers into `model`, in place, and return it.
 
-        `statistics` of the input of each matrix give the ranges to begin with. Layers that share a weight share its
-        quantisers. Raises InputError where there is nothing to quantise, a glob matches nothing, or the spec has what
-        training cannot go through.
+        The layers that the recipe names and `spec` has on arrays get them, and the seams. `statistics` of the inputs of
+        each matrix give the initial ranges. Layers that share a weight share its quantisers. Raises InputError where
+        there is nothing to quantise, where a glob matches nothing, where no data reached a layer, and where the spec
+        has a non-ideality that training does not model.
         """
         layers = mappable_layers(model)
         require_names(model, layers)
@@ -183,7 +182,7 @@ class Quantisation:
         return model
 
     def calibrate(self, model: nn.Module, statistics: Mapping[str, InputStatistics]) -> None:
-        """Set what the hardware is calibrated to, from the inputs as they are now."""
+        """Calibrate the hardware transfers to `statistics` of the present inputs."""
         layers = mappable_layers(model)
         weights = {name: layer.matrix(local) for layer in reversed(layers) for local, name in layer.matrices.items()}
         statistics = plan_modules(model, self.spec, Selection()).completed(statistics)
@@ -195,12 +194,12 @@ class Quantisation:
                 product.transfer.calibrate(levels, product.trained_scale[1], measured)
 
     def _chosen(self, plan: Plan, layers: Iterable[MappableLayer]) -> dict[str, tuple[HardwareSpec, int | None]]:
-        """By matrix: its resolved spec and its input bits."""
+        """Return the resolved spec and the input bits of each matrix that gets quantisers, by its name."""
         config = self.config
         wanted = {
             matrix
             for layer in layers
-            if layer.front_end is MappedLinear or (config.layers == "all" and layer.front_end in QUANTISED)
+            if layer.adapter is MappedLinear or (config.layers == "all" and layer.adapter in QUANTISED)
             for matrix in layer.matrices.values()
         }
         candidates = [layer for layer in plan.mapped if layer.name in wanted]
@@ -217,7 +216,7 @@ class Quantisation:
                 if input_bits not in ("dac", dac_bits):
                     raise InputError(
                         f"{layer.name}: inputs of {input_bits} bits, but hardware {spec.name} has {dac_bits}; "
-                        "bits: dac takes those of its DAC"
+                        "bits: dac takes the number of its DAC"
                     )
             chosen[layer.name] = (spec, dac_bits if input_bits == "dac" else input_bits)
         globs = [*config.full_precision, *(override.match for override in config.overrides)]
@@ -229,13 +228,13 @@ class Quantisation:
                 )
         if not chosen:
             if candidates:
-                raise InputError("quantisation: full_precision: matches every layer; --bits float trains like that")
+                raise InputError("quantisation: full_precision: matches every layer; use --bits float")
             kind = "linear layer" if config.layers == "linear" else "layer"
             raise InputError(f"quantisation: hardware {self.spec.name} has no {kind} of this network on arrays")
         return chosen
 
     def _usual_input(self, chosen: Iterable[str], statistics: Mapping[str, InputStatistics]) -> float:
-        """The median of the ranges of the matrices whose inputs are not all 0; 0 where there is none."""
+        """Return the median range of the inputs that are not all 0; 0 where all are."""
         percentile = 99.9 if self.config.inputs is None else self.config.inputs.percentile
         known = [statistics[matrix] for matrix in chosen if matrix in statistics]
         return median([of.percentile(percentile) for of in known if of.absmax > 0] or [0.0])
@@ -251,7 +250,7 @@ class Quantisation:
         statistics: InputStatistics,
         usual_input: float,
     ) -> None:
-        """Put quantisers for `matrix` into `product`; `usual_input` is the range that inputs have elsewhere."""
+        """Put quantisers for `matrix` [out, in / groups] into `product`; `usual_input` is the median input range."""
         config = self.config
         weights = BinaryPlanes(scale=config.weights.scale, scale_method=_FIRST_SCALE[config.weights.method])
         product.weight_quantiser = WeightQuantiser.fitted(matrix, bits_of(spec), config.weights.method, weights)
@@ -271,7 +270,7 @@ class Quantisation:
             product.transfer = HardwareTransfer(name, spec, row_tiles, source.groups).to(matrix.device)
 
     def _share(self, made: QuantisedProduct, product: QuantisedProduct) -> None:
-        """Give `product` what that of another layer has for the same matrix; outputs are each layer's own."""
+        """Give `product` the quantisers that `made` has for the same matrix, except the output's."""
         product.weight_quantiser, product.input_quantiser = made.weight_quantiser, made.input_quantiser
         product.transfer = made.transfer
         assert isinstance(made.weight_quantiser, WeightQuantiser)
@@ -285,8 +284,3 @@ class Quantisation:
 
 
 _FIRST_SCALE: dict[Method, Literal["mse", "minmax"]] = {"lsq": "mse", "minmax": "minmax"}
-
-
-def quantised_layers(model: nn.Module) -> Iterator[tuple[str, QuantisedProduct]]:
-    """The products of `model` that have quantisers, by the names of their matrices, which are those of their layers."""
-    yield from quantised_matrices(mappable_layers(model)).items()

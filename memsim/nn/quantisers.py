@@ -1,9 +1,9 @@
-"""The quantisers of a network: where they are in it, and what of a file is theirs.
+"""The quantisers of a network: their places in it, and their tensors in a file.
 
-A quantised network has the tensors of the network it was made of, and those of its quantisers beside them, such as
-`<layer>.weight_quantiser.scale` and `<layer>.input_quantiser.range`, of a layer of several matrices
-`<layer>.quantisers.<matrix>.weight_quantiser.scale`; the `bits` of each are a tensor, too, so that a file says for
-itself what its layers were trained for.
+A quantised network has the tensors of the network that it was made from, and the tensors of its quantisers, such as
+`<layer>.weight_quantiser.scale` and `<layer>.input_quantiser.range`. In a layer of several matrices they are named
+`<layer>.quantisers.<matrix>.weight_quantiser.scale`. The `bits` of each quantiser are a tensor, too, so that a file
+says what its layers were trained for.
 """
 
 from __future__ import annotations
@@ -17,22 +17,8 @@ from torch import Tensor, nn
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, replace_modules
-from memsim.nn.linear import QuantisedLinear
-from memsim.nn.product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
-from memsim.nn.rounding import LEAST, QUANTISERS, ActivationQuantiser, Method, WeightQuantiser
-
-__all__ = [
-    "QUANTISERS",
-    "ActivationQuantiser",
-    "Method",
-    "QuantisedLinear",
-    "WeightQuantiser",
-    "quantiser_tensors",
-    "restore_quantisers",
-    "seams",
-    "taken_over",
-    "trained_scales",
-]
+from memsim.nn.quantised_product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
+from memsim.nn.rounding import LEAST, ActivationQuantiser, WeightQuantiser
 
 _SUFFIX = "_quantiser"
 _OF_PRODUCTS = tuple(f"{part}{_SUFFIX}" for part in ("weight", "input", "output"))
@@ -41,9 +27,9 @@ _OF_MANY = re.compile(rf"(?:^|(?<=\.)){QUANTISERS_OF_MANY}\.(?=[^.]+$)")
 
 
 def seams(model: nn.Module) -> list[str]:
-    """The places, besides its layers, where an architecture lets its activations be quantised.
+    """Return the places, besides layers, where an architecture lets its activations be quantised.
 
-    They are its submodules named `..._quantiser`: identities, unless something else is put there.
+    They are its submodules named `..._quantiser`, which are identities until a quantiser replaces them.
     """
     return [
         name
@@ -53,12 +39,15 @@ def seams(model: nn.Module) -> list[str]:
 
 
 def quantiser_tensors(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are tensors of quantisers, or of what training needs besides."""
+    """Return the `names` of tensors that belong to quantisers, or that only training needs."""
     return [name for name in names if name.rpartition(".")[0].endswith(_SUFFIX) or _TRANSFER in name]
 
 
 def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor]]:
-    """By matrix: the bits that it was trained for, and its scale."""
+    """Return the bits that each matrix was trained for and its scale [out] or [1], by the matrix's name.
+
+    Raises InputError for an invalid number of bits.
+    """
     end = f".weight{_SUFFIX}.scale"
     products = [name.removesuffix(end) for name in tensors if name.endswith(end)]
     return {
@@ -72,7 +61,7 @@ def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor
 
 
 def taken_over(names: Iterable[str], mapped: Container[str]) -> list[str]:
-    """Those of `names` that say what the arrays of the matrices `mapped` do, or what only training needs."""
+    """Return the `names` of tensors that the arrays of the matrices `mapped` replace, or that only training needs."""
     return [
         name
         for name in quantiser_tensors(names)
@@ -85,7 +74,7 @@ def taken_over(names: Iterable[str], mapped: Container[str]) -> list[str]:
 
 
 def _stored_bits(name: str, tensors: Mapping[str, Tensor]) -> int:
-    """The number of bits in the tensor `name`. Raises InputError for what is none."""
+    """Return the number of bits in the tensor `name`. Raises InputError unless it is a whole number from 2 to 16."""
     bits = tensors[name].reshape(-1).tolist()
     if len(bits) != 1 or bits[0] not in range(2, 17):
         raise InputError(f"{name} is {bits[:3]}; it must be one number, 2 to 16")
@@ -93,33 +82,31 @@ def _stored_bits(name: str, tensors: Mapping[str, Tensor]) -> int:
 
 
 def _matrix_of(product: str) -> str:
-    """The name of the matrix whose quantisers are those of the module `product`."""
+    """Return the name of the matrix that the module `product` multiplies by."""
     return _OF_MANY.sub("", product)
 
 
 def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put into `model` (a float one) the quantisers that are in `tensors`: those of its layers and seams.
+    """Put the quantisers in `tensors`, of layers and seams, into `model`, which has none.
 
-    They hold no values until the model's state is loaded. Raises InputError where a part of one is missing or broken.
+    They hold no values until the model's state is loaded. Raises InputError where a tensor of one is missing or wrong.
     """
     stored = [key for key in tensors if key.endswith(f"{_SUFFIX}.bits")]
     found = {key.removesuffix(".bits"): _stored_bits(key, tensors) for key in stored}
     if not found:
         return
-    layers = {id(layer.module): layer for layer in mappable_layers(model) if layer.front_end in QUANTISED}
+    layers = {id(layer.module): layer for layer in mappable_layers(model) if layer.adapter in QUANTISED}
     replacements: dict[int, nn.Module] = {}
     for name, bits in found.items():
         owner = _owner(model, name, layers, replacements)
         if owner is None:
-            continue  # of no layer of this architecture, which the loading of its state says
-        quantiser: nn.Module
-        value = f"{name}.{'scale' if name.endswith(f'.weight{_SUFFIX}') else 'range'}"
+            continue  # the architecture has no such layer; loading the state will say so
+        is_weight = name.endswith(f".weight{_SUFFIX}")
+        value = f"{name}.{'scale' if is_weight else 'range'}"
         if value not in tensors:
-            raise InputError(f"{name}.bits is there without {value}; the file is damaged")
-        if name.endswith(f".weight{_SUFFIX}"):
-            quantiser = WeightQuantiser(bits, torch.empty_like(tensors[value], device="meta"), "minmax")
-        else:
-            quantiser = ActivationQuantiser(bits, torch.empty_like(tensors[value], device="meta"), "minmax")
+            raise InputError(f"the file has {name}.bits but not {value}; it is damaged")
+        make = WeightQuantiser if is_weight else ActivationQuantiser
+        quantiser = make(bits, torch.empty_like(tensors[value], device="meta"), "minmax")
         setattr(owner, name.rpartition(".")[2], quantiser.train(owner.training))
     replace_modules(model, replacements)
     refuse_fused_kernels(model)
@@ -128,8 +115,10 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _owner(
     model: nn.Module, name: str, layers: Mapping[int, MappableLayer], replacements: dict[int, nn.Module]
 ) -> nn.Module | None:
-    """The module that has the quantiser `name`: a product of one of `layers`, which then is among `replacements`, or
-    the owner of a seam; None where the model has no such module."""
+    """Return the module that has the quantiser `name`; None where the model has no such module.
+
+    It is a product of one of `layers`, whose quantised layer is then added to `replacements`, or the owner of a seam.
+    """
     owner, _, child = name.rpartition(".")
     layer_name, _, local = owner.rpartition(f"{QUANTISERS_OF_MANY}.") if _OF_MANY.search(owner) else (owner, "", "")
     try:

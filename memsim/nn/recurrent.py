@@ -1,5 +1,7 @@
-"""LSTM, GRU and RNN on simulated arrays, and in training for them: every time step reads the same arrays, with noise of
-its own."""
+"""LSTM, GRU and RNN on simulated arrays, and in training for them.
+
+Every time step reads the same arrays, with its own noise.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,26 @@ from torch.nn.utils.rnn import PackedSequence
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.product import QuantisedLayerOfMany, kept_quantisers
-from memsim.nn.sources import WeightSource, effective_weight, kept
+from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 
 
 class State(NamedTuple):
-    """What a cell carries on: `hidden` [batch, hidden or projected]; `cell` [batch, hidden], None but in an LSTM."""
+    """The state of a cell: `hidden` [batch, hidden or projected], and in an LSTM `cell` [batch, hidden]."""
 
     hidden: Tensor
     cell: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> State:
-        """With both tensors changed alike."""
+        """Apply `change` to both tensors."""
         return State(change(self.hidden), None if self.cell is None else change(self.cell))
 
     def first(self, count: int) -> State:
-        """Of the first `count` sequences."""
+        """Return the state of the first `count` sequences."""
         return self.each(lambda part: part[:count])
 
     def updated(self, new: State) -> State:
-        """With the first sequences' replaced by `new`."""
+        """Return the state with `new` in place of that of the first sequences."""
         count = len(new.hidden)
         hidden = torch.cat([new.hidden, self.hidden[count:]])
         if self.cell is None or new.cell is None:
@@ -43,7 +45,7 @@ class State(NamedTuple):
 
 
 def lstm_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """The gates' inputs [batch, 4 * hidden], in torch's order, to the next state, before any projection."""
+    """Return an LSTM's next state, before projection, from the gates' inputs [batch, 4 * hidden] (torch's order)."""
     assert state.cell is not None
     keep_in, forget, new, out = (from_input + from_hidden).chunk(4, dim=-1)
     cell = forget.sigmoid() * state.cell + keep_in.sigmoid() * new.tanh()
@@ -51,7 +53,7 @@ def lstm_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
 
 
 def gru_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """The gates' inputs [batch, 3 * hidden], in torch's order, to the next state."""
+    """Return a GRU's next state from the gates' inputs [batch, 3 * hidden] (torch's order)."""
     reset_in, update_in, new_in = from_input.chunk(3, dim=-1)
     reset_hidden, update_hidden, new_hidden = from_hidden.chunk(3, dim=-1)
     new = (new_in + (reset_in + reset_hidden).sigmoid() * new_hidden).tanh()
@@ -59,10 +61,12 @@ def gru_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
 
 
 def tanh_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
+    """Return the next state of an RNN with tanh, from inputs [batch, hidden]."""
     return State((from_input + from_hidden).tanh())
 
 
 def relu_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
+    """Return the next state of an RNN with ReLU, from inputs [batch, hidden]."""
     return State((from_input + from_hidden).relu())
 
 
@@ -72,30 +76,44 @@ STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
     "RNN_TANH": tanh_step,
     "RNN_RELU": relu_step,
 }
-"""By the `mode` of torch's nn.RNNBase."""
-
+"""The step of each kind of cell, by the `mode` of torch's nn.RNNBase."""
 
 Product = Callable[[str, Tensor], Tensor]
-"""The name of a matrix and its input to their product, with the bias where there is one."""
+"""A function of the name of a matrix and an input that returns their product, with the bias if there is one."""
 
 
 class _Recurrent(NamedLayer):
-    """What layers and cells, mapped or in training, share."""
+    """A recurrent layer or cell, mapped or in training."""
 
     mode: str
 
     def _products(self) -> Product:
-        """For one forward pass."""
+        """Return the product function for one forward pass."""
         raise NotImplementedError
 
     @classmethod
     def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        """By the names of torch's parameters: weight_ih_l0, weight_hh_l0, ..."""
+        """Return the matrices by the names of torch's parameters: weight_ih_l0, weight_hh_l0 and so on."""
         return {name: WeightSource.of(name, tuple(getattr(module, name).shape)) for name in _weights(module)}
 
-    @property
-    def has_cell_state(self) -> bool:
-        return self.mode == "LSTM"
+    def _initial(
+        self,
+        hx: Tensor | tuple[Tensor, Tensor] | None,
+        like: Tensor,
+        shape: tuple[int, ...],
+        cell_shape: tuple[int, ...],
+    ) -> State:
+        """Return the state before the first step: `hx`, or by default zeros with the dtype and device of `like`."""
+        has_cell = self.mode == "LSTM"
+        if hx is None:
+            return State(like.new_zeros(shape), like.new_zeros(cell_shape) if has_cell else None)
+        given = State(hx) if isinstance(hx, Tensor) else State(*hx)
+        if (given.cell is not None) != has_cell:
+            raise ValueError(f"an initial state of {1 + (given.cell is not None)} tensors does not fit {self.mode}")
+        for part, wanted in zip(given, (shape, cell_shape), strict=True):
+            if part is not None and part.shape != wanted:
+                raise ValueError(f"an initial state of {list(part.shape)}; expected {list(wanted)}")
+        return given
 
 
 def _weights(module: Any) -> Iterator[str]:
@@ -110,12 +128,12 @@ def _weights(module: Any) -> Iterator[str]:
 
 
 class RecurrentLayer(_Recurrent):
-    """nn.LSTM, nn.GRU or nn.RNN, with their arguments and results, packed sequences included.
+    """An nn.LSTM, nn.GRU or nn.RNN, with their arguments and results, packed sequences included.
 
-    The product of the input of all time steps is computed at once; that of the hidden state at every step.
+    The product of the input is computed for all time steps at once, that of the hidden state at every step.
     """
 
-    def _set_sizes(self, module: Any) -> None:
+    def _copy_sizes(self, module: Any) -> None:
         self.mode = module.mode
         self.input_size, self.hidden_size, self.proj_size = module.input_size, module.hidden_size, module.proj_size
         self.num_layers, self.bidirectional = module.num_layers, module.bidirectional
@@ -125,9 +143,13 @@ class RecurrentLayer(_Recurrent):
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
+        """Return the outputs and the final states, as torch's layer does.
+
+        Raises ValueError where the shape of the input or of the initial states does not fit.
+        """
         if isinstance(input, PackedSequence):
             sizes, order, restored = input.batch_sizes.tolist(), input.sorted_indices, input.unsorted_indices
-            data, state = self._run(input.data, sizes, self._initial(hx, input.data, sizes[0], order))
+            data, state = self._run(input.data, sizes, _in_order(self._before(hx, input.data, sizes[0]), order))
             packed = PackedSequence(data, input.batch_sizes, order, restored)
             return packed, self._as_given(_in_order(state, restored), has_batch=True)
         has_batch = input.ndim == 3
@@ -139,7 +161,7 @@ class RecurrentLayer(_Recurrent):
             raise ValueError(f"an input of {list(input.shape)}; it has no time steps")
         if not has_batch and hx is not None:
             hx = (hx[0][:, None], hx[1][:, None]) if isinstance(hx, tuple) else hx[:, None]
-        data, state = self._run(by_step.flatten(0, 1), [batch] * steps, self._initial(hx, by_step, batch, None))
+        data, state = self._run(by_step.flatten(0, 1), [batch] * steps, self._before(hx, by_step, batch))
         output = data.unflatten(0, (steps, batch))
         if not has_batch:
             output = output[:, 0]
@@ -147,29 +169,19 @@ class RecurrentLayer(_Recurrent):
             output = output.transpose(0, 1)
         return output, self._as_given(state, has_batch)
 
-    def _initial(
-        self, hx: Tensor | tuple[Tensor, Tensor] | None, like: Tensor, batch: int, order: Tensor | None
-    ) -> State:
-        """The states [layers * directions, batch, size] before the first step: zeros where none are given."""
+    def _before(self, hx: Tensor | tuple[Tensor, Tensor] | None, like: Tensor, batch: int) -> State:
+        """Return the states [layers * directions, batch, size] before the first step."""
         count = self.num_layers * (2 if self.bidirectional else 1)
-        if hx is None:
-            hidden = like.new_zeros(count, batch, self.proj_size or self.hidden_size)
-            return State(hidden, like.new_zeros(count, batch, self.hidden_size) if self.has_cell_state else None)
-        given = State(*hx) if isinstance(hx, tuple | list) else State(hx)
-        for part, size in zip(given, (self.proj_size or self.hidden_size, self.hidden_size), strict=True):
-            if part is not None and part.shape != (count, batch, size):
-                raise ValueError(f"an initial state of {list(part.shape)}; expected {[count, batch, size]}")
-        if (given.cell is not None) != self.has_cell_state:
-            raise ValueError(f"an initial state of {1 + (given.cell is not None)} tensors does not fit {self.mode}")
-        return _in_order(given, order)
+        shape = (count, batch, self.proj_size or self.hidden_size)
+        return self._initial(hx, like, shape, (count, batch, self.hidden_size))
 
     def _as_given(self, state: State, has_batch: bool) -> Tensor | tuple[Tensor, Tensor]:
-        """The final states as torch returns them."""
+        """Return the final states as torch does."""
         hidden, cell = state if has_batch else state.each(lambda part: part[:, 0])
         return hidden if cell is None else (hidden, cell)
 
     def _run(self, data: Tensor, sizes: list[int], initial: State) -> tuple[Tensor, State]:
-        """All layers over `data` [frames, in], in which step t has `sizes[t]` frames: outputs, and final states."""
+        """Run all layers over `data` [frames, in], with `sizes[t]` frames in step t: the outputs and final states."""
         product = self._products()
         finals: list[State] = []
         for layer in range(self.num_layers):
@@ -190,7 +202,7 @@ class RecurrentLayer(_Recurrent):
     def _run_direction(
         self, product: Product, data: Tensor, sizes: list[int], state: State, suffix: str
     ) -> tuple[Tensor, State]:
-        """One direction of a layer. A sequence that has ended, or not yet begun, keeps its state."""
+        """Run one direction of a layer. A sequence that has ended, or has not begun, keeps its state."""
         by_step = list(product(f"weight_ih{suffix}", data).split(sizes))
         is_reverse = suffix.endswith("_reverse")
         outputs = []
@@ -204,16 +216,17 @@ class RecurrentLayer(_Recurrent):
         return torch.cat(outputs[::-1] if is_reverse else outputs), state
 
     def flatten_parameters(self) -> None:
-        """Nothing to do: torch's layers put their weights in one piece here."""
+        """Do nothing: the method exists for networks that call it on torch's layers."""
 
     def extra_repr(self) -> str:
+        """Return the kind of cell and the sizes."""
         return f"{self.mode}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
 
 class RecurrentCell(_Recurrent):
-    """nn.LSTMCell, nn.GRUCell or nn.RNNCell, with their arguments and results."""
+    """An nn.LSTMCell, nn.GRUCell or nn.RNNCell, with their arguments and results."""
 
-    def _set_sizes(self, module: Any) -> None:
+    def _copy_sizes(self, module: Any) -> None:
         if isinstance(module, nn.LSTMCell):
             self.mode = "LSTM"
         elif isinstance(module, nn.GRUCell):
@@ -226,43 +239,42 @@ class RecurrentCell(_Recurrent):
     def forward(
         self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the next state, as torch's cell does.
+
+        Raises ValueError where the shape of the input or of the state does not fit.
+        """
         if input.ndim not in (1, 2):
             raise ValueError(f"an input of {list(input.shape)}; expected 1 (one sequence) or 2 dimensions")
-        zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
-        if hx is None:
-            state = State(zeros, zeros if self.has_cell_state else None)
-        else:
-            state = State(hx) if isinstance(hx, Tensor) else State(*hx)
-            if (state.cell is not None) != self.has_cell_state:
-                raise ValueError(f"an initial state of {1 + (state.cell is not None)} tensors does not fit {self.mode}")
-            for part in state:
-                if part is not None and part.shape != zeros.shape:
-                    raise ValueError(f"an initial state of {list(part.shape)}; expected {list(zeros.shape)}")
+        shape = (*input.shape[:-1], self.hidden_size)
+        state = self._initial(hx, input, shape, shape)
         product = self._products()
         from_input, from_hidden = product("weight_ih", input), product("weight_hh", state.hidden)
         new = STEPS[self.mode](from_input, from_hidden, state)
         return new.hidden if new.cell is None else (new.hidden, new.cell)
 
     def extra_repr(self) -> str:
+        """Return the kind of cell and the sizes."""
         return f"{self.mode}, {self.input_size}, {self.hidden_size}"
 
 
 class _Mapped(_Recurrent):
-    """With matrices, by the names that torch gives them, on arrays or digital, and biases."""
+    """A recurrent layer or cell whose matrices, by torch's names, are on arrays or digital."""
 
     def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        self._copy_sizes(module)
         for name in self.sources(module):
             if name in products:
                 self.add_module(name, MappedLinear(products[name], getattr(module, name), None))
             else:
-                self.register_parameter(name, kept(effective_weight(module, name)))
+                self.register_parameter(name, frozen_copy(effective_weight(module, name)))
             if bias := _bias_of(name):
-                self.register_parameter(bias, kept(getattr(module, bias, None)))
-        self.quantisers = kept_quantisers(module, products)
+                self.register_parameter(bias, frozen_copy(getattr(module, bias, None)))
+        self.quantisers = copied_quantisers(module, products)
 
     @classmethod
     def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
+        """Return the layer in place of `module`, whose matrices `products` are on arrays."""
         return cls(module, products)
 
     def _products(self) -> Product:
@@ -274,62 +286,42 @@ class _Mapped(_Recurrent):
 
 
 class _Quantised(QuantisedLayerOfMany, _Recurrent):
-    """With quantisers for the product with each matrix."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self._set_sources(self.sources(module))
+    """A recurrent layer or cell with quantisers for the product of each matrix."""
 
     def _products(self) -> Product:
         matrix = cache(self._matrix)  # the same at every time step
 
         def product(name: str, x: Tensor) -> Tensor:
-            return self._finished(name, matrix(name)(x), getattr(self, _bias_of(name), None))
+            return self.products[name].finished(matrix(name)(x), getattr(self, _bias_of(name), None))
 
         return product
 
 
 class MappedRecurrent(_Mapped, RecurrentLayer):
-    """nn.LSTM, nn.GRU or nn.RNN on arrays."""
+    """An nn.LSTM, nn.GRU or nn.RNN on arrays."""
 
     forward = uncompiled(RecurrentLayer.forward)
 
-    def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
-        super().__init__(module, products)
-        self._set_sizes(module)
-
 
 class MappedRecurrentCell(_Mapped, RecurrentCell):
-    """nn.LSTMCell, nn.GRUCell or nn.RNNCell on arrays."""
+    """An nn.LSTMCell, nn.GRUCell or nn.RNNCell on arrays."""
 
     forward = uncompiled(RecurrentCell.forward)
 
-    def __init__(self, module: nn.Module, products: Mapping[str, nn.Module]) -> None:
-        super().__init__(module, products)
-        self._set_sizes(module)
-
 
 class QuantisedRecurrent(_Quantised, RecurrentLayer):
-    """nn.LSTM, nn.GRU or nn.RNN with quantisers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self._set_sizes(module)
+    """An nn.LSTM, nn.GRU or nn.RNN with quantisers."""
 
 
 class QuantisedRecurrentCell(_Quantised, RecurrentCell):
-    """nn.LSTMCell, nn.GRUCell or nn.RNNCell with quantisers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self._set_sizes(module)
+    """An nn.LSTMCell, nn.GRUCell or nn.RNNCell with quantisers."""
 
 
 def _bias_of(weight: str) -> str:
-    """The name of the bias that is added to the product with `weight`; empty where there is none."""
+    """Return the name of the bias that is added to the product of `weight`; empty for a projection, which has none."""
     return "" if "weight_hr" in weight else weight.replace("weight", "bias")
 
 
 def _in_order(states: State, order: Tensor | None) -> State:
-    """Of tensors [layers, batch, size], with the batch in `order`."""
+    """Return states, tensors [layers, batch, size], with the batch in `order`."""
     return states if order is None else states.each(lambda part: part.index_select(1, order))

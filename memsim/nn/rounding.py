@@ -1,12 +1,12 @@
-"""Fake quantisers: what weights and activations are rounded to in training.
+"""Fake quantisers, which round weights and activations in training.
 
-Their grids are those of the hardware: a weight's is that of `memsim.crossbar.encode`, an activation's the DAC's own
-(`memsim.crossbar.convert`). What they round to in training is therefore, code for code, what is on the arrays later.
+Their grids are the hardware's: weights are rounded as in `memsim.crossbar.encode`, activations as by the DAC
+(`memsim.crossbar.convert`). The codes in training are therefore the codes on the arrays.
 
-A scale or range that is 0 is not known yet: what it rounds was always 0. An observer takes the first values that it
-sees. Learning would take far too long to get there, since its steps are relative to what is learned. Scales of channels
-and ranges of inputs that are all but 0 when training begins (a residual branch or an adapter that starts at zero, a
-dead ReLU) therefore follow the weights and inputs, and are learned only as long as they fit these.
+A scale or range of 0 is not known yet: its values have always been 0. An observer takes the first values that it sees.
+Learning would take far too long, because its steps are relative to the value learned. Therefore the scales of channels
+and the ranges of inputs that are almost 0 when training begins (a residual branch or an adapter that starts at zero, a
+dead ReLU) follow the weights and inputs, and are learned only while they fit these.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from memsim.spec import BinaryPlanes, Weights
 
 Method = Literal["lsq", "minmax"]
 
-LEAST = 1e-12  # of a range or scale, so that nothing is divided by 0
-NEGLIGIBLE = 0.05  # times the usual size: weights and inputs below that are as good as 0
-FOLLOWED_VALUES = 1 << 16  # of a batch, whose percentile is taken
+LEAST = 1e-12  # the smallest range or scale, which avoids a division by 0
+NEGLIGIBLE = 0.05  # weights and inputs below this fraction of the usual size count as 0
+FOLLOWED_VALUES = 1 << 16  # the number of values of a batch, roughly, of which a percentile is taken
 
 
 class _Rounding(torch.autograd.Function):
-    """codes * step, with the gradients of LSQ (Esser et al., ICLR 2020, equations 3 and 5).
+    """The product codes * step with the gradients of LSQ (Esser et al., ICLR 2020, equations 3 and 5).
 
-    The gradient of `x` passes where it is in range, and where `passes` is true; that of `step`, codes - x / step in
-    range and codes beyond, is multiplied by `gradient_scale`.
+    The gradient with respect to `x` passes where `x` is in range, and where `passes` is true. The gradient with respect
+    to `step`, codes - x / step in range and codes beyond, is multiplied by `gradient_scale`.
     """
 
     @staticmethod
@@ -56,13 +56,13 @@ class _Rounding(torch.autograd.Function):
 
 
 def _rounded(x: Tensor, step: Tensor, codes: Tensor, largest: int, values: int, passes: Tensor | None = None) -> Tensor:
-    """`codes` * `step` in place of `x`; `values` are those that share a step."""
+    """Return `codes` * `step` with the gradients of `_Rounding`; `values` is the number of values that share a step."""
     result: Tensor = _Rounding.apply(x, step, codes, largest, (values * largest) ** -0.5, passes)
     return result
 
 
 class _Positive(torch.autograd.Function):
-    """At least LEAST, with the gradient of the identity: what training has led below 0 is led back."""
+    """The maximum of a value and LEAST, with the identity's gradient, so that training can raise a negative value."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ def _positive(x: Tensor) -> Tensor:
 
 
 def dtype_of_state(values: Tensor) -> torch.dtype:
-    """That of the scales and ranges of `values`: float32, or float64 for those of a float64 network."""
+    """Return the dtype of the scales and ranges of `values`: float32, or float64 in a float64 network."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
 def _hold(module: nn.Module, name: str, value: Tensor, method: Method) -> None:
-    """Give `module` the state `name`: a parameter where it is learned, a buffer where it is observed."""
+    """Register the state `name` of `module`: a parameter where it is learned, a buffer where it is observed."""
     if method == "lsq":
         module.register_parameter(name, nn.Parameter(value))
     else:
@@ -92,10 +92,10 @@ def _hold(module: nn.Module, name: str, value: Tensor, method: Method) -> None:
 
 
 class WeightQuantiser(nn.Module):
-    """Rounds a weight [out, in] to levels * `scale`, `scale` being [out] (per channel) or [1] (per tensor).
+    """A quantiser of a weight [out, in] to levels * `scale`; `scale` is [out] (per channel) or [1] (per tensor).
 
-    `lsq` learns the scale; `minmax` observes it in training: the largest magnitude that there ever was is on the last
-    level. `followed` [n], of `lsq`, are the indices of the scales that follow the weights; None: no scale does.
+    The method `lsq` learns the scale. The method `minmax` observes it in training: the largest magnitude so far is on
+    the last level. `followed` [n] holds the indices of the scales that follow the weights (`lsq` only); None for none.
     """
 
     scale: Tensor
@@ -112,9 +112,10 @@ class WeightQuantiser(nn.Module):
 
     @classmethod
     def fitted(cls, weight: Tensor, bits: int, method: Method, config: Weights) -> WeightQuantiser:
-        """With the scale that mapping would choose for `weight` [out, in], 0 where all of it is 0.
+        """Return a quantiser with the scale that mapping would choose for `weight` [out, in], 0 where all of it is 0.
 
-        Followed are scales of less than NEGLIGIBLE times the weights that layers are usually initialised with.
+        Scales follow the weights where these are below NEGLIGIBLE times the weights with which layers are usually
+        initialised.
         """
         weight = weight.detach()
         scale = encode.fit_scale(weight, bits, config).to(dtype_of_state(weight))
@@ -124,6 +125,7 @@ class WeightQuantiser(nn.Module):
         return cls(bits, scale, method, followed if method == "lsq" and len(followed) else None)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Round `weight` [out, in]; in training, first observe or follow it."""
         if self.method == "minmax" and self.training:
             self._observe(weight.detach())
         passes = None
@@ -136,17 +138,17 @@ class WeightQuantiser(nn.Module):
         return _rounded(weight, scale[:, None], self.levels(weight), self.largest, values, passes)
 
     def positive_scale(self) -> Tensor:
-        """`scale`, above 0 wherever training has led it."""
+        """Return `scale`, or LEAST where training has made it smaller."""
         return _positive(self.scale)
 
     def learned_from_the_start(self) -> Tensor:
-        """Those of the scales [n] that follow nothing."""
+        """Return the scales [n] that do not follow the weights."""
         scale = self.scale.detach()
         return scale if self.followed is None else scale[~torch.isin(torch.arange(len(scale)), self.followed.cpu())]
 
     @torch.no_grad()
     def levels(self, weight: Tensor) -> Tensor:
-        """Levels [out, in], whole numbers in the dtype of the weight."""
+        """Return the levels [out, in] of `weight`, whole numbers in its dtype."""
         return self._levels(weight, self.positive_scale())
 
     def _levels(self, rows: Tensor, scale: Tensor) -> Tensor:
@@ -158,7 +160,7 @@ class WeightQuantiser(nn.Module):
 
     @torch.no_grad()
     def _follow(self, weight: Tensor, followed: Tensor) -> None:
-        """Fit those of the scales anew that fit the weights no longer: these are clipped, or leave levels unused."""
+        """Fit anew the scales that no longer fit: weights are clipped, or leave levels unused."""
         rows, scale = _rows(weight, self.scale)[followed], self.positive_scale()[followed]
         levels = self._levels(rows, scale)
         grown = (rows * levels).sum(dim=1) / (levels.square().sum(dim=1) * scale)  # NaN where all levels are 0
@@ -171,6 +173,7 @@ class WeightQuantiser(nn.Module):
             self.scale.data[followed[outdated]] = fitted.to(self.scale.dtype)
 
     def extra_repr(self) -> str:
+        """Return the largest level and the method."""
         return f"levels=+-{self.largest}, {self.method}"
 
 
@@ -178,15 +181,15 @@ _LEAST_SQUARES = BinaryPlanes(scale="per_channel", scale_method="mse")
 
 
 def _rows(weight: Tensor, scale: Tensor) -> Tensor:
-    """`weight` [out, in] as a row for each of its scales."""
+    """Return `weight` [out, in] with one row for each of its scales."""
     return weight if len(scale) == len(weight) else weight.reshape(1, -1)
 
 
 class ActivationQuantiser(nn.Module):
-    """Rounds to the codes of a signed converter whose full scale is `range` [].
+    """A quantiser of activations to the codes of a signed converter whose full scale is `range` [].
 
-    `lsq` learns the range; `minmax` observes it in training: the largest magnitude that there ever was. With
-    `followed_percentile`, a range that is learned follows that percentile of the magnitudes that are not 0.
+    The method `lsq` learns the range. The method `minmax` observes it in training: the largest magnitude so far. With
+    `followed_percentile`, a learned range also follows that percentile of the magnitudes that are not 0.
     """
 
     range: Tensor
@@ -202,6 +205,7 @@ class ActivationQuantiser(nn.Module):
         _hold(self, "range", range_, method)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Round `x` [..., features]; in training, first observe or follow it."""
         x = x.to(dtype_of_state(x))
         if self.method == "minmax" and self.training:
             self.range.copy_(torch.maximum(self.range, x.detach().abs().amax()))
@@ -214,21 +218,21 @@ class ActivationQuantiser(nn.Module):
         return _rounded(x, full_scale / largest, codes, largest, x.shape[-1])
 
     def positive_range(self) -> Tensor:
-        """`range`, above 0 wherever training has led it."""
+        """Return `range`, or LEAST where training has made it smaller."""
         return _positive(self.range)
 
     @property
     def is_observed(self) -> bool:
-        """Whether training sets the range to what the inputs are, if only until it is learned."""
+        """Whether training sets the range from the inputs, always or until it is learned."""
         return self.method == "minmax" or self.followed_percentile is not None
 
     def learned_from_the_start(self) -> Tensor:
-        """The range [1] unless it follows the inputs, else nothing [0]."""
+        """Return the range [1] unless it follows the inputs, in which case nothing [0]."""
         return self.range.detach().reshape(1)[: int(not self.is_observed)]
 
     @torch.no_grad()
     def _follow(self, x: Tensor, percentile: float) -> None:
-        """Grow at once with the inputs, shrink slowly when they are far smaller; zeros say nothing."""
+        """Enlarge the range at once when inputs grow, reduce it slowly when they are far smaller; ignore zeros."""
         magnitudes = x[x != 0].abs()
         if not len(magnitudes):
             return
@@ -238,6 +242,7 @@ class ActivationQuantiser(nn.Module):
         self.range.data.copy_(torch.where(wanted > 1.25 * self.range, wanted, shrunk))
 
     def extra_repr(self) -> str:
+        """Return the bits and the method."""
         return f"bits={self.dac_bits}, {self.method}"
 
 

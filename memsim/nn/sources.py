@@ -1,4 +1,4 @@
-"""Where the weights of a mapped matrix are in a network: in which tensor of which layer, and how they lie in it."""
+"""The tensors that hold the weights of mapped matrices, and how the weights lie in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
@@ -18,10 +18,16 @@ from torch.nn.utils.weight_norm import WeightNorm
 class WeightSource:
     """A matrix of `shape` (out, in / groups), as `MappedMatrix` takes it, in the tensor `tensor`.
 
-    The tensor is [out, in / groups, *kernel] with the kernel part of the input, as in nn.Conv1d; or, where
-    `is_transposed`, [in, out / groups, *kernel] with the kernel part of the output, as in nn.ConvTranspose1d. With
-    `rows` the matrix is that part of it only; with `index` it lies so in the tensor's part of that index. The input of
-    a matrix that `is_lookup` is an index, as a one-hot row.
+    Attributes:
+        tensor: the name of the tensor: [out, in / groups, *kernel], where the kernel is part of the input as in
+            nn.Conv1d, or, where `is_transposed`, [in, out / groups, *kernel], where it is part of the output as in
+            nn.ConvTranspose1d.
+        shape: of the matrix.
+        groups: the number of blocks of the matrix, which lie one below the other.
+        is_transposed: whether the tensor's first dimension is the input.
+        rows: the first and the last + 1 of the tensor's rows that are the matrix; None for all of them.
+        is_lookup: whether the input is an index, which stands for a one-hot row.
+        index: the place of the matrix in a tensor [experts, ...]; None where the tensor has no such dimension.
     """
 
     tensor: str
@@ -36,13 +42,13 @@ class WeightSource:
     def of(
         cls, tensor: str, stored: tuple[int, ...], groups: int = 1, rows: tuple[int, int] | None = None
     ) -> WeightSource:
-        """The matrix in a tensor of shape `stored`, [out, in / groups, *kernel], or in those `rows` of it."""
+        """Return the source in a tensor of shape `stored`, [out, in / groups, *kernel], or in these `rows` of it."""
         first, last = rows or (0, stored[0])
         return cls(tensor, (last - first, math.prod(stored[1:])), groups, rows=rows)
 
     @classmethod
     def transposed(cls, tensor: str, stored: tuple[int, ...], groups: int = 1) -> WeightSource:
-        """The matrix in a tensor of shape `stored`, [in, out / groups, *kernel]."""
+        """Return the source in a tensor of shape `stored`, [in, out / groups, *kernel]."""
         return cls(tensor, (groups * math.prod(stored[1:]), stored[0] // groups), groups, is_transposed=True)
 
     @property
@@ -61,7 +67,7 @@ class WeightSource:
         return self.of("", stored, rows=self.rows).shape == self.shape and (self.rows or (0, 0))[1] <= stored[0]
 
     def matrix(self, stored: Tensor) -> Tensor:
-        """[out, in / groups] from the values of the tensor."""
+        """Return the matrix [out, in / groups] in `stored`, the values of the tensor."""
         if self.index is not None:
             stored = stored[self.index]
         if self.is_transposed:
@@ -70,9 +76,24 @@ class WeightSource:
         return (stored if self.rows is None else stored[slice(*self.rows)]).flatten(1)
 
 
+class LayerAdapter(Protocol):
+    """A kind of layer that can be mapped; classes of mapped layers are adapters."""
+
+    def sources(self, module: nn.Module) -> dict[str, WeightSource]:
+        """Return the matrices of `module`, by their names within it ("" for the only one).
+
+        The names of their tensors are also those within `module`.
+        """
+
+    def from_module(self, module: Any, products: Mapping[str, nn.Module]) -> nn.Module:
+        """Return the layer in place of `module`, with the matrices `products`, by name, on arrays, others digital."""
+
+
 def computed_tensor(model: nn.Module, name: str) -> Tensor:
-    """The tensor `name` that a layer of `model` computes with: what a parametrisation, weight norm, spectral norm or
-    pruning makes of its parameters as they are now."""
+    """Return the tensor `name` that a layer of `model` computes with.
+
+    A parametrisation, weight norm, spectral norm or pruning computes it from the present values of its parameters.
+    """
     layer, _, local = name.rpartition(".")
     module = model.get_submodule(layer)
     for hook in module._forward_pre_hooks.values():
@@ -84,7 +105,7 @@ def computed_tensor(model: nn.Module, name: str) -> Tensor:
 
 
 def computed_name(hook: object) -> str | None:
-    """The name of the tensor that a forward pre-hook computes before its layer uses it; None of any other hook."""
+    """Return the name of the tensor that a forward pre-hook computes for its layer; None for any other hook."""
     if isinstance(hook, WeightNorm | SpectralNorm):
         return str(hook.name)
     return str(hook._tensor_name) if isinstance(hook, BasePruningMethod) else None
@@ -100,23 +121,26 @@ def _computed(hook: Any, module: nn.Module) -> Tensor:
 
 
 def effective_weight(model: nn.Module, name: str) -> Tensor:
-    """`computed_tensor` without its history."""
+    """Return `computed_tensor` without its gradient history."""
     return computed_tensor(model, name).detach()
 
 
 def stored_parts(model: nn.Module, name: str) -> tuple[str, ...]:
-    """What the state dict of `model` has of the tensor `name`: itself, or the tensors that it is computed from."""
+    """Return the entries of the state dict of `model` that hold the tensor `name`, or from which it is computed."""
     layer, dot, local = name.rpartition(".")
     module = model.get_submodule(layer)
     stored = module.state_dict(prefix=f"{layer}{dot}")
     if name in stored:
         return (name,)
-    computed = (f"{layer}{dot}parametrizations.{local}.", f"{layer}{dot}{local}_")  # the latter: the older weight_norm
+    computed = (
+        f"{layer}{dot}parametrizations.{local}.",
+        f"{layer}{dot}{local}_",
+    )  # the second by torch's older weight_norm
     return tuple(part for part in stored if part.startswith(computed))
 
 
 def computed_from(model: nn.Module, name: str, stored: Mapping[str, Tensor]) -> Tensor:
-    """The tensor `name` that a layer of `model`, which need have no values, computes from its parts in `stored`."""
+    """Compute the tensor `name` of a layer of `model`, which need have no values, from its parts in `stored`."""
     layer, dot, local = name.rpartition(".")
     module = copy.deepcopy(model.get_submodule(layer)).eval()
     parts = {part.removeprefix(f"{layer}{dot}"): stored[part] for part in stored_parts(model, name)}
@@ -124,9 +148,9 @@ def computed_from(model: nn.Module, name: str, stored: Mapping[str, Tensor]) -> 
     return effective_weight(module, local)
 
 
-def kept(tensor: Tensor | None) -> nn.Parameter | None:
-    """A copy of what a mapped layer goes on computing with digitally.
+def frozen_copy(tensor: Tensor | None) -> nn.Parameter | None:
+    """Return a copy of a tensor with which a mapped layer goes on computing digitally.
 
-    It is a parameter, though never trained: networks ask the first of theirs for its device.
+    It is a parameter, although it is never trained: networks ask their first parameter for its device.
     """
     return None if tensor is None else nn.Parameter(tensor.detach().clone(), requires_grad=False)

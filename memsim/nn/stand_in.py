@@ -1,4 +1,4 @@
-"""What stands for a weight that is on arrays, where a network asks its layer for it."""
+"""Stand-ins for weights that are on arrays, for networks that ask a layer for its weight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 from memsim.nn.named_layers import NamedLayer
 
-_ASK_WHAT_IT_IS_LIKE = {
+_NEEDS_NO_VALUES = {
     f"{made}{how}" for made in ("new_empty", "new_full", "new_ones", "new_zeros") for how in ("", "_strided")
 } | {f"{made}_like" for made in ("empty", "full", "ones", "rand", "randn", "zeros")}
 
@@ -21,8 +21,8 @@ _ASK_WHAT_IT_IS_LIKE = {
 class WeightOnArrays(Tensor):
     """The shape, dtype and device of a weight, without its values.
 
-    Networks look these up (`x.to(layer.weight.dtype)`, `layer.weight.new_zeros(...)`), which is harmless; some multiply
-    by the weight themselves, past its layer and past its arrays, which raises an InputError that names the matrix.
+    Networks may look these up (`x.to(layer.weight.dtype)`, `layer.weight.new_zeros(...)`). Any other operation, such as
+    multiplying by the weight without its layer and so without its arrays, raises an InputError that names the matrix.
     """
 
     matrix_name: str
@@ -32,9 +32,9 @@ class WeightOnArrays(Tensor):
     def __new__(
         cls, matrix: object, dtype: torch.dtype, shape: Sequence[int] | None = None, glob: str | None = None
     ) -> WeightOnArrays:
-        """The weight that `matrix` holds; its `shape` (default: out, in) as a layer stores it.
+        """Stand for the weight that `matrix` holds and a layer stores with `shape`, by default (out, in).
 
-        Where the matrix is a part of the weight, `glob` matches all of its parts.
+        Where `matrix` is one of several parts of the weight, `glob` matches the names of all parts.
         """
         assert isinstance(matrix, MappedMatrix)
         stored = (matrix.out_features, matrix.in_features) if shape is None else tuple(shape)
@@ -48,16 +48,20 @@ class WeightOnArrays(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, function: Callable[..., Any], types: Iterable[type], args: Sequence[Any], options: dict[str, Any]
     ) -> Any:
-        """Of torch's operations, those that only ask what it is like."""
-        if function.overloadpacket.__name__ in _ASK_WHAT_IT_IS_LIKE:  # type: ignore[attr-defined]
+        """Run an operation that needs no values; raise InputError for any other."""
+        if function.overloadpacket.__name__ in _NEEDS_NO_VALUES:  # type: ignore[attr-defined]
             weight, *others = args
             return function(
                 torch.empty((), dtype=weight.dtype, device=weight.device).expand(weight.shape), *others, **options
             )
         weight = next(leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, cls))
-        raise InputError(
-            f"{weight.matrix_name}: the network computes with this weight itself, past its layer, so it cannot be on "
-            f"arrays; keep it digital: exclude=[{weight.glob!r}]"
+        raise weight.refusal()
+
+    def refusal(self) -> InputError:
+        """Return the error for an operation that needs the weight's values."""
+        return InputError(
+            f"{self.matrix_name}: the network computes with this weight itself, without its layer, so it cannot be "
+            f"on arrays; keep it digital: exclude=[{self.glob!r}]"
         )
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -65,7 +69,7 @@ class WeightOnArrays(Tensor):
 
 
 class OnArrays(NamedLayer):
-    """A layer with weights on arrays: it goes on having their dtype, which a cast of the network changes."""
+    """A layer with weights on arrays, which keeps their dtype; a cast of the network changes it."""
 
     def __repr__(self) -> str:
         """Return one line with what its matrix is on, for a layer of one matrix; otherwise a line for each."""
@@ -81,6 +85,7 @@ class OnArrays(NamedLayer):
 
     @property
     def weight_dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
         like = self._like_weight
         assert isinstance(like, Tensor)
         return like.dtype

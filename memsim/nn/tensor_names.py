@@ -1,7 +1,7 @@
-"""Which matrices a checkpoint holds, judged by the names and shapes of its tensors alone.
+"""The matrices in a checkpoint, judged by the names and shapes of its tensors alone.
 
-Names are those of torch's own layers. What they leave open (whether a convolution has groups, say) is not guessed:
-such a tensor stays digital, and the reason says what is missing.
+The names are those of torch's own layers. Where they leave something open, such as the groups of a convolution, it is
+not guessed: the tensor stays digital, and the reason says what is missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from memsim.nn.attention import PROJECTIONS
+from memsim.nn.attention import PROJECTIONS, projection_rows
 from memsim.nn.sources import WeightSource
 from memsim.units import counted
 
@@ -19,7 +19,7 @@ _EMBEDDING = re.compile(
 )
 _NO_TOKENS = re.compile(
     r"position|type|relative|distance|speaker|wpe", re.IGNORECASE
-)  # tables that no output is tied to
+)  # tables that are never tied to an output layer
 _RECURRENT = re.compile(r"(^|\.)weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
 _WEIGHT_NORM = re.compile(r"weight_[gv]$|parametrizations\.\w+\.original\d*$")
 _TRANSPOSED = re.compile(r"transpose|deconv|(^|[._])ups?(\d|[._]|$)|upsampl", re.IGNORECASE)
@@ -28,15 +28,15 @@ _NUMBER = re.compile(r"\d+")
 _OF_EXPERTS = re.compile(r"(^|[._])(experts?|\w*moe)$")
 _DOWN = re.compile(r"(^|[._])(down|output|wo|w2)", re.IGNORECASE)
 _ROUTER = re.compile(r"(^|\.)(gate|router|router\.layer|gate\.wg)$")
-_MOST_DIMENSIONS = 5  # of the weight of a nn.Conv3d
+_MOST_DIMENSIONS = 5  # an nn.Conv3d's weight has as many
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def matrices_by_tensor(shapes: Shapes, integers: Collection[str] = ()) -> dict[str, dict[str, WeightSource] | str]:
-    """For each tensor the matrices that it holds, by name, or why it is taken for none.
+    """Return the matrices that each tensor holds, by name, or the reason why it holds none, by the tensor's name.
 
-    `integers` names the tensors that hold whole numbers.
+    `integers` holds the names of the tensors of whole numbers.
     """
     stored_transposed = frozenset(_ending(name) for name in shapes if _told_by_bias(name, shapes))
     found = {name: _matrices_in(name, shapes, integers, stored_transposed) for name in shapes}
@@ -44,7 +44,7 @@ def matrices_by_tensor(shapes: Shapes, integers: Collection[str] = ()) -> dict[s
 
 
 def tables_perhaps_tied(shapes: Shapes) -> list[str]:
-    """The tables of tokens that an output layer may share, since the file has no layer of as many outputs."""
+    """Return the tables of tokens that an output layer may share: the file has no layer with as many outputs."""
     outputs = {shape[0] for name, shape in shapes.items() if len(shape) > 1 and not _is_table(name, shapes)}
     return [
         name
@@ -54,16 +54,16 @@ def tables_perhaps_tied(shapes: Shapes) -> list[str]:
 
 
 def _is_table(name: str, shapes: Shapes) -> bool:
-    """Whether it is that of an nn.Embedding, by its name: a matrix without a bias."""
+    """Whether the tensor is the table of an nn.Embedding: a matrix without a bias, with the name of one."""
     layer = name.removesuffix(".weight")
     is_matrix = layer != name and len(shapes[name]) == 2 and f"{layer}.bias" not in shapes
     return is_matrix and _EMBEDDING.search(name) is not None
 
 
 def _experts(shapes: Shapes, integers: Collection[str]) -> dict[str, dict[str, WeightSource] | str]:
-    """The matrices of tensors [experts, ...] of one module, or why there are none, also of the routers beside them.
+    """Return the matrices in tensors [experts, ...], or why there are none; also why routers beside them are none.
 
-    How they lie, [out, in] or [in, out], is what their shapes have in common, or their biases'.
+    The shapes of a module's tensors and of their biases together tell [out, in] from [in, out].
     """
     groups: dict[tuple[str, int], list[str]] = {}
     for name, shape in shapes.items():
@@ -72,10 +72,10 @@ def _experts(shapes: Shapes, integers: Collection[str]) -> dict[str, dict[str, W
             groups.setdefault((owner, shape[0]), []).append(name)
     found: dict[str, dict[str, WeightSource] | str] = {}
     for (_, count), names in groups.items():
-        ways = [turned for turned in (False, True) if _lie(names, shapes, turned)]
+        ways = [is_turned for is_turned in (False, True) if _fit_together(names, shapes, is_turned)]
         for name in names:
             if len(ways) != 1:
-                found[name] = "experts' weights, of which the shapes do not tell [out, in] from [in, out]"
+                found[name] = "experts' weights, whose shapes do not tell [out, in] from [in, out]"
                 continue
             make = WeightSource.transposed if ways[0] else WeightSource.of
             source, layer = make(name, shapes[name][1:]), name.removesuffix(".weight")
@@ -87,12 +87,12 @@ def _experts(shapes: Shapes, integers: Collection[str]) -> dict[str, dict[str, W
         if len(shape) == 2 and layer != name and (match := _ROUTER.search(layer)):
             block = layer[: match.start()]
             if shape[0] in (counts.get(block), counts.get(f"{block}.experts")):
-                found[name] = "router of experts, which is computed past layers"
+                found[name] = "router of experts, which is not computed by a layer"
     return found
 
 
 def _listed_experts(shapes: Shapes) -> dict[str, set[str]]:
-    """The numbers of experts that are modules of their own, `<block>.experts.<number>`, by `<block>.experts`."""
+    """Return the numbers of the experts that are modules, `<block>.experts.<number>`, by `<block>.experts`."""
     listed: dict[str, set[str]] = {}
     for name in shapes:
         owner, found, rest = name.partition(".experts.")
@@ -101,9 +101,9 @@ def _listed_experts(shapes: Shapes) -> dict[str, set[str]]:
     return listed
 
 
-def _lie(names: Collection[str], shapes: Shapes, turned: bool) -> bool:
-    """Whether the tensors fit together as experts' weights that are stored [out, in], or `turned` [in, out]."""
-    sizes = {name: shapes[name][1:][::-1] if turned else shapes[name][1:] for name in names}
+def _fit_together(names: Collection[str], shapes: Shapes, is_turned: bool) -> bool:
+    """Whether the tensors fit together as experts' weights that are stored [out, in], or [in, out] if `is_turned`."""
+    sizes = {name: shapes[name][1:][::-1] if is_turned else shapes[name][1:] for name in names}
     for name, (outputs, _) in sizes.items():
         bias = shapes.get(f"{name}_bias", shapes.get(f"{name.removesuffix('.weight')}.bias"))
         if bias is not None and bias[-1] != outputs:
@@ -137,7 +137,7 @@ def _matrices_in(
     if _is_table(name, shapes):
         return "embedding table (by its name)"
     if (dimensions := len(shapes.get(f"{layer}.bias", (0,)))) != 1:
-        return f"its bias has {dimensions} dimensions, as no layer's has that can be mapped"
+        return f"its bias has {dimensions} dimensions, which no layer that can be mapped has"
     if len(shape) > 2:
         return _convolution(name, shapes)
     is_square = shape[0] == shape[1]
@@ -147,28 +147,26 @@ def _matrices_in(
 
 
 def _projections(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
-    """Those of nn.MultiheadAttention: `in_proj_weight`, or `q_proj_weight` and so on."""
+    """Return the projections of nn.MultiheadAttention in `in_proj_weight`, or in `q_proj_weight` and so on."""
     layer, _, kind = name.rpartition(".")
     shape = shapes[name]
     if kind == "in_proj_weight" and shape[0] == 3 * shape[1]:
-        rows = [(part * shape[1], (part + 1) * shape[1]) for part in range(len(PROJECTIONS))]
-        return {
-            f"{layer}.{projection}": WeightSource.of(name, shape, rows=part)
-            for projection, part in zip(PROJECTIONS, rows, strict=True)
-        }
+        return {f"{layer}.{part}": WeightSource.of(name, shape, rows=rows) for part, rows in projection_rows(shape[1])}
     if (projection := kind.removesuffix("_weight")) in PROJECTIONS:
         return {f"{layer}.{projection}": WeightSource.of(name, shape)}
     return f"{len(shape)}-dimensional, but not named <layer>.weight"
 
 
 def _convolution(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
-    """[out, in, *kernel] of an ungrouped convolution, or [in, out / groups, *kernel] of one that its bias shows to be
-    transposed."""
+    """Return the matrix of a convolution [out, in, *kernel] without groups, or why its shape does not tell.
+
+    A bias of another length shows a transposed convolution [in, out / groups, *kernel].
+    """
     layer = name.rpartition(".")[0]
     shape, bias = shapes[name], shapes.get(f"{layer}.bias")
     first, second = shape[:2]
     if len(shape) > _MOST_DIMENSIONS:
-        return f"{len(shape)}-dimensional: no convolution has so many"
+        return f"{len(shape)}-dimensional: no convolution has so many dimensions"
     if bias is not None and bias != (first,):
         groups, rest = divmod(bias[0], second)
         if rest or not groups or first % groups:
@@ -176,7 +174,7 @@ def _convolution(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
         return {layer: WeightSource.transposed(name, shape, groups)}
     if _TRANSPOSED.search(layer):
         if bias is None or first != second:
-            return "by its name a transposed convolution; its shape does not tell its groups"
+            return "a transposed convolution by its name; its shape does not tell the groups"
         return {layer: WeightSource.transposed(name, shape)}
     if second == 1 and first > 1:
         before, after = _beside(layer, shapes)
@@ -184,12 +182,12 @@ def _convolution(name: str, shapes: Shapes) -> dict[str, WeightSource] | str:
             return {layer: WeightSource.of(name, shape, first)}
         if before is None and after is not None and after[1] == first and max(after[2:]) > 1:
             return {layer: WeightSource.of(name, shape)}
-        return "one channel a filter: depthwise, or of one input channel, which the shape does not tell"
+        return "one channel a filter: depthwise, or with one input channel, which the shape does not tell"
     return {layer: WeightSource.of(name, shape)}
 
 
 def _beside(layer: str, shapes: Shapes) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """The weights of the convolutions before and after `layer` among those whose names differ in their last number."""
+    """Return the shapes of the convolutions before and after `layer`, whose names differ in the last number."""
     numbers = list(_NUMBER.finditer(layer))
     if not numbers:
         return None, None
@@ -204,12 +202,14 @@ def _beside(layer: str, shapes: Shapes) -> tuple[tuple[int, ...] | None, tuple[i
 
 
 def _told_by_bias(name: str, shapes: Shapes) -> bool:
-    """Whether it is the weight of GPT-2's `Conv1D`, stored [in, out], as its bias tells if it is not square."""
+    """Whether the bias shows the weight of GPT-2's `Conv1D`, stored [in, out]; it cannot if the weight is square."""
     shape, bias = shapes[name], shapes.get(f"{name.removesuffix('.weight')}.bias")
     return len(shape) == 2 and shape[0] != shape[1] and bias == (shape[1],)
 
 
 def _ending(name: str) -> str:
-    """The last part of the layer's name: square weights are stored as those of other layers that end alike are, such as
-    `attn.c_proj` and `mlp.c_proj`."""
+    """Return the last part of the layer's name.
+
+    Square weights are stored as those of other layers with the same ending, such as `attn.c_proj` and `mlp.c_proj`.
+    """
     return name.removesuffix(".weight").rpartition(".")[2]

@@ -1,5 +1,7 @@
-"""What a layer's hardware computes on average, fast enough to train through it: everything but programming spread and
-read noise, and, to train against them, the spread as it would be on another chip at every step.
+"""The transfer of a layer's hardware, fast enough to train through it.
+
+It is the mean over chips and reads: all non-idealities but programming spread and read noise. For training against the
+spread, every step can have cells as on another chip.
 """
 
 from __future__ import annotations
@@ -24,23 +26,24 @@ from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
 from memsim.spec import CalibratedAdc, HardwareSpec
 
-BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells of each digit
-CALIBRATION_ROWS = 64  # of a step, where a layer comes alive between two calibrations
+BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit
+CALIBRATION_ROWS = 64  # the rows of a step that calibrate a layer whose signal has become other than 0
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the cells of a step are from their mean: `size` times what programming does, drawn by `key`."""
+    """The deviation of the cells of a step from their mean: `size` times that of programming, drawn with `key`."""
 
     key: int
     size: float
 
 
 class HardwareTransfer(nn.Module):
-    """x -> the product with a matrix of levels, through DAC, cells in their mean states, tiles and ADC.
+    """The product with a matrix of levels through DAC, cells in their mean states, tiles and ADC.
 
-    `spec` is the layer's own, its bits set. With `spread` (set for a step by who trains) cells are in states drawn from
-    a bank of programmed ones instead. `calibrate` sets the tensors; `epoch` [] says in which of a training's.
+    `spec` is the layer's own, with its bits. With `spread`, which the training loop sets for each step, the cells'
+    states are drawn from a bank of programmed cells instead. `calibrate` sets the tensors; `epoch` [] is the epoch of
+    training to which they belong.
     """
 
     epoch: Tensor
@@ -62,9 +65,11 @@ class HardwareTransfer(nn.Module):
         self._is_silent: bool | None = None
 
     def calibrate(self, levels: Tensor, scale: Tensor, statistics: InputStatistics) -> None:
-        """Set gain and ADC range as mapping `levels` [out, in / groups] would."""
+        """Set gain and ADC range as mapping the `levels` [out, in / groups] would."""
         levels = levels.to(torch.int8 if bits_of(self.spec) <= 8 else torch.int16)
-        if getattr(self.spec.adc, "method", None) == "max":  # the largest of the sample has to do
+        if (
+            getattr(self.spec.adc, "method", None) == "max"
+        ):  # the maximum over all inputs is not known, only that of the sample
             statistics = statistics.taken_as_all()
         matrix = MappedMatrix.from_levels(self.name, levels, scale, _exact(self.spec), 0, statistics, self.groups)
         if matrix.gain_per_ampere is not None:
@@ -72,20 +77,16 @@ class HardwareTransfer(nn.Module):
         if matrix.adc_range is not None:
             self.adc_range.copy_(matrix.adc_range)
         if isinstance(self.spec.adc, CalibratedAdc) and not statistics.absmax:
-            self.adc_range.fill_(convert.LEAST_RANGE)  # until there are inputs
+            self.adc_range.fill_(convert.LEAST_RANGE)  # until there are inputs other than 0
         self._drive = self._is_silent = None
-
-    def forward(self, x: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> Tensor:
-        """[..., in] -> [..., out], float32, in the units of x @ W.T; `levels` [out, in / groups] are whole numbers."""
-        product = self.programmed(levels, scale, full_scale)([x.reshape(-1, x.shape[-1])])
-        return product.view(*x.shape[:-1], len(levels))
 
     @torch.no_grad()
     def programmed(self, levels: Tensor, scale: Tensor, full_scale: float) -> Callable[[Iterable[Tensor]], Tensor]:
-        """What reads cells that hold `levels`: parts of the rows [n, in] to their product [n, out], as `forward`.
+        """Return a function that multiplies rows [n, in], given in parts, giving [n, out] in float32.
 
-        In training, a transfer that was calibrated when no column had a signal is calibrated to the first rows that
-        give one.
+        The product is in the units of x @ W.T. `levels` [out, in / groups] are whole numbers, `scale` is [out] or [1],
+        and `full_scale` is the input at the DAC's full scale. In training, a transfer that was calibrated when no
+        column had a signal is calibrated again, to the first rows that give one.
         """
         spec, where = self.spec, levels.device
 
@@ -110,7 +111,7 @@ class HardwareTransfer(nn.Module):
             with torch.autocast(where.type, enabled=False):
                 products = []
                 for rows in parts:
-                    if self._comes_alive(rows.float(), levels, scale, full_scale):
+                    if self._recalibrate_if_silent(rows.float(), levels, scale, full_scale):
                         whole = operators()
                     products.append(whole.read(rows.float()))
                 product = products[0] if len(products) == 1 else torch.cat(products)
@@ -118,8 +119,8 @@ class HardwareTransfer(nn.Module):
 
         return read
 
-    def _comes_alive(self, rows: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> bool:
-        """Whether this was calibrated when no column had a signal and now is anew, to rows [n, in] that give one."""
+    def _recalibrate_if_silent(self, rows: Tensor, levels: Tensor, scale: Tensor, full_scale: float) -> bool:
+        """Calibrate to `rows` [n, in] if no column has had a signal so far and they give one; return whether it did."""
         if self._is_silent is None:
             self._is_silent = bool(self.adc_range.max() <= convert.LEAST_RANGE)
         if not (self.training and self._is_silent and levels.any()):
@@ -131,7 +132,7 @@ class HardwareTransfer(nn.Module):
         return not self._is_silent
 
     def _base_drive(self) -> Drive:
-        """For a full-scale input of 1: its tables hold for any."""
+        """Return the drive for a full-scale input of 1, whose tables hold for any."""
         if self._drive is None:
             one = torch.ones(1, 1, dtype=torch.int8, device=self.adc_range.device)
             arrays = ProgrammedArrays(self.name, _exact(self.spec), one, None)
@@ -139,7 +140,7 @@ class HardwareTransfer(nn.Module):
         return self._drive
 
     def _difference(self, levels: Tensor) -> Tensor:
-        """[slices, in, out]: r_pos - r_neg."""
+        """Return r_pos - r_neg [slices, in, out] of the cells that hold `levels`."""
         spec = self.spec
         digits = encode.to_slices(levels, bits_of(spec), spec.weights.cell_bits).transpose(1, 2).contiguous()
         if spec.cell == "ideal":
@@ -158,24 +159,25 @@ class HardwareTransfer(nn.Module):
         return torch.where(digits < 0, -difference, difference)
 
     def _load_from_state_dict(self, *arguments) -> None:  # type: ignore[no-untyped-def]
-        self._drive = self._is_silent = None  # they are made from the tensors that are replaced
+        self._drive = self._is_silent = None  # both are computed from the tensors that are replaced
         super()._load_from_state_dict(*arguments)
 
     def _apply(self, fn, recurse: bool = True) -> HardwareTransfer:  # type: ignore[no-untyped-def]
-        self._drive = None  # it lives where the tensors did
+        self._drive = None  # it is on the device where the tensors were
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def extra_repr(self) -> str:
+        """Return the name of the hardware."""
         return f"hardware={self.spec.name}"
 
 
 @dataclass(frozen=True)
 class PairBank:
-    """Programmed pairs of cells, the positive one holding a digit and the negative one none.
+    """Programmed pairs of cells, of which the positive one holds a digit and the negative one holds 0.
 
-    `means` [digits]: r_pos - r_neg of cells that are all in their mean states; `deviations` [digits, pairs]: how far
-    pairs are from it.
+    `means` [digits] is r_pos - r_neg with both cells in their mean states; `deviations` [digits, pairs] are the pairs'
+    deviations from it.
     """
 
     means: Tensor
@@ -184,7 +186,10 @@ class PairBank:
 
 @lru_cache(maxsize=16)
 def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
-    """Of each digit, as the spec's scheme programs it (and as relaxation, drift and faults leave it)."""
+    """Return pairs for each digit, programmed by the spec's scheme, with its relaxation, drift and faults.
+
+    `where` is the name of the device that holds the tensors.
+    """
     cell_bits = spec.weights.cell_bits
     one_slice = spec.with_settings({"weights.bits": cell_bits + 1})
 
@@ -201,7 +206,7 @@ def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
 
 
 def _statistics_of(rows: Tensor, full_scale: float) -> InputStatistics:
-    """Those of input rows [n, features], all of which are the sample."""
+    """Return the statistics of input rows [n, features], all of which are in the sample."""
     flat = rows.flatten().cpu()
     histogram = MagnitudeHistogram(2, mantissa_bits=4)
     histogram.add(torch.stack([-flat, flat]).clamp_min(0))
@@ -211,22 +216,22 @@ def _statistics_of(rows: Tensor, full_scale: float) -> InputStatistics:
 
 
 def require_trainable(spec: HardwareSpec, layer: str) -> None:
-    """Raise InputError where a layer's spec has what training cannot go through."""
+    """Raise InputError where a layer's spec has a non-ideality or a DAC that training does not model."""
     if spec.wires is not None:
-        raise InputError(f"{layer}: training does not go through wires; --set wires=none")
+        raise InputError(f"{layer}: training does not model line resistance; --set wires=none")
     if spec.dac is not None and spec.dac.range == "per_vector":
-        raise InputError(f"{layer}: training needs one full-scale input a layer; --set dac.range=per_layer")
+        raise InputError(f"{layer}: training needs one full-scale input for a layer; --set dac.range=per_layer")
     if spec.dac is not None and spec.dac.bits is None:
-        raise InputError(f"{layer}: training goes through the codes of a DAC; --set dac.bits=12 has fine ones")
+        raise InputError(f"{layer}: training needs the codes of a DAC; --set dac.bits=12 gives fine ones")
 
 
 @lru_cache(maxsize=64)
 def _exact(spec: HardwareSpec) -> HardwareSpec:
-    """`spec` with every cell in the mean state of its level, and reads without noise."""
-    effects = dict.fromkeys(("read_noise", "read_disturb", "faults", "retention"), "none")
+    """Return `spec` with every cell in the mean state of its level, and without read noise."""
+    none = dict.fromkeys(("read_noise", "read_disturb", "faults", "retention"), "none")
     if spec.cell == "ideal":
-        return spec.with_settings(effects)
-    return spec.with_settings(effects | {"programming.exact": True, "programming.relaxation": "none"})
+        return spec.with_settings(none)
+    return spec.with_settings(none | {"programming.exact": True, "programming.relaxation": "none"})
 
 
 def _adc_range_shape(spec: HardwareSpec, row_tiles: int, slices: int) -> tuple[int, int]:

@@ -16,8 +16,8 @@ from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import input_statistics
 from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
-from memsim.nn.product import QuantisedProduct
 from memsim.nn.quantisation import Quantisation
+from memsim.nn.quantised_product import QuantisedProduct
 from memsim.nn.rounding import QUANTISERS, ActivationQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread
 from memsim.rng import derive_seed

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memsim.asr.corpora import Corpus, load_corpus, root_of, with_unwritable
-from memsim.asr.data_names import has_one_split
+from memsim.asr.corpora import Corpus, has_one_split, load_corpus, root_of, with_unwritable
 from memsim.asr.external import load_architecture
 from memsim.asr.recogniser import load_model_config
 from memsim.asr.tokens import Tokens
@@ -137,7 +136,7 @@ def train(
         if weight_bits is not None:
             from memsim.spec_options import choose_hardware
 
-            spec = choose_hardware(hardware, weight_bits, cell, set)  # type: ignore[arg-type]
+            spec = choose_hardware(hardware, weight_bits, cell, set)
             quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
         elif recipe.quantisation is not None:
             raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import memsim
+from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
+from memsim.nn.quantised_product import QuantisedProduct
 
 EXACT = {"base": "ideal", "tile": {"rows": 16, "cols": 8}, "digital": []}
 PHYSICAL = {"base": "physical", "weights": {"bits": 3}, "tile": {"rows": 16, "cols": 8}, "digital": []}
@@ -26,6 +28,11 @@ def drawn(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         for parameter in net.parameters():
             parameter.uniform_(-0.5, 0.5, generator=generator)
     return net
+
+
+def quantised_layers(net: nn.Module) -> ItemsView[str, QuantisedProduct]:
+    """The names of the matrices of `net` that have quantisers, with their products."""
+    return quantised_matrices(mappable_layers(net)).items()
 
 
 def exact(net: nn.Module, **options: Any) -> nn.Module:

@@ -45,9 +45,9 @@ def reasons(plan: Plan) -> dict[str, str]:
         ("conv.weight", (4, 3, 3, 5), None),
         ("conv.weight", (4, 3, 3, 5, 2), None),
         ("conv.weight", (1, 1, 3), None),
-        ("conv.weight", (4, 1, 3), "one channel a filter: depthwise, or of one input channel"),
+        ("conv.weight", (4, 1, 3), "one channel a filter: depthwise, or with one input channel"),
         ("conv.weight", (4, 3, 1, 1, 1, 1), "6-dimensional: no convolution"),
-        ("upsample.0.deconv.weight", (4, 4, 3), "by its name a transposed convolution"),
+        ("upsample.0.deconv.weight", (4, 4, 3), "a transposed convolution by its name"),
         ("rnn.weight_ih_l0", (4, 3, 2), "3-dimensional, but not named <layer>.weight"),
         ("conv.weight_v", (4, 3, 3), "part of a parametrised weight"),
         ("conv.parametrizations.weight.original1", (4, 3, 3), "part of a parametrised weight"),
@@ -123,7 +123,7 @@ def test_convolutions_by_shape() -> None:
     assert "fits no convolution" in reasons(plan_tensors({**odd, "c.bias": (0,)}, PHYSICAL, ALL))["c.weight"]
     for bias in ((), (4, 1)):
         odd = {"c.weight": (4, 3, 5), "c.bias": bias}
-        said = f"its bias has {len(bias)} dimensions, as no layer's has that can be mapped"
+        said = f"its bias has {len(bias)} dimensions, which no layer that can be mapped has"
         assert reasons(plan_tensors(odd, PHYSICAL, ALL))["c.weight"] == said
 
 

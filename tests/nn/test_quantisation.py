@@ -12,13 +12,13 @@ from torch.nn import functional as F
 import memsim
 from memsim.errors import InputError
 from memsim.nn.mapping import mapping_of, measure, remap
-from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
-from memsim.nn.quantisers import ActivationQuantiser
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from memsim.nn.rounding import ActivationQuantiser
 from memsim.spec import load_hardware
 from memsim.training.optimiser import make_optimiser, set_learning_rate
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
-from tests.nn.layers import PHYSICAL, drawn, normal
+from tests.nn.layers import PHYSICAL, drawn, normal, quantised_layers
 
 SPEC = load_hardware({"base": "ideal", "dac": {"bits": 8}, "tile": {"rows": 16, "cols": 8}, "digital": []})
 X = normal(4, 3, 20)
@@ -59,7 +59,7 @@ def test_linear_layers_are_quantised_and_others_are_left() -> None:
 
 
 def test_a_recipe_leaves_some_layer_to_quantise() -> None:
-    with pytest.raises(InputError, match=r"full_precision: matches every layer; --bits float trains like that"):
+    with pytest.raises(InputError, match=r"full_precision: matches every layer; use --bits float"):
         trained(full_precision=["*"])
 
 

@@ -16,12 +16,13 @@ from torch.nn.utils.rnn import pack_sequence
 import memsim
 from memsim.nn.layer_adapters import mappable_layers
 from memsim.nn.mapping import mapping_of, measure
-from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
-from memsim.nn.quantisers import QUANTISERS, WeightQuantiser, quantiser_tensors, restore_quantisers, trained_scales
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, trained_scales
+from memsim.nn.rounding import QUANTISERS, WeightQuantiser
 from memsim.nn.sources import computed_tensor
 from memsim.nn.transfer import HardwareTransfer, Spread
 from memsim.spec import HardwareSpec, load_hardware
-from tests.nn.layers import drawn, normal
+from tests.nn.layers import drawn, normal, quantised_layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:LSTM with projections is not supported with oneDNN",

@@ -15,8 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 import memsim
 from memsim.errors import InputError
 from memsim.nn.mapping import mapping_of
-from memsim.nn.quantisation import quantised_layers
-from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
+from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal, quantised_layers
 from tests.nn.test_quantised_networks import quantised
 
 X = normal(3, 6)
@@ -299,7 +298,7 @@ def test_what_cannot_be_copied_is_named() -> None:
         exact(net)
     net = drawn(One)
     net[0].fc.lock = threading.Lock()
-    with pytest.raises(InputError, match=r"^0\.fc: has what cannot be copied.*lock"):
+    with pytest.raises(InputError, match=r"^0\.fc: has an attribute that cannot be copied.*lock"):
         exact(net)
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
+from memsim.nn.linear import QuantisedLinear
 from memsim.nn.mapping import map_model
-from memsim.nn.quantisers import ActivationQuantiser, QuantisedLinear, WeightQuantiser
+from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread, pair_bank, require_trainable
 from memsim.spec import HardwareSpec, load_hardware
 from tests.crossbar.by_hand import statistics_of
@@ -24,6 +25,10 @@ X = torch.randn(200, 300, generator=torch.Generator().manual_seed(2))
 
 def spec_of(name: str, bits: int = 3, **changes: object) -> HardwareSpec:
     return load_hardware({"base": name, "weights": {"bits": bits}, "digital": [], **changes})
+
+
+def through(transfer: HardwareTransfer, x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
+    return transfer.programmed(levels, scale, 3.0)([x])
 
 
 def transfer_of(spec: HardwareSpec, full_scale: float = 3.0) -> HardwareTransfer:
@@ -43,7 +48,7 @@ def test_the_mean_of_the_hardware_is_an_exactly_programmed_chip(name: str) -> No
         "layer", LEVELS.to(torch.int8), scale, spec, 0, replace(statistics_of(X), full_scale=3.0)
     )
     full_scale = 3.0 if spec.dac is not None else 1.0
-    found = transfer_of(spec_of(name))(X, LEVELS, scale, full_scale)
+    found = transfer_of(spec_of(name)).programmed(LEVELS, scale, full_scale)([X])
     expected = matrix(X)
     # states of a matrix are kept in 16 bits; a last bit moves an ADC code now and then
     assert (found - expected).norm() / expected.norm() < 3e-3
@@ -77,9 +82,9 @@ def test_the_spread_is_that_of_chips_and_is_drawn_by_its_key() -> None:
 
     def product(key: int, size: float) -> Tensor:
         transfer.spread = Spread(key, size)
-        return transfer(X, LEVELS, scale, 3.0)
+        return through(transfer, X, LEVELS, scale)
 
-    mean = transfer(X, LEVELS, scale, 3.0)
+    mean = through(transfer, X, LEVELS, scale)
     assert torch.equal(product(1, 1.0), product(1, 1.0))
     assert not torch.equal(product(1, 1.0), product(2, 1.0))
     assert torch.equal(product(1, 0.0), mean)
@@ -142,8 +147,8 @@ def test_gradients_are_those_of_the_exact_product_of_the_rounded_numbers() -> No
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"wires": {"ohms": 1.0}}, "training does not go through wires"),
-        ({"dac": {"range": "per_vector"}}, "one full-scale input a layer"),
+        ({"wires": {"ohms": 1.0}}, "training does not model line resistance"),
+        ({"dac": {"range": "per_vector"}}, "one full-scale input for a layer"),
         ({"dac": {"bits": None}}, "the codes of a DAC"),
     ],
 )
@@ -161,12 +166,12 @@ def test_a_layer_that_was_calibrated_at_zero_is_calibrated_when_it_comes_alive(m
     x = torch.randn(40, 20)
     zeros = replace(statistics_of(0 * x), full_scale=3.0)
     transfer.calibrate(0 * levels, scale, zeros)
-    transfer.eval()(x, levels, scale, 3.0)
-    assert not transfer.train()(0 * x, levels, scale, 3.0).any()
-    assert not transfer(x, 0 * levels, scale, 3.0).any()
+    through(transfer.eval(), x, levels, scale)
+    assert not through(transfer.train(), 0 * x, levels, scale).any()
+    assert not through(transfer, x, 0 * levels, scale).any()
     assert transfer.adc_range.max() < 1e-10
     exact = x.clamp(-3, 3) @ (levels * 0.1).T
-    assert (transfer(x, levels, scale, 3.0) - exact).norm() < 0.2 * exact.norm()
+    assert (through(transfer, x, levels, scale) - exact).norm() < 0.2 * exact.norm()
     known = transfer.adc_range.clone()
-    transfer(3 * x, levels, scale, 3.0)
+    through(transfer, 3 * x, levels, scale)
     assert torch.equal(transfer.adc_range, known)

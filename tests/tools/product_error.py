@@ -25,7 +25,7 @@ def product_error(spec: HardwareSpec, seed: int) -> float:
     """Relative L2 error of one chip's product with 1024 inputs."""
     generator = torch.Generator().manual_seed(seed)
     weight, x = torch.randn(WIDTH, WIDTH, generator=generator), torch.randn(2048, WIDTH, generator=generator)
-    collector = StatisticsCollector(64, generator)
+    collector = StatisticsCollector(generator, 64)
     collector.add(x[1024:])
     matrix = MappedMatrix.from_weight("layer", weight, spec, seed, collector.result())
     exact = x[:1024].double() @ (matrix.levels.double() * matrix.scale.double()[:, None]).T

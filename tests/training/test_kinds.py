@@ -23,7 +23,7 @@ from memsim.crossbar.statistics import PREFIX
 from memsim.evaluation.evaluate import evaluate
 from memsim.evaluation.runner import Runner
 from memsim.evaluation.target import prepare
-from memsim.nn.quantisation import Quantisation, quantised_layers
+from memsim.nn.quantisation import Quantisation
 from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.epoch_batches import TrainingSet
@@ -31,6 +31,7 @@ from memsim.training.forward import TrainingPass
 from memsim.training.hooks import Moment
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
+from tests.nn.layers import quantised_layers
 from tests.training.tones import MODEL, PLAIN, RANDOM, TEXTS, Killed, KilledAt, job, run, same
 
 FRONT = {"features": MODEL.features, "frontend": MODEL.frontend, "width": 24, "dropout": 0.0}

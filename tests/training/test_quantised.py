@@ -17,15 +17,16 @@ from memsim.errors import InputError
 from memsim.evaluation.target import prepare
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
+from memsim.nn.linear import QuantisedLinear
 from memsim.nn.mapping import map_model, measure
 from memsim.nn.plan import Selection
-from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
-from memsim.nn.quantisers import QuantisedLinear
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.hooks import Hooks
 from memsim.training.quantised import QuantisedTraining, observed_ranges
 from memsim.training.recipe import TrainConfig, load_train_config
+from tests.nn.layers import quantised_layers
 from tests.training.tones import DROPOUT, PLAIN, RANDOM, Killed, KilledAt, Watching, fresh, job, run, same
 
 ROBUST = load_train_config("robust").quantisation

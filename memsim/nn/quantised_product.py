@@ -1,4 +1,4 @@
-"""The one matrix product that is trained through quantisers: every layer of such a training is a front end of it."""
+"""The matrix product with quantisers, through which every layer of a quantised training computes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effe
 from memsim.nn.transfer import HardwareTransfer
 
 Stream = Callable[[Iterable[Tensor]], Tensor]
-"""Rows [n, in] in parts to their product [n, out], as `MappedMatrix.stream`."""
+"""A function of rows [n, in], in parts, that returns their product [n, out], as `MappedMatrix.stream`."""
 
 
 class QuantisedProduct(nn.Module):
-    """The product of rows with a matrix, both rounded; an nn.Identity is in the place of a quantiser that is not there.
+    """The product of rows with a matrix, both rounded; an nn.Identity takes the place of a missing quantiser.
 
-    With a `transfer`, the product is what the hardware computes of the same codes and levels, and its gradient that of
-    the product of the rounded numbers.
+    With a `transfer`, the hardware computes the product from the same codes and levels, and the gradient is that of the
+    product of the rounded numbers.
     """
 
     def __init__(self) -> None:
@@ -36,27 +36,28 @@ class QuantisedProduct(nn.Module):
         self.transfer: HardwareTransfer | None = None
 
     def times(self, matrix: Tensor, groups: int = 1) -> RoundedMatrix:
-        """The product with `matrix` [out, in / groups], its weights rounded once for all inputs to come."""
+        """Return the product with `matrix` [out, in / groups], whose weights are rounded once for all inputs."""
         return RoundedMatrix(self, matrix, groups)
 
     def finished(self, product: Tensor, bias: Tensor | None) -> Tensor:
-        """What a layer gives for a `product` [..., out]: with the bias, and rounded."""
+        """Add the bias [out] to a `product` [..., out] and round the sum."""
         return finished(product, bias, self.output_quantiser)
 
     @property
     def is_quantised(self) -> bool:
+        """Whether the weights are rounded."""
         return isinstance(self.weight_quantiser, WeightQuantiser)
 
     @property
     def full_scale(self) -> float | None:
-        """The input that drives the DAC's full scale; None where training did not choose one."""
+        """The input at the DAC's full scale; None where training did not choose one."""
         if isinstance(self.input_quantiser, ActivationQuantiser):
             return float(self.input_quantiser.positive_range().detach())
         return None
 
     @property
     def trained_scale(self) -> tuple[int, Tensor] | None:
-        """The bits that the matrix was trained for and its scale; None where it was not quantised."""
+        """The bits that the matrix was trained for, and its scale [out] or [1]; None where it was not quantised."""
         quantiser = self.weight_quantiser
         if not isinstance(quantiser, WeightQuantiser):
             return None
@@ -64,9 +65,9 @@ class QuantisedProduct(nn.Module):
 
 
 class RoundedMatrix:
-    """A matrix [out, in / groups] with the quantisers of its product: x [..., in] -> [..., out].
+    """A rounded matrix [out, in / groups] that multiplies inputs, for one forward pass of its layer.
 
-    Blocks of `groups` lie one below the other, as in a `MappedMatrix`. It lives for one forward pass of its layer.
+    The blocks of `groups` lie one below the other, as in a `MappedMatrix`.
     """
 
     def __init__(self, product: QuantisedProduct, matrix: Tensor, groups: int) -> None:
@@ -81,10 +82,10 @@ class RoundedMatrix:
         multiply: Callable[[Tensor, Tensor], Tensor] | None = None,
         in_rows: Callable[[Tensor, Stream], Tensor] | None = None,
     ) -> Tensor:
-        """A front end whose input is not rows says what its product is, of values that lie [..., channels].
+        """Multiply `x` [..., in] by the matrix, giving [..., out].
 
-        `multiply` gives the exact product of inputs and matrix, both rounded; `in_rows` the same of the inputs, as they
-        came, and of a function that multiplies rows of them.
+        A layer whose input is not rows, such as a convolution, says how it multiplies: `multiply` computes the product
+        of the rounded input and the rounded matrix, `in_rows` that of the input `x` by a function that multiplies rows.
         """
         product = (multiply or self._multiply)(self._product.input_quantiser(x), self._rounded)
         if self._product.transfer is None:
@@ -108,15 +109,15 @@ class RoundedMatrix:
 
 
 def multiplied(x: Tensor, matrix: Tensor, groups: int = 1) -> Tensor:
-    """`x` [..., in] times a `matrix` [out, in / groups] of `groups` blocks, one below the other."""
+    """Multiply `x` [..., in] by a `matrix` [out, in / groups] of `groups` blocks, giving [..., out]."""
     if groups == 1:
         return F.linear(x, matrix)
     blocks = x.unflatten(-1, (groups, -1))
     return torch.einsum("...gi,goi->...go", blocks, matrix.unflatten(0, (groups, -1))).flatten(-2)
 
 
-def finished(product: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None) -> Tensor:
-    """`product` [..., out] with a bias [out], rounded."""
+def finished(product: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None = None) -> Tensor:
+    """Add a bias [out] to `product` [..., out] and round the sum."""
     if bias is not None:
         product = product + bias.to(product.dtype)
     if output_quantiser is not None:
@@ -130,73 +131,80 @@ def _as_rows(x: Tensor, stream: Stream) -> Tensor:
 
 
 class QuantisedLayer(NamedLayer):
-    """A layer whose matrix products can have quantisers; it has the parameters of the float layer, by their names."""
+    """A layer whose matrix products can have quantisers; its parameters have the names of the float layer's."""
+
+    sources: Callable[[nn.Module], dict[str, WeightSource]]
+    """The method `sources` of the mapped layer."""
 
     def __init__(self, module: nn.Module) -> None:
-        """`module` is the float layer: how it computes is taken from it."""
+        """Take the settings, not the parameters, of the float layer `module`."""
         super().__init__()
+        self._copy_sizes(module)
 
     @classmethod
     def from_float(cls, module: Any) -> Self:
-        """The layer with the very parameters of `module` (and what computes weights from them), and no quantisers."""
+        """Return the layer with the parameters of `module` itself, not copies of them, and without quantisers."""
         layer = cls(module)
         _take_over(layer, module)
         return layer.train(module.training)
 
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:
-        """By the names of its matrices within the layer."""
+        """The products of the layer, by the names of its matrices within it."""
         raise NotImplementedError
 
 
 class QuantisedLayerOfOne(QuantisedLayer, QuantisedProduct):
-    """A layer of one matrix, which is itself the product with it: its quantisers are `<layer>.weight_quantiser`, ..."""
+    """A layer of one matrix, which is itself the product: its quantisers are `<layer>.weight_quantiser` and so on."""
 
     bias: Tensor | None
-    source: WeightSource
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.source = self.sources(module)[""]
 
     def matrix(self) -> RoundedMatrix:
-        """The product with its weight as that is now."""
+        """Return the product with the weight as it is now."""
         return self.times(self.source.matrix(computed_tensor(self, self.source.tensor)), self.source.groups)
 
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:
+        """The layer itself, under the name ""."""
         return {"": self}
 
 
 class QuantisedLayerOfMany(QuantisedLayer):
-    """A layer of several matrices, whose quantisers are `<layer>.quantisers.<matrix>.weight_quantiser`, ..."""
+    """A layer of several matrices, whose quantisers are `<layer>.quantisers.<matrix>.weight_quantiser` and so on."""
 
-    def _set_sources(self, sources: Mapping[str, WeightSource]) -> None:
-        self._sources = dict(sources)
-        self.quantisers = nn.ModuleDict({name: QuantisedProduct() for name in sources})
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._sources = self.sources(module)
+        self.quantisers = nn.ModuleDict({name: QuantisedProduct() for name in self._sources})
 
     def _matrix(self, name: str) -> RoundedMatrix:
-        """The product with matrix `name` as its weight is now."""
+        """Return the product with matrix `name` as its weight is now."""
         source = self._sources[name]
         return self.products[name].times(source.matrix(computed_tensor(self, source.tensor)))
 
-    def _finished(self, name: str, product: Tensor, bias: Tensor | None) -> Tensor:
-        return self.products[name].finished(product, bias)
-
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:
-        return self.quantisers._modules  # type: ignore[return-value]  # they are nothing else
+        """The products, by the names of their matrices within the layer."""
+        return self.quantisers._modules  # type: ignore[return-value]  # all are products
 
 
 QUANTISERS_OF_MANY = "quantisers"
-"""The child of a layer of several matrices that holds their quantisers."""
+"""The name of the child of a layer of several matrices that holds their quantisers."""
 
 
-def kept_output_quantiser(module: nn.Module) -> nn.Module:
-    """A copy of the output quantiser of a layer of one matrix, for the layer on arrays in its place."""
+def copied_output_quantiser(module: nn.Module) -> nn.Module:
+    """Return a copy of the output quantiser of a layer of one matrix, for the layer on arrays in its place."""
     return copy.deepcopy(module.output_quantiser) if isinstance(module, QuantisedProduct) else nn.Identity()
 
 
-def kept_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.ModuleDict:
-    """Copies of the quantisers that a layer of several matrices still has when those `on_arrays` are.
+def copied_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.ModuleDict:
+    """Return copies of the quantisers that a layer of several matrices keeps when the matrices `on_arrays` are mapped.
 
-    Arrays round weights and inputs themselves, what follows them and other matrices stay as they were trained.
+    Arrays round weights and inputs themselves. Outputs, and the matrices that stay digital, are rounded as in training.
     """
     found = nn.ModuleDict()
     if not isinstance(module, QuantisedLayerOfMany):
