@@ -191,7 +191,7 @@ def map_model(
     exclude: Sequence[str] = (),
     progress: Progress = lambda name, done: None,
 ) -> nn.Module:
-    """Return a copy of `model` whose layers run on simulated arrays (see `FRONT_ENDS`); `model` itself is untouched.
+    """Return a copy of `model` whose layers run on simulated arrays (see `ADAPTERS`); `model` itself is untouched.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
