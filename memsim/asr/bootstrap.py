@@ -64,7 +64,7 @@ class Comparison:
 
 def wer_interval(
     errors: Errors,
-    words: Sequence[int],
+    words: Sequence[float],
     *,
     resample_chips: bool = False,
     resamples: int = RESAMPLES,
@@ -80,12 +80,13 @@ def wer_interval(
 def compare(
     errors: Errors,
     baseline_errors: Errors,
-    words: Sequence[int],
+    words: Sequence[float],
     *,
     resample_chips: bool = False,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
+    lower_is_better: bool = True,
 ) -> Comparison:
     """How much worse a system is than a baseline, with paired intervals.
 
@@ -100,6 +101,7 @@ def compare(
         resamples: how many draws the percentiles are of.
         confidence: the probability that an interval is to have, in (0, 1).
         seed: all draws are a function of it and of the sizes.
+        lower_is_better: whether a system with the smaller value is the better one.
 
     Raises ValueError when sizes differ, errors are negative or the references hold no words.
     """
@@ -113,7 +115,7 @@ def compare(
     return Comparison(
         _interval(wer - baseline_wer, differences, confidence),
         relative,
-        float((differences > 0).mean() + (differences == 0).mean() / 2),
+        float(((differences > 0) if lower_is_better else (differences < 0)).mean() + (differences == 0).mean() / 2),
     )
 
 
@@ -167,7 +169,7 @@ def mean_changes(
     return [MeanChange(interval, i in alike) for i, interval in enumerate(intervals)]
 
 
-def _errors(errors: Errors, words: Sequence[int]) -> Floats:
+def _errors(errors: Errors, words: Sequence[float]) -> Floats:
     """`errors` as [chips, utterances]."""
     table = np.atleast_2d(np.asarray(errors, dtype=np.float64))
     if table.ndim != 2 or not table.shape[0] or table.shape[1] != len(words):
@@ -179,12 +181,12 @@ def _errors(errors: Errors, words: Sequence[int]) -> Floats:
     return table
 
 
-def _wer(errors: Floats, words: Sequence[int]) -> float:
+def _wer(errors: Floats, words: Sequence[float]) -> float:
     return float(errors.mean(axis=0).sum() / sum(words))
 
 
 def _resampled_wers(
-    systems: Sequence[Floats], words: Sequence[int], resample_chips: bool, resamples: int, seed: int
+    systems: Sequence[Floats], words: Sequence[float], resample_chips: bool, resamples: int, seed: int
 ) -> list[Floats]:
     """Of each system the WERs [resamples], on the same draws of utterances."""
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))

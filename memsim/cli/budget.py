@@ -77,9 +77,9 @@ def render_ablation(steps: Sequence[AblationStep], full_precision: Score | None)
         before = full_precision.wer
         table.add_row("none: full precision", percent(full_precision.wer), "", percent(full_precision.cer), "")
     for step in steps:
-        mean = fmean(score.wer for score in step.scores)
+        mean = fmean(score.value for score in step.scores)
         difference = "" if before is None else f"{100 * (mean - before):+.2f}"
-        std, cer = percent(step.wer["std"]), percent(step.cer["mean"])
+        std, cer = percent(step.rates["wer"]["std"]), percent(step.rates["cer"]["mean"])
         table.add_row(effect_label(step.effect), percent(mean), std, cer, difference)
         before = mean
     stdout.print(table)

@@ -194,6 +194,6 @@ def render_worst(result: Evaluation, count: int) -> None:
     score = result.trials[-1].score
     for i in score.worst(count):
         errors, words = score.utterance_errors[i]
-        title = f"{result.corpus.utterances[i].id}: {counted(errors, 'error')} in {counted(words, 'word')}"
+        title = f"{result.task.corpus.utterances[i].id}: {counted(errors, 'error')} in {counted(words, 'word')}"
         shown = f"{title}\n{align(score.references[i], score.hypotheses[i])}\n"
         stdout.print(shown, highlight=False, soft_wrap=True)

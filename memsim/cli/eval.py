@@ -183,10 +183,11 @@ def command(
             raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
         from memsim.distributed import own_device
         from memsim.evaluation import ablation
-        from memsim.evaluation.decoders import with_decoder
         from memsim.evaluation.network_cost import chip_cost
+        from memsim.evaluation.speech import CheckpointNetworks, SpeechTask
         from memsim.evaluation.study import Study
         from memsim.evaluation.sweep import sweep_points
+        from memsim.evaluation.target import with_decoder
         from memsim.nn.mapping import mapping_of
 
         points: tuple[Point, ...] = ()  # a mapped file as it is
@@ -202,10 +203,9 @@ def command(
             )
         device = str(own_device(options.choose_device(compute)))
         compared = open_network(reference, "--reference", architecture, architecture_config) if reference else None
-        study = Study(opened, corpus, points, trials, seed, compared, loss)
-        target = study.target()
+        networks = CheckpointNetworks(opened, compared)
+        target = networks.target(points[0].spec if points else None, seed)
         corpus = with_unwritable(corpus, target.recogniser.tokens)
-        study = replace(study, corpus=corpus)
         if not mapping_of(target.digital).mapped:
             raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
         if not quiet:
@@ -214,14 +214,16 @@ def command(
         costs = Costs()
         with pass_progress(quiet) as progress:
             search, decoded = texts.search(target, corpus, dev, device=device, progress=progress)
+            task = replace(SpeechTask.of(target.recogniser, corpus, loss=loss), decoding=decoded)
             if search is not None:
-                study = replace(study, decoder=search, decoding=decoded)
+                networks = replace(networks, decoder=search)
                 target = with_decoder(target, search)
+            study = Study(task, networks, points, trials, seed)
             reported = alone and report is not None  # a report has what can be found out
             if budget or reported:
                 costs.budget = _budget(target, progress, required=budget)
             if sensitivity:
-                costs.sensitivity = ablation.sensitivity(target, corpus, device=device, progress=progress)
+                costs.sensitivity = ablation.sensitivity(target, task, device=device, progress=progress)
             if cost or reported:
                 costs.cost = chip_cost(target, corpus, device=device, progress=progress)
             sharing.make_way(workers, force=force)
@@ -303,8 +305,8 @@ class Shown:
         else:
             _render(points[0], self.verbose)
             warn_of_clipping(points[0][1])
-        if "options" in result.decoding:
-            say(describe(result.decoding))
+        if "options" in result.task.decoding:
+            say(describe(result.task.decoding))
         decoding.render_worst(result, self.worst)
         if costs.budget:
             render_budget(costs.budget, self.verbose, with_layers=costs.sensitivity is None)
@@ -396,7 +398,7 @@ def _render(point: tuple[PointFacts, Evaluation], verbose: bool) -> None:
     stdout.print(study_options.heading([point]), style="bold", highlight=False, soft_wrap=True)
     table = Table()
     table.add_column("")
-    loss = [] if result.digital.loss is None else [f"{result.loss_name} loss"]
+    loss = [] if result.digital.loss is None else [f"{result.task.loss_name} loss"]
     for column in ("WER %", "std", "min", "max", "CER %", *loss):
         table.add_column(column, justify="right")
     if result.full_precision is not None:
@@ -418,7 +420,7 @@ def _render(point: tuple[PointFacts, Evaluation], verbose: bool) -> None:
         lines.append(f"clipped: {', '.join(clips)}")
     lines.append(f"real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)")
     lines += study_options.unfitted_lines([point])
-    if result.corpus.synthetic:
+    if result.task.corpus.synthetic:
         lines.append("the speech is synthetic: this shows that the chain works, and says little of real speech")
     stdout.print("\n".join(lines), highlight=False)
 

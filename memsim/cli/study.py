@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from memsim.distributed import Workers
     from memsim.evaluation.result import Evaluation
     from memsim.evaluation.run import StopRequest
-    from memsim.evaluation.study import PointFacts, Study, StudyFacts, System
+    from memsim.evaluation.study import PointFacts, Study, StudyFacts
     from memsim.evaluation.target import EvaluationTarget
+    from memsim.evaluation.task import System
     from memsim.evaluation.work import Tally
 
 STUDY_PANEL = "Many chips"
@@ -234,8 +235,8 @@ class Progress:
 
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
-        self._errors: dict[System, int] = defaultdict(int)
-        self._words: dict[System, int] = defaultdict(int)
+        self._errors: dict[System, float] = defaultdict(int)
+        self._words: dict[System, float] = defaultdict(int)
         self._transcripts: dict[System, int] = defaultdict(int)
 
     def begin(self, facts: StudyFacts, utterances: int, done: int) -> None:
@@ -245,12 +246,12 @@ class Progress:
 
     def step(self, system: System, more: Tally) -> None:
         """See `Watcher`."""
-        self._done += more.utterances
-        self._errors[system] += more.errors
-        self._words[system] += more.words
-        self._transcripts[system] += more.utterances
+        self._done += more.items
+        self._errors[system] += more.amount
+        self._words[system] += more.weight
+        self._transcripts[system] += more.items
         wer = self._errors[system] / max(self._words[system], 1)
-        done, total = self._transcripts[system], len(self._facts.corpus.utterances)
+        done, total = self._transcripts[system], len(self._facts.task)
         over = "" if done >= total else f" so far, over {done:,} of {counted(total, 'utterance')}"
         self._show(f"{self._name(system)}: WER {wer:.2%}{over}")
 
@@ -300,7 +301,7 @@ def heading(points: Sequence[tuple[PointFacts, Evaluation]]) -> str:
     from memsim.config.changes import title, without
 
     point, result = points[0]
-    corpus, spec = result.corpus, result.spec
+    corpus, spec = result.task.corpus, result.spec
     kind = "synthetic speech" if corpus.synthetic else "speech"
     chips = [each.chip for _, each in points]
     bits = "/".join(map(str, sorted({bits for chip in chips for bits in chip.bits})))
@@ -312,7 +313,7 @@ def heading(points: Sequence[tuple[PointFacts, Evaluation]]) -> str:
     over = f", over {', '.join(point.settings)}" if point.settings else ""
     return (
         f"{corpus.name} {corpus.split}: {counted(len(corpus.utterances), 'utterance')}, "
-        f"{counted(corpus.words, 'word')}, {result.seconds:.0f} s of {kind}\n"
+        f"{counted(corpus.words, 'word')}, {result.task.seconds:.0f} s of {kind}\n"
         f"{result.checkpoint.path.name} on {hardware}{over}, {bits}-bit weights, {onto}"
     )
 
@@ -328,7 +329,7 @@ def interval_name(result: Evaluation) -> str:
     from memsim.asr.bootstrap import CONFIDENCE
 
     chips = f"these {len(result.trials)} chips" if len(result.trials) > 1 else "this chip"
-    return f"{CONFIDENCE:.0%} interval over {counted(len(result.corpus.utterances), 'utterance')}, of {chips}"
+    return f"{CONFIDENCE:.0%} interval over {counted(len(result.task.corpus.utterances), 'utterance')}, of {chips}"
 
 
 def unfitted_lines(points: Sequence[tuple[PointFacts, Evaluation]]) -> list[str]:
@@ -353,7 +354,7 @@ def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
     first = points[0][1]
     stdout.print(heading(points), style="bold", highlight=False, soft_wrap=True)
     interval = f"{CONFIDENCE:.0%} interval"
-    loss = [f"{first.loss_name} loss"] if first.losses else []
+    loss = [f"{first.task.loss_name} loss"] if first.losses else []
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     keys = list(points[0][0].settings)
     for key in keys:
@@ -362,11 +363,11 @@ def render_sweep(points: Sequence[tuple[PointFacts, Evaluation]]) -> None:
     for name in names:
         table.add_column(name, justify="right")
     if (full_precision := first.full_precision) is not None:
-        cells = [percent(full_precision.wer), _ends(first.intervals()["wer"]["full_precision"]), *[""] * 5]
+        cells = [percent(full_precision.wer), _ends(first.intervals["wer"]["full_precision"]), *[""] * 5]
         cells += [percent(full_precision.cer)] + ([] if full_precision.loss is None else [f"{full_precision.loss:.4f}"])
         table.add_row(*["full precision", *[""] * len(keys)][: len(keys) + 1], *cells, "")
     for point, result in points:
-        intervals, wer = result.intervals(), spread([trial.score.wer for trial in result.trials])
+        intervals, wer = result.intervals, spread([trial.score.wer for trial in result.trials])
         shown = [percent(result.digital.wer), percent(wer["mean"]), _ends(intervals["wer"]["mapped"])]
         shown += [percent(wer[end]) for end in ("std", "min", "max")]
         relative = intervals["to_digital"]["relative"]

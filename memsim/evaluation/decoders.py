@@ -14,12 +14,12 @@ from memsim.asr.beam import BeamSearch
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource, evaluation_batches
 from memsim.asr.prior import measure_log_prior, stored_log_prior
-from memsim.asr.recogniser import Decoder, Recogniser
+from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import Progress, outputs
 from memsim.asr.scoring import score
-from memsim.errors import InputError
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.target import EvaluationTarget
+from memsim.evaluation.task import System
 from memsim.nn.mapping import mapping_of
 from memsim.units import counted
 
@@ -136,19 +136,6 @@ def tune(
     return tuning
 
 
-def with_decoder(target: EvaluationTarget, search: Decoder) -> EvaluationTarget:
-    """`target` whose networks, on chips or not, are decoded by `search`.
-
-    Raises InputError when its full-precision reference has other tokens.
-    """
-    full_precision = target.full_precision
-    if full_precision is not None:
-        if full_precision.tokens != target.recogniser.tokens:
-            raise InputError("beam search: the full-precision reference has other tokens than the checkpoint")
-        full_precision = replace(full_precision, decoder=search)
-    return replace(target, recogniser=replace(target.recogniser, decoder=search), full_precision=full_precision)
-
-
 def hypotheses(
     evaluation: Evaluation,
     target: EvaluationTarget,
@@ -157,25 +144,29 @@ def hypotheses(
     device: str = "cpu",
     progress: Progress = lambda name, done: None,
 ) -> Iterator[dict[str, Any]]:
-    """A row of every utterance by every system: `full precision`, `digital`, and each chip by its seed.
+    """Yield a row for every utterance and system: `full precision`, `digital`, and each chip by its seed.
 
     With `nbest`, which needs beam search, all of them run once more for their best hypotheses.
     """
-    systems = {"full precision": evaluation.full_precision, "digital": evaluation.digital}
-    systems |= {f"chip of seed {trial.seed}": trial.score for trial in evaluation.trials}
-    for number, (system, result) in enumerate(systems.items()):
+    systems: list[tuple[str, System, Any]] = [
+        ("full precision", System("full_precision"), evaluation.full_precision),
+        ("digital", System("digital"), evaluation.digital),
+    ]
+    chips = enumerate(evaluation.trials)
+    systems += [(f"chip of seed {trial.seed}", System("chip", trial=i), trial.score) for i, trial in chips]
+    for name, system, result in systems:
         if result is None:
             continue
         best = {}
         if nbest:
-            recogniser = _recogniser(target, number)
-            best = _best(recogniser, evaluation.corpus, nbest, device, f"n-best, {system}", progress)
-            if number:
+            recogniser = target.network(system)
+            best = _best(recogniser, evaluation.task.corpus, nbest, device, f"n-best, {name}", progress)
+            if system.role != "full_precision":
                 mapping_of(recogniser.model).release()
-        for i, utterance in enumerate(evaluation.corpus.utterances):
+        for i, utterance in enumerate(evaluation.task.corpus.utterances):
             errors, words = result.utterance_errors[i]
             yield {
-                "system": system,
+                "system": name,
                 "utterance": utterance.id,
                 "words": words,
                 "errors": errors,
@@ -183,14 +174,6 @@ def hypotheses(
                 "hypothesis": result.hypotheses[i],
                 **({"nbest": best[i]} if nbest else {}),
             }
-
-
-def _recogniser(target: EvaluationTarget, number: int) -> Recogniser:
-    """The system of that number: full precision, digital, then the chips."""
-    if number == 0:
-        assert target.full_precision is not None
-        return target.full_precision
-    return replace(target.recogniser, model=target.digital if number == 1 else target.chip(number - 2))
 
 
 def _best(

@@ -1,33 +1,37 @@
 """Results files: JSON lines that a study adds to while it runs, and from which it goes on or is put together.
 
-The first line says of what study they are. Every `part` is what a system made of some utterances, with its WER and CER
-on them; every `point` is the result of one hardware spec, as `memsim eval --json` writes it, and its settings.
+The first line says which study they are of. Every `part` is what a system made of some items, with its measures (of
+speech, WER and CER) on them; every `point` is the result of one hardware spec, as `memsim eval --json` writes it, and
+its settings.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from memsim.asr.corpora import Utterance
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
-from memsim.evaluation.runner import part_score
-from memsim.evaluation.study import PointFacts, StudyFacts, System
+from memsim.evaluation.study import PointFacts, StudyFacts
+from memsim.evaluation.task import CheckpointFacts, System
 from memsim.storage.files import require_format, writing
 from memsim.storage.locks import held_file, lock
 from memsim.units import counted
 from memsim.version import __version__
 
 FORMAT = "memsim-results/1"
+
+SPEECH = "speech"
+TASKS = {SPEECH: "memsim.evaluation.speech:SpeechTask"}
+"""The kinds of task that a file may be of, each with its class; imported when a file is read."""
 
 Shard = tuple[int, int]
 """(which, of how many), from 1."""
@@ -56,37 +60,21 @@ class Header:
             "seed": facts.seed,
             "as_it_is": facts.as_it_is,
             "full_precision": facts.full_precision,
-            "loss_name": facts.loss_name,
-            "with_losses": facts.with_losses,
-            "decoding": facts.decoding,
-            "data": {
-                "name": facts.corpus.name,
-                "split": facts.corpus.split,
-                "text_style": facts.corpus.text_style,
-                "synthetic": facts.corpus.synthetic,
-                "skipped": facts.corpus.skipped,
-                "simplified": facts.corpus.simplified,
-                "unwritable": None if facts.corpus.unwritable is None else asdict(facts.corpus.unwritable),
-                "seconds": facts.seconds,
-                "utterances": [
-                    [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker]
-                    for u in facts.corpus.utterances
-                ],
-            },
+            **({} if facts.task.kind == SPEECH else {"task": facts.task.kind}),
+            **facts.task.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Header:
-        """Raises KeyError, TypeError or ValueError for anything that is no such line."""
-        data = dict(line["data"])
-        seconds = data.pop("seconds")
-        keys = [field.name for field in fields(Utterance)]
-        utterances = [dict(zip(keys, values, strict=True)) for values in data.pop("utterances")]
-        facts = {key: line[key] for key in _FACTS} | {"seconds": seconds, "corpus": data | {"utterances": utterances}}
-        header = _HEADER.validate_python({"facts": facts, "shard": line["shard"], "memsim": line["memsim"]})
-        if header.facts.trials < 1 or not header.facts.points:
+        """Make what `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        module, _, name = TASKS[line.get("task", SPEECH)].partition(":")
+        task = getattr(import_module(module), name).from_dict(line)
+        written = _HEADER.validate_python(line)
+        if written.trials < 1 or not written.points:
             raise ValueError("a study of nothing")
-        return header
+        facts = {each.name: getattr(written, each.name) for each in fields(written)}
+        shard, memsim = facts.pop("shard"), facts.pop("memsim")
+        return cls(StudyFacts(task=task, **facts), shard, memsim)
 
     def difference(self, other: Header) -> str | None:
         """The first thing in which the two are of different commands: what, there and here."""
@@ -96,37 +84,38 @@ class Header:
 
     def _compared(self) -> dict[str, Any]:
         """What must be equal for the parts of two files to belong together, in words."""
-        facts, corpus = self.facts, self.facts.corpus
-        spoken = repr([(u.id, u.text, u.start_seconds, u.end_seconds) for u in corpus.utterances])
+        facts = self.facts
         return {
             "memsim": self.memsim,
             "checkpoint": facts.checkpoint.sha256[:12],
             "reference": (facts.reference_sha256 or "none")[:12],
-            "data": f"{corpus.name} {corpus.split} ({counted(len(corpus.utterances), 'utterance')})",
-            "text style": corpus.text_style,
-            "transcripts": hashlib.blake2b(spoken.encode(), digest_size=6).hexdigest(),
-            "losses": "asked for" if facts.with_losses else "left out",
-            **dict(_flat("decoding", facts.decoding)),
+            **facts.task.identity(),
             "seed": facts.seed,
             "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
         }
 
 
-_FACTS = tuple(field.name for field in fields(StudyFacts) if field.name not in ("seconds", "corpus"))
-_HEADER = TypeAdapter(Header)
+@dataclass(frozen=True)
+class _WrittenHeader:
+    """The entries of a first line that are not the task's."""
+
+    checkpoint: CheckpointFacts
+    reference_sha256: str | None
+    points: tuple[PointFacts, ...]
+    trials: int
+    seed: int
+    as_it_is: bool
+    full_precision: bool
+    shard: Shard | None
+    memsim: str
+
+
+_HEADER = TypeAdapter(_WrittenHeader)
 _SYSTEM = TypeAdapter(System)
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in mappings within mappings, each with the path to it."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(f"{name} {key}", inner)
-    else:
-        yield name, value
-
-
 def shown(shard: Shard | None) -> str:
+    """Return `shard 2/8`, for messages."""
     return "no shard" if shard is None else f"shard {shard[0]}/{shard[1]}"
 
 
@@ -149,14 +138,10 @@ def read_results(path: Path) -> Results:
             first = json.loads(next(lines, ""))
             require_format(path, first["format"], FORMAT)
             header = Header.from_dict(first)
-            utterances = len(header.facts.corpus.utterances)
             for line in map(json.loads, lines):
                 if line["kind"] == "part":
                     system = _SYSTEM.validate_python({key: line[key] for key in ("role", "hardware", "trial")})
-                    part = PartialResult.from_dict(line)
-                    if not all(0 <= number < utterances for number in part.texts):
-                        raise ValueError("a transcript of an utterance that is not in the corpus")
-                    parts.append((system, part))
+                    parts.append((system, PartialResult.from_dict(line, header.facts.task)))
                 is_finished = line["kind"] == "end"
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
@@ -188,9 +173,9 @@ class ResultsFile:
 
     def add_part(self, system: System, part: PartialResult) -> None:
         """Append what `system` made of a part of the data. Raises OSError where that cannot be written."""
-        score = part_score(part, self._facts.corpus)
-        line = {"kind": "part", **asdict(system), "settings": self._settings(system), "wer": score.wer}
-        self._add(line | {"cer": score.cer} | part.to_dict())
+        task = self._facts.task
+        line = {"kind": "part", **asdict(system), "settings": self._settings(system)}
+        self._add(line | dict(task.score(part.outcomes).rates) | part.to_dict(task))
 
     def _settings(self, system: System) -> dict[str, Any]:
         """Those that tell a chip from others."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from memsim.asr.scoring import Score, score
+from memsim.asr import scoring
+from memsim.evaluation.task import Score, Task
 from memsim.spec import AdcImperfections, HardwareSpec
 from memsim.units import counted
 
@@ -24,7 +25,7 @@ BABBLE = 2.0
 """Texts so many times as long as their references are babbling."""
 
 
-def why_unusable(scores: Sequence[Score]) -> str | None:
+def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
     """Why a network with these scores (one a chip) is of no use, so that ratios of its WER say nothing; else None."""
     wer = fmean(score.wer for score in scores)
     hits = fmean(score.hits / score.words for score in scores)
@@ -35,7 +36,7 @@ def why_unusable(scores: Sequence[Score]) -> str | None:
     return None
 
 
-def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = "") -> dict[str, str]:
+def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, baseline_name: str = "") -> dict[str, str]:
     """What is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost; mostly nothing.
 
     `baseline` is a network that this one is made from, on the same utterances; what it wrote can be lost.
@@ -59,7 +60,7 @@ def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = 
             f"the transcripts have {counted(written, 'word')}, their references {found.words}: most words are lost"
         )
     if not said and baseline is not None and any(text.split() for text in baseline.hypotheses):
-        kept = score(baseline.hypotheses, found.hypotheses)
+        kept = scoring.score(baseline.hypotheses, found.hypotheses)
         if kept.hits < (1 - MOST) * kept.words:
             lost = kept.words - kept.hits
             said["lost"] = f"{lost} of the {counted(kept.words, 'word')} of the {baseline_name} text are lost"
@@ -70,16 +71,10 @@ def _quoted(text: str) -> str:
     return f"'{text[:40]}...'" if len(text) > 40 else f"'{text}'"
 
 
-_REMEDIES = {
-    "full precision": "is the checkpoint trained, and for this language and these transcripts?",
-    "digital, quantised": "more --bits, or layers kept digital (--set digital=[GLOB, ...]), lose less",
-    "mapped": "--sensitivity shows which layers lose it: keep those digital (--set digital=[GLOB, ...]), or give them "
-    "more bits or better programming (--hardware best)",
-}
-
-
-def warnings_of(full_precision: Score | None, digital: Score, chips: Mapping[int, Score]) -> list[str]:
-    """Sentences on networks that are unusable or lose their text; `chips` are scores by seed.
+def warnings_of(
+    task: Task | type[Task], full_precision: Score | None, digital: Score, chips: Mapping[int, Score]
+) -> list[str]:
+    """Sentences on networks that are unusable or lose what others get right; `chips` are scores by seed.
 
     What fails first is to be mended first, so it alone comes with a remedy.
     """
@@ -93,19 +88,19 @@ def warnings_of(full_precision: Score | None, digital: Score, chips: Mapping[int
     for number, (name, scores, baseline, baseline_name) in enumerate(networks):
         by_kind: dict[str, dict[int, str]] = {}
         for seed, found in scores.items():
-            reason = why_unusable([found])
+            reason = task.why_unusable([found])
             problems = {} if reason is None else {"unusable": f"unusable: {reason}"}
-            for kind, problem in (problems | lost_text(found, baseline, baseline_name)).items():
+            for kind, problem in (problems | dict(task.problems(found, baseline, baseline_name))).items():
                 by_kind.setdefault(kind, {})[seed] = problem
         sentences = [f"{name}{_chips(name, problems, scores)}" for problems in by_kind.values()]
         if sentences and not warnings:
             # without full precision nobody knows whether the bits are to blame
-            sentences[-1] += f"; {_REMEDIES[name if number else 'full precision']}"
+            sentences[-1] += f"; {task.remedies[name if number else 'full precision']}"
         warnings += sentences
     return warnings
 
 
-def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Score]) -> str:
+def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) -> str:
     """Which of several chips have a problem, and what it is on the first of them."""
     (seed, problem), *more = problems.items()
     if name != "mapped" or len(scores) == 1:
