@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memsim.asr.data_names import DATA as DATA
+from memsim.asr.data_names import has_one_split as has_one_split
 from memsim.errors import InputError
+from memsim.storage.outputs import require_new as require_new
+from memsim.storage.outputs import require_outputs as require_outputs
+from memsim.storage.outputs import require_page as require_page
+from memsim.storage.outputs import require_safetensors as require_safetensors
+from memsim.storage.outputs import write_json as write_json
+from memsim.storage.outputs import write_text as write_text
 
 if TYPE_CHECKING:
     from memsim.spec import HardwareSpec
 
 HARDWARE_PANEL = "Hardware"
 DATA_PANEL = "Data"
-DATA = "demo, tedlium2, librispeech, or a manifest (.tsv, .jsonl)"
 
 Hardware = Annotated[
     str | None,
@@ -109,31 +113,17 @@ Report = Annotated[
 
 
 def choose_hardware(source: str | None, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """The spec that the hardware options mean together; `physical` where they name none."""
-    from memsim.spec import load_hardware
+    """See `memsim.spec_options.choose_hardware`."""
+    from memsim.spec_options import choose_hardware
 
-    if source == "":  # of a variable in a script that was never set
-        raise InputError("--hardware: names nothing; leave it out, or name a spec")
-    return change_hardware(load_hardware("physical" if source is None else source), bits, cell, settings)
+    return choose_hardware(source, bits, cell, settings)
 
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """`spec` with --cell, --set and --bits applied, in this order."""
-    from memsim.device.file import require_device
-    from memsim.spec import apply_settings
+    """See `memsim.spec_options.change_hardware`."""
+    from memsim.spec_options import change_hardware
 
-    for flag, value, key in (("--cell", cell, "cell"), ("--bits", bits, "weights.bits")):
-        for setting in settings or [] if value is not None else []:
-            if setting.partition("=")[0].strip() == key:
-                raise InputError(f"{flag} {value} --set {setting}: both name {key}; leave one out")
-    if cell is not None:
-        spec = spec.with_settings({"cell": json.dumps(cell)}, flag="--cell")
-    spec = apply_settings(spec, settings or [])
-    if spec.cell != "ideal":
-        require_device(spec.cell)  # missing is said now, not after an hour
-    if bits is not None:
-        spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
-    return spec
+    return change_hardware(spec, bits, cell, settings)
 
 
 def choose_device(compute: str) -> str:
@@ -147,89 +137,8 @@ def choose_device(compute: str) -> str:
     return "cuda" if compute != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def has_one_split(data: str) -> bool:
-    """Whether --data means something that is not divided into train, dev and test: the demo, or a manifest."""
-    return data == "demo" or data.endswith((".tsv", ".jsonl"))
-
-
-def require_outputs(
-    outputs: Iterable[Path | None], force: bool, inputs: Iterable[str | Path | None] = (), resumed: bool = False
-) -> None:
-    """Raise InputError, before any work is done, when one of `outputs` must not or cannot be written.
-
-    None may be written over another one, nor over one of `inputs` even by force. Of `resumed` work they may be there.
-    """
-    read = {Path(path).resolve() for path in inputs if path is not None}
-    written: set[Path] = set()
-    for path in filter(None, outputs):
-        require_new(path, force or resumed)
-        place = Path("-") if str(path) == "-" else path.resolve()
-        if place in read:
-            raise InputError(f"{path}: is read, too, and would be overwritten; name another file")
-        if place in written:
-            where = "standard output" if str(path) == "-" else "the same file"
-            raise InputError(f"{path}: two results go to {where}; name another one")
-        written.add(place)
-
-
-def require_new(path: Path | None, force: bool) -> None:
-    """Raise InputError, before any work is done, when `path` must not or cannot be written."""
-    if path is None or str(path) == "-":
-        return
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; name a file")
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is a device or a pipe; name a file, or - for standard output where that goes")
-        if path.exists() and not force:
-            raise InputError(f"{path}: exists already; --force overwrites it")
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"{path}: the folder {path.parent} does not exist")
-    except OSError as error:
-        name = str(path)
-        short = f"{name[:100]}{'...' * (len(name) > 100)}"
-        raise InputError(f"{short}: cannot be written ({error.strerror})") from None
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise InputError(f"{path}: the folder {path.absolute().parent} is not writable")
-
-
-def require_page(path: Path | None, force: bool) -> None:
-    """Raise InputError, before any work is done, when no page can be written to `path`."""
-    if path is not None and path.suffix != ".html":
-        raise InputError(f"{path}: expected a name that ends in .html")
-    require_new(path, force)
-
-
 def command_line(*added: str) -> str:
     """What was typed, with `added` arguments: to do it again."""
     words = shlex.join(["memsim", *sys.argv[1:], *added])
     data = os.environ.get("MEMSIM_DATA")
     return f"MEMSIM_DATA={shlex.quote(data)} {words}" if data else words
-
-
-def require_safetensors(path: Path) -> None:
-    """Raise InputError unless `path` is named as what it will hold."""
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: expected a name that ends in .safetensors")
-
-
-_NUMBERS = re.compile(r"\[\n\s*(-?\d[-+\d.eE,\s]*?)\s*\]")
-"""A list of numbers over several lines, in JSON: no string has a line break in it."""
-
-
-def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Write `result` whole or not at all, lists of numbers on one line; `-` is standard output."""
-    if path is None:
-        return
-    write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(result, indent=2)) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all; `-` is standard output."""
-    from memsim.storage.files import writing
-
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
-    with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memsim.cli import options
+from memsim.asr.data_names import DATA
 from memsim.config.resources import ASSETS, nearest
 from memsim.errors import InputError
 
@@ -47,7 +47,7 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
 def default_data(checkpoint: str | None) -> str:
     """What --data means where it is left out: the demo, of a bundled checkpoint. Raises InputError for others."""
     if find_checkpoint(checkpoint)[0].parent != ASSETS / "checkpoints":
-        raise InputError(f"--data is missing: {options.DATA}")
+        raise InputError(f"--data is missing: {DATA}")
     return "demo"
 
 

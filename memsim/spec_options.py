@@ -1,0 +1,57 @@
+"""The hardware that the options of a command, or the arguments of a call, mean together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memsim.device.file import require_device
+from memsim.errors import InputError
+from memsim.spec import HardwareSpec, apply_settings, load_hardware
+
+Hardware = HardwareSpec | str | Path | Mapping[str, Any]
+"""A spec, or what `load_hardware` takes: a name, a file or a mapping."""
+
+
+def choose_hardware(
+    hardware: Hardware | None, bits: int | None = None, cell: str | None = None, settings: Sequence[str] | None = None
+) -> HardwareSpec:
+    """Return the spec that the hardware options mean together.
+
+    Args:
+        hardware: the spec to start from; None is `physical`.
+        bits: weight bits, in place of the spec's.
+        cell: the device model of the cells, a name or a file, in place of the spec's.
+        settings: changes of single keys, each a text like `adc.bits=6`.
+
+    Raises:
+        InputError: in one line that names the option, for a spec or a device that is missing or wrong.
+    """
+    if hardware == "":  # of a variable in a script that was never set
+        raise InputError("--hardware: names nothing; leave it out, or name a spec")
+    if hardware is None:
+        hardware = "physical"
+    spec = hardware if isinstance(hardware, HardwareSpec) else load_hardware(hardware)
+    return change_hardware(spec, bits, cell, settings)
+
+
+def change_hardware(
+    spec: HardwareSpec, bits: int | None = None, cell: str | None = None, settings: Sequence[str] | None = None
+) -> HardwareSpec:
+    """Return `spec` with `cell`, `settings` and `bits` applied, in this order. See `choose_hardware`."""
+    if isinstance(settings, str):  # a sequence of settings of one letter
+        raise TypeError(f"set is the text {settings!r}; it must be a list of settings, [{settings!r}]")
+    for flag, value, key in (("--cell", cell, "cell"), ("--bits", bits, "weights.bits")):
+        for setting in settings or () if value is not None else ():
+            if setting.partition("=")[0].strip() == key:
+                raise InputError(f"{flag} {value} --set {setting}: both name {key}; leave one out")
+    if cell is not None:
+        spec = spec.with_settings({"cell": json.dumps(str(cell))}, flag="--cell")
+    spec = apply_settings(spec, settings or ())
+    if spec.cell != "ideal":
+        require_device(spec.cell)  # a missing device is said now, not after an hour
+    if bits is not None:
+        spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
+    return spec
