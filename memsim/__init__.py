@@ -21,27 +21,42 @@ from memsim.errors import InputError
 from memsim.version import __version__
 
 if TYPE_CHECKING:
+    from memsim.evaluation.evaluate import evaluate, merge_results
+    from memsim.evaluation.evaluation_result import EvaluationResult
+    from memsim.evaluation.options import Decoding, Findings, Sharing
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 _HOMES = {
+    "Decoding": "memsim.evaluation.options",
+    "EvaluationResult": "memsim.evaluation.evaluation_result",
+    "Findings": "memsim.evaluation.options",
     "HardwareSpec": "memsim.spec",
+    "Sharing": "memsim.evaluation.options",
+    "evaluate": "memsim.evaluation.evaluate",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
+    "merge_results": "memsim.evaluation.evaluate",
     "save_checkpoint": "memsim.storage.checkpoint",
 }
 
 __all__ = [
+    "Decoding",
+    "EvaluationResult",
+    "Findings",
     "HardwareSpec",
     "InputError",
+    "Sharing",
     "__version__",
+    "evaluate",
     "load_checkpoint",
     "load_hardware",
     "map_model",
     "measure_inputs",
+    "merge_results",
     "save_checkpoint",
 ]
 

@@ -1,4 +1,4 @@
-"""The processes that work together: one, or those that torchrun started."""
+"""Processes that work together: one alone, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those that work together. All call the same methods in the same order."""
+    """This process among those that work together, all of which call the same methods in the same order.
+
+    Attributes:
+        device: Where this process computes.
+        rank: The number of this process, from 0.
+        size: How many processes there are.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
@@ -34,18 +40,18 @@ class Workers:
         return self.rank == 0
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """`model`, whose gradients are averaged over the processes."""
+        """Return `model` such that its gradients are averaged over the processes."""
         if self.size == 1:
             return model
         on_gpu = self.device.type == "cuda"
         return nn.parallel.DistributedDataParallel(model, device_ids=[self.device] if on_gpu else None)
 
     def without_exchange(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """While open, the `parallel` model's backward passes add up gradients without exchanging them."""
+        """Return a context in which backward passes of the `parallel` model do not exchange the gradients they add."""
         return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over the processes."""
+        """Return each value summed over the processes."""
         if self.size == 1:
             return list(values)
         together = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -63,7 +69,7 @@ class Workers:
             tensor.copy_(largest.view_as(tensor))
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -71,14 +77,28 @@ class Workers:
         return values
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         self.gather(None)
 
 
-def own_device(device: str) -> torch.device:
-    """`device`, `cpu` or `cuda`; of the processes of a torchrun, each has the GPU of its local rank.
+def choose_device(compute: str) -> str:
+    """Return the kind of device to compute on, `cpu` or `cuda`, from `auto`, `cpu` or `cuda`.
 
-    Raises InputError when there are fewer GPUs than processes.
+    Raises:
+        InputError: `compute` is another word, or `cuda` where torch sees no such device.
+    """
+    if compute not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--compute {compute}: expected auto, cpu or cuda")
+    if compute == "cuda" and not torch.cuda.is_available():
+        raise InputError("--compute cuda: torch sees no CUDA device here; use --compute cpu")
+    return "cuda" if compute != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def own_device(device: str) -> torch.device:
+    """Return this process's device of the kind `device`, `cpu` or `cuda`: under torchrun, the GPU of its local rank.
+
+    Raises:
+        InputError: There are fewer GPUs than processes.
     """
     if device != "cuda" or not is_torchrun():
         return torch.device(device)
@@ -92,13 +112,15 @@ def own_device(device: str) -> torch.device:
 
 @contextmanager
 def joined_workers(device: str, patience: timedelta | None = None) -> Iterator[Workers]:
-    """The processes of this torchrun (the group is left afterwards), or this process alone where there is none.
+    """Join the processes of this torchrun until the block ends; without torchrun, this process works alone.
 
     Args:
-        device: what they exchange tensors of: `cpu` (gloo) or `cuda` (NCCL).
-        patience: how long they wait for each other; None is torch's default, half an hour or less.
+        device: The kind of device whose tensors they exchange: `cpu` (by gloo) or `cuda` (by NCCL).
+        patience: How long they wait for each other; None is torch's default, half an hour or less.
 
-    Raises InputError when there are fewer GPUs than processes.
+    Raises:
+        InputError: There are fewer GPUs than processes.
+        OSError: Another process failed.
     """
     chosen = own_device(device)
     if not is_torchrun():

@@ -1,4 +1,4 @@
-"""Whether torchrun has started this process, and as which of several: known without importing torch."""
+"""Questions about torchrun that are answered without importing torch, as the command line must start at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 
 
 def is_torchrun() -> bool:
+    """Whether torchrun has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_first() -> bool:
-    """Whether this is the one process, or the one of torchrun's that writes files and says how it goes."""
+    """Whether this process writes files and reports progress: the only one, or the first of torchrun's."""
     return not is_torchrun() or os.environ["RANK"] == "0"

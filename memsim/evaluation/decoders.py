@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from memsim.asr.beam import BeamSearch
+from memsim.asr.beam import BeamOptions, BeamSearch, words_to_recognise
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource, evaluation_batches
+from memsim.asr.kinds import RNNT, TransducerBeam
 from memsim.asr.prior import measure_log_prior, stored_log_prior
-from memsim.asr.recogniser import Recogniser
+from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import Progress, outputs
 from memsim.asr.scoring import score
+from memsim.evaluation.options import Decoding
 from memsim.evaluation.result import Evaluation
+from memsim.evaluation.speech import GREEDY
 from memsim.evaluation.target import EvaluationTarget
 from memsim.evaluation.task import System
 from memsim.nn.mapping import mapping_of
-from memsim.units import counted
+from memsim.storage.files import file_sha256
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 PRIOR_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -58,23 +61,6 @@ class Tuning:
             "wer": best.wer,
             "grid": [[point.lm_weight, point.prior_weight, round(point.wer, 6)] for point in self.points],
         }
-
-
-def describe(decoding: Mapping[str, Any]) -> str:
-    """A line on what a result says of its decoder."""
-    if decoding["decoder"] == "greedy":
-        return "greedy decoding"
-    options = decoding["options"]
-    if "words" not in decoding:
-        return f"beam search of {options['beam_size']} hypotheses"
-    count, model = decoding["words"], decoding["language_model"]
-    said = f"beam search of {counted(count, 'word')}, "
-    said += "no language model" if model is None else f"{Path(model['path']).name} by {options['lm_weight']:g}"
-    prior = decoding["prior"]
-    said += f", prior of the {prior} by {options['prior_weight']:g}" if prior else ", no prior"
-    if tuned := decoding.get("tuned"):
-        said += f" (tuned on {tuned['data']} {tuned['split']}: digital WER {tuned['wer']:.2%})"
-    return said
 
 
 class DigitalOutputs:
@@ -136,9 +122,47 @@ def tune(
     return tuning
 
 
+def make_decoder(
+    options: Decoding, target: EvaluationTarget, corpus: Corpus, dev: Corpus | None, device: str, progress: Progress
+) -> tuple[Decoder | None, dict[str, Any]]:
+    """Make the beam search that is asked for (None for greedy decoding), and what a result says of it.
+
+    `dev` is the corpus that weights are tuned on. Raises InputError where files, packages or words are missing.
+    """
+    if options.decoder == "greedy":
+        return None, dict(GREEDY)
+    if isinstance(target.recogniser.kind, RNNT):
+        options.require_transducers()
+        beam = TransducerBeam(target.recogniser.tokens)
+        beam = beam if options.beam_size is None else replace(beam, width=options.beam_size)
+        return beam, {"decoder": "beam", "options": {"beam_size": beam.width}}
+    tokens, lm = target.recogniser.tokens, None if options.lm is None else Path(options.lm)
+    names = ("lm_weight", "prior_weight", "beam_size", "beam_tokens", "beam_threshold")
+    given = {name: getattr(options, name) for name in names}
+    settings = replace(BeamOptions(), **{name: value for name, value in given.items() if value is not None})
+    if lm is None:
+        settings = replace(settings, lm_weight=0.0)
+    words = words_to_recognise(tokens, options.lexicon, lm)
+    BeamSearch(tokens, words, lm, None, settings)  # what is missing is said now, not after the outputs
+    outputs = DigitalOutputs(target, dev or corpus, device, progress)
+    log_prior, source = None, None
+    if options.tune or settings.prior_weight:
+        log_prior, source = find_log_prior(target, outputs)
+    search = BeamSearch(tokens, words, lm, log_prior, settings)
+    facts: dict[str, Any] = {
+        "decoder": "beam",
+        "words": search.words,
+        "language_model": None if lm is None else {"path": str(lm), "sha256": file_sha256(lm)},
+        "prior": source,
+    }
+    if options.tune:
+        facts["tuned"] = tune(search, outputs, LM_WEIGHTS if lm else (0.0,), progress=progress).to_dict()
+    return search, facts | {"options": search.options.to_dict()}
+
+
 def hypotheses(
     evaluation: Evaluation,
-    target: EvaluationTarget,
+    target: EvaluationTarget | None = None,
     *,
     nbest: int = 0,
     device: str = "cpu",
@@ -146,7 +170,7 @@ def hypotheses(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for every utterance and system: `full precision`, `digital`, and each chip by its seed.
 
-    With `nbest`, which needs beam search, all of them run once more for their best hypotheses.
+    With `nbest`, which needs beam search, all networks of `target` run once more for their best hypotheses.
     """
     systems: list[tuple[str, System, Any]] = [
         ("full precision", System("full_precision"), evaluation.full_precision),
@@ -159,6 +183,7 @@ def hypotheses(
             continue
         best = {}
         if nbest:
+            assert target is not None
             recogniser = target.network(system)
             best = _best(recogniser, evaluation.task.corpus, nbest, device, f"n-best, {name}", progress)
             if system.role != "full_precision":

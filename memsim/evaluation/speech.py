@@ -21,6 +21,7 @@ from memsim.asr.data import BATCH_SECONDS, FeatureSource, bucket, evaluation_bat
 from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import outputs
 from memsim.asr.scoring import TextErrors
+from memsim.evaluation.options import describe_decoding
 from memsim.evaluation.target import EvaluationTarget, StoredNetworks, has_full_precision, prepare, with_decoder
 from memsim.evaluation.task import CheckpointFacts, Measure, Score, Task
 from memsim.evaluation.verdicts import lost_text, why_unusable
@@ -34,6 +35,8 @@ CACHED_BYTES = 1e8
 
 GREEDY = {"decoder": "greedy"}
 """What a result says of decoding without a search."""
+
+SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
 
 WER, CER = Measure("wer", "WER"), Measure("cer", "CER")
 
@@ -263,6 +266,33 @@ class SpeechTask(Task):
             "utterance_words": [words for _, words in score.utterance_errors],
             **({} if corpus.unwritable is None else {"unwritable": asdict(corpus.unwritable)}),
         }
+
+    def describe(self) -> str:
+        """See `Task`."""
+        kind = "synthetic speech" if self.corpus.synthetic else "speech"
+        words = counted(self.corpus.words, "word")
+        return f"{self.name}: {counted(len(self), 'utterance')}, {words}, {self.seconds:.0f} s of {kind}"
+
+    def speed_line(self, seconds: float) -> str:
+        """See `Task`."""
+        return f"real-time factor of the simulation: {seconds:.3f} (no speed of a chip)"
+
+    def notes(self) -> list[str]:
+        """See `Task`."""
+        return [SYNTHETIC] if self.corpus.synthetic else []
+
+    def remarks(self) -> list[str]:
+        """A line on the beam search."""
+        return [describe_decoding(self.decoding)] if "options" in self.decoding else []
+
+    def aligned(self, score: SpeechScore, count: int) -> list[str]:
+        """See `Task`."""
+        shown = []
+        for i in score.worst(count):
+            errors, words = score.utterance_errors[i]
+            title = f"{self.corpus.utterances[i].id}: {counted(errors, 'error')} in {counted(words, 'word')}"
+            shown.append(f"{title}\n{scoring.align(score.references[i], score.hypotheses[i])}\n")
+        return shown
 
     def facts_dict(self) -> dict[str, Any]:
         """What the result says of the decoder; its measures are those that every recogniser has."""

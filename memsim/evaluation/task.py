@@ -209,6 +209,28 @@ class Task(ABC):
     def data_dict(self, score: Any) -> dict[str, Any]:
         """What a result says of the data; `score` is one of all items."""
 
+    # ---- words ----
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return how much data of which name there is: the head of a result."""
+
+    @abstractmethod
+    def speed_line(self, seconds: float) -> str:
+        """Return the line that gives the seconds of computing for one unit of `extent`."""
+
+    def notes(self) -> list[str]:
+        """Return lines that a reader must know beside the scores."""
+        return []
+
+    def remarks(self) -> list[str]:
+        """Return lines on how outcomes are made."""
+        return []
+
+    def aligned(self, score: Any, count: int) -> list[str]:
+        """Return the outcomes of the `count` items with the largest amounts, each beside what was wanted."""
+        return []
+
     def facts_dict(self) -> dict[str, Any]:
         """Further entries of a result."""
         return {"measures": [measure.to_dict() for measure in self.measures]}

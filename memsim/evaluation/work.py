@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from memsim.evaluation.partial_results import PartialResult, run_network
 from memsim.evaluation.study import Study, StudyFacts, WorkItem
 from memsim.evaluation.task import Score, System, Target, Task
+from memsim.listener import Listener
 from memsim.units import counted
 
 Done = Generator[tuple[System, PartialResult], None, None]
@@ -67,6 +68,43 @@ class Unwatched:
 
     def step(self, system: System, more: Tally) -> None:
         """See `Watcher`."""
+
+
+class ListeningWatcher:
+    """Shows a study to a listener as one job: outcomes made, and the measure so far of the network that is running."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._sums: dict[System, Tally] = {}
+
+    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
+        """See `Watcher`."""
+        self._facts, self._outcomes, self._done = facts, outcomes, done
+        self._show("")
+
+    def step(self, system: System, more: Tally) -> None:
+        """See `Watcher`."""
+        before = self._sums.get(system, Tally(0, 0, 0))
+        now = Tally(before.items + more.items, before.amount + more.amount, before.weight + more.weight)
+        self._sums[system] = now
+        self._done += more.items
+        task, measure = self._facts.task, self._facts.task.measures[0]
+        over = "" if now.items >= len(task) else f" so far, over {now.items:,} of {counted(len(task), task.item)}"
+        value = measure.show(now.amount / (now.weight or 1))
+        self._show(f"{self._name(system)}: {measure.name} {value}{'%' if measure.in_percent else ''}{over}")
+
+    def _show(self, detail: str) -> None:
+        total = self._outcomes
+        self._listener.progress(
+            "evaluation", self._done / total if total else 1.0, detail, total, f"{self._facts.task.item}s"
+        )
+
+    def _name(self, system: System) -> str:
+        if system.role != "chip":
+            return system.role.replace("_", " ")
+        point = next(point for point in self._facts.points if point.has(system))
+        chip = f"chip {system.trial + 1} of {self._facts.trials}"
+        return f"{chip}, {point.label}" if point.label else chip
 
 
 class Evaluator:

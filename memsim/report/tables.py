@@ -1,0 +1,132 @@
+"""Tables of the error budget and of the cost of a chip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from memsim.evaluation.network_cost import Cost
+from memsim.nn.budget import Budget, increments
+from memsim.report.text import note, percent, table_of
+from memsim.spec import effect_label
+from memsim.units import counted, si
+
+WORST_LAYERS = 10
+"""The number of layers that are shown without `verbose`."""
+
+
+def budget_parts(budget: Budget, *, verbose: bool = False, with_layers: bool = True) -> list[RenderableType]:
+    """Return the table of what each effect adds to the products' errors, the largest first.
+
+    With `verbose` there is a table of all layers, too. Without `with_layers` no layer is named: another table has them.
+    """
+    errors = budget.errors
+    added = increments(errors)
+    most_in = (("most %",), ("in layer",)) if with_layers else ((), ())
+    table = table_of("error of the product", "adds %", "up to here %", *most_in[0], left=most_in[1])
+    for effect in sorted(added, key=lambda effect: -added[effect]):
+        name, most = budget.worst_layer(effect)
+        worst = (percent(most), name) if with_layers else ()
+        table.add_row(effect_label(effect), percent(added[effect]), percent(errors[effect]), *worst)
+    largest = budget.sorted_layers()[0]
+    table.add_row("all", "", percent(budget.total), *((percent(largest.total), largest.name) if with_layers else ()))
+    parts: list[RenderableType] = [table]
+    if verbose:
+        table = table_of("error of the product", "all %", *(f"{effect_label(effect)} %" for effect in added))
+        for layer in budget.sorted_layers():
+            table.add_row(layer.name, percent(layer.total), *map(percent, increments(layer.errors).values()))
+        parts.append(table)
+    like = budget.like_the_worst()
+    if with_layers and len(like) > 1:
+        several = f"{', '.join(like[:4])}{f' and {len(like) - 4} more' if len(like) > 4 else ''}"
+        parts.append(Text(f"which layer errs most is within noise: {several}"))
+    weights = "full-precision" if budget.against_full_precision else "quantised"
+    parts.append(
+        note(
+            f"relative (L2) to products with the {weights} weights on calibration inputs; root mean square over "
+            f"{counted(len(budget.layers), 'layer')}. {_meaning(list(added))}"
+        )
+    )
+    return parts
+
+
+def _meaning(effects: Sequence[str]) -> str:
+    """Return how the rows of a budget are to be read."""
+    if not effects:
+        return "The spec has no effect that adds an error"
+    return (
+        f"Effects are switched on in the order {', '.join(map(effect_label, effects))}; what one adds is the root of "
+        "the difference of squares, negative where it makes the error less. How much the recogniser minds a layer's "
+        "error, eval's --sensitivity says"
+    )
+
+
+def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
+    """Return the tables of energy, time and area, by circuit and by layer.
+
+    They show the layers that take most energy, and all layers with `verbose`.
+    """
+    facts = cost.to_dict()
+    layers, joules, shares, area = (facts[key] for key in ("layers", "joules", "shares", "square_millimetres"))
+    of = "a second of audio" if cost.per == "audio_second" else "one input vector of each layer"
+    rows = {
+        "DAC, row drivers": ("dac", sum(layer["dac_conversions"] for layer in layers), facts["dacs"], area["dacs"]),
+        "ADC": ("adc", sum(layer["adc_conversions"] for layer in layers), facts["adcs"], area["adcs"]),
+        "cells": ("cells", None, facts["cells"], area["cells"]),
+        "programming": ("programming", None, None, None),
+    }
+    table = table_of(f"estimate for {of}", "energy", "share %", "conversions", "circuits", "mm2")
+    for name, (circuit, conversions, count, millimetres) in rows.items():
+        energy, share = joules[circuit], shares[circuit]
+        table.add_row(
+            name,
+            "unknown" if energy is None else si(energy, "J"),
+            "" if share is None else f"{100 * share:.1f}",
+            "" if conversions is None else si(conversions),
+            "" if count is None else f"{count:,}",
+            "" if millimetres is None else f"{millimetres:.3g}",
+        )
+    table.add_row("all", si(joules["total"], "J"), "", "", counted(facts["arrays"], "array"), f"{area['total']:.3g}")
+    parts: list[RenderableType] = [table]
+    table = table_of("layer", "energy", "DAC %", "ADC %", "cells %", "vectors", "latency", "TOPS/W")
+    for layer in layers if verbose else layers[:WORST_LAYERS]:
+        own = layer["joules"]
+        percent = (
+            "" if own[circuit] is None or not own["total"] else f"{100 * own[circuit] / own['total']:.1f}"
+            for circuit in ("dac", "adc", "cells")
+        )
+        efficiency = layer["tops_per_watt"]
+        table.add_row(
+            layer["name"],
+            si(own["total"], "J"),
+            *percent,
+            f"{layer['vectors']:.4g}",
+            si(layer["seconds"], "s"),
+            "" if efficiency is None else f"{efficiency:.3g}",
+        )
+    parts.append(table)
+    lines = []
+    if not verbose and len(layers) > WORST_LAYERS:
+        lines.append(f"{counted(len(layers) - WORST_LAYERS, 'more layer')} with --verbose")
+    efficiency = facts["tops_per_watt"]
+    lines.append(
+        f"latency for {of}: {si(facts['seconds'], 's')}"
+        + ("" if efficiency is None else f"; {efficiency:.3g} TOPS/W of reading (two operations a weight)")
+    )
+    programming = facts["programming"]
+    if programming["joules"] is not None:
+        line = f"programming the chip once: {si(programming['joules'], 'J')}"
+        if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
+            line += (
+                f", as much as reading {si(audio, 's')} of audio; above it is spread over "
+                f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
+            )
+        lines.append(line)
+    parts.append(Text("\n".join(lines)))
+    measured = "at the inputs that the checkpoint keeps"
+    if cost.audio_seconds is not None:
+        measured = f"in {cost.audio_seconds:.0f} s of speech, read one utterance at a time"
+    parts.append(note(f"cells: their currents {measured}; {'; '.join(facts['assumptions'])}"))
+    return parts
