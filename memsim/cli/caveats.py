@@ -8,13 +8,9 @@ from memsim.units import counted
 
 if TYPE_CHECKING:
     from memsim.asr.corpora import Corpus
-    from memsim.evaluation.result import Evaluation
     from memsim.nn.plan import Plan
     from memsim.spec import HardwareSpec
     from memsim.storage.checkpoint import Checkpoint
-
-MOST_CLIPPED = 0.05
-"""A layer that clips more of its conversions multiplies by something else than its matrix."""
 
 
 def say_of_prefixes(checkpoint: Checkpoint) -> None:
@@ -83,19 +79,3 @@ def warn_of_transcripts(corpus: Corpus) -> None:
     if corpus.simplified:
         marks = counted(corpus.simplified, "alternative or optional word", "alternatives and optional words")
         warn(f"{where}: {marks} in the transcripts: the first alternative and every optional word counts as said")
-
-
-def warn_of_clipping(result: Evaluation) -> None:
-    """Layers whose converters clip many conversions, which the rate over all layers hides."""
-    from memsim.cli.progress import warn
-    from memsim.spec import FixedAdc
-
-    for kind, layers in result.clipped_beyond(MOST_CLIPPED).items():
-        (name, rate), *more = layers.items()
-        others = f" ({counted(len(more), 'more layer')} above {MOST_CLIPPED:.0%})" if more else ""
-        remedy = "dac.method: max and calibration on such data have room for them"
-        if kind == "adc":
-            adc = result.spec.for_layer(name).adc
-            wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
-            remedy = f"{wider} has room for them, under `overrides` in some layers alone"
-        warn(f"{name}: {rate:.1%} of the {kind.upper()}'s conversions are beyond full scale{others}; {remedy}")

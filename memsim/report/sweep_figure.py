@@ -22,7 +22,7 @@ MOST_IN_LEGEND = 12
 
 
 def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None) -> None:
-    """Draw the measure of a sweep (of speech, WER) against each swept key: a panel a key, a line a choice of the others.
+    """Draw the measure of a sweep (of speech: WER) against each swept key, a line for each choice of the others.
 
     Markers are means over chips, bars reach from the best to the worst chip, dashes are the quantised digital model
     (where it differs from line to line) and the dotted line is full precision. Writes SVG, the same bytes for the same
