@@ -160,7 +160,7 @@ def require_sweep(figure: Path | None, *, is_sweep: bool) -> None:
 
 @contextmanager
 def stop_requests(results: Path | None) -> Iterator[StopRequest]:
-    """While open, a signal stops the study in good order, where there are results to keep."""
+    """Note signals, so that one stops the study in good order, where there are results to keep."""
     if results is None:
         yield lambda: None
         return

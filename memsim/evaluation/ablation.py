@@ -97,7 +97,7 @@ class LayerScore:
     loss: float
     """The mean of the items' losses."""
     added: MeanChange | None = None
-    """What the layer adds to the loss, relative to that without it; None without a layer, or a loss of 0."""
+    """The rise of the loss by this layer, relative to the loss without it; None without a layer, or a loss of 0."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def chip_budget(target: EvaluationTarget, *, progress: Progress = lambda name, d
 
 
 def _weights(reference: Recogniser, layers: Iterable[MappedLayer]) -> dict[str, Tensor]:
-    """Those of `layers` in full precision, [out, in / groups] each."""
+    """Return the weights of `layers` in full precision, [out, in / groups] each."""
     found = {}
     for layer in layers:
         try:

@@ -32,7 +32,7 @@ PRIOR_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class GridPoint:
-    """What a pair of weights gave."""
+    """The error rates that a pair of weights gave."""
 
     lm_weight: float
     prior_weight: float
@@ -49,6 +49,7 @@ class Tuning:
 
     @property
     def best(self) -> GridPoint:
+        """The point with the lowest WER."""
         return min(self.points, key=lambda point: (point.wer, point.cer, point.lm_weight, point.prior_weight))
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class Tuning:
 
 
 class DigitalOutputs:
-    """What the digital model of `target` gives for `corpus`; computed at the first use and then kept."""
+    """The digital model's outputs for a corpus, computed when they are first used and kept from then on."""
 
     def __init__(self, target: EvaluationTarget, corpus: Corpus, device: str, progress: Progress) -> None:
         self.target = target
@@ -74,7 +75,7 @@ class DigitalOutputs:
         self._kept: list[tuple[tuple[int, ...], Tensor, Tensor]] = []
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
-        """Of each batch the utterances' numbers, log-probabilities [batch, frames, tokens] and lengths [batch]."""
+        """Yield batches: the utterances' numbers, log-probabilities [batch, frames, tokens] and lengths [batch]."""
         if not self._kept:
             digital = replace(self.target.recogniser, model=self.target.digital.to(self._device))
             utterances = self.corpus.utterances
@@ -90,7 +91,7 @@ class DigitalOutputs:
 
 
 def find_log_prior(target: EvaluationTarget, digital: DigitalOutputs) -> tuple[Tensor, str]:
-    """The prior [tokens] in the checkpoint, else that of the digital model's outputs; and which of them it is."""
+    """Return the prior [tokens] in the checkpoint, else that of the digital model's outputs, and where it is from."""
     stored = stored_log_prior(target.checkpoint, len(target.recogniser.tokens))
     if stored is not None:
         return stored, "checkpoint"
@@ -204,7 +205,7 @@ def hypotheses(
 def _best(
     recogniser: Recogniser, corpus: Corpus, count: int, device: str, name: str, progress: Progress
 ) -> dict[int, list[dict[str, Any]]]:
-    """The best hypotheses of each utterance, with their scores."""
+    """Return the best hypotheses of each utterance, with their scores."""
     search = recogniser.decoder
     if not isinstance(search, BeamSearch):
         raise ValueError("several hypotheses of an utterance need beam search")

@@ -37,7 +37,7 @@ from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
 PATIENCE = timedelta(days=7)
-"""How long the processes of a torchrun wait for the slowest of them."""
+"""The time for which the processes of a torchrun wait for the slowest of them."""
 
 
 class _Silent(Listener):
@@ -220,7 +220,7 @@ def _text(path: str | Path | None) -> str | None:
 
 
 def _prefixes(checkpoint: Checkpoint) -> str | None:
-    """What is to be said of the prefixes that wrappers of the network have left in the file."""
+    """Return a line on the prefixes that wrappers of the network have left in the file, if there are any."""
     if checkpoint.wrapped_by is None:
         return None
     return f"{checkpoint.path.name}: names of its tensors have the prefix {checkpoint.wrapped_by}, which is left out"
@@ -251,7 +251,7 @@ def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corp
 def _before(
     findings: Findings, target: EvaluationTarget, task: SpeechTask, device: str, listener: Listener
 ) -> dict[str, Any]:
-    """What is found out before the chips are evaluated, by the names of the result's fields."""
+    """Find out what does not need the scores of chips; return it by the names of the result's fields."""
     found: dict[str, Any] = {}
     if findings.budget is not False:
         found["budget"] = _budget(target, listener, required=findings.budget is True)
@@ -263,7 +263,7 @@ def _before(
 
 
 def _budget(target: EvaluationTarget, listener: Listener, *, required: bool) -> Budget | None:
-    """None where there can be none and it is not `required`."""
+    """Measure the error budget; return None where that is impossible and it is not `required`."""
     try:
         return chip_budget(target, progress=listener.progress)
     except InputError:
@@ -273,7 +273,7 @@ def _budget(target: EvaluationTarget, listener: Listener, *, required: bool) -> 
 
 
 def _make_way(sharing: Sharing, workers: Workers, *, force: bool) -> None:
-    """With `force`, remove old results, when all else is known to be right; the first of several processes does."""
+    """Remove old results by `force`, now that all else is known to be right; the first of several processes does."""
     if sharing.file is not None and force:
         if workers.is_first:
             remove_results(sharing.file)

@@ -19,7 +19,7 @@ _CTC_ONLY = ("lm", "lexicon", "lm_weight", "prior_weight", "beam_tokens", "beam_
 
 @dataclass(frozen=True)
 class Decoding:
-    """How texts are made of a recogniser's outputs. Raises InputError where an option would mean nothing.
+    """The decoder that makes texts of a recogniser's outputs. Raises InputError where an option would mean nothing.
 
     >>> memsim.Decoding(decoder="beam", lm="words.arpa", beam_size=200).lm_weight is None  # the default, 2.0
     True
@@ -69,15 +69,15 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the chips are shared out among processes and machines, and the file that keeps what is done.
+    """The processes and machines that share the work, and the file that keeps what is done.
 
     >>> memsim.Sharing(shard="2/8", results="results-2.jsonl").numbers
     (2, 8)
     """
 
     jobs: int = 1
-    """How many processes of this machine share the work. A script that asks for more than one guards its own start with
-    ``if __name__ == "__main__"``."""
+    """The number of processes of this machine that share the work. They are spawned: a script that asks for more than
+    one guards its own start with ``if __name__ == "__main__"``."""
     shard: str | None = None
     """Do only share I/N of the work, I from 1 to N, into `results`; `merge_results` joins the shares."""
     results: str | Path | None = None
@@ -128,20 +128,20 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is found out besides the scores. All but `loss` goes with a single point that one process evaluates.
+    """Findings besides the scores. All but `loss` goes with a single point that one process evaluates.
 
     >>> memsim.Findings(ablate=True, budget=True)
     Findings(budget=True, ablate=True, sensitivity=False, cost=False, loss=False, hypotheses=False)
     """
 
     budget: bool | None = False
-    """What each effect of the hardware adds to the error of the products; None where it can be found out."""
+    """The error that each non-ideality adds to the products; None measures it where that is possible."""
     ablate: bool = False
-    """The score with the hardware's effects switched on one after the other."""
+    """The score with the non-idealities switched on one after the other."""
     sensitivity: bool = False
     """The score with one layer at a time on hardware."""
     cost: bool | None = False
-    """Energy, time and area, by circuit and layer; None where it can be found out."""
+    """Energy, time and area, by circuit and layer; None estimates them where that is possible."""
     loss: bool = False
     """The mean CTC or RNN-T loss a token, which is finer than the WER."""
     hypotheses: bool = False

@@ -64,15 +64,15 @@ _CHIP = TypeAdapter(ChipFacts)
 
 @dataclass(frozen=True)
 class PartialResult:
-    """What a network made of some items: an outcome by each one's number."""
+    """The outcomes that a network gave for some items, by the items' numbers."""
 
     outcomes: Mapping[int, Any]
-    """What they are, the task knows; their errors are counted."""
+    """Values of the task's own type, whose errors are counted already."""
     compute_seconds: float
     clips: Mapping[str, ClipCounts] = field(default_factory=dict)
-    """By layer on arrays."""
+    """Clipped conversions of each layer on arrays."""
     chip: ChipFacts | None = None
-    """None for a network that is on no chip."""
+    """The chip; None for a network that is on none."""
 
     @classmethod
     def joined(cls, parts: Iterable[PartialResult]) -> PartialResult:

@@ -23,7 +23,7 @@ from memsim.evaluation.task import System
 from memsim.evaluation.work import Done, Evaluator, Tally, Watcher
 
 POLL_SECONDS = 0.2
-"""How often signals and steps are looked at."""
+"""The interval at which signals and steps are looked at."""
 
 
 def in_processes(
@@ -66,12 +66,12 @@ def in_processes(
 
 @dataclass(frozen=True)
 class _Links:
-    """What the processes share with the one that started them."""
+    """The means by which the processes talk to the one that started them."""
 
     stop: Event
     steps: SimpleQueue[tuple[System, Tally]]
     begun: Synchronized[int]
-    """How many processes there are."""
+    """The number of processes that have begun."""
 
 
 @dataclass(frozen=True)

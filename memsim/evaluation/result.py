@@ -43,12 +43,12 @@ class Trial:
 
     @property
     def clip_rate(self) -> ClipRate:
-        """Over all layers."""
+        """The rate over all layers."""
         return clip_rate(self.clips.values())
 
     @property
     def clip_rates(self) -> dict[str, ClipRate]:
-        """By layer."""
+        """The rate of each layer."""
         return {layer: clip_rate([clips]) for layer, clips in self.clips.items()}
 
 
@@ -63,7 +63,7 @@ class Evaluation:
     task: Any
     """The `Task`: the data, and the measures."""
     full_precision: Any | None
-    """None where no full-precision weights were at hand."""
+    """The score in full precision; None where no such weights were at hand."""
     digital: Any
     trials: tuple[Trial, ...]
 
@@ -135,7 +135,7 @@ class Evaluation:
 
     @property
     def clip_rates(self) -> dict[str, ClipRate]:
-        """By layer, over all chips."""
+        """The rate of each layer over all chips."""
         return {name: clip_rate(trial.clips[name] for trial in self.trials) for name in self.trials[0].clips}
 
     def clipped_beyond(self, rate: float) -> dict[str, dict[str, float]]:

@@ -77,13 +77,13 @@ class Header:
         return cls(StudyFacts(task=task, **facts), shard, memsim)
 
     def difference(self, other: Header) -> str | None:
-        """The first thing in which the two are of different commands: what, there and here."""
+        """Return the first difference between two commands: what, there and here; None where there is none."""
         mine, theirs = self._compared(), other._compared()
         pairs = [(key, theirs.get(key), mine.get(key)) for key in mine | theirs]
         return next((f"{key} {there}, not {here}" for key, there, here in pairs if there != here), None)
 
     def _compared(self) -> dict[str, Any]:
-        """What must be equal for the parts of two files to belong together, in words."""
+        """The facts that must be equal for parts of two files to belong together, in words."""
         facts = self.facts
         return {
             "memsim": self.memsim,
@@ -121,7 +121,7 @@ def shown(shard: Shard | None) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """What a results file holds."""
+    """The contents of a results file."""
 
     header: Header
     parts: list[tuple[System, PartialResult]]
@@ -129,7 +129,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """A results file; a last line that was cut off is left out. Raises InputError when it is none, or a newer one."""
+    """Read a results file but for a last line that was cut off. Raises InputError when it is none, or a newer one."""
     parts: list[tuple[System, PartialResult]] = []
     is_finished = False
     try:
@@ -157,7 +157,7 @@ def _whole_lines(file: IO[str]) -> Iterator[str]:
 
 
 def by_system(parts: Iterable[tuple[System, PartialResult]]) -> dict[System, list[PartialResult]]:
-    """The parts of each system."""
+    """Group parts by their systems."""
     found: dict[System, list[PartialResult]] = {}
     for system, part in parts:
         found.setdefault(system, []).append(part)
@@ -178,7 +178,7 @@ class ResultsFile:
         self._add(line | dict(task.score(part.outcomes).rates) | part.to_dict(task))
 
     def _settings(self, system: System) -> dict[str, Any]:
-        """Those that tell a chip from others."""
+        """The settings that tell a chip from others."""
         points = self._facts.points if system.role == "chip" else ()
         return next((dict(point.settings) for point in points if point.has(system)), {})
 
@@ -187,7 +187,7 @@ class ResultsFile:
         self._add({"kind": "point", "settings": dict(point.settings), **result})
 
     def finish(self) -> None:
-        """Say that nothing is missing."""
+        """Note in the file that nothing is missing."""
         self._add({"kind": "end"})
 
     def _add(self, line: Mapping[str, Any]) -> None:
@@ -203,8 +203,10 @@ class ResultsFile:
 
 @contextmanager
 def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iterator[ResultsFile]:
-    """The results file at `path`, made if need be. What is in it is kept where the study is the same, or has more
-    points or trials now (not of a shard: who runs what would change).
+    """Open the results file at `path`, made if need be.
+
+    Its parts are kept where the study is the same, or has more points or trials now (for a shard it may not: who runs
+    what would change).
 
     Raises InputError for the results of another command, and while another process adds to the file.
     """
@@ -234,7 +236,7 @@ def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iter
 
 
 def _close(file: IO[str]) -> None:
-    """Every line is on disk by then, but for one that could not be written, which closing would try again."""
+    """Close `file`. Every line is on disk but for one that could not be written, which closing would try again."""
     with suppress(OSError):
         file.close()
 
@@ -259,7 +261,7 @@ def remove_results(path: Path) -> None:
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """While open, no other process looks whether there is a results file: of two that make one, one would be lost."""
+    """Keep other processes from looking for a results file meanwhile: of two that make one, one would be lost."""
     with ExitStack() as stack:
         try:
             stack.enter_context(held_file(path.resolve().with_name(f".{path.name}.lock")))
@@ -277,7 +279,7 @@ def _lock(file: IO[str], path: Path) -> None:
 
 
 def _conflict(old: Header, new: Header) -> str | None:
-    """Why `new` cannot go on with the file of `old`."""
+    """Return why `new` cannot go on with the file of `old`, or None."""
     if old.shard != new.shard:
         return f"{shown(old.shard)}, not {shown(new.shard)}"
     if difference := new.difference(old):

@@ -18,7 +18,7 @@ from memsim.evaluation.task import Score, System, Target
 from memsim.evaluation.work import Done, Evaluator, Resumed, Unwatched, Watcher, tally
 
 StopRequest = Callable[[], int | None]
-"""The number of the signal that asked to stop, if any."""
+"""Returns the number of the signal that asked to stop, if one did."""
 
 
 def run_study(
@@ -37,6 +37,7 @@ def run_study(
     """Return the result of every point of `study`; nothing for a shard, and in all but the first of `workers`.
 
     Args:
+        study: what is run.
         device: `cpu`, `cuda`, or one GPU of several.
         jobs: how many processes of this machine share the work. They are spawned: a script that asks for more than one
             guards its own start with ``if __name__ == "__main__"``.
@@ -93,12 +94,12 @@ def _resumed(study: Study, planned: Sequence[WorkItem], left: Sequence[WorkItem]
 
 
 def _outcomes(study: Study, items: Iterable[WorkItem]) -> int:
-    """How many outcomes `items` are."""
+    """Count the outcomes of `items`."""
     return sum(len(study.task.groups[batch]) for item in items for batch in item.batches)
 
 
 def _left(study: Study, item: WorkItem, covered: Mapping[System, set[int]]) -> WorkItem:
-    """`item` without the batches whose items are `covered`."""
+    """Return `item` without the batches whose items are `covered`."""
     done, groups = covered.get(item.system, set()), study.task.groups
     return WorkItem(item.system, tuple(batch for batch in item.batches if not done.issuperset(groups[batch])))
 
@@ -119,7 +120,7 @@ def _together(
     watcher: Watcher,
     stop_request: StopRequest,
 ) -> Done:
-    """What all `workers` have done, one part of each at a time; all end where one of them is asked to stop."""
+    """Yield the parts of all `workers`, one of each at a time; all end where one of them is asked to stop."""
     for _ in range(rounds):
         results = workers.gather((next(own, None), stop_request()))
         for rank, (done, _) in enumerate(results):

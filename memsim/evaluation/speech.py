@@ -34,7 +34,7 @@ CACHED_BYTES = 1e8
 """Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
 
 GREEDY = {"decoder": "greedy"}
-"""What a result says of decoding without a search."""
+"""The entry of a result whose texts are decoded without a search."""
 
 SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
 
@@ -43,7 +43,7 @@ WER, CER = Measure("wer", "WER"), Measure("cer", "CER")
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a network heard in one utterance, and its errors."""
+    """The text that a network heard in one utterance, and its errors."""
 
     text: str
     errors: TextErrors
@@ -66,7 +66,7 @@ class SpeechScore(scoring.Score, Score):
 
     @cached_property
     def lost(self) -> dict[int, Mapping[str, str]]:
-        """What `lost_text` said of it, by the `id` of the score that it was compared with: points share scores."""
+        """Findings of `lost_text`, by the `id` of the score that it was compared with: points share scores."""
         return {}
 
 
@@ -81,7 +81,7 @@ class SpeechTask(Task):
     """The loss of the recogniser's kind: CTC or RNN-T."""
     with_losses: bool = False
     decoding: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
-    """What a result says of the decoder."""
+    """The decoder, as a result describes it."""
     groups: Sequence[Sequence[int]] = field(default=(), compare=False, repr=False)
     recogniser: Recogniser | None = field(default=None, compare=False, repr=False)
     """The one whose features are read and whose tokens losses are of; None where results are only put together."""
@@ -128,7 +128,7 @@ class SpeechTask(Task):
         return self.loss_name if self.with_losses else ""
 
     def warnings(self) -> list[str]:
-        """What the recogniser cannot write, which counts as errors whatever it hears."""
+        """A sentence on words that the recogniser cannot write: they count as errors whatever it hears."""
         return [] if self.corpus.unwritable is None else [f"{self.name}: {self.corpus.unwritable}"]
 
     @cached_property
@@ -295,7 +295,7 @@ class SpeechTask(Task):
         return shown
 
     def facts_dict(self) -> dict[str, Any]:
-        """What the result says of the decoder; its measures are those that every recogniser has."""
+        """The entry on the decoder; the measures are those of every recogniser and are left out."""
         return {"decoding": self.decoding}
 
 
@@ -343,7 +343,7 @@ class CheckpointNetworks:
     checkpoint: Checkpoint
     reference: Checkpoint | None = None
     decoder: Decoder | None = None
-    """None for greedy decoding."""
+    """The beam search; None for greedy decoding."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "loaded"}

@@ -1,4 +1,4 @@
-"""What a study runs, and which of several workers runs which part of it."""
+"""The parts of a study, and their division among several workers."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Point:
 
     @cached_property
     def facts(self) -> PointFacts:
-        """What tells the point from others."""
+        """The settings and hashes that tell the point from others."""
         # specs that differ behind their weights and DAC only have one digital system
         return PointFacts(self.settings, self.spec.sha256(), self.spec.digital_twin().sha256())
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What must be known of a study to put its parts together."""
+    """The facts of a study by which its parts are put together."""
 
     checkpoint: CheckpointFacts
     reference_sha256: str | None
@@ -74,7 +74,7 @@ class StudyFacts:
     points: tuple[PointFacts, ...]
     trials: int
     seed: int
-    """Of the first chip of every point."""
+    """The seed of the first chip of every point."""
     as_it_is: bool
     """Whether the first chip is the one in the mapped file."""
     full_precision: bool
@@ -97,7 +97,7 @@ class StudyFacts:
     def evaluation(
         self, point: PointFacts, whole: Mapping[System, PartialResult], scores: Mapping[System, Score]
     ) -> Evaluation:
-        """Put the result of `point` together, from what its systems made of all data."""
+        """Put the result of `point` together from the whole results of its systems."""
         chips = point.chips(self.trials)
         return Evaluation(
             self.checkpoint,
@@ -132,7 +132,7 @@ class Study:
 
     @cached_property
     def facts(self) -> StudyFacts:
-        """What another process must know to put parts together."""
+        """The facts by which another process puts parts together."""
         points = self.points or (Point({}, self.networks.stored_spec),)
         return StudyFacts(
             checkpoint=self.networks.facts,

@@ -19,7 +19,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
 def values_of(setting: str) -> tuple[str, list[str]]:
-    """The key of `KEY=V1,V2,...` and its values; a comma within brackets or quotes belongs to a value.
+    """Split `KEY=V1,V2,...` into the key and its values; a comma within brackets or quotes belongs to a value.
 
     Raises InputError for an empty one among several, and for one given twice.
     """
@@ -57,7 +57,7 @@ def _split(text: str) -> list[str]:
 
 
 def sweep_points(settings: Iterable[str], make: Callable[[list[str]], HardwareSpec]) -> tuple[Point, ...]:
-    """The points of the grid that `KEY=V1,V2,...` settings span, the last key's values changing fastest.
+    """Make the points of the grid that `KEY=V1,V2,...` settings span, the last key's values changing fastest.
 
     `make` gives the spec for settings of one value each. Raises InputError where a setting cannot be read.
     """
@@ -74,7 +74,7 @@ def sweep_points(settings: Iterable[str], make: Callable[[list[str]], HardwareSp
 
 
 def _alternatives(setting: str) -> list[str]:
-    """The settings of one value each that it stands for."""
+    """Return the settings of one value each that a setting stands for."""
     key, values = values_of(setting)
     return [setting] if len(values) == 1 else [f"{key}={value}" for value in values]
 

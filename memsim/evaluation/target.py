@@ -147,14 +147,14 @@ def with_decoder(target: EvaluationTarget, search: Decoder) -> EvaluationTarget:
 
 
 def has_full_precision(checkpoint: Checkpoint, reference: Checkpoint | None = None) -> bool:
-    """Whether there are full-precision weights to compare with: in `checkpoint` itself, or those of a reference."""
+    """Whether there are full-precision weights to compare with, in `checkpoint` itself or in a reference."""
     return reference is not None or (checkpoint.kind != "mapped" and is_full_precision(checkpoint))
 
 
 def _require_statistics(
     checkpoint: Checkpoint, spec: HardwareSpec, mapping: ChipMapping, statistics: Mapping[str, InputStatistics]
 ) -> None:
-    """Converters and cells take their ranges from input statistics; exact hardware needs none."""
+    """Raise InputError where converters or cells lack the input statistics that their ranges are taken from."""
     missing = [
         layer.name
         for layer in mapping.mapped
@@ -169,7 +169,7 @@ def _require_statistics(
 
 
 def measuring(checkpoint: Checkpoint) -> str:
-    """How a file comes by input statistics, for the message that `checkpoint` has none."""
+    """Return the remedy for a `checkpoint` without input statistics, for a message."""
     if checkpoint.kind == "mapped":
         return "map the unmapped checkpoint again with `memsim map --calibrate DATA`"
     return "map it with `memsim map --calibrate DATA` and evaluate the file that this writes"

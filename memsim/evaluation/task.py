@@ -50,7 +50,7 @@ class Measure:
 
 
 class Score(ABC):
-    """How well a network did. The first of its `rates` is compared; intervals resample what each item contributes."""
+    """The score of a network. The first of its `rates` is compared; intervals resample the items' contributions."""
 
     loss: float | None
     """The mean loss of the items; None where it was not computed."""
@@ -71,7 +71,7 @@ class Score(ABC):
 
     @abstractmethod
     def to_detailed_dict(self) -> dict[str, Any]:
-        """`to_dict`, and what each item contributes."""
+        """Return `to_dict`, and what each item contributes."""
 
     @property
     def value(self) -> float:
@@ -85,17 +85,17 @@ class Score(ABC):
 
     @property
     def amounts(self) -> list[float]:
-        """What each item contributes."""
+        """The amount that each item contributes."""
         return [amount for amount, _ in self.contributions]
 
     @property
     def weights(self) -> list[float]:
-        """How much each item counts."""
+        """The weight of each item."""
         return [weight for _, weight in self.contributions]
 
 
 class Network(Protocol):
-    """What a task runs: a module, with whatever the task needs besides."""
+    """A module to run, with whatever the task needs besides."""
 
     @property
     def model(self) -> nn.Module:
@@ -114,13 +114,13 @@ class Task(ABC):
     measures: Sequence[Measure]
     """The first is the one that intervals, sweeps and figures are of."""
     item: ClassVar[str]
-    """What an item is called, such as `utterance`."""
+    """The word for an item, such as `utterance`."""
     outcome: ClassVar[str]
-    """What a network makes of an item, such as a `transcript`."""
+    """The word for the outcome of an item, such as `transcript`."""
     speed_key: ClassVar[str]
     """The name in JSON of the seconds of computing for one unit of `extent`."""
     remedies: ClassVar[Mapping[str, str]]
-    """What to do where `full precision`, `digital, quantised` or `mapped` fails first."""
+    """Advice for users where `full precision`, `digital, quantised` or `mapped` fails first."""
     groups: Sequence[Sequence[int]]
     """The numbers of the items in each batch: a function of the data alone, so that shards agree."""
 
@@ -133,12 +133,12 @@ class Task(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the data is called, for messages."""
+        """The name of the data, for messages."""
 
     @property
     @abstractmethod
     def extent(self) -> float:
-        """How much data there is, in the unit of `speed_key`: seconds of audio, or items."""
+        """The amount of data, in the unit of `speed_key`: seconds of audio, or items."""
 
     @property
     def losses(self) -> str:
@@ -175,7 +175,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def why_unusable(cls, scores: Sequence[Any]) -> str | None:
-        """Why a network with these scores (one a chip) is of no use, so that ratios say nothing; mostly None."""
+        """Return why a network with these scores (one a chip) is of no use, so that ratios say nothing; else None."""
 
     @classmethod
     def problems(cls, found: Any, baseline: Any | None, baseline_name: str) -> Mapping[str, str]:
@@ -195,7 +195,7 @@ class Task(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What must be equal for parts of two files to belong together, in words."""
+        """Return the facts that must be equal for parts of two files to belong together, in words."""
 
     @abstractmethod
     def outcomes_to_dict(self, outcomes: Mapping[int, Any]) -> dict[str, Any]:
@@ -207,7 +207,10 @@ class Task(ABC):
 
     @abstractmethod
     def data_dict(self, score: Any) -> dict[str, Any]:
-        """What a result says of the data; `score` is one of all items."""
+        """Return the entry of a result on the data; `score` is one of all items.
+
+        Apart from speech, whose entries are of old: `name`, `items` (how many) and `item` (the word for one).
+        """
 
     # ---- words ----
 
@@ -238,7 +241,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class System:
-    """What is run on the data: full precision, or the digital network or a chip of some hardware, named by its hash."""
+    """A network of a study: full precision, or the digital one or a chip of the hardware that a hash names."""
 
     role: Literal["full_precision", "digital", "chip"]
     hardware: str = ""
@@ -247,7 +250,7 @@ class System:
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """Which checkpoint was evaluated."""
+    """The identity of the checkpoint that was evaluated."""
 
     path: Path
     kind: str
@@ -281,11 +284,11 @@ class Target(Protocol):
 
 
 class Networks(Protocol):
-    """What is evaluated: it makes the networks of every hardware spec. It is sent to other processes."""
+    """The source of networks: it makes those of every hardware spec. It is sent to other processes."""
 
     @property
     def facts(self) -> CheckpointFacts:
-        """Where the weights come from."""
+        """The origin of the weights."""
 
     @property
     def reference_sha256(self) -> str | None:

@@ -1,4 +1,4 @@
-"""What a result is worth: unusable networks, lost texts, and laws whose numbers nobody has measured."""
+"""Judgements of results: unusable networks, lost texts, and laws whose numbers were not measured."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from memsim.evaluation.result import Evaluation
 
 UNUSABLE_WER = 1.0
-"""With as many errors as words, a network does no better than silence."""
+"""A network with as many errors as words does no better than silence."""
 
 MIN_HITS = 0.1
 """A network that gets fewer of the words right is unusable: an empty transcript of every second word has as many."""
 
 MOST = 0.5
-"""Of utterances or words: what is called most of them."""
+"""The fraction of utterances or words that counts as most of them."""
 
 MOST_CLIPPED = 0.05
 """A layer that clips more of its conversions multiplies by something else than its matrix."""
@@ -32,7 +32,7 @@ BABBLE = 2.0
 
 
 def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
-    """Why a network with these scores (one a chip) is of no use, so that ratios of its WER say nothing; else None."""
+    """Return why a network with these scores (one a chip) is so bad that ratios of its WER say nothing, or None."""
     wer = fmean(score.wer for score in scores)
     hits = fmean(score.hits / score.words for score in scores)
     if wer >= UNUSABLE_WER:
@@ -43,7 +43,7 @@ def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
 
 
 def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, baseline_name: str = "") -> dict[str, str]:
-    """What is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost; mostly nothing.
+    """Find what is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost.
 
     `baseline` is a network that this one is made from, on the same utterances; what it wrote can be lost.
     """
@@ -107,7 +107,7 @@ def warnings_of(
 
 
 def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) -> str:
-    """Which of several chips have a problem, and what it is on the first of them."""
+    """Say which of several chips have a problem, and what it is on the first of them."""
     (seed, problem), *more = problems.items()
     if name != "mapped" or len(scores) == 1:
         return f": {problem}"
@@ -128,7 +128,7 @@ def unfitted(spec: HardwareSpec) -> list[str]:
 
 
 def unfitted_note(keys: Sequence[str]) -> str:
-    """What a result with `unfitted` keys says of them."""
+    """Return the sentence that a result with such `unfitted` keys is shown with."""
     laws = "a law whose numbers are" if len(keys) == 1 else "laws whose numbers are"
     return (
         f"{', '.join(keys)}: {laws} not fitted to measurements, but the spec's own; what is lost to it is an assumption"
@@ -136,7 +136,7 @@ def unfitted_note(keys: Sequence[str]) -> str:
 
 
 def hardware_dict(spec: HardwareSpec) -> dict[str, Any]:
-    """What a result says of its hardware."""
+    """Return the hardware of a result as plain values for JSON."""
     return {
         "name": spec.name,
         "sha256": spec.sha256(),
@@ -163,7 +163,7 @@ def clipping_warnings(result: Evaluation) -> list[str]:
 
 
 def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> str:
-    """Which layer costs most: one answer, by the loss, from the two results as `--json` writes them."""
+    """Name the layer that costs most: one answer, by the loss, from the two results as `--json` writes them."""
     loss, layers = f"{sensitivity['loss_name']} loss", sensitivity["layers"]
     worst = [layer for layer in layers if layer.get("may_be_worst")]
     beyond = sum(not layer["within_noise"] and layer["added"]["value"] > 0 for layer in layers if "added" in layer)
@@ -186,7 +186,7 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
 
 
 def noise_note(sensitivity: Mapping[str, Any]) -> str:
-    """What the columns of a table of layers mean."""
+    """Explain the columns of a table of layers."""
     return (
         f"{sensitivity['loss_name']} loss: the mean a character, by which layers are sorted; what a layer adds is in % "
         f"of the digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "

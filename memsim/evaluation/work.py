@@ -33,7 +33,7 @@ def tally(outcomes: Mapping[int, Any], task: Task) -> Tally:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What an earlier run has left of the work of this one: (done, all) of work items, chips and outcomes."""
+    """The work that an earlier run has done of this one's: (done, all) of work items, chips and outcomes."""
 
     items: tuple[int, int]
     chips: tuple[int, int]
@@ -71,7 +71,7 @@ class Unwatched:
 
 
 class ListeningWatcher:
-    """Shows a study to a listener as one job: outcomes made, and the measure so far of the network that is running."""
+    """Shows a study to a listener as one job, with the measure so far of the network that is running."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener

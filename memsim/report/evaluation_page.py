@@ -167,7 +167,7 @@ def _ablation(facts: Result) -> list[Html]:
 
 
 def _clips(facts: Result) -> list[Html]:
-    """Of every layer, where converters clip at all."""
+    """The clip rates of all layers, where converters clip at all."""
     layers = {
         name: {kind.upper(): 100 * rate for kind, rate in rates.items() if rate is not None}
         for name, rates in facts["clip_rate_by_layer"].items()

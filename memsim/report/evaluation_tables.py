@@ -42,7 +42,7 @@ def result_parts(result: EvaluationResult, *, verbose: bool = False, worst: int 
 
 
 def _heading(points: Sequence[EvaluatedPoint]) -> Text:
-    """What was measured, of which system, on which chip with which changed keys; of a sweep, over which keys."""
+    """The data, the checkpoint, the hardware with its changed keys, and of a sweep the swept ones."""
     first, result = points[0]
     chips = [each.evaluation.chip for each in points]
     bits = "/".join(map(str, sorted({bits for chip in chips for bits in chip.bits})))
@@ -65,7 +65,7 @@ def _counts(numbers: set[int], thing: str) -> str:
 
 
 def _interval_name(result: Evaluation) -> str:
-    """Over what the intervals are: `95% interval over 80 utterances, of these 3 chips`."""
+    """The name of the intervals: `95% interval over 80 utterances, of these 3 chips`."""
     chips = f"these {len(result.trials)} chips" if len(result.trials) > 1 else "this chip"
     return f"{CONFIDENCE:.0%} interval over {counted(len(result.task), result.task.item)}, of {chips}"
 

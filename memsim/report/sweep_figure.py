@@ -110,7 +110,7 @@ def _text(value: object) -> str:
 
 
 def _places(values: Sequence[str]) -> dict[str, float]:
-    """Where the values of a key stand on its axis: numbers at their place, words one after the other."""
+    """The places of a key's values on its axis: numbers at their own, words one after the other."""
     try:
         return {value: float(value) for value in values}
     except ValueError:
