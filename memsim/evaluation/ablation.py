@@ -7,18 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from memsim.asr import bootstrap
 from memsim.asr.bootstrap import CONFIDENCE, MeanChange
-from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import Progress
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult, run_network
 from memsim.evaluation.result import Evaluation, spread
-from memsim.evaluation.target import EvaluationTarget, measuring
 from memsim.evaluation.task import Network, Score, System, Target, Task
-from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
+from memsim.nn.budget import Budget, LayerBudget, layer_budget
 from memsim.nn.mapping import mapping_of, swapped, under
 from memsim.nn.plan import MappedLayer
 from memsim.nn.sources import effective_weight
@@ -164,18 +162,17 @@ def sensitivity(
         added = bootstrap.mean_changes(losses[1:], losses[0])
         results[1:] = [replace(result, added=own) for result, own in zip(results[1:], added, strict=True)]
     layer_scores = sorted(results[1:], key=lambda result: -result.loss)
-    return Sensitivity(task.losses, results[0], tuple(layer_scores), task.item)
+    return Sensitivity(task.losses or task.measures[0].name, results[0], tuple(layer_scores), task.item)
 
 
-def chip_budget(target: EvaluationTarget, *, progress: Progress = lambda name, done: None) -> Budget:
+def chip_budget(target: Target, *, progress: Progress = lambda name, done: None) -> Budget:
     """Measure the error budget of the target's first chip.
 
     Raises InputError where inputs were not measured or the reference does not have the layers of the chip.
     """
-    planned = mapping_of(target.digital).mapped
-    names, remedy = (layer.name for layer in planned), measuring(target.checkpoint)
-    require_samples(target.checkpoint.path, names, target.statistics, remedy)
-    weights = None if target.full_precision is None else _weights(target.full_precision, planned)
+    target.require_samples()
+    planned, reference = mapping_of(target.digital).mapped, target.full_precision
+    weights = None if reference is None else _weights(reference.model, planned)
     chip, steps = mapping_of(target.chip(0)), target.spec.steps()
     layers: list[LayerBudget] = []
     for name, matrix in chip.layers.items():
@@ -185,12 +182,12 @@ def chip_budget(target: EvaluationTarget, *, progress: Progress = lambda name, d
     return Budget(tuple(layers), against_full_precision=weights is not None)
 
 
-def _weights(reference: Recogniser, layers: Iterable[MappedLayer]) -> dict[str, Tensor]:
+def _weights(reference: nn.Module, layers: Iterable[MappedLayer]) -> dict[str, Tensor]:
     """Return the weights of `layers` in full precision, [out, in / groups] each."""
     found = {}
     for layer in layers:
         try:
-            weight = layer.source.matrix(effective_weight(reference.model, layer.source.tensor))
+            weight = layer.source.matrix(effective_weight(reference, layer.source.tensor))
         except AttributeError:
             weight = None
         if weight is None or weight.shape != layer.source.shape:

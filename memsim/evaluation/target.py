@@ -16,6 +16,7 @@ from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.evaluation.task import System
 from memsim.mapping import is_full_precision, load_chip, stored_statistics
+from memsim.nn.budget import require_samples
 from memsim.nn.mapping import ChipMapping, map_model, mapping_of, remap
 from memsim.nn.plan import chosen_bits
 from memsim.spec import HardwareSpec
@@ -71,6 +72,11 @@ class EvaluationTarget:
         if trial == 0 and self.programmed is not None:
             return self.programmed
         return remap(self.digital, self.spec, seed=self.seed + trial, trial=trial, statistics=self.statistics)
+
+    def require_samples(self) -> None:
+        """Raise InputError unless the inputs of all layers on arrays were measured."""
+        names = (layer.name for layer in mapping_of(self.digital).mapped)
+        require_samples(self.checkpoint.path, names, self.statistics, measuring(self.checkpoint))
 
     def network(self, system: System) -> Recogniser:
         """Return the recogniser of that role. Raises ValueError for full precision where there is none."""

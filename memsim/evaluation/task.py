@@ -270,6 +270,17 @@ class Target(Protocol):
         """The hardware."""
 
     @property
+    def digital(self) -> nn.Module:
+        """The quantised digital network."""
+
+    @property
+    def full_precision(self) -> Network | None:
+        """The network in full precision, where it is known."""
+
+    def require_samples(self) -> None:
+        """Raise InputError unless the inputs of all layers on arrays were measured, which an error budget needs."""
+
+    @property
     def statistics(self) -> Mapping[str, InputStatistics]:
         """The statistics of the inputs of layers, from which converters take their ranges."""
 

@@ -168,10 +168,14 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
     worst = [layer for layer in layers if layer.get("may_be_worst")]
     beyond = sum(not layer["within_noise"] and layer["added"]["value"] > 0 for layer in layers if "added" in layer)
     if not worst:
-        answer = f"no layer by itself adds to the {loss} beyond noise; more utterances tell more"
+        answer = f"no layer by itself adds to the {loss} beyond noise; more {_items(sensitivity)} tell more"
     else:
         names = ", ".join(layer["name"] for layer in worst[:5]) + f" and {len(worst) - 5} more" * (len(worst) > 5)
-        which = "the worst is" if len(worst) == 1 else "the worst, which these utterances do not tell apart, are"
+        which = (
+            "the worst is"
+            if len(worst) == 1
+            else f"the worst, which these {_items(sensitivity)} do not tell apart, are"
+        )
         adds = f"layer{'s' * (len(layers) > 1)} add{'s' * (beyond == 1)}"
         answer = f"{beyond} of {len(layers)} {adds} to the {loss} beyond noise; {which} {names}"
     if budget is None or not budget["layers"]:
@@ -185,10 +189,16 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
     )
 
 
+def _items(sensitivity: Mapping[str, Any]) -> str:
+    """What the intervals of a sensitivity are over: `utterances`."""
+    return str(sensitivity.get("over", "utterances")).partition(",")[0]
+
+
 def noise_note(sensitivity: Mapping[str, Any]) -> str:
     """Explain the columns of a table of layers."""
+    of = "a character" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
     return (
-        f"{sensitivity['loss_name']} loss: the mean a character, by which layers are sorted; what a layer adds is in % "
+        f"{sensitivity['loss_name']} loss: the mean {of}, by which layers are sorted; what a layer adds is in % "
         f"of the digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "
         "noise: the interval holds 0 (by chance, that of one harmless layer in 20 does not)"
     )

@@ -128,7 +128,9 @@ def _scores(facts: Result) -> list[Html]:
     item = facts["data"].get("item", "utterance")
     worse = "of more errors" if measure.lower_is_better else f"of less {measure.name}"
     title = "Word error rate" if measure.key == "wer" else measure.name.capitalize()
-    speed = "real_time_factor" in facts
+    speed = []
+    if "real_time_factor" in facts:
+        speed = [note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)")]
     return [
         heading(title),
         pictures([(f"{title.lower()}s with intervals", figures.scores(facts, measure))], "large"),
@@ -136,11 +138,11 @@ def _scores(facts: Result) -> list[Html]:
         table(["paired", measure.title, confidence, f"probability {worse}"], compared),
         note(
             f"Intervals are bootstrap percentiles over {intervals['over']}; differences are paired, {item} by {item}. "
-            f"The spread over chips is the standard deviation of their {measure.name}, which one chip has not."
+            f"The spread over chips is the standard deviation of the chips' {measure.name}, which one chip has not."
         ),
         heading("Chips", level=3),
         table(["seed", measure.title, *counts], chips),
-        *([note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)")] * speed),
+        *speed,
     ]
 
 
