@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memsim.evaluation.evaluate import evaluate, merge_results
     from memsim.evaluation.evaluation_result import EvaluationResult
     from memsim.evaluation.options import Decoding, Findings, Sharing
+    from memsim.mapping import MapResult, map_checkpoint
     from memsim.nn.mapping import map_model, measure_inputs
     from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -33,10 +34,12 @@ _HOMES = {
     "EvaluationResult": "memsim.evaluation.evaluation_result",
     "Findings": "memsim.evaluation.options",
     "HardwareSpec": "memsim.spec",
+    "MapResult": "memsim.mapping",
     "Sharing": "memsim.evaluation.options",
     "evaluate": "memsim.evaluation.evaluate",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
+    "map_checkpoint": "memsim.mapping",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
     "merge_results": "memsim.evaluation.evaluate",
@@ -49,11 +52,13 @@ __all__ = [
     "Findings",
     "HardwareSpec",
     "InputError",
+    "MapResult",
     "Sharing",
     "__version__",
     "evaluate",
     "load_checkpoint",
     "load_hardware",
+    "map_checkpoint",
     "map_model",
     "measure_inputs",
     "merge_results",

@@ -1,331 +1,377 @@
-"""Checkpoints on arrays: mapping the tensors of any safetensors file, and reading a mapped file back as a network."""
+"""A checkpoint onto arrays, in one call, and the result of it."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter
-from torch import Tensor
+from rich.console import RenderableType
+from rich.text import Text
+from torch import Tensor, nn
 
-from memsim.asr.recogniser import Recogniser, assign_state, skeleton
-from memsim.config.changes import Changes
-from memsim.config.json_input import parse_json_object
-from memsim.crossbar.matrix import MappedMatrix, ReadContext
-from memsim.crossbar.programming_report import ProgrammingReport
-from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
-from memsim.device.file import EMBEDDED, adopt, embedded
+from memsim.asr.corpora import load_corpus
+from memsim.asr.data import FeatureSource
+from memsim.asr.input_rates import vectors_per_audio_second
+from memsim.asr.running import calibration_data
+from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.programming_report import total
+from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.networks.stored_network import StoredNetwork, known_network
-from memsim.nn.calibration import CalibrationData, calibrate
-from memsim.nn.deviation import Deviation, deviation
-from memsim.nn.layer_adapters import mappable_layers, matrix_sources
-from memsim.nn.mapping import ChipMapping, install, with_mapping
-from memsim.nn.plan import (
-    DigitalLayer,
-    MappedLayer,
-    Plan,
-    Selection,
-    chosen_bits,
-    plan_modules,
-    plan_tensors,
-    usable_scale,
-)
-from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, taken_over, trained_scales
-from memsim.nn.sources import WeightSource
-from memsim.spec import HardwareSpec, load_hardware
-from memsim.storage.checkpoint import Checkpoint
-
-_MATRIX = ".matrix."
-_STATES = f"{_MATRIX}states"
-_NOT_STATE = (PREFIX, EMBEDDED)
-
-
-@dataclass(frozen=True)
-class MappedTensors:
-    """What a mapped checkpoint holds, and what the mapping did."""
-
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str]
-    plan: Plan
-    programming_errors: dict[str, float]
-    programming: dict[str, ProgrammingReport]  # of the layers that lie on real cells
-    uncalibrated: tuple[str, ...]
-    deviations: dict[str, Deviation]  # of the layers with statistics
+from memsim.listener import Listener
+from memsim.networks.mapped_file import load_chip as load_chip
+from memsim.networks.mapped_file import stored_seed as stored_seed
+from memsim.networks.mapped_file import stored_spec as stored_spec
+from memsim.networks.open_checkpoint import open_checkpoint
+from memsim.networks.opened_network import OpenedNetwork
+from memsim.networks.plan_warnings import plan_warnings
+from memsim.networks.programming import MappedTensors, is_full_precision, plan_checkpoint, program_checkpoint
+from memsim.networks.programming import stored_statistics as stored_statistics
+from memsim.networks.programming import trained_scales_of as trained_scales_of
+from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
+from memsim.nn.calibration import CalibrationData, silent_inputs
+from memsim.nn.deviation import deviating, exclude_options
+from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
+from memsim.nn.mapping import map_model, mapping_of
+from memsim.nn.mapping_table import mapping_parts, summary_lines
+from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
+from memsim.report.tables import budget_parts, cost_parts
+from memsim.report.text import as_html, as_text
+from memsim.spec import HardwareSpec
+from memsim.spec_facts import hardware_dict, unfitted, unfitted_note
+from memsim.spec_options import Hardware, choose_hardware
+from memsim.storage.checkpoint import Checkpoint, save_checkpoint
+from memsim.storage.outputs import require_outputs, require_page, require_safetensors, write_text
+from memsim.units import counted
 
 
-def plan_checkpoint(checkpoint: Checkpoint, spec: HardwareSpec, selection: Selection) -> Plan:
-    """What `map_checkpoint` would put on arrays. Raises InputError for a file that is mapped already.
+@dataclass(frozen=True, repr=False)
+class MapResult:
+    """The result of `map_checkpoint`. `print` shows it as `memsim map` does, and so does a notebook.
 
-    Where the network that the file belongs to is known, its layers tell; names and shapes otherwise.
+    >>> result = memsim.map_checkpoint("demo", "best", dry_run=True)
+    >>> result
+    MapResult(demo.safetensors on best: 60 layers on 7,471,104 cells in 456 arrays, dry run)
+    >>> result.to_dict()["weights"]["fraction_on_arrays"] > 0.9
+    True
     """
-    if checkpoint.kind not in ("model", "foreign"):
-        raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
-    network, said = known_network(checkpoint)
-    if network is not None:
-        plan = network.plan(spec, selection)
-    else:
-        trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
-        shapes = checkpoint.shapes | {name: checkpoint.shapes[kept] for name, kept in _second_names(checkpoint).items()}
-        plan = plan_tensors(shapes, spec, selection, checkpoint.integers, trained)
-        plan = _of_stored_tensors(plan, checkpoint)
-    return plan if said is None else replace(plan, remarks=(said, *plan.remarks))
+
+    checkpoint: Checkpoint
+    """The file that was mapped."""
+    spec: HardwareSpec
+    """The hardware, with its weight bits chosen."""
+    plan: Plan
+    """The layers on arrays, and what stays digital and why."""
+    seed: int
+    """The seed of the chip."""
+    mapped: MappedTensors | None = None
+    """The contents of the mapped file, and what programming found; None of a dry run."""
+    out: Path | None = None
+    """The file that was written; None where none was."""
+    budget: Budget | None = None
+    """The error that each non-ideality adds to the products; None where it was not asked for."""
+    cost: Cost | None = None
+    """Energy, time and area; None where they were not asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, as `memsim map --json` writes them."""
+        plan, mapped = self.plan, self.mapped
+        result = {
+            "checkpoint": {
+                "path": str(self.checkpoint.path),
+                "kind": self.checkpoint.kind,
+                "sha256": self.checkpoint.sha256,
+            },
+            "hardware": hardware_dict(self.spec),
+            "out": None if self.out is None else str(self.out),
+            "weights": {
+                "on_arrays": plan.weights_on_arrays,
+                "total": plan.weights,
+                "fraction_on_arrays": plan.fraction_on_arrays,
+            },
+            "cells": plan.cells,
+            "conversions": plan.conversions,
+            "programming": [report.to_dict() for report in total(mapped.programming.values() if mapped else ())],
+            "layers": [_layer_dict(layer, mapped) for layer in plan.mapped],
+            "remarks": list(plan.remarks),
+            "digital": [
+                {"name": d.name, "shape": list(d.shape), "reason": d.reason, "weights": d.weights} for d in plan.digital
+            ],
+            "seed": self.seed,
+        }
+        result |= {"budget": self.budget.to_dict()} if self.budget else {}
+        return result | ({"cost": self.cost.to_dict()} if self.cost else {})
+
+    def write_report(self, path: str | Path, command: str | None = None) -> None:
+        """Write a self-contained page (.html) with tables and figures, as `memsim map --report` does.
+
+        It has the error budget and the cost where the result has them. `command` is what repeats the mapping.
+        Raises InputError for a dry run, which programs nothing, and where no page can be written to `path`.
+        """
+        from memsim.report.mapping_page import (
+            mapping_page,  # which knows how an evaluation decodes, and so imports this
+        )
+
+        path = Path(path)
+        require_page(path, force=True)
+        if self.mapped is None:
+            raise InputError("--report --dry-run: the report is that of programmed arrays; leave one of the two out")
+        write_text(path, mapping_page(self.to_dict(), command))
+
+    def __repr__(self) -> str:
+        plan, out = self.plan, "dry run" if self.mapped is None else self.out or "not written"
+        return (
+            f"MapResult({self.title}: {counted(len(plan.mapped), 'layer')} on {counted(plan.cells, 'cell')} in "
+            f"{counted(plan.arrays, 'array')}, {out})"
+        )
+
+    def __str__(self) -> str:
+        return as_text(*self.parts())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self.parts())
+
+    @property
+    def title(self) -> str:
+        """The name of the file and of the hardware."""
+        return f"{self.checkpoint.path.name} on {self.spec.title}"
+
+    def parts(self, *, verbose: bool = False) -> list[RenderableType]:
+        """Return the tables and lines that show the result, one below the other; with `verbose`, of every layer."""
+        mapped = self.mapped
+        parts: list[RenderableType] = [Text(self.title, style="bold", no_wrap=True)]
+        if mapped is None:
+            parts += mapping_parts(self.plan, {}, {}, {}, verbose=verbose)
+        else:
+            parts += mapping_parts(
+                self.plan, mapped.programming_errors, mapped.programming, mapped.deviations, verbose=verbose
+            )
+        if self.budget:
+            parts += budget_parts(self.budget, verbose=verbose)
+        if self.cost:
+            parts += cost_parts(self.cost, verbose=verbose)
+        parts += summary_lines(self.plan, verbose=verbose)
+        if keys := unfitted(self.spec):
+            parts.append(unfitted_note(keys))
+        parts += self.plan.remarks
+        if self.out is not None:
+            parts.append(f"wrote {self.out}")
+        elif mapped is None:
+            parts.append("dry run: nothing was programmed or written")
+        return parts
 
 
-def _second_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """Names that safetensors' `save_model` left out, by the metadata: another tensor of the file has the values."""
-    names = set(checkpoint.names)
-    return {name: kept for name, kept in checkpoint.metadata.items() if name not in names and kept in names}
-
-
-def _of_stored_tensors(plan: Plan, checkpoint: Checkpoint) -> Plan:
-    """`plan` with the tensors that the file holds in the place of those that it has under another name only."""
-    second = _second_names(checkpoint)
-    mapped = [
-        replace(layer, source=replace(layer.source, tensor=second.get(layer.source.tensor, layer.source.tensor)))
-        for layer in plan.mapped
-    ]
-    on_arrays = {layer.source.tensor for layer in mapped}
-    digital = [
-        replace(layer, weights=0) if layer.name in on_arrays else layer
-        for layer in plan.digital
-        if layer.name not in second
-    ]
-    return replace(plan, mapped=tuple(mapped), digital=tuple(digital))
-
-
-def is_full_precision(checkpoint: Checkpoint) -> bool:
-    """Whether the network of an unmapped file was trained without quantisers."""
-    return not quantiser_tensors(checkpoint.names)
-
-
-def trained_scales_of(checkpoint: Checkpoint) -> dict[str, tuple[int, Tensor]]:
-    """By layer: the bits that its weight was trained for, and its scale."""
-    return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
-
-
-def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
-    """The input statistics that a file holds, by layer."""
-    return statistics_from_tensors(checkpoint.tensors(n for n in checkpoint.names if n.startswith(PREFIX)))
+def _layer_dict(layer: MappedLayer, mapped: MappedTensors | None) -> dict[str, Any]:
+    deviation = mapped.deviations.get(layer.name) if mapped else None
+    programming = mapped.programming.get(layer.name) if mapped else None
+    return {
+        "name": layer.name,
+        "out_features": layer.tiling.out_features,
+        "in_features": layer.tiling.groups * layer.tiling.block_inputs,
+        "groups": layer.tiling.groups,
+        "bits": layer.tiling.bits,
+        "cell_bits": layer.tiling.cell_bits,
+        "slices": layer.tiling.slices,
+        "copies": layer.tiling.copies,
+        "tiles": layer.tiling.tiles,
+        "cells": layer.tiling.cells,
+        "conversions": layer.conversions,
+        "utilisation": layer.tiling.utilisation,
+        "programming_error": mapped.programming_errors[layer.name] if mapped else None,
+        "deviation": deviation.to_dict() if deviation else None,
+        "programming": programming.to_dict() if programming else None,
+    }
 
 
 def map_checkpoint(
-    checkpoint: Checkpoint,
-    spec: HardwareSpec,
-    plan: Plan,
+    checkpoint: str | Path | Checkpoint,
+    hardware: Hardware = "physical",
     *,
+    bits: int | None = None,
+    cell: str | None = None,
+    set: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    calibrate: str | None = None,
+    data_root: str | Path | None = None,
+    architecture: str | None = None,
+    architecture_config: str | Path | None = None,
     seed: int = 0,
-    statistics: Mapping[str, InputStatistics] | None = None,
-    data: CalibrationData | None = None,
-    progress: Callable[[float], None] = lambda done: None,
-    on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
-) -> MappedTensors:
-    """Program every layer of `plan`, one at a time; every other tensor is carried over as it is.
+    out: str | Path | None = None,
+    budget: bool | None = False,
+    cost: bool | None = False,
+    dry_run: bool = False,
+    force: bool = False,
+    listener: Listener | None = None,
+) -> MapResult:
+    """Program the layers of a checkpoint onto memristor arrays, as `memsim map` does.
 
-    `statistics` (default: those in the file) set the converters' ranges, with the `data` that they are of where these
-    are at hand. `progress` is told the fraction of the cells that is programmed; `on_layer` is called
-    with each layer's weight [out, in] and what it has become. Raises InputError when there is nothing to map and for
-    weights that hold NaN or Inf.
+    >>> result = memsim.map_checkpoint("demo", "ideal", bits=4, out="demo.mapped.safetensors")
+    >>> len(result.plan.mapped), result.plan.cells
+    (60, 11206656)
+    >>> memsim.load_checkpoint("demo.mapped.safetensors").kind
+    'mapped'
+
+    Args:
+        checkpoint: a safetensors file, the name of a bundled one (`demo`, `demo-float`), or an opened checkpoint.
+        hardware: the spec, or what `load_hardware` takes: a name, a file or a mapping.
+        bits: weight bits, in place of the spec's (where neither says, those a layer was trained for, else 8).
+        cell: the device model of the cells, a name or a file, in place of the spec's.
+        set: changes of single keys of the spec, such as `["adc.bits=6"]`.
+        include: globs; only layers that match one of them are mapped.
+        exclude: globs; layers that match one of them stay digital.
+        calibrate: data to run the recogniser on (its dev split) to set converter ranges: `demo`, the name of a corpus,
+            or a manifest. Without it the input statistics in the checkpoint set them.
+        data_root: the root of that corpus; otherwise `$MEMSIM_DATA/NAME`.
+        architecture: the network of a file that does not say which it is; see `memsim map --help`.
+        architecture_config: a YAML file with its features, characters and options.
+        seed: the seed of the chip.
+        out: the file to write, whole or not at all; None writes none.
+        budget: find the error that each non-ideality adds to the products; None does so where the inputs of every layer
+            are known.
+        cost: estimate energy, time and area; None does so unless this is a `dry_run`.
+        dry_run: plan, and program and write nothing.
+        force: overwrite `out` where it exists.
+        listener: follows progress and warnings; without one, warnings are Python's.
+
+    Raises:
+        InputError: in one line that says what is wrong, where, and the remedy.
     """
-    if not plan.mapped:
-        raise InputError(
-            f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a layer "
-            "that can be mapped and is wanted on arrays; --dry-run lists them with the reasons"
-        )
+    listener = listener or Listener()
+    for flag, wanted in {"--budget": budget, "--cost": cost}.items():
+        if wanted and dry_run:
+            raise InputError(f"{flag} --dry-run: the {flag[2:]} is that of programmed arrays; leave one of the two out")
+    if data_root is not None and calibrate is None:
+        raise InputError(f"--data-root {data_root}: is where --calibrate finds its data; name that, too")
+    network = OpenedNetwork(open_checkpoint(checkpoint, architecture, architecture_config)[0])
+    opened = network.checkpoint
+    if out is not None:
+        out = Path(out)
+        require_safetensors(out)
+        require_outputs([None if dry_run else out], force, inputs=opened.files)
+    spec = choose_hardware(hardware, bits, cell, set)
+    plan = plan_checkpoint(network, spec, Selection(include, exclude))
     spec = chosen_bits(spec, plan)
-    tensors: dict[str, Tensor] = {}
-    source = checkpoint.tensors()
-    network, _ = known_network(checkpoint)
-    stored_values = _Values(network, source)
-    trained = trained_scales(source)
-    statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
-    for layer_name, measured in statistics.items():
-        tensors |= measured.to_tensors(layer_name)
-    matrices: dict[str, MappedMatrix] = {}
-    done = 0
-    for layer in plan.mapped:
-        stored = stored_values[layer.source.tensor]
-        if not layer.source.fits(tuple(stored.shape)):
-            raise InputError(
-                f"{checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that the file "
-                f"names has a matrix of {list(layer.source.shape)} there"
-            )
-        weight = layer.source.matrix(stored)
-        scale = usable_scale(layer, trained.get(layer.name))
-        groups = layer.source.groups
-        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
-        done += layer.tiling.cells
-        progress(done / plan.cells)
-    calibrate(matrices, statistics, data)
-    errors, reports, uncalibrated, deviations = {}, {}, [], {}
-    for layer in plan.mapped:
-        name, matrix = layer.name, matrices[layer.name]
-        weight = layer.source.matrix(stored_values[layer.source.tensor])
-        tensors |= {f"{name}{_MATRIX}{key}": value for key, value in matrix.state_dict().items()}
-        errors[name] = matrix.programming_error()
-        if matrix.programming is not None:
-            reports[name] = matrix.programming
-        if not matrix.is_calibrated:
-            uncalibrated.append(name)
-        if name in statistics:
-            deviations[name] = deviation(matrix, statistics[name], None if name in trained else weight, seed)
-        on_layer(weight, matrix)
-    split = {layer.source.tensor for layer in plan.mapped}
-    on_arrays = {layer.name for layer in plan.mapped}
-    left_out = split | set(taken_over(source, on_arrays))
-    left_out -= {layer.name for layer in plan.digital if layer.source is None}  # a table that an output layer shares
-    if network is not None:
-        made = [tensor for tensor in split if tensor in network.converted or tensor not in source]
-        taken, kept = network.shared_with(on_arrays)
-        left_out |= {*taken, *(part for tensor in made for part in network.parts(tensor))}
-        tensors |= {name: source[stored] for name, stored in kept.items()}
-    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
-    for left in plan.digital:
-        if left.source is None:
-            continue
-        tensor = left.source.tensor
-        if left.source.is_part and tensor in split:  # of a tensor of several matrices, some of which are mapped
-            tensors[f"{left.name}_weight"] = left.source.matrix(stored_values[tensor])
-        elif network is not None and not left_out.isdisjoint(network.converted.get(tensor, ())):
-            tensors[tensor] = stored_values[tensor]
-    device_metadata: dict[str, str] = {}
-    if spec.cell != "ideal":
-        cell, device, device_metadata = embedded(spec.cell)
-        tensors |= device
-        spec = spec.with_settings({"cell": json.dumps(cell)}).with_changes(spec.changes)  # the same cell
-    carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
-    metadata = carried | {
-        "kind": "mapped",
-        "hardware": spec.to_json(),
-        "hardware_changes": json.dumps(spec.changes.to_dict()),
-        "layers": json.dumps({layer.name: layer.tiling.bits for layer in plan.mapped}),
-        "seed": str(seed),
-        "source_sha256": checkpoint.sha256,
-        "deviations": json.dumps({name: found.to_dict() for name, found in deviations.items()}),
-        **device_metadata,
-    }
-    return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations)
+    if (wrapped := opened.wrapped_by) is not None:
+        listener.say(f"{opened.path.name}: names of its tensors have the prefix {wrapped}, which is left out")
+    for warning in plan_warnings(plan, spec, opened):
+        listener.warn(warning)
+    if dry_run:
+        return MapResult(opened, spec, plan, seed)
+    cost = cost is None or cost
+    with listener.working():
+        rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
+        data = None if calibrate is None else _calibration_data(network, calibrate, data_root, listener)
+        statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics())
+        if budget:
+            _require_samples(opened, plan, statistics)
+        count = _Count(
+            spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {},
+            cost,
+            seed,
+            statistics,
+            rates,
+            is_full_precision(opened),
+        )
+        mapped = program_checkpoint(
+            network,
+            spec,
+            plan,
+            seed=seed,
+            statistics=statistics,
+            data=data,
+            progress=lambda done: listener.progress("programming", done, total=plan.cells, unit="cells"),
+            on_layer=count,
+        )
+    if out is not None:
+        save_checkpoint(out, mapped.tensors, mapped.metadata)
+    for doubt in (silent_inputs(plan, statistics), deviating(mapped.deviations, exclude_options)):
+        if doubt is not None:
+            listener.warn(doubt)
+    if mapped.uncalibrated:
+        listener.warn(_uncalibrated(mapped.uncalibrated, opened))
+    return MapResult(opened, spec, plan, seed, mapped, out, count.budget(), count.cost(spec))
 
 
-class _Values:
-    """The tensors of a file by name, and those that its network makes of them; the last of the latter is kept."""
+class _Count:
+    """Counts the error budget and the cost of each layer as it is programmed. See `program_checkpoint`'s `on_layer`."""
 
-    def __init__(self, network: StoredNetwork | None, source: Mapping[str, Tensor]) -> None:
-        self._network = network
-        self._source = source
-        self._last: dict[str, Tensor] = {}
+    def __init__(
+        self,
+        steps: Mapping[str, HardwareSpec],
+        with_cost: bool,
+        seed: int,
+        statistics: Mapping[str, InputStatistics],
+        rates: Mapping[str, float] | None,
+        against_full_precision: bool,
+    ) -> None:
+        self._steps, self._with_cost, self._seed = steps, with_cost, seed
+        self._statistics, self._rates, self._against_full_precision = statistics, rates, against_full_precision
+        self._budgets: list[LayerBudget] = []
+        self._costs: list[LayerCost] = []
 
-    def __getitem__(self, name: str) -> Tensor:
-        if self._network is None or (name in self._source and name not in self._network.converted):
-            return self._source[name]
-        if name not in self._last:
-            self._last = {name: self._network.value(name, self._source)}
-        return self._last[name]
+    def __call__(self, weight: Tensor, matrix: MappedMatrix) -> None:
+        if self._steps:
+            exact = weight if self._against_full_precision else None
+            statistics = self._statistics[matrix.name]
+            self._budgets.append(layer_budget(matrix, self._steps, self._seed, statistics, exact))
+        if self._with_cost:
+            self._costs.append(stored_cost(matrix, self._statistics, self._rates))
+
+    def budget(self) -> Budget | None:
+        """Return the budget of all layers; None where it was not asked for."""
+        return Budget(tuple(self._budgets), self._against_full_precision) if self._steps else None
+
+    def cost(self, spec: HardwareSpec) -> Cost | None:
+        """Return the cost of all layers on the chip `spec`; None where it was not asked for."""
+        return Cost.of_stored(self._costs, spec, self._rates) if self._with_cost else None
 
 
-def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
-    """A mapped checkpoint as a recogniser whose layers run on its arrays, and the statistics it carries.
+def _calibration_data(
+    network: OpenedNetwork, data: str, root: str | Path | None, listener: Listener
+) -> CalibrationData:
+    recogniser = network.recogniser
+    folder = None if root is None else Path(root)
+    corpus = load_corpus(data, split="dev", root=folder, text_style=recogniser.text_style)
+    return calibration_data(recogniser, corpus.utterances, FeatureSource(recogniser.features), listener.progress)
 
-    Levels and cell states stay views of the file until their layer is read, which then checks them.
-    Raises InputError when the file is not a mapped recogniser or its tensors do not fit together.
+
+def _are_known(plan: Plan, statistics: Mapping[str, InputStatistics]) -> bool:
+    return all(layer.name in statistics for layer in plan.mapped)
+
+
+def _require_samples(opened: Checkpoint, plan: Plan, statistics: Mapping[str, InputStatistics]) -> None:
+    named = "" if "architecture" in opened.metadata else " of the network that --architecture names"
+    remedy = f"add --calibrate DATA, which measures them{named}, or leave --budget out"
+    require_samples(opened.path, (layer.name for layer in plan.mapped), statistics, remedy)
+
+
+def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
+    """Return the warning that the converter ranges of `layers` are open."""
+    remedy = (
+        "--calibrate DATA sets them"
+        if "architecture" in opened.metadata
+        else "memsim does not know the network that these layers belong to (see --architecture), so it cannot run "
+        "it to set them"
+    )
+    return (
+        f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
+        f"input statistics, so converter ranges are open; {remedy}"
+    )
+
+
+def digital_twin(
+    model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], seed: int
+) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
+    """Return `model` as quantised digital layers, from which `memsim.nn.mapping.remap` programs chips.
+
+    It holds the levels that every chip of `spec` is programmed with. The other values are `spec` with its weight bits
+    chosen, and `statistics` with those of embeddings.
     """
-    recogniser = skeleton(checkpoint)
-    spec, bits = stored_spec(checkpoint)
-    on_arrays: dict[str, dict[str, Tensor]] = {name: {} for name in bits}
-    digital: dict[str, Tensor] = {}
-    for key, tensor in checkpoint.views().items():
-        if not key.endswith(_STATES):
-            checkpoint.require_finite(key, tensor)
-        name, _, part = key.rpartition(_MATRIX)
-        if name in on_arrays:
-            on_arrays[name][part] = tensor
-        else:
-            digital[key] = tensor
-    statistics = statistics_from_tensors(digital)
-    restore_quantisers(recogniser.model, digital)
-    plan, matrices = [], {}
-    planned = plan_modules(recogniser.model, spec, Selection())
-    layers = mappable_layers(recogniser.model)
-    sources = matrix_sources(layers)
-    for name, tensors in on_arrays.items():
-        try:
-            _require_known(name, tensors.get("levels"), sources.get(name))
-            layer = MappedLayer.make(name, sources[name], spec, bits[name])
-            matrices[name] = MappedMatrix.from_tensors(name, layer.spec, tensors, layer.source.groups)
-        except InputError as error:
-            raise InputError(f"{checkpoint.path}: {error}") from None
-        plan.append(layer)
-    install(recogniser.model, layers, matrices)
-    state = {n: t.float() if t.is_floating_point() else t for n, t in digital.items() if not n.startswith(_NOT_STATE)}
-    modules = recogniser.model.named_modules(remove_duplicate=False)
-    on_chip = [(name, module) for name, module in modules if isinstance(module, MappedMatrix)]
-    mapped = {f"{name}.{key}": tensor for name, module in on_chip for key, tensor in module.state_dict().items()}
-    assign_state(recogniser.model, state | mapped, str(checkpoint.path))
-    seed = stored_seed(checkpoint)
-    left = [
-        DigitalLayer(layer.name, layer.source.shape, "not mapped", layer.source, math.prod(layer.source.shape))
-        for layer in planned.mapped
-        if layer.name not in matrices
-    ]
-    # what the spec keeps digital now was mapped where the spec has changed since
-    left += [layer for layer in planned.digital if layer.name not in matrices]
-    found = stored_deviations(checkpoint)
-    mapping = ChipMapping(Plan(tuple(plan), tuple(left)), spec, seed, matrices, ReadContext(seed), found)
-    with_mapping(recogniser.model, mapping)
-    return recogniser, statistics
-
-
-def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
-    """The hardware that a mapped file was made for, and the weight bits of each layer on arrays.
-
-    The device model that the file carries can be loaded from then on, by the name that the hardware has for it.
-    """
-    adopt(checkpoint)
-    try:
-        hardware, layers = (parse_json_object(checkpoint.metadata[key], key) for key in ("hardware", "layers"))
-        spec = load_hardware(hardware)
-        if known := checkpoint.metadata.get("hardware_changes"):
-            spec = spec.with_changes(Changes.from_dict(parse_json_object(known, "hardware_changes")))
-    except (KeyError, InputError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{checkpoint.path}: its metadata lacks a readable hardware spec ({reason}); map it again"
-        ) from None
-    for name, bits in layers.items():
-        if type(bits) is not int or not 2 <= bits <= 16:
-            raise InputError(f"{checkpoint.path}: its metadata gives layer {name} {bits!r:.20} bits; map it again")
-    return spec, layers
-
-
-def stored_deviations(checkpoint: Checkpoint) -> dict[str, Deviation]:
-    """How far the product of each layer of a mapped file was from the digital one on its calibration inputs.
-
-    Empty for a file that was not calibrated, or is of memsim 0.1. Raises InputError where it cannot be read.
-    """
-    try:
-        found = parse_json_object(checkpoint.metadata.get("deviations", "{}"), "deviations")
-        return TypeAdapter(dict[str, Deviation]).validate_python(found)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{checkpoint.path}: its metadata has unreadable deviations ({reason}); map it again"
-        ) from None
-
-
-def stored_seed(checkpoint: Checkpoint) -> int:
-    """The seed of the chip in a mapped file. Raises InputError where there is none."""
-    text = checkpoint.metadata.get("seed", "0")
-    if not re.fullmatch(r"-?[0-9]{1,30}", text):
-        raise InputError(f"{checkpoint.path}: its metadata gives the seed {text!r:.40}, no whole number; map it again")
-    return int(text)
-
-
-def _require_known(name: str, levels: Tensor | None, source: WeightSource | None) -> None:
-    """Raise InputError unless matrix `name` of the architecture, at `source`, is what the file's `levels` describe."""
-    if levels is None:
-        raise InputError(f"lacks the levels of {name}; the file is damaged, map the checkpoint again")
-    if source is None or source.shape != tuple(levels.shape):
-        raise InputError(f"mapped layer {name} {list(levels.shape)} is no layer of the architecture")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` has them
+        digital = map_model(model, spec.digital_twin(), calibration=statistics, seed=seed)
+    plan = mapping_of(digital).plan
+    return digital, chosen_bits(spec, plan), plan.completed(statistics)

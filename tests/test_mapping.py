@@ -20,7 +20,8 @@ from memsim.asr.recogniser import Recogniser, build, load_model_config, load_rec
 from memsim.asr.tokens import CharacterTokens
 from memsim.config.resources import ASSETS
 from memsim.errors import InputError
-from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint
+from memsim.networks.mapped_file import load_chip
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure, remap
 from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
@@ -33,7 +34,7 @@ SMAPS = Path("/proc/self/smaps")
 
 def map_file(source: Path, spec: HardwareSpec, target: Path) -> Path:
     checkpoint = load_checkpoint(source)
-    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
+    mapped = program_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
     save_checkpoint(target, mapped.tensors, mapped.metadata)
     return target
 
@@ -232,7 +233,7 @@ def test_a_file_of_every_layer_with_quantisers_maps_as_it_was_trained(
         wanted = model(*batch)[0]
         assert torch.equal(load_recogniser(checkpoint).model(*batch)[0], wanted)
         plan = plan_checkpoint(checkpoint, spec, Selection(exclude=exclude))
-        mapped = map_checkpoint(checkpoint, spec, plan)
+        mapped = program_checkpoint(checkpoint, spec, plan)
         assert not mapped.uncalibrated
         assert {layer.tiling.bits for layer in plan.mapped} == {3}
         for layer in plan.mapped:
@@ -259,7 +260,7 @@ def test_a_file_of_every_layer_is_the_chip_that_map_model_makes(
     source = load_checkpoint(tmp_path / "model.safetensors")
     spec = load_hardware(hardware).with_settings({"weights.bits": 5, "digital": [], "tile.rows": 16})
     plan = plan_checkpoint(source, spec, Selection(exclude=exclude))
-    mapped = map_checkpoint(source, spec, plan, seed=3, statistics=statistics)
+    mapped = program_checkpoint(source, spec, plan, seed=3, statistics=statistics)
     save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
     loaded, kept = load_chip(load_checkpoint(tmp_path / "mapped.safetensors"))
     chip = map_model(model, spec, seed=3, calibration=statistics, exclude=exclude)

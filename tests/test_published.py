@@ -16,7 +16,8 @@ from memsim.errors import InputError
 from memsim.evaluation import results_file
 from memsim.evaluation.merge import merge
 from memsim.evaluation.results_file import read_results
-from memsim.mapping import load_chip, stored_spec, stored_statistics, trained_scales_of
+from memsim.networks.mapped_file import load_chip, stored_spec
+from memsim.networks.programming import stored_statistics, trained_scales_of
 from memsim.nn.quantisers import restore_quantisers
 from memsim.storage.checkpoint import FORMAT, load_checkpoint
 from memsim.training.optimiser import averaged

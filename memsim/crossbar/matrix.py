@@ -311,6 +311,15 @@ class MappedMatrix(nn.Module):
         size = float(intended.norm())
         return float((programmed - intended).norm()) / size if size else 0.0
 
+    def extra_repr(self) -> str:
+        """Return the size, the bits, the arrays and the programming error of the matrix, for `print`."""
+        tiling = self.tiling
+        error = "ideal cells" if self.states is None else f"programming error {self.programming_error():.1%}"
+        return (
+            f"{self.in_features} -> {self.out_features}, {tiling.bits} bits, {counted(tiling.tiles, 'array')}, "
+            f"{counted(tiling.cells, 'cell')}, {error}"
+        )
+
     @property
     def has_input_range(self) -> bool:
         """Whether one input, the same for all vectors, drives full scale."""

@@ -12,9 +12,10 @@ from memsim.asr import bootstrap
 from memsim.crossbar.read import ClipCounts
 from memsim.evaluation.partial_results import ChipFacts, PartialResult
 from memsim.evaluation.task import CheckpointFacts, Measure, Score, Task
-from memsim.evaluation.verdicts import hardware_dict, warnings_of
+from memsim.evaluation.verdicts import warnings_of
 from memsim.nn.mapping import ClipRate, clip_rate
 from memsim.spec import HardwareSpec
+from memsim.spec_facts import hardware_dict
 from memsim.version import __version__
 
 

@@ -25,7 +25,7 @@ from memsim.evaluation.options import describe_decoding
 from memsim.evaluation.target import EvaluationTarget, StoredNetworks, has_full_precision, prepare, with_decoder
 from memsim.evaluation.task import CheckpointFacts, Measure, Score, Task
 from memsim.evaluation.verdicts import lost_text, why_unusable
-from memsim.mapping import stored_seed, stored_spec
+from memsim.networks.mapped_file import stored_seed, stored_spec
 from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted

@@ -10,7 +10,7 @@ from typing import Any
 from memsim.config.yaml_file import parse_value
 from memsim.errors import InputError
 from memsim.evaluation.study import Point
-from memsim.mapping import stored_spec
+from memsim.networks.mapped_file import stored_spec
 from memsim.spec import HardwareSpec, load_hardware
 from memsim.spec_options import Hardware, change_hardware, choose_hardware
 from memsim.storage.checkpoint import Checkpoint

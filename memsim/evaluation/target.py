@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +14,11 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.evaluation.task import System
-from memsim.mapping import is_full_precision, load_chip, stored_statistics
+from memsim.mapping import digital_twin
+from memsim.networks.mapped_file import load_chip
+from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
-from memsim.nn.mapping import ChipMapping, map_model, mapping_of, remap
-from memsim.nn.plan import chosen_bits
+from memsim.nn.mapping import ChipMapping, mapping_of, remap
 from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
@@ -126,13 +126,8 @@ def prepare(
         recogniser = stored.recogniser
         if has_full_precision(checkpoint):
             full_precision = recogniser
-        statistics = stored_statistics(checkpoint)
         seed = seed or 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about globs: said, once, where the spec was chosen
-            digital = map_model(recogniser.model, spec.digital_twin(), calibration=statistics, seed=seed)
-        plan = mapping_of(digital).plan
-        statistics, spec = plan.completed(statistics), chosen_bits(spec, plan)
+        digital, spec, statistics = digital_twin(recogniser.model, spec, stored_statistics(checkpoint), seed)
     _require_statistics(checkpoint, spec, mapping_of(digital), statistics)
     if reference is not None:
         full_precision = stored.reference

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from memsim.asr import scoring
 from memsim.evaluation.task import Score, Task
-from memsim.spec import AdcImperfections, FixedAdc, HardwareSpec
+from memsim.spec import FixedAdc
 from memsim.units import counted
 
 if TYPE_CHECKING:
@@ -112,39 +112,6 @@ def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) ->
     if name != "mapped" or len(scores) == 1:
         return f": {problem}"
     return f", {1 + len(more)} of {len(scores)} chips, such as that of seed {seed}: {problem}"
-
-
-def unfitted(spec: HardwareSpec) -> list[str]:
-    """The keys of `spec` that switch on laws whose numbers come from no measurement of its devices."""
-    keys = [key for key in ("retention", "faults", "wires") if getattr(spec, key) is not None]
-    imperfections = tuple(AdcImperfections.model_fields)
-    changed: list[dict[str, dict[str, Any] | None]] = [
-        {"programming": spec.programming.model_dump(), "adc": spec.adc.model_dump() if spec.adc else {}}
-    ]
-    changed += [{"programming": override.programming, "adc": override.adc} for override in spec.overrides]
-    for section, names in (("programming", ("relaxation",)), ("adc", imperfections)):
-        keys += [f"{section}.{name}" for name in names if any((part[section] or {}).get(name) for part in changed)]
-    return keys
-
-
-def unfitted_note(keys: Sequence[str]) -> str:
-    """Return the sentence that a result with such `unfitted` keys is shown with."""
-    laws = "a law whose numbers are" if len(keys) == 1 else "laws whose numbers are"
-    return (
-        f"{', '.join(keys)}: {laws} not fitted to measurements, but the spec's own; what is lost to it is an assumption"
-    )
-
-
-def hardware_dict(spec: HardwareSpec) -> dict[str, Any]:
-    """Return the hardware of a result as plain values for JSON."""
-    return {
-        "name": spec.name,
-        "sha256": spec.sha256(),
-        **spec.changes.to_dict(),
-        "title": spec.title,
-        "unfitted": unfitted(spec),
-        "spec": spec.to_dict(),
-    }
 
 
 def clipping_warnings(result: Evaluation) -> list[str]:

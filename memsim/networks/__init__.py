@@ -1,1 +1,1 @@
-"""The checkpoint that a name means, and the network that its tensors belong to."""
+"""Checkpoints and their networks: opening a file, finding its network, programming it, reading a mapped one back."""

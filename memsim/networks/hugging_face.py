@@ -1,7 +1,7 @@
-"""The network of a checkpoint that Hugging Face transformers wrote, from the `config.json` that lies beside the file.
+"""The network of a checkpoint that Hugging Face transformers wrote, built from the `config.json` beside the file.
 
-It is built by transformers, where that is installed, without values: nothing is downloaded, and no code but that of
-transformers is run.
+Transformers builds it, where that is installed, without values. Nothing is downloaded, and no code but transformers'
+own is run.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ CONFIG = "config.json"
 
 
 def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
-    """The network that the config beside `checkpoint` describes, if the file holds its matrices, and what to say of it.
+    """Return the network that the config beside `checkpoint` describes, and a remark for users.
 
-    Both are None where no such config is there.
+    The network is None where the file does not hold its matrices; both are None where there is no such config.
     """
     path = checkpoint.path.parent / CONFIG
     if checkpoint.kind != "foreign" or not is_file(path):
@@ -58,8 +58,11 @@ def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | 
 
 
 def _built(config: Mapping[str, Any], name: str, tensors: int) -> nn.Module:
-    """The network without values. Raises ValueError for what is no network of transformers', or out of all proportion
-    to a file of so many `tensors`."""
+    """Build the network without values.
+
+    Raises ValueError where transformers has no such network, and where the config describes one that is much larger
+    than a file of so many `tensors` can hold.
+    """
     import transformers
 
     numbers = [value for part in (config, *config.values()) if isinstance(part, dict) for value in part.items()]
@@ -79,7 +82,7 @@ def _built(config: Mapping[str, Any], name: str, tensors: int) -> nn.Module:
 
 
 def _found_in(checkpoint: Checkpoint, model: Any) -> StoredNetwork:
-    """`model` with the names in the file as transformers renames and converts them when it loads such a file."""
+    """Return `model` with the tensors of the file that transformers would rename and convert to load it."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
@@ -117,7 +120,7 @@ def _found_in(checkpoint: Checkpoint, model: Any) -> StoredNetwork:
 
 
 def _misfit(network: StoredNetwork) -> str | None:
-    """In which matrix the file is not of the network; None where it has them all."""
+    """Return how the file differs from the network in its first differing matrix; None where it has them all."""
     shapes = network.checkpoint.shapes
     expected = {name: tuple(tensor.shape) for name, tensor in network.model.state_dict().items()}
     for name, source in matrix_sources(mappable_layers(network.model)).items():
@@ -133,7 +136,7 @@ def _misfit(network: StoredNetwork) -> str | None:
 
 @contextmanager
 def _quiet() -> Any:
-    """While open, transformers says nothing on the way."""
+    """Return a context in which transformers logs and warns of nothing."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What --data, --split and CHECKPOINT mean."""
+"""Finding and opening the checkpoint that a name, a path or nothing at all means."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ BUNDLED = {
 }
 
 
-def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
-    """The file that CHECKPOINT means, and a line that says so where it was not spelled out.
+def find_checkpoint(name: str | Path | None) -> tuple[Path, str | None]:
+    """Find the file that a checkpoint's name means, and the line that tells users so where they named none.
 
-    A path that exists, else a bundled name. Without one: $MEMSIM_CHECKPOINT, else the newest `*.mapped.safetensors` in
-    the folder, else the bundled `demo`.
+    A name is a path that exists, else a bundled name. Without one, it is $MEMSIM_CHECKPOINT, else the newest
+    `*.mapped.safetensors` in the folder, else the bundled `demo`. Raises InputError where there is no such file.
     """
     if name is not None:
         path = Path(name)
-        if not path.is_file() and name in BUNDLED:
-            return ASSETS / "checkpoints" / BUNDLED[name], None
+        if not path.is_file() and str(name) in BUNDLED:
+            return ASSETS / "checkpoints" / BUNDLED[str(name)], None
         if not path.exists():
-            known = f"({nearest(name, BUNDLED, ['.safetensors'])}there are: {', '.join(BUNDLED)})"
+            known = f"({nearest(str(name), BUNDLED, ['.safetensors'])}there are: {', '.join(BUNDLED)})"
             raise InputError(f"{name}: no such file, and no bundled checkpoint of that name {known}")
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
@@ -44,8 +44,22 @@ def find_checkpoint(name: str | None) -> tuple[Path, str | None]:
     return ASSETS / "checkpoints" / BUNDLED["demo"], "checkpoint: demo (bundled)"
 
 
+def mapped_path(name: str | Path) -> Path:
+    """Return where the mapped file of a checkpoint is written by default: beside it, as `NAME.mapped.safetensors`.
+
+    That of a bundled checkpoint is in the current folder.
+    """
+    path, _ = find_checkpoint(name)
+    folder = path.parent if Path(name).exists() else Path()
+    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
+    return folder / f"{stem}.mapped.safetensors"
+
+
 def default_data(checkpoint: str | None) -> str:
-    """What --data means where it is left out: the demo, of a bundled checkpoint. Raises InputError for others."""
+    """Return the data that a run without --data is on: the demo for a bundled checkpoint.
+
+    Raises InputError for other checkpoints.
+    """
     if find_checkpoint(checkpoint)[0].parent != ASSETS / "checkpoints":
         raise InputError(f"--data is missing: {DATA}")
     return "demo"
@@ -54,7 +68,10 @@ def default_data(checkpoint: str | None) -> str:
 def open_network(
     name: str, option: str, architecture: str | None = None, architecture_config: str | None = None
 ) -> Checkpoint:
-    """`open_checkpoint` of the unmapped network that `option` names. Raises InputError for files of another kind."""
+    """Open the unmapped network that `option` names, as `open_checkpoint` does.
+
+    Raises InputError for other kinds of files.
+    """
     checkpoint, _ = open_checkpoint(name, architecture, architecture_config)
     if checkpoint.kind == "device":
         raise InputError(f"{option} {name}: a device model, not a recogniser; --cell takes such")
@@ -65,15 +82,24 @@ def open_network(
 
 
 def open_checkpoint(
-    name: str | None, architecture: str | None = None, architecture_config: str | None = None
+    name: str | Path | Checkpoint | None,
+    architecture: str | None = None,
+    architecture_config: str | Path | None = None,
 ) -> tuple[Checkpoint, str | None]:
-    """`find_checkpoint`, opened, as one of the architecture that the user names."""
-    from memsim.storage.checkpoint import load_checkpoint
+    """Open the checkpoint that `find_checkpoint` finds; the second value is its line for users.
 
-    path, said = find_checkpoint(name)
-    checkpoint = load_checkpoint(path)
+    A checkpoint that is open already is taken as it is. `architecture` says which network made a file that does not say
+    so itself. Raises InputError where the file cannot be read or does not fit.
+    """
+    from memsim.storage.checkpoint import Checkpoint, load_checkpoint
+
+    if isinstance(name, Checkpoint):
+        checkpoint, said = name, None
+    else:
+        path, said = find_checkpoint(name)
+        checkpoint = load_checkpoint(path)
     if checkpoint.kind == "training":
-        raise InputError(f"{path}: the state of a stopped training; name the checkpoint that lies beside it")
+        raise InputError(f"{checkpoint.path}: the state of a stopped training; name the checkpoint that lies beside it")
     if architecture is not None or architecture_config is not None:
         from memsim.asr.external import described
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memsim.crossbar.disturb import disturb_risk
-from memsim.mapping import trained_scales_of
+from memsim.networks.programming import trained_scales_of
 from memsim.nn.plan import Plan, unmatched_globs
 from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint

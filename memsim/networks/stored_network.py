@@ -1,4 +1,4 @@
-"""The network that a checkpoint belongs to, where that is known, and where in the file its tensors are."""
+"""A network whose tensors are in a checkpoint, and the tensors of the file that each of its own is made from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from memsim.asr.architectures import ARCHITECTURES
-from memsim.asr.recogniser import shared_parameters, skeleton
+from memsim.asr.recogniser import shared_parameters
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import mappable_layers
 from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules
-from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
+from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.sources import WeightSource, computed_from, stored_parts
 from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
@@ -24,8 +23,8 @@ from memsim.storage.checkpoint import Checkpoint
 class StoredNetwork:
     """`model`, without values, and the `checkpoint` that holds its tensors.
 
-    `renamed` are the names in the file of those that the state dict has under others. `converted` are the tensors in
-    the file of which `combine` makes one of the state dict.
+    `renamed` maps names in the state dict to those in the file, where they differ. `converted` maps names in the state
+    dict to the tensors of the file from which `combine` computes that one.
     """
 
     checkpoint: Checkpoint
@@ -35,11 +34,10 @@ class StoredNetwork:
     combine: Callable[[str, Sequence[Tensor]], Tensor] | None = None
 
     def plan(self, spec: HardwareSpec, selection: Selection) -> Plan:
-        """What of the network goes on arrays: that of `plan_modules`, with sources that are tensors of the file.
+        """Plan which matrices go on arrays, as `plan_modules` does, with sources that are tensors of the file.
 
         Raises InputError where the file lacks a matrix.
         """
-        restore_quantisers(self.model, self.checkpoint.tensors(quantiser_tensors(self.checkpoint.names)))
         plan = plan_modules(self.model, spec, selection)
         mapped = [replace(layer, source=self._located(layer.name, layer.source)) for layer in plan.mapped]
         digital = [
@@ -54,7 +52,7 @@ class StoredNetwork:
         return Plan(tuple(mapped), tuple(digital))
 
     def parts(self, tensor: str) -> tuple[str, ...]:
-        """The tensors of the file that this one of the network is made of; none where it lacks one of them."""
+        """Return the tensors of the file that `tensor` of the network is made from; none where the file lacks one."""
         if tensor in self.converted:
             return self.converted[tensor]
         for name in (tensor, *self._shared.get(tensor, ())):
@@ -67,7 +65,7 @@ class StoredNetwork:
         return tuple(name for names in places for name in names) if all(places) else ()
 
     def value(self, tensor: str, source: Mapping[str, Tensor]) -> Tensor:
-        """The tensor of the network, from those `source` of the file."""
+        """Return `tensor` of the network, made from the tensors `source` of the file."""
         if tensor in self.converted:
             assert self.combine is not None
             return self.combine(tensor, [source[part] for part in self.converted[tensor]])
@@ -77,8 +75,11 @@ class StoredNetwork:
         return computed_from(self.model, tensor, stored)
 
     def shared_with(self, mapped: Collection[str]) -> tuple[list[str], dict[str, str]]:
-        """What the matrices `mapped` share with other layers: tensors of the file that other layers on arrays have, and
-        those that modules without arrays have, with where each is in the file."""
+        """Return the tensors that the matrices `mapped` share with other layers.
+
+        The first value names tensors of the file that other layers on arrays have. The second maps the names that
+        modules without arrays have to the names in the file.
+        """
         layers = [layer for layer in mappable_layers(self.model) if any(m in mapped for m in layer.matrices.values())]
         on_arrays = {module for layer in layers for module in layer.module.modules()}
         tensors = {source.tensor for layer in layers for source in layer.sources.values()}
@@ -89,7 +90,7 @@ class StoredNetwork:
 
     @cached_property
     def _shared(self) -> dict[str, list[str]]:
-        """All names of a parameter that has several, by each of them."""
+        """The names of each parameter that has several, by each of these names."""
         return {name: names for names in shared_parameters(self.model) for name in names}
 
     @cached_property
@@ -97,11 +98,11 @@ class StoredNetwork:
         return frozenset(self.checkpoint.names)
 
     def _is_stored(self, tensor: str) -> bool:
-        """Whether it is a tensor of the file as it is, under whatever name."""
+        """Return whether the file holds `tensor` as it is, under whatever name."""
         return tensor not in self.converted and stored_parts(self.model, tensor) == (tensor,)
 
     def _located(self, name: str, source: WeightSource) -> WeightSource:
-        """`source` with the name that its tensor has in the file, if it is there whole."""
+        """Return `source` with the name that its tensor has in the file, if it is there whole."""
         parts = self.parts(source.tensor)
         if not parts:
             raise InputError(
@@ -109,12 +110,3 @@ class StoredNetwork:
                 "that it is taken for"
             )
         return replace(source, tensor=parts[0]) if self._is_stored(source.tensor) else source
-
-
-def known_network(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
-    """The network of an unmapped file, None where nothing says which it is, and what there is to say of that."""
-    if checkpoint.metadata.get("architecture") in ARCHITECTURES:
-        return StoredNetwork(checkpoint, skeleton(checkpoint).model), None
-    from memsim.networks.hugging_face import network_beside
-
-    return network_beside(checkpoint)

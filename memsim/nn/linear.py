@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import naming_its_layer
 from memsim.nn.product import QuantisedLayerOfOne, QuantisedProduct, finished, kept_output_quantiser
@@ -81,12 +80,6 @@ class MappedLinear(OnArrays):
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         return finished(self.matrix(input), self.bias, self.output_quantiser)
-
-    def extra_repr(self) -> str:
-        matrix = self.matrix
-        if not isinstance(matrix, MappedMatrix):
-            return ""
-        return f"in_features={matrix.in_features}, out_features={matrix.out_features}, hardware={matrix.spec.name}"
 
 
 class MappedConv1D(MappedLinear):

@@ -1,4 +1,4 @@
-"""Putting the layers of any nn.Module on simulated arrays."""
+"""Mapping the layers of any nn.Module onto simulated arrays."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import RenderableType
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -37,6 +38,7 @@ from memsim.nn.layer_adapters import (
     quantised_matrices,
     replace_modules,
 )
+from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import (
     DigitalLayer,
     MappedLayer,
@@ -48,20 +50,24 @@ from memsim.nn.plan import (
     usable_scale,
 )
 from memsim.nn.sources import effective_weight
+from memsim.report.text import as_html, as_text
 from memsim.spec import HardwareSpec, load_hardware
+from memsim.units import counted
 
 
 @dataclass(frozen=True)
 class ClipRate:
-    """The fraction of conversions of a layer that went beyond full scale; None where nothing was counted."""
+    """The fraction of a layer's conversions that went beyond full scale; None where nothing was counted."""
 
     dac: float | None
     adc: float | None
 
 
-@dataclass
+@dataclass(repr=False)
 class ChipMapping:
-    """What of a network is on arrays, and which reads of them are under way.
+    """The part of a network that is on arrays, and the reads of them that are under way.
+
+    `print` shows it as the table that `memsim map` prints, and so does a notebook.
 
     Every forward pass draws read noise of its own. `batch` and `begin_batch` key it, so that it can be repeated:
 
@@ -75,28 +81,48 @@ class ChipMapping:
     layers: dict[str, MappedMatrix]
     reads: ReadContext = field(default_factory=ReadContext)
     deviations: Mapping[str, Deviation] = field(default_factory=dict)
-    """By matrix: how far its product is from the digital one on its calibration inputs; empty without calibration."""
+    """The deviation of each product from the exact one on calibration inputs; empty without calibration."""
 
     def __post_init__(self) -> None:
         for matrix in self.layers.values():
             matrix.reads = self.reads
 
+    def __repr__(self) -> str:
+        plan = self.plan
+        return (
+            f"ChipMapping({self.spec.title}, seed {self.seed}: {counted(len(plan.mapped), 'layer')} on "
+            f"{counted(plan.cells, 'cell')} in {counted(plan.arrays, 'array')}, {len(plan.digital)} digital)"
+        )
+
+    def __str__(self) -> str:
+        return as_text(*self._parts())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._parts())
+
+    def _parts(self) -> list[RenderableType]:
+        reports = {name: matrix.programming for name, matrix in self.layers.items() if matrix.programming is not None}
+        parts = mapping_parts(self.plan, self.programming_errors(), reports, self.deviations)
+        return [f"{self.spec.title}, seed {self.seed}", *parts, *summary_lines(self.plan)]
+
     @property
     def mapped(self) -> tuple[MappedLayer, ...]:
+        """The layers on arrays."""
         return self.plan.mapped
 
     @property
     def digital(self) -> tuple[DigitalLayer, ...]:
+        """The layers and other tensors that stay digital, with the reasons."""
         return self.plan.digital
 
     @property
     def weights_on_arrays(self) -> int:
-        """Weights of the matrices that are on arrays."""
+        """The number of weights in matrices on arrays."""
         return self.plan.weights_on_arrays
 
     @property
     def weights(self) -> int:
-        """Weights of all matrices of the network, its tables and what else has two or more dimensions, each once."""
+        """The number of weights in matrices, tables and other tensors of two or more dimensions, each counted once."""
         return self.plan.weights
 
     @property
@@ -105,21 +131,21 @@ class ChipMapping:
         return self.plan.fraction_on_arrays
 
     def begin_batch(self, key: str) -> None:
-        """The forward passes to come read the batch `key`, which repeats the noise of those that followed it before.
+        """Key the noise of the forward passes to come by `key`, until the next call.
 
-        As `batch`, but until the next call of this.
+        Passes after a call with the same key see the same noise, as they do in `batch`.
         """
         self.reads.begin(key)
 
     def batch(self, key: str) -> AbstractContextManager[None]:
-        """A context in which forward passes read the batch `key`: the same ones, in the same order, see the same noise.
+        """Return a context that keys noise by `key`: the same forward passes, in the same order, see the same noise.
 
-        After it, and after one within another, the noise goes on as if it had not been.
+        When a context ends, the noise goes on as if the context had not been. Contexts may lie within one another.
         """
         return self.reads.within(key)
 
     def programming_errors(self) -> dict[str, float]:
-        """By layer: ||programmed - intended|| / ||intended|| of its matrix (Frobenius)."""
+        """Return ||programmed - intended|| / ||intended|| of each matrix (Frobenius), by layer."""
         return {name: matrix.programming_error() for name, matrix in self.layers.items()}
 
     def release(self) -> None:
@@ -134,16 +160,16 @@ class ChipMapping:
             matrix.clips = ClipCounts()
 
     def clips(self) -> dict[str, ClipCounts]:
-        """What was counted since `count_clips`, by layer, as plain numbers."""
+        """Return the clips since `count_clips`, by layer, as plain numbers."""
         return {name: add_clips([matrix.clips]) for name, matrix in self.layers.items()}
 
     def clip_rates(self) -> dict[str, ClipRate]:
-        """Clip rates by layer since `count_clips`."""
+        """Return the clip rates since `count_clips`, by layer."""
         return {name: clip_rate([clips]) for name, clips in self.clips().items()}
 
 
 def clip_rate(counts: Iterable[ClipCounts]) -> ClipRate:
-    """Over all conversions of `counts` together."""
+    """Return the clip rate over all conversions of `counts` together."""
     clips = add_clips(counts)
 
     def rate(clipped: Tensor | int, total: int) -> float | None:
@@ -164,7 +190,7 @@ def map_model(
     exclude: Sequence[str] = (),
     progress: Progress = lambda name, done: None,
 ) -> nn.Module:
-    """A copy of `model` whose layers run on simulated arrays (see `FRONT_ENDS`); `model` itself is untouched.
+    """Return a copy of `model` whose layers run on simulated arrays (see `FRONT_ENDS`); `model` itself is untouched.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -176,6 +202,7 @@ def map_model(
     [('0', 98304), ('2', 98304)]
 
     Args:
+        model: the network, or a layer by itself.
         spec: the hardware, as `load_hardware` takes it.
         bits: weight bits, in place of the spec's (where neither says, those a layer was trained for, else 8).
         seed: the chip; matrices draw their cells by (seed, name).
@@ -186,10 +213,12 @@ def map_model(
             twice: ADC ranges come from the noiseless read of all inputs through the cells of this chip. Statistics (see
             `measure_inputs`) hold a sample of the inputs, and no maximum of a signal. Without it a spec with converters
             cannot be run.
-        include, exclude: globs over the names of matrices, which are those of their layers; where a layer has several,
-            they are named like `encoder.lstm.weight_hh_l0` and `encoder.attention.q_proj`. A matrix in several places,
-            or that several layers share, goes by all of its names, as it does for the globs of the spec. That of a
-            `model` which is itself a layer is named after the layer's class: `linear`, `conv2d`.
+        include: globs over the names of matrices; only matrices that match one of them are mapped. A matrix has the
+            name of its layer; where a layer has several, their names are like `encoder.lstm.weight_hh_l0` and
+            `encoder.attention.q_proj`. A matrix in several places, or that several layers share, goes by all of its
+            names, as it does for the globs of the spec. The matrix of a `model` that is itself a layer has the name of
+            the layer's class: `linear`, `conv2d`.
+        exclude: globs over the same names; matrices that match one of them stay digital.
         progress: called with "calibration" and the fraction of the batches that have run (where their number is known),
             then with "programming" and the fraction of the cells, then with "converter ranges" for the second run of
             the batches; `progress=print` shows it.
@@ -230,32 +259,26 @@ def map_model(
         for doubt in filter(None, doubts):
             warnings.warn(doubt, stacklevel=2)
         quantised = quantised_matrices(layers)
-        matrices, cells, done = {}, plan.cells, 0
-        progress("programming", 0.0)
-        for layer in plan.mapped:
+
+        def weight_of(layer: MappedLayer) -> Tensor:
             weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
             if weight.is_meta or weight.is_complex():
                 problem = "has no values yet (it is on the meta device)" if weight.is_meta else "is complex"
                 raise InputError(f"{layer.name}: its weight {problem}; exclude=[{layer.name!r}] keeps it digital")
             if not torch.isfinite(weight).all():
                 raise InputError(f"{layer.name}: its weight holds NaN or Inf")
-            scale = usable_scale(layer, quantised[layer.name].trained_scale if layer.name in quantised else None)
-            groups = layer.source.groups
-            matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
-            done += layer.tiling.cells
-            if done < cells:
-                progress("programming", done / cells)
-        progress("programming", 1.0)
-        calibrate(matrices, statistics, data)
-        deviations = {}
-        for layer in plan.mapped:
-            if layer.name in statistics:
-                known = (
-                    None
-                    if layer.name in quantised
-                    else layer.source.matrix(effective_weight(model, layer.source.tensor))
-                )
-                deviations[layer.name] = deviation(matrices[layer.name], statistics[layer.name], known, seed)
+            return weight
+
+        trained = {name: product.trained_scale for name, product in quantised.items()}
+        matrices, deviations = {}, {}
+        on_cells = functools.partial(progress, "programming")
+        on_cells(0.0)
+        for layer, matrix, found in program(plan, weight_of, trained, seed, statistics, data, on_cells):
+            matrices[layer.name] = matrix
+            if found is not None:
+                deviations[layer.name] = found
+        if not plan.cells:
+            on_cells(1.0)
         if (warning := deviating(deviations)) is not None:
             warnings.warn(warning, stacklevel=2)
         # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
@@ -269,13 +292,50 @@ def map_model(
         return with_mapping(chip, mapping)
 
 
+def program(
+    plan: Plan,
+    weight_of: Callable[[MappedLayer], Tensor],
+    trained: Mapping[str, tuple[int, Tensor] | None],
+    seed: int,
+    statistics: Mapping[str, InputStatistics],
+    data: CalibrationData | None,
+    progress: Callable[[float], None],
+) -> Iterator[tuple[MappedLayer, MappedMatrix, Deviation | None]]:
+    """Program the layers of `plan`, calibrate them, and yield each with its matrix on arrays and its deviation.
+
+    Args:
+        plan: the layers.
+        weight_of: gives the weight of a layer, [out, in / groups]; it is called again for the deviation.
+        trained: by matrix, for those that were trained with quantisers: the bits and the scale.
+        seed: the seed of the chip.
+        statistics: the inputs, by matrix; a matrix without them stays uncalibrated, and its deviation is None.
+        data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
+        progress: is called with the fraction of the cells that is programmed.
+    """
+    matrices, done, cells = {}, 0, plan.cells
+    for layer in plan.mapped:
+        weight = weight_of(layer)
+        scale = usable_scale(layer, trained.get(layer.name))
+        groups = layer.source.groups
+        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
+        done += layer.tiling.cells
+        progress(done / cells)
+    calibrate(matrices, statistics, data)
+    for layer in plan.mapped:
+        matrix, found = matrices[layer.name], None
+        if layer.name in statistics:
+            exact = None if layer.name in trained else weight_of(layer)
+            found = deviation(matrix, statistics[layer.name], exact, seed)
+        yield layer, matrix, found
+
+
 def _calibration_data(
     model: nn.Module,
     layers: Sequence[MappableLayer],
     calibration: Callable[[nn.Module], object] | Iterable[Any],
     progress: Progress,
 ) -> CalibrationData:
-    """Data that run a copy of `model`: a network may change as it runs."""
+    """Return data that run a copy of `model`, since a network may change as it runs."""
     # the weights of layers that can be mapped never change, and may be large, or computed ones that cannot be copied
     kept: dict[int, Any] = {}
     for module in (module for layer in layers for module in layer.module.modules()):
@@ -298,17 +358,17 @@ def measure_inputs(
     *,
     progress: Progress = lambda name, done: None,
 ) -> dict[str, InputStatistics]:
-    """What calibration needs to know of the inputs of each layer of `model`, measured once for any number of chips.
+    """Measure the inputs of each layer of `model`, once for the calibration of any number of chips.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
     >>> statistics = memsim.measure_inputs(model, [torch.randn(16, 64) for _ in range(4)])
     >>> chips = [memsim.map_model(model, "physical", seed=seed, calibration=statistics) for seed in range(3)]
 
-    Statistics hold for any hardware, and are by the names of matrices. `batches` are what `map_model` takes as
-    `calibration`: batches to run `model` on, or a function that runs the network it is given; what runs is a copy, in
-    evaluation mode. `progress` is told "calibration" and the fraction of the batches that have run. Raises InputError
-    where no layer is reached that can be mapped.
+    The statistics are by the names of matrices, and hold for any hardware. `batches` are what `map_model` takes as
+    `calibration`: batches to run `model` on, or a function that runs the network it is given. A copy runs, in
+    evaluation mode. `progress` is called with "calibration" and the fraction of the batches that have run. Raises
+    InputError where no layer is reached that can be mapped.
     """
     if isinstance(batches, Mapping):
         raise InputError("batches: a mapping; a batch of named arguments goes in a list")
@@ -321,7 +381,7 @@ def measure_inputs(
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """copy.deepcopy with `memo`. Raises InputError that names what cannot be copied."""
+    """Copy `model` as copy.deepcopy does with `memo`. Raises InputError that names what cannot be copied."""
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a network's attributes raise
@@ -337,7 +397,7 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _require_mappable(model: nn.Module) -> None:
-    """Raise InputError for a network that would not run on arrays whatever they are."""
+    """Raise InputError for a network that would not run on any arrays."""
     for name, module in model.named_modules():
         where = name or "the model"
         # torch.compile(network) and network.compile()
@@ -348,7 +408,7 @@ def _require_mappable(model: nn.Module) -> None:
 
 
 def _replacements(layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> dict[int, nn.Module]:
-    """By the id of each layer with a matrix among `matrices`: the layer in its place."""
+    """Return the layers on arrays for layers with a matrix among `matrices`, by the id of the layer they replace."""
     replaced = {id(layer.module): layer.mapped(matrices) for layer in layers}
     return {key: layer for key, layer in replaced.items() if layer is not None}
 
@@ -361,11 +421,10 @@ def remap(
     trial: int = 0,
     statistics: Mapping[str, InputStatistics] | None = None,
 ) -> nn.Module:
-    """Another chip with the levels and scales of `chip`, programmed anew under `spec` from `seed`; `chip` is untouched.
+    """Program another chip with the levels and scales of `chip` under `spec` from `seed`; `chip` is untouched.
 
     Each layer keeps its bits, and the layers on arrays stay those of `chip`.
     """
-
     known = mapping_of(chip).plan.completed(statistics or {})
 
     def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
@@ -376,7 +435,7 @@ def remap(
 
 
 def under(chip: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics] | None = None) -> nn.Module:
-    """A copy of `chip` under another spec: its levels, its seed, and its cells where `spec` programs them alike."""
+    """Return `chip` under another spec, with its levels, its seed, and its cells where `spec` programs them alike."""
     mapping = mapping_of(chip)
     known = mapping.plan.completed(statistics or {})
 
@@ -393,7 +452,7 @@ def _with_matrices(
     trial: int,
     make: Callable[[MappedMatrix, MappedLayer], MappedMatrix],
 ) -> nn.Module:
-    """A copy of `chip` whose matrices are made from its own, each for its layer on the chip `spec`."""
+    """Return a copy of `chip` on the chip `spec`, with matrices that `make` makes from its own."""
     old = mapping_of(chip)
     layers = [layer.on(spec) for layer in old.mapped]
     matrices = {layer.name: make(old.layers[layer.name], layer) for layer in layers}
@@ -404,7 +463,7 @@ def _with_matrices(
 
 @contextmanager
 def swapped(chip: nn.Module, matrix: MappedMatrix) -> Iterator[None]:
-    """While open, `chip` has `matrix` in place of its own of that name, in every layer that shares it."""
+    """Return a context in which `chip` has `matrix` in place of its own of that name, in every layer that shares it."""
     mapping = mapping_of(chip)
     own, reads = mapping.layers[matrix.name], matrix.reads
     places = [(parent, name) for parent in chip.modules() for name, child in parent.named_children() if child is own]
@@ -420,7 +479,7 @@ def swapped(chip: nn.Module, matrix: MappedMatrix) -> Iterator[None]:
 
 
 def mapping_of(chip: nn.Module) -> ChipMapping:
-    """The mapping that `map_model` left on its copy."""
+    """Return the mapping of a chip. Raises TypeError for a network that is not on arrays."""
     mapping = getattr(chip, "mapping", None)
     if not isinstance(mapping, ChipMapping):
         raise TypeError(f"{type(chip).__name__} is not a mapped model")
@@ -428,7 +487,7 @@ def mapping_of(chip: nn.Module) -> ChipMapping:
 
 
 def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
-    """`chip`, in evaluation mode, carrying `mapping`."""
+    """Return `chip` in evaluation mode with `mapping` as its attribute."""
     if isinstance(getattr(chip, "mapping", None), ChipMapping):
         raise InputError("the model is mapped already; map the original, or use remap for other hardware")
     if hasattr(chip, "mapping"):
@@ -443,11 +502,11 @@ def with_mapping(chip: nn.Module, mapping: ChipMapping) -> nn.Module:
 
 
 _WITHOUT_ARRAYS = ("save_pretrained", "push_to_hub", "save_to_hub", "save_to")
-"""Methods by which networks of others write themselves, for libraries that know nothing of arrays."""
+"""Methods by which networks of other libraries write themselves to files."""
 
 
 def _refuse_to_save(way: str, *args: object, **options: object) -> None:
-    """What the method `way` of a network on arrays does: the file would be read as a network without weights."""
+    """Refuse the call of method `way` of a network on arrays, whose file would be read as a network without weights."""
     raise InputError(
         f"{way}: the weights of a mapped network are on arrays, where no other library looks for them; "
         "memsim.save_checkpoint(path, chip.state_dict(), {}) keeps the chip, and the network that was mapped still has "
@@ -456,5 +515,5 @@ def _refuse_to_save(way: str, *args: object, **options: object) -> None:
 
 
 def install(model: nn.Module, layers: Iterable[MappableLayer], matrices: Mapping[str, nn.Module]) -> None:
-    """Put layers with `matrices` on arrays in the place of those of `model`, each under every name that shares it."""
+    """Replace the layers of `model` by layers with `matrices` on arrays, under every name of a shared layer."""
     replace_modules(model, _replacements(layers, matrices))

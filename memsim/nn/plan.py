@@ -1,4 +1,4 @@
-"""Which matrices of a network go on arrays, and why the others do not: by module, or by tensor name and shape alone."""
+"""Plans of which matrices go on arrays and why the others do not, by module or by tensor name and shape alone."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DEFAULT_BITS = 8
 
 
 def with_bits(spec: HardwareSpec, trained: int | None = None) -> HardwareSpec:
-    """`spec` with its weight bits chosen: where it leaves them open, those `trained` for, else 8."""
+    """Return `spec` with its weight bits chosen: where it leaves them open, those `trained` for, else 8."""
     return spec if spec.weights.bits else spec.with_settings({"weights.bits": trained or DEFAULT_BITS})
 
 
 def layer_spec(name: str, spec: HardwareSpec, bits: int | None = None, trained_bits: int | None = None) -> HardwareSpec:
-    """The resolved spec of the matrix `name`, at `bits` (else the spec's, else those it was trained for, else 8)."""
+    """Return the resolved spec of matrix `name` at `bits` (else the spec's, else those it was trained for, else 8)."""
     own = with_bits(spec.for_layer(name), trained_bits)
     return own if bits is None or own.weights.bits == bits else own.with_settings({"weights.bits": bits})
 
@@ -62,23 +62,23 @@ class MappedLayer:
         bits: int | None = None,
         trained_bits: int | None = None,
     ) -> MappedLayer:
-        """The matrix `name` on the chip `spec`, its bits chosen as `layer_spec` does."""
+        """Return the matrix `name` on the chip `spec`, with bits as `layer_spec` chooses them."""
         own = layer_spec(name, spec, bits, trained_bits)
         return cls(name, tiling_for(source.shape, own, source.groups), own, source)
 
     def on(self, spec: HardwareSpec) -> MappedLayer:
-        """This layer, its bits kept, on the chip `spec`."""
+        """Return the layer on the chip `spec`, with the bits that it has here."""
         return self.make(self.name, self.source, spec, self.tiling.bits)
 
     @property
     def conversions(self) -> int:
-        """ADC conversions for one input."""
+        """The number of ADC conversions for one input."""
         return 0 if self.spec.adc is None else self.tiling.conversions
 
 
 @dataclass(frozen=True)
 class DigitalLayer:
-    """What stays digital: values of shape `shape`, and why. `source` is that of a matrix that could be mapped.
+    """Values of shape `shape` that stay digital, and the reason. A matrix that could be mapped has a `source`.
 
     `weights` counts them as weights of a matrix: 0 for norms and biases, and for a tensor that is counted elsewhere.
     """
@@ -92,9 +92,9 @@ class DigitalLayer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which layers go onto arrays, as what, and which stay digital, and why.
+    """The layers that go onto arrays, and those that stay digital with the reasons.
 
-    `remarks` say in a line each by what the layers were told, and what could not be told.
+    `remarks` are lines for users about how the layers were found, and what could not be found out.
     """
 
     mapped: tuple[MappedLayer, ...]
@@ -102,7 +102,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
 
     def completed(self, statistics: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:
-        """`statistics` by layer, with those of embeddings, whose inputs are one-hot whatever the data."""
+        """Return `statistics` with those of embeddings, whose inputs are one-hot whatever the data."""
         lookups = {
             layer.name: one_hot_statistics(layer.source.shape[1]) for layer in self.mapped if layer.source.is_lookup
         }
@@ -110,12 +110,12 @@ class Plan:
 
     @property
     def weights_on_arrays(self) -> int:
-        """Weights of the matrices that are mapped."""
+        """The number of weights in matrices on arrays."""
         return sum(layer.tiling.weights for layer in self.mapped)
 
     @property
     def weights(self) -> int:
-        """Weights of all matrices of the network, its tables and what else has two or more dimensions, each once."""
+        """The number of weights in matrices, tables and other tensors of two or more dimensions, each counted once."""
         return self.weights_on_arrays + sum(layer.weights for layer in self.digital)
 
     @property
@@ -125,12 +125,17 @@ class Plan:
 
     @property
     def cells(self) -> int:
-        """Physical cells, those of unused rows and columns included."""
+        """The number of physical cells, those of unused rows and columns included."""
         return sum(layer.tiling.cells for layer in self.mapped)
 
     @property
+    def arrays(self) -> int:
+        """The number of arrays."""
+        return sum(layer.tiling.tiles for layer in self.mapped)
+
+    @property
     def conversions(self) -> int:
-        """ADC conversions when every layer reads one input."""
+        """The number of ADC conversions when every layer reads one input."""
         return sum(layer.conversions for layer in self.mapped)
 
 
@@ -147,7 +152,7 @@ class Selection:
                 raise TypeError(f"{flag} is the text {globs!r}; it must be a list of globs, [{globs!r}]")
 
     def reason_to_skip(self, names: Sequence[str], spec: HardwareSpec) -> str | None:
-        """Why a matrix that goes by these names, one or more, is not wanted on arrays, or None."""
+        """Return why a matrix with these names is not wanted on arrays; None where it is wanted."""
         if self.include and not any(_matches(name, glob) for name in names for glob in self.include):
             return "not in --include"
         for glob in self.exclude:
@@ -200,12 +205,12 @@ def plan_tensors(
 
 
 def _weights(name: str, shape: tuple[int, ...]) -> int:
-    """How many weights of a matrix the tensor holds, judged by its name and shape."""
+    """Return the number of weights of a matrix in the tensor, judged by its name and shape."""
     return math.prod(shape) if len(shape) > 1 and "bias" not in name.rpartition(".")[2] else 0
 
 
 def _lookups(shapes: Shapes, integers: Collection[str], spec: HardwareSpec) -> dict[str, dict[str, WeightSource]]:
-    """The tables that the spec calls embeddings and has on arrays, by tensor."""
+    """Return the tables that the spec calls embeddings and wants on arrays, by tensor."""
     names = {name: name.removesuffix(".weight") for name in shapes if name.endswith(".weight") and name not in integers}
     return {
         name: {layer: replace(WeightSource.transposed(name, shapes[name]), is_lookup=True)}
@@ -215,7 +220,7 @@ def _lookups(shapes: Shapes, integers: Collection[str], spec: HardwareSpec) -> d
 
 
 def _goes_with_a_weight(name: str, names: Collection[str]) -> bool:
-    """Whether the tensor is the bias of a weight that is there, and stays with it."""
+    """Return whether the tensor is the bias of a weight in `names`, with which it stays."""
     layer, dot, kind = name.rpartition(".")
     return "bias" in kind and f"{layer}{dot}{kind.replace('bias', 'weight')}" in names
 
@@ -246,7 +251,7 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
 
 
 def _other_modules(model: nn.Module, layers: Sequence[MappableLayer]) -> dict[str, nn.Module]:
-    """The modules with parameters of their own beside the matrices of `layers`, by name."""
+    """Return the modules that have parameters beside the matrices of `layers`, by name."""
     whole = {module for layer in layers if not layer.keeps_forward for module in layer.module.modules()}
     whole |= {layer.module for layer in layers if layer.keeps_forward and not layer.other_weights()}
     return {
@@ -259,7 +264,7 @@ def _other_modules(model: nn.Module, layers: Sequence[MappableLayer]) -> dict[st
 def _digital_parts(
     name: str, module: nn.Module, layers: Sequence[MappableLayer], counted: set[int]
 ) -> list[DigitalLayer]:
-    """What of a module stays digital: the module, or each of its weights where it has several.
+    """Return the parts of a module that stay digital: the module, or each of its weights where it has several.
 
     `counted` are the ids of the parameters that have been counted as weights; those of the module join them.
     """
@@ -279,7 +284,7 @@ def _digital_parts(
 
 
 def _description(module: nn.Module) -> str:
-    """What a module is that cannot be mapped."""
+    """Return what kind of module this is, for the reason that it stays digital."""
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript, whose layers cannot be replaced,"
     if (own := why_its_own(module)) is not None:
@@ -290,21 +295,21 @@ def _description(module: nn.Module) -> str:
 
 
 def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tensor | None:
-    """The scale that a matrix was `trained` with, where it has the bits that it was trained for."""
+    """Return the scale that a matrix was `trained` with; None unless it has the bits that it was trained for."""
     if trained is None or trained[0] != layer.tiling.bits or len(trained[1]) not in (1, layer.source.shape[0]):
         return None
     return trained[1]
 
 
 def chosen_bits(spec: HardwareSpec, plan: Plan) -> HardwareSpec:
-    """`spec` with its weight bits chosen: where it leaves them open, those that most layers of `plan` have."""
+    """Return `spec` with its weight bits chosen: where it leaves them open, those that most layers of `plan` have."""
     counted = Counter(layer.tiling.bits for layer in plan.mapped).most_common(1)
     chosen = with_bits(spec, counted[0][0] if counted else None)
     return chosen.with_changes(spec.changes)  # without bits that nobody has asked for
 
 
 def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:
-    """The globs of `spec` that no layer's name matches: typing errors, but for the default `digital` ones."""
+    """Return the globs of `spec` that match no layer, which are likely typing errors; the default ones are left out."""
     names = [layer.name for layer in plan.mapped] + [layer.name for layer in plan.digital]
     names += [name.rpartition(".")[0] for name in names]
     default = type(spec).model_fields["digital"].default
@@ -317,7 +322,7 @@ def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:
 
 
 def _matches(name: str, glob: str) -> bool:
-    """Whether a matrix is meant by `glob`, which may be the name of its tensor: `fc.weight` is the matrix of `fc`."""
+    """Return whether `glob` matches a matrix by its name or by that of its tensor, such as `fc.weight` for `fc`."""
     return fnmatchcase(name, glob) or fnmatchcase(f"{name}.weight", glob)
 
 

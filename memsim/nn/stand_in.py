@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from memsim.crossbar.matrix import MappedMatrix
@@ -66,6 +66,14 @@ class WeightOnArrays(Tensor):
 
 class OnArrays(NamedLayer):
     """A layer with weights on arrays: it goes on having their dtype, which a cast of the network changes."""
+
+    def __repr__(self) -> str:
+        """Return one line with what its matrix is on, for a layer of one matrix; otherwise a line for each."""
+        matrix = self._modules.get("matrix")
+        others = [child for child in self.children() if child is not matrix and not isinstance(child, nn.Identity)]
+        if not isinstance(matrix, MappedMatrix) or others:
+            return super().__repr__()
+        return f"{type(self).__name__}({', '.join(filter(None, [matrix.extra_repr(), self.extra_repr()]))})"
 
     def _keep_dtype(self, weight: Tensor) -> None:
         empty = torch.empty(0, dtype=weight.dtype, device="cpu")

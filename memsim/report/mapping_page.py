@@ -1,4 +1,4 @@
-"""The report of a mapping: one page from what `memsim map --json` writes."""
+"""The report of a mapping: a page from the values that `memsim map --json` writes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from memsim.report.sections import (
 from memsim.units import counted, si
 
 
-def mapping_page(result: Result, command: str) -> str:
-    """The page. `result` is that of a mapping that was done; its budget and cost are shown where it has them.
+def mapping_page(result: Result, command: str | None = None) -> str:
+    """Return the page of the `result` of a mapping; its budget and cost are shown where it has them.
 
-    `command` is what to type to repeat it.
+    `command` is what repeats the mapping; None where nobody typed one.
     """
     checkpoint, hardware = result["checkpoint"], result["hardware"]
     blocks = [
@@ -61,7 +61,7 @@ def _headline(result: Result) -> Html:
 
 
 def _deviations(layers: Sequence[Result]) -> list[Html]:
-    """How far products are from the exact ones, the worst layers first; nothing without calibration."""
+    """Return the table of deviations from the exact products, the worst first; nothing without calibration."""
     known = [(layer["name"], layer["deviation"]) for layer in layers if layer["deviation"] is not None]
     if not known:
         return []

@@ -12,11 +12,11 @@ from memsim.config.changes import Changes, title, without
 from memsim.evaluation.options import describe_decoding
 from memsim.evaluation.speech import CER, WER
 from memsim.evaluation.task import Measure
-from memsim.evaluation.verdicts import unfitted_note
 from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.spec import effect_label
+from memsim.spec_facts import unfitted_note
 from memsim.units import counted, si
 from memsim.version import __version__
 

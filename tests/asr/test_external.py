@@ -17,7 +17,8 @@ from memsim.asr.kinds import CTC
 from memsim.asr.models.external_ctc import Factory, FactoryConfig
 from memsim.asr.recogniser import load_recogniser, metadata_of
 from memsim.asr.tokens import CharacterTokens, tokens_from_json
-from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint
+from memsim.networks.mapped_file import load_chip
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure
 from memsim.nn.plan import Selection
 from memsim.spec import load_hardware
@@ -90,7 +91,7 @@ def test_a_mapped_file_is_what_map_model_makes(checkpoint: Checkpoint, tmp_path:
 
     plan = plan_checkpoint(checkpoint, spec, Selection())
     assert {layer.name for layer in plan.mapped} == set(names)
-    mapped = map_checkpoint(checkpoint, spec, plan, statistics=statistics)
+    mapped = program_checkpoint(checkpoint, spec, plan, statistics=statistics)
     assert not [
         name
         for name in mapped.tensors
@@ -112,7 +113,7 @@ def test_a_computed_weight_can_stay_digital(checkpoint: Checkpoint, tmp_path: Pa
     assert [(left.name, left.shape) for left in plan.digital if left.reason == "--exclude convolution"] == [
         ("convolution", (12, 12))
     ]
-    mapped = map_checkpoint(checkpoint, spec, plan)
+    mapped = program_checkpoint(checkpoint, spec, plan)
     save_checkpoint(tmp_path / "m.safetensors", mapped.tensors, mapped.metadata)
     loaded, _ = load_chip(load_checkpoint(tmp_path / "m.safetensors"))
     wanted = load_recogniser(checkpoint).model(*BATCH)[0]

@@ -17,7 +17,8 @@ from memsim.asr.models.transducer import Transducer
 from memsim.asr.recogniser import Recogniser, load_model_config, load_recogniser
 from memsim.asr.running import input_statistics, transcribe
 from memsim.asr.transducer_decoding import beam_search
-from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint
+from memsim.networks.mapped_file import load_chip
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
 from memsim.nn.mapping import map_model, mapping_of
 from memsim.nn.plan import Selection
@@ -209,7 +210,7 @@ def test_a_mapped_file_is_the_chip_that_map_model_makes(
     save_checkpoint(path, recogniser.model.state_dict(), {"kind": "model", **recogniser.metadata()})
     spec = load_hardware(hardware).with_settings({"weights.bits": 4})
     plan = plan_checkpoint(load_checkpoint(path), spec, Selection())
-    mapped = map_checkpoint(load_checkpoint(path), spec, plan, seed=3, statistics=statistics)
+    mapped = program_checkpoint(load_checkpoint(path), spec, plan, seed=3, statistics=statistics)
     save_checkpoint(tmp_path / "c.safetensors", mapped.tensors, mapped.metadata)
     loaded, _ = load_chip(load_checkpoint(tmp_path / "c.safetensors"))
     chip = map_model(recogniser.model, spec, seed=3, calibration=statistics)

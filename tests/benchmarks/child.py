@@ -22,7 +22,7 @@ def status_gigabytes(key: str) -> float | None:
 
 def load(path: str) -> dict[str, float | None]:
     """What loading a mapped file takes beyond the imports."""
-    from memsim.mapping import load_chip
+    from memsim.networks.mapped_file import load_chip
     from memsim.storage.checkpoint import load_checkpoint
 
     before, started = status_gigabytes("VmRSS"), time.perf_counter()

@@ -19,7 +19,7 @@ from memsim.asr.corpora import load_corpus
 from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.crossbar.statistics import InputStatistics
-from memsim.mapping import map_checkpoint, plan_checkpoint
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import measure
 from memsim.nn.plan import Selection
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -79,7 +79,7 @@ def stack(layers: int, width: int) -> tuple[nn.Sequential, list[torch.Tensor]]:
 def _map_file(source: Path, target: Path, spec: memsim.HardwareSpec, statistics: Mapping[str, InputStatistics]) -> None:
     """What `memsim map` does after start-up and calibration."""
     checkpoint = load_checkpoint(source)
-    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()), statistics=statistics)
+    mapped = program_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()), statistics=statistics)
     save_checkpoint(target, mapped.tensors, mapped.metadata)
 
 

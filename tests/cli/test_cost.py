@@ -51,7 +51,7 @@ def test_a_foreign_network(memsim, foreign: Path) -> None:
 
 
 def test_the_layers_that_take_most_unless_verbose(memsim, monkeypatch, tiny_recogniser: Path) -> None:
-    monkeypatch.setattr("memsim.cli.cost.WORST_LAYERS", 3)
+    monkeypatch.setattr("memsim.report.tables.WORST_LAYERS", 3)
     command = ("map", tiny_recogniser, "--cost", "-o", "m.safetensors", "--force")
     assert "7 more layers with --verbose" in memsim(*command).said
     assert "more layers with" not in memsim(*command, "--verbose").said

@@ -36,6 +36,7 @@ class Call:
 
 RESULT = memsim.EvaluationResult
 CALLS = {
+    "map": Call(memsim.map_checkpoint, (), {"json": memsim.MapResult.to_dict, "report": memsim.MapResult.write_report}),
     "eval": Call(
         memsim.evaluate,
         (memsim.Decoding, memsim.Findings, memsim.Sharing),

@@ -105,14 +105,14 @@ def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(target: Evalu
 
 
 def test_the_budget_of_a_mapped_file_and_of_its_source(target: EvaluationTarget, tmp_path) -> None:
-    from memsim.mapping import map_checkpoint, plan_checkpoint
+    from memsim.networks.programming import plan_checkpoint, program_checkpoint
     from memsim.nn.plan import Selection
     from memsim.storage.checkpoint import save_checkpoint
 
     budget = chip_budget(target)
     assert budget.against_full_precision
     assert len(budget.layers) == 10
-    mapped = map_checkpoint(DEMO, target.spec, plan_checkpoint(DEMO, target.spec, Selection()))
+    mapped = program_checkpoint(DEMO, target.spec, plan_checkpoint(DEMO, target.spec, Selection()))
     save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
     file = load_checkpoint(tmp_path / "mapped.safetensors")
     assert close(chip_budget(prepare(file, reference=DEMO)), budget)

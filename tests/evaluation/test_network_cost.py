@@ -13,11 +13,13 @@ from torch import Tensor
 
 from memsim import load_hardware
 from memsim.asr.corpora import Corpus, load_corpus
+from memsim.asr.input_rates import vectors_per_audio_second
 from memsim.asr.recogniser import load_recogniser
 from memsim.crossbar.matrix import MappedMatrix
-from memsim.evaluation.network_cost import Cost, LayerCost, chip_cost, stored_cost, vectors_per_audio_second
+from memsim.evaluation.network_cost import chip_cost
 from memsim.evaluation.target import EvaluationTarget, prepare
-from memsim.mapping import stored_statistics
+from memsim.networks.programming import stored_statistics
+from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.nn.mapping import mapping_of
 from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import load_checkpoint
@@ -119,13 +121,13 @@ def test_what_doubles(
 def test_a_chip_that_was_programmed_elsewhere_does_not_say_what_that_took(
     tiny_recogniser: Path, corpus: Corpus, tmp_path: Path, cost: Cost
 ) -> None:
-    from memsim.mapping import map_checkpoint, plan_checkpoint
+    from memsim.networks.programming import plan_checkpoint, program_checkpoint
     from memsim.nn.plan import Selection
     from memsim.storage.checkpoint import save_checkpoint
 
     opened = load_checkpoint(tiny_recogniser)
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}})
-    mapped = map_checkpoint(opened, spec, plan_checkpoint(opened, spec, Selection()))
+    mapped = program_checkpoint(opened, spec, plan_checkpoint(opened, spec, Selection()))
     save_checkpoint(tmp_path / "m.safetensors", mapped.tensors, mapped.metadata)
     facts = chip_cost(prepare(load_checkpoint(tmp_path / "m.safetensors")), corpus).to_dict()
     assert {facts["programming"][key] for key in ("joules", "seconds", "audio_seconds_of_as_much_reading")} == {None}

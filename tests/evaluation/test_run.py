@@ -175,13 +175,13 @@ def test_every_line_says_what_it_is_of(study, tmp_path):
 
 
 def test_a_mapped_file_as_it_is(study, whole, tmp_path, tiny_recogniser):
-    from memsim.mapping import map_checkpoint, plan_checkpoint
+    from memsim.networks.programming import plan_checkpoint, program_checkpoint
     from memsim.nn.plan import Selection
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
     it = study(("adc.bits=8",))
     source, spec = it.networks.checkpoint, it.points[0].spec
-    mapped = map_checkpoint(source, spec, plan_checkpoint(source, spec, Selection()))
+    mapped = program_checkpoint(source, spec, plan_checkpoint(source, spec, Selection()))
     path = tmp_path / "tiny.mapped.safetensors"
     save_checkpoint(path, mapped.tensors, mapped.metadata)
     results = tmp_path / "r.jsonl"

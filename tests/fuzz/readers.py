@@ -40,7 +40,8 @@ from memsim.device import load_device
 from memsim.evaluation.merge import merge
 from memsim.evaluation.run import run_study
 from memsim.fit import read_measurements
-from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint, stored_statistics
+from memsim.networks.mapped_file import load_chip
+from memsim.networks.programming import plan_checkpoint, program_checkpoint, stored_statistics
 from memsim.nn.plan import Selection
 from memsim.spec import apply_settings, load_hardware
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -269,7 +270,7 @@ def _mapped_file() -> Path:
     plan = plan_checkpoint(checkpoint, spec, Selection((), ()))
     widths = {layer.name: layer.tiling.groups * layer.tiling.block_inputs for layer in plan.mapped}
     statistics = {name: _statistics(width) for name, width in widths.items()}
-    mapped = map_checkpoint(checkpoint, spec, plan, statistics=statistics)
+    mapped = program_checkpoint(checkpoint, spec, plan, statistics=statistics)
     path = _folder() / "model.mapped.safetensors"
     save_checkpoint(path, mapped.tensors, mapped.metadata)
     return path
@@ -351,7 +352,7 @@ def _model(path: Path) -> object:
     checkpoint = load_checkpoint(path)
     spec = load_hardware("ideal")
     plan = plan_checkpoint(checkpoint, spec, Selection((), ()))
-    mapped = map_checkpoint(checkpoint, spec, plan)
+    mapped = program_checkpoint(checkpoint, spec, plan)
     recogniser = load_recogniser(checkpoint)
     return mapped, stored_statistics(checkpoint), stored_log_prior(checkpoint, len(recogniser.tokens))
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import memsim
 from memsim.errors import InputError
-from memsim.mapping import map_checkpoint, plan_checkpoint
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import mapping_of
 from memsim.nn.plan import Plan, Selection
 
@@ -121,7 +121,7 @@ def test_a_file_is_mapped_as_its_network(tmp_path: Path, name: str) -> None:
     chip = memsim.map_model(network, SPEC)
     assert shown(plan) == shown(mapping_of(chip).plan)
     assert plan.fraction_on_arrays == mapping_of(chip).fraction_on_arrays
-    mapped = map_checkpoint(source, SPEC, plan)
+    mapped = program_checkpoint(source, SPEC, plan)
     for layer, matrix in mapping_of(chip).layers.items():
         for key, tensor in matrix.state_dict().items():
             assert torch.equal(mapped.tensors[f"{layer}.matrix.{key}"], tensor)

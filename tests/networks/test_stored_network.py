@@ -18,7 +18,8 @@ from memsim.asr.models.conformer import ConformerConfig
 from memsim.asr.recogniser import Recogniser, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
-from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint
+from memsim.networks.mapped_file import load_chip
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import mapping_of, measure
 from memsim.nn.plan import Plan, Selection
 from memsim.training import initialise
@@ -93,7 +94,7 @@ def test_a_file_with_shared_weights_is_the_chip_that_map_model_makes(
     ]
     assert plan.fraction_on_arrays == planned.fraction_on_arrays
     assert "turned" in {layer.name for layer in (*plan.mapped, *plan.digital)}
-    mapped = map_checkpoint(source, SPEC, plan, seed=3, statistics=statistics)
+    mapped = program_checkpoint(source, SPEC, plan, seed=3, statistics=statistics)
     save_checkpoint(tmp_path / "mapped.safetensors", mapped.tensors, mapped.metadata)
     loaded, _ = load_chip(load_checkpoint(tmp_path / "mapped.safetensors"))
     assert mapping_of(loaded.model).fraction_on_arrays == planned.fraction_on_arrays
@@ -161,7 +162,7 @@ def test_names_that_save_model_left_out(tmp_path: Path) -> None:
     plan = plan_checkpoint(source, SPEC, Selection())
     assert {layer.name for layer in plan.mapped} == {"proj_out", "fc"}
     assert plan.fraction_on_arrays == 1
-    mapped = map_checkpoint(source, SPEC, plan)
+    mapped = program_checkpoint(source, SPEC, plan)
     chip = map_model(net, SPEC)
     assert torch.equal(mapped.tensors["proj_out.matrix.levels"], mapping_of(chip).layers["proj_out"].levels)
     assert torch.equal(mapped.tensors["embed_tokens.weight"], net.embed_tokens.weight)

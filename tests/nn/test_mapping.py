@@ -74,7 +74,26 @@ def test_the_copy_says_what_was_mapped() -> None:
     }
     assert isinstance(chip.first, MappedLinear)
     assert isinstance(chip.last, nn.Linear)
-    assert "in_features=6, out_features=9, hardware=custom" in repr(chip)
+    error = mapping.programming_errors()["first"]
+    cells = mapping.mapped[0].tiling
+    assert (
+        f"(first): MappedLinear(6 -> 9, {cells.bits} bits, {cells.tiles} arrays, {cells.cells:,} cells, "
+        f"programming error {error:.1%})\n"
+    ) in repr(chip)
+    ideal = memsim.map_model(Net(), "ideal", bits=4)
+    assert "MappedLinear(6 -> 9, 4 bits, 6 arrays, 98,304 cells, ideal cells)" in repr(ideal)
+
+
+def test_a_mapping_prints_as_its_table() -> None:
+    mapping = mapping_of(chip_of(Net(), exclude=["last"]))
+    assert repr(mapping).count("\n") == 0
+    assert "2 layers on" in repr(mapping)
+    shown = str(mapping)
+    for text in ("layer ", "out x in", "9 x 6", "error", "digital: last (--exclude last)", "2 layers, "):
+        assert text in shown
+    assert max(map(len, shown.splitlines()[:8])) <= 120
+    assert "9 x 6" in mapping._repr_html_()
+    assert mapping._repr_html_().startswith("<pre")
     assert mapping.plan.cells == sum(layer.tiling.cells for layer in mapping.mapped)
     assert set(mapping.layers) == {"first", "second"}
     with pytest.raises(TypeError, match="Net is not a mapped model"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from memsim.mapping import map_checkpoint, plan_checkpoint
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.plan import Selection
 from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
@@ -94,7 +94,7 @@ def test_their_files_are_mapped_by_names_and_shapes(package: str, file: str, mat
     plan = plan_checkpoint(checkpoint, spec, Selection())
     assert len(plan.mapped) == matrices
     assert digital <= {layer.name for layer in plan.digital}
-    mapped = map_checkpoint(checkpoint, spec, plan)
+    mapped = program_checkpoint(checkpoint, spec, plan)
     weights = load_file(path)
     for layer in plan.mapped:
         weight = layer.source.matrix(weights[layer.source.tensor])

@@ -25,7 +25,7 @@ from memsim import __version__, load_checkpoint
 from memsim.asr.corpora import load_corpus
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.device import load_device, save_device
-from memsim.mapping import load_chip
+from memsim.networks.mapped_file import load_chip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

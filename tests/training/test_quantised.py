@@ -15,7 +15,8 @@ from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.running import input_statistics
 from memsim.errors import InputError
 from memsim.evaluation.target import prepare
-from memsim.mapping import load_chip, map_checkpoint, plan_checkpoint
+from memsim.networks.mapped_file import load_chip
+from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import map_model, measure
 from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig, quantised_layers
@@ -79,7 +80,7 @@ def test_a_checkpoint_maps_as_it_was_trained(
     assert checkpoint.metadata["kind"] == "model"
     recogniser = load_recogniser(checkpoint)
     spec = load_hardware({"base": "ideal", "dac": {"bits": 8}})
-    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
+    mapped = program_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
     assert not mapped.uncalibrated
     assert {layer.tiling.bits for layer in mapped.plan.mapped} == {3}
     assert not [key for key in mapped.tensors if "weight_quantiser" in key or "transfer" in key]
@@ -147,7 +148,7 @@ def test_layers_that_begin_at_zero_resume_exactly(corpus: Corpus, tmp_path: Path
     contract = checkpoint.tensors(["blocks.0.feed_forward_2.contract.weight_quantiser.scale"])
     assert 0 < next(iter(contract.values())).max() < 0.1
     spec = load_hardware("physical")
-    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
+    mapped = program_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
     assert not mapped.uncalibrated
 
 
@@ -244,7 +245,7 @@ def test_convolutions_are_trained_and_mapped_where_the_spec_has_them_on_arrays(
     assert {"frontend.convolutions.0", "blocks.0.convolution.depthwise", "output"} < set(trained)
 
     spec = load_hardware({"base": "ideal", "dac": {"bits": 8}, "digital": []})
-    mapped = map_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
+    mapped = program_checkpoint(checkpoint, spec, plan_checkpoint(checkpoint, spec, Selection()))
     assert {layer.name: layer.tiling.bits for layer in mapped.plan.mapped} == dict.fromkeys(trained, 3)
     assert not mapped.uncalibrated
     for name, product in trained.items():

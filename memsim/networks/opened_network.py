@@ -1,0 +1,61 @@
+"""A checkpoint and the network that its tensors belong to, which is built once however many steps need it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.recogniser import Recogniser, load_weights, skeleton
+from memsim.networks.hugging_face import network_beside
+from memsim.networks.stored_network import StoredNetwork
+from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
+from memsim.storage.checkpoint import Checkpoint
+
+
+class OpenedNetwork:
+    """A checkpoint with its network, which is built when a step first needs it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    @property
+    def is_recogniser(self) -> bool:
+        """Whether the checkpoint names an architecture that memsim knows, so that it can be run."""
+        return self.checkpoint.metadata.get("architecture") in ARCHITECTURES
+
+    @property
+    def stored(self) -> StoredNetwork | None:
+        """The network as a map from its tensors to those of the file; None where nothing says which network it is."""
+        return self._found[0]
+
+    @property
+    def remark(self) -> str | None:
+        """The line that tells users how the network was found, or why it was not; None where there is nothing to say.
+
+        A `config.json` of Hugging Face's beside the file is the case that has one.
+        """
+        return self._found[1]
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        """The recogniser with its weights. Raises InputError where the file does not describe one or does not fit it.
+
+        Filling in the weights changes nothing that `stored` says.
+        """
+        return load_weights(self._skeleton, self.checkpoint)
+
+    @cached_property
+    def _skeleton(self) -> Recogniser:
+        return skeleton(self.checkpoint)
+
+    @cached_property
+    def _found(self) -> tuple[StoredNetwork | None, str | None]:
+        checkpoint = self.checkpoint
+        network: StoredNetwork | None
+        if self.is_recogniser:
+            network, remark = StoredNetwork(checkpoint, self._skeleton.model), None
+        else:
+            network, remark = network_beside(checkpoint)
+        if network is not None and "recogniser" not in self.__dict__:  # whose quantisers hold values by now
+            restore_quantisers(network.model, checkpoint.tensors(quantiser_tensors(checkpoint.names)))
+        return network, remark

@@ -1,0 +1,222 @@
+"""The tensors of a checkpoint onto arrays: which go there, and the mapped file that programming them gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.programming_report import ProgrammingReport
+from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
+from memsim.device.file import embedded
+from memsim.errors import InputError
+from memsim.networks.mapped_file import MATRIX
+from memsim.networks.opened_network import OpenedNetwork
+from memsim.networks.stored_network import StoredNetwork
+from memsim.nn.calibration import CalibrationData
+from memsim.nn.deviation import Deviation
+from memsim.nn.mapping import program
+from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors
+from memsim.nn.quantisers import quantiser_tensors, taken_over, trained_scales
+from memsim.spec import HardwareSpec
+from memsim.storage.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class MappedTensors:
+    """The contents of a mapped file, and what programming found."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    plan: Plan
+    programming_errors: dict[str, float]
+    """The relative programming error of each layer, ||programmed - intended|| / ||intended|| (Frobenius)."""
+    programming: dict[str, ProgrammingReport]
+    """The programming of each layer; layers on ideal cells have none."""
+    uncalibrated: tuple[str, ...]
+    """The layers whose converter ranges are open."""
+    deviations: dict[str, Deviation]
+    """The deviation of each layer's product, for layers whose inputs are known."""
+
+
+def plan_checkpoint(checkpoint: Checkpoint | OpenedNetwork, spec: HardwareSpec, selection: Selection) -> Plan:
+    """Plan what `program_checkpoint` puts on arrays. Raises InputError for a file that is mapped already.
+
+    The layers are those of the network where it is known; otherwise names and shapes tell them.
+    """
+    network = checkpoint if isinstance(checkpoint, OpenedNetwork) else OpenedNetwork(checkpoint)
+    checkpoint = network.checkpoint
+    if checkpoint.kind not in ("model", "foreign"):
+        raise InputError(f"{checkpoint.path}: a {checkpoint.kind} file; map takes an unmapped model")
+    if network.stored is not None:
+        plan = network.stored.plan(spec, selection)
+    else:
+        trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
+        shapes = checkpoint.shapes | {name: checkpoint.shapes[kept] for name, kept in _second_names(checkpoint).items()}
+        plan = plan_tensors(shapes, spec, selection, checkpoint.integers, trained)
+        plan = _of_stored_tensors(plan, checkpoint)
+    return plan if network.remark is None else replace(plan, remarks=(network.remark, *plan.remarks))
+
+
+def _second_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the names that safetensors' `save_model` left out, with the tensors that have their values."""
+    names = set(checkpoint.names)
+    return {name: kept for name, kept in checkpoint.metadata.items() if name not in names and kept in names}
+
+
+def _of_stored_tensors(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """Return `plan` with the tensors of the file in place of the names that `save_model` left out."""
+    second = _second_names(checkpoint)
+    mapped = [
+        replace(layer, source=replace(layer.source, tensor=second.get(layer.source.tensor, layer.source.tensor)))
+        for layer in plan.mapped
+    ]
+    on_arrays = {layer.source.tensor for layer in mapped}
+    digital = [
+        replace(layer, weights=0) if layer.name in on_arrays else layer
+        for layer in plan.digital
+        if layer.name not in second
+    ]
+    return replace(plan, mapped=tuple(mapped), digital=tuple(digital))
+
+
+def is_full_precision(checkpoint: Checkpoint) -> bool:
+    """Return whether the network of an unmapped file was trained without quantisers."""
+    return not quantiser_tensors(checkpoint.names)
+
+
+def trained_scales_of(checkpoint: Checkpoint) -> dict[str, tuple[int, Tensor]]:
+    """Return the bits that each layer's weight was trained for and its scale, by layer."""
+    return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
+
+
+def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
+    """Return the input statistics in a file, by layer."""
+    return statistics_from_tensors(checkpoint.tensors(n for n in checkpoint.names if n.startswith(PREFIX)))
+
+
+def program_checkpoint(
+    checkpoint: Checkpoint | OpenedNetwork,
+    spec: HardwareSpec,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    statistics: Mapping[str, InputStatistics] | None = None,
+    data: CalibrationData | None = None,
+    progress: Callable[[float], None] = lambda done: None,
+    on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
+) -> MappedTensors:
+    """Program every layer of `plan` and carry every other tensor over as it is.
+
+    Args:
+        checkpoint: the file that `plan` was made for.
+        spec: the hardware.
+        plan: the layers, by `plan_checkpoint`.
+        seed: the seed of the chip.
+        statistics: the layers' inputs, which set the ranges of the converters; None takes those in the file.
+        data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
+        progress: is called with the fraction of the cells that is programmed.
+        on_layer: is called with the weight of each layer [out, in] and its matrix on arrays.
+
+    Raises:
+        InputError: when there is nothing to map, and for weights that hold NaN or Inf.
+    """
+    network = checkpoint if isinstance(checkpoint, OpenedNetwork) else OpenedNetwork(checkpoint)
+    checkpoint = network.checkpoint
+    if not plan.mapped:
+        raise InputError(
+            f"{checkpoint.path}: nothing to map: none of its {len(checkpoint.names)} tensors is the weight of a layer "
+            "that can be mapped and is wanted on arrays; --dry-run lists them with the reasons"
+        )
+    spec = chosen_bits(spec, plan)
+    source = checkpoint.tensors()
+    values = _Values(network.stored, source)
+
+    def weight_of(layer: MappedLayer) -> Tensor:
+        stored = values[layer.source.tensor]
+        if not layer.source.fits(tuple(stored.shape)):
+            raise InputError(
+                f"{checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that the file "
+                f"names has a matrix of {list(layer.source.shape)} there"
+            )
+        return layer.source.matrix(stored)
+
+    statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
+    tensors: dict[str, Tensor] = {}
+    for layer_name, measured in statistics.items():
+        tensors |= measured.to_tensors(layer_name)
+    errors, reports, uncalibrated, deviations = {}, {}, [], {}
+    for layer, matrix, found in program(plan, weight_of, trained_scales(source), seed, statistics, data, progress):
+        name = layer.name
+        tensors |= {f"{name}{MATRIX}{key}": value for key, value in matrix.state_dict().items()}
+        errors[name] = matrix.programming_error()
+        if matrix.programming is not None:
+            reports[name] = matrix.programming
+        if not matrix.is_calibrated:
+            uncalibrated.append(name)
+        if found is not None:
+            deviations[name] = found
+        on_layer(weight_of(layer), matrix)
+    tensors |= _carried_over(plan, network.stored, source, values)
+    device_metadata: dict[str, str] = {}
+    if spec.cell != "ideal":
+        cell, device, device_metadata = embedded(spec.cell)
+        tensors |= device
+        spec = spec.with_settings({"cell": json.dumps(cell)}).with_changes(spec.changes)  # the same cell
+    carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
+    metadata = carried | {
+        "kind": "mapped",
+        "hardware": spec.to_json(),
+        "hardware_changes": json.dumps(spec.changes.to_dict()),
+        "layers": json.dumps({layer.name: layer.tiling.bits for layer in plan.mapped}),
+        "seed": str(seed),
+        "source_sha256": checkpoint.sha256,
+        "deviations": json.dumps({name: found.to_dict() for name, found in deviations.items()}),
+        **device_metadata,
+    }
+    return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations)
+
+
+def _carried_over(
+    plan: Plan, network: StoredNetwork | None, source: Mapping[str, Tensor], values: _Values
+) -> dict[str, Tensor]:
+    """Return the tensors of a mapped file that are not on arrays, from those `source` of the unmapped file."""
+    split = {layer.source.tensor for layer in plan.mapped}
+    on_arrays = {layer.name for layer in plan.mapped}
+    left_out = split | set(taken_over(source, on_arrays))
+    left_out -= {layer.name for layer in plan.digital if layer.source is None}  # a table that an output layer shares
+    tensors: dict[str, Tensor] = {}
+    if network is not None:
+        made = [tensor for tensor in split if tensor in network.converted or tensor not in source]
+        taken, kept = network.shared_with(on_arrays)
+        left_out |= {*taken, *(part for tensor in made for part in network.parts(tensor))}
+        tensors |= {name: source[stored] for name, stored in kept.items()}
+    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
+    for left in plan.digital:
+        if left.source is None:
+            continue
+        tensor = left.source.tensor
+        if left.source.is_part and tensor in split:  # of a tensor of several matrices, some of which are mapped
+            tensors[f"{left.name}_weight"] = left.source.matrix(values[tensor])
+        elif network is not None and not left_out.isdisjoint(network.converted.get(tensor, ())):
+            tensors[tensor] = values[tensor]
+    return tensors
+
+
+class _Values:
+    """The tensors of a file, and those that its network computes from them, by name; the last computed one is kept."""
+
+    def __init__(self, network: StoredNetwork | None, source: Mapping[str, Tensor]) -> None:
+        self._network = network
+        self._source = source
+        self._last: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._network is None or (name in self._source and name not in self._network.converted):
+            return self._source[name]
+        if name not in self._last:
+            self._last = {name: self._network.value(name, self._source)}
+        return self._last[name]

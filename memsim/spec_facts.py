@@ -1,0 +1,41 @@
+"""The facts about a hardware spec that results carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memsim.spec import AdcImperfections, HardwareSpec
+
+
+def unfitted(spec: HardwareSpec) -> list[str]:
+    """Return the keys of `spec` that switch on laws whose numbers were not measured on its devices."""
+    keys = [key for key in ("retention", "faults", "wires") if getattr(spec, key) is not None]
+    imperfections = tuple(AdcImperfections.model_fields)
+    changed: list[dict[str, dict[str, Any] | None]] = [
+        {"programming": spec.programming.model_dump(), "adc": spec.adc.model_dump() if spec.adc else {}}
+    ]
+    changed += [{"programming": override.programming, "adc": override.adc} for override in spec.overrides]
+    for section, names in (("programming", ("relaxation",)), ("adc", imperfections)):
+        keys += [f"{section}.{name}" for name in names if any((part[section] or {}).get(name) for part in changed)]
+    return keys
+
+
+def unfitted_note(keys: Sequence[str]) -> str:
+    """Return the sentence that a result with such `unfitted` keys is shown with."""
+    laws = "a law whose numbers are" if len(keys) == 1 else "laws whose numbers are"
+    return (
+        f"{', '.join(keys)}: {laws} not fitted to measurements, but the spec's own; what is lost to it is an assumption"
+    )
+
+
+def hardware_dict(spec: HardwareSpec) -> dict[str, Any]:
+    """Return the hardware of a result as plain values for JSON."""
+    return {
+        "name": spec.name,
+        "sha256": spec.sha256(),
+        **spec.changes.to_dict(),
+        "title": spec.title,
+        "unfitted": unfitted(spec),
+        "spec": spec.to_dict(),
+    }
