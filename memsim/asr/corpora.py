@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from memsim.asr.data_names import has_one_split
 from memsim.asr.text import normalise
 from memsim.asr.tokens import Tokens
 from memsim.config.json_input import parse_json
@@ -73,6 +74,19 @@ class Corpus:
     def words(self) -> int:
         """The number of words in all transcripts."""
         return sum(len(utterance.text.split()) for utterance in self.utterances)
+
+    def warnings(self) -> list[str]:
+        """Return what to know of the transcripts: words that cannot be written, and marks that were simplified."""
+        found = [str(self.unwritable)] if self.unwritable is not None else []
+        if self.simplified:
+            marks = counted(self.simplified, "alternative or optional word", "alternatives and optional words")
+            found.append(f"{marks} in the transcripts: the first alternative and every optional word counts as said")
+        return [f"{self.name} {self.split}: {message}" for message in found]
+
+
+def root_of(data: str, data_root: Path | None) -> Path | None:
+    """Return the root of `data`: `data_root` is that of the published corpora; manifests say where their audio is."""
+    return None if has_one_split(data) else data_root
 
 
 def load_corpus(

@@ -130,7 +130,7 @@ def evaluate(
         else:
             listener = _Silent()
         opened, said = open_checkpoint(name, architecture, _text(architecture_config))
-        for line in filter(None, (said, _prefixes(opened))):
+        for line in filter(None, (said, opened.prefix_note)):
             listener.say(line)
 
         def load(part: str, limit: int | None = None) -> Corpus:
@@ -219,13 +219,6 @@ def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _prefixes(checkpoint: Checkpoint) -> str | None:
-    """Return a line on the prefixes that wrappers of the network have left in the file, if there are any."""
-    if checkpoint.wrapped_by is None:
-        return None
-    return f"{checkpoint.path.name}: names of its tensors have the prefix {checkpoint.wrapped_by}, which is left out"
-
-
 def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corpus, listener: Listener) -> None:
     """Report how a mapped file is taken, and what may distort the result."""
     plan = mapping_of(target.digital).plan
@@ -237,14 +230,7 @@ def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corp
         warnings += [*glob_warnings(plan, target.spec), *bits_warnings(plan, opened)]
     warnings += disturbance_warnings(plan, target.spec)
     warnings += filter(None, [silent_inputs(plan, target.statistics)])
-    where = f"{corpus.name} {corpus.split}"
-    if corpus.unwritable is not None:
-        warnings.append(f"{where}: {corpus.unwritable}")
-    if corpus.simplified:
-        marks = counted(corpus.simplified, "alternative or optional word", "alternatives and optional words")
-        marks += " in the transcripts: the first alternative and every optional word counts as said"
-        warnings.append(f"{where}: {marks}")
-    for warning in warnings:
+    for warning in (*warnings, *corpus.warnings()):
         listener.warn(warning)
 
 

@@ -79,6 +79,13 @@ class Checkpoint:
         """The prefixes that are left out of the names of its tensors, with what puts them there; None without any."""
         return ", ".join(f"{prefix} ({_WRAPPERS[prefix]})" for prefix in self.wrappers) or None
 
+    @property
+    def prefix_note(self) -> str | None:
+        """A line about the prefixes that are left out of the names of its tensors; None without any."""
+        if self.wrapped_by is None:
+            return None
+        return f"{self.path.name}: names of its tensors have the prefix {self.wrapped_by}, which is left out"
+
     def with_prefixes(self) -> Checkpoint:
         """The same with the names as they are in the file: for a network that has them itself."""
         return replace(self, names=tuple(self.stored[name] for name in self.names), wrappers=(), stored={})
