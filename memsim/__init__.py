@@ -22,6 +22,9 @@ from memsim.version import __version__
 
 if TYPE_CHECKING:
     from memsim.asr.language_model import LanguageModelResult, estimate_language_model
+    from memsim.evaluation.evaluate import evaluate, merge_results
+    from memsim.evaluation.evaluation_result import EvaluationResult
+    from memsim.evaluation.options import Decoding, Findings, Sharing
     from memsim.fit.device_fit import DeviceFit, fit_device
     from memsim.fit.inspection import Inspection, inspect_measurements
     from memsim.mapping import MapResult, map_checkpoint
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DeviceFit": "memsim.fit.device_fit",
+    "Decoding": "memsim.evaluation.options",
+    "EvaluationResult": "memsim.evaluation.evaluation_result",
+    "Findings": "memsim.evaluation.options",
     "HardwareSpec": "memsim.spec",
     "Inspection": "memsim.fit.inspection",
     "fit_device": "memsim.fit.device_fit",
@@ -41,25 +47,33 @@ _HOMES = {
     "LanguageModelResult": "memsim.asr.language_model",
     "TrainingResult": "memsim.training.result",
     "estimate_language_model": "memsim.asr.language_model",
+    "Sharing": "memsim.evaluation.options",
+    "evaluate": "memsim.evaluation.evaluate",
     "load_checkpoint": "memsim.storage.checkpoint",
     "load_hardware": "memsim.spec",
     "map_checkpoint": "memsim.mapping",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",
+    "merge_results": "memsim.evaluation.evaluate",
     "save_checkpoint": "memsim.storage.checkpoint",
     "train": "memsim.training.train",
 }
 
 __all__ = [
+    "Decoding",
     "DeviceFit",
+    "EvaluationResult",
+    "Findings",
     "HardwareSpec",
     "InputError",
     "Inspection",
     "LanguageModelResult",
     "MapResult",
+    "Sharing",
     "TrainingResult",
     "__version__",
     "estimate_language_model",
+    "evaluate",
     "fit_device",
     "inspect_measurements",
     "load_checkpoint",
@@ -67,6 +81,7 @@ __all__ = [
     "map_checkpoint",
     "map_model",
     "measure_inputs",
+    "merge_results",
     "save_checkpoint",
     "train",
 ]

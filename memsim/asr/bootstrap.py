@@ -64,7 +64,7 @@ class Comparison:
 
 def wer_interval(
     errors: Errors,
-    words: Sequence[int],
+    words: Sequence[float],
     *,
     resample_chips: bool = False,
     resamples: int = RESAMPLES,
@@ -80,12 +80,13 @@ def wer_interval(
 def compare(
     errors: Errors,
     baseline_errors: Errors,
-    words: Sequence[int],
+    words: Sequence[float],
     *,
     resample_chips: bool = False,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
+    lower_is_better: bool = True,
 ) -> Comparison:
     """Compare a system with a baseline, with paired intervals.
 
@@ -99,6 +100,7 @@ def compare(
         resamples: the number of draws that the percentiles are taken of.
         confidence: the probability of an interval, in (0, 1).
         seed: all draws are a function of it and of the sizes.
+        lower_is_better: whether a system with the smaller value is the better one.
 
     Raises ValueError when sizes differ, errors are negative or the references hold no words.
     """
@@ -112,7 +114,7 @@ def compare(
     return Comparison(
         _interval(wer - baseline_wer, differences, confidence),
         relative,
-        float((differences > 0).mean() + (differences == 0).mean() / 2),
+        float(((differences > 0) if lower_is_better else (differences < 0)).mean() + (differences == 0).mean() / 2),
     )
 
 
@@ -165,7 +167,7 @@ def mean_changes(
     return [MeanChange(interval, i in alike) for i, interval in enumerate(intervals)]
 
 
-def _errors(errors: Errors, words: Sequence[int]) -> Floats:
+def _errors(errors: Errors, words: Sequence[float]) -> Floats:
     """Return `errors` as [chips, utterances]. Raises ValueError for negative ones and sizes that differ."""
     table = np.atleast_2d(np.asarray(errors, dtype=np.float64))
     if table.ndim != 2 or not table.shape[0] or table.shape[1] != len(words):
@@ -177,12 +179,12 @@ def _errors(errors: Errors, words: Sequence[int]) -> Floats:
     return table
 
 
-def _wer(errors: Floats, words: Sequence[int]) -> float:
+def _wer(errors: Floats, words: Sequence[float]) -> float:
     return float(errors.mean(axis=0).sum() / sum(words))
 
 
 def _resampled_wers(
-    systems: Sequence[Floats], words: Sequence[int], resample_chips: bool, resamples: int, seed: int
+    systems: Sequence[Floats], words: Sequence[float], resample_chips: bool, resamples: int, seed: int
 ) -> list[Floats]:
     """Return the WERs [resamples] of each system, on the same draws of utterances."""
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))

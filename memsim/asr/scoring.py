@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jiwer
 
 from memsim.asr.text import canonical
 from memsim.errors import InputError
 from memsim.units import counted
+
+
+@dataclass(frozen=True)
+class TextErrors:
+    """The errors of one hypothesis against its reference, both in the form of `canonical`."""
+
+    reference: str
+    hypothesis: str
+    hits: int
+    substitutions: int
+    insertions: int
+    deletions: int
+    character_errors: int
+    characters: int
+    """Of the reference, spaces included."""
+
+    @property
+    def word_errors(self) -> int:
+        """Substitutions, insertions and deletions of words."""
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def words(self) -> int:
+        """The number of words in the reference."""
+        return self.hits + self.substitutions + self.deletions
 
 
 @dataclass(frozen=True)
@@ -35,6 +60,29 @@ class Score:
     hypotheses: tuple[str, ...]
     loss: float | None = None
     """The recogniser's loss per token, as a mean over utterances; None where it was not computed."""
+
+    @classmethod
+    def of(cls, utterances: Sequence[TextErrors], loss: float | None = None) -> Self:
+        """Return the errors of all `utterances` together. Raises InputError where their references hold no words."""
+        words = sum(each.words for each in utterances)
+        if not words:
+            count = counted(len(utterances), "reference holds", "references hold")
+            raise InputError(f"{count} no words, so there is no word error rate")
+        characters = sum(each.characters for each in utterances)
+        return cls(
+            wer=sum(each.word_errors for each in utterances) / words,
+            cer=sum(each.character_errors for each in utterances) / characters,
+            hits=sum(each.hits for each in utterances),
+            substitutions=sum(each.substitutions for each in utterances),
+            insertions=sum(each.insertions for each in utterances),
+            deletions=sum(each.deletions for each in utterances),
+            words=words,
+            characters=characters,
+            utterance_errors=tuple((each.word_errors, each.words) for each in utterances),
+            references=tuple(each.reference for each in utterances),
+            hypotheses=tuple(each.hypothesis for each in utterances),
+            loss=loss,
+        )
 
     def to_dict(self) -> dict[str, float | int]:
         """Return the entries of a result file."""
@@ -69,29 +117,20 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
         raise InputError(
             f"{counted(len(references), 'reference')} but {len(hypotheses)} hypotheses; there must be one for each"
         )
-    if not any(reference.strip() for reference in references):
-        raise InputError(
-            f"{counted(len(references), 'reference holds', 'references hold')} no words, so there is no word error rate"
-        )
+    return Score.of(count_errors(references, hypotheses) if references else [])
+
+
+def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[TextErrors]:
+    """Return the errors of each of `hypotheses` against the reference at the same place."""
     references, hypotheses = list(map(canonical, references)), list(map(canonical, hypotheses))
-    words = jiwer.process_words(references, hypotheses)
-    characters = jiwer.process_characters(references, hypotheses)
-    return Score(
-        wer=words.wer,
-        cer=characters.cer,
-        hits=words.hits,
-        substitutions=words.substitutions,
-        insertions=words.insertions,
-        deletions=words.deletions,
-        words=sum(map(len, words.references)),
-        characters=sum(map(len, characters.references)),
-        utterance_errors=tuple(
-            (_errors(alignment), len(reference))
-            for alignment, reference in zip(words.alignments, words.references, strict=True)
-        ),
-        references=tuple(references),
-        hypotheses=tuple(hypotheses),
-    )
+    words = jiwer.process_words(references, hypotheses).alignments
+    characters = jiwer.process_characters(references, hypotheses).alignments
+    found = []
+    for reference, hypothesis, own, letters in zip(references, hypotheses, words, characters, strict=True):
+        right, *wrong = _counts(letters)
+        length = right + wrong[0] + wrong[2]
+        found.append(TextErrors(reference, hypothesis, *_counts(own), sum(wrong), length))
+    return found
 
 
 def align(reference: str, hypothesis: str) -> str:
@@ -101,10 +140,9 @@ def align(reference: str, hypothesis: str) -> str:
     return shown.partition("\n\n")[2].rstrip()
 
 
-def _errors(alignment: Sequence[jiwer.AlignmentChunk]) -> int:
-    """The substitutions, insertions and deletions of one aligned utterance."""
-    return sum(
-        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        for chunk in alignment
-        if chunk.type != "equal"
-    )
+def _counts(alignment: Sequence[jiwer.AlignmentChunk]) -> tuple[int, int, int, int]:
+    """The hits, substitutions, insertions and deletions of one aligned text."""
+    found = dict.fromkeys(("equal", "substitute", "insert", "delete"), 0)
+    for chunk in alignment:
+        found[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+    return found["equal"], found["substitute"], found["insert"], found["delete"]

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from memsim.asr.beam import BeamSearch
+from memsim.asr.beam import BeamOptions, BeamSearch, words_to_recognise
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource, evaluation_batches
+from memsim.asr.kinds import RNNT, TransducerBeam
 from memsim.asr.prior import measure_log_prior, stored_log_prior
 from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import Progress, outputs
 from memsim.asr.scoring import score
-from memsim.errors import InputError
+from memsim.evaluation.options import Decoding
 from memsim.evaluation.result import Evaluation
+from memsim.evaluation.speech import GREEDY
 from memsim.evaluation.target import EvaluationTarget
+from memsim.evaluation.task import System
 from memsim.nn.mapping import mapping_of
-from memsim.units import counted
+from memsim.storage.files import file_sha256
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 PRIOR_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -29,7 +32,7 @@ PRIOR_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class GridPoint:
-    """What a pair of weights gave."""
+    """The error rates that a pair of weights gave."""
 
     lm_weight: float
     prior_weight: float
@@ -46,6 +49,7 @@ class Tuning:
 
     @property
     def best(self) -> GridPoint:
+        """The point with the lowest WER."""
         return min(self.points, key=lambda point: (point.wer, point.cer, point.lm_weight, point.prior_weight))
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,25 +64,8 @@ class Tuning:
         }
 
 
-def describe(decoding: Mapping[str, Any]) -> str:
-    """A line on what a result says of its decoder."""
-    if decoding["decoder"] == "greedy":
-        return "greedy decoding"
-    options = decoding["options"]
-    if "words" not in decoding:
-        return f"beam search of {options['beam_size']} hypotheses"
-    count, model = decoding["words"], decoding["language_model"]
-    said = f"beam search of {counted(count, 'word')}, "
-    said += "no language model" if model is None else f"{Path(model['path']).name} by {options['lm_weight']:g}"
-    prior = decoding["prior"]
-    said += f", prior of the {prior} by {options['prior_weight']:g}" if prior else ", no prior"
-    if tuned := decoding.get("tuned"):
-        said += f" (tuned on {tuned['data']} {tuned['split']}: digital WER {tuned['wer']:.2%})"
-    return said
-
-
 class DigitalOutputs:
-    """What the digital model of `target` gives for `corpus`; computed at the first use and then kept."""
+    """The digital model's outputs for a corpus, computed when they are first used and kept from then on."""
 
     def __init__(self, target: EvaluationTarget, corpus: Corpus, device: str, progress: Progress) -> None:
         self.target = target
@@ -88,7 +75,7 @@ class DigitalOutputs:
         self._kept: list[tuple[tuple[int, ...], Tensor, Tensor]] = []
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
-        """Of each batch the utterances' numbers, log-probabilities [batch, frames, tokens] and lengths [batch]."""
+        """Yield batches: the utterances' numbers, log-probabilities [batch, frames, tokens] and lengths [batch]."""
         if not self._kept:
             digital = replace(self.target.recogniser, model=self.target.digital.to(self._device))
             utterances = self.corpus.utterances
@@ -104,7 +91,7 @@ class DigitalOutputs:
 
 
 def find_log_prior(target: EvaluationTarget, digital: DigitalOutputs) -> tuple[Tensor, str]:
-    """The prior [tokens] in the checkpoint, else that of the digital model's outputs; and which of them it is."""
+    """Return the prior [tokens] in the checkpoint, else that of the digital model's outputs, and where it is from."""
     stored = stored_log_prior(target.checkpoint, len(target.recogniser.tokens))
     if stored is not None:
         return stored, "checkpoint"
@@ -136,46 +123,76 @@ def tune(
     return tuning
 
 
-def with_decoder(target: EvaluationTarget, search: Decoder) -> EvaluationTarget:
-    """`target` whose networks, on chips or not, are decoded by `search`.
+def make_decoder(
+    options: Decoding, target: EvaluationTarget, corpus: Corpus, dev: Corpus | None, device: str, progress: Progress
+) -> tuple[Decoder | None, dict[str, Any]]:
+    """Make the beam search that is asked for (None for greedy decoding), and what a result says of it.
 
-    Raises InputError when its full-precision reference has other tokens.
+    `dev` is the corpus that weights are tuned on. Raises InputError where files, packages or words are missing.
     """
-    full_precision = target.full_precision
-    if full_precision is not None:
-        if full_precision.tokens != target.recogniser.tokens:
-            raise InputError("beam search: the full-precision reference has other tokens than the checkpoint")
-        full_precision = replace(full_precision, decoder=search)
-    return replace(target, recogniser=replace(target.recogniser, decoder=search), full_precision=full_precision)
+    if options.decoder == "greedy":
+        return None, dict(GREEDY)
+    if isinstance(target.recogniser.kind, RNNT):
+        options.require_transducers()
+        beam = TransducerBeam(target.recogniser.tokens)
+        beam = beam if options.beam_size is None else replace(beam, width=options.beam_size)
+        return beam, {"decoder": "beam", "options": {"beam_size": beam.width}}
+    tokens, lm = target.recogniser.tokens, None if options.lm is None else Path(options.lm)
+    names = ("lm_weight", "prior_weight", "beam_size", "beam_tokens", "beam_threshold")
+    given = {name: getattr(options, name) for name in names}
+    settings = replace(BeamOptions(), **{name: value for name, value in given.items() if value is not None})
+    if lm is None:
+        settings = replace(settings, lm_weight=0.0)
+    words = words_to_recognise(tokens, options.lexicon, lm)
+    BeamSearch(tokens, words, lm, None, settings)  # what is missing is said now, not after the outputs
+    outputs = DigitalOutputs(target, dev or corpus, device, progress)
+    log_prior, source = None, None
+    if options.tune or settings.prior_weight:
+        log_prior, source = find_log_prior(target, outputs)
+    search = BeamSearch(tokens, words, lm, log_prior, settings)
+    facts: dict[str, Any] = {
+        "decoder": "beam",
+        "words": search.words,
+        "language_model": None if lm is None else {"path": str(lm), "sha256": file_sha256(lm)},
+        "prior": source,
+    }
+    if options.tune:
+        facts["tuned"] = tune(search, outputs, LM_WEIGHTS if lm else (0.0,), progress=progress).to_dict()
+    return search, facts | {"options": search.options.to_dict()}
 
 
 def hypotheses(
     evaluation: Evaluation,
-    target: EvaluationTarget,
+    target: EvaluationTarget | None = None,
     *,
     nbest: int = 0,
     device: str = "cpu",
     progress: Progress = lambda name, done: None,
 ) -> Iterator[dict[str, Any]]:
-    """A row of every utterance by every system: `full precision`, `digital`, and each chip by its seed.
+    """Yield a row for every utterance and system: `full precision`, `digital`, and each chip by its seed.
 
-    With `nbest`, which needs beam search, all of them run once more for their best hypotheses.
+    With `nbest`, which needs beam search, all networks of `target` run once more for their best hypotheses.
     """
-    systems = {"full precision": evaluation.full_precision, "digital": evaluation.digital}
-    systems |= {f"chip of seed {trial.seed}": trial.score for trial in evaluation.trials}
-    for number, (system, result) in enumerate(systems.items()):
+    systems: list[tuple[str, System, Any]] = [
+        ("full precision", System("full_precision"), evaluation.full_precision),
+        ("digital", System("digital"), evaluation.digital),
+    ]
+    chips = enumerate(evaluation.trials)
+    systems += [(f"chip of seed {trial.seed}", System("chip", trial=i), trial.score) for i, trial in chips]
+    for name, system, result in systems:
         if result is None:
             continue
         best = {}
         if nbest:
-            recogniser = _recogniser(target, number)
-            best = _best(recogniser, evaluation.corpus, nbest, device, f"n-best, {system}", progress)
-            if number:
+            assert target is not None
+            recogniser = target.network(system)
+            best = _best(recogniser, evaluation.task.corpus, nbest, device, f"n-best, {name}", progress)
+            if system.role != "full_precision":
                 mapping_of(recogniser.model).release()
-        for i, utterance in enumerate(evaluation.corpus.utterances):
+        for i, utterance in enumerate(evaluation.task.corpus.utterances):
             errors, words = result.utterance_errors[i]
             yield {
-                "system": system,
+                "system": name,
                 "utterance": utterance.id,
                 "words": words,
                 "errors": errors,
@@ -185,18 +202,10 @@ def hypotheses(
             }
 
 
-def _recogniser(target: EvaluationTarget, number: int) -> Recogniser:
-    """The system of that number: full precision, digital, then the chips."""
-    if number == 0:
-        assert target.full_precision is not None
-        return target.full_precision
-    return replace(target.recogniser, model=target.digital if number == 1 else target.chip(number - 2))
-
-
 def _best(
     recogniser: Recogniser, corpus: Corpus, count: int, device: str, name: str, progress: Progress
 ) -> dict[int, list[dict[str, Any]]]:
-    """The best hypotheses of each utterance, with their scores."""
+    """Return the best hypotheses of each utterance, with their scores."""
     search = recogniser.decoder
     if not isinstance(search, BeamSearch):
         raise ValueError("several hypotheses of an utterance need beam search")

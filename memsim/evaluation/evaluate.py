@@ -1,42 +1,265 @@
-"""Running a recogniser over speech: in full precision, quantised, and on simulated chips."""
+"""Evaluation of a checkpoint on data, as `memsim eval` does it, in one call."""
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
-from memsim.asr.corpora import Corpus, with_unwritable
-from memsim.asr.running import Progress
-from memsim.evaluation.result import GREEDY, CheckpointFacts, Evaluation, Trial
-from memsim.evaluation.runner import Runner
-from memsim.evaluation.target import EvaluationTarget
+from memsim.asr.corpora import Corpus, has_one_split, load_corpus, with_unwritable
+from memsim.distributed import Workers, choose_device, joined_workers, own_device
+from memsim.errors import InputError
+from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
+from memsim.evaluation.decoders import hypotheses, make_decoder
+from memsim.evaluation.evaluation_result import EvaluatedPoint, EvaluationResult
+from memsim.evaluation.merge import merge
+from memsim.evaluation.network_cost import chip_cost
+from memsim.evaluation.options import Decoding, Findings, Sharing
+from memsim.evaluation.results_file import remove_results
+from memsim.evaluation.run import run_study
+from memsim.evaluation.speech import CheckpointNetworks, SpeechTask
+from memsim.evaluation.study import Study
+from memsim.evaluation.sweep import points_of
+from memsim.evaluation.target import EvaluationTarget, with_decoder
+from memsim.evaluation.work import ListeningWatcher
+from memsim.listener import Listener
+from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
+from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
+from memsim.nn.budget import Budget
+from memsim.nn.calibration import silent_inputs
+from memsim.nn.mapping import mapping_of
+from memsim.spec_options import Hardware
+from memsim.storage.checkpoint import Checkpoint
+from memsim.units import counted
+
+PATIENCE = timedelta(days=7)
+"""The time for which the processes of a torchrun wait for the slowest of them."""
+
+
+class _Silent(Listener):
+    """The listener of a process whose results another one shows."""
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
 
 
 def evaluate(
-    target: EvaluationTarget,
-    corpus: Corpus,
+    checkpoint: str | Path | None = None,
+    data: str | Path | None = None,
     *,
+    data_root: str | Path | None = None,
+    split: str | None = None,
+    text_style: str = "kaldi",
+    limit: int | None = None,
+    architecture: str | None = None,
+    architecture_config: str | Path | None = None,
+    reference: str | Path | None = None,
+    hardware: Hardware | None = None,
+    bits: int | None = None,
+    cell: str | None = None,
+    set: Sequence[str] = (),
     trials: int = 1,
-    loss: bool = False,
-    device: str = "cpu",
-    progress: Progress = lambda name, done: None,
-) -> Evaluation:
-    """WER of `target` on `corpus`: full precision where there is one, digital, and `trials` chips.
+    seed: int | None = None,
+    decoding: Decoding | None = None,
+    findings: Findings | None = None,
+    sharing: Sharing | None = None,
+    compute: str = "auto",
+    force: bool = False,
+    listener: Listener | None = None,
+    stop_request: Callable[[], int | None] = lambda: None,
+) -> EvaluationResult:
+    """Evaluate a recogniser on simulated chips, beside its digital network and full precision.
 
-    With `loss` also the mean loss a character. Raises InputError when a transcript then has one without a token.
+    An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is, unless hardware
+    arguments ask for its levels to be mapped again.
+
+    Args:
+        checkpoint: a safetensors file, mapped or not, or a bundled one: `demo`, `demo-float`. By default
+            $MEMSIM_CHECKPOINT, else the newest `*.mapped.safetensors` in the folder, else `demo`.
+        data: `demo`, `tedlium2`, `librispeech`, or a manifest (.tsv, .jsonl); by default the demo for a bundled
+            checkpoint.
+        data_root: the root of the corpus; by default $MEMSIM_DATA/NAME.
+        split: the split of a corpus, such as `train`, `dev` (default) or `test`.
+        text_style: the convention of the transcripts, `kaldi` or `rwth`.
+        limit: take the first utterances only, as many as this.
+        architecture: the network of a checkpoint that memsim did not write.
+        architecture_config: its features, characters and options, a YAML file.
+        reference: a full-precision checkpoint to compare with.
+        hardware: a shipped spec by name, a YAML file, a mapping or a `HardwareSpec`; by default `physical`.
+        bits: weight bits, 2 to 16, in place of the spec's.
+        cell: the device model of the cells, a name or a file, in place of the spec's.
+        set: changes of single keys, such as `adc.bits=6`. `KEY=V1,V2,...` evaluates each value, and of several such
+            keys the whole grid.
+        trials: how many chips, with the seeds `seed`, `seed` + 1, ...
+        seed: of the first chip; by default 0, or a mapped file's own.
+        decoding: how texts are made of outputs.
+        findings: what is found out besides the scores.
+        sharing: how the work is shared out, and where its results are kept.
+        compute: `cpu`, `cuda`, or `auto` for CUDA where there is one.
+        force: replace old results.
+        listener: follows the call.
+        stop_request: asked after every batch; a signal's number stops the call, its work saved.
+
+    Returns:
+        The scores of every chip, and what was found out. It has no points for a shard, and in all but the first of the
+        processes of a torchrun.
+
+    Raises:
+        InputError: something does not fit or cannot be read; one line that names the remedy.
+        Stopped: `stop_request` asked for it and something is left to do.
+
+    >>> result = memsim.evaluate("demo", limit=2, hardware="ideal")
+    >>> result.digital.wer == result.trials[0].score.wer
+    True
     """
-    recogniser = target.recogniser
-    corpus = with_unwritable(corpus, recogniser.tokens)
-    runner = Runner.make(recogniser, corpus, device, progress, loss=loss)
-    full_precision = None
-    if target.full_precision is not None:
-        full_precision = runner.score(target.full_precision, "full precision")
-    digital = runner.score(replace(recogniser, model=target.digital), "digital")
-    results = []
-    for trial in range(trials):
-        chip = replace(recogniser, model=target.chip(trial))
-        part = runner.part(chip, runner.groups, runner.counted(f"chip {trial + 1} of {trials}"))
-        results.append(Trial.of(part, corpus, runner.seconds))
-    checkpoint, kind = CheckpointFacts.of(target.checkpoint), recogniser.kind
-    return Evaluation(
-        checkpoint, corpus, runner.seconds, kind.loss_name, GREEDY, full_precision, digital, tuple(results)
-    )
+    listener, decoding = listener or Listener(), decoding or Decoding()
+    findings, sharing = findings or Findings(), sharing or Sharing()
+    name = None if checkpoint is None else str(checkpoint)
+    data = default_data(name) if data is None else str(data)
+    if decoding.tune and has_one_split(data):
+        raise InputError(f"--tune: {data} has no dev split to tune on; give --lm-weight and --prior-weight")
+    if split is not None and has_one_split(data):
+        raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
+    with joined_workers("cpu", PATIENCE) as workers:
+        if workers.is_first:
+            sharing.require_file(force=force)
+        else:
+            listener = _Silent()
+        opened, said = open_checkpoint(name, architecture, _text(architecture_config))
+        for line in filter(None, (said, opened.prefix_note)):
+            listener.say(line)
+
+        def load(part: str, limit: int | None = None) -> Corpus:
+            root = None if data_root is None else Path(data_root)
+            return load_corpus(data, split=part, root=root, text_style=text_style, limit=limit)
+
+        corpus = load(split or "dev", limit)
+        dev = load("dev") if decoding.tune else None
+        if opened.kind == "device":
+            raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
+        points = points_of(opened, hardware, bits, cell, set)
+        alone = len(points) < 2 and sharing.shard is None and workers.size == 1
+        if not alone:
+            findings.require_single_point()
+        device = str(own_device(choose_device(compute)))
+        compared = None
+        if reference is not None:
+            compared = open_network(str(reference), "--reference", architecture, _text(architecture_config))
+        networks = CheckpointNetworks(opened, compared)
+        target = networks.target(points[0].spec if points else None, seed)
+        corpus = with_unwritable(corpus, target.recogniser.tokens)
+        task = SpeechTask.of(target.recogniser, corpus, loss=findings.loss)
+        study = Study(task, networks, points, trials, seed)
+        if not mapping_of(target.digital).mapped:
+            raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
+        _say_what_matters(target, opened, corpus, listener)
+        with listener.working():
+            search, decoded = make_decoder(decoding, target, corpus, dev, device, listener.progress)
+            if search is not None:
+                target = with_decoder(target, search)
+                task, networks = replace(task, decoding=decoded), replace(networks, decoder=search)
+                study = replace(study, task=task, networks=networks)
+            found: dict[str, Any] = {}
+            if alone:
+                found = _before(findings, target, task, device, listener)
+            _make_way(sharing, workers, force=force)
+            done = run_study(
+                study,
+                device=device,
+                jobs=sharing.jobs,
+                shard=sharing.numbers,
+                results=sharing.file,
+                workers=workers,
+                target=target,
+                watcher=ListeningWatcher(listener),
+                stop_request=stop_request,
+                on_resume=lambda resumed: listener.say(f"{sharing.results}: {resumed}"),
+            )
+            if findings.ablate:
+                found["ablation"] = ablate(target, done[0][1], device=device, progress=listener.progress)
+            if findings.hypotheses:
+                nbest = decoding.nbest or 0
+                rows = hypotheses(done[0][1], target, nbest=nbest, device=device, progress=listener.progress)
+                found["hypotheses"] = tuple(rows)
+        if sharing.shard:
+            listener.say(f"share {sharing.shard} is done: {sharing.results}; --merge joins all of them")
+        if corpus.skipped:
+            listener.warn(f"{corpus.name}: {counted(corpus.skipped, 'utterance')} without words left out")
+        return EvaluationResult(tuple(EvaluatedPoint(*point) for point in done), path=opened.path, **found)
+
+
+def merge_results(results: str | Path | Sequence[str | Path]) -> EvaluationResult:
+    """Join the results files of all shards of an evaluation, or read the one file of a whole evaluation.
+
+    Args:
+        results: a glob, or the files.
+
+    Raises:
+        InputError: files are missing, unfinished, there twice, or of another evaluation.
+
+    >>> sharing = memsim.Sharing(results="results.jsonl")
+    >>> whole = memsim.evaluate("demo", limit=2, hardware="ideal", sharing=sharing)
+    >>> memsim.merge_results("results.jsonl").digital == whole.digital
+    True
+    """
+    if isinstance(results, str | Path):
+        paths = [Path(path) for path in glob.glob(str(results), recursive=True)]  # noqa: PTH207 - it may be absolute
+        if not paths:
+            raise InputError(f"--merge {results}: no such files")
+    else:
+        paths = [Path(path) for path in results]
+    return EvaluationResult(tuple(EvaluatedPoint(*point) for point in merge(paths)))
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corpus, listener: Listener) -> None:
+    """Report how a mapped file is taken, and what may distort the result."""
+    plan = mapping_of(target.digital).plan
+    warnings: list[str] = []
+    if opened.kind == "mapped":
+        how = "chip 1 as it is in the file" if target.programmed else f"levels mapped again on {target.spec.title}"
+        listener.say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
+    else:  # a mapped file does not know what its globs kept digital
+        warnings += [*glob_warnings(plan, target.spec), *bits_warnings(plan, opened)]
+    warnings += disturbance_warnings(plan, target.spec)
+    warnings += filter(None, [silent_inputs(plan, target.statistics)])
+    for warning in (*warnings, *corpus.warnings()):
+        listener.warn(warning)
+
+
+def _before(
+    findings: Findings, target: EvaluationTarget, task: SpeechTask, device: str, listener: Listener
+) -> dict[str, Any]:
+    """Find out what does not need the scores of chips; return it by the names of the result's fields."""
+    found: dict[str, Any] = {}
+    if findings.budget is not False:
+        found["budget"] = _budget(target, listener, required=findings.budget is True)
+    if findings.sensitivity:
+        found["sensitivity"] = sensitivity(target, task, device=device, progress=listener.progress)
+    if findings.cost is not False:
+        found["cost"] = chip_cost(target, task.corpus, device=device, progress=listener.progress)
+    return found
+
+
+def _budget(target: EvaluationTarget, listener: Listener, *, required: bool) -> Budget | None:
+    """Measure the error budget; return None where that is impossible and it is not `required`."""
+    try:
+        return chip_budget(target, progress=listener.progress)
+    except InputError:
+        if required:
+            raise
+        return None
+
+
+def _make_way(sharing: Sharing, workers: Workers, *, force: bool) -> None:
+    """Remove old results by `force`, now that all else is known to be right; the first of several processes does."""
+    if sharing.file is not None and force:
+        if workers.is_first:
+            remove_results(sharing.file)
+        workers.wait()

@@ -10,11 +10,12 @@ from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.results_file import Header, by_system, read_results, shown
 from memsim.evaluation.study import PointFacts
+from memsim.evaluation.task import Score, System
 from memsim.units import counted
 
 
 def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
-    """The results of all points of the study whose shards these files are, or the one file of the whole study.
+    """Return the results of all points of a study from the files of its shards, or from its one file.
 
     Raises InputError for shards that are missing, unfinished, there twice, or of another study.
     """
@@ -27,11 +28,13 @@ def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
     facts = next(iter(found.values())).header.facts
     parts = by_system(pair for results in found.values() for pair in results.parts)
     whole = {system: PartialResult.joined(several) for system, several in parts.items()}
+    scores: dict[System, Score] = {}
     for system in facts.systems():
-        done = len(whole[system].texts) if system in whole else 0
-        if done != len(facts.corpus.utterances):
-            raise InputError(f"{paths[0].parent}: lacks transcripts of {system.role}, trial {system.trial}")
-    return [(point, facts.evaluation(point, whole)) for point in facts.points]
+        done = len(whole[system].outcomes) if system in whole else 0
+        if done != len(facts.task):
+            raise InputError(f"{paths[0].parent}: lacks {facts.task.outcome}s of {system.role}, trial {system.trial}")
+        scores[system] = facts.task.score(whole[system].outcomes)
+    return [(point, facts.evaluation(point, whole, scores)) for point in facts.points]
 
 
 def _require_all_shards(headers: dict[Path, Header]) -> None:

@@ -1,13 +1,13 @@
-"""What one network made of some of a corpus's batches: plain values that can be written, sent, and put together.
+"""Results of one network on some of the batches: plain values that can be written, sent, and put together.
 
-Everything in a part adds up exactly (texts by utterance, whole numbers by layer), so that an evaluation does not depend
-on how it was divided.
+Everything in a part adds up exactly (outcomes by item, whole numbers by layer), so an evaluation does not depend on how
+it was divided.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic import NonNegativeInt, TypeAdapter
 from memsim.config.changes import Changes
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.errors import InputError
+from memsim.evaluation.task import Network, Task
 from memsim.nn.mapping import ChipMapping
 from memsim.spec import HardwareSpec, load_hardware
 
@@ -32,6 +33,7 @@ class ChipFacts:
 
     @classmethod
     def of(cls, mapping: ChipMapping) -> ChipFacts:
+        """Take the facts of the chip that `mapping` describes."""
         tilings = [layer.tiling for layer in mapping.mapped]
         bits = tuple(sorted({tiling.bits for tiling in tilings}))
         return cls(mapping.seed, mapping.spec, len(tilings), sum(tiling.tiles for tiling in tilings), bits)
@@ -49,6 +51,7 @@ class ChipFacts:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> ChipFacts:
+        """Make what `to_dict` wrote. Raises InputError or ValueError where that is damaged."""
         facts = dict(facts)
         spec, changes = load_hardware(facts["spec"]), facts.pop("changes", None)
         if changes is not None:  # older files lack it
@@ -61,64 +64,81 @@ _CHIP = TypeAdapter(ChipFacts)
 
 @dataclass(frozen=True)
 class PartialResult:
-    """What a network made of some utterances: a transcript by each one's number in the corpus."""
+    """The outcomes that a network gave for some items, by the items' numbers."""
 
-    texts: Mapping[int, str]
+    outcomes: Mapping[int, Any]
+    """Values of the task's own type, whose errors are counted already."""
     compute_seconds: float
     clips: Mapping[str, ClipCounts] = field(default_factory=dict)
-    """By layer on arrays."""
+    """Clipped conversions of each layer on arrays."""
     chip: ChipFacts | None = None
-    """None of a network that is on no chip."""
-    losses: Mapping[int, float] = field(default_factory=dict)
-    """The recogniser's own, a token, of each utterance; empty where they were not computed."""
+    """The chip; None for a network that is on none."""
 
     @classmethod
     def joined(cls, parts: Iterable[PartialResult]) -> PartialResult:
-        """Several parts of the same network as one. Raises InputError where they cannot be."""
+        """Join parts of the same network. Raises InputError where they are of different chips."""
         parts = list(parts)
         first = parts[0]
         if any(part.clips.keys() != first.clips.keys() or part.chip != first.chip for part in parts):
             raise InputError("the results of one network are of different chips or layers; evaluate it anew (--force)")
-        texts: dict[int, str] = {}
-        losses: dict[int, float] = {}
+        outcomes: dict[int, Any] = {}
         for part in parts:
-            texts |= part.texts
-            losses |= part.losses
+            outcomes |= part.outcomes
         clips = {layer: add_clips(part.clips[layer] for part in parts) for layer in first.clips}
-        return cls(texts, math.fsum(part.compute_seconds for part in parts), clips, first.chip, losses)
+        return cls(outcomes, math.fsum(part.compute_seconds for part in parts), clips, first.chip)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, task: Task) -> dict[str, Any]:
         """Plain values for JSON, that `from_dict` reads back."""
         return {
             "compute_seconds": self.compute_seconds,
             "chip": None if self.chip is None else self.chip.to_dict(),
             "clips": {layer: asdict(clips) for layer, clips in self.clips.items()},
-            "utterances": list(self.texts),
-            "texts": list(self.texts.values()),
-            **({"losses": [self.losses[i] for i in self.texts]} if self.losses else {}),
+            **task.outcomes_to_dict(self.outcomes),
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PartialResult:
-        """Raises KeyError, TypeError or ValueError for anything that `to_dict` cannot have written."""
+    def from_dict(cls, values: Mapping[str, Any], task: Task) -> PartialResult:
+        """Make what `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
         part = _WRITTEN.validate_python(values)
         chip = None if part.chip is None else ChipFacts.from_dict(part.chip)
         clips = {layer: ClipCounts(**counts) for layer, counts in part.clips.items()}
-        texts = dict(zip(part.utterances, part.texts, strict=True))
-        losses = {} if part.losses is None else dict(zip(part.utterances, part.losses, strict=True))
-        return cls(texts, part.compute_seconds, clips, chip, losses)
+        return cls(task.outcomes_from_dict(values), part.compute_seconds, clips, chip)
 
 
 @dataclass(frozen=True)
 class _WrittenResult:
-    """What `PartialResult.to_dict` gives."""
+    """The entries of `PartialResult.to_dict` that every task has."""
 
     compute_seconds: float
     chip: dict[str, Any] | None
     clips: dict[str, dict[Literal["dac_clipped", "dac_total", "adc_clipped", "adc_total"], NonNegativeInt]]
-    utterances: list[int]
-    texts: list[str]
-    losses: list[float] | None = None
 
 
 _WRITTEN = TypeAdapter(_WrittenResult)
+
+OnBatch = Callable[[Mapping[int, Any]], bool]
+"""Called with the outcomes of a batch; returns whether to stop after it."""
+
+
+def run_network(
+    task: Task, network: Network, groups: Iterable[Sequence[int]], device: str, on_batch: OnBatch
+) -> PartialResult:
+    """Run `network` on the batches `groups` of `task`, or on those before `on_batch` says to stop."""
+    network.model.to(device)
+    mapping = getattr(network.model, "mapping", None)
+    mapping = mapping if isinstance(mapping, ChipMapping) else None
+    if mapping is not None:
+        mapping.count_clips()
+    outcomes: dict[int, Any] = {}
+    seconds = 0.0
+    for group in groups:
+        found, taken = task.run_batch(network, group, device)
+        outcomes |= found
+        seconds += taken
+        if on_batch(found):
+            break
+    if mapping is None:
+        return PartialResult(outcomes, seconds)
+    part = PartialResult(outcomes, seconds, mapping.clips(), ChipFacts.of(mapping))
+    mapping.release()
+    return part

@@ -18,11 +18,12 @@ from multiprocessing.synchronize import Event
 import torch
 
 from memsim.evaluation.partial_results import PartialResult
-from memsim.evaluation.study import Study, System, WorkItem
+from memsim.evaluation.study import Study, WorkItem
+from memsim.evaluation.task import System
 from memsim.evaluation.work import Done, Evaluator, Tally, Watcher
 
 POLL_SECONDS = 0.2
-"""How often signals and steps are looked at."""
+"""The interval at which signals and steps are looked at."""
 
 
 def in_processes(
@@ -33,7 +34,7 @@ def in_processes(
     watcher: Watcher,
     stop_request: Callable[[], int | None],
 ) -> Done:
-    """What `jobs` processes make of `items`, in the order in which they are done. Threads and GPUs are shared out.
+    """Run `items` in `jobs` processes, yielding parts in the order in which they are done. Threads and GPUs are shared.
 
     Raises what a process raised, and OSError when one was killed.
     """
@@ -53,7 +54,7 @@ def in_processes(
             for future in done:
                 item = futures.pop(future)
                 part = future.result()
-                if part.texts:
+                if part.outcomes:
                     yield item.system, part
     except BrokenProcessPool:
         reason = "a process that shared the work was killed, perhaps for its memory; fewer --jobs need less"
@@ -65,12 +66,12 @@ def in_processes(
 
 @dataclass(frozen=True)
 class _Links:
-    """What the processes share with the one that started them."""
+    """The means by which the processes talk to the one that started them."""
 
     stop: Event
     steps: SimpleQueue[tuple[System, Tally]]
     begun: Synchronized[int]
-    """How many processes there are."""
+    """The number of processes that have begun."""
 
 
 @dataclass(frozen=True)

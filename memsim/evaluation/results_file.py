@@ -1,33 +1,37 @@
 """Results files: JSON lines that a study adds to while it runs, and from which it goes on or is put together.
 
-The first line says of what study they are. Every `part` is what a system made of some utterances, with its WER and CER
-on them; every `point` is the result of one hardware spec, as `memsim eval --json` writes it, and its settings.
+The first line says which study they are of. Every `part` is what a system made of some items, with its measures (of
+speech, WER and CER) on them; every `point` is the result of one hardware spec, as `memsim eval --json` writes it, and
+its settings.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
-from memsim.evaluation.runner import part_score
-from memsim.evaluation.study import PointFacts, StudyFacts, System
+from memsim.evaluation.study import PointFacts, StudyFacts
+from memsim.evaluation.task import CheckpointFacts, System
 from memsim.storage.files import require_format, writing
 from memsim.storage.locks import held_file, lock
 from memsim.units import counted
 from memsim.version import __version__
 
 FORMAT = "memsim-results/1"
+
+SPEECH = "speech"
+TASKS = {SPEECH: "memsim.evaluation.speech:SpeechTask"}
+"""The kinds of task that a file may be of, each with its class; imported when a file is read."""
 
 Shard = tuple[int, int]
 """(which, of how many), from 1."""
@@ -56,83 +60,68 @@ class Header:
             "seed": facts.seed,
             "as_it_is": facts.as_it_is,
             "full_precision": facts.full_precision,
-            "loss_name": facts.loss_name,
-            "with_losses": facts.with_losses,
-            "decoding": facts.decoding,
-            "data": {
-                "name": facts.corpus.name,
-                "split": facts.corpus.split,
-                "text_style": facts.corpus.text_style,
-                "synthetic": facts.corpus.synthetic,
-                "skipped": facts.corpus.skipped,
-                "simplified": facts.corpus.simplified,
-                "unwritable": None if facts.corpus.unwritable is None else asdict(facts.corpus.unwritable),
-                "seconds": facts.seconds,
-                "utterances": [
-                    [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker]
-                    for u in facts.corpus.utterances
-                ],
-            },
+            **({} if facts.task.kind == SPEECH else {"task": facts.task.kind}),
+            **facts.task.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Header:
-        """Raises KeyError, TypeError or ValueError for anything that is no such line."""
-        data = dict(line["data"])
-        seconds = data.pop("seconds")
-        keys = [field.name for field in fields(Utterance)]
-        utterances = [dict(zip(keys, values, strict=True)) for values in data.pop("utterances")]
-        facts = {key: line[key] for key in _FACTS} | {"seconds": seconds, "corpus": data | {"utterances": utterances}}
-        header = _HEADER.validate_python({"facts": facts, "shard": line["shard"], "memsim": line["memsim"]})
-        if header.facts.trials < 1 or not header.facts.points:
+        """Make what `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        module, _, name = TASKS[line.get("task", SPEECH)].partition(":")
+        task = getattr(import_module(module), name).from_dict(line)
+        written = _HEADER.validate_python(line)
+        if written.trials < 1 or not written.points:
             raise ValueError("a study of nothing")
-        return header
+        facts = {each.name: getattr(written, each.name) for each in fields(written)}
+        shard, memsim = facts.pop("shard"), facts.pop("memsim")
+        return cls(StudyFacts(task=task, **facts), shard, memsim)
 
     def difference(self, other: Header) -> str | None:
-        """The first thing in which the two are of different commands: what, there and here."""
+        """Return the first difference between two commands: what, there and here; None where there is none."""
         mine, theirs = self._compared(), other._compared()
         pairs = [(key, theirs.get(key), mine.get(key)) for key in mine | theirs]
         return next((f"{key} {there}, not {here}" for key, there, here in pairs if there != here), None)
 
     def _compared(self) -> dict[str, Any]:
-        """What must be equal for the parts of two files to belong together, in words."""
-        facts, corpus = self.facts, self.facts.corpus
-        spoken = repr([(u.id, u.text, u.start_seconds, u.end_seconds) for u in corpus.utterances])
+        """The facts that must be equal for parts of two files to belong together, in words."""
+        facts = self.facts
         return {
             "memsim": self.memsim,
             "checkpoint": facts.checkpoint.sha256[:12],
             "reference": (facts.reference_sha256 or "none")[:12],
-            "data": f"{corpus.name} {corpus.split} ({counted(len(corpus.utterances), 'utterance')})",
-            "text style": corpus.text_style,
-            "transcripts": hashlib.blake2b(spoken.encode(), digest_size=6).hexdigest(),
-            "losses": "asked for" if facts.with_losses else "left out",
-            **dict(_flat("decoding", facts.decoding)),
+            **facts.task.identity(),
             "seed": facts.seed,
             "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
         }
 
 
-_FACTS = tuple(field.name for field in fields(StudyFacts) if field.name not in ("seconds", "corpus"))
-_HEADER = TypeAdapter(Header)
+@dataclass(frozen=True)
+class _WrittenHeader:
+    """The entries of a first line that are not the task's."""
+
+    checkpoint: CheckpointFacts
+    reference_sha256: str | None
+    points: tuple[PointFacts, ...]
+    trials: int
+    seed: int
+    as_it_is: bool
+    full_precision: bool
+    shard: Shard | None
+    memsim: str
+
+
+_HEADER = TypeAdapter(_WrittenHeader)
 _SYSTEM = TypeAdapter(System)
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in mappings within mappings, each with the path to it."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(f"{name} {key}", inner)
-    else:
-        yield name, value
-
-
 def shown(shard: Shard | None) -> str:
+    """Return `shard 2/8`, for messages."""
     return "no shard" if shard is None else f"shard {shard[0]}/{shard[1]}"
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a results file holds."""
+    """The contents of a results file."""
 
     header: Header
     parts: list[tuple[System, PartialResult]]
@@ -140,7 +129,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """A results file; a last line that was cut off is left out. Raises InputError when it is none, or a newer one."""
+    """Read a results file but for a last line that was cut off. Raises InputError when it is none, or a newer one."""
     parts: list[tuple[System, PartialResult]] = []
     is_finished = False
     try:
@@ -149,14 +138,10 @@ def read_results(path: Path) -> Results:
             first = json.loads(next(lines, ""))
             require_format(path, first["format"], FORMAT)
             header = Header.from_dict(first)
-            utterances = len(header.facts.corpus.utterances)
             for line in map(json.loads, lines):
                 if line["kind"] == "part":
                     system = _SYSTEM.validate_python({key: line[key] for key in ("role", "hardware", "trial")})
-                    part = PartialResult.from_dict(line)
-                    if not all(0 <= number < utterances for number in part.texts):
-                        raise ValueError("a transcript of an utterance that is not in the corpus")
-                    parts.append((system, part))
+                    parts.append((system, PartialResult.from_dict(line, header.facts.task)))
                 is_finished = line["kind"] == "end"
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
@@ -172,7 +157,7 @@ def _whole_lines(file: IO[str]) -> Iterator[str]:
 
 
 def by_system(parts: Iterable[tuple[System, PartialResult]]) -> dict[System, list[PartialResult]]:
-    """The parts of each system."""
+    """Group parts by their systems."""
     found: dict[System, list[PartialResult]] = {}
     for system, part in parts:
         found.setdefault(system, []).append(part)
@@ -188,12 +173,12 @@ class ResultsFile:
 
     def add_part(self, system: System, part: PartialResult) -> None:
         """Append what `system` made of a part of the data. Raises OSError where that cannot be written."""
-        score = part_score(part, self._facts.corpus)
-        line = {"kind": "part", **asdict(system), "settings": self._settings(system), "wer": score.wer}
-        self._add(line | {"cer": score.cer} | part.to_dict())
+        task = self._facts.task
+        line = {"kind": "part", **asdict(system), "settings": self._settings(system)}
+        self._add(line | dict(task.score(part.outcomes).rates) | part.to_dict(task))
 
     def _settings(self, system: System) -> dict[str, Any]:
-        """Those that tell a chip from others."""
+        """The settings that tell a chip from others."""
         points = self._facts.points if system.role == "chip" else ()
         return next((dict(point.settings) for point in points if point.has(system)), {})
 
@@ -202,7 +187,7 @@ class ResultsFile:
         self._add({"kind": "point", "settings": dict(point.settings), **result})
 
     def finish(self) -> None:
-        """Say that nothing is missing."""
+        """Note in the file that nothing is missing."""
         self._add({"kind": "end"})
 
     def _add(self, line: Mapping[str, Any]) -> None:
@@ -218,8 +203,10 @@ class ResultsFile:
 
 @contextmanager
 def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iterator[ResultsFile]:
-    """The results file at `path`, made if need be. What is in it is kept where the study is the same, or has more
-    points or trials now (not of a shard: who runs what would change).
+    """Open the results file at `path`, made if need be.
+
+    Its parts are kept where the study is the same, or has more points or trials now (for a shard it may not: who runs
+    what would change).
 
     Raises InputError for the results of another command, and while another process adds to the file.
     """
@@ -249,7 +236,7 @@ def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iter
 
 
 def _close(file: IO[str]) -> None:
-    """Every line is on disk by then, but for one that could not be written, which closing would try again."""
+    """Close `file`. Every line is on disk but for one that could not be written, which closing would try again."""
     with suppress(OSError):
         file.close()
 
@@ -274,7 +261,7 @@ def remove_results(path: Path) -> None:
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """While open, no other process looks whether there is a results file: of two that make one, one would be lost."""
+    """Keep other processes from looking for a results file meanwhile: of two that make one, one would be lost."""
     with ExitStack() as stack:
         try:
             stack.enter_context(held_file(path.resolve().with_name(f".{path.name}.lock")))
@@ -292,7 +279,7 @@ def _lock(file: IO[str], path: Path) -> None:
 
 
 def _conflict(old: Header, new: Header) -> str | None:
-    """Why `new` cannot go on with the file of `old`."""
+    """Return why `new` cannot go on with the file of `old`, or None."""
     if old.shard != new.shard:
         return f"{shown(old.shard)}, not {shown(new.shard)}"
     if difference := new.difference(old):

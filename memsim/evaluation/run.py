@@ -13,12 +13,12 @@ from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.processes import in_processes
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.results_file import ResultsFile, Shard, adding_to, by_system
-from memsim.evaluation.study import PointFacts, Study, StudyFacts, System, WorkItem, divided, share
-from memsim.evaluation.target import EvaluationTarget
+from memsim.evaluation.study import PointFacts, Study, StudyFacts, WorkItem, divided, share
+from memsim.evaluation.task import Score, System, Target
 from memsim.evaluation.work import Done, Evaluator, Resumed, Unwatched, Watcher, tally
 
 StopRequest = Callable[[], int | None]
-"""The number of the signal that asked to stop, if any."""
+"""Returns the number of the signal that asked to stop, if one did."""
 
 
 def run_study(
@@ -29,21 +29,23 @@ def run_study(
     shard: Shard | None = None,
     results: Path | None = None,
     workers: Workers | None = None,
-    target: EvaluationTarget | None = None,
+    target: Target | None = None,
     watcher: Watcher | None = None,
     stop_request: StopRequest = lambda: None,
     on_resume: Callable[[Resumed], None] = lambda found: None,
 ) -> list[tuple[PointFacts, Evaluation]]:
-    """The result of every point of `study`; of a shard, and in all but the first of `workers`, none.
+    """Return the result of every point of `study`; nothing for a shard, and in all but the first of `workers`.
 
     Args:
+        study: what is run.
         device: `cpu`, `cuda`, or one GPU of several.
         jobs: how many processes of this machine share the work. They are spawned: a script that asks for more than one
             guards its own start with ``if __name__ == "__main__"``.
         shard: do only this share of the work; `memsim.evaluation.merge` puts the `results` of all together.
         results: a results file that grows as parts are done. What another run of the study has left there is kept.
         workers: the processes of a torchrun, which share the work.
-        target: that of the first point, where it is prepared already.
+        watcher: follows the run.
+        target: the networks of the first point, where they are prepared already.
         stop_request: asked after every batch.
         on_resume: told what `results` held already, before anything runs; not called where it held nothing.
 
@@ -51,21 +53,19 @@ def run_study(
     """
     workers, watcher = workers or Workers(), watcher or Unwatched()
     facts = study.facts
-    items = divided(list(facts.systems()), len(study.groups), shard[1] if shard else max(jobs, workers.size))
+    items = divided(list(facts.systems()), len(study.task.groups), shard[1] if shard else max(jobs, workers.size))
     if shard:
         items = share(items, shard[0] - 1, shard[1])
     adding = adding_to(results, facts, shard) if results is not None and workers.is_first else nullcontext()
     with adding as file:
         collected = _Collected(facts, file, whole=shard is None and workers.is_first)
-        wanted = _utterances(study, items)
-        covered = workers.gather(
-            {n: {i for part in parts for i in part.texts} for n, parts in collected.parts.items()}
-        )[0]
+        wanted = _outcomes(study, items)
+        covered = workers.gather(collected.covered())[0]
         planned = items
         items = [item for item in (_left(study, item, covered) for item in planned) if item.batches]
-        left = _utterances(study, items)
+        left = _outcomes(study, items)
         if file is not None and file.parts:
-            on_resume(_resumed(planned, items, wanted, wanted - left))
+            on_resume(_resumed(study, planned, items, (wanted - left, wanted)))
         watcher.begin(facts, wanted, wanted - left)
         if jobs > 1:
             done = in_processes(study, items, device, jobs, watcher, stop_request)
@@ -76,7 +76,7 @@ def run_study(
         with closing(done):
             for system, part in done:
                 collected.add(system, part)
-                left -= len(part.texts)
+                left -= len(part.outcomes)
         stops = [number for number in workers.gather(stop_request()) if number is not None]
         if left and stops:
             kept = f"{results} keeps what is done, the same command goes on" if results else "nothing was kept"
@@ -86,21 +86,22 @@ def run_study(
     return [(point, collected.evaluations[point.hardware]) for point in facts.points] if collected.whole else []
 
 
-def _resumed(planned: Sequence[WorkItem], left: Sequence[WorkItem], wanted: int, done: int) -> Resumed:
-    """What is done of the items that are planned."""
+def _resumed(study: Study, planned: Sequence[WorkItem], left: Sequence[WorkItem], outcomes: tuple[int, int]) -> Resumed:
+    """Count what is done of the items that are planned."""
     chips, unfinished = ({item.system for item in items if item.system.role == "chip"} for items in (planned, left))
-    return Resumed((len(planned) - len(left), len(planned)), (len(chips - unfinished), len(chips)), (done, wanted))
+    items, done = (len(planned) - len(left), len(planned)), (len(chips - unfinished), len(chips))
+    return Resumed(items, done, outcomes, study.task.outcome)
 
 
-def _utterances(study: Study, items: Iterable[WorkItem]) -> int:
-    """How many transcripts `items` are."""
-    return sum(len(study.groups[batch]) for item in items for batch in item.batches)
+def _outcomes(study: Study, items: Iterable[WorkItem]) -> int:
+    """Count the outcomes of `items`."""
+    return sum(len(study.task.groups[batch]) for item in items for batch in item.batches)
 
 
 def _left(study: Study, item: WorkItem, covered: Mapping[System, set[int]]) -> WorkItem:
-    """`item` without the batches of utterances that are `covered`."""
-    done = covered.get(item.system, set())
-    return WorkItem(item.system, tuple(batch for batch in item.batches if not done.issuperset(study.groups[batch])))
+    """Return `item` without the batches whose items are `covered`."""
+    done, groups = covered.get(item.system, set()), study.task.groups
+    return WorkItem(item.system, tuple(batch for batch in item.batches if not done.issuperset(groups[batch])))
 
 
 def _in_turn(evaluator: Evaluator, items: Iterable[WorkItem], watcher: Watcher, stop_request: StopRequest) -> Done:
@@ -119,14 +120,14 @@ def _together(
     watcher: Watcher,
     stop_request: StopRequest,
 ) -> Done:
-    """What all `workers` have done, one part of each at a time; all end where one of them is asked to stop."""
+    """Yield the parts of all `workers`, one of each at a time; all end where one of them is asked to stop."""
     for _ in range(rounds):
         results = workers.gather((next(own, None), stop_request()))
         for rank, (done, _) in enumerate(results):
             if done is not None:
                 system, part = done
                 if rank != workers.rank:
-                    watcher.step(system, tally(part.texts, study.corpus))
+                    watcher.step(system, tally(part.outcomes, study.task))
                 yield done
         if any(number is not None for _, number in results):
             return
@@ -140,29 +141,37 @@ class _Collected:
         self.evaluations: dict[str, Evaluation] = {}
         self.parts = by_system([] if file is None else file.parts)
         self._facts, self._file = facts, file
+        self._complete: dict[System, PartialResult] = {}
+        self._scores: dict[System, Score] = {}
         self._finish(facts.points)
 
     def covered(self) -> dict[System, set[int]]:
-        """The utterances whose transcripts there are."""
-        return {system: {i for part in parts for i in part.texts} for system, parts in self.parts.items()}
+        """The items whose outcomes there are."""
+        return {system: {i for part in parts for i in part.outcomes} for system, parts in self.parts.items()}
 
     def add(self, system: System, part: PartialResult) -> None:
+        """Take a part that was made just now."""
         self.parts.setdefault(system, []).append(part)
         if self._file is not None:
             self._file.add_part(system, part)
         self._finish([point for point in self._facts.points if point.has(system)])
 
     def _finish(self, points: Sequence[PointFacts]) -> None:
-        """Those of `points` that are complete now."""
+        """Make the results of those of `points` that are complete now. Points share the scores of their systems."""
         for point in points if self.whole else ():
             systems = self._facts.systems_of(point)
-            if all(self._is_whole(system) for system in systems):
-                whole = {system: PartialResult.joined(self.parts[system]) for system in systems}
-                evaluation = self._facts.evaluation(point, whole)
+            if all(self._is_complete(system) for system in systems):
+                evaluation = self._facts.evaluation(point, self._complete, self._scores)
                 self.evaluations[point.hardware] = evaluation
                 if self._file is not None:
                     self._file.add_point(point, evaluation.to_dict())
 
-    def _is_whole(self, system: System) -> bool:
-        done = sum(len(part.texts) for part in self.parts.get(system, ()))
-        return done == len(self._facts.corpus.utterances)
+    def _is_complete(self, system: System) -> bool:
+        if system in self._complete:
+            return True
+        parts = self.parts.get(system, ())
+        if sum(len(part.outcomes) for part in parts) != len(self._facts.task):
+            return False
+        self._complete[system] = PartialResult.joined(parts)
+        self._scores[system] = self._facts.task.score(self._complete[system].outcomes)
+        return True

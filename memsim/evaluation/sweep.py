@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from memsim.config.yaml_file import parse_value
 from memsim.errors import InputError
 from memsim.evaluation.study import Point
-from memsim.spec import HardwareSpec
+from memsim.networks.mapped_file import stored_spec
+from memsim.spec import HardwareSpec, load_hardware
+from memsim.spec_options import Hardware, change_hardware, choose_hardware
+from memsim.storage.checkpoint import Checkpoint
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
 def values_of(setting: str) -> tuple[str, list[str]]:
-    """The key of `KEY=V1,V2,...` and its values; a comma within brackets or quotes belongs to a value.
+    """Split `KEY=V1,V2,...` into the key and its values; a comma within brackets or quotes belongs to a value.
 
     Raises InputError for an empty one among several, and for one given twice.
     """
@@ -28,6 +32,11 @@ def values_of(setting: str) -> tuple[str, list[str]]:
             if values.count(value) > 1:
                 raise InputError(f"--set {setting}: has the value {value} twice")
     return key.strip(), values
+
+
+def is_sweep(settings: Iterable[str]) -> bool:
+    """Whether one of `KEY=V1,V2,...` has several values."""
+    return any(len(values_of(setting)[1]) > 1 for setting in settings)
 
 
 def _split(text: str) -> list[str]:
@@ -48,7 +57,7 @@ def _split(text: str) -> list[str]:
 
 
 def sweep_points(settings: Iterable[str], make: Callable[[list[str]], HardwareSpec]) -> tuple[Point, ...]:
-    """The points of the grid that `KEY=V1,V2,...` settings span, the last key's values changing fastest.
+    """Make the points of the grid that `KEY=V1,V2,...` settings span, the last key's values changing fastest.
 
     `make` gives the spec for settings of one value each. Raises InputError where a setting cannot be read.
     """
@@ -65,6 +74,44 @@ def sweep_points(settings: Iterable[str], make: Callable[[list[str]], HardwareSp
 
 
 def _alternatives(setting: str) -> list[str]:
-    """The settings of one value each that it stands for."""
+    """Return the settings of one value each that a setting stands for."""
     key, values = values_of(setting)
     return [setting] if len(values) == 1 else [f"{key}={value}" for value in values]
+
+
+def points_of(
+    checkpoint: Checkpoint, hardware: Hardware | None, bits: int | None, cell: str | None, settings: Sequence[str]
+) -> tuple[Point, ...]:
+    """Return the points that the hardware options mean for `checkpoint`; none for a mapped file as it is.
+
+    Raises InputError for a spec that cannot be read or would change what a mapped file holds.
+    """
+    if checkpoint.kind != "mapped":
+        return sweep_points(settings, partial(choose_hardware, hardware, bits, cell))
+    if settings or any(option is not None for option in (hardware, bits, cell)):
+        return sweep_points(settings, partial(_hardware_for_mapped, checkpoint, hardware, bits, cell))
+    return ()
+
+
+def _hardware_for_mapped(
+    checkpoint: Checkpoint, hardware: Hardware | None, bits: int | None, cell: str | None, settings: Sequence[str]
+) -> HardwareSpec:
+    """The spec under which a mapped file's levels are to be mapped again: `hardware`, else the file's own, changed."""
+    spec, stored_bits = stored_spec(checkpoint)
+    if bits is not None and any(b != bits for b in stored_bits.values()):
+        found = ", ".join(map(str, sorted(set(stored_bits.values()))))
+        raise InputError(
+            f"--bits {bits}: {checkpoint.path} was mapped at {found} bits and holds levels, not weights; "
+            "map or evaluate the unmapped checkpoint"
+        )
+    if hardware is not None:
+        spec = hardware if isinstance(hardware, HardwareSpec) else load_hardware(hardware)
+    changed = change_hardware(spec, None, cell, settings)
+    for key in ("bits", "scale", "scale_method"):
+        wanted = getattr(changed.weights, key)
+        if wanted != getattr(spec.weights, key) and (key != "bits" or {wanted} != set(stored_bits.values())):
+            raise InputError(
+                f"--set weights.{key}={wanted}: {checkpoint.path} holds levels, not weights, and they stay as they "
+                "are; map or evaluate the unmapped checkpoint"
+            )
+    return changed

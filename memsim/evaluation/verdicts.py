@@ -1,33 +1,38 @@
-"""What a result is worth: unusable networks, lost texts, and laws whose numbers nobody has measured."""
+"""Judgements of results: unusable networks, lost texts, and laws whose numbers were not measured."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memsim.asr.scoring import Score, score
-from memsim.spec_facts import hardware_dict as hardware_dict
-from memsim.spec_facts import unfitted as unfitted
-from memsim.spec_facts import unfitted_note as unfitted_note
+from memsim.asr import scoring
+from memsim.evaluation.task import Score, Task
+from memsim.spec import FixedAdc
 from memsim.units import counted
 
+if TYPE_CHECKING:
+    from memsim.evaluation.result import Evaluation
+
 UNUSABLE_WER = 1.0
-"""With as many errors as words, a network does no better than silence."""
+"""A network with as many errors as words does no better than silence."""
 
 MIN_HITS = 0.1
 """A network that gets fewer of the words right is unusable: an empty transcript of every second word has as many."""
 
 MOST = 0.5
-"""Of utterances or words: what is called most of them."""
+"""The fraction of utterances or words that counts as most of them."""
+
+MOST_CLIPPED = 0.05
+"""A layer that clips more of its conversions multiplies by something else than its matrix."""
 
 BABBLE = 2.0
 """Texts so many times as long as their references are babbling."""
 
 
-def why_unusable(scores: Sequence[Score]) -> str | None:
-    """Why a network with these scores (one a chip) is of no use, so that ratios of its WER say nothing; else None."""
+def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
+    """Return why a network with these scores (one a chip) is so bad that ratios of its WER say nothing, or None."""
     wer = fmean(score.wer for score in scores)
     hits = fmean(score.hits / score.words for score in scores)
     if wer >= UNUSABLE_WER:
@@ -37,8 +42,8 @@ def why_unusable(scores: Sequence[Score]) -> str | None:
     return None
 
 
-def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = "") -> dict[str, str]:
-    """What is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost; mostly nothing.
+def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, baseline_name: str = "") -> dict[str, str]:
+    """Find what is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost.
 
     `baseline` is a network that this one is made from, on the same utterances; what it wrote can be lost.
     """
@@ -61,7 +66,7 @@ def lost_text(found: Score, baseline: Score | None = None, baseline_name: str = 
             f"the transcripts have {counted(written, 'word')}, their references {found.words}: most words are lost"
         )
     if not said and baseline is not None and any(text.split() for text in baseline.hypotheses):
-        kept = score(baseline.hypotheses, found.hypotheses)
+        kept = scoring.score(baseline.hypotheses, found.hypotheses)
         if kept.hits < (1 - MOST) * kept.words:
             lost = kept.words - kept.hits
             said["lost"] = f"{lost} of the {counted(kept.words, 'word')} of the {baseline_name} text are lost"
@@ -72,16 +77,10 @@ def _quoted(text: str) -> str:
     return f"'{text[:40]}...'" if len(text) > 40 else f"'{text}'"
 
 
-_REMEDIES = {
-    "full precision": "is the checkpoint trained, and for this language and these transcripts?",
-    "digital, quantised": "more --bits, or layers kept digital (--set digital=[GLOB, ...]), lose less",
-    "mapped": "--sensitivity shows which layers lose it: keep those digital (--set digital=[GLOB, ...]), or give them "
-    "more bits or better programming (--hardware best)",
-}
-
-
-def warnings_of(full_precision: Score | None, digital: Score, chips: Mapping[int, Score]) -> list[str]:
-    """Sentences on networks that are unusable or lose their text; `chips` are scores by seed.
+def warnings_of(
+    task: Task | type[Task], full_precision: Score | None, digital: Score, chips: Mapping[int, Score]
+) -> list[str]:
+    """Sentences on networks that are unusable or lose what others get right; `chips` are scores by seed.
 
     What fails first is to be mended first, so it alone comes with a remedy.
     """
@@ -95,36 +94,55 @@ def warnings_of(full_precision: Score | None, digital: Score, chips: Mapping[int
     for number, (name, scores, baseline, baseline_name) in enumerate(networks):
         by_kind: dict[str, dict[int, str]] = {}
         for seed, found in scores.items():
-            reason = why_unusable([found])
+            reason = task.why_unusable([found])
             problems = {} if reason is None else {"unusable": f"unusable: {reason}"}
-            for kind, problem in (problems | lost_text(found, baseline, baseline_name)).items():
+            for kind, problem in (problems | dict(task.problems(found, baseline, baseline_name))).items():
                 by_kind.setdefault(kind, {})[seed] = problem
         sentences = [f"{name}{_chips(name, problems, scores)}" for problems in by_kind.values()]
         if sentences and not warnings:
             # without full precision nobody knows whether the bits are to blame
-            sentences[-1] += f"; {_REMEDIES[name if number else 'full precision']}"
+            sentences[-1] += f"; {task.remedies[name if number else 'full precision']}"
         warnings += sentences
     return warnings
 
 
-def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Score]) -> str:
-    """Which of several chips have a problem, and what it is on the first of them."""
+def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) -> str:
+    """Say which of several chips have a problem, and what it is on the first of them."""
     (seed, problem), *more = problems.items()
     if name != "mapped" or len(scores) == 1:
         return f": {problem}"
     return f", {1 + len(more)} of {len(scores)} chips, such as that of seed {seed}: {problem}"
 
 
+def clipping_warnings(result: Evaluation) -> list[str]:
+    """Sentences on layers whose converters clip many conversions, which the rate over all layers hides."""
+    said = []
+    for kind, layers in result.clipped_beyond(MOST_CLIPPED).items():
+        (name, rate), *more = layers.items()
+        others = f" ({counted(len(more), 'more layer')} above {MOST_CLIPPED:.0%})" if more else ""
+        remedy = "dac.method: max and calibration on such data have room for them"
+        if kind == "adc":
+            adc = result.spec.for_layer(name).adc
+            wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
+            remedy = f"{wider} has room for them, under `overrides` in some layers alone"
+        said.append(f"{name}: {rate:.1%} of the {kind.upper()}'s conversions are beyond full scale{others}; {remedy}")
+    return said
+
+
 def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> str:
-    """Which layer costs most: one answer, by the loss, from the two results as `--json` writes them."""
+    """Name the layer that costs most: one answer, by the loss, from the two results as `--json` writes them."""
     loss, layers = f"{sensitivity['loss_name']} loss", sensitivity["layers"]
     worst = [layer for layer in layers if layer.get("may_be_worst")]
     beyond = sum(not layer["within_noise"] and layer["added"]["value"] > 0 for layer in layers if "added" in layer)
     if not worst:
-        answer = f"no layer by itself adds to the {loss} beyond noise; more utterances tell more"
+        answer = f"no layer by itself adds to the {loss} beyond noise; more {_items(sensitivity)} tell more"
     else:
         names = ", ".join(layer["name"] for layer in worst[:5]) + f" and {len(worst) - 5} more" * (len(worst) > 5)
-        which = "the worst is" if len(worst) == 1 else "the worst, which these utterances do not tell apart, are"
+        which = (
+            "the worst is"
+            if len(worst) == 1
+            else f"the worst, which these {_items(sensitivity)} do not tell apart, are"
+        )
         adds = f"layer{'s' * (len(layers) > 1)} add{'s' * (beyond == 1)}"
         answer = f"{beyond} of {len(layers)} {adds} to the {loss} beyond noise; {which} {names}"
     if budget is None or not budget["layers"]:
@@ -138,10 +156,16 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
     )
 
 
+def _items(sensitivity: Mapping[str, Any]) -> str:
+    """What the intervals of a sensitivity are over: `utterances`."""
+    return str(sensitivity.get("over", "utterances")).partition(",")[0]
+
+
 def noise_note(sensitivity: Mapping[str, Any]) -> str:
-    """What the columns of a table of layers mean."""
+    """Explain the columns of a table of layers."""
+    of = "a character" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
     return (
-        f"{sensitivity['loss_name']} loss: the mean a character, by which layers are sorted; what a layer adds is in % "
+        f"{sensitivity['loss_name']} loss: the mean {of}, by which layers are sorted; what a layer adds is in % "
         f"of the digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "
         "noise: the interval holds 0 (by chance, that of one harmless layer in 20 does not)"
     )

@@ -3,113 +3,133 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from memsim.asr.corpora import Corpus
-from memsim.asr.data import FeatureSource
-from memsim.asr.recogniser import Recogniser
-from memsim.evaluation.partial_results import PartialResult
-from memsim.evaluation.runner import CACHED_BYTES, Runner, part_score, targets_of
-from memsim.evaluation.study import Study, StudyFacts, System, WorkItem
-from memsim.evaluation.target import EvaluationTarget
+from memsim.evaluation.partial_results import PartialResult, run_network
+from memsim.evaluation.study import Study, StudyFacts, WorkItem
+from memsim.evaluation.task import Score, System, Target, Task
+from memsim.listener import Listener
 from memsim.units import counted
 
 Done = Generator[tuple[System, PartialResult], None, None]
-"""Parts, as they are done; closed, it leaves the rest."""
+"""Parts, as they are done; where it is closed, the rest is not run."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Of some transcripts: how many, their word errors, and the words of their references."""
+    """The score of some items: how many they are, and the sums of their amounts and weights."""
 
-    utterances: int
-    errors: int
-    words: int
+    items: int
+    amount: float
+    weight: float
 
 
-def tally(texts: Mapping[int, str], corpus: Corpus) -> Tally:
-    """The errors of transcripts, by their utterances' numbers."""
-    score = part_score(PartialResult(texts, 0.0), corpus)
-    return Tally(len(texts), score.substitutions + score.insertions + score.deletions, score.words)
+def tally(outcomes: Mapping[int, Any], task: Task) -> Tally:
+    """Sum up outcomes, by their items' numbers; their errors are counted already."""
+    score: Score = task.score(outcomes)
+    return Tally(len(outcomes), sum(score.amounts), sum(score.weights))
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """What an earlier run has left of the work of this one: work items, chips and transcripts, each of how many."""
+    """The work that an earlier run has done of this one's: (done, all) of work items, chips and outcomes."""
 
     items: tuple[int, int]
     chips: tuple[int, int]
-    transcripts: tuple[int, int]
+    outcomes: tuple[int, int]
+    outcome: str = "transcript"
 
     def __str__(self) -> str:
-        (items, all_items), (chips, all_chips), (texts, all_texts) = self.items, self.chips, self.transcripts
+        (items, all_items), (chips, all_chips), (found, wanted) = self.items, self.chips, self.outcomes
         left = all_items - items
         rest = f"goes on with the other {left}" if left else "nothing is left to run"
         return (
             f"found {items} of {counted(all_items, 'work item')} ({chips} of {counted(all_chips, 'chip')}, "
-            f"{texts:,} of {counted(all_texts, 'transcript')}); {rest}"
+            f"{found:,} of {counted(wanted, self.outcome)}); {rest}"
         )
 
 
 class Watcher(Protocol):
-    """Told how a study goes."""
+    """Follows a study."""
 
-    def begin(self, facts: StudyFacts, utterances: int, done: int) -> None:
-        """There are `utterances` transcripts to make, over all systems; an earlier run has made `done` of them."""
+    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
+        """Learn that `outcomes` are to be made, over all systems, and that an earlier run has made `done` of them."""
 
     def step(self, system: System, more: Tally) -> None:
-        """A batch more is done."""
+        """Learn that a batch more is done."""
 
 
 class Unwatched:
-    """A watcher that looks away."""
+    """A watcher that does nothing."""
 
-    def begin(self, facts: StudyFacts, utterances: int, done: int) -> None: ...
+    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
+        """See `Watcher`."""
 
-    def step(self, system: System, more: Tally) -> None: ...
+    def step(self, system: System, more: Tally) -> None:
+        """See `Watcher`."""
+
+
+class ListeningWatcher:
+    """Shows a study to a listener as one job, with the measure so far of the network that is running."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._sums: dict[System, Tally] = {}
+
+    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
+        """See `Watcher`."""
+        self._facts, self._outcomes, self._done = facts, outcomes, done
+        self._show("")
+
+    def step(self, system: System, more: Tally) -> None:
+        """See `Watcher`."""
+        before = self._sums.get(system, Tally(0, 0, 0))
+        now = Tally(before.items + more.items, before.amount + more.amount, before.weight + more.weight)
+        self._sums[system] = now
+        self._done += more.items
+        task, measure = self._facts.task, self._facts.task.measures[0]
+        over = "" if now.items >= len(task) else f" so far, over {now.items:,} of {counted(len(task), task.item)}"
+        value = measure.show(now.amount / (now.weight or 1))
+        self._show(f"{self._name(system)}: {measure.name} {value}{'%' if measure.in_percent else ''}{over}")
+
+    def _show(self, detail: str) -> None:
+        total = self._outcomes
+        self._listener.progress(
+            "evaluation", self._done / total if total else 1.0, detail, total, f"{self._facts.task.item}s"
+        )
+
+    def _name(self, system: System) -> str:
+        if system.role != "chip":
+            return system.role.replace("_", " ")
+        point = next(point for point in self._facts.points if point.has(system))
+        chip = f"chip {system.trial + 1} of {self._facts.trials}"
+        return f"{chip}, {point.label}" if point.label else chip
 
 
 class Evaluator:
-    """Runs items of a study. It keeps the target of the last one, and some features."""
+    """Runs items of a study. It keeps the target of the last one."""
 
-    def __init__(self, study: Study, device: str = "cpu", first: EvaluationTarget | None = None) -> None:
+    def __init__(self, study: Study, device: str = "cpu", first: Target | None = None) -> None:
         self._study, self._device = study, device
-        self._runner: Runner | None = None
         self._target = None if first is None else (0, first)
 
     def run(self, item: WorkItem, on_batch: Callable[[System, Tally], None], stop: Callable[[], bool]) -> PartialResult:
-        """What the system of `item` makes of its batches, or of those before `stop`."""
-        target = self._target_of(item.system)
-        corpus = self._study.corpus
-        if self._runner is None:
-            source = FeatureSource(target.recogniser.features, cache_bytes=CACHED_BYTES)
-            targets = targets_of(target.recogniser, corpus) if self._study.with_losses else None
-            seconds = self._study.facts.seconds
-            self._runner = Runner(corpus, source, self._study.groups, seconds, self._device, targets=targets)
+        """Run the system of `item` on its batches, or on those before `stop`."""
+        study = self._study
 
-        def tell(texts: Mapping[int, str]) -> bool:
-            on_batch(item.system, tally(texts, corpus))
+        def tell(outcomes: Mapping[int, Any]) -> bool:
+            on_batch(item.system, tally(outcomes, study.task))
             return stop()
 
-        batches = [self._study.groups[batch] for batch in item.batches]
-        return self._runner.part(_recogniser(target, item.system), batches, tell)
+        batches = [study.task.groups[batch] for batch in item.batches]
+        network = self._target_of(item.system).network(item.system)
+        return run_network(study.task, network, batches, self._device, tell)
 
-    def _target_of(self, system: System) -> EvaluationTarget:
+    def _target_of(self, system: System) -> Target:
         points = self._study.facts.points
         if self._target is None or not points[self._target[0]].has(system):
             self._target = None  # free before the next is made
             number = next(number for number, point in enumerate(points) if point.has(system))
             self._target = (number, self._study.target(number))
         return self._target[1]
-
-
-def _recogniser(target: EvaluationTarget, system: System) -> Recogniser:
-    """`system` of `target`, ready to run."""
-    if system.role == "chip":
-        return replace(target.recogniser, model=target.chip(system.trial))
-    if system.role == "digital":
-        return replace(target.recogniser, model=target.digital)
-    if target.full_precision is None:
-        raise ValueError("the study has no full-precision weights")
-    return target.full_precision

@@ -20,6 +20,8 @@ from memsim.report.sections import (
     interval_name,
     loss_cells,
     loss_head,
+    measures_of,
+    name_of,
     percent,
     run_section,
     seeds_of,
@@ -30,24 +32,23 @@ from memsim.spec import effect_label
 from memsim.units import counted, si
 
 
-def evaluation_page(facts: Result, command: str) -> str:
+def evaluation_page(facts: Result, command: str | None) -> str:
     """The page. `facts` is the result; its budget, ablation, sensitivity and cost are shown where it has them.
 
     `command` is what to type to repeat it.
     """
-    data = facts["data"]
     hardware = hardware_title(facts["hardware"])
-    title = f"{Path(facts['checkpoint']['path']).name} on {hardware}: {data['name']} {data['split']}"
+    title = f"{Path(facts['checkpoint']['path']).name} on {hardware}: {name_of(facts)}"
     blocks = [
         paragraph(f"{speech_of(facts)}."),
-        verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
+        verdict("warn", SYNTHETIC) if facts["data"].get("synthetic") else Html(""),
         *verdicts_of(facts),
         _headline(facts),
         *_scores(facts),
-        *(_ablation(facts["ablation"], facts.get("full_precision")) if "ablation" in facts else ()),
+        *(_ablation(facts) if "ablation" in facts else ()),
         *(budget_section(facts["budget"]) if "budget" in facts else ()),
         *_clips(facts),
-        *(_sensitivity(facts["sensitivity"], facts.get("budget")) if "sensitivity" in facts else ()),
+        *(_sensitivity(facts) if "sensitivity" in facts else ()),
         *(cost_section(facts["cost"]) if "cost" in facts else ()),
         *run_section(facts["checkpoint"], seeds_of(facts), command),
         *hardware_section(facts["hardware"]),
@@ -57,13 +58,14 @@ def evaluation_page(facts: Result, command: str) -> str:
 
 def _headline(facts: Result) -> Html:
     intervals, unusable = facts["intervals"], facts.get("unusable", {})
-    confidence = interval_name(facts)
+    confidence, measure = interval_name(facts), measures_of(facts)[0]
+    unit = " %" if measure.in_percent else ""
     values = []
     for name in ("mapped", "digital", "full_precision"):
-        if name in intervals["wer"]:
-            own = intervals["wer"][name]
-            detail = f"{confidence} {percent(own['low'])} to {percent(own['high'])} %"
-            values.append((f"WER {figures.SYSTEMS[name]}", f"{percent(own['value'])} %", detail))
+        if name in intervals[measure.key]:
+            own = intervals[measure.key][name]
+            detail = f"{confidence} {measure.show(own['low'])} to {measure.show(own['high'])}{unit}"
+            values.append((f"{measure.name} {figures.SYSTEMS[name]}", f"{measure.show(own['value'])}{unit}", detail))
     for name in ("digital", "full_precision"):
         compared = intervals.get(f"to_{name}")
         if compared is not None and compared["relative"] is not None:
@@ -87,75 +89,87 @@ def _headline(facts: Result) -> Html:
 
 def _scores(facts: Result) -> list[Html]:
     intervals, mapped = facts["intervals"], facts["mapped"]
+    measure, *others = measures_of(facts)
+    kinds = [kind for kind in ("substitutions", "deletions", "insertions") if kind in facts["digital"]]
+
+    def counts_of(score: Mapping[str, Any]) -> list[str]:
+        rates = [other.show(score[other.key]) for other in others]
+        return [*rates, *(f"{score[kind]:,}" for kind in kinds), *loss_cells(score)]
+
     rows: list[Sequence[str]] = []
     for name in ("full_precision", "digital", "mapped"):
-        if name not in intervals["wer"]:
+        if name not in intervals[measure.key]:
             continue
-        own = intervals["wer"][name]
-        interval = f"{percent(own['low'])} to {percent(own['high'])}"
+        own = intervals[measure.key][name]
+        interval = f"{measure.show(own['low'])} to {measure.show(own['high'])}"
         if name == "mapped":
-            wer = mapped["wer"]
-            spread = [percent(wer["std"]), percent(wer["min"]), percent(wer["max"])]
+            over_chips = mapped[measure.key]
+            mean, *spread = (measure.show(over_chips[key]) for key in ("mean", "std", "min", "max"))
             label = f"mapped, {counted(len(mapped['trials']), 'chip')}"
-            counts = [percent(mapped["cer"]["mean"]), "", "", "", *loss_cells(mapped)]
-            rows.append([label, percent(wer["mean"]), interval, *spread, *counts])
+            rates = [other.show(mapped[other.key]["mean"]) for other in others]
+            rows.append([label, mean, interval, *spread, *rates, *[""] * len(kinds), *loss_cells(mapped)])
         else:
-            rows.append([figures.SYSTEMS[name], percent(own["value"]), interval, "", "", "", *_counts(facts[name])])
+            cells = counts_of(facts[name])
+            rows.append([figures.SYSTEMS[name], measure.show(own["value"]), interval, "", "", "", *cells])
     compared = [
         [
             f"mapped less {figures.SYSTEMS[name]}",
-            percent(own["difference"]["value"], signed=True),
-            f"{percent(own['difference']['low'], signed=True)} to {percent(own['difference']['high'], signed=True)}",
+            measure.show(own["difference"]["value"], signed=True),
+            " to ".join(measure.show(own["difference"][end], signed=True) for end in ("low", "high")),
             f"{own['probability_worse']:.2f}",
         ]
         for name in ("digital", "full_precision")
         if (own := intervals.get(f"to_{name}")) is not None
     ]
-    chips = [[f"{trial['seed']}", percent(trial["wer"]), *_counts(trial)] for trial in mapped["trials"]]
+    chips = [[f"{trial['seed']}", measure.show(trial[measure.key]), *counts_of(trial)] for trial in mapped["trials"]]
     confidence = f"{intervals['confidence']:.0%} interval"
-    counts = ["CER %", "substitutions", "deletions", "insertions", *loss_head(facts)]
-    head = ["", "WER %", confidence, "std over chips", "min", "max", *counts]
+    counts = [*(other.title for other in others), *kinds, *loss_head(facts)]
+    head = ["", measure.title, confidence, "std over chips", "min", "max", *counts]
+    item = facts["data"].get("item", "utterance")
+    worse = "of more errors" if measure.lower_is_better else f"of less {measure.name}"
+    title = "Word error rate" if measure.key == "wer" else measure.name.capitalize()
+    speed = []
+    if "real_time_factor" in facts:
+        speed = [note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)")]
     return [
-        heading("Word error rate"),
-        pictures([("word error rates with intervals", figures.wers(facts))], "large"),
+        heading(title),
+        pictures([(f"{title.lower()}s with intervals", figures.scores(facts, measure))], "large"),
         table(head, rows),
-        table(["paired", "WER %", confidence, "probability of more errors"], compared),
+        table(["paired", measure.title, confidence, f"probability {worse}"], compared),
         note(
-            f"Intervals are bootstrap percentiles over {intervals['over']}; differences are paired, utterance by "
-            "utterance. The spread over chips is the standard deviation of their WERs, which one chip has not."
+            f"Intervals are bootstrap percentiles over {intervals['over']}; differences are paired, {item} by {item}. "
+            f"The spread over chips is the standard deviation of the chips' {measure.name}, which one chip has not."
         ),
         heading("Chips", level=3),
-        table(["seed", "WER %", *counts], chips),
-        note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)"),
+        table(["seed", measure.title, *counts], chips),
+        *speed,
     ]
 
 
-def _counts(score: Mapping[str, Any]) -> list[str]:
-    errors = [f"{score[kind]:,}" for kind in ("substitutions", "deletions", "insertions")]
-    return [percent(score["cer"]), *errors, *loss_cells(score)]
-
-
-def _ablation(steps: Sequence[Result], full_precision: Result | None) -> list[Html]:
-    before = None if full_precision is None else full_precision["wer"]
+def _ablation(facts: Result) -> list[Html]:
+    steps, full_precision = facts["ablation"], facts.get("full_precision")
+    measure, *others = measures_of(facts)
+    first = before = None if full_precision is None else full_precision[measure.key]
     rows: list[Sequence[str]] = []
     if full_precision is not None:
-        rows.append(["none: full precision", percent(before), "", percent(full_precision["cer"]), ""])
+        rates = [other.show(full_precision[other.key]) for other in others]
+        rows.append(["none: full precision", measure.show(before), "", *rates, ""])
     for step in steps:
-        mean = step["wer"]["mean"]
-        added = "" if before is None else percent(mean - before, signed=True)
-        std = percent(step["wer"]["std"])
-        rows.append([effect_label(step["effect"]), percent(mean), std, percent(step["cer"]["mean"]), added])
-        before = mean
-    drawn = figures.ablation(steps, None if full_precision is None else full_precision["wer"])
+        own = step[measure.key]
+        added = "" if before is None else measure.show(own["mean"] - before, signed=True)
+        rates = [other.show(step[other.key]["mean"]) for other in others]
+        rows.append([effect_label(step["effect"]), *(measure.show(own[key]) for key in ("mean", "std")), *rates, added])
+        before = own["mean"]
+    head = [measure.title, "std over chips", *(other.title for other in others), f"adds to {measure.title}"]
     return [
         heading("Ablation"),
-        pictures([("WER by effect", drawn)], "large"),
-        table(["with effects up to", "WER %", "std over chips", "CER %", "adds to WER %"], rows),
+        pictures([(f"{measure.name} by effect", figures.ablation(steps, first, measure))], "large"),
+        table(["with effects up to", *head], rows),
     ]
 
 
 def _clips(facts: Result) -> list[Html]:
-    """Of every layer, where converters clip at all."""
+    """The clip rates of all layers, where converters clip at all."""
     layers = {
         name: {kind.upper(): 100 * rate for kind, rate in rates.items() if rate is not None}
         for name, rates in facts["clip_rate_by_layer"].items()
@@ -177,7 +191,8 @@ def _clips(facts: Result) -> list[Html]:
     ]
 
 
-def _sensitivity(sensitivity: Result, budget: Result | None) -> list[Html]:
+def _sensitivity(facts: Result) -> list[Html]:
+    sensitivity, budget, measure = facts["sensitivity"], facts.get("budget"), measures_of(facts)[0]
     digital, layers = sensitivity["digital"], sensitivity["layers"]
     before, loss = digital["loss"], f"{sensitivity['loss_name']} loss"
     products = {layer["name"]: percent(layer["error"]) for layer in budget["layers"]} if budget else {}
@@ -193,14 +208,14 @@ def _sensitivity(sensitivity: Result, budget: Result | None) -> list[Html]:
     bars = [(layer["name"], {"adds": 100 * (layer["loss"] / before - 1) if before else 0.0}) for layer in layers]
     rows = [
         [
-            *(layer["name"], percent(layer["wer"]), f"{layer['loss']:.4f}", *cells(layer)),
+            *(layer["name"], measure.show(layer[measure.key]), f"{layer['loss']:.4f}", *cells(layer)),
             *([products.get(layer["name"], "")] if budget else []),
         ]
         for layer in layers
     ]
     whole = [
         "none: digital, quantised",
-        percent(digital["wer"]),
+        measure.show(digital[measure.key]),
         f"{before:.4f}",
         "",
         "",
@@ -208,7 +223,7 @@ def _sensitivity(sensitivity: Result, budget: Result | None) -> list[Html]:
         *([""] if budget else []),
     ]
     drawn = figures.layer_bars(bars, f"adds to the {loss} (%)", "only this layer on hardware")
-    head = ["only this layer on hardware", "WER %", loss, f"adds to {loss} %"]
+    head = ["only this layer on hardware", measure.title, loss, f"adds to {loss} %"]
     head += [f"{sensitivity['confidence']:.0%} interval", "", *(["product error %"] if budget else [])]
     return [
         heading("Sensitivity"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from memsim.evaluation.task import Measure
 from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing, error_bars
 from memsim.spec import effect_label
 
@@ -17,21 +18,23 @@ FIGURE_LAYERS = 15
 _COLOURS = (BLUE, BAND, RED, GREY)
 
 
-def wers(facts: Mapping[str, Any]) -> bytes:
-    """Draw the WER of each system of a result of `memsim eval`, with its interval, and of each chip."""
+def scores(facts: Mapping[str, Any], measure: Measure) -> bytes:
+    """Draw the measure of every system of a result of `memsim eval`, with its interval, and of every chip."""
     intervals, trials = facts["intervals"], facts["mapped"]["trials"]
-    names = [name for name in ("full_precision", "digital", "mapped") if name in intervals["wer"]]
+    names = [name for name in ("full_precision", "digital", "mapped") if name in intervals[measure.key]]
+    factor, unit = (100, " (%)") if measure.in_percent else (1, "")
+    items = intervals.get("over", "utterances").partition(",")[0]
     with drawing(1.3 + 0.45 * len(names), 6.4) as panel:
         for place, name in enumerate(reversed(names)):
-            value, low, high = (100 * intervals["wer"][name][key] for key in ("value", "low", "high"))
+            value, low, high = (factor * intervals[measure.key][name][key] for key in ("value", "low", "high"))
             colour = BLUE if name == "mapped" else GREY
             panel.axes.errorbar(value, place, xerr=error_bars([value], [low], [high]), fmt="o", color=colour, capsize=4)
-        chips = [100 * trial["wer"] for trial in trials]
+        chips = [factor * trial[measure.key] for trial in trials]
         panel.axes.plot(chips, [-0.3] * len(chips), "|", color=BLUE, markersize=9, alpha=0.7, label="each chip")
         panel.axes.set_yticks(range(len(names)), [SYSTEMS[name] for name in reversed(names)])
         panel.axes.set_ylim(-0.7, len(names) - 0.4)
         panel.axes.set_xlim(left=0)
-        panel.axes.set(xlabel=f"WER (%), {intervals['confidence']:.0%} intervals over utterances")
+        panel.axes.set(xlabel=f"{measure.name}{unit}, {intervals['confidence']:.0%} intervals over {items}")
         panel.axes.legend(loc="lower left")
     return panel.svg
 
@@ -48,20 +51,20 @@ def effects(budget: Mapping[str, Any]) -> bytes:
     return panel.svg
 
 
-def ablation(steps: Sequence[Mapping[str, Any]], full_precision: float | None) -> bytes:
-    """Draw the WER with the non-idealities switched on one by one; bars reach from the best to the worst chip."""
+def ablation(steps: Sequence[Mapping[str, Any]], full_precision: float | None, measure: Measure) -> bytes:
+    """Draw the measure with the non-idealities switched on one by one; bars reach from the best to the worst chip."""
     with drawing(3.2, 6.4) as panel:
-        wer = [step["wer"] for step in steps]
-        mean, low, high = ([100 * values[key] for values in wer] for key in ("mean", "min", "max"))
+        over_chips, factor = [step[measure.key] for step in steps], 100 if measure.in_percent else 1
+        mean, low, high = ([factor * values[key] for values in over_chips] for key in ("mean", "min", "max"))
         bars = error_bars(mean, low, high)
         places = range(len(steps))
         panel.axes.errorbar(places, mean, bars, marker="o", capsize=4, color=BLUE)
         if full_precision is not None:
-            panel.axes.axhline(100 * full_precision, linestyle=":", color="black", label="full precision")
+            panel.axes.axhline(factor * full_precision, linestyle=":", color="black", label="full precision")
             panel.axes.legend()
         names = [effect_label(step["effect"]) for step in steps]
         panel.axes.set_xticks(places, names, rotation=30, ha="right")
-        panel.axes.set(ylabel="WER (%)", title="with effects up to")
+        panel.axes.set(ylabel=f"{measure.name}{' (%)' if measure.in_percent else ''}", title="with effects up to")
         panel.axes.set_ylim(bottom=0)
     return panel.svg
 

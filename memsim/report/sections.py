@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 from memsim.config.changes import Changes, title, without
-from memsim.evaluation.decoders import describe
+from memsim.evaluation.options import describe_decoding
+from memsim.evaluation.speech import CER, WER
+from memsim.evaluation.task import Measure
 from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
@@ -26,11 +28,29 @@ SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says 
 def speech_of(facts: Result) -> str:
     """Describe an evaluation: its speech, its number of chips, and its decoding."""
     data, chips = facts["data"], len(facts["mapped"]["trials"])
+    if "item" in data:
+        return f"{items_of(facts)}; {counted(chips, 'simulated chip')}"
     return (
-        f"{counted(data['utterances'], 'utterance')}, {counted(data['words'], 'word')}, {data['seconds']:.0f} s of "
+        f"{items_of(facts)}, {counted(data['words'], 'word')}, {data['seconds']:.0f} s of "
         f"{'synthetic ' if data['synthetic'] else ''}speech; {counted(chips, 'simulated chip')}; "
-        f"{describe(facts['decoding'])}"
+        f"{describe_decoding(facts['decoding'])}"
     )
+
+
+def measures_of(facts: Result) -> list[Measure]:
+    """The measures of a result, the one that networks are compared by first; those of speech, which it leaves out."""
+    return [Measure(**each) for each in facts["measures"]] if "measures" in facts else [WER, CER]
+
+
+def items_of(facts: Result) -> str:
+    """The number of items: `80 utterances`."""
+    data = facts["data"]
+    return counted(data["items"], data["item"]) if "item" in data else counted(data["utterances"], "utterance")
+
+
+def name_of(facts: Result) -> str:
+    """The name of the data, and of its split where it has several."""
+    return " ".join(filter(None, (facts["data"]["name"], facts["data"].get("split"))))
 
 
 def hardware_title(hardware: Result, *swept: str) -> str:
@@ -50,7 +70,7 @@ def interval_name(facts: Result) -> str:
     """Name the intervals of a result: their confidence, and the utterances and chips that they are over."""
     chips, confidence = len(facts["mapped"]["trials"]), facts["intervals"]["confidence"]
     of = f"these {chips} chips" if chips > 1 else "this chip"
-    return f"{confidence:.0%} interval over {counted(facts['data']['utterances'], 'utterance')}, of {of}"
+    return f"{confidence:.0%} interval over {items_of(facts)}, of {of}"
 
 
 def seeds_of(facts: Result) -> str:

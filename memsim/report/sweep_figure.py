@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memsim.config.changes import setting_text
 from memsim.errors import InputError
+from memsim.report.sections import items_of, measures_of
 from memsim.storage.files import writing
 from memsim.units import counted
 
@@ -21,7 +22,7 @@ MOST_IN_LEGEND = 12
 
 
 def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None) -> None:
-    """Draw the WER of a sweep against each key that was swept, a panel a key, a line for each choice of the others.
+    """Draw the measure of a sweep (of speech: WER) against each swept key, a line for each choice of the others.
 
     Markers are means over chips, bars reach from the best to the worst chip, dashes are the quantised digital model
     (where it differs from line to line) and the dotted line is full precision. Writes SVG, the same bytes for the same
@@ -29,6 +30,7 @@ def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None)
 
     Args:
         points: the `point` lines of a results file, or the `points` of `memsim eval --json`.
+        path: the SVG file to write.
         title: None for one that says what was measured.
 
     Raises InputError when nothing was swept.
@@ -52,7 +54,8 @@ def sweep_figure(points: Sequence[Line], title: str | None = None) -> Any:
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for axes, key in zip(panels, keys, strict=True):
         _panel(axes, points, key)
-    panels[0].set_ylabel("WER (%)")
+    measure = measures_of(points[0])[0]
+    panels[0].set_ylabel(f"{measure.name} (%)" if measure.in_percent else measure.name)
     panels[0].set_ylim(bottom=0)
     figure.suptitle(_title(points) if title is None else title, fontsize="medium")
     return figure
@@ -61,14 +64,17 @@ def sweep_figure(points: Sequence[Line], title: str | None = None) -> Any:
 def _title(points: Sequence[Line]) -> str:
     first = points[0]
     data, chips = first["data"], len(first["mapped"]["trials"])
-    name = " ".join([Path(data["name"]).stem, *([data["split"]] if data["split"] != "all" else [])])
-    return f"{name}, {counted(data['words'], 'word')}, {counted(chips, 'chip')} a point"
+    name = " ".join([Path(data["name"]).stem, *([data["split"]] if data.get("split", "all") != "all" else [])])
+    amount = counted(data["words"], "word") if "words" in data else items_of(first)
+    return f"{name}, {amount}, {counted(chips, 'chip')} a point"
 
 
 def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:
     """The WER against `key`, a line for each choice of the other keys."""
     from matplotlib import colormaps
 
+    measure = measures_of(points[0])[0]
+    factor = 100 if measure.in_percent else 1
     values = list(dict.fromkeys(_text(point["settings"][key]) for point in points))
     lines: dict[str, list[Line]] = {}
     for point in points:
@@ -80,18 +86,18 @@ def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:
         colour = colours(0.9 * number / max(len(lines) - 1, 1))
         line = sorted(line, key=lambda point: ticks[_text(point["settings"][key])])
         places = [ticks[_text(point["settings"][key])] for point in line]
-        wers = [point["mapped"]["wer"] for point in line]
-        mean, low, high = ([100 * wer[name] for wer in wers] for name in ("mean", "min", "max"))
+        over_chips = [point["mapped"][measure.key] for point in line]
+        mean, low, high = ([factor * values[name] for values in over_chips] for name in ("mean", "min", "max"))
         bars = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
         shown = len(lines) <= MOST_IN_LEGEND
         name = f"mapped, {label}" if label else "mapped"
         axes.errorbar(
             places, mean, bars, marker="o", markersize=4, capsize=3, color=colour, label=name if shown else None
         )
-        digital = [100 * point["digital"]["wer"] for point in line]
+        digital = [factor * point["digital"][measure.key] for point in line]
         axes.plot(places, digital, linestyle="--", linewidth=1, color=colour, alpha=0.6)
     axes.plot([], [], linestyle="--", linewidth=1, color="grey", label="digital, quantised")
-    full_precision = next((100 * p["full_precision"]["wer"] for p in points if "full_precision" in p), None)
+    full_precision = next((factor * p["full_precision"][measure.key] for p in points if "full_precision" in p), None)
     if full_precision is not None:
         axes.axhline(full_precision, linestyle=":", color="black", label="full precision")
     axes.set_xlabel(key)
@@ -105,7 +111,7 @@ def _text(value: object) -> str:
 
 
 def _places(values: Sequence[str]) -> dict[str, float]:
-    """Where the values of a key stand on its axis: numbers at their place, words one after the other."""
+    """The places of a key's values on its axis: numbers at their own, words one after the other."""
     try:
         return {value: float(value) for value in values}
     except ValueError:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memsim.config.changes import setting_text
-from memsim.evaluation.verdicts import unfitted_note
 from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
@@ -17,35 +16,42 @@ from memsim.report.sections import (
     interval_name,
     loss_cells,
     loss_head,
+    measures_of,
+    name_of,
     percent,
     run_section,
     seeds_of,
     speech_of,
 )
+from memsim.spec_facts import unfitted_note
 from memsim.units import counted
 
 
-def sweep_page(points: Sequence[Result], drawn: bytes, command: str) -> str:
+def sweep_page(points: Sequence[Result], drawn: bytes, command: str | None) -> str:
     """The page. Each of `points` is the result of an evaluation with its `settings`, the keys that were swept.
 
     `drawn` is the SVG that shows the WER against them; `command` is what to type to repeat it.
     """
     first = points[0]
-    data = first["data"]
+    measure, *others = measures_of(first)
     keys = list(first["settings"])
     hardware = hardware_title(first["hardware"], *keys)
     title = f"{Path(first['checkpoint']['path']).name} on {hardware}, over {', '.join(keys)}"
+    digital = f"digital {measure.title}"
+    head = [*keys, digital, measure.title, "std", "min", "max", "to digital, relative %"]
+    head += [*(other.title for other in others), "chips", *loss_head(first)]
+    item = first["data"].get("item", "utterance")
     blocks = [
-        paragraph(f"{data['name']} {data['split']}: {counted(len(points), 'point')}, each of {speech_of(first)}."),
-        verdict("warn", SYNTHETIC) if data["synthetic"] else Html(""),
+        paragraph(f"{name_of(first)}: {counted(len(points), 'point')}, each of {speech_of(first)}."),
+        verdict("warn", SYNTHETIC) if first["data"].get("synthetic") else Html(""),
         *_verdicts(points),
-        pictures([(f"WER against {', '.join(keys)}", drawn)]),
+        pictures([(f"{measure.name} against {', '.join(keys)}", drawn)]),
         heading("Points"),
         *_full_precision(first),
-        table([*keys, *_HEAD, *loss_head(first)], [_row(point) for point in points], text=0),
+        table(head, [_row(point) for point in points], text=0),
         note(
             f"In brackets, {first['intervals']['confidence']:.0%} bootstrap intervals over "
-            f"{first['intervals']['over']}; those of the degradation are paired, utterance by utterance. "
+            f"{first['intervals']['over']}; those of the degradation are paired, {item} by {item}. "
             "std, min and max are over chips; one chip has no std."
         ),
         *run_section(first["checkpoint"], seeds_of(first), command),
@@ -66,18 +72,18 @@ def _verdicts(points: Sequence[Result]) -> list[Html]:
 
 def _full_precision(first: Result) -> list[Html]:
     """Its WER, which all points share, where there is one."""
-    own = first["intervals"]["wer"].get("full_precision")
+    measure = measures_of(first)[0]
+    own = first["intervals"][measure.key].get("full_precision")
     if own is None:
         return []
-    interval = f"{interval_name(first)}: {percent(own['low'])} to {percent(own['high'])} %"
-    return [paragraph(f"Full precision: WER {percent(own['value'])} % ({interval}).")]
-
-
-_HEAD = ("digital WER %", "WER %", "std", "min", "max", "to digital, relative %", "CER %", "chips")
+    unit = " %" if measure.in_percent else ""
+    interval = f"{interval_name(first)}: {measure.show(own['low'])} to {measure.show(own['high'])}{unit}"
+    return [paragraph(f"Full precision: {measure.name} {measure.show(own['value'])}{unit} ({interval}).")]
 
 
 def _row(point: Result) -> list[str]:
-    wer, intervals = point["mapped"]["wer"], point["intervals"]
+    measure, *others = measures_of(point)
+    over_chips, intervals = point["mapped"][measure.key], point["intervals"]
     compared = intervals["to_digital"]["relative"]
     relative = "unusable" if point.get("unusable") else ""
     if compared is not None and not point.get("unusable"):
@@ -85,14 +91,14 @@ def _row(point: Result) -> list[str]:
             "unbounded" if compared[end] is None else percent(compared[end], 1, signed=True) for end in ("low", "high")
         )
         relative = f"{percent(compared['value'], 1, signed=True)} ({low} to {high})"
-    own = intervals["wer"]["mapped"]
+    own = intervals[measure.key]["mapped"]
     return [
         *(setting_text(value) for value in point["settings"].values()),
-        percent(point["digital"]["wer"]),
-        f"{percent(wer['mean'])} ({percent(own['low'])} to {percent(own['high'])})",
-        *(percent(wer[key]) for key in ("std", "min", "max")),
+        measure.show(point["digital"][measure.key]),
+        f"{measure.show(over_chips['mean'])} ({measure.show(own['low'])} to {measure.show(own['high'])})",
+        *(measure.show(over_chips[key]) for key in ("std", "min", "max")),
         relative,
-        percent(point["mapped"]["cer"]["mean"]),
+        *(other.show(point["mapped"][other.key]["mean"]) for other in others),
         f"{len(point['mapped']['trials'])}",
         *loss_cells(point["mapped"]),
     ]

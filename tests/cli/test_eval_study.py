@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from memsim.evaluation.study import Study
+from memsim.evaluation.speech import CheckpointNetworks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = ("--data", "demo", "--limit", "30", "--bits", "3")
@@ -103,15 +103,15 @@ def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
 
 
 def test_a_signal_before_the_first_chip_is_one_to_go_on_from(memsim, tiny, monkeypatch):
-    prepared = Study.subject
+    prepared = CheckpointNetworks.target
 
-    def subject(study):
+    def target(networks, *hardware):
         os.kill(os.getpid(), signal.SIGTERM)
-        return prepared(study)
+        return prepared(networks, *hardware)
 
     command = ("eval", tiny, *DEMO, "--results", "r.jsonl", "--json", "r.json")
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "subject", subject)
+        patch.setattr(CheckpointNetworks, "target", target)
         done = memsim(*command)
     assert done.status == 75
     assert "stopped with 0% done; r.jsonl keeps what is done, the same command goes on" in done.said

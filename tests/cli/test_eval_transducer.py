@@ -11,7 +11,8 @@ import pytest
 from memsim.asr.corpora import load_corpus
 from memsim.asr.kinds import TransducerBeam
 from memsim.asr.recogniser import load_recogniser
-from memsim.evaluation.runner import Runner
+from memsim.evaluation.partial_results import run_network
+from memsim.evaluation.speech import SpeechTask
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.asr.networks import tiny
 
@@ -31,9 +32,10 @@ def test_beam_search_is_the_transducers_own(memsim, transducer):
     assert "beam search of 3 hypotheses" in done.said
     result = json.loads(Path("result.json").read_text())
     assert result["decoding"] == {"decoder": "beam", "options": {"beam_size": 3}}
-    runner = Runner.make(transducer, load_corpus("demo", limit=3), "cpu", lambda name, done: None)
-    wanted = runner.score(replace(transducer, decoder=TransducerBeam(transducer.tokens, 3)), "beam")
-    assert result["full_precision"]["wer"] == wanted.wer
+    task = SpeechTask.of(transducer, load_corpus("demo", limit=3))
+    beam = replace(transducer, decoder=TransducerBeam(transducer.tokens, 3))
+    wanted = run_network(task, beam, task.groups, "cpu", lambda outcomes: False)
+    assert result["full_precision"]["wer"] == task.score(wanted.outcomes).wer
 
 
 @pytest.mark.parametrize("option", [("--lm", "some.arpa"), ("--prior-weight", "0.3"), ("--beam-tokens", "4")])

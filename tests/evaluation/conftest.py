@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from memsim.asr.corpora import load_corpus
-from memsim.evaluation.study import Study, StudyFacts, System
+from memsim.evaluation.study import Study, StudyFacts
 from memsim.evaluation.sweep import sweep_points
+from memsim.evaluation.task import System
 from memsim.evaluation.work import Tally
 from memsim.spec import apply_settings, load_hardware
 from memsim.storage.checkpoint import load_checkpoint
+from tests.evaluation.calls import study_of
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def study(tiny_recogniser: Path) -> Callable[..., Study]:
         base = load_hardware("physical").with_settings({"weights.bits": 3})
         points = sweep_points(settings, lambda chosen: apply_settings(base, chosen))
         given = {"corpus": load_corpus("demo", limit=60), "points": points, "trials": 2} | changes
-        return Study(**{"checkpoint": load_checkpoint(tiny_recogniser), **given})
+        return study_of(**{"checkpoint": load_checkpoint(tiny_recogniser), **given})
 
     return make
 
@@ -39,8 +41,8 @@ class Counting:
     begun: tuple[int, int] = (0, 0)
     steps: list[tuple[System, Tally]] = field(default_factory=list)
 
-    def begin(self, facts: StudyFacts, utterances: int, done: int) -> None:
-        self.begun = (utterances, done)
+    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
+        self.begun = (outcomes, done)
 
     def step(self, system: System, more: Tally) -> None:
         self.steps.append((system, more))
@@ -50,7 +52,7 @@ class Counting:
 
     @property
     def utterances(self) -> int:
-        return sum(more.utterances for _, more in self.steps)
+        return sum(more.items for _, more in self.steps)
 
 
 def without_timing(results: list) -> list[dict]:

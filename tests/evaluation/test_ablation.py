@@ -9,12 +9,13 @@ from memsim.asr.corpora import load_corpus
 from memsim.config.resources import ASSETS
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
-from memsim.evaluation.evaluate import evaluate
+from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.target import EvaluationTarget, prepare
 from memsim.nn.budget import Budget
 from memsim.nn.mapping import mapping_of
 from memsim.spec import HardwareSpec, load_hardware
 from memsim.storage.checkpoint import load_checkpoint
+from tests.evaluation.calls import evaluate
 
 CORPUS = load_corpus("demo", limit=3)
 ONE_BLOCK = ["output*", "frontend.*", "blocks.[1-5].*", "*.depthwise"]
@@ -23,6 +24,10 @@ DEMO = load_checkpoint(ASSETS / "checkpoints" / "demo-float.safetensors")
 
 def spec_of(**settings: object) -> HardwareSpec:
     return load_hardware("physical").with_settings({"weights.bits": 2, "digital": ONE_BLOCK, **settings})
+
+
+def task_of(target: EvaluationTarget) -> SpeechTask:
+    return SpeechTask.of(target.recogniser, CORPUS)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,8 @@ def test_each_step_is_an_evaluation_of_its_hardware(target: EvaluationTarget) ->
         *(f"up to {effect}, chip {chip}" for effect in ("programming", "adc") for chip in (1, 2)),
     }
     mean = sum(score.wer for score in steps[3].scores) / 2
-    assert steps[3].to_dict() == {"effect": "programming", "chips": 2, "wer": steps[3].wer, "cer": steps[3].cer}
-    assert steps[3].wer["mean"] == pytest.approx(mean)
+    assert steps[3].to_dict() == {"effect": "programming", "chips": 2, **steps[3].rates}
+    assert steps[3].rates["wer"]["mean"] == pytest.approx(mean)
 
 
 def test_exact_hardware_has_one_step(target: EvaluationTarget) -> None:
@@ -63,7 +68,7 @@ def test_with_one_layer_on_arrays_its_sensitivity_is_the_chip() -> None:
     only = prepare(DEMO, spec=spec_of(digital=[*ONE_BLOCK, "*[!e]"]))
     (layer,) = mapping_of(only.digital).layers
     result = evaluate(only, CORPUS, loss=True)
-    found = sensitivity(only, CORPUS)
+    found = sensitivity(only, task_of(only))
     assert found.digital.score == result.digital
     (score,) = found.layers
     assert (score.layer, score.score) == (layer, result.trials[0].score)
@@ -71,7 +76,7 @@ def test_with_one_layer_on_arrays_its_sensitivity_is_the_chip() -> None:
 
 def test_layers_on_ideal_cells_change_nothing(target: EvaluationTarget) -> None:
     exact = prepare(DEMO, spec=target.spec.digital_twin())
-    found = sensitivity(exact, CORPUS)
+    found = sensitivity(exact, task_of(exact))
     assert {layer.loss for layer in found.layers} == {found.digital.loss}
     assert found.digital.loss > 0
 
@@ -79,8 +84,8 @@ def test_layers_on_ideal_cells_change_nothing(target: EvaluationTarget) -> None:
 def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(target: EvaluationTarget) -> None:
     before = {name: id(matrix) for name, matrix in mapping_of(target.digital).layers.items()}
     progress = []
-    found = sensitivity(target, CORPUS, progress=lambda name, done: progress.append((name, done)))
-    again = sensitivity(target, CORPUS)
+    found = sensitivity(target, task_of(target), progress=lambda name, done: progress.append((name, done)))
+    again = sensitivity(target, task_of(target))
     assert found == again
     losses = [layer.loss for layer in found.layers]
     assert losses == sorted(losses, reverse=True)

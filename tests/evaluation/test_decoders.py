@@ -8,11 +8,11 @@ from memsim.asr.corpora import load_corpus
 from memsim.asr.tokens import CharacterTokens
 from memsim.config.resources import ASSETS
 from memsim.errors import InputError
-from memsim.evaluation.decoders import GridPoint, Tuning, find_log_prior, hypotheses, with_decoder
-from memsim.evaluation.evaluate import evaluate
-from memsim.evaluation.target import prepare
+from memsim.evaluation.decoders import GridPoint, Tuning, find_log_prior, hypotheses
+from memsim.evaluation.target import prepare, with_decoder
 from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
+from tests.evaluation.calls import evaluate
 
 CHECKPOINT = ASSETS / "checkpoints" / "demo-float.safetensors"
 ALL_DIGITAL = {"weights.bits": 8, "digital": ["output*", "frontend.*", "blocks.[1-5].*"]}

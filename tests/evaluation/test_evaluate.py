@@ -10,12 +10,12 @@ from memsim.asr.data import FeatureSource, evaluation_batches
 from memsim.asr.running import transcribe
 from memsim.asr.scoring import score
 from memsim.config.resources import ASSETS
-from memsim.evaluation.evaluate import evaluate
 from memsim.evaluation.result import spread
 from memsim.evaluation.target import prepare
 from memsim.nn.mapping import mapping_of, remap
 from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
+from tests.evaluation.calls import evaluate
 
 
 @pytest.fixture(scope="module")

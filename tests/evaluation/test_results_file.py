@@ -11,10 +11,8 @@ from memsim.config.resources import ASSETS
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.results_file import Header, adding_to, read_results
-from memsim.evaluation.study import System
+from memsim.evaluation.task import System
 from memsim.storage.checkpoint import load_checkpoint
-
-PART = PartialResult({0: "yes", 1: ""}, 0.5)
 
 
 @pytest.fixture
@@ -22,9 +20,13 @@ def path(tmp_path):
     return tmp_path / "r.jsonl"
 
 
+def part_of(study):
+    return PartialResult(study.task.outcomes_from_dict({"utterances": [0, 1], "texts": ["yes", ""]}), 0.5)
+
+
 def begin(path, study, shard=None):
     with adding_to(path, study.facts, shard) as file:
-        file.add_part(System("full_precision"), PART)
+        file.add_part(System("full_precision"), part_of(study))
 
 
 def test_a_header_is_read_as_it_was_written(study):
@@ -37,7 +39,7 @@ def test_a_header_is_read_as_it_was_written(study):
 def test_parts_are_kept(path, study):
     begin(path, study())
     begin(path, study())
-    assert read_results(path).parts == [(System("full_precision"), PART)] * 2
+    assert read_results(path).parts == [(System("full_precision"), part_of(study()))] * 2
     assert not read_results(path).is_finished
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from memsim.asr.corpora import load_corpus
 from memsim.errors import InputError, Stopped
-from memsim.evaluation.evaluate import evaluate
 from memsim.evaluation.merge import merge
 from memsim.evaluation.results_file import read_results
 from memsim.evaluation.run import run_study
+from tests.evaluation.calls import evaluate
 from tests.evaluation.conftest import Counting, without_timing
 
 
@@ -28,7 +28,7 @@ def test_a_study_is_an_evaluation_of_every_point(study):
     it = study()
     results = run_study(it)
     for number, (point, evaluation) in enumerate(results):
-        alone = evaluate(it.target(number), it.corpus, trials=2)
+        alone = evaluate(it.target(number), it.task.corpus, trials=2)
         assert without_timing([(point, evaluation)]) == without_timing([(point, alone)])
     hypotheses = {json.dumps(result["mapped"]) for result in without_timing(results)}
     assert len(hypotheses) == 2
@@ -131,7 +131,7 @@ def test_processes_stop_and_go_on(study, whole, tmp_path):
     watcher = Counting(2)
     with pytest.raises(Stopped):
         run_study(study(), jobs=2, results=path, watcher=watcher, stop_request=watcher.stop_request)
-    kept = sum(len(part.texts) for _, part in read_results(path).parts)
+    kept = sum(len(part.outcomes) for _, part in read_results(path).parts)
     assert 0 < kept < 6 * 60
     again = Counting()
     assert without_timing(run_study(study(), results=path, watcher=again)) == whole
@@ -180,13 +180,13 @@ def test_a_mapped_file_as_it_is(study, whole, tmp_path, tiny_recogniser):
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
     it = study(("adc.bits=8",))
-    spec = it.points[0].spec
-    mapped = program_checkpoint(it.checkpoint, spec, plan_checkpoint(it.checkpoint, spec, Selection()))
+    source, spec = it.networks.checkpoint, it.points[0].spec
+    mapped = program_checkpoint(source, spec, plan_checkpoint(source, spec, Selection()))
     path = tmp_path / "tiny.mapped.safetensors"
     save_checkpoint(path, mapped.tensors, mapped.metadata)
     results = tmp_path / "r.jsonl"
     as_it_is = study(points=(), checkpoint=load_checkpoint(path))
-    watcher = Counting(len(as_it_is.groups) + 1)
+    watcher = Counting(len(as_it_is.task.groups) + 1)
     with pytest.raises(Stopped):  # within the chip of the file, which then is read again
         run_study(as_it_is, results=results, watcher=watcher, stop_request=watcher.stop_request)
     ((_, evaluation),) = run_study(as_it_is, results=results)

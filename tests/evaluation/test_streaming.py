@@ -12,7 +12,8 @@ import soundfile
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource
 from memsim.asr.recogniser import load_recogniser
-from memsim.evaluation.runner import Runner, part_score
+from memsim.evaluation.partial_results import run_network
+from memsim.evaluation.speech import SpeechTask
 from memsim.storage.checkpoint import load_checkpoint
 
 UTTERANCES, SECONDS = 1500, 2.0
@@ -39,8 +40,9 @@ def megabytes(key):
 def test_memory_does_not_grow_with_the_corpus(manifest, tiny_recogniser):
     corpus = load_corpus(manifest)
     recogniser = load_recogniser(load_checkpoint(tiny_recogniser))
-    runner = Runner.make(recogniser, corpus, "cpu", lambda name, done: None)
-    runner.source = FeatureSource(recogniser.features, cache_bytes=2e6)  # which is full before the measurement
+    task = SpeechTask.of(recogniser, corpus)
+    # a cache that is full before the measurement
+    task.__dict__["source"] = FeatureSource(recogniser.features, cache_bytes=2e6)
     done, resident = 0, 0.0
 
     def on_batch(texts):
@@ -51,11 +53,11 @@ def test_memory_does_not_grow_with_the_corpus(manifest, tiny_recogniser):
             resident = megabytes("VmRSS")
         return False
 
-    part = runner.part(recogniser, runner.groups, on_batch)
+    part = run_network(task, recogniser, task.groups, "cpu", on_batch)
     assert resident > 0
     assert megabytes("VmHWM") - resident < 24
-    assert done == len(part.texts) == UTTERANCES
-    assert part_score(part, corpus).words == 2 * UTTERANCES
+    assert done == len(part.outcomes) == UTTERANCES
+    assert task.score(part.outcomes).words == 2 * UTTERANCES
 
 
 def test_what_is_known_of_an_utterance_is_small(manifest):

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsim.errors import InputError
-from memsim.evaluation.study import IMBALANCE, System, divided, parts_each, share
+from memsim.evaluation.study import IMBALANCE, divided, parts_each, share
+from memsim.evaluation.task import System
 
 COUNTS = st.integers(1, 40)
 

@@ -6,16 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memsim.asr.scoring import Score, score
-from memsim.evaluation.verdicts import lost_text, unfitted, unfitted_note, warnings_of, why_unusable, worst_layers
+from memsim.asr.scoring import count_errors, score
+from memsim.evaluation.speech import SpeechScore, SpeechTask
+from memsim.evaluation.verdicts import lost_text, warnings_of, why_unusable, worst_layers
 from memsim.spec import apply_settings, load_hardware
+from memsim.spec_facts import unfitted, unfitted_note
 
 REFERENCES = ["one two three four", "five six seven", "eight nine", "ten eleven twelve thirteen", "go"]
 WORDS = sum(len(text.split()) for text in REFERENCES)
 
 
-def heard(*texts: str) -> Score:
-    return score(REFERENCES, list(texts))
+def heard(*texts: str) -> SpeechScore:
+    return SpeechScore.of(count_errors(REFERENCES, list(texts)))
 
 
 RIGHT = heard(*REFERENCES)
@@ -80,16 +82,16 @@ def test_what_fails_first_comes_with_the_remedy() -> None:
     def remedies(lines: list[str]) -> list[str]:
         return [line.partition(":")[0] for line in lines if ";" in line]
 
-    assert warnings_of(RIGHT, RIGHT, {0: RIGHT}) == []
-    chips = warnings_of(RIGHT, RIGHT, {0: RIGHT, 1: SILENT, 2: SILENT})
+    assert warnings_of(SpeechTask, RIGHT, RIGHT, {0: RIGHT}) == []
+    chips = warnings_of(SpeechTask, RIGHT, RIGHT, {0: RIGHT, 1: SILENT, 2: SILENT})
     assert all(line.startswith("mapped, 2 of 3 chips, such as that of seed 1: ") for line in chips)
     assert "--sensitivity" in chips[-1]
-    digital = warnings_of(RIGHT, SILENT, {0: SILENT})
+    digital = warnings_of(SpeechTask, RIGHT, SILENT, {0: SILENT})
     assert remedies(digital) == ["digital, quantised"]
     assert "--bits" in digital[1]
-    assert remedies(warnings_of(SILENT, SILENT, {0: SILENT})) == ["full precision"]
+    assert remedies(warnings_of(SpeechTask, SILENT, SILENT, {0: SILENT})) == ["full precision"]
     # whether it was trained at all is the first question where nothing is known of full precision
-    (_, line, *_) = warnings_of(None, SILENT, {0: SILENT})
+    (_, line, *_) = warnings_of(SpeechTask, None, SILENT, {0: SILENT})
     assert "is the checkpoint trained" in line
 
 

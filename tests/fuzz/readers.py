@@ -40,7 +40,6 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.evaluation.merge import merge
 from memsim.evaluation.run import run_study
-from memsim.evaluation.study import Study
 from memsim.fit import read_measurements
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint, stored_statistics
@@ -50,6 +49,7 @@ from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.optimiser import averaged
 from memsim.training.recipe import load_train_config
 from memsim.training.state import Best, EpochResult, Progress, Trained, finished_training
+from tests.evaluation.calls import study_of
 
 Reads = Callable[[bytes, Path], object]
 
@@ -403,8 +403,8 @@ def _results() -> list[bytes]:
     spec = load_hardware("ideal").with_settings({"weights.bits": 4})
     from memsim.evaluation.study import Point
 
-    study = Study(load_checkpoint(ASSETS / "checkpoints" / "demo.safetensors"), corpus, (Point({"a": 1}, spec),))
-    run_study(study, results=path)
+    demo = load_checkpoint(ASSETS / "checkpoints" / "demo.safetensors")
+    run_study(study_of(demo, corpus, (Point({"a": 1}, spec),)), results=path)
     return [path.read_bytes()]
 
 

@@ -20,8 +20,8 @@ from memsim.asr.running import transcribe
 from memsim.asr.tokens import CharacterTokens
 from memsim.asr.transducer_decoding import beam_search
 from memsim.crossbar.statistics import PREFIX
-from memsim.evaluation.evaluate import evaluate
-from memsim.evaluation.runner import Runner
+from memsim.evaluation.partial_results import run_network
+from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.target import prepare
 from memsim.nn.quantisation import Quantisation
 from memsim.spec import load_hardware
@@ -31,6 +31,7 @@ from memsim.training.forward import TrainingPass
 from memsim.training.hooks import Moment
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
+from tests.evaluation.calls import evaluate
 from tests.nn.layers import quantised_layers
 from tests.training.tones import MODEL, PLAIN, RANDOM, TEXTS, Killed, KilledAt, job, run, same
 
@@ -123,7 +124,8 @@ def test_the_loss_that_is_reported_is_the_one_that_is_trained(learnt: dict[str, 
         with torch.no_grad():
             outputs = TrainingPass(recogniser.model, recogniser.kind)(batch.features, batch.lengths, batch.targets)
         wanted = recogniser.kind.losses(outputs, batch.targets).mean().item()
-        score = Runner.make(recogniser, corpus, "cpu", lambda name, done: None, loss=True).score(recogniser, "whole")
+        task = SpeechTask.of(recogniser, corpus, loss=True)
+        score = task.score(run_network(task, recogniser, task.groups, "cpu", lambda outcomes: False).outcomes)
         assert score.cer < 0.25
         assert score.loss == pytest.approx(wanted, rel=1e-3), architecture
 

@@ -1,0 +1,185 @@
+"""The result of `memsim.evaluate`: one or several points, shown as tables, JSON, a page or a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memsim.errors import InputError
+from memsim.evaluation.ablation import AblationStep, Sensitivity
+from memsim.evaluation.network_cost import Cost
+from memsim.evaluation.result import Evaluation, Trial
+from memsim.evaluation.study import PointFacts
+from memsim.evaluation.verdicts import clipping_warnings
+from memsim.nn.budget import Budget
+from memsim.spec import HardwareSpec
+from memsim.storage.outputs import require_page, write_text
+from memsim.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class EvaluatedPoint(NamedTuple):
+    """One hardware spec of an evaluation: the settings that tell it from the others, and its result."""
+
+    facts: PointFacts
+    evaluation: Evaluation
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The swept keys and their values."""
+        return self.facts.settings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"settings": dict(self.settings), **self.evaluation.to_dict()}
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The scores of every chip of every point, and what was found out about the chips of a single one.
+
+    `print` shows it as tables, and a notebook as the same tables in HTML. Where there is a single point, its scores are
+    attributes of the result itself.
+
+    >>> result = memsim.evaluate("demo", limit=2, hardware="ideal", set=["weights.bits=3,8"])
+    >>> [dict(point.settings) for point in result.points]
+    [{'weights.bits': 3}, {'weights.bits': 8}]
+    """
+
+    points: tuple[EvaluatedPoint, ...]
+    """Empty for a shard, whose results `merge_results` joins with the others."""
+    path: Path | None = None
+    """The checkpoint's file; None where results were merged."""
+    budget: Budget | None = None
+    ablation: tuple[AblationStep, ...] = ()
+    sensitivity: Sensitivity | None = None
+    cost: Cost | None = None
+    hypotheses: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The result of the only point. Raises ValueError where there are several, or none."""
+        if len(self.points) != 1:
+            raise ValueError(f"{len(self.points)} points: this is an attribute of each of `points`' `evaluation`")
+        return self.points[0].evaluation
+
+    @property
+    def full_precision(self) -> Any | None:
+        """The score in full precision, where such weights were at hand."""
+        return self.evaluation.full_precision
+
+    @property
+    def digital(self) -> Any:
+        """The score of the quantised digital network."""
+        return self.evaluation.digital
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The chips."""
+        return self.evaluation.trials
+
+    @property
+    def spec(self) -> HardwareSpec:
+        """The hardware of the chips."""
+        return self.evaluation.spec
+
+    @property
+    def relative_degradation(self) -> dict[str, float | None]:
+        """The chips' mean against each reference's value, less 1."""
+        return self.evaluation.relative_degradation
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on layers that clip, and on networks that are of no use or lose their text.
+
+        Of a sweep they are those of the first point that has any.
+        """
+        clipping = clipping_warnings(self.points[0].evaluation) if len(self.points) == 1 else []
+        bad = [(point, point.evaluation.warnings) for point in self.points if point.evaluation.warnings]
+        if not bad:
+            return clipping
+        point, sentences = bad[0]
+        label = f"{point.facts.label}: " if point.facts.label else ""
+        more = [f"{len(bad)} of {len(self.points)} points have such warnings; --json holds them all"]
+        return clipping + [label + sentence for sentence in sentences] + (more if len(bad) > 1 else [])
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines on how outcomes were made."""
+        return list(self.points[0].evaluation.task.remarks()) if self.points else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of interface.md: of a single point its result, of a sweep `points`."""
+        if len(self.points) != 1:
+            return {"memsim": __version__, "points": [point.to_dict() for point in self.points]}
+        found = {
+            "budget": self.budget and self.budget.to_dict(),
+            "ablation": [step.to_dict() for step in self.ablation],
+            "sensitivity": self.sensitivity and self.sensitivity.to_dict(),
+            "cost": self.cost and self.cost.to_dict(),
+        }
+        return self.evaluation.to_dict() | {name: value for name, value in found.items() if value}
+
+    def write_report(self, path: str | Path, command: str | None = None) -> None:
+        """Write a self-contained page. It has the sections of what was found out (`Findings`).
+
+        Args:
+            path: a name that ends in `.html`.
+            command: what to type to get the result again.
+        """
+        from memsim.report.drawing import svg_of
+        from memsim.report.evaluation_page import evaluation_page
+        from memsim.report.sweep_figure import sweep_figure
+        from memsim.report.sweep_page import sweep_page
+
+        require_page(Path(path), force=True)
+        facts = self.to_dict()
+        if len(self.points) == 1:
+            page = evaluation_page(facts, command)
+        else:
+            page = sweep_page(facts["points"], svg_of(sweep_figure(facts["points"])), command)
+        write_text(Path(path), page)
+
+    def write_figure(self, path: str | Path) -> None:
+        """Draw a sweep as SVG: the measure against each swept key. Raises InputError where nothing was swept."""
+        from memsim.report.sweep_figure import wer_by_setting
+
+        if Path(path).suffix != ".svg":
+            raise InputError(f"{path}: expected a name that ends in .svg")
+        wer_by_setting(self.to_dict().get("points", []), Path(path))
+
+    def write_hypotheses(self, path: str | Path) -> None:
+        """Write a line of JSON for every utterance and network: reference, hypothesis and errors.
+
+        With `nbest` of `Decoding` and `hypotheses` of `Findings` each has its n-best list, too.
+        """
+        from memsim.evaluation.decoders import hypotheses
+
+        rows = self.hypotheses or hypotheses(self.evaluation)
+        write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def parts(self, *, verbose: bool = False, worst: int = 0) -> list[RenderableType]:
+        """Return the tables and notes that show it, for `memsim.report.text`.
+
+        Args:
+            verbose: show every layer.
+            worst: align as many of the utterances with the most errors, on the last chip.
+        """
+        from memsim.report.evaluation_tables import result_parts
+
+        return result_parts(self, verbose=verbose, worst=worst) if self.points else []
+
+    def __str__(self) -> str:
+        from memsim.report.text import as_text
+
+        return as_text(*self.parts()) if self.points else "a share of an evaluation; merge_results joins all of them"
+
+    def _repr_html_(self) -> str:
+        from memsim.report.text import as_html
+
+        return as_html(*self.parts()) if self.points else str(self)

@@ -1,0 +1,29 @@
+"""Evaluations as tests ask for them: the study with one job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memsim.asr.corpora import Corpus, with_unwritable
+from memsim.asr.recogniser import skeleton
+from memsim.evaluation.result import Evaluation
+from memsim.evaluation.run import run_study
+from memsim.evaluation.speech import CheckpointNetworks, SpeechTask
+from memsim.evaluation.study import Point, Study
+from memsim.evaluation.target import EvaluationTarget
+from memsim.storage.checkpoint import Checkpoint
+
+
+def evaluate(target: EvaluationTarget, corpus: Corpus, *, trials: int = 1, loss: bool = False) -> Evaluation:
+    """The result of `trials` chips of `target`."""
+    corpus = with_unwritable(corpus, target.recogniser.tokens)
+    task = SpeechTask.of(target.recogniser, corpus, loss=loss)
+    study = Study(task, CheckpointNetworks(target.checkpoint), (Point({}, target.spec),), trials, target.seed)
+    return run_study(study, target=target)[0][1]
+
+
+def study_of(
+    checkpoint: Checkpoint, corpus: Corpus, points: tuple[Point, ...], reference: Checkpoint | None = None, **rest: Any
+) -> Study:
+    """A study of speech."""
+    return Study(SpeechTask.of(skeleton(checkpoint), corpus), CheckpointNetworks(checkpoint, reference), points, **rest)
