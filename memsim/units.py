@@ -19,4 +19,9 @@ def si(value: float, unit: str = "") -> str:
 
 def counted(number: int, thing: str, plural: str = "") -> str:
     """`number` of what `thing` is one of: `1 layer`, `2,048 layers`, and with a `plural` of its own `3 matrices`."""
-    return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
+    return f"{number:,} {thing if number == 1 else plural or plural_of(thing)}"
+
+
+def plural_of(thing: str) -> str:
+    """Return the plural of a regular noun: `layers`, `batches`."""
+    return f"{thing}es" if thing.endswith(("ch", "sh", "s", "x")) else f"{thing}s"
