@@ -22,9 +22,14 @@ def si(value: float, unit: str = "") -> str:
 
 
 def counted(number: int, thing: str, plural: str = "") -> str:
-    """Format a number of things; `plural` defaults to `thing` with an s.
+    """Format a number of things; `plural` is the word for several, where it is irregular.
 
     >>> counted(2048, "layer"), counted(1, "layer"), counted(3, "matrix", "matrices")
     ('2,048 layers', '1 layer', '3 matrices')
     """
-    return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
+    return f"{number:,} {thing if number == 1 else plural or plural_of(thing)}"
+
+
+def plural_of(thing: str) -> str:
+    """Return the plural of a regular noun: `layers`, `batches`."""
+    return f"{thing}es" if thing.endswith(("ch", "sh", "s", "x")) else f"{thing}s"

@@ -21,6 +21,7 @@ from memsim.nn.mapping import mapping_of, swapped, under
 from memsim.nn.plan import MappedLayer
 from memsim.nn.sources import effective_weight
 from memsim.spec import EFFECTS
+from memsim.units import plural_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Sensitivity:
             "loss_name": self.loss_name,
             "digital": plain(self.digital),
             "confidence": CONFIDENCE,
-            "over": f"{self.item}s, of this chip",
+            "over": f"{plural_of(self.item)}, of this chip",
             "layers": layers,
         }
 

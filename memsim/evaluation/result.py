@@ -16,6 +16,7 @@ from memsim.evaluation.verdicts import warnings_of
 from memsim.nn.mapping import ClipRate, clip_rate
 from memsim.spec import HardwareSpec
 from memsim.spec_facts import hardware_dict
+from memsim.units import plural_of
 from memsim.version import __version__
 
 
@@ -201,7 +202,7 @@ class Evaluation:
         chips = self.trials[0].score.interval if len(mapped) == 1 else bootstrap.wer_interval(mapped, weights)
         return {
             "confidence": bootstrap.CONFIDENCE,
-            "over": f"{self.task.item}s, of {'these chips' if len(self.trials) > 1 else 'this chip'}",
+            "over": f"{plural_of(self.task.item)}, of {'these chips' if len(self.trials) > 1 else 'this chip'}",
             self.measure.key: alone | {"mapped": chips.to_dict()},
             **{f"to_{key}": comparison for key, comparison in compared.items()},
         }

@@ -30,7 +30,7 @@ from memsim.version import __version__
 FORMAT = "memsim-results/1"
 
 SPEECH = "speech"
-TASKS = {SPEECH: "memsim.evaluation.speech:SpeechTask"}
+TASKS = {SPEECH: "memsim.evaluation.speech:SpeechTask", "module": "memsim.evaluation.modules:ModuleTask"}
 """The kinds of task that a file may be of, each with its class; imported when a file is read."""
 
 Shard = tuple[int, int]

@@ -13,7 +13,7 @@ from memsim.errors import InputError
 Progress = Callable[[str, float], None]
 """A function called with what runs ("calibration", "programming" or "converter ranges") and the fraction done."""
 
-_LABELS = ("label", "labels", "target", "targets")
+LABELS = ("label", "labels", "target", "targets")
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
 
@@ -74,7 +74,7 @@ def _failing_layer(model: nn.Module, error: BaseException) -> str:
 def _without_labels(model: nn.Module, batch: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Return the positional and the named arguments in `batch`."""
     if isinstance(batch, Mapping):
-        without = {name: value for name, value in batch.items() if name not in _LABELS}
+        without = {name: value for name, value in batch.items() if name not in LABELS}
         return (), without if not _fits(model, (), batch) and _fits(model, (), without) else batch
     if type(batch) not in (tuple, list):  # a PackedSequence is one argument
         return (batch,), {}
