@@ -17,7 +17,7 @@ from memsim.spec import apply_settings, load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study(tiny_recogniser: Path) -> Callable[..., Study]:
     """Two points of two chips on four batches of 20 utterances; keywords change it."""
 

@@ -165,12 +165,14 @@ def test_polynomials_are_recovered(fit: Fit, unit_variance: DeviceModel) -> None
         assert (ours - theirs).abs().max() < 5 * 0.01, feature
 
 
+@pytest.mark.slow
 def test_the_fit_is_a_function_of_data_and_seed(fit: Fit, measured: Measurements) -> None:
     again = fit_device(measured)
     assert all(torch.equal(again.model.var[p], fit.model.var[p]) for p in fit.model.var)
     assert torch.equal(again.model.mixture_means, fit.model.mixture_means)
 
 
+@pytest.mark.slow
 def test_gaps_change_little(device: DeviceModel, tmp_path: Path, fit: Fit, unit_variance: DeviceModel) -> None:
     table = feature_table(device, DEVICES, CYCLES, torch.Generator().manual_seed(11))
     write([without_some(table, 0.15, np.random.default_rng(1))], tmp_path / "t.parquet")
