@@ -62,11 +62,11 @@ FAULTS = {
     ),
     "noise shared across the batch": Fault(
         "crossbar/compiled.py", "uint32(first_frame + n), uint32(tile)", "uint32(first_frame), uint32(tile)",
-        "crossbar/test_noise.py",
+        "crossbar/test_read_noise.py",
     ),
     "noise shared by tiles": Fault(
         "crossbar/compiled.py", "uint32(first_frame + n), uint32(tile)", "uint32(first_frame + n), uint32(0)",
-        "crossbar/test_noise.py",
+        "crossbar/test_read_noise.py",
     ),
     "noise variance not scaled as a square": Fault(
         "crossbar/read.py", ".flatten(2) * codes_per_signal.square()", ".flatten(2) * codes_per_signal",
