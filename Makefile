@@ -11,8 +11,8 @@ demo: $(VENV)/.installed   ## map the bundled 3-bit checkpoint and evaluate it o
 	$(BIN)/memsim eval build/demo.mapped.safetensors --data demo --reference demo-float --trials 3
 	$(BIN)/memsim eval demo --data demo --reference demo-float --hardware paper --trials 3
 
-test: lint                 ## lint, types, tests
-	$(BIN)/python -m pytest -m "not slow"
+test: lint                 ## lint, types, tests (by two processes, each of one thread)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-slow   ## what takes longer, and new examples for the property-based tests
 	$(BIN)/python -m pytest -m slow

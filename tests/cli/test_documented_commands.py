@@ -103,6 +103,7 @@ TOOLS = {
     ],
     "example_measurements.py": ["--devices", "32", "--cycles", "120"],
     "bundle_checkpoint.py": [],
+    "measure_statistics.py": [],
     "qat_sweep.py": ["--tables"],
 }
 """What makes a tool's example short."""

@@ -19,6 +19,7 @@ from memsim.config.resources import ASSETS
 from memsim.crossbar.histogram import bin_edges
 from memsim.crossbar.statistics import InputStatistics
 from memsim.storage.checkpoint import load_checkpoint
+from tests.cli.speech import few_utterances
 
 DEMO = ("--data", "demo", "--limit", "6")
 
@@ -202,6 +203,7 @@ def test_losses_are_given_where_they_are_asked_for(memsim):
     assert f"{result['full_precision']['loss']:.4f}" in done.out
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result(memsim):
     command = ("eval", "demo-float", *DEMO, "--bits", "3", "--json", "-")
     first, again, other = memsim(*command), memsim(*command), memsim(*command, "--seed", "1")
@@ -287,6 +289,7 @@ def strip_statistics(target) -> None:
 
 def test_an_uncalibrated_checkpoint_is_calibrated_by_map(memsim, tmp_path):
     strip_statistics(tmp_path / "bare.safetensors")
+    few_utterances(tmp_path, 6)
     for command in (["eval", "bare.safetensors", *DEMO], ["map", "bare.safetensors", "--bits", "3"]):
         done = memsim(*command)
         assert "--calibrate DATA" in done.said
@@ -294,7 +297,7 @@ def test_an_uncalibrated_checkpoint_is_calibrated_by_map(memsim, tmp_path):
     refused = memsim("eval", "bare.mapped.safetensors", *DEMO)
     assert refused.status == 2
     assert "holds no input statistics for blocks.0." in refused.err
-    assert memsim("map", "bare.safetensors", "--bits", "3", "--calibrate", "demo", "--force").status == 0
+    assert memsim("map", "bare.safetensors", "--bits", "3", "--calibrate", "few.tsv", "--force").status == 0
     assert memsim("eval", "bare.mapped.safetensors", *DEMO).status == 0
     # exact hardware has no ranges to calibrate
     assert memsim("eval", "bare.safetensors", *DEMO, "--hardware", "ideal", "--bits", "4").status == 0
@@ -302,13 +305,14 @@ def test_an_uncalibrated_checkpoint_is_calibrated_by_map(memsim, tmp_path):
 
 def test_the_largest_signal_is_known_from_data_alone(memsim, tmp_path):
     strip_statistics(tmp_path / "bare.safetensors")
+    few_utterances(tmp_path, 6)
     settings = ("--bits", "3", "--set", "adc.method=max")
     refused = memsim("map", "demo-float", *settings)
     assert refused.status == 2
     assert "adc.method: max needs all calibration inputs" in refused.err
     assert "--calibrate DATA" in refused.err
     assert not list(tmp_path.glob("*.mapped.safetensors"))
-    assert memsim("map", "bare.safetensors", *settings, "--calibrate", "demo").status == 0
+    assert memsim("map", "bare.safetensors", *settings, "--calibrate", "few.tsv").status == 0
     done = memsim("eval", "bare.mapped.safetensors", *DEMO, "--json", "one.json")
     assert done.status == 0, done.err
     assert json.loads(Path("one.json").read_text())["clip_rate"]["adc"] < 1e-4
@@ -391,6 +395,7 @@ def test_what_effects_and_layers_cost(memsim):
     )
 
 
+@pytest.mark.slow
 def test_a_budget_of_a_mapped_file_leaves_quantisation_out(memsim):
     memsim("map", "demo-float", "--bits", "3")
     command = ("eval", "demo-float.mapped.safetensors", *DEMO, "--budget")

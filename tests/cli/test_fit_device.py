@@ -21,11 +21,12 @@ ROWS = 24 * 60
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_cycles() -> object:
-    """The judge draws 60,000 cycles from the model, not two millions."""
+    """The judge and the rounds of a fit draw 60,000 cycles from the model, not one or two millions."""
     from memsim.fit import goodness
 
     patch = pytest.MonkeyPatch()
     patch.setattr(goodness, "LEAST_GENERATED", 60_000)
+    patch.setattr("memsim.fit.fit.TWIN_CYCLES", 60_000)
     yield
     patch.undo()
 
@@ -64,6 +65,7 @@ def test_a_device_is_fitted_and_judged(memsim: Callable, cycles: Path) -> None:
     assert not {".tmp"} & {path.suffix for path in Path().iterdir()}
 
 
+@pytest.mark.slow
 def test_its_device_is_a_cell(memsim: Callable, cycles: Path) -> None:
     assert memsim("fit-device", "cycles.csv", "-o", "mine.safetensors", "--order", "2", "-q").status == 0
     mapped = memsim("map", "demo-float", "--bits", "3", "--cell", "mine.safetensors", "-o", "m.mapped.safetensors")
@@ -187,7 +189,7 @@ def test_bad_input_is_one_line_and_status_2(memsim: Callable, cycles: Path, argu
     assert not Path("a.safetensors").exists()
 
 
-@pytest.mark.parametrize("share", [0.014, 0.05])
+@pytest.mark.parametrize("share", [pytest.param(0.014, marks=pytest.mark.slow), 0.05])
 def test_failed_sets_make_no_model(memsim: Callable, table: Table, tmp_path: Path, share: float) -> None:
     """Where the LRS of failed cycles is the HRS, cells drawn from the fit have resistances below zero."""
     lrs = table["lrs_ohms"].copy()

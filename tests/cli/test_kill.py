@@ -129,7 +129,16 @@ def kill_and_run_again(name: str, given: Path, whole: Whole, folder: Path, fault
     assert {path.name for path in folder.iterdir()} == whole.names()
 
 
-@pytest.mark.parametrize(("name", "at"), [("map", 0.5), ("eval", 0.4), ("eval", 0.9), ("qat", 0.5), ("qat", 0.95)])
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("map", 0.5),
+        pytest.param("eval", 0.4, marks=pytest.mark.slow),
+        ("eval", 0.9),
+        ("qat", 0.5),
+        pytest.param("qat", 0.95, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_a_step(name: str, at: float, given: Path, whole: Callable[[str], Whole], tmp_path: Path) -> None:
     done = whole(name)
     assert done.ran.steps > 5

@@ -80,7 +80,7 @@ def test_the_core_imports_without_torchaudio():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_map_leaves_nothing_half_written(tmp_path, signal_):
     save_file({f"layers.{i}.weight": torch.randn(1024, 1024) for i in range(24)}, tmp_path / "big.safetensors")
     command = [sys.executable, "-m", "memsim", "map", "big.safetensors", "--bits", "8", "--hardware", "paper"]

@@ -57,7 +57,12 @@ def error_of_differences(effective: EffectiveArrays, arrays: IrDropArrays, volts
 
 @pytest.mark.parametrize(
     ("vmax", "ohms", "rms", "most"),
-    [(0.4, 1.2, 1.5e-4, 8e-4), (0.4, 4.0, 4e-4, 2e-3), (0.6, 1.2, 2.5e-4, 1.2e-3), (0.6, 4.0, 8e-4, 6e-3)],
+    [
+        (0.4, 1.2, 1.5e-4, 8e-4),
+        pytest.param(0.4, 4.0, 4e-4, 2e-3, marks=pytest.mark.slow),
+        pytest.param(0.6, 1.2, 2.5e-4, 1.2e-3, marks=pytest.mark.slow),
+        (0.6, 4.0, 8e-4, 6e-3),
+    ],
 )
 def test_interactions_are_foreseen(vmax: float, ohms: float, rms: float, most: float, device: DeviceModel) -> None:
     """Uniform inputs. Cells in fewer rows than usual, so that each of them counts for more."""

@@ -251,6 +251,7 @@ for Driver.capability, precision, max_code in ((80, torch.float32, 127), (90, to
 """
 
 
+@pytest.mark.slow
 def test_it_compiles_to_machine_code_without_a_gpu(tmp_path: Path) -> None:
     """As a launch would have it compiled, for two generations: the compiler refuses what the interpreter lets pass."""
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

@@ -76,6 +76,7 @@ def test_moments_and_tails_are_those_of_normals(drawn: torch.Tensor) -> None:
     assert scipy.stats.kstest(z.numpy(), "norm").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_no_number_tells_of_another(drawn: torch.Tensor) -> None:
     """Neither do their squares: between frames, tiles and columns, near and a quarter of the columns apart."""
     pairs = {

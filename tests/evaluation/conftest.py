@@ -19,7 +19,7 @@ from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import study_of
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study(tiny_recogniser: Path) -> Callable[..., Study]:
     """Two points of two chips on four batches of 20 utterances; keywords change it."""
 

@@ -19,7 +19,7 @@ from tests.evaluation.calls import evaluate
 from tests.evaluation.conftest import Counting, without_timing
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def whole(study):
     return without_timing(run_study(study()))
 
@@ -89,7 +89,7 @@ def _gone(folder):
     return replace(corpus, utterances=(corpus.utterances[0], lost))
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_shards_are_the_whole(study, whole, tmp_path, count):
     paths = [tmp_path / f"{number}.jsonl" for number in range(count)]
     for number, path in enumerate(paths):
@@ -99,7 +99,9 @@ def test_shards_are_the_whole(study, whole, tmp_path, count):
     assert without_timing(merge(paths)) == whole
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 4, 11])
+@pytest.mark.parametrize(
+    "stop_after", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 11]
+)
 def test_a_stopped_study_goes_on(study, whole, tmp_path, stop_after):
     path = tmp_path / "r.jsonl"
     watcher = Counting(stop_after)

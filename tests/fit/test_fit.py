@@ -164,12 +164,14 @@ def test_polynomials_are_recovered(fit: Fit, unit_variance: DeviceModel) -> None
         assert (ours - theirs).abs().max() < 5 * 0.01, feature
 
 
+@pytest.mark.slow
 def test_the_fit_is_a_function_of_data_and_seed(fit: Fit, measured: Measurements) -> None:
     again = fit_model(measured)
     assert all(torch.equal(again.model.var[p], fit.model.var[p]) for p in fit.model.var)
     assert torch.equal(again.model.mixture_means, fit.model.mixture_means)
 
 
+@pytest.mark.slow
 def test_gaps_change_little(device: DeviceModel, tmp_path: Path, fit: Fit, unit_variance: DeviceModel) -> None:
     table = feature_table(device, DEVICES, CYCLES, torch.Generator().manual_seed(11))
     write([without_some(table, 0.15, np.random.default_rng(1))], tmp_path / "t.parquet")
@@ -247,7 +249,9 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path, rows, options, message: s
     assert "\n" not in str(caught.value)
 
 
-def test_short_and_constant_devices_are_left_out_and_said(tmp_path: Path) -> None:
+def test_short_and_constant_devices_are_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memsim.fit.fit.TWIN_CYCLES", 60_000)
+
     def change(d: int, c: int, values: list[float]) -> list[float]:
         return [*values[:3], 0.7] if d == 3 else values
 

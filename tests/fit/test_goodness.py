@@ -112,6 +112,7 @@ def test_curves_of_the_report(good: Goodness, measured: Measurements) -> None:
     assert np.abs(good.measured_device_correlations).max() <= 1 + 1e-12
 
 
+@pytest.mark.slow
 def test_a_coarse_instrument_is_no_fault(fit: Fit, measured: Measurements) -> None:
     """US in steps of 20 mV, a third of its deviation."""
     y = measured.y.copy()

@@ -42,7 +42,13 @@ def extracted(table: Table, path: Path, **options) -> Measurements:
 
 @pytest.mark.parametrize(
     ("step_volts", "noise_amperes", "compliance_amperes"),
-    [(0.01, 0.0, np.inf), (0.01, 1e-7, np.inf), (0.02, 1e-7, 3e-4), (0.01, 1e-6, 1e-4), (0.04, 1e-7, np.inf)],
+    [
+        (0.01, 0.0, np.inf),
+        pytest.param(0.01, 1e-7, np.inf, marks=pytest.mark.slow),
+        (0.02, 1e-7, 3e-4),
+        pytest.param(0.01, 1e-6, 1e-4, marks=pytest.mark.slow),
+        (0.04, 1e-7, np.inf),
+    ],
 )
 def test_features_are_those_of_the_cells(
     device: DeviceModel, tmp_path: Path, step_volts: float, noise_amperes: float, compliance_amperes: float

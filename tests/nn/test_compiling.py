@@ -56,8 +56,14 @@ def chip_of(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return memsim.map_model(make().eval(), {**PHYSICAL, "embeddings": ["*"]}, calibration=[inputs]), inputs
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        *((name, "aot_eager") for name in NETWORKS),
+        ("linear", "eager"),
+        *(pytest.param(name, "eager", marks=pytest.mark.slow) for name in NETWORKS if name != "linear"),
+    ],
+)
 def test_a_compiled_chip_is_the_chip(name: str, backend: str) -> None:
     chip, inputs = chip_of(name)
     torch._dynamo.reset()

@@ -168,7 +168,10 @@ def trained_with(
 OPTIMISER = load_train_config("robust").model_copy(update={"weight_decay": 0.0})
 
 
-@pytest.mark.parametrize(("bits", "live_channels"), [(2, 0), (3, 0), (4, 0), (4, 3), (8, 0)])
+@pytest.mark.parametrize(
+    ("bits", "live_channels"),
+    [(3, 0), (4, 3), *(pytest.param(bits, 0, marks=pytest.mark.slow) for bits in (2, 4, 8))],
+)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_layers_that_begin_at_zero_learn_map_and_evaluate(recipe: str, bits: int, live_channels: int) -> None:
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -161,6 +161,7 @@ def test_only_scales_of_next_to_nothing_follow_and_only_in_training() -> None:
     assert WeightQuantiser.fitted(WEIGHT, 4, "lsq", BinaryPlanes()).followed is None
 
 
+@settings(max_examples=settings.default.max_examples // 10)  # each takes 1200 steps
 @given(bits=st.integers(2, 12), sizes=st.lists(st.floats(1e-5, 1e3), min_size=1, max_size=6))
 def test_ranges_that_follow_grow_at_once_and_shrink_slowly(bits: int, sizes: list[float]) -> None:
     quantiser = ActivationQuantiser(bits, torch.tensor(0.0), "lsq", 99.0).train()

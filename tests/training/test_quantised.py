@@ -122,6 +122,7 @@ def test_it_resumes_exactly(corpus: Corpus, tmp_path: Path, name: str) -> None:
         assert same(tmp_path / "whole.safetensors", tmp_path / out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_layers_that_begin_at_zero_resume_exactly(corpus: Corpus, tmp_path: Path, name: str) -> None:
     config = RANDOM.model_copy(update={"epochs": 2})
