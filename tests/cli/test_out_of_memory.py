@@ -42,7 +42,8 @@ TOO_MUCH = {
     ("arguments", "module", "remedy"),
     [
         (("map", "demo-float"), "memsim.mapping.plan_checkpoint", "--exclude GLOB"),
-        (("eval", "demo-float", "--data", "demo", "--limit", "1"), "memsim.evaluation.evaluate.load_corpus", "--jobs 1"),
+        (("eval", "demo-float", "--data", "demo", "--limit", "1"),
+         "memsim.evaluation.evaluate.load_corpus", "--jobs 1"),
         (("qat", "--bits", "float", "--data", "librispeech", "-o", "o.safetensors"),
          "memsim.training.recipe.load_train_config", "in the recipe (--config FILE) a larger `accumulate`"),
         (("fit-device", "m.csv", "-o", "o.safetensors"), "memsim.fit.read_measurements", "--order"),
