@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from memsim.asr.corpora import Corpus, has_one_split, load_corpus, with_unwritable
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
@@ -16,22 +20,26 @@ from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
 from memsim.evaluation.decoders import hypotheses, make_decoder
 from memsim.evaluation.evaluation_result import EvaluatedPoint, EvaluationResult
 from memsim.evaluation.merge import merge
+from memsim.evaluation.module_batches import Batches
+from memsim.evaluation.modules import ModuleNetworks, ModuleTask, ScoreFunction, calibration_of
 from memsim.evaluation.network_cost import chip_cost
 from memsim.evaluation.options import Decoding, Findings, Sharing
+from memsim.evaluation.result import Evaluation
 from memsim.evaluation.results_file import remove_results
 from memsim.evaluation.run import run_study
 from memsim.evaluation.speech import CheckpointNetworks, SpeechTask
-from memsim.evaluation.study import Study
-from memsim.evaluation.sweep import points_of
+from memsim.evaluation.study import Point, PointFacts, Study
+from memsim.evaluation.sweep import points_of, sweep_points
 from memsim.evaluation.target import EvaluationTarget, with_decoder
+from memsim.evaluation.task import Target, Task
 from memsim.evaluation.work import ListeningWatcher
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
 from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
 from memsim.nn.budget import Budget
-from memsim.nn.calibration import silent_inputs
+from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.mapping import mapping_of
-from memsim.spec_options import Hardware
+from memsim.spec_options import Hardware, choose_hardware
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -47,9 +55,12 @@ class _Silent(Listener):
 
 
 def evaluate(
-    checkpoint: str | Path | None = None,
-    data: str | Path | None = None,
+    checkpoint: str | Path | nn.Module | None = None,
+    data: str | Path | Iterable[Any] | None = None,
     *,
+    score: ScoreFunction | None = None,
+    lower_is_better: bool = False,
+    calibration: Calibration | None = None,
     data_root: str | Path | None = None,
     split: str | None = None,
     text_style: str = "kaldi",
@@ -71,16 +82,23 @@ def evaluate(
     listener: Listener | None = None,
     stop_request: Callable[[], int | None] = lambda: None,
 ) -> EvaluationResult:
-    """Evaluate a recogniser on simulated chips, beside its digital network and full precision.
+    """Evaluate a recogniser, or any module, on simulated chips, beside its digital network and full precision.
 
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is, unless hardware
-    arguments ask for its levels to be mapped again.
+    arguments ask for its levels to be mapped again. A module, which stays untouched, is evaluated on batches by a
+    `score`; arguments that are about speech or checkpoints do not go with it.
 
     Args:
         checkpoint: a safetensors file, mapped or not, or a bundled one: `demo`, `demo-float`. By default
-            $MEMSIM_CHECKPOINT, else the newest `*.mapped.safetensors` in the folder, else `demo`.
+            $MEMSIM_CHECKPOINT, else the newest `*.mapped.safetensors` in the folder, else `demo`. Or a module.
         data: `demo`, `tedlium2`, `librispeech`, or a manifest (.tsv, .jsonl); by default the demo for a bundled
-            checkpoint.
+            checkpoint. For a module: batches, such as a `DataLoader` that does not shuffle; (inputs, targets) pairs,
+            (argument, ..., targets) tuples, or mappings with a label.
+        score: for a module: `score(outputs, targets)` gives a value for each example of a batch, or their mean. Values
+            must be finite and not negative.
+        lower_is_better: whether a smaller `score` is a better one.
+        calibration: for a module: what `map_model` takes, to set converter ranges; by default `data` without its
+            targets.
         data_root: the root of the corpus; by default $MEMSIM_DATA/NAME.
         split: the split of a corpus, such as `train`, `dev` (default) or `test`.
         text_style: the convention of the transcripts, `kaldi` or `rwth`.
@@ -114,20 +132,56 @@ def evaluate(
     >>> result = memsim.evaluate("demo", limit=2, hardware="ideal")
     >>> result.digital.wer == result.trials[0].score.wer
     True
+
+    >>> import torch
+    >>> model = torch.nn.Linear(64, 10)
+    >>> batches = [(torch.randn(32, 64), torch.randint(10, (32,))) for _ in range(3)]
+    >>> def accuracy(outputs, targets):
+    ...     return outputs.argmax(1) == targets
+    >>> result = memsim.evaluate(model, batches, score=accuracy, hardware="physical", bits=4, trials=2)
+    >>> len(result.trials), len(result.digital.contributions)
+    (2, 96)
     """
     listener, decoding = listener or Listener(), decoding or Decoding()
     findings, sharing = findings or Findings(), sharing or Sharing()
+    if isinstance(checkpoint, nn.Module):
+        given = {
+            "data_root": data_root, "split": split, "limit": limit, "architecture": architecture,
+            "architecture_config": architecture_config, "reference": reference, "decoding": decoding != Decoding(),
+            "findings.cost": findings.cost, "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
+        }  # fmt: skip
+        if wrong := [name for name, value in given.items() if value]:
+            raise InputError(f"{wrong[0]}: goes with a recogniser's checkpoint; a module is evaluated on batches")
+        if score is None or data is None or isinstance(data, str | Path):
+            raise InputError("a module is evaluated on batches by a score: evaluate(model, batches, score=accuracy)")
+        batches = Batches(data)
+        if calibration is None:
+            listener.say("converter ranges are set by the data itself; calibration= takes other batches")
+            calibration = calibration_of(batches)
+        modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__)
+        points = sweep_points(set, partial(choose_hardware, hardware, bits, cell))
+        with _joined(sharing, listener, force=force) as (workers, listener):
+            work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
+            work.require_possible(points)
+            study = Study(
+                ModuleTask.of(checkpoint, batches, score, lower_is_better=lower_is_better),
+                modules,
+                points,
+                trials,
+                seed,
+            )
+            return work.module_result(study)
+    if score is not None or calibration is not None or lower_is_better:
+        raise InputError("score, lower_is_better, calibration: go with a module; checkpoints are scored by their WER")
+    if data is not None and not isinstance(data, str | Path):
+        raise InputError("data: expected the name of a corpus or a manifest; batches go with a module and a score")
     name = None if checkpoint is None else str(checkpoint)
     data = default_data(name) if data is None else str(data)
     if decoding.tune and has_one_split(data):
         raise InputError(f"--tune: {data} has no dev split to tune on; give --lm-weight and --prior-weight")
     if split is not None and has_one_split(data):
         raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
-    with joined_workers("cpu", PATIENCE) as workers:
-        if workers.is_first:
-            sharing.require_file(force=force)
-        else:
-            listener = _Silent()
+    with _joined(sharing, listener, force=force) as (workers, listener):
         opened, said = open_checkpoint(name, architecture, _text(architecture_config))
         for line in filter(None, (said, opened.prefix_note)):
             listener.say(line)
@@ -141,10 +195,9 @@ def evaluate(
         if opened.kind == "device":
             raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
         points = points_of(opened, hardware, bits, cell, set)
-        alone = len(points) < 2 and sharing.shard is None and workers.size == 1
-        if not alone:
-            findings.require_single_point()
-        device = str(own_device(choose_device(compute)))
+        work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
+        work.require_possible(points)
+        device = work.device
         compared = None
         if reference is not None:
             compared = open_network(str(reference), "--reference", architecture, _text(architecture_config))
@@ -162,30 +215,14 @@ def evaluate(
                 target = with_decoder(target, search)
                 task, networks = replace(task, decoding=decoded), replace(networks, decoder=search)
                 study = replace(study, task=task, networks=networks)
-            found: dict[str, Any] = {}
-            if alone:
-                found = _before(findings, target, task, device, listener)
-            _make_way(sharing, workers, force=force)
-            done = run_study(
-                study,
-                device=device,
-                jobs=sharing.jobs,
-                shard=sharing.numbers,
-                results=sharing.file,
-                workers=workers,
-                target=target,
-                watcher=ListeningWatcher(listener),
-                stop_request=stop_request,
-                on_resume=lambda resumed: listener.say(f"{sharing.results}: {resumed}"),
-            )
-            if findings.ablate:
-                found["ablation"] = ablate(target, done[0][1], device=device, progress=listener.progress)
+            found = work.before(target, task, points)
+            if work.is_alone(points) and findings.cost is not False:
+                found["cost"] = chip_cost(target, task.corpus, device=device, progress=listener.progress)
+            done = work.run(study, target, found)
             if findings.hypotheses:
                 nbest = decoding.nbest or 0
                 rows = hypotheses(done[0][1], target, nbest=nbest, device=device, progress=listener.progress)
                 found["hypotheses"] = tuple(rows)
-        if sharing.shard:
-            listener.say(f"share {sharing.shard} is done: {sharing.results}; --merge joins all of them")
         if corpus.skipped:
             listener.warn(f"{corpus.name}: {counted(corpus.skipped, 'utterance')} without words left out")
         return EvaluationResult(tuple(EvaluatedPoint(*point) for point in done), path=opened.path, **found)
@@ -233,21 +270,99 @@ def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corp
         listener.warn(warning)
 
 
-def _before(
-    findings: Findings, target: EvaluationTarget, task: SpeechTask, device: str, listener: Listener
-) -> dict[str, Any]:
-    """Find out what does not need the scores of chips; return it by the names of the result's fields."""
-    found: dict[str, Any] = {}
-    if findings.budget is not False:
-        found["budget"] = _budget(target, listener, required=findings.budget is True)
-    if findings.sensitivity:
-        found["sensitivity"] = sensitivity(target, task, device=device, progress=listener.progress)
-    if findings.cost is not False:
-        found["cost"] = chip_cost(target, task.corpus, device=device, progress=listener.progress)
-    return found
+@contextmanager
+def _joined(sharing: Sharing, listener: Listener, *, force: bool) -> Iterator[tuple[Workers, Listener]]:
+    """Join the processes of this torchrun; all but the first of them are silent."""
+    with joined_workers("cpu", PATIENCE) as workers:
+        if workers.is_first:
+            sharing.require_file(force=force)
+        yield workers, listener if workers.is_first else _Silent()
 
 
-def _budget(target: EvaluationTarget, listener: Listener, *, required: bool) -> Budget | None:
+@dataclass(frozen=True)
+class _Work:
+    """The part of an evaluation that knows only a task and networks."""
+
+    findings: Findings
+    sharing: Sharing
+    workers: Workers
+    compute: str
+    force: bool
+    listener: Listener
+    stop_request: Callable[[], int | None]
+
+    @cached_property
+    def device(self) -> str:
+        """The device of this process."""
+        return str(own_device(choose_device(self.compute)))
+
+    def is_alone(self, points: Sequence[Point]) -> bool:
+        """Return whether this process evaluates a single point whole."""
+        return len(points) < 2 and self.sharing.shard is None and self.workers.size == 1
+
+    def require_possible(self, points: Sequence[Point]) -> None:
+        """Raise InputError for findings that need a single point here, and for a device that is not there."""
+        if not self.is_alone(points):
+            self.findings.require_single_point()
+        self.device  # noqa: B018 - raises
+
+    def before(self, target: Target, task: Task, points: Sequence[Point]) -> dict[str, Any]:
+        """Find out what does not need the scores of chips; return it by the names of the result's fields."""
+        found: dict[str, Any] = {}
+        if not self.is_alone(points):
+            return found
+        if self.findings.budget is not False:
+            found["budget"] = _budget(target, self.listener, required=self.findings.budget is True)
+        if self.findings.sensitivity:
+            found["sensitivity"] = sensitivity(target, task, device=self.device, progress=self.listener.progress)
+        return found
+
+    def run(self, study: Study, target: Target, found: dict[str, Any]) -> list[tuple[PointFacts, Evaluation]]:
+        """Run `study`, whose first point has the networks `target`, and add what needs its scores to `found`."""
+        self._make_way()
+        sharing, listener = self.sharing, self.listener
+        done = run_study(
+            study,
+            device=self.device,
+            jobs=sharing.jobs,
+            shard=sharing.numbers,
+            results=sharing.file,
+            workers=self.workers,
+            target=target,
+            watcher=ListeningWatcher(listener),
+            stop_request=self.stop_request,
+            on_resume=lambda resumed: listener.say(f"{sharing.results}: {resumed}"),
+        )
+        if self.findings.ablate:
+            found["ablation"] = ablate(target, done[0][1], device=self.device, progress=listener.progress)
+        if sharing.shard:
+            listener.say(f"share {sharing.shard} is done: {sharing.results}; --merge joins all of them")
+        return done
+
+    def module_result(self, study: Study) -> EvaluationResult:
+        """Run the study of a module."""
+        target = study.target()
+        plan = mapping_of(target.digital).plan
+        if not plan.mapped:
+            raise InputError(f"{study.networks.facts.path}: no layer is on arrays")
+        silent = silent_inputs(plan, target.statistics)
+        doubts = [*glob_warnings(plan, target.spec), *disturbance_warnings(plan, target.spec), silent]
+        for doubt in filter(None, [*doubts, without_ranges(plan, target.statistics)]):
+            self.listener.warn(doubt)
+        with self.listener.working():
+            found = self.before(target, study.task, study.points)
+            done = self.run(study, target, found)
+        return EvaluationResult(tuple(EvaluatedPoint(*point) for point in done), **found)
+
+    def _make_way(self) -> None:
+        """Remove old results by `force`, when all else is known to be right; the first of several processes does."""
+        if self.sharing.file is not None and self.force:
+            if self.workers.is_first:
+                remove_results(self.sharing.file)
+            self.workers.wait()
+
+
+def _budget(target: Target, listener: Listener, *, required: bool) -> Budget | None:
     """Measure the error budget; return None where that is impossible and it is not `required`."""
     try:
         return chip_budget(target, progress=listener.progress)
@@ -255,11 +370,3 @@ def _budget(target: EvaluationTarget, listener: Listener, *, required: bool) -> 
         if required:
             raise
         return None
-
-
-def _make_way(sharing: Sharing, workers: Workers, *, force: bool) -> None:
-    """Remove old results by `force`, now that all else is known to be right; the first of several processes does."""
-    if sharing.file is not None and force:
-        if workers.is_first:
-            remove_results(sharing.file)
-        workers.wait()

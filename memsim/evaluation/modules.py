@@ -6,7 +6,6 @@ import copy
 import hashlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,15 +20,20 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.evaluation.module_batches import Batches, inputs_and_targets
 from memsim.evaluation.task import CheckpointFacts, Measure, Score, System, Task
+from memsim.mapping import digital_twin
+from memsim.nn.batches import run_batch
+from memsim.nn.budget import require_samples
 from memsim.nn.calibration import Calibration, measure
 from memsim.nn.finite import first_not_finite
-from memsim.nn.mapping import ChipMapping, map_model, mapping_of, measure_inputs, remap
-from memsim.nn.plan import chosen_bits
+from memsim.nn.mapping import ChipMapping, mapping_of, measure_inputs, remap
 from memsim.spec import HardwareSpec
-from memsim.units import counted
+from memsim.units import counted, si
 
 ScoreFunction = Callable[[Any, Any], Any]
 """score(outputs, targets): a value for each example, or their mean."""
+
+CALIBRATION_EXAMPLES = 1000
+"""The number of examples, from the first on, that calibrate a module where no calibration data are given."""
 
 MUCH_WORSE = 2.0
 """A network whose errors (or, of scores of which more is better, whose score) differ by this factor is named."""
@@ -242,7 +246,16 @@ class ModuleTask(Task):
 
     def data_dict(self, score: ModuleScore) -> dict[str, Any]:
         """See `Task`."""
-        return {"examples": sum(self.sizes), "batches": len(self.sizes), "sha256": self.data_sha256}
+        count = {"items": len(self), "item": self.item}
+        return {"name": self.name, **count, "examples": sum(self.sizes), "sha256": self.data_sha256}
+
+    def describe(self) -> str:
+        """See `Task`."""
+        return f"{self.name} in {counted(len(self.sizes), 'batch')}"
+
+    def speed_line(self, seconds: float) -> str:
+        """See `Task`."""
+        return f"the simulation takes {si(seconds, 's')} an example (no speed of a chip)"
 
 
 @dataclass(frozen=True)
@@ -310,16 +323,28 @@ def _values(score: ScoreFunction, outputs: Any, targets: Any, size: int, name: s
     return values, len(values) == size and torch.as_tensor(found).ndim > 0
 
 
+def calibration_of(batches: Batches) -> Callable[[nn.Module], None]:
+    """Return a function that runs a network on the first batches, without their targets, as calibration."""
+
+    def run(model: nn.Module) -> None:
+        done = 0
+        for number, size in enumerate(batches.sizes):
+            if done >= CALIBRATION_EXAMPLES:
+                return
+            run_batch(model, inputs_and_targets(batches[number])[0])
+            done += size
+
+    return run
+
+
 @dataclass(frozen=True)
 class ModuleNetworks:
     """A module on hardware, for evaluation; the module itself is untouched."""
 
     model: nn.Module
     calibration: Calibration
-    """Batches, or the statistics that `measure_inputs` gives."""
+    """Batches, a function that runs the network, or the statistics that `measure_inputs` gives."""
     label: str
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
 
     @cached_property
     def facts(self) -> CheckpointFacts:
@@ -329,6 +354,10 @@ class ModuleNetworks:
             digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return CheckpointFacts(Path(self.label), "module", digest.hexdigest())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # statistics are measured once, here; other processes are sent them
+        return self.__dict__ | {"calibration": self.statistics}
 
     reference_sha256 = None
     has_full_precision = True
@@ -347,32 +376,21 @@ class ModuleNetworks:
 
     def target(self, spec: HardwareSpec | None, seed: int | None) -> ModuleTarget:
         """See `Networks`. Raises InputError as `map_model` does."""
-        spec, seed = spec or self.stored_spec, seed or 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the first chip repeats them
-            digital = map_model(
-                self.model,
-                spec.digital_twin(),
-                seed=seed,
-                calibration=self.statistics,
-                include=self.include,
-                exclude=self.exclude,
-            )
-        plan = mapping_of(digital).plan
-        full_precision = copy.deepcopy(self.model).eval()
-        completed = plan.completed(self.statistics)
-        return ModuleTarget(self.label, chosen_bits(spec, plan), seed, completed, full_precision, digital)
+        made = digital_twin(self.model, spec or self.stored_spec, self.statistics, seed or 0)
+        digital, chosen, statistics = made
+        full_precision = RunningModule(copy.deepcopy(self.model).eval())
+        return ModuleTarget(self.facts.path, chosen, seed or 0, statistics, full_precision, digital)
 
 
 @dataclass(frozen=True)
 class ModuleTarget:
     """A module on one hardware spec, ready to run."""
 
-    label: str
+    path: Path
     spec: HardwareSpec
     seed: int
     statistics: Mapping[str, InputStatistics]
-    full_precision: nn.Module
+    full_precision: RunningModule
     digital: nn.Module
 
     def chip(self, trial: int) -> nn.Module:
@@ -386,5 +404,10 @@ class ModuleTarget:
     def network(self, system: System) -> RunningModule:
         """See `Target`."""
         if system.role == "full_precision":
-            return RunningModule(self.full_precision)
+            return self.full_precision
         return RunningModule(self.chip(system.trial) if system.role == "chip" else self.digital)
+
+    def require_samples(self) -> None:
+        """See `Target`."""
+        names = (layer.name for layer in mapping_of(self.digital).mapped)
+        require_samples(self.path, names, self.statistics, "calibration data that reach them measure them")

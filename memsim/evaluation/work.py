@@ -10,7 +10,7 @@ from memsim.evaluation.partial_results import PartialResult, run_network
 from memsim.evaluation.study import Study, StudyFacts, WorkItem
 from memsim.evaluation.task import Score, System, Target, Task
 from memsim.listener import Listener
-from memsim.units import counted
+from memsim.units import counted, plural_of
 
 Done = Generator[tuple[System, PartialResult], None, None]
 """Parts, as they are done; where it is closed, the rest is not run."""
@@ -96,7 +96,7 @@ class ListeningWatcher:
     def _show(self, detail: str) -> None:
         total = self._outcomes
         self._listener.progress(
-            "evaluation", self._done / total if total else 1.0, detail, total, f"{self._facts.task.item}s"
+            "evaluation", self._done / total if total else 1.0, detail, total, plural_of(self._facts.task.item)
         )
 
     def _name(self, system: System) -> str:
