@@ -41,8 +41,8 @@ from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
 from memsim.spec import HardwareSpec
-from memsim.spec_facts import hardware_dict, unfitted, unfitted_note
-from memsim.spec_options import Hardware, choose_hardware
+from memsim.spec.facts import hardware_dict, unfitted, unfitted_note
+from memsim.spec.options import Hardware, choose_hardware
 from memsim.storage.checkpoint import Checkpoint, save_checkpoint
 from memsim.storage.outputs import require_outputs, require_page, require_safetensors, write_text
 from memsim.units import counted

@@ -112,15 +112,15 @@ Report = Annotated[
 
 
 def choose_hardware(source: str | None, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """See `memsim.spec_options.choose_hardware`."""
-    from memsim.spec_options import choose_hardware
+    """See `memsim.spec.options.choose_hardware`."""
+    from memsim.spec.options import choose_hardware
 
     return choose_hardware(source, bits, cell, settings)
 
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """See `memsim.spec_options.change_hardware`."""
-    from memsim.spec_options import change_hardware
+    """See `memsim.spec.options.change_hardware`."""
+    from memsim.spec.options import change_hardware
 
     return change_hardware(spec, bits, cell, settings)
 

@@ -39,7 +39,7 @@ from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, g
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.mapping import mapping_of
-from memsim.spec_options import Hardware, choose_hardware
+from memsim.spec.options import Hardware, choose_hardware
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 

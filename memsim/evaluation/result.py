@@ -15,7 +15,7 @@ from memsim.evaluation.task import CheckpointFacts, Measure, Score, Task
 from memsim.evaluation.verdicts import warnings_of
 from memsim.nn.mapping import ClipRate, clip_rate
 from memsim.spec import HardwareSpec
-from memsim.spec_facts import hardware_dict
+from memsim.spec.facts import hardware_dict
 from memsim.units import plural_of
 from memsim.version import __version__
 

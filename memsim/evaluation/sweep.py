@@ -12,7 +12,7 @@ from memsim.errors import InputError
 from memsim.evaluation.study import Point
 from memsim.networks.mapped_file import stored_spec
 from memsim.spec import HardwareSpec, load_hardware
-from memsim.spec_options import Hardware, change_hardware, choose_hardware
+from memsim.spec.options import Hardware, change_hardware, choose_hardware
 from memsim.storage.checkpoint import Checkpoint
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}

@@ -21,7 +21,7 @@ from memsim.nn.budget import Budget
 from memsim.report.tables import WORST_LAYERS, budget_parts, cost_parts
 from memsim.report.text import note, percent, table_of
 from memsim.spec import effect_label
-from memsim.spec_facts import unfitted, unfitted_note
+from memsim.spec.facts import unfitted, unfitted_note
 from memsim.units import counted
 
 

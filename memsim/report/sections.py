@@ -16,7 +16,7 @@ from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.spec import effect_label
-from memsim.spec_facts import unfitted_note
+from memsim.spec.facts import unfitted_note
 from memsim.units import counted, si
 from memsim.version import __version__
 

@@ -23,7 +23,7 @@ from memsim.report.sections import (
     seeds_of,
     speech_of,
 )
-from memsim.spec_facts import unfitted_note
+from memsim.spec.facts import unfitted_note
 from memsim.units import counted
 
 

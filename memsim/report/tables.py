@@ -58,8 +58,8 @@ def _meaning(effects: Sequence[str]) -> str:
         return "The spec has no effect that adds an error"
     return (
         f"Effects are switched on in the order {', '.join(map(effect_label, effects))}; what one adds is the root of "
-        "the difference of squares, negative where it makes the error less. How much the recogniser minds a layer's "
-        "error, eval's --sensitivity says"
+        "the difference of squares, negative where it makes the error less. `eval --sensitivity` shows how much each "
+        "layer's error costs the network"
     )
 
 

@@ -134,7 +134,7 @@ def train(
         targets = _targets(recipe, lexicon, init)
         quantisation = None
         if weight_bits is not None:
-            from memsim.spec_options import choose_hardware
+            from memsim.spec.options import choose_hardware
 
             spec = choose_hardware(hardware, weight_bits, cell, set)
             quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
