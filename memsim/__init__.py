@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from memsim.evaluation.options import Decoding, Findings, Sharing
     from memsim.fit.device_fit import DeviceFit, fit_device
     from memsim.fit.inspection import Inspection, inspect_measurements
+    from memsim.hardware import HardwareSpec, load_hardware
     from memsim.mapping import MapResult, map_checkpoint
     from memsim.nn.mapping import map_model, measure_inputs
-    from memsim.spec import HardwareSpec, load_hardware
     from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
     from memsim.training.result import TrainingResult
     from memsim.training.train import train
@@ -39,7 +39,7 @@ _HOMES = {
     "Decoding": "memsim.evaluation.options",
     "EvaluationResult": "memsim.evaluation.evaluation_result",
     "Findings": "memsim.evaluation.options",
-    "HardwareSpec": "memsim.spec",
+    "HardwareSpec": "memsim.hardware",
     "Inspection": "memsim.fit.inspection",
     "fit_device": "memsim.fit.device_fit",
     "inspect_measurements": "memsim.fit.inspection",
@@ -50,7 +50,7 @@ _HOMES = {
     "Sharing": "memsim.evaluation.options",
     "evaluate": "memsim.evaluation.evaluate",
     "load_checkpoint": "memsim.storage.checkpoint",
-    "load_hardware": "memsim.spec",
+    "load_hardware": "memsim.hardware",
     "map_checkpoint": "memsim.mapping",
     "map_model": "memsim.nn.mapping",
     "measure_inputs": "memsim.nn.mapping",

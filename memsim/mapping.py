@@ -20,6 +20,9 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import total
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
+from memsim.hardware.facts import hardware_dict, unfitted, unfitted_note
+from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
@@ -40,9 +43,6 @@ from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
-from memsim.spec import HardwareSpec
-from memsim.spec.facts import hardware_dict, unfitted, unfitted_note
-from memsim.spec.options import Hardware, choose_hardware
 from memsim.storage.checkpoint import Checkpoint, save_checkpoint
 from memsim.storage.outputs import require_outputs, require_page, require_safetensors, write_text
 from memsim.units import counted

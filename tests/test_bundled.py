@@ -8,7 +8,7 @@ from memsim.asr.corpora import load_corpus
 from memsim.config.resources import ASSETS
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.target import prepare
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import evaluate
 

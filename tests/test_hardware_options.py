@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from memsim.errors import InputError
-from memsim.spec import load_hardware
-from memsim.spec.options import choose_hardware
+from memsim.hardware import load_hardware
+from memsim.hardware.options import choose_hardware
 
 
 def test_a_spec_may_be_a_name_a_file_a_mapping_or_loaded(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from memsim.asr.tokens import tokens_from_json
 from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.fit import read_measurements
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 from memsim.storage import packed
 from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.recipe import load_train_config

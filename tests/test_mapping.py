@@ -20,12 +20,12 @@ from memsim.asr.recogniser import Recogniser, build, load_model_config, load_rec
 from memsim.asr.tokens import CharacterTokens
 from memsim.config.resources import ASSETS
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure, remap
 from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
-from memsim.spec import HardwareSpec, load_hardware
 from memsim.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.calls import growth_beyond_linear
 from tests.nn.layers import quantised_layers

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from memsim import load_hardware, map_model
 from memsim.config.resources import configs_root
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from memsim.config.resources import configs_root
 from memsim.config.schema import models_in
 from memsim.errors import InputError
-from memsim.spec import (
+from memsim.hardware import (
     EFFECTS,
     OVERRIDABLE,
     CalibratedAdc,
@@ -34,7 +34,7 @@ from memsim.spec import (
     apply_settings,
     load_hardware,
 )
-from memsim.spec.hardware import _SCHEMA
+from memsim.hardware.spec import _SCHEMA
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
 
@@ -157,7 +157,7 @@ def test_paper_positional_moves_bits_of_the_layers_on_positional_encodings():
 
 
 def test_spec_does_not_import_torch():
-    code = "import sys, memsim.spec; memsim.spec.load_hardware('physical'); sys.exit('torch' in sys.modules)"
+    code = "import sys, memsim.hardware; memsim.hardware.load_hardware('physical'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

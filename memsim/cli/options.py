@@ -20,7 +20,7 @@ from memsim.storage.outputs import write_json as write_json
 from memsim.storage.outputs import write_text as write_text
 
 if TYPE_CHECKING:
-    from memsim.spec import HardwareSpec
+    from memsim.hardware import HardwareSpec
 
 HARDWARE_PANEL = "Hardware"
 DATA_PANEL = "Data"
@@ -112,15 +112,15 @@ Report = Annotated[
 
 
 def choose_hardware(source: str | None, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """See `memsim.spec.options.choose_hardware`."""
-    from memsim.spec.options import choose_hardware
+    """See `memsim.hardware.options.choose_hardware`."""
+    from memsim.hardware.options import choose_hardware
 
     return choose_hardware(source, bits, cell, settings)
 
 
 def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """See `memsim.spec.options.change_hardware`."""
-    from memsim.spec.options import change_hardware
+    """See `memsim.hardware.options.change_hardware`."""
+    from memsim.hardware.options import change_hardware
 
     return change_hardware(spec, bits, cell, settings)
 

@@ -22,7 +22,7 @@ from memsim.crossbar.ranges import has_input_range
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.tiling import Tiling, tiling_for
 from memsim.device import load_device_on
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 
 
 @dataclass(frozen=True, eq=False)

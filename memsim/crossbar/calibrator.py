@@ -21,7 +21,7 @@ from memsim.crossbar.ranges import calibrated_adc_range, dac_range, has_input_ra
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.spec import CalibratedAdc, FixedAdc
+from memsim.hardware import CalibratedAdc, FixedAdc
 from memsim.units import counted
 
 MANTISSA_BITS = 9

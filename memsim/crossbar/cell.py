@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from memsim.device import DeviceModel, read_noise_std_amperes
-from memsim.spec import ReadNoise
+from memsim.hardware import ReadNoise
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from memsim.spec import Adc, Dac, FixedAdc
+from memsim.hardware import Adc, Dac, FixedAdc
 
 LEAST_RANGE = 1e-12
 """The smallest full scale of a converter."""

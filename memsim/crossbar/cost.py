@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from memsim.crossbar.drive import driven_bits, phase_count
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.tiling import Tiling
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 
 
 @dataclass(frozen=True)

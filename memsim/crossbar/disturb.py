@@ -13,7 +13,7 @@ from memsim import rng
 from memsim.device import UR, US, Cells, DeviceModel, draw_states, fraction_below, load_device
 from memsim.device.features import History
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec, IncrementalReset, Scheme
+from memsim.hardware import HardwareSpec, IncrementalReset, Scheme
 
 NEGLIGIBLE = 1e-4
 """The smallest fraction of disturbed cells that deserves a warning; at 0.4 V 4e-5 of the cells are, at 0.5 V 7e-4."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from memsim.crossbar import compiled, convert, elementwise
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.tiling import split_rows
-from memsim.spec import Dac, ReadNoise
+from memsim.hardware import Dac, ReadNoise
 
 Rows = tuple[Tensor, Tensor | None, Tensor | int]
 """Signals, noise terms and the number of clipped inputs: see `elementwise.look_up`."""

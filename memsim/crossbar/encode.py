@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memsim.spec import HardwareSpec, Weights
+from memsim.hardware import HardwareSpec, Weights
 
 # Scales to try, as fractions of the MinMax scale: dense near 1, where the error at many bits has many local minima.
 _FRACTIONS = (*(1 - 0.005 * step for step in range(20)), *(0.9 - 0.02 * step for step in range(36)))

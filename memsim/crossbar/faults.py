@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from memsim.crossbar.cell import zero_current_state
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, draw_states
-from memsim.spec import Faults, Retention
+from memsim.hardware import Faults, Retention
 
 
 def apply_faults(states: Tensor, faults: Faults, tiling: Tiling, device: DeviceModel, generator: Generator) -> Tensor:

@@ -15,7 +15,7 @@ from memsim.crossbar.cell import MemristorCell, noise_variance_per_siemens
 from memsim.crossbar.effective import EffectiveArrays
 from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.crossbar.tiling import Tiling
-from memsim.spec import ReadNoise, Wires
+from memsim.hardware import ReadNoise, Wires
 
 
 @dataclass(frozen=True, eq=False)

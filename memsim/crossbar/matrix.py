@@ -25,7 +25,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 from memsim.units import counted
 
 ADC_ERRORS = ("adc_gain_error", "adc_offset_codes")

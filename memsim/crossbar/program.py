@@ -22,7 +22,7 @@ from memsim.device import DeviceModel, draw_cycling_volts, load_device_on, pulse
 from memsim.device.features import chunks
 from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec, Scheme, SinglePulse
+from memsim.hardware import HardwareSpec, Scheme, SinglePulse
 
 STATE_DTYPE = torch.float16
 """The type of stored states. It rounds a state by 1.4e-4 (rms), 2e-4 of the full-scale current, where the least spread

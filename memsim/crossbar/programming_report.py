@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memsim.device.programming import Outcome, Programmer
-from memsim.spec import Scheme
+from memsim.hardware import Scheme
 
 
 @dataclass(frozen=True)

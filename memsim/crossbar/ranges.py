@@ -8,7 +8,7 @@ from torch import Tensor
 from memsim.crossbar.convert import LEAST_RANGE, dac_codes, dac_max_code
 from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.statistics import InputStatistics
-from memsim.spec import CalibratedAdc, Dac, HardwareSpec
+from memsim.hardware import CalibratedAdc, Dac, HardwareSpec
 
 _POINTS_PER_BIN = 16
 

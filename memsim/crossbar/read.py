@@ -25,7 +25,7 @@ from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.ir_drop import noise_terms as noise_with_ir_drop
 from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.tiling import Tiling
-from memsim.spec import Adc, ReadNoise
+from memsim.hardware import Adc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
 """Approximate number of column values at a time on a CPU; changes speed and memory, never a result."""

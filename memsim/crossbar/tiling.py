@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar.encode import bits_of, slices_of
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from memsim.device.features import History, draw_history, draw_offsets_and_scales
 from memsim.device.model import HRS, LRS, UR, US, DeviceModel
-from memsim.spec import Cycling
+from memsim.hardware import Cycling
 
 
 class Cells:

@@ -23,7 +23,7 @@ from memsim.device.features import draw_states, state_means
 from memsim.device.model import HRS, LRS, UR, DeviceModel
 from memsim.device.ramp import RampCells, ResetRamp
 from memsim.device.verify import CurrentScale, VerifyRead
-from memsim.spec import IncrementalReset, Programming, Scheme, SinglePulse, WriteVerify
+from memsim.hardware import IncrementalReset, Programming, Scheme, SinglePulse, WriteVerify
 
 AHEAD = 16
 """Verify reads that are drawn at a time; changes speed and the assignment of random numbers."""

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from memsim.device.model import DeviceModel
 from memsim.device.noise import read_noise_std_amperes
-from memsim.spec import Noise, VerifyAdc
+from memsim.hardware import Noise, VerifyAdc
 
 NOISE_REACH = 6.0
 """Standard deviations beyond which noise is neglected; it reaches further once in 10^9 reads."""

@@ -33,13 +33,13 @@ from memsim.evaluation.sweep import points_of, sweep_points
 from memsim.evaluation.target import EvaluationTarget, with_decoder
 from memsim.evaluation.task import Target, Task
 from memsim.evaluation.work import ListeningWatcher
+from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
 from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.mapping import mapping_of
-from memsim.spec.options import Hardware, choose_hardware
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 

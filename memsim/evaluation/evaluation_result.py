@@ -13,9 +13,8 @@ from memsim.evaluation.ablation import AblationStep, Sensitivity
 from memsim.evaluation.network_cost import Cost
 from memsim.evaluation.result import Evaluation, Trial
 from memsim.evaluation.study import PointFacts
-from memsim.evaluation.verdicts import clipping_warnings
+from memsim.hardware import HardwareSpec
 from memsim.nn.budget import Budget
-from memsim.spec import HardwareSpec
 from memsim.storage.outputs import require_page, write_text
 from memsim.version import __version__
 
@@ -99,7 +98,7 @@ class EvaluationResult:
 
         Of a sweep they are those of the first point that has any.
         """
-        clipping = clipping_warnings(self.points[0].evaluation) if len(self.points) == 1 else []
+        clipping = self.points[0].evaluation.clipping_warnings if len(self.points) == 1 else []
         bad = [(point, point.evaluation.warnings) for point in self.points if point.evaluation.warnings]
         if not bad:
             return clipping

@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.evaluation.measure import Measure
 from memsim.evaluation.module_batches import Batches, inputs_and_targets
-from memsim.evaluation.task import CheckpointFacts, Measure, Score, System, Task
+from memsim.evaluation.task import CheckpointFacts, Score, System, Task
+from memsim.hardware import HardwareSpec
 from memsim.mapping import digital_twin
 from memsim.nn.batches import run_batch
 from memsim.nn.budget import require_samples
 from memsim.nn.calibration import Calibration, measure
 from memsim.nn.finite import first_not_finite
 from memsim.nn.mapping import ChipMapping, mapping_of, measure_inputs, remap
-from memsim.spec import HardwareSpec
 from memsim.units import counted, si
 
 ScoreFunction = Callable[[Any, Any], Any]

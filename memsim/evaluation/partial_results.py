@@ -17,8 +17,8 @@ from memsim.config.changes import Changes
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.errors import InputError
 from memsim.evaluation.task import Network, Task
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.mapping import ChipMapping
-from memsim.spec import HardwareSpec, load_hardware
 
 
 @dataclass(frozen=True)

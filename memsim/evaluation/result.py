@@ -10,14 +10,18 @@ from typing import Any
 
 from memsim.asr import bootstrap
 from memsim.crossbar.read import ClipCounts
+from memsim.evaluation.measure import Measure
 from memsim.evaluation.partial_results import ChipFacts, PartialResult
-from memsim.evaluation.task import CheckpointFacts, Measure, Score, Task
+from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.evaluation.verdicts import warnings_of
+from memsim.hardware import FixedAdc, HardwareSpec
+from memsim.hardware.facts import hardware_dict
 from memsim.nn.mapping import ClipRate, clip_rate
-from memsim.spec import HardwareSpec
-from memsim.spec.facts import hardware_dict
-from memsim.units import plural_of
+from memsim.units import counted, plural_of
 from memsim.version import __version__
+
+MOST_CLIPPED = 0.05
+"""A layer that clips more of its conversions multiplies by something else than its matrix."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,22 @@ class Evaluation:
             if beyond:
                 found[kind] = dict(sorted(beyond.items(), key=lambda layer: -layer[1]))
         return found
+
+    @property
+    def clipping_warnings(self) -> list[str]:
+        """Sentences on layers whose converters clip many conversions, which the rate over all layers hides."""
+        said = []
+        for kind, layers in self.clipped_beyond(MOST_CLIPPED).items():
+            (name, rate), *more = layers.items()
+            others = f" ({counted(len(more), 'more layer')} above {MOST_CLIPPED:.0%})" if more else ""
+            remedy = "dac.method: max and calibration on such data have room for them"
+            if kind == "adc":
+                adc = self.spec.for_layer(name).adc
+                wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
+                remedy = f"{wider} has room for them, under `overrides` in some layers alone"
+            conversions = f"{rate:.1%} of the {kind.upper()}'s conversions are beyond full scale"
+            said.append(f"{name}: {conversions}{others}; {remedy}")
+        return said
 
     @property
     def losses(self) -> list[float]:

@@ -22,12 +22,13 @@ from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import outputs
 from memsim.asr.scoring import TextErrors
 from memsim.asr.utterances import Utterance
+from memsim.evaluation.measure import CER, WER
 from memsim.evaluation.options import describe_decoding
 from memsim.evaluation.target import EvaluationTarget, StoredNetworks, has_full_precision, prepare, with_decoder
-from memsim.evaluation.task import CheckpointFacts, Measure, Score, Task
+from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.evaluation.verdicts import lost_text, why_unusable
+from memsim.hardware import HardwareSpec
 from memsim.networks.mapped_file import stored_seed, stored_spec
-from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -38,8 +39,6 @@ GREEDY = {"decoder": "greedy"}
 """The entry of a result whose texts are decoded without a search."""
 
 SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
-
-WER, CER = Measure("wer", "WER"), Measure("cer", "CER")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.result import Evaluation, Trial
 from memsim.evaluation.task import CheckpointFacts, Networks, Score, System, Target, Task
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 from memsim.units import counted
 
 IMBALANCE = 1.1

@@ -14,12 +14,12 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.evaluation.task import System
+from memsim.hardware import HardwareSpec
 from memsim.mapping import digital_twin
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
 from memsim.nn.mapping import ChipMapping, mapping_of, remap
-from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 

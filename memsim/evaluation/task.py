@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -18,35 +18,9 @@ from torch import nn
 from memsim.asr import bootstrap
 from memsim.asr.bootstrap import Interval
 from memsim.crossbar.statistics import InputStatistics
-from memsim.spec import HardwareSpec
+from memsim.evaluation.measure import Measure
+from memsim.hardware import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number by which networks are compared, such as the word error rate."""
-
-    key: str
-    """Its name in JSON and in `Score.rates`."""
-    name: str
-    """Its name in tables."""
-    lower_is_better: bool = True
-    in_percent: bool = True
-
-    @property
-    def title(self) -> str:
-        """The head of its column."""
-        return f"{self.name} %" if self.in_percent else self.name
-
-    def show(self, value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-        """Return `value` as a cell of that column; nothing for None."""
-        if value is None:
-            return ""
-        return f"{(100 if self.in_percent else 1) * value:{'+' if signed else ''}.{digits}f}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 class Score(ABC):

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memsim.asr import scoring
 from memsim.evaluation.task import Score, Task
-from memsim.spec import FixedAdc
 from memsim.units import counted
-
-if TYPE_CHECKING:
-    from memsim.evaluation.result import Evaluation
 
 UNUSABLE_WER = 1.0
 """A network with as many errors as words does no better than silence."""
@@ -24,8 +20,6 @@ MIN_HITS = 0.1
 MOST = 0.5
 """The fraction of utterances or words that counts as most of them."""
 
-MOST_CLIPPED = 0.05
-"""A layer that clips more of its conversions multiplies by something else than its matrix."""
 
 BABBLE = 2.0
 """Texts so many times as long as their references are babbling."""
@@ -112,21 +106,6 @@ def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) ->
     if name != "mapped" or len(scores) == 1:
         return f": {problem}"
     return f", {1 + len(more)} of {len(scores)} chips, such as that of seed {seed}: {problem}"
-
-
-def clipping_warnings(result: Evaluation) -> list[str]:
-    """Sentences on layers whose converters clip many conversions, which the rate over all layers hides."""
-    said = []
-    for kind, layers in result.clipped_beyond(MOST_CLIPPED).items():
-        (name, rate), *more = layers.items()
-        others = f" ({counted(len(more), 'more layer')} above {MOST_CLIPPED:.0%})" if more else ""
-        remedy = "dac.method: max and calibration on such data have room for them"
-        if kind == "adc":
-            adc = result.spec.for_layer(name).adc
-            wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
-            remedy = f"{wider} has room for them, under `overrides` in some layers alone"
-        said.append(f"{name}: {rate:.1%} of the {kind.upper()}'s conversions are beyond full scale{others}; {remedy}")
-    return said
 
 
 def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> str:

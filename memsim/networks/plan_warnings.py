@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from memsim.crossbar.disturb import disturb_risk
+from memsim.hardware import HardwareSpec
 from memsim.networks.programming import trained_scales_of
 from memsim.nn.plan import Plan, unmatched_globs
-from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 

@@ -13,6 +13,7 @@ from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import embedded
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
 from memsim.networks.mapped_file import MATRIX
 from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.stored_network import StoredNetwork
@@ -21,7 +22,6 @@ from memsim.nn.deviation import Deviation
 from memsim.nn.mapping import program
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors
 from memsim.nn.quantisers import quantiser_tensors, taken_over, trained_scales
-from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 
 

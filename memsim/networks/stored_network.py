@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from memsim.asr.recogniser import shared_parameters
 from memsim.crossbar.statistics import PREFIX
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
 from memsim.nn.layer_adapters import mappable_layers
 from memsim.nn.plan import DigitalLayer, Plan, Selection, plan_modules
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.sources import WeightSource, computed_from, stored_parts
-from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 
 

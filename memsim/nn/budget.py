@@ -1,7 +1,7 @@
 """The error budget: the share of each non-ideality in the error of every layer's product.
 
-The non-idealities are switched on one after the other, in the order of `memsim.spec.EFFECTS`. Each step is a hardware
-spec of its own (`HardwareSpec.steps`) and runs like any other, on the chip's cells where it programs them alike.
+The non-idealities are switched on one after the other, in the order of `memsim.hardware.EFFECTS`. Each step is a
+hardware spec of its own (`HardwareSpec.steps`) and runs like any other, on the chip's cells where it programs them alike.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
 from memsim.nn.deviation import exact_product, product_error, row_squares
 from memsim.nn.plan import layer_spec
-from memsim.spec import HardwareSpec
 from memsim.units import counted
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 
 ASSUMPTIONS = (
     "all arrays of a layer work at once; phases, input vectors and layers follow each other without overlap",

@@ -21,6 +21,7 @@ from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.batches import Progress
 from memsim.nn.calibration import (
@@ -52,7 +53,6 @@ from memsim.nn.plan import (
 )
 from memsim.nn.sources import effective_weight
 from memsim.report.text import as_html, as_text
-from memsim.spec import HardwareSpec, load_hardware
 from memsim.units import counted
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
 from memsim.crossbar.tiling import Tiling, tiling_for
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
 from memsim.nn.layer_adapters import (
     MappableLayer,
     mappable_layers,
@@ -27,7 +28,6 @@ from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.rounding import QUANTISERS
 from memsim.nn.sources import WeightSource
 from memsim.nn.tensor_names import Shapes, matrices_by_tensor, tables_perhaps_tied
-from memsim.spec import HardwareSpec
 
 DEFAULT_BITS = 8
 

@@ -24,6 +24,7 @@ from memsim.crossbar.encode import bits_of
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
+from memsim.hardware import BinaryPlanes, HardwareSpec, Percentile
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.layer_adapters import (
     QUANTISED,
@@ -40,7 +41,6 @@ from memsim.nn.quantisers import seams
 from memsim.nn.rounding import NEGLIGIBLE, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource
 from memsim.nn.transfer import HardwareTransfer, require_trainable
-from memsim.spec import BinaryPlanes, HardwareSpec, Percentile
 
 WeightBits = Annotated[int, Within(2, 16)]
 ActivationBits = Annotated[int, Within(2, 16)]

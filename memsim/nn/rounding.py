@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.crossbar import convert, encode
-from memsim.spec import BinaryPlanes, Weights
+from memsim.hardware import BinaryPlanes, Weights
 
 Method = Literal["lsq", "minmax"]
 

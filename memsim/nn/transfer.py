@@ -24,7 +24,7 @@ from memsim.crossbar.read import Operator, PackedOperator, packed
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
-from memsim.spec import CalibratedAdc, HardwareSpec
+from memsim.hardware import CalibratedAdc, HardwareSpec
 
 BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit
 CALIBRATION_ROWS = 64  # the rows of a step that calibrate a layer whose signal has become other than 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memsim.evaluation.verdicts import noise_note, worst_layers
+from memsim.hardware import effect_label
 from memsim.report import figures
 from memsim.report.page import Html, cards, document, heading, note, paragraph, row, table, verdict
 from memsim.report.page import figures as pictures
@@ -28,7 +29,6 @@ from memsim.report.sections import (
     speech_of,
     verdicts_of,
 )
-from memsim.spec import effect_label
 from memsim.units import counted, si
 
 

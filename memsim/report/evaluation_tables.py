@@ -14,14 +14,15 @@ from memsim.asr.bootstrap import CONFIDENCE
 from memsim.config.changes import setting_text, title, without
 from memsim.evaluation.ablation import AblationStep, Sensitivity
 from memsim.evaluation.evaluation_result import EvaluatedPoint, EvaluationResult
+from memsim.evaluation.measure import Measure
 from memsim.evaluation.result import Evaluation
-from memsim.evaluation.task import Measure, Score
+from memsim.evaluation.task import Score
 from memsim.evaluation.verdicts import noise_note, worst_layers
+from memsim.hardware import effect_label
+from memsim.hardware.facts import unfitted, unfitted_note
 from memsim.nn.budget import Budget
 from memsim.report.tables import WORST_LAYERS, budget_parts, cost_parts
 from memsim.report.text import note, percent, table_of
-from memsim.spec import effect_label
-from memsim.spec.facts import unfitted, unfitted_note
 from memsim.units import counted
 
 

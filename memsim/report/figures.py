@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memsim.evaluation.task import Measure
+from memsim.evaluation.measure import Measure
+from memsim.hardware import effect_label
 from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing, error_bars
-from memsim.spec import effect_label
 
 SYSTEMS = {"full_precision": "full precision", "digital": "digital, quantised", "mapped": "mapped"}
 """Names of the compared systems."""

@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 
 from memsim.config.changes import Changes, title, without
+from memsim.evaluation.measure import CER, WER, Measure
 from memsim.evaluation.options import describe_decoding
-from memsim.evaluation.speech import CER, WER
-from memsim.evaluation.task import Measure
+from memsim.hardware import effect_label
+from memsim.hardware.facts import unfitted_note
 from memsim.report import figures
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
-from memsim.spec import effect_label
-from memsim.spec.facts import unfitted_note
 from memsim.units import counted, si
 from memsim.version import __version__
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memsim.config.changes import setting_text
+from memsim.hardware.facts import unfitted_note
 from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
@@ -23,7 +24,6 @@ from memsim.report.sections import (
     seeds_of,
     speech_of,
 )
-from memsim.spec.facts import unfitted_note
 from memsim.units import counted
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from memsim.hardware import effect_label
 from memsim.nn.budget import Budget, increments
 from memsim.nn.layer_cost import Cost
 from memsim.report.text import note, percent, table_of
-from memsim.spec import effect_label
 from memsim.units import counted, si
 
 WORST_LAYERS = 10

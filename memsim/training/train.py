@@ -13,9 +13,9 @@ from memsim.asr.recogniser import load_model_config
 from memsim.asr.tokens import Tokens
 from memsim.distributed import choose_device, joined_workers
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
 from memsim.listener import Listener
 from memsim.nn.quantisation import Quantisation
-from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.outputs import require_safetensors
 from memsim.training import initialise, loop
@@ -134,7 +134,7 @@ def train(
         targets = _targets(recipe, lexicon, init)
         quantisation = None
         if weight_bits is not None:
-            from memsim.spec.options import choose_hardware
+            from memsim.hardware.options import choose_hardware
 
             spec = choose_hardware(hardware, weight_bits, cell, set)
             quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)

@@ -17,11 +17,11 @@ from memsim.asr.kinds import CTC
 from memsim.asr.models.external_ctc import Factory, FactoryConfig
 from memsim.asr.recogniser import load_recogniser, metadata_of
 from memsim.asr.tokens import CharacterTokens, tokens_from_json
+from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.mapping import map_model, mapping_of, measure
 from memsim.nn.plan import Selection
-from memsim.spec import load_hardware
 from memsim.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 TOKENS = CharacterTokens(tuple(" abc"))

@@ -17,13 +17,13 @@ from memsim.asr.models.transducer import Transducer
 from memsim.asr.recogniser import Recogniser, load_model_config, load_recogniser
 from memsim.asr.running import input_statistics, transcribe
 from memsim.asr.transducer_decoding import beam_search
+from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
 from memsim.nn.mapping import map_model, mapping_of
 from memsim.nn.plan import Selection
 from memsim.nn.sources import WeightSource
-from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.asr.networks import SMALL, TRANSDUCERS, tiny
 

@@ -12,7 +12,7 @@ from memsim import rng
 from memsim.crossbar.program import program
 from memsim.crossbar.tiling import Tiling
 from memsim.device import Cells, draw_cycling_volts, load_device
-from memsim.spec import Cycling, load_hardware
+from memsim.hardware import Cycling, load_hardware
 from tests.benchmarks.timing import Action, Benchmark, Row, median_seconds
 
 BITS = 3

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from memsim.asr.corpora import load_corpus
 from memsim.crossbar.encode import fit_scale, quantise
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 
 
 def test_a_foreign_checkpoint_is_mapped_and_explained(memsim, foreign):

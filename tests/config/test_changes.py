@@ -14,8 +14,8 @@ from memsim.config.changes import Changes, title, without
 from memsim.config.resources import configs_root
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import ChipFacts
+from memsim.hardware import apply_settings, load_hardware
 from memsim.nn.plan import with_bits
-from memsim.spec import apply_settings, load_hardware
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device, read_noise_std_amperes
+from memsim.hardware import CalibratedAdc, HardwareSpec, load_hardware
 from memsim.nn.collect import MOST_ROWS, StatisticsCollector
-from memsim.spec import CalibratedAdc, HardwareSpec, load_hardware
 
 
 def spec_of(bits: int = 3, rows: int = 2, **changes: Any) -> HardwareSpec:

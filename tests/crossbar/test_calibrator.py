@@ -14,7 +14,7 @@ from memsim.crossbar.calibrator import Calibrator
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics, one_hot_statistics
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 from tests.crossbar.by_hand import spec_of, statistics_of
 
 QUIET = {"read_noise": None}

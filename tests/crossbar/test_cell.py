@@ -7,7 +7,7 @@ import torch
 
 from memsim.crossbar.cell import GainFit, IdealCell, MemristorCell
 from memsim.device import DeviceModel, read_noise_std_amperes, state_means
-from memsim.spec import ReadNoise
+from memsim.hardware import ReadNoise
 
 U = torch.linspace(-1, 1, 41, dtype=torch.float64)
 

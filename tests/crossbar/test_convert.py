@@ -13,7 +13,7 @@ from memsim.crossbar.cell import IdealCell
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.read import ClipCounts, Operator
-from memsim.spec import CalibratedAdc, Dac, FixedAdc
+from memsim.hardware import CalibratedAdc, Dac, FixedAdc
 from tests.crossbar.by_hand import statistics_of
 
 BITS = st.integers(2, 12)

@@ -10,7 +10,7 @@ from memsim import load_hardware
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.tiling import tiling_for
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 
 PRICES = {
     "dac": {"joules_per_step": 1e-15, "driver_joules": 2e-13, "seconds": 3e-9, "square_micrometres_per_step": 0.5},

@@ -11,7 +11,7 @@ from memsim.crossbar.disturb import disturb_risk
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.device import UR, US, Cells, fraction_below, load_device, state_means
 from memsim.errors import InputError
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 from tests.crossbar.by_hand import spec_of, statistics_of
 
 DEVICE = load_device("synaptogen")

@@ -18,7 +18,7 @@ from memsim.crossbar.histogram import MagnitudeHistogram
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.device import load_device
 from memsim.errors import InputError
-from memsim.spec import Dac, load_hardware
+from memsim.hardware import Dac, load_hardware
 from tests.crossbar.by_hand import column_signals, in_weights_and_inputs, shift_add, small_matrix, spec_of
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from memsim.crossbar import encode
 from memsim.crossbar.effective import EffectiveArrays
 from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.device import DeviceModel, draw_states
-from memsim.spec import Weights
+from memsim.hardware import Weights
 from tests.crossbar.test_line_resistance import drives, programmed, relative
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memsim.crossbar import encode
-from memsim.spec import Weights
+from memsim.hardware import Weights
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 17))
 BITS = st.integers(2, 16)

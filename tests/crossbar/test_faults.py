@@ -14,7 +14,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.tiling import Tiling
 from memsim.device import load_device
 from memsim.errors import InputError
-from memsim.spec import Faults, Retention, load_hardware
+from memsim.hardware import Faults, Retention, load_hardware
 from tests.crossbar.by_hand import spec_of, statistics_of
 
 DEVICE = load_device("synaptogen")

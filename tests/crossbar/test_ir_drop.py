@@ -14,7 +14,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.device import load_device
 from memsim.device.noise import BOLTZMANN_JOULES_PER_KELVIN, ELEMENTARY_CHARGE_COULOMBS
 from memsim.errors import InputError
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 from tests.crossbar.by_hand import fractions, in_weights_and_inputs, small_matrix, spec_of
 from tests.crossbar.nodal import Nodal
 

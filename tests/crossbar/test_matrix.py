@@ -25,7 +25,7 @@ from memsim.crossbar.program import mean_window
 from memsim.crossbar.read_context import ReadContext
 from memsim.device import DeviceModel, state_means
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 from tests.crossbar.by_hand import columns_of, small_matrix, spec_of, statistics_of
 
 IDEAL = {"cell": "ideal", "dac": None, "adc": None, "read_noise": None}

@@ -15,7 +15,7 @@ from memsim.crossbar.drive import Drive
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.power import RowLoads
 from memsim.device import DeviceModel, load_device
-from memsim.spec import Dac
+from memsim.hardware import Dac
 from tests.crossbar.by_hand import small_matrix, spec_of, statistics_of
 from tests.crossbar.nodal import cell_volts
 

@@ -19,7 +19,7 @@ from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, state_means
 from memsim.device.programming import make_programmer
 from memsim.errors import InputError
-from memsim.spec import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify, load_hardware
+from memsim.hardware import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify, load_hardware
 from tests.crossbar.by_hand import spec_of
 
 SINGLE = SinglePulse()
@@ -256,7 +256,7 @@ from pathlib import Path
 from memsim.crossbar.program import program
 from memsim.crossbar.tiling import Tiling
 from memsim.device import load_device
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 
 SCHEMES = {
     "single": {},

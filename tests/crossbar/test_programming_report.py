@@ -11,7 +11,7 @@ import torch
 from memsim.crossbar.programming_report import ProgrammingReport, Tally, total
 from memsim.device import DeviceModel
 from memsim.device.programming import Outcome, make_programmer
-from memsim.spec import IncrementalReset, Scheme, SinglePulse, Verify, WriteVerify
+from memsim.hardware import IncrementalReset, Scheme, SinglePulse, Verify, WriteVerify
 
 SCHEMES: dict[str, tuple[Scheme, int]] = {
     "single_pulse": (SinglePulse(pulse_seconds=2e-6), 2),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memsim.crossbar.ranges import dac_range
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.errors import InputError
-from memsim.spec import Dac
+from memsim.hardware import Dac
 from tests.crossbar.by_hand import statistics_of
 
 

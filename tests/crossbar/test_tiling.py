@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.tiling import Tiling, split_rows, tiling_for
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 
 SIZES, SHAPES = st.integers(1, 7), st.integers(1, 15)
 TILINGS = st.builds(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memsim.device import Cells, DeviceModel, draw_cycling_volts, load_device, pulse_cells
 from memsim.device.model import HRS, LRS, UR, US
-from memsim.spec import Cycling
+from memsim.hardware import Cycling
 
 N = 100_000
 DEVICE = load_device("synaptogen")  # for Hypothesis, which does not go with fixtures

@@ -17,7 +17,7 @@ from memsim.device.cycles import Round
 from memsim.device.model import HRS, LRS
 from memsim.device.programming import FullPulse, Outcome, make_programmer, ramp_volts
 from memsim.device.verify import VerifyRead
-from memsim.spec import IncrementalReset, Noise, Scheme, SinglePulse, Verify, VerifyAdc, WriteVerify
+from memsim.hardware import IncrementalReset, Noise, Scheme, SinglePulse, Verify, VerifyAdc, WriteVerify
 
 QUIET = Verify(noise=None)
 COARSE = Verify(noise=None, adc=VerifyAdc(bits=6))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from memsim.device import DeviceModel, load_device, read_noise_std_amperes
 from memsim.device.verify import NOISE_REACH, CurrentScale, VerifyRead
-from memsim.spec import Noise, VerifyAdc
+from memsim.hardware import Noise, VerifyAdc
 
 DEVICE = load_device("synaptogen")  # for Hypothesis, which does not go with fixtures
 N = 200_000

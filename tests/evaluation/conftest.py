@@ -14,7 +14,7 @@ from memsim.evaluation.study import Study, StudyFacts
 from memsim.evaluation.sweep import sweep_points
 from memsim.evaluation.task import System
 from memsim.evaluation.work import Tally
-from memsim.spec import apply_settings, load_hardware
+from memsim.hardware import apply_settings, load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import study_of
 

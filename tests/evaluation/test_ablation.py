@@ -11,9 +11,9 @@ from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
 from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.target import EvaluationTarget, prepare
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.budget import Budget
 from memsim.nn.mapping import mapping_of
-from memsim.spec import HardwareSpec, load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import evaluate
 

@@ -10,7 +10,7 @@ from memsim.config.resources import ASSETS
 from memsim.errors import InputError
 from memsim.evaluation.decoders import GridPoint, Tuning, find_log_prior, hypotheses
 from memsim.evaluation.target import prepare, with_decoder
-from memsim.spec import load_hardware
+from memsim.hardware import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import evaluate
 

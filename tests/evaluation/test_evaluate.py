@@ -12,8 +12,8 @@ from memsim.asr.scoring import score
 from memsim.config.resources import ASSETS
 from memsim.evaluation.result import spread
 from memsim.evaluation.target import prepare
+from memsim.hardware import load_hardware
 from memsim.nn.mapping import mapping_of, remap
-from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import evaluate
 

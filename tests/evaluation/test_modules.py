@@ -18,7 +18,7 @@ from memsim.evaluation.modules import ModuleNetworks, ModuleTask
 from memsim.evaluation.run import run_study
 from memsim.evaluation.study import Study
 from memsim.evaluation.sweep import sweep_points
-from memsim.spec import apply_settings, load_hardware
+from memsim.hardware import apply_settings, load_hardware
 
 EXAMPLES = 53
 SIZES = (20, 20, 13)

@@ -18,10 +18,10 @@ from memsim.asr.recogniser import load_recogniser
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.evaluation.network_cost import chip_cost
 from memsim.evaluation.target import EvaluationTarget, prepare
+from memsim.hardware import HardwareSpec
 from memsim.networks.programming import stored_statistics
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.nn.mapping import mapping_of
-from memsim.spec import HardwareSpec
 from memsim.storage.checkpoint import load_checkpoint
 
 HARDWARE: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ import pytest
 
 from memsim.errors import InputError
 from memsim.evaluation.sweep import sweep_points, values_of
-from memsim.spec import apply_settings, load_hardware
+from memsim.hardware import apply_settings, load_hardware
 
 
 def on_physical(settings):

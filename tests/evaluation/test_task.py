@@ -16,11 +16,12 @@ import memsim
 from memsim.evaluation import results_file
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
 from memsim.evaluation.evaluation_result import EvaluatedPoint, EvaluationResult
+from memsim.evaluation.measure import Measure
 from memsim.evaluation.run import run_study
 from memsim.evaluation.study import Point, Study
-from memsim.evaluation.task import CheckpointFacts, Measure, Score, System, Task
+from memsim.evaluation.task import CheckpointFacts, Score, System, Task
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.mapping import map_model, mapping_of, remap
-from memsim.spec import HardwareSpec, load_hardware
 from tests.evaluation.conftest import Counting
 
 ITEMS, SIZE, CLASSES = 60, 24, 4

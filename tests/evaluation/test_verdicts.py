@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from memsim.asr.scoring import count_errors, score
 from memsim.evaluation.speech import SpeechScore, SpeechTask
 from memsim.evaluation.verdicts import lost_text, warnings_of, why_unusable, worst_layers
-from memsim.spec import apply_settings, load_hardware
-from memsim.spec.facts import unfitted, unfitted_note
+from memsim.hardware import apply_settings, load_hardware
+from memsim.hardware.facts import unfitted, unfitted_note
 
 REFERENCES = ["one two three four", "five six seven", "eight nine", "ten eleven twelve thirteen", "go"]
 WORDS = sum(len(text.split()) for text in REFERENCES)

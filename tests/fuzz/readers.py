@@ -41,10 +41,10 @@ from memsim.device import load_device
 from memsim.evaluation.merge import merge
 from memsim.evaluation.run import run_study
 from memsim.fit import read_measurements
+from memsim.hardware import apply_settings, load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint, stored_statistics
 from memsim.nn.plan import Selection
-from memsim.spec import apply_settings, load_hardware
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.optimiser import averaged
 from memsim.training.recipe import load_train_config

@@ -18,9 +18,9 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
 from memsim.nn.budget import Budget, LayerBudget, increments, layer_budget, require_samples
 from memsim.nn.plan import layer_spec
-from memsim.spec import HardwareSpec
 from tests.crossbar.by_hand import statistics_of
 
 EVERYTHING: dict[str, Any] = {

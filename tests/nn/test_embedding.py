@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import memsim
 from memsim.crossbar.statistics import one_hot_statistics
+from memsim.hardware import load_hardware
 from memsim.nn import convolution, embedding
 from memsim.nn.mapping import mapping_of, measure, remap
 from memsim.nn.plan import Selection, plan_tensors, unmatched_globs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.quantisers import restore_quantisers
 from memsim.nn.transfer import HardwareTransfer
-from memsim.spec import load_hardware
 from tests.nn.layers import EXACT, PHYSICAL, drawn, is_close, normal, quantised_layers
 
 IDEAL: dict[str, Any] = {**EXACT, "embeddings": ["*"]}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from memsim.hardware import load_hardware
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.plan import Selection
-from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from tests.tools.pretrained import (
     CHUNK_SAMPLES,

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 import memsim
 from memsim.errors import InputError
+from memsim.hardware import load_hardware
 from memsim.nn.mapping import mapping_of, measure, remap
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.rounding import ActivationQuantiser
-from memsim.spec import load_hardware
 from memsim.training.optimiser import make_optimiser, set_learning_rate
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config

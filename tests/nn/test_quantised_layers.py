@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import memsim
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.layer_adapters import mappable_layers
 from memsim.nn.mapping import mapping_of, measure
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
@@ -21,7 +22,6 @@ from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, trained_
 from memsim.nn.rounding import QUANTISERS, WeightQuantiser
 from memsim.nn.sources import computed_tensor
 from memsim.nn.transfer import HardwareTransfer, Spread
-from memsim.spec import HardwareSpec, load_hardware
 from tests.nn.layers import drawn, normal, quantised_layers
 
 pytestmark = pytest.mark.filterwarnings(

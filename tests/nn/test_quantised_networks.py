@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import memsim
 from memsim.errors import InputError
+from memsim.hardware import load_hardware
 from memsim.nn.mapping import mapping_of, measure
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.quantisers import restore_quantisers
-from memsim.spec import load_hardware
 from tests.nn.layers import PHYSICAL, drawn, normal, quantised_layers
 from tests.nn.test_layer_adapters import MATRICES, NETWORKS, speech
 from tests.nn.test_quantisation import Mixed

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from memsim.crossbar import convert, encode
+from memsim.hardware import BinaryPlanes
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, trained_scales
 from memsim.nn.rounding import ActivationQuantiser, Method, WeightQuantiser
-from memsim.spec import BinaryPlanes
 
 WEIGHT = torch.randn(6, 40, generator=torch.Generator().manual_seed(1))
 

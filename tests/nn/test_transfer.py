@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.mapping import map_model
 from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread, pair_bank, require_trainable
-from memsim.spec import HardwareSpec, load_hardware
 from tests.crossbar.by_hand import statistics_of
 
 SPECS = ["physical", "paper", "multilevel", "ideal"]

@@ -2,7 +2,7 @@
 
     python tests/tools/hardware_reference.py        # writes it into configs/hardware/README.md
 
-Keys, types, bounds and defaults are those of the schema (memsim/spec); what a key means is the comment beside it in
+Keys, types, bounds and defaults are those of the schema (memsim/hardware); what a key means is the comment beside it in
 the shipped spec that explains it.
 """
 
@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from memsim.config.resources import configs_root
 from memsim.config.schema import Schema, models_in
 from memsim.config.yaml_file import shown
-from memsim.spec import HardwareSpec
+from memsim.hardware import HardwareSpec
 
 BEGIN = "<!-- made by tests/tools/hardware_reference.py -->"
 END = "<!-- made up to here -->"

@@ -14,8 +14,8 @@ import statistics
 import torch
 
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.hardware import HardwareSpec, apply_settings, load_hardware
 from memsim.nn.collect import StatisticsCollector
-from memsim.spec import HardwareSpec, apply_settings, load_hardware
 
 WIDTH = 512
 SPECS = ("paper", "physical", "two-phase", "write-verify", "incremental-reset", "multilevel", "best")

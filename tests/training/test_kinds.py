@@ -23,8 +23,8 @@ from memsim.crossbar.statistics import PREFIX
 from memsim.evaluation.partial_results import run_network
 from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.target import prepare
+from memsim.hardware import load_hardware
 from memsim.nn.quantisation import Quantisation
-from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.epoch_batches import TrainingSet
 from memsim.training.forward import TrainingPass

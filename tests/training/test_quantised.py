@@ -15,13 +15,13 @@ from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.running import input_statistics
 from memsim.errors import InputError
 from memsim.evaluation.target import prepare
+from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.mapping import map_model, measure
 from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
-from memsim.spec import load_hardware
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.hooks import Hooks
 from memsim.training.quantised import QuantisedTraining, observed_ranges

@@ -9,7 +9,7 @@ from typing import Any
 
 from memsim.device.file import require_device
 from memsim.errors import InputError
-from memsim.spec import HardwareSpec, apply_settings, load_hardware
+from memsim.hardware import HardwareSpec, apply_settings, load_hardware
 
 Hardware = HardwareSpec | str | Path | Mapping[str, Any]
 """A spec, or what `load_hardware` takes: a name, a file or a mapping."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memsim.spec import AdcImperfections, HardwareSpec
+from memsim.hardware import AdcImperfections, HardwareSpec
 
 
 def unfitted(spec: HardwareSpec) -> list[str]:

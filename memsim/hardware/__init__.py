@@ -8,8 +8,7 @@ The defaults of every section are those of the shipped spec `physical`; `configs
 comment for each key.
 """
 
-from memsim.spec.hardware import EFFECTS, HardwareSpec, apply_settings, effect_label, load_hardware
-from memsim.spec.sections import (
+from memsim.hardware.sections import (
     OVERRIDABLE,
     Adc,
     AdcCost,
@@ -46,6 +45,7 @@ from memsim.spec.sections import (
     Wires,
     WriteVerify,
 )
+from memsim.hardware.spec import EFFECTS, HardwareSpec, apply_settings, effect_label, load_hardware
 
 __all__ = [
     "EFFECTS",

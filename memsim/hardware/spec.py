@@ -21,7 +21,7 @@ from memsim.config.resources import configs_root
 from memsim.config.schema import Schema, Section, problem
 from memsim.config.yaml_file import Config, parse_value
 from memsim.errors import InputError
-from memsim.spec.sections import (
+from memsim.hardware.sections import (
     OVERRIDABLE,
     Adc,
     BinaryPlanes,
