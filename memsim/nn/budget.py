@@ -1,7 +1,8 @@
 """The error budget: the share of each non-ideality in the error of every layer's product.
 
 The non-idealities are switched on one after the other, in the order of `memsim.hardware.EFFECTS`. Each step is a
-hardware spec of its own (`HardwareSpec.steps`) and runs like any other, on the chip's cells where it programs them alike.
+hardware spec of its own (`HardwareSpec.steps`) and runs like any other, on the chip's cells where it programs them
+alike.
 """
 
 from __future__ import annotations
