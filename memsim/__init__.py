@@ -1,13 +1,15 @@
 """memsim: how a real neural network behaves when its matrix products run on memristor crossbars.
 
-    spec = memsim.load_hardware("physical")
-    chip = memsim.map_model(model, spec, bits=3, seed=0, calibration=batches)
-    chip.mapping                          # what was mapped, tiles, cells, what stayed digital and why
-    with chip.mapping.batch("utterance 7"):
-        outputs = chip(x)                 # the same read noise in every such block
+    chip = memsim.map_model(model, "physical", bits=3, calibration=batches)   # any nn.Module on simulated arrays
+    print(chip.mapping)                                                       # what is on arrays, what is not and why
+    result = memsim.evaluate(model, batches, score=accuracy, hardware="best", bits=3, trials=5)
+    result = memsim.evaluate("demo", "demo", hardware="best", trials=5)       # as `memsim eval`
+    result = memsim.map_checkpoint("demo", "best", out="demo.mapped.safetensors")
+    result = memsim.train(data=["tedlium2"], bits=3, init="demo-float", out="mine.safetensors")
+    result = memsim.fit_device("cycles.csv", out="device.safetensors")
 
-Whatever is wrong with what it is given raises an `InputError` that says what, where and the remedy. On a command line
-the same is `memsim map`, `memsim eval`, `memsim qat` and `memsim fit-device`; see `memsim --help`.
+Results print as the commands do, show themselves in notebooks, and have `to_dict()`. Input that is wrong raises an
+`InputError` that says in one line what is wrong, where, and the remedy. See `memsim --help` for the command line.
 
 Importing memsim is cheap: torch is imported when one of these names is first used.
 """
