@@ -6,6 +6,7 @@ import glob
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,9 @@ def evaluate(
             )
             if findings.ablate:
                 found["ablation"] = ablate(target, done[0][1], device=device, progress=listener.progress)
+            if alone:
+                rest = Findings(budget=None if findings.budget is False else False, cost=found.get("cost") is None)
+                found["for_report"] = partial(_before, rest, target, task, device, listener)
             if findings.hypotheses:
                 nbest = decoding.nbest or 0
                 rows = hypotheses(done[0][1], target, nbest=nbest, device=device, progress=listener.progress)
