@@ -21,15 +21,16 @@ from memsim.crossbar.programming_report import total
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.listener import Listener
-from memsim.networks.mapped_file import load_chip as load_chip
-from memsim.networks.mapped_file import stored_seed as stored_seed
-from memsim.networks.mapped_file import stored_spec as stored_spec
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.plan_warnings import plan_warnings
-from memsim.networks.programming import MappedTensors, is_full_precision, plan_checkpoint, program_checkpoint
-from memsim.networks.programming import stored_statistics as stored_statistics
-from memsim.networks.programming import trained_scales_of as trained_scales_of
+from memsim.networks.programming import (
+    MappedTensors,
+    is_full_precision,
+    plan_checkpoint,
+    program_checkpoint,
+    stored_statistics,
+)
 from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
 from memsim.nn.deviation import deviating, exclude_options
