@@ -215,9 +215,7 @@ def evaluate(
                 target = with_decoder(target, search)
                 task, networks = replace(task, decoding=decoded), replace(networks, decoder=search)
                 study = replace(study, task=task, networks=networks)
-            found = work.before(target, task, points)
-            if work.is_alone(points) and findings.cost is not False:
-                found["cost"] = chip_cost(target, task.corpus, device=device, progress=listener.progress)
+            found = work.before(target, study)
             done = work.run(study, target, found)
             if findings.hypotheses:
                 nbest = decoding.nbest or 0
@@ -306,15 +304,24 @@ class _Work:
             self.findings.require_single_point()
         self.device  # noqa: B018 - raises
 
-    def before(self, target: Target, task: Task, points: Sequence[Point]) -> dict[str, Any]:
+    def before(self, target: Target, study: Study) -> dict[str, Any]:
         """Find out what does not need the scores of chips; return it by the names of the result's fields."""
+        if not self.is_alone(study.points):
+            return {}
+        found = self._find(self.findings, target, study.task)
+        rest = Findings(
+            budget=None if self.findings.budget is False else False, cost=None if found.get("cost") is None else False
+        )
+        return found | {"for_report": partial(self._find, rest, target, study.task)}
+
+    def _find(self, findings: Findings, target: Target, task: Task) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if not self.is_alone(points):
-            return found
-        if self.findings.budget is not False:
-            found["budget"] = _budget(target, self.listener, required=self.findings.budget is True)
-        if self.findings.sensitivity:
+        if findings.budget is not False:
+            found["budget"] = _budget(target, self.listener, required=findings.budget is True)
+        if findings.sensitivity:
             found["sensitivity"] = sensitivity(target, task, device=self.device, progress=self.listener.progress)
+        if findings.cost is not False and isinstance(task, SpeechTask) and isinstance(target, EvaluationTarget):
+            found["cost"] = chip_cost(target, task.corpus, device=self.device, progress=self.listener.progress)
         return found
 
     def run(self, study: Study, target: Target, found: dict[str, Any]) -> list[tuple[PointFacts, Evaluation]]:
@@ -350,7 +357,7 @@ class _Work:
         for doubt in filter(None, [*doubts, without_ranges(plan, target.statistics)]):
             self.listener.warn(doubt)
         with self.listener.working():
-            found = self.before(target, study.task, study.points)
+            found = self.before(target, study)
             done = self.run(study, target, found)
         return EvaluationResult(tuple(EvaluatedPoint(*point) for point in done), **found)
 

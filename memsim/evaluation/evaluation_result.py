@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,6 +59,8 @@ class EvaluationResult:
     sensitivity: Sensitivity | None = None
     cost: Cost | None = None
     hypotheses: tuple[Mapping[str, Any], ...] = ()
+    for_report: Callable[[], Mapping[str, Any]] | None = field(default=None, compare=False, repr=False)
+    """Measures what a report shows and was not found out: the budget where it can be known, and the cost."""
 
     @property
     def evaluation(self) -> Evaluation:
@@ -125,7 +127,7 @@ class EvaluationResult:
         return self.evaluation.to_dict() | {name: value for name, value in found.items() if value}
 
     def write_report(self, path: str | Path, command: str | None = None) -> None:
-        """Write a self-contained page. It has the sections of what was found out (`Findings`).
+        """Write a self-contained page; of a single point with the error budget and the cost, measured now if need be.
 
         Args:
             path: a name that ends in `.html`.
@@ -137,7 +139,7 @@ class EvaluationResult:
         from memsim.report.sweep_page import sweep_page
 
         require_page(Path(path), force=True)
-        facts = self.to_dict()
+        facts = (replace(self, **self.for_report()) if self.for_report else self).to_dict()
         if len(self.points) == 1:
             page = evaluation_page(facts, command)
         else:

@@ -79,6 +79,9 @@ def test_a_sweep_has_points_and_a_figure(tiny_recogniser: Path, tmp_path) -> Non
         sweep.digital  # noqa: B018
     sweep.write_figure(tmp_path / "sweep.svg")
     sweep.write_report(tmp_path / "sweep.html")
+    assert "budget" not in alone.to_dict()
+    alone.write_report(tmp_path / "alone.html")  # which has what --report finds out
+    assert all(f"{head}</h2>" in (tmp_path / "alone.html").read_text("utf-8") for head in ("Error budget", "Cost"))
     with pytest.raises(InputError, match="nothing was swept"):
         alone.write_figure(tmp_path / "alone.svg")
     with pytest.raises(InputError, match="--ablate: goes with a single point"):

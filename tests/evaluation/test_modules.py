@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import memsim
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, sensitivity
 from memsim.evaluation.merge import merge
@@ -213,3 +214,58 @@ def test_nan_is_located(data):
 
     with pytest.raises(FloatingPointError, match=r"^1: "):
         task.run_batch(RunningModule(nn.Sequential(nn.Identity(), Broken(12, 4))), task.groups[0], "cpu")
+
+
+def test_the_call_gives_what_a_recogniser_gets(model, data, tmp_path):
+    findings = memsim.Findings(budget=True, ablate=True, sensitivity=True)
+    result = memsim.evaluate(model, data, score=accuracy, hardware="physical", bits=3, trials=2, findings=findings)
+    assert len(result.trials) == 2
+    assert {layer.layer for layer in result.budget.layers} == {"0", "2"}
+    assert result.to_dict()["hardware"]["title"] == "physical with weights.bits=3"
+    assert "accuracy %" in str(result)
+    assert "mapped, 2 chips" in result._repr_html_()
+    result.write_report(tmp_path / "r.html")
+    assert "accuracy" in (tmp_path / "r.html").read_text()
+    sweep = memsim.evaluate(model, iter(data), score=accuracy, set=["weights.bits=2,4"])
+    sweep.write_figure(tmp_path / "s.svg")
+    assert [dict(point.settings) for point in sweep.points] == [{"weights.bits": 2}, {"weights.bits": 4}]
+    sharing = memsim.Sharing(results=tmp_path / "r.jsonl")
+    again = memsim.evaluate(model, data, score=accuracy, bits=3, trials=2, sharing=sharing)
+    assert plain(again.points) == plain(memsim.merge_results(tmp_path / "r.jsonl").points)
+    assert again.trials[1].score.value == result.trials[1].score.value
+
+
+def test_without_calibration_the_first_examples_set_the_ranges(model, data, monkeypatch):
+    monkeypatch.setattr("memsim.evaluation.modules.CALIBRATION_EXAMPLES", 20)
+    first = [data[0][0]]
+    default = memsim.evaluate(model, data, score=accuracy, bits=3)
+    given = memsim.evaluate(model, data, score=accuracy, bits=3, calibration=first)
+    assert plain(given.points) == plain(default.points)
+    other = memsim.evaluate(model, data, score=accuracy, bits=3, calibration=[100 * data[0][0]])
+    assert plain(other.points) != plain(default.points)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"split": "dev"}, "split: goes with a recogniser's checkpoint"),
+        ({"decoding": memsim.Decoding(decoder="beam")}, "decoding: goes with"),
+        ({"findings": memsim.Findings(cost=True)}, "findings.cost: goes with"),
+        ({"score": None}, "a module is evaluated on batches by a score"),
+        ({"data": "demo"}, "a module is evaluated on batches by a score"),
+        ({"set": ["adc.bits=4,5"], "findings": memsim.Findings(ablate=True)}, "--ablate: goes with a single point"),
+        ({"hardware": "no-such"}, "no-such"),
+    ],
+)
+def test_arguments_that_do_not_go_with_a_module(model, data, options, said):
+    with pytest.raises(InputError) as error:
+        memsim.evaluate(model, **({"data": data, "score": accuracy} | options))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_score_goes_with_a_module_only(data):
+    with pytest.raises(InputError, match="go with a module"):
+        memsim.evaluate("demo", "demo", score=accuracy)
+    with pytest.raises(InputError, match="batches go with a module"):
+        memsim.evaluate("demo", data)
