@@ -220,7 +220,7 @@ def test_the_call_gives_what_a_recogniser_gets(model, data, tmp_path):
     findings = memsim.Findings(budget=True, ablate=True, sensitivity=True)
     result = memsim.evaluate(model, data, score=accuracy, hardware="physical", bits=3, trials=2, findings=findings)
     assert len(result.trials) == 2
-    assert {layer.layer for layer in result.budget.layers} == {"0", "2"}
+    assert {layer.name for layer in result.budget.layers} == {"0", "2"}
     assert result.to_dict()["hardware"]["title"] == "physical with weights.bits=3"
     assert "accuracy %" in str(result)
     assert "mapped, 2 chips" in result._repr_html_()
