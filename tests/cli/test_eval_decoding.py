@@ -129,7 +129,7 @@ def test_weights_are_tuned_on_dev_with_the_digital_model_and_reused(memsim, arpa
         (["--decoder", "beam"], "name --lexicon FILE or --lm FILE"),
         (["--decoder", "beam", "--lm", "gone.arpa"], "gone.arpa: cannot be read"),
         (["--decoder", "beam", "--lexicon", "gone.txt"], "gone.txt: cannot be read"),
-        (["--decoder", "beam", "--lm", "demo.arpa", "--nbest", "2"], "name it by --hypotheses FILE"),
+        (["--decoder", "beam", "--lm", "demo.arpa", "--nbest", "2"], "name it with --hypotheses FILE"),
         (["--decoder", "beam", "--lexicon", "demo.arpa", "--lm-weight", "1"], "there is no language model"),
         (["--decoder", "beam", "--lm", "demo.arpa", "--tune"], "demo has no dev split to tune on"),
         (["--decoder", "beam", "--lm", "demo.arpa", "--beam-size", "0"], "beam_size is 0; expected 1 to"),

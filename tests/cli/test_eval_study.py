@@ -161,11 +161,11 @@ def test_a_log_says_how_far_it_is(memsim, tiny, monkeypatch):
         (["--shard", "1/2"], "--shard 1/2: name the file of its results with --results FILE.jsonl"),
         (
             ["--shard", "1/2", "--results", "r.jsonl", "--json", "a.json"],
-            "--json, --figure, --report and --worst go with --merge",
+            "use --json, --figure, --report and --worst with --merge",
         ),
         (
             ["--shard", "1/2", "--results", "r.jsonl", "--worst", "3"],
-            "--json, --figure, --report and --worst go with --merge",
+            "use --json, --figure, --report and --worst with --merge",
         ),
         (["--results", "nowhere/r.jsonl"], "nowhere/r.jsonl: the folder nowhere does not exist"),
         (["--set", "adc.bits=4,6", "--ablate"], "--ablate: goes with a single point"),
