@@ -179,7 +179,7 @@ class _Tree:
             try:
                 return _SCALARS[node.tag](node.value)
             except (ValueError, KeyError):
-                return self.problem(node, path, f"{shown(node.value)} is no {node.tag.removeprefix(_TAG)}")
+                return self.problem(node, path, f"{shown(node.value)} is not of type {node.tag.removeprefix(_TAG)}")
         return self.problem(node, path, f"the tag {shown(node.tag)} is not allowed here")
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class LayerScore:
     loss: float
     """The mean of the items' losses."""
     added: MeanChange | None = None
-    """The rise of the loss by this layer, relative to the loss without it; None without a layer, or a loss of 0."""
+    """The increase of the loss by this layer, relative to the loss without it; None without a layer, or a loss of 0."""
 
 
 @dataclass(frozen=True)

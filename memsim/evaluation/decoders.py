@@ -144,7 +144,7 @@ def make_decoder(
     if lm is None:
         settings = replace(settings, lm_weight=0.0)
     words = words_to_recognise(tokens, options.lexicon, lm)
-    BeamSearch(tokens, words, lm, None, settings)  # what is missing is said now, not after the outputs
+    BeamSearch(tokens, words, lm, None, settings)  # report missing inputs now, not after the outputs
     outputs = DigitalOutputs(target, dev or corpus, device, progress)
     log_prior, source = None, None
     if options.tune or settings.prior_weight:

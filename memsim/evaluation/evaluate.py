@@ -151,12 +151,12 @@ def evaluate(
             "findings.cost": findings.cost, "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
         }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
-            raise InputError(f"{wrong[0]}: goes with a recogniser's checkpoint; a module is evaluated on batches")
+            raise InputError(f"{wrong[0]}: only for a recogniser's checkpoint; a module is evaluated on batches")
         if score is None or data is None or isinstance(data, str | Path):
             raise InputError("a module is evaluated on batches by a score: evaluate(model, batches, score=accuracy)")
         batches = Batches(data)
         if calibration is None:
-            listener.say("converter ranges are set by the data itself; calibration= takes other batches")
+            listener.say("converter ranges are set by the data itself; use calibration= for other batches")
             calibration = calibration_of(batches)
         modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__)
         points = sweep_points(set, partial(choose_hardware, hardware, bits, cell))
@@ -172,9 +172,9 @@ def evaluate(
             )
             return work.module_result(study)
     if score is not None or calibration is not None or lower_is_better:
-        raise InputError("score, lower_is_better, calibration: go with a module; checkpoints are scored by their WER")
+        raise InputError("score, lower_is_better, calibration: only for a module; checkpoints are scored by WER")
     if data is not None and not isinstance(data, str | Path):
-        raise InputError("data: expected the name of a corpus or a manifest; batches go with a module and a score")
+        raise InputError("data: expected the name of a corpus or a manifest; batches need a module and a score")
     name = None if checkpoint is None else str(checkpoint)
     data = default_data(name) if data is None else str(data)
     if decoding.tune and has_one_split(data):
@@ -254,13 +254,13 @@ def _text(path: str | Path | None) -> str | None:
 
 
 def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corpus, listener: Listener) -> None:
-    """Report how a mapped file is taken, and what may distort the result."""
+    """Report how a mapped file is used, and warn about what may distort the result."""
     plan = mapping_of(target.digital).plan
     warnings: list[str] = []
     if opened.kind == "mapped":
-        how = "chip 1 as it is in the file" if target.programmed else f"levels mapped again on {target.spec.title}"
+        how = "chip 1 is the one in the file" if target.programmed else f"levels mapped again on {target.spec.title}"
         listener.say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
-    else:  # a mapped file does not know what its globs kept digital
+    else:  # a mapped file does not store which globs kept layers digital
         warnings += [*glob_warnings(plan, target.spec), *bits_warnings(plan, opened)]
     warnings += disturbance_warnings(plan, target.spec)
     warnings += filter(None, [silent_inputs(plan, target.statistics)])
@@ -343,7 +343,7 @@ class _Work:
         if self.findings.ablate:
             found["ablation"] = ablate(target, done[0][1], device=self.device, progress=listener.progress)
         if sharing.shard:
-            listener.say(f"share {sharing.shard} is done: {sharing.results}; --merge joins all of them")
+            listener.say(f"shard {sharing.shard} is done: {sharing.results}; --merge joins all shards")
         return done
 
     def module_result(self, study: Study) -> EvaluationResult:

@@ -60,13 +60,13 @@ class EvaluationResult:
     cost: Cost | None = None
     hypotheses: tuple[Mapping[str, Any], ...] = ()
     for_report: Callable[[], Mapping[str, Any]] | None = field(default=None, compare=False, repr=False)
-    """Measures what a report shows and was not found out: the budget where it can be known, and the cost."""
+    """Measures the findings that a report adds: the cost, and the error budget where it can be measured."""
 
     @property
     def evaluation(self) -> Evaluation:
         """The result of the only point. Raises ValueError where there are several, or none."""
         if len(self.points) != 1:
-            raise ValueError(f"{len(self.points)} points: this is an attribute of each of `points`' `evaluation`")
+            raise ValueError(f"{len(self.points)} points: read this from the `evaluation` of each of `points`")
         return self.points[0].evaluation
 
     @property
@@ -178,7 +178,7 @@ class EvaluationResult:
     def __str__(self) -> str:
         from memsim.report.text import as_text
 
-        return as_text(*self.parts()) if self.points else "a share of an evaluation; merge_results joins all of them"
+        return as_text(*self.parts()) if self.points else "a shard of an evaluation; merge_results joins all shards"
 
     def _repr_html_(self) -> str:
         from memsim.report.text import as_html

@@ -31,13 +31,13 @@ from memsim.nn.mapping import ChipMapping, mapping_of, measure_inputs, remap
 from memsim.units import counted, si
 
 ScoreFunction = Callable[[Any, Any], Any]
-"""score(outputs, targets): a value for each example, or their mean."""
+"""A function score(outputs, targets) that returns a value for each example, or their mean."""
 
 CALIBRATION_EXAMPLES = 1000
 """The number of examples, from the first on, that calibrate a module where no calibration data are given."""
 
 MUCH_WORSE = 2.0
-"""A network whose errors (or, of scores of which more is better, whose score) differ by this factor is named."""
+"""The factor between errors (or scores, if higher is better) from which a network is named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class ModuleTask(Task):
     data_sha256: str
     batches: Batches | None = field(default=None, compare=False, repr=False)
     score_function: ScoreFunction | None = field(default=None, compare=False, repr=False)
-    """Both None where results are only put together."""
+    """The score; it and `batches` are None where results are only merged."""
 
     kind = "module"
     outcome = "score"
     speed_key = "seconds_per_example"
     remedies = {  # noqa: RUF012 - a class attribute of a dataclass that is no field
         "full precision": "is the network trained, and does the score fit its outputs?",
-        "digital, quantised": "more bits, or layers kept digital (set=['digital=[GLOB, ...]']), lose less",
+        "digital, quantised": "use more bits, or keep layers digital (set=['digital=[GLOB, ...]'])",
         "mapped": "sensitivity=True shows which layers lose it: keep those digital (set=['digital=[GLOB, ...]']), or "
         "give them more bits or better programming (hardware='best')",
     }
@@ -241,7 +241,7 @@ class ModuleTask(Task):
         """See `Task`."""
         part = _OUTCOMES.validate_python(values)
         if not all(0 <= item < len(self) for item in part.items):
-            raise ValueError("a score of an item that is not in the data")
+            raise ValueError("a score for an item that is not in the data")
         weights = [1.0 if self.by_example else float(self.sizes[item]) for item in part.items]
         return {i: (value * w, w) for i, value, w in zip(part.items, part.values, weights, strict=True)}
 
@@ -256,7 +256,7 @@ class ModuleTask(Task):
 
     def speed_line(self, seconds: float) -> str:
         """See `Task`."""
-        return f"the simulation takes {si(seconds, 's')} an example (no speed of a chip)"
+        return f"the simulation takes {si(seconds, 's')} per example (not the speed of a chip)"
 
 
 @dataclass(frozen=True)
@@ -411,4 +411,4 @@ class ModuleTarget:
     def require_samples(self) -> None:
         """See `Target`."""
         names = (layer.name for layer in mapping_of(self.digital).mapped)
-        require_samples(self.path, names, self.statistics, "calibration data that reach them measure them")
+        require_samples(self.path, names, self.statistics, "use calibration data that reach them")

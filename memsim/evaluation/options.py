@@ -26,7 +26,7 @@ class Decoding:
     """
 
     decoder: str = "greedy"
-    """`greedy` for the best path, or `beam` for beam search: of a CTC, through a lexicon."""
+    """`greedy` (best path) or `beam` (beam search, with a lexicon for CTC)."""
     lm: str | Path | None = None
     """N-gram language model: ARPA, or KenLM's binary."""
     lexicon: str | None = None
@@ -40,7 +40,7 @@ class Decoding:
     beam_tokens: int | None = None
     """The number of tokens that are tried in a frame, at most."""
     beam_threshold: float | None = None
-    """Hypotheses so far below the best are dropped."""
+    """Hypotheses that score this much below the best are dropped."""
     tune: bool = False
     """Choose both weights on the dev split with the digital network; chips use the same."""
     nbest: int | None = None
@@ -50,7 +50,7 @@ class Decoding:
         if self.decoder not in ("greedy", "beam"):
             raise InputError(f"--decoder {self.decoder}: expected greedy or beam")
         if self.decoder == "greedy" and (given := self.given("beam_size", *_CTC_ONLY)):
-            raise InputError(f"{given[0]}: greedy decoding has no use for it; add --decoder beam")
+            raise InputError(f"{given[0]}: not used by greedy decoding; add --decoder beam")
         if self.lm is None and self.lm_weight is not None:
             raise InputError("--lm-weight: there is no language model; name one by --lm FILE")
         if self.tune and not (self.lm_weight is None and self.prior_weight is None):
@@ -64,7 +64,7 @@ class Decoding:
     def require_transducers(self) -> None:
         """Raise InputError for options that mean nothing to a Transducer's beam search."""
         if given := self.given(*_CTC_ONLY):
-            raise InputError(f"{given[0]}: is for the outputs of a CTC; a Transducer's beam search has --beam-size")
+            raise InputError(f"{given[0]}: only for CTC; the beam search of a Transducer takes --beam-size")
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class Sharing:
     """
 
     jobs: int = 1
-    """The number of processes of this machine that share the work. They are spawned: a script that asks for more than
-    one guards its own start with ``if __name__ == "__main__"``."""
+    """The number of processes of this machine that share the work. They are spawned, so a script that asks for more
+    than one guards its own start with ``if __name__ == "__main__"``."""
     shard: str | None = None
-    """Do only share I/N of the work, I from 1 to N, into `results`; `merge_results` joins the shares."""
+    """Do only shard I/N of the work (I from 1 to N), into `results`; `merge_results` joins the shards."""
     results: str | Path | None = None
-    """JSON lines that grow as chips are done. The same call again goes on with what is there."""
+    """A file of JSON lines that grows as chips are done. The same call again continues it."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -93,7 +93,7 @@ class Sharing:
             if self.results is None:
                 raise InputError(f"--shard {self.shard}: name the file of its results with --results FILE.jsonl")
         if is_torchrun() and (self.jobs > 1 or self.shard):
-            raise InputError("torchrun shares the work out already; leave out --jobs and --shard")
+            raise InputError("torchrun already divides the work; leave out --jobs and --shard")
 
     @property
     def numbers(self) -> tuple[int, int] | None:
@@ -151,9 +151,7 @@ class Findings:
         """Raise InputError for what is found out about the chips of one point, in one process."""
         for name in ("budget", "ablate", "sensitivity", "cost", "hypotheses"):
             if getattr(self, name):
-                raise InputError(
-                    f"--{name}: goes with a single point that is evaluated here, not with a sweep or shares"
-                )
+                raise InputError(f"--{name}: only for a single point, not for a sweep or shards")
 
 
 def describe_decoding(decoding: Mapping[str, Any]) -> str:

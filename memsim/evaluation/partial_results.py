@@ -117,7 +117,7 @@ class _WrittenResult:
 _WRITTEN = TypeAdapter(_WrittenResult)
 
 OnBatch = Callable[[Mapping[int, Any]], bool]
-"""Called with the outcomes of a batch; returns whether to stop after it."""
+"""A function that takes the outcomes of a batch and returns whether to stop after it."""
 
 
 def run_network(

@@ -1,4 +1,4 @@
-"""Several processes of one machine that share the work of a study."""
+"""Processes of one machine that share the work of a study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from memsim.evaluation.task import System
 from memsim.evaluation.work import Done, Evaluator, Tally, Watcher
 
 POLL_SECONDS = 0.2
-"""The interval at which signals and steps are looked at."""
+"""The interval in seconds at which signals and steps are checked."""
 
 
 def in_processes(
@@ -57,7 +57,7 @@ def in_processes(
                 if part.outcomes:
                     yield item.system, part
     except BrokenProcessPool:
-        reason = "a process that shared the work was killed, perhaps for its memory; fewer --jobs need less"
+        reason = "a process that shared the work was killed, perhaps for lack of memory; use fewer --jobs"
         raise OSError(reason) from None
     finally:
         links.stop.set()
@@ -86,7 +86,7 @@ _worker: _Worker
 def _begin(study: Study, device: str, threads: int, links: _Links) -> None:
     """Runs first in each process."""
     global _worker
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # whoever started it says when to stop
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # the parent process decides when to stop
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -21,7 +21,7 @@ from memsim.units import counted, plural_of
 from memsim.version import __version__
 
 MOST_CLIPPED = 0.05
-"""A layer that clips more of its conversions multiplies by something else than its matrix."""
+"""The fraction of clipped conversions above which a layer is named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Trial:
     score: Any
     """The task's `Score`."""
     seconds_per_unit: float
-    """Seconds of computing for each unit of the task's extent: of speech, the real-time factor of the simulation."""
+    """Seconds of computing per unit of the task's extent; for speech, the real-time factor of the simulation."""
     clips: Mapping[str, ClipCounts]
 
     @classmethod
     def of(cls, part: PartialResult, score: Score, task: Task) -> Trial:
         """Make the result of a chip whose `part` is all of the data."""
         if part.chip is None:
-            raise ValueError("a trial is of a chip")
+            raise ValueError("a trial must have a chip")
         return cls(part.chip, score, part.compute_seconds / task.extent, part.clips)
 
     @property
@@ -69,7 +69,7 @@ class Evaluation:
     task: Any
     """The `Task`: the data, and the measures."""
     full_precision: Any | None
-    """The score in full precision; None where no such weights were at hand."""
+    """The score in full precision; None without full-precision weights."""
     digital: Any
     trials: tuple[Trial, ...]
 
@@ -161,11 +161,11 @@ class Evaluation:
         for kind, layers in self.clipped_beyond(MOST_CLIPPED).items():
             (name, rate), *more = layers.items()
             others = f" ({counted(len(more), 'more layer')} above {MOST_CLIPPED:.0%})" if more else ""
-            remedy = "dac.method: max and calibration on such data have room for them"
+            remedy = "calibrate on such data with dac.method: max"
             if kind == "adc":
                 adc = self.spec.for_layer(name).adc
                 wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
-                remedy = f"{wider} has room for them, under `overrides` in some layers alone"
+                remedy = f"use {wider}, for some layers alone under `overrides`"
             conversions = f"{rate:.1%} of the {kind.upper()}'s conversions are beyond full scale"
             said.append(f"{name}: {conversions}{others}; {remedy}")
         return said

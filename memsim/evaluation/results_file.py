@@ -71,7 +71,7 @@ class Header:
         task = getattr(import_module(module), name).from_dict(line)
         written = _HEADER.validate_python(line)
         if written.trials < 1 or not written.points:
-            raise ValueError("a study of nothing")
+            raise ValueError("a study of no points")
         facts = {each.name: getattr(written, each.name) for each in fields(written)}
         shard, memsim = facts.pop("shard"), facts.pop("memsim")
         return cls(StudyFacts(task=task, **facts), shard, memsim)
@@ -148,7 +148,7 @@ def read_results(path: Path) -> Results:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise InputError(f"{path}: is no results file of memsim eval, or a damaged one") from None
+        raise InputError(f"{path}: is not a results file of memsim eval, or is damaged") from None
     return Results(header, parts, is_finished)
 
 
@@ -197,7 +197,7 @@ class ResultsFile:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            kept = "what was done before is kept, and the same command goes on with it"
+            kept = "earlier results are kept; type the same command again to continue"
             raise OSError(f"{self.path}: could not be written ({error.strerror or error}); {kept}") from None
 
 
@@ -224,7 +224,7 @@ def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iter
                         f"{path}: holds results of another command ({problem}); name another file, or --force "
                         "overwrites it"
                     )
-                # not a line that was cut off, nor points, which may get more trials
+                # without a line that was cut off, and without points, which may get more trials
                 lines = _whole_lines(files.enter_context(path.open(encoding="utf-8")))
                 kept = [line for line in lines if line.startswith('{"kind": "part"')]
             with writing(path) as temporary:
@@ -249,7 +249,9 @@ def require_results(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if start and not start.startswith(b'{"kind": "study"'):
-        raise InputError(f"{path}: is no results file of memsim eval, so --force does not overwrite it; name another")
+        raise InputError(
+            f"{path}: is not a results file of memsim eval, so --force does not overwrite it; name another"
+        )
 
 
 def remove_results(path: Path) -> None:

@@ -39,9 +39,9 @@ def run_study(
     Args:
         study: what is run.
         device: `cpu`, `cuda`, or one GPU of several.
-        jobs: how many processes of this machine share the work. They are spawned: a script that asks for more than one
+        jobs: Number of processes of this machine that share the work. They are spawned: a script that asks for several
             guards its own start with ``if __name__ == "__main__"``.
-        shard: do only this share of the work; `memsim.evaluation.merge` puts the `results` of all together.
+        shard: Do only this shard of the work; `memsim.evaluation.merge` joins the `results` of all shards.
         results: a results file that grows as parts are done. What another run of the study has left there is kept.
         workers: the processes of a torchrun, which share the work.
         watcher: follows the run.
@@ -79,7 +79,7 @@ def run_study(
                 left -= len(part.outcomes)
         stops = [number for number in workers.gather(stop_request()) if number is not None]
         if left and stops:
-            kept = f"{results} keeps what is done, the same command goes on" if results else "nothing was kept"
+            kept = f"the same command continues {results}" if results else "no results were kept"
             raise Stopped(f"stopped with {1 - left / wanted:.0%} done; {kept}", by_keyboard=signal.SIGINT in stops)
         if file is not None:
             file.finish()

@@ -60,7 +60,7 @@ class Point:
     @cached_property
     def facts(self) -> PointFacts:
         """The settings and hashes that tell the point from others."""
-        # specs that differ behind their weights and DAC only have one digital system
+        # specs that differ only after their weights and DAC share one digital system
         return PointFacts(self.settings, self.spec.sha256(), self.spec.digital_twin().sha256())
 
 

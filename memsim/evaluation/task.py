@@ -86,7 +86,7 @@ class Task(ABC):
     kind: ClassVar[str]
     """Its name in results files."""
     measures: Sequence[Measure]
-    """The first is the one that intervals, sweeps and figures are of."""
+    """The measures of a score; intervals, sweeps and figures use the first one."""
     item: ClassVar[str]
     """The word for an item, such as `utterance`."""
     outcome: ClassVar[str]

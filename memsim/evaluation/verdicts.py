@@ -12,17 +12,17 @@ from memsim.evaluation.task import Score, Task
 from memsim.units import counted
 
 UNUSABLE_WER = 1.0
-"""A network with as many errors as words does no better than silence."""
+"""The WER from which a network is unusable: with as many errors as words it is no better than silence."""
 
 MIN_HITS = 0.1
-"""A network that gets fewer of the words right is unusable: an empty transcript of every second word has as many."""
+"""The fraction of correct words below which a network is unusable."""
 
 MOST = 0.5
 """The fraction of utterances or words that counts as most of them."""
 
 
 BABBLE = 2.0
-"""Texts so many times as long as their references are babbling."""
+"""The length, in lengths of the references, above which texts count as babbling."""
 
 
 def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
@@ -94,7 +94,7 @@ def warnings_of(
                 by_kind.setdefault(kind, {})[seed] = problem
         sentences = [f"{name}{_chips(name, problems, scores)}" for problems in by_kind.values()]
         if sentences and not warnings:
-            # without full precision nobody knows whether the bits are to blame
+            # without full precision it is unknown whether the bits are the cause
             sentences[-1] += f"; {task.remedies[name if number else 'full precision']}"
         warnings += sentences
     return warnings
@@ -114,13 +114,13 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
     worst = [layer for layer in layers if layer.get("may_be_worst")]
     beyond = sum(not layer["within_noise"] and layer["added"]["value"] > 0 for layer in layers if "added" in layer)
     if not worst:
-        answer = f"no layer by itself adds to the {loss} beyond noise; more {_items(sensitivity)} tell more"
+        answer = f"no single layer adds to the {loss} beyond noise; use more {_items(sensitivity)}"
     else:
         names = ", ".join(layer["name"] for layer in worst[:5]) + f" and {len(worst) - 5} more" * (len(worst) > 5)
         which = (
             "the worst is"
             if len(worst) == 1
-            else f"the worst, which these {_items(sensitivity)} do not tell apart, are"
+            else f"the worst, which cannot be told apart on these {_items(sensitivity)}, are"
         )
         adds = f"layer{'s' * (len(layers) > 1)} add{'s' * (beyond == 1)}"
         answer = f"{beyond} of {len(layers)} {adds} to the {loss} beyond noise; {which} {names}"
@@ -128,23 +128,23 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
         return answer
     largest = max(budget["layers"], key=lambda layer: layer["error"])
     if not largest["error"]:
-        return f"{answer}. No layer's product errs"
+        return f"{answer}. No layer's product has an error"
     return (
-        f"{answer}. The largest product error has {largest['name']} ({largest['error']:.1%}): product errors say how "
-        "wrong the outputs of a layer are, the loss says how much the network minds, and the loss decides"
+        f"{answer}. The largest product error is that of {largest['name']} ({largest['error']:.1%}). Product errors "
+        "measure how wrong the outputs of a layer are; the loss measures what that costs the network"
     )
 
 
 def _items(sensitivity: Mapping[str, Any]) -> str:
-    """What the intervals of a sensitivity are over: `utterances`."""
+    """Return the items that the intervals of a sensitivity are over, such as `utterances`."""
     return str(sensitivity.get("over", "utterances")).partition(",")[0]
 
 
 def noise_note(sensitivity: Mapping[str, Any]) -> str:
     """Explain the columns of a table of layers."""
-    of = "a character" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
+    of = "per character" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
     return (
-        f"{sensitivity['loss_name']} loss: the mean {of}, by which layers are sorted; what a layer adds is in % "
-        f"of the digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "
-        "noise: the interval holds 0 (by chance, that of one harmless layer in 20 does not)"
+        f"{sensitivity['loss_name']} loss: the mean {of}, by which layers are sorted; added loss: in % of the "
+        f"digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "
+        "noise: the interval contains 0 (by chance, it does not for one harmless layer in 20)"
     )

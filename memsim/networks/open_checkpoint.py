@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BUNDLED = {
     "demo-float": "demo-float.safetensors",  # in full precision
-    "demo": "demo.safetensors",  # trained on from there, by the recipe `robust`, for 3-bit weights
+    "demo": "demo.safetensors",  # continued from demo-float with the recipe `robust`, for 3-bit weights
 }
 
 
@@ -30,7 +30,7 @@ def find_checkpoint(name: str | Path | None) -> tuple[Path, str | None]:
         if not path.is_file() and str(name) in BUNDLED:
             return ASSETS / "checkpoints" / BUNDLED[str(name)], None
         if not path.exists():
-            known = f"({nearest(str(name), BUNDLED, ['.safetensors'])}there are: {', '.join(BUNDLED)})"
+            known = f"({nearest(str(name), BUNDLED, ['.safetensors'])}available: {', '.join(BUNDLED)})"
             raise InputError(f"{name}: no such file, and no bundled checkpoint of that name {known}")
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
@@ -74,7 +74,7 @@ def open_network(
     """
     checkpoint, _ = open_checkpoint(name, architecture, architecture_config)
     if checkpoint.kind == "device":
-        raise InputError(f"{option} {name}: a device model, not a recogniser; --cell takes such")
+        raise InputError(f"{option} {name}: a device model, not a recogniser; use it with --cell")
     if checkpoint.kind == "mapped":
         verb = "compare with" if option == "--reference" else "start from"
         raise InputError(f"{option} {name}: is mapped onto arrays; {verb} the checkpoint that was mapped")

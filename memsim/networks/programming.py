@@ -37,7 +37,7 @@ class MappedTensors:
     programming: dict[str, ProgrammingReport]
     """The programming of each layer; layers on ideal cells have none."""
     uncalibrated: tuple[str, ...]
-    """The layers whose converter ranges are open."""
+    """The layers whose converter ranges are not set."""
     deviations: dict[str, Deviation]
     """The deviation of each layer's product, for layers whose inputs are known."""
 

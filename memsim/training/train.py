@@ -105,7 +105,7 @@ def train(
     """
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if not names:
-        raise InputError("data: names no corpus")
+        raise InputError("data: no corpus is named")
     weight_bits = _weight_bits(bits)
     if weight_bits is None and (hardware or cell or set):
         raise InputError("--bits float: full precision has no hardware; leave out --hardware, --cell and --set")

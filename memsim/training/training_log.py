@@ -12,7 +12,7 @@ from memsim.training.training_files import TrainingFiles
 
 
 class TrainingLog:
-    """Both logs of a training. A resumed training goes on with them, each epoch and step once.
+    """The CSV and TensorBoard logs of a training; a resumed training continues them with each epoch and step once.
 
     Args:
         files: The training's files, among them both logs.
@@ -20,13 +20,13 @@ class TrainingLog:
     """
 
     def __init__(self, files: TrainingFiles, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a moment, and not every process logs
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every process logs
 
         self._csv = files.log
         if step == 0:
             for old in files.events.glob("events.out.tfevents.*"):
                 old.unlink(missing_ok=True)
-        # What an interrupted run noted of later steps comes again.
+        # Drop later steps of an interrupted run, as they are logged again.
         self._events = SummaryWriter(str(files.events), purge_step=step + 1 if step else None)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:

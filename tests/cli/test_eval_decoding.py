@@ -123,9 +123,9 @@ def test_weights_are_tuned_on_dev_with_the_digital_model_and_reused(memsim, arpa
     ("arguments", "said"),
     [
         (["--decoder", "viterbi"], "--decoder viterbi: expected greedy or beam"),
-        (["--lm", "demo.arpa"], "--lm: greedy decoding has no use for it; add --decoder beam"),
-        (["--tune"], "--tune: greedy decoding has no use for it"),
-        (["--nbest", "2"], "--nbest: greedy decoding has no use for it"),
+        (["--lm", "demo.arpa"], "--lm: not used by greedy decoding; add --decoder beam"),
+        (["--tune"], "--tune: not used by greedy decoding"),
+        (["--nbest", "2"], "--nbest: not used by greedy decoding"),
         (["--decoder", "beam"], "name --lexicon FILE or --lm FILE"),
         (["--decoder", "beam", "--lm", "gone.arpa"], "gone.arpa: cannot be read"),
         (["--decoder", "beam", "--lexicon", "gone.txt"], "gone.txt: cannot be read"),

@@ -60,7 +60,7 @@ def test_what_is_read_is_not_overwritten_even_by_force(memsim, tmp_path):
     ):
         refused = memsim(*arguments, "--force")
         assert refused.status == 2
-        assert "c.safetensors: is read, too, and would be overwritten" in refused.said
+        assert "c.safetensors: is also an input and would be overwritten" in refused.said
         assert path.read_bytes() == before
 
 
@@ -77,7 +77,7 @@ def test_results_are_only_removed_when_all_else_is_right(memsim, tmp_path):
     other.write_text("years of work")
     refused = memsim(*DEMO, "--results", other, "--force")
     assert refused.status == 2
-    assert "thesis.txt: is no results file of memsim eval, so --force does not overwrite it" in refused.said
+    assert "thesis.txt: is not a results file of memsim eval, so --force does not overwrite it" in refused.said
     assert other.read_text() == "years of work"
     assert "--results -: " in memsim(*DEMO, "--results", "-").said
 
@@ -193,7 +193,7 @@ def test_a_chip_without_layers_and_hardware_without_a_name(memsim):
     [
         (("--set", "adc.bits=6", "--set", "adc.bits=8"), "--set adc.bits=8: adc.bits is set twice"),
         (("--cell", "ideal", "--set", "cell=synaptogen"), "--cell ideal --set cell=synaptogen: both name cell"),
-        (("--data-root", "."), "--data-root .: is where --calibrate finds its data"),
+        (("--data-root", "."), "--data-root .: only used by --calibrate"),
     ],
 )
 def test_options_that_contradict_each_other_or_mean_nothing(memsim, options, said):

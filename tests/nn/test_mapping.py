@@ -225,7 +225,7 @@ def test_errors_name_the_layer() -> None:
 @pytest.mark.filterwarnings("ignore:.*Lazy modules are a new feature")
 def test_networks_that_cannot_be_mapped_as_they_are() -> None:
     net = Net()
-    with pytest.raises(InputError, match=r"^the model: is compiled by torch\.compile, .*map what was compiled"):
+    with pytest.raises(InputError, match=r"^the model: is compiled by torch\.compile, .*map it uncompiled"):
         chip_of(torch.compile(net, backend="eager"))
     net.last.compile(backend="eager")
     with pytest.raises(InputError, match=r"^last: is compiled by torch\.compile"):

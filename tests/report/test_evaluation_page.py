@@ -109,7 +109,7 @@ def test_headline_numbers_come_first(evaluation: Written) -> None:
     first = evaluation_page(usable, "memsim eval").partition("<h2>")[0]
     assert first.count("95% interval over 3 utterances, of these 3 chips") == 5
     assert "unusable" not in first
-    law = "retention, faults, programming.relaxation: laws whose numbers are not fitted to measurements"
+    law = "retention, faults, programming.relaxation: laws whose numbers come from the spec"
     assert law in first
     assert "with weights.bits=3, programming.relaxation=0.02, faults.stuck_lrs=0.01, retention.age_seconds=1e6" in first
 
