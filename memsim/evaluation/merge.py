@@ -1,4 +1,4 @@
-"""Putting the results files of a study's shards together."""
+"""Merging of the results files of a study's shards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memsim.units import counted
 def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
     """Return the results of all points of a study from the files of its shards, or from its one file.
 
-    Raises InputError for shards that are missing, unfinished, there twice, or of another study.
+    Raises InputError for shards that are missing, unfinished, given twice, or of another study.
     """
     if not paths:
         raise InputError("no results files to merge")
@@ -38,7 +38,7 @@ def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
 
 
 def _require_all_shards(headers: dict[Path, Header]) -> None:
-    """Raise InputError unless each shard of one study is there once."""
+    """Raise InputError unless each shard of one study is given once."""
     (first, like), *others = headers.items()
     for path, header in others:
         if difference := _difference(like, header):
@@ -59,7 +59,7 @@ def _require_all_shards(headers: dict[Path, Header]) -> None:
 
 
 def _difference(one: Header, other: Header) -> str | None:
-    """The first thing in which `other` is not of the study of `one`: what, there and here."""
+    """Return the first difference between the studies of `one` and `other`: its name, and the values there and here."""
     if difference := one.difference(other):
         return difference
 

@@ -108,7 +108,7 @@ class ModuleTask(Task):
     def of(
         cls, model: nn.Module, batches: Batches, score: ScoreFunction, *, lower_is_better: bool = False
     ) -> ModuleTask:
-        """Try `score` on the first batch of `model`, to learn what it gives, and make the task.
+        """Make the task, after trying `score` on the first batch of `model` to see what it returns.
 
         Raises InputError where `score` gives neither a number nor one for each example, or a negative or NaN one.
         """
@@ -193,19 +193,19 @@ class ModuleTask(Task):
         return ModuleScore(self.measure, [outcomes[i] for i in sorted(outcomes)])
 
     def item_losses(self, outcomes: Mapping[int, tuple[float, float]]) -> list[float]:
-        """See `Task`: the mean over an item's examples, or what it lacks of 1."""
+        """See `Task`: the mean over an item's examples, or 1 minus it."""
         means = [amount / weight for _, (amount, weight) in sorted(outcomes.items())]
         return means if self.measure.lower_is_better else [max(0.0, 1 - mean) for mean in means]
 
     @classmethod
     def why_unusable(cls, scores: Sequence[ModuleScore]) -> str | None:
-        """A score of 0 where more is better."""
+        """See `Task`: a score of 0 is unusable where higher is better."""
         found, value = scores[0].measure, max(score.value for score in scores)
         return None if found.lower_is_better or value > 0 else f"{found.name} {value:g}"
 
     @classmethod
     def problems(cls, found: ModuleScore, baseline: ModuleScore | None, baseline_name: str) -> Mapping[str, str]:
-        """A score that is worse than the baseline's by `MUCH_WORSE`."""
+        """See `Task`: a score is a problem if it is worse than the baseline's by `MUCH_WORSE`."""
         if baseline is None:
             return {}
         own, other, by = found.value, baseline.value, found.measure
@@ -267,7 +267,7 @@ class _WrittenData:
 
 @dataclass(frozen=True)
 class _WrittenTask:
-    """The entries of a results file's first line that say what it is of."""
+    """The entries of a results file's first line that identify the data."""
 
     data: _WrittenData
     measure: Measure

@@ -1,4 +1,4 @@
-"""The options of an evaluation in groups, each checked as a whole. They bear the names of `memsim eval`'s options."""
+"""The options of an evaluation in groups, each checked as a whole. They have the names of `memsim eval`'s options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CTC_ONLY = ("lm", "lexicon", "lm_weight", "prior_weight", "beam_tokens", "beam_
 
 @dataclass(frozen=True)
 class Decoding:
-    """The decoder that makes texts of a recogniser's outputs. Raises InputError where an option would mean nothing.
+    """The decoder that makes texts of a recogniser's outputs. Raises InputError for an option without effect.
 
     >>> memsim.Decoding(decoder="beam", lm="words.arpa", beam_size=200).lm_weight is None  # the default, 2.0
     True
@@ -62,14 +62,14 @@ class Decoding:
         return [f"--{name.replace('_', '-')}" for name in order if getattr(self, name) not in (None, False)]
 
     def require_transducers(self) -> None:
-        """Raise InputError for options that mean nothing to a Transducer's beam search."""
+        """Raise InputError for options that a Transducer's beam search does not have."""
         if given := self.given(*_CTC_ONLY):
             raise InputError(f"{given[0]}: only for CTC; the beam search of a Transducer takes --beam-size")
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """The processes and machines that share the work, and the file that keeps what is done.
+    """The processes and machines that share the work, and the file that keeps the results.
 
     >>> memsim.Sharing(shard="2/8", results="results-2.jsonl").numbers
     (2, 8)
@@ -110,11 +110,11 @@ class Sharing:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there are results to go on with."""
+        """Whether there are results to continue."""
         return self.file is not None and self.file.exists()
 
     def require_file(self, *, force: bool) -> None:
-        """Raise InputError where results cannot be written, or would replace by force something that is none."""
+        """Raise InputError where results cannot be written, or when `force` would replace a file of another kind."""
         if self.file is None:
             return
         if str(self.file) == "-":
@@ -128,7 +128,7 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Findings:
-    """Findings besides the scores. All but `loss` goes with a single point that one process evaluates.
+    """Findings besides the scores. All but `loss` need a single point that one process evaluates.
 
     >>> memsim.Findings(ablate=True, budget=True)
     Findings(budget=True, ablate=True, sensitivity=False, cost=False, loss=False, hypotheses=False)
@@ -148,14 +148,14 @@ class Findings:
     """Prepare for `write_hypotheses`, whose n-best lists need the networks."""
 
     def require_single_point(self) -> None:
-        """Raise InputError for what is found out about the chips of one point, in one process."""
+        """Raise InputError for findings that need a single point and a single process."""
         for name in ("budget", "ablate", "sensitivity", "cost", "hypotheses"):
             if getattr(self, name):
                 raise InputError(f"--{name}: only for a single point, not for a sweep or shards")
 
 
 def describe_decoding(decoding: Mapping[str, Any]) -> str:
-    """Return a line on the decoder, from what a result says of it."""
+    """Return a line that describes the decoder, from its entry in a result."""
     if decoding["decoder"] == "greedy":
         return "greedy decoding"
     options = decoding["options"]

@@ -66,7 +66,7 @@ def in_processes(
 
 @dataclass(frozen=True)
 class _Links:
-    """The means by which the processes talk to the one that started them."""
+    """The channels between the processes and the one that started them."""
 
     stop: Event
     steps: SimpleQueue[tuple[System, Tally]]
@@ -84,7 +84,7 @@ _worker: _Worker
 
 
 def _begin(study: Study, device: str, threads: int, links: _Links) -> None:
-    """Runs first in each process."""
+    """Initialise a process."""
     global _worker
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # the parent process decides when to stop
         if hasattr(signal, name):
@@ -106,7 +106,7 @@ def _end_with_parent() -> None:
 
 
 def _run(item: WorkItem) -> PartialResult:
-    """Runs in each process."""
+    """Run items in a process."""
     stop = _worker.links.stop.is_set
     if stop():
         return PartialResult({}, 0.0)

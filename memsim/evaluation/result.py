@@ -106,7 +106,7 @@ class Evaluation:
         return spread([trial.score.rates[key] for trial in self.trials])
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of interface.md."""
+        """Return the values that --json writes."""
         return {
             "memsim": __version__,
             "checkpoint": {
@@ -156,7 +156,7 @@ class Evaluation:
 
     @property
     def clipping_warnings(self) -> list[str]:
-        """Sentences on layers whose converters clip many conversions, which the rate over all layers hides."""
+        """Warnings about layers whose converters clip many conversions, which the rate over all layers hides."""
         said = []
         for kind, layers in self.clipped_beyond(MOST_CLIPPED).items():
             (name, rate), *more = layers.items()
@@ -177,7 +177,7 @@ class Evaluation:
 
     @cached_property
     def unusable(self) -> dict[str, str]:
-        """Reasons why networks are of no use: `full_precision`, `digital`, or `mapped`, all chips together."""
+        """Reasons why networks are unusable: `full_precision`, `digital`, or `mapped`, all chips together."""
         networks = {
             "full_precision": [] if self.full_precision is None else [self.full_precision],
             "digital": [self.digital],
@@ -188,13 +188,13 @@ class Evaluation:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Sentences on unusable networks and lost texts."""
+        """Warnings about unusable networks and lost texts."""
         chips = {trial.seed: trial.score for trial in self.trials}
         return warnings_of(self.task, self.full_precision, self.digital, chips)
 
     @property
     def relative_degradation(self) -> dict[str, float | None]:
-        """The chips' mean against each reference's value: `to_digital`, `to_full_precision`; less 1.
+        """The relative change of the chips' mean from each reference: `to_digital`, `to_full_precision`.
 
         None where either is unusable; left out where the reference makes no errors.
         """

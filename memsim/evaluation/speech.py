@@ -43,7 +43,7 @@ SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text that a network heard in one utterance, and its errors."""
+    """The text that a network recognised in one utterance, and its errors."""
 
     text: str
     errors: TextErrors
@@ -128,7 +128,7 @@ class SpeechTask(Task):
         return self.loss_name if self.with_losses else ""
 
     def warnings(self) -> list[str]:
-        """A sentence on words that the recogniser cannot write: they count as errors whatever it hears."""
+        """A warning about words that the recogniser cannot write, which always count as errors."""
         return [] if self.corpus.unwritable is None else [f"{self.name}: {self.corpus.unwritable}"]
 
     @cached_property
@@ -315,7 +315,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class _WrittenTask:
-    """The entries of a results file's first line that say what it is of."""
+    """The entries of a results file's first line that identify the corpus."""
 
     corpus: Corpus
     seconds: float
@@ -338,7 +338,7 @@ _WRITTEN, _OUTCOMES = TypeAdapter(_WrittenTask), TypeAdapter(_WrittenOutcomes)
 
 @dataclass(frozen=True)
 class CheckpointNetworks:
-    """The recogniser of a checkpoint on hardware. Its network is built once; every target is made of that one."""
+    """The recogniser of a checkpoint on hardware. Its network is built once, and every target is made from it."""
 
     checkpoint: Checkpoint
     reference: Checkpoint | None = None

@@ -56,7 +56,7 @@ class StoredNetworks:
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """A checkpoint ready to be evaluated: its quantised digital self, and how chips are made from it."""
+    """A checkpoint ready for evaluation: its quantised digital network, and the chips that are made from it."""
 
     checkpoint: Checkpoint
     recogniser: Recogniser
@@ -103,7 +103,7 @@ def prepare(
 
     An unmapped checkpoint needs a `spec`, on which it is mapped. A mapped one runs as it is where `spec` and `seed` are
     None, and later chips program its levels again; otherwise its levels are mapped under `spec` (default: its own).
-    `stored` has the networks of the files where several targets are made of them.
+    `stored` has the networks of the files where several targets share them.
     Raises InputError when the checkpoint cannot be run or lacks the statistics that the spec's converters need.
     """
     stored = stored or StoredNetworks(checkpoint, reference)

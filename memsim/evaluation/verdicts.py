@@ -26,7 +26,7 @@ BABBLE = 2.0
 
 
 def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
-    """Return why a network with these scores (one a chip) is so bad that ratios of its WER say nothing, or None."""
+    """Return why a network with these scores (one per chip) is too bad for ratios of its WER, or None."""
     wer = fmean(score.wer for score in scores)
     hits = fmean(score.hits / score.words for score in scores)
     if wer >= UNUSABLE_WER:
@@ -39,7 +39,7 @@ def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
 def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, baseline_name: str = "") -> dict[str, str]:
     """Find what is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost.
 
-    `baseline` is a network that this one is made from, on the same utterances; what it wrote can be lost.
+    `baseline` is a network that this one is made from, on the same utterances; words that it wrote can be lost.
     """
     texts = [" ".join(text.split()) for text in found.hypotheses]
     references = [" ".join(text.split()) for text in found.references]
@@ -74,9 +74,9 @@ def _quoted(text: str) -> str:
 def warnings_of(
     task: Task | type[Task], full_precision: Score | None, digital: Score, chips: Mapping[int, Score]
 ) -> list[str]:
-    """Sentences on networks that are unusable or lose what others get right; `chips` are scores by seed.
+    """Return warnings about networks that are unusable or lose text; `chips` are scores by seed.
 
-    What fails first is to be mended first, so it alone comes with a remedy.
+    Only the first failing network gets a remedy, because it is the one to repair first.
     """
     networks: list[tuple[str, Mapping[int, Score], Score | None, str]] = [
         ("digital, quantised", {0: digital}, full_precision, "full-precision"),
@@ -109,7 +109,7 @@ def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) ->
 
 
 def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> str:
-    """Name the layer that costs most: one answer, by the loss, from the two results as `--json` writes them."""
+    """Return a sentence on the layers that add most to the loss, from the two results as `--json` writes them."""
     loss, layers = f"{sensitivity['loss_name']} loss", sensitivity["layers"]
     worst = [layer for layer in layers if layer.get("may_be_worst")]
     beyond = sum(not layer["within_noise"] and layer["added"]["value"] > 0 for layer in layers if "added" in layer)

@@ -33,7 +33,7 @@ def tally(outcomes: Mapping[int, Any], task: Task) -> Tally:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The work that an earlier run has done of this one's: (done, all) of work items, chips and outcomes."""
+    """The part of this run's work that an earlier run has done: (done, all) of work items, chips and outcomes."""
 
     items: tuple[int, int]
     chips: tuple[int, int]
@@ -51,7 +51,7 @@ class Resumed:
 
 
 class Watcher(Protocol):
-    """Follows a study."""
+    """An observer of a study."""
 
     def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
         """Learn that `outcomes` are to be made, over all systems, and that an earlier run has made `done` of them."""

@@ -1,4 +1,4 @@
-"""The hardware that the options of a command, or the arguments of a call, mean together."""
+"""The hardware spec that the options of a command, or the arguments of a call, describe together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Hardware = HardwareSpec | str | Path | Mapping[str, Any]
 def choose_hardware(
     hardware: Hardware | None, bits: int | None = None, cell: str | None = None, settings: Sequence[str] | None = None
 ) -> HardwareSpec:
-    """Return the spec that the hardware options mean together.
+    """Return the spec that the hardware options describe together.
 
     Args:
         hardware: the spec to start from; None is `physical`.

@@ -1,4 +1,4 @@
-"""Mapped files: reading one back as a network on arrays, and what its metadata say."""
+"""Mapped files: reading one back as a network on arrays, and reading its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding and opening the checkpoint that a name, a path or nothing at all means."""
+"""Finding and opening a checkpoint by its name, by its path, or by default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUNDLED = {
 
 
 def find_checkpoint(name: str | Path | None) -> tuple[Path, str | None]:
-    """Find the file that a checkpoint's name means, and the line that tells users so where they named none.
+    """Find the file of a checkpoint by name, and a line for users who named none.
 
     A name is a path that exists, else a bundled name. Without one, it is $MEMSIM_CHECKPOINT, else the newest
     `*.mapped.safetensors` in the folder, else the bundled `demo`. Raises InputError where there is no such file.
@@ -56,7 +56,7 @@ def mapped_path(name: str | Path) -> Path:
 
 
 def default_data(checkpoint: str | None) -> str:
-    """Return the data that a run without --data is on: the demo for a bundled checkpoint.
+    """Return the default of --data: the demo for a bundled checkpoint.
 
     Raises InputError for other checkpoints.
     """

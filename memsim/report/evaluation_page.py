@@ -33,9 +33,9 @@ from memsim.units import counted, si
 
 
 def evaluation_page(facts: Result, command: str | None) -> str:
-    """The page. `facts` is the result; its budget, ablation, sensitivity and cost are shown where it has them.
+    """Return the page of the result `facts`, with its budget, ablation, sensitivity and cost where it has them.
 
-    `command` is what to type to repeat it.
+    `command` repeats the evaluation.
     """
     hardware = hardware_title(facts["hardware"])
     title = f"{Path(facts['checkpoint']['path']).name} on {hardware}: {name_of(facts)}"

@@ -31,7 +31,7 @@ def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None)
     Args:
         points: the `point` lines of a results file, or the `points` of `memsim eval --json`.
         path: the SVG file to write.
-        title: None for one that says what was measured.
+        title: the title; None makes one from the points.
 
     Raises InputError when nothing was swept.
     """

@@ -18,7 +18,7 @@ WORST_LAYERS = 10
 
 
 def budget_parts(budget: Budget, *, verbose: bool = False, with_layers: bool = True) -> list[RenderableType]:
-    """Return the table of what each effect adds to the products' errors, the largest first.
+    """Return the table of what each non-ideality adds to the products' errors, the largest first.
 
     With `verbose` there is a table of all layers, too. Without `with_layers` no layer is named: another table has them.
     """
@@ -58,8 +58,8 @@ def _meaning(effects: Sequence[str]) -> str:
         return "The spec has no non-ideality that adds an error"
     return (
         f"Non-idealities are switched on in the order {', '.join(map(effect_label, effects))}; each adds the root of "
-        "the difference of squares, negative if the error becomes smaller. `eval --sensitivity` shows what the error of "
-        "each layer costs the network"
+        "the difference of squares, negative if the error becomes smaller. `eval --sensitivity` shows what the error "
+        "of each layer costs the network"
     )
 
 

@@ -1,4 +1,4 @@
-"""Files that a command or a call is to write: whether they may be, and writing them whole or not at all."""
+"""Output files of a command or call: checks before the work, and writing whole or not at all."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def require_page(path: Path | None, force: bool) -> None:
 
 
 def require_safetensors(path: Path) -> None:
-    """Raise InputError unless `path` is named as what it will hold."""
+    """Raise InputError unless the name of `path` ends in .safetensors."""
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: expected a name that ends in .safetensors")
 

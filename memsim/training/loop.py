@@ -72,7 +72,7 @@ class Watcher(Protocol):
         """Take note of the position that the training begins or resumes at."""
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """Take note of a step: of `total` batches of `epoch`, `done` are done; the mean loss a character is `loss`."""
+        """Take note of a step: of `total` batches of `epoch`, `done` are done; `loss` is the mean per character."""
 
     def epoch(self, result: EpochResult) -> None:
         """Take note of the result of an epoch."""
@@ -113,7 +113,7 @@ def run(
 class _Step:
     """Measurements of a step over its whole batch."""
 
-    loss: float  # mean loss a character
+    loss: float  # mean loss per character
     extra_loss: float
     gradient_norm: float  # before it was clipped
     learning_rate: float

@@ -1,4 +1,4 @@
-"""Reports of how a training goes, for a listener."""
+"""Reports of the progress of a training, for a listener."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memsim.units import counted
 
 
 class Narrator:
-    """Tells a listener how a training of `epochs` epochs goes, and keeps the results of its epochs."""
+    """Reports the progress of a training of `epochs` epochs to a listener, and keeps the results of its epochs."""
 
     def __init__(self, listener: Listener, epochs: int) -> None:
         self.results: list[EpochResult] = []

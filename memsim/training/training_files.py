@@ -27,7 +27,7 @@ class TrainingFiles:
 
     @property
     def log(self) -> Path:
-        """The log as CSV, a row an epoch."""
+        """The log as CSV, with a row per epoch."""
         return self.out.with_suffix(".csv")
 
     @property
@@ -53,7 +53,7 @@ class TrainingFiles:
         Args:
             others: Files that the caller writes beside them: none may be one of the training's.
             inputs: Files that the training reads, which are never overwritten.
-            resume: The training goes on with files of its own that exist.
+            resume: The training continues with its existing files.
             force: Files that exist are overwritten.
         """
         if resume and force:

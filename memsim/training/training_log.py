@@ -1,4 +1,4 @@
-"""Logs of a training: a CSV file with a row an epoch, and TensorBoard's event files with every step."""
+"""Logs of a training: a CSV file with a row per epoch, and TensorBoard's event files with every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainingLog:
 
     Args:
         files: The training's files, among them both logs.
-        step: The step that the training goes on from; 0 removes the events of an earlier training.
+        step: The step from which the training continues; 0 removes the events of an earlier training.
     """
 
     def __init__(self, files: TrainingFiles, step: int) -> None:
