@@ -350,7 +350,7 @@ quite_something: 1
         ("adc: !!python/name:os.system x", "the tag 'tag:yaml.org,2002:python/name:os.system' is not allowed here"),
         ("? [a]\n: 3", "x.yaml:1: a key must be a word"),
         ("tile: &t {rows: *t}", "too large, or nested more than 30 deep"),
-        ("name: !!int x", "x.yaml:1: name: 'x' is no int"),
+        ("name: !!int x", "x.yaml:1: name: 'x' is not of type int"),
         ("adc: {bits: 3", "x.yaml:1: not valid YAML"),
         ("adc: none\n\tdac: none", "x.yaml:2: not valid YAML"),
         ("a: 1\n---\nb: 2", "x.yaml:2: not valid YAML: expected a single document"),

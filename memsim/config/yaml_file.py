@@ -190,7 +190,7 @@ class _Tree:
                 continue
             here = (*path, key_node.value)
             if here in self.marks:
-                self.problem(key_node, here, f"is there twice (first: {self.marks[here].where})")
+                self.problem(key_node, here, f"is given twice (first: {self.marks[here].where})")
                 continue
             self.marks[here] = Mark(self.where(key_node), dotted(here))
             value = self.value(value_node, here)

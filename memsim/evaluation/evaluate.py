@@ -325,7 +325,7 @@ class _Work:
         return found
 
     def run(self, study: Study, target: Target, found: dict[str, Any]) -> list[tuple[PointFacts, Evaluation]]:
-        """Run `study`, whose first point has the networks `target`, and add findings that need its scores to `found`."""
+        """Run `study`, whose first point has the networks `target`, and add findings that need scores to `found`."""
         self._make_way()
         sharing, listener = self.sharing, self.listener
         done = run_study(

@@ -105,7 +105,7 @@ def test_missing_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMSIM_DATA", str(tmp_path))
     with pytest.raises(InputError, match=r"tedlium2: is not a folder; it should hold TEDLIUM_release2/"):
         load_corpus("tedlium2")
-    with pytest.raises(InputError, match=r"librispeech: is no folder.*LibriSpeech/.*openslr\.org/12"):
+    with pytest.raises(InputError, match=r"librispeech: is not a folder.*LibriSpeech/.*openslr\.org/12"):
         load_corpus("librispeech")
 
 

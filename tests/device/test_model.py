@@ -133,7 +133,7 @@ def test_save_into_a_missing_folder_says_so(device: DeviceModel, tmp_path: Path)
 
 
 def test_unknown_name_lists_the_shipped() -> None:
-    with pytest.raises(InputError, match=r"sinaptogen.*there are:.*synaptogen"):
+    with pytest.raises(InputError, match=r"sinaptogen.*available:.*synaptogen"):
         load_device("sinaptogen")
 
 

@@ -134,7 +134,7 @@ def layer(name: str, value: float, low: float, high: float, *, worst: bool = Fal
             [layer(name, 0.3, 0.1, 0.5, worst=True) for name in "abcdefg"],
             "cannot be told apart on these utterances, are a, b, c, d, e and 2 more",
         ),
-        ([{"name": "a"}], "no layer"),  # of a network without a loss
+        ([{"name": "a"}], "no single layer"),  # of a network without a loss
     ],
 )
 def test_which_layer_is_one_answer(layers: list[dict], said: str) -> None:
