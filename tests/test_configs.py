@@ -1,4 +1,4 @@
-"""Every config of models and training that ships can be loaded, and bad ones are explained."""
+"""Every shipped config of models and training loads, and bad ones are explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README and the guides say is true of the code: their examples, options, files and reference."""
+"""The README and the guides agree with the code: examples, options, files and reference."""
 
 from __future__ import annotations
 

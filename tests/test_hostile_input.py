@@ -1,4 +1,4 @@
-"""Input that means harm: code in pickles and YAML, archives that unpack to anything, lying sizes, paths leading out."""
+"""Malicious input: code in pickles and YAML, huge archives, wrong sizes, paths that lead out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`memsim.map_checkpoint`: what `memsim map` does, from Python."""
+"""`memsim.map_checkpoint`: `memsim map` in Python."""
 
 from __future__ import annotations
 

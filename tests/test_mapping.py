@@ -1,4 +1,4 @@
-"""Mapped files: what loading one reads, and that it is the chip that was mapped."""
+"""Mapped files: the tensors that loading reads, and equality with the chip that was mapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hardware specs: the shipped ones, what users write, and every way to get it wrong."""
+"""Hardware specs: shipped ones, users' ones, and errors in them."""
 
 from __future__ import annotations
 

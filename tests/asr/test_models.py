@@ -1,4 +1,4 @@
-"""What every shipped recogniser does alike, whatever its encoder and kind; more of the Conformer in its own file."""
+"""Common behaviour of all shipped recognisers, whatever their encoder and kind; the Conformer has its own tests, too."""
 
 from __future__ import annotations
 

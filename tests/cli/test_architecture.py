@@ -1,4 +1,4 @@
-"""Networks that memsim did not make, on the command line: the guide's example as it is written, bundles, refusals."""
+"""External networks on the command line: the guide's example, bundles, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`memsim eval` with beam search and a language model, and what it writes of hypotheses, on the bundled demo."""
+"""`memsim eval` with beam search and a language model, and the hypotheses that it writes, on the bundled demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`memsim eval` of a Transducer: greedy, and by its own beam search."""
+"""`memsim eval` of a Transducer, greedy and with its own beam search."""
 
 from __future__ import annotations
 

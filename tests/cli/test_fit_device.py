@@ -1,4 +1,4 @@
-"""`memsim fit-device` from end to end: what it prints, writes and refuses, and that its device is taken everywhere."""
+"""`memsim fit-device` from end to end: its output, files and refusals, and the use of its device everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nothing can be written: one line, no part of a file, and what was there before stays."""
+"""Failures to write: one line, no partial file, and old files kept."""
 
 from __future__ import annotations
 

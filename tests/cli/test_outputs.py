@@ -1,4 +1,4 @@
-"""Where results go: never over one another, over what is read or what is not theirs; and to readers that leave."""
+"""Outputs never overwrite each other, inputs or unrelated files; and readers may close the pipe."""
 
 from __future__ import annotations
 

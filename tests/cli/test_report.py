@@ -1,4 +1,4 @@
-"""`--report` of map and eval: what is refused, and what is written."""
+"""`--report` of map and eval: refusals and pages."""
 
 from __future__ import annotations
 

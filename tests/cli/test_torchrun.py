@@ -1,4 +1,4 @@
-"""`torchrun -m memsim qat`: two processes do together what one does."""
+"""`torchrun -m memsim qat`: two processes give the result of one."""
 
 from __future__ import annotations
 

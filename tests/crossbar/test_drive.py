@@ -1,4 +1,4 @@
-"""What drives the rows: levels, phases and ranges, against the cells' own currents."""
+"""Row voltages: levels, phases and ranges, against the cells' own currents."""
 
 from __future__ import annotations
 

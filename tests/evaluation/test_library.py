@@ -1,4 +1,4 @@
-"""`memsim.evaluate` beside `memsim eval`: the same result, shown and written alike."""
+"""`memsim.evaluate` and `memsim eval` give the same result, text and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joining shards: what is missing, unfinished, foreign or there twice is said."""
+"""Merging shards: errors for missing, unfinished, unrelated and repeated ones."""
 
 from __future__ import annotations
 

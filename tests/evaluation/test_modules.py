@@ -1,4 +1,4 @@
-"""Any module with batches and a score: the same study as a recogniser's."""
+"""Evaluation of any module with batches and a score, in the same study as a recogniser's."""
 
 from __future__ import annotations
 
@@ -249,8 +249,8 @@ def test_without_calibration_the_first_examples_set_the_ranges(model, data, monk
     ("options", "said"),
     [
         ({"split": "dev"}, "split: only for a recogniser's checkpoint"),
-        ({"decoding": memsim.Decoding(decoder="beam")}, "decoding: goes with"),
-        ({"findings": memsim.Findings(cost=True)}, "findings.cost: goes with"),
+        ({"decoding": memsim.Decoding(decoder="beam")}, "decoding: only for"),
+        ({"findings": memsim.Findings(cost=True)}, "findings.cost: only for"),
         ({"score": None}, "a module is evaluated on batches by a score"),
         ({"data": "demo"}, "a module is evaluated on batches by a score"),
         ({"set": ["adc.bits=4,5"], "findings": memsim.Findings(ablate=True)}, "--ablate: only for a single point"),

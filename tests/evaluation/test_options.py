@@ -1,4 +1,4 @@
-"""The groups of options refuse what would mean nothing, in one line that names the option."""
+"""The groups of options refuse options without effect, in one line that names the option."""
 
 from __future__ import annotations
 

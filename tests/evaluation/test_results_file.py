@@ -1,4 +1,4 @@
-"""Results files: what they refuse to go on with."""
+"""Results files that a study refuses to continue."""
 
 from __future__ import annotations
 

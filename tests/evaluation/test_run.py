@@ -1,4 +1,4 @@
-"""Studies run whole, in parts, again, and by several processes: always with the same result."""
+"""Studies run whole, in parts, again, and by several processes, with equal results."""
 
 from __future__ import annotations
 

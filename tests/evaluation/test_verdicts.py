@@ -1,4 +1,4 @@
-"""Which results are called unusable or lost, and which are not."""
+"""Results that are called unusable or lost, and results that are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole fit: measurements drawn from a model give that model back.
+"""The whole fit: measurements drawn from a model give back that model.
 
 What can be told from a finite sample follows from the model itself, so most tolerances are computed: a coefficient of
 the process has the asymptotic covariance of least squares, a device's mean that of a series with its spectrum.

@@ -1,4 +1,4 @@
-"""Feature tables as dense arrays, and what is said of rows that do not fit."""
+"""Feature tables as dense arrays, and errors for rows that do not fit."""
 
 from __future__ import annotations
 

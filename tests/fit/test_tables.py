@@ -1,4 +1,4 @@
-"""Files of columns: every format gives the same numbers, batch by batch."""
+"""Tables in files: every format gives the same numbers, batch by batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that transformers wrote: the command line maps what Python maps, by the config beside the file or alone."""
+"""Files of transformers: the command line maps the layers that Python maps, with or without the config beside the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""map_model on networks of many kinds: what it leaves alone, what it answers to mistakes, files."""
+"""map_model on networks of many kinds: parts that it leaves alone, errors, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: what the result says is there to be read, and nothing else is needed to read it."""
+"""The page of an evaluation shows the whole result and needs no other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that was stopped or killed anywhere ends, resumed, with the same bits as one that was not."""
+"""A training that is stopped or killed anywhere ends, after resuming, with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 

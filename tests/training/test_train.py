@@ -1,4 +1,4 @@
-"""`memsim.train` in Python: what the command line's tests do not reach."""
+"""`memsim.train` in Python: cases that the tests of the command line do not reach."""
 
 from __future__ import annotations
 
