@@ -361,7 +361,7 @@ class MappedMatrix(nn.Module):
         self.reads.has_masked_rows = True
 
     def release(self) -> None:
-        """Free what is kept between reads; the next read makes it again, with the same result."""
+        """Free cached values; the next read computes them again, with the same result."""
         self._operator = self._row_loads = None
         self._ir_drop = []
 
@@ -393,7 +393,7 @@ class MappedMatrix(nn.Module):
 
 
 def _misfit(levels: Tensor, spec: HardwareSpec) -> str | None:
-    """Say what is wrong with `levels` for a matrix under `spec`; None where nothing is."""
+    """Return the problem of `levels` for a matrix under `spec`; None without one."""
     if levels.is_floating_point() or levels.dtype == torch.bool:
         return f"{levels.dtype}, not whole numbers"
     if levels.is_meta or not levels.numel():

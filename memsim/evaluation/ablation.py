@@ -48,7 +48,7 @@ def ablate(
     device: str = "cpu",
     progress: Progress = lambda name, done: None,
 ) -> tuple[AblationStep, ...]:
-    """Switch the non-idealities on one after the other, on the data and as many chips as `evaluation`'s.
+    """Switch the non-idealities on one by one, with the data and the number of chips of `evaluation`.
 
     Results of `evaluation` for the digital model and the complete chips are reused.
     """

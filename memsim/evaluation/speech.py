@@ -33,7 +33,7 @@ from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
 CACHED_BYTES = 1e8
-"""Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
+"""Features of this size, of nearly two hours, are kept between passes; each pass reads the others again."""
 
 GREEDY = {"decoder": "greedy"}
 """The entry of a result whose texts are decoded without a search."""

@@ -79,8 +79,8 @@ class Network(Protocol):
 class Task(ABC):
     """Data that networks are evaluated on, and the measures of how well they do.
 
-    A task is sent to other processes and is made anew from a results file to put parts together, so it is compared and
-    described by plain values; what it reads of its data it reads where it runs.
+    A task is sent to other processes, and made anew from a results file to merge parts, so it is compared and
+    described by plain values; it reads its data where it runs.
     """
 
     kind: ClassVar[str]

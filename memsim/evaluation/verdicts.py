@@ -101,7 +101,7 @@ def warnings_of(
 
 
 def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) -> str:
-    """Say which of several chips have a problem, and what it is on the first of them."""
+    """Return the number of chips with a problem, and the problem of the first of them."""
     (seed, problem), *more = problems.items()
     if name != "mapped" or len(scores) == 1:
         return f": {problem}"

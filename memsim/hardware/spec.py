@@ -134,7 +134,7 @@ class HardwareSpec(Section):
     def changes(self) -> Changes:
         """The changes by settings, and by a file to its `base`, against the spec that this one started from.
 
-        A choice of weight bits that were left open is no change. A spec of unknown start is compared with the shipped
+        A choice of open weight bits is not a change. A spec of unknown start is compared with the shipped
         spec of its name, if there is one.
         """
         if self._changes is not None:

@@ -124,7 +124,7 @@ def stored_deviations(checkpoint: Checkpoint) -> dict[str, Deviation]:
 
 
 def stored_seed(checkpoint: Checkpoint) -> int:
-    """Return the seed of the chip in a mapped file. Raises InputError where it is no whole number."""
+    """Return the seed of the chip in a mapped file. Raises InputError where it is not a whole number."""
     text = checkpoint.metadata.get("seed", "0")
     if not re.fullmatch(r"-?[0-9]{1,30}", text):
         raise InputError(

@@ -88,7 +88,7 @@ def open_checkpoint(
 ) -> tuple[Checkpoint, str | None]:
     """Open the checkpoint that `find_checkpoint` finds; the second value is its line for users.
 
-    A checkpoint that is open already is taken as it is. `architecture` says which network made a file that does not say
+    An open checkpoint is returned. `architecture` names the network of a file that does not say
     so itself. Raises InputError where the file cannot be read or does not fit.
     """
     from memsim.storage.checkpoint import Checkpoint, load_checkpoint

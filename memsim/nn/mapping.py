@@ -141,7 +141,7 @@ class ChipMapping:
     def batch(self, key: str) -> AbstractContextManager[None]:
         """Return a context that keys noise by `key`: the same forward passes, in the same order, see the same noise.
 
-        When a context ends, the noise goes on as if the context had not been. Contexts may lie within one another.
+        When a context ends, the noise continues as if there had been no context. Contexts may be nested.
         """
         return self.reads.within(key)
 

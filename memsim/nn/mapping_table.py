@@ -1,4 +1,4 @@
-"""The table of what is on arrays and what stays digital, for `print`, notebooks and the command line."""
+"""The table of the layers on arrays and the digital ones, for `print`, notebooks and the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans of which matrices go on arrays and why the others do not, by module or by tensor name and shape alone."""
+"""Plans of the matrices on arrays, with reasons for the others, by module or by tensor name and shape alone."""
 
 from __future__ import annotations
 

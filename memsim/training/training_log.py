@@ -47,5 +47,5 @@ class TrainingLog:
                 writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in vars(result).values())
 
     def close(self) -> None:
-        """Write what is left, and close the files."""
+        """Write the remaining events, and close the files."""
         self._events.close()

@@ -1,4 +1,4 @@
-"""Common behaviour of all shipped recognisers, whatever their encoder and kind; the Conformer has its own tests, too."""
+"""Common behaviour of all shipped recognisers, whatever their encoder and kind; test_conformer.py has more."""
 
 from __future__ import annotations
 

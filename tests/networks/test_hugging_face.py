@@ -1,4 +1,4 @@
-"""Files of transformers: the command line maps the layers that Python maps, with or without the config beside the file."""
+"""Files of transformers: the command line maps what Python maps, with or without the config beside the file."""
 
 from __future__ import annotations
 
