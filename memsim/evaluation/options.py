@@ -57,7 +57,7 @@ class Decoding:
             raise InputError("--tune: chooses the weights; leave --lm-weight and --prior-weight out")
 
     def given(self, *names: str) -> list[str]:
-        """Return the given options among `fields`, as they are typed."""
+        """Return the options among `names` that are given, as they are typed."""
         order = [name for name in self.__dataclass_fields__ if name in names]
         return [f"--{name.replace('_', '-')}" for name in order if getattr(self, name) not in (None, False)]
 

@@ -88,8 +88,8 @@ def open_checkpoint(
 ) -> tuple[Checkpoint, str | None]:
     """Open the checkpoint that `find_checkpoint` finds; the second value is its line for users.
 
-    An open checkpoint is returned. `architecture` names the network of a file that does not say
-    so itself. Raises InputError where the file cannot be read or does not fit.
+    An open checkpoint is returned itself. `architecture` names the network of a file that does not name one. Raises
+    InputError where the file cannot be read or does not fit.
     """
     from memsim.storage.checkpoint import Checkpoint, load_checkpoint
 
