@@ -41,7 +41,7 @@ def command(
         typer.Option(
             "--split",
             metavar="SPLIT",
-            help="Split of the corpus: train, dev (default) or test.",
+            help="Split of the corpus, such as train, dev (default) or test.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -105,8 +105,8 @@ def command(
 ) -> None:
     """Evaluate a recogniser on simulated chips and compare WER and CER with the digital network.
 
-    An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is, unless hardware
-    options ask for its levels to be mapped again.
+    An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
+    unless hardware options ask for its levels to be mapped again.
     """
     options.require_page(report, force=True)  # whether the file may be overwritten is checked below
     eval_options.require_svg(figure)

@@ -60,7 +60,9 @@ BeamTokens = Annotated[
 ]
 BeamThreshold = Annotated[
     float | None,
-    _option("--beam-threshold", metavar="X", help="Drop hypotheses that score X below the best. Default: 14."),
+    _option(
+        "--beam-threshold", metavar="X", help="Drop hypotheses that score more than X below the best. Default: 14."
+    ),
 ]
 Tune = Annotated[
     bool,

@@ -217,7 +217,7 @@ class _Speech:
         return [utterance.text for corpus in self.train for utterance in corpus.utterances]
 
     def usable(self, tokens: Tokens, listener: Listener) -> _Speech:
-        """Return the utterances that a recogniser with `tokens` can learn from, and warn of words that it cannot write."""
+        """Return the utterances that a recogniser with `tokens` can learn from, and warn of unwritable words."""
         dev = with_unwritable(self.dev, tokens)
         for message in dev.warnings():
             listener.warn(message)
