@@ -55,7 +55,7 @@ EFFECTS = (
 )
 """The non-idealities that make a product differ from the exact one, in the order in which they act."""
 
-_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC"}
+_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC", "wires": "line resistance"}
 
 _IDEAL_CELL_EFFECTS = ("quantisation", "dac", "adc")
 _OPTIONAL_EFFECTS = tuple(effect for effect in EFFECTS if effect not in ("quantisation", "iv", "programming"))
