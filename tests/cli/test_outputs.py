@@ -181,7 +181,7 @@ def test_weights_beyond_float32(memsim, tmp_path):
 
 def test_a_chip_without_layers_and_hardware_without_a_name(memsim):
     assert "no layer is on arrays" in memsim(*DEMO, "--set", 'digital=["*"]').said
-    assert "--hardware: names nothing" in memsim(*DEMO, "--hardware", "").said
+    assert "--hardware: the name is empty" in memsim(*DEMO, "--hardware", "").said
     assert (
         "leaves nothing to fit"
         in memsim("fit-device", "m.csv", "-o", "a.safetensors", "--from-base", "hrs,us,lrs,ur").said

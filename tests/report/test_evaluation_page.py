@@ -135,7 +135,7 @@ def test_both_measures_of_a_layer_are_in_one_table(evaluation: Written) -> None:
         line = table[layer["name"]]
         assert line[3] == f"{100 * layer['added']['value']:+.2f}"
         assert line[6] == errors[layer["name"]]
-    for said in ("adds to CTC loss %", "product error %", "beyond noise", "the loss decides"):
+    for said in ("adds to CTC loss %", "product error %", "beyond noise", "what that costs the network"):
         assert said in section
 
 
