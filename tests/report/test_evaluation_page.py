@@ -144,7 +144,7 @@ def test_it_can_be_repeated(page: Page, evaluation: Written) -> None:
     (command,) = re.findall(r"<pre>(memsim eval .*?)</pre>", text)
     assert "--data demo --limit 3 --trials 3 --seed 7" in command
     assert "--set weights.bits=3" in command
-    assert "7, 8, 9 (one a chip)" in page.text
+    assert "7, 8, 9 (one per chip)" in page.text
     assert f"memsim {__version__}, Python 3." in page.text
     assert facts["checkpoint"]["sha256"] in page.text
     spec = yaml.safe_load(text.rpartition("<pre>")[2].partition("</pre>")[0].replace("&#x27;", "'"))
