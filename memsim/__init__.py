@@ -1,7 +1,7 @@
 """memsim: how a real neural network behaves when its matrix products run on memristor crossbars.
 
     chip = memsim.map_model(model, "physical", bits=3, calibration=batches)   # any nn.Module on simulated arrays
-    print(chip.mapping)                                                       # what is on arrays, what is not and why
+    print(chip.mapping)                                                       # layers on arrays, and digital ones
     result = memsim.evaluate(model, batches, score=accuracy, hardware="best", bits=3, trials=5)
     result = memsim.evaluate("demo", "demo", hardware="best", trials=5)       # as `memsim eval`
     result = memsim.map_checkpoint("demo", "best", out="demo.mapped.safetensors")

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those that work together, all of which call the same methods in the same order.
+    """This process and the ones that it works with; all of them call the same methods in the same order.
 
     Attributes:
         device: Where this process computes.
@@ -135,10 +135,10 @@ def joined_workers(device: str, patience: timedelta | None = None) -> Iterator[W
         yield Workers(chosen, rank, size)
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-            raise OSError(f"process {rank}: another process of this job failed, which says why") from error
+            raise OSError(f"process {rank}: another process of this job failed; see its message") from error
         raise
     finally:
-        # What is left of a DistributedDataParallel (it refers to itself) keeps the group, and its threads, which would
+        # A DistributedDataParallel refers to itself; until it is freed it keeps the group and its threads, which would
         # abort the process when they outlive the interpreter.
         gc.collect()
         torch.distributed.destroy_process_group()

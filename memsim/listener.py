@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 class Listener:
     """Follows a call of the library. This one shows nothing, and passes warnings on to Python's `warnings`.
 
-    A command line, a notebook or a server overrides what it wants to show.
+    A command line, a notebook or a server overrides the methods for what it shows.
     """
 
     def progress(self, name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
-        """Report that the fraction `done` of the job `name` is done; with a `total`, of so many of a `unit`."""
+        """Report that the fraction `done` of the job `name` is done; with a `total`, of that many units."""
 
     def say(self, message: str) -> None:
         """Report a fact that is worth knowing."""

@@ -68,9 +68,9 @@ class MapResult:
     seed: int
     """The seed of the chip."""
     mapped: MappedTensors | None = None
-    """The contents of the mapped file, and what programming found; None of a dry run."""
+    """The contents of the mapped file and of the programming; None after a dry run."""
     out: Path | None = None
-    """The file that was written; None where none was."""
+    """The file that was written, or None."""
     budget: Budget | None = None
     """The error that each non-ideality adds to the products; None where it was not asked for."""
     cost: Cost | None = None
@@ -112,13 +112,13 @@ class MapResult:
         Raises InputError for a dry run, which programs nothing, and where no page can be written to `path`.
         """
         from memsim.report.mapping_page import (
-            mapping_page,  # which knows how an evaluation decodes, and so imports this
+            mapping_page,  # imported here, as it imports this module
         )
 
         path = Path(path)
         require_page(path, force=True)
         if self.mapped is None:
-            raise InputError("--report --dry-run: the report is that of programmed arrays; leave one of the two out")
+            raise InputError("--report --dry-run: the report needs programmed arrays; leave out one of the two")
         write_text(path, mapping_page(self.to_dict(), command))
 
     def __repr__(self) -> str:
@@ -243,9 +243,9 @@ def map_checkpoint(
     listener = listener or Listener()
     for flag, wanted in {"--budget": budget, "--cost": cost}.items():
         if wanted and dry_run:
-            raise InputError(f"{flag} --dry-run: the {flag[2:]} is that of programmed arrays; leave one of the two out")
+            raise InputError(f"{flag} --dry-run: the {flag[2:]} needs programmed arrays; leave out one of the two")
     if data_root is not None and calibrate is None:
-        raise InputError(f"--data-root {data_root}: is where --calibrate finds its data; name that, too")
+        raise InputError(f"--data-root {data_root}: only used by --calibrate; add --calibrate DATA")
     network = OpenedNetwork(open_checkpoint(checkpoint, architecture, architecture_config)[0])
     opened = network.checkpoint
     if out is not None:
@@ -350,7 +350,7 @@ def _require_samples(opened: Checkpoint, plan: Plan, statistics: Mapping[str, In
 
 
 def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
-    """Return the warning that the converter ranges of `layers` are open."""
+    """Return the warning that the converter ranges of `layers` are not set."""
     remedy = (
         "--calibrate DATA sets them"
         if "architecture" in opened.metadata
@@ -359,7 +359,7 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
     )
     return (
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
-        f"input statistics, so converter ranges are open; {remedy}"
+        f"input statistics, so converter ranges are not set; {remedy}"
     )
 
 
@@ -372,7 +372,7 @@ def digital_twin(
     chosen, and `statistics` with those of embeddings.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` has them
+        warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` gives them
         digital = map_model(model, spec.digital_twin(), calibration=statistics, seed=seed)
     plan = mapping_of(digital).plan
     return digital, chosen_bits(spec, plan), plan.completed(statistics)

@@ -1,4 +1,4 @@
-"""Counting the calls that an action makes: how its work in Python grows, without a clock."""
+"""Counts of the function calls that an action makes, which measure its work in Python without a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures that more than one test file uses."""
+"""Fixtures for several test files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README and the guides, and the commands in them."""
+"""The README, the guides, and the commands in them."""
 
 from __future__ import annotations
 

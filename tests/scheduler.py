@@ -1,4 +1,4 @@
-"""A SLURM of one node on this machine: munged, slurmctld and slurmd in a folder of their own, on loopback alone."""
+"""A SLURM of one node on this machine: munged, slurmctld and slurmd in a separate folder, on loopback alone."""
 
 from __future__ import annotations
 

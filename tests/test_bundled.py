@@ -1,4 +1,4 @@
-"""What README says of the bundled checkpoint holds."""
+"""The README's statements about the bundled checkpoint hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CITATION.cff and CHANGELOG.md are of the version that is here."""
+"""CITATION.cff and CHANGELOG.md have the current version."""
 
 from __future__ import annotations
 

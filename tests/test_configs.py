@@ -1,4 +1,4 @@
-"""Every config of models and training that ships can be loaded, and bad ones are explained."""
+"""Every shipped config of models and training loads, and bad ones are explained."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_model_of_one_s_own(tmp_path: Path) -> None:
         (MODEL.replace("heads: 2", "heads: 3"), "5: heads: heads (3) must divide width (8)"),
         (MODEL + "kernel_frames: 4", "7: kernel_frames: 4 is even; a centred kernel is odd"),
         (MODEL + "features: {max_hz: 9000}", "7: features.max_hz: 9000.0 is above half of sample_rate_hz (16000)"),
-        (MODEL + "width: 9", "7: width: is there twice (first: FILE:3)"),
+        (MODEL + "width: 9", "7: width: is given twice (first: FILE:3)"),
     ],
 )
 def test_bad_models(tmp_path: Path, text: str, found: str) -> None:
@@ -136,7 +136,7 @@ def test_what_a_recipe_names_says_nothing_of_where_it_lay(tmp_path: Path, monkey
     [
         ("base: robst\n", "1: base: robst: no such file, and no shipped qat config of that name"),
         ("base: robust\nepoch: 3\n", "2: epoch: unknown key (nearest: epochs)"),
-        ("base: mine.yaml\n", "the bases go round in a circle: mine.yaml -> mine.yaml"),
+        ("base: mine.yaml\n", "the bases refer to each other in a circle: mine.yaml -> mine.yaml"),
     ],
 )
 def test_bad_bases_of_recipes(tmp_path: Path, text: str, found: str) -> None:

@@ -1,4 +1,4 @@
-"""What hardware options mean together, from Python."""
+"""Hardware options in Python."""
 
 from __future__ import annotations
 

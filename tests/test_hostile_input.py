@@ -1,4 +1,4 @@
-"""Input that means harm: code in pickles and YAML, archives that unpack to anything, lying sizes, paths leading out."""
+"""Malicious input: code in pickles and YAML, huge archives, wrong sizes, paths that lead out."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_flac_file_of_two_years(tmp_path: Path) -> None:
     header[21] |= 0x0F  # the number of samples, 36 bits
     header[22:26] = b"\xff" * 4
     path.write_bytes(header)
-    refused(lambda: read_audio(Utterance("u", path, "x")), r"a\.flac: u is .*, if its header is right; an utterance is")
+    refused(lambda: read_audio(Utterance("u", path, "x")), r"a\.flac: u is .*, says its header; an utterance has")
 
 
 def test_a_sphere_file_of_more_samples_than_it_has(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_sphere_file_of_more_samples_than_it_has(tmp_path: Path) -> None:
     assert len(read_audio(Utterance("u", path, "x"))) == 400  # libsndfile goes by the file's length
 
 
-@pytest.mark.parametrize(("rate_hz", "said"), [(44101, "cannot be resampled"), (1, "an utterance is at most 4 h")])
+@pytest.mark.parametrize(("rate_hz", "said"), [(44101, "cannot be resampled"), (1, "an utterance has at most 4 h")])
 def test_rates_that_take_a_memory_to_resample(tmp_path: Path, rate_hz: int, said: str) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(20_000), rate_hz)
@@ -212,9 +212,9 @@ def test_tensors_that_are_not_where_the_header_says(tmp_path: Path, header: dict
     text = json.dumps(header).encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-    refused(lambda: load_checkpoint(path), r"a\.safetensors: not a whole safetensors file")
+    refused(lambda: load_checkpoint(path), r"a\.safetensors: not a complete safetensors file")
     path.write_bytes(struct.pack("<Q", 1 << 62) + text)
-    refused(lambda: load_checkpoint(path), r"a\.safetensors: not a whole safetensors file")
+    refused(lambda: load_checkpoint(path), r"a\.safetensors: not a complete safetensors file")
 
 
 # --- paths that lead out ---------------------------------------------------------------------------------------------
@@ -272,4 +272,4 @@ def test_talks_of_a_corpus_lie_in_it(tmp_path: Path) -> None:
     stm.parent.mkdir(parents=True)
     stm.write_text("../../a 1 Al 0 1 <NA> yes\n")
     (tmp_path / "a.wav").touch()
-    refused(lambda: load_corpus("tedlium2", root=tmp_path), r"a\.stm:1: '\.\./\.\./a' is no name of a talk")
+    refused(lambda: load_corpus("tedlium2", root=tmp_path), r"a\.stm:1: '\.\./\.\./a' is not the name of a talk")

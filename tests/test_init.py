@@ -1,4 +1,4 @@
-"""What memsim exports: found by looking, and shown by examples that run."""
+"""The exports of memsim, each with a docstring and an example that runs."""
 
 from __future__ import annotations
 

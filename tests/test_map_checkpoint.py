@@ -1,4 +1,4 @@
-"""`memsim.map_checkpoint`: what `memsim map` does, from Python."""
+"""`memsim.map_checkpoint`: `memsim map` in Python."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_it_refuses_to_overwrite_and_warns_through_its_listener(tiny_recogniser:
     before = out.read_bytes()
     with pytest.raises(memsim.InputError, match=r"m\.safetensors: exists already; --force overwrites it"):
         memsim.map_checkpoint(tiny_recogniser, bits=4, out=out)
-    with pytest.raises(memsim.InputError, match="is read, too, and would be overwritten"):
+    with pytest.raises(memsim.InputError, match="is also an input and would be overwritten"):
         memsim.map_checkpoint(tiny_recogniser, bits=4, out=tiny_recogniser, force=True)
     assert out.read_bytes() == before
     with pytest.warns(UserWarning, match="disturbs less"):
@@ -122,7 +122,7 @@ def test_its_report(tiny_recogniser: Path, tmp_path: Path) -> None:
     assert "<h2>Error budget</h2>" in text
     assert "<h2>Cost</h2>" not in text
     planned = memsim.map_checkpoint(tiny_recogniser, dry_run=True)
-    with pytest.raises(memsim.InputError, match="the report is that of programmed arrays"):
+    with pytest.raises(memsim.InputError, match="the report needs programmed arrays"):
         planned.write_report(tmp_path / "other.html")
     with pytest.raises(memsim.InputError, match=r"expected a name that ends in \.html"):
         result.write_report(tmp_path / "page.txt")

@@ -1,4 +1,4 @@
-"""Mapped files: what loading one reads, and that it is the chip that was mapped."""
+"""Mapped files: the tensors that loading reads, and equality with the chip that was mapped."""
 
 from __future__ import annotations
 
@@ -289,7 +289,10 @@ def test_a_file_of_every_layer_is_the_chip_that_map_model_makes(
 
 def test_a_mapped_layer_that_the_architecture_lacks_is_refused(mapped_file: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(mapped_file)
-    for name, said in (("output", "lacks the levels of output"), ("blocks.0.norm", "is no layer of the architecture")):
+    for name, said in (
+        ("output", "lacks the levels of output"),
+        ("blocks.0.norm", "is not a layer of the architecture"),
+    ):
         layers = {**json.loads(checkpoint.metadata["layers"]), name: 8}
         tensors = checkpoint.tensors()
         if name != "output":

@@ -1,4 +1,4 @@
-"""Faults planted in the core, one at a time: the tests of the part must see each."""
+"""Mutations of the core, one at a time: the tests of each part must detect them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: what is in them, and that they run where nothing else is installed."""
+"""The wheel and the source distribution: their contents, and runs where nothing else is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of every version that was published are read, and mean what they meant; those of newer formats are refused."""
+"""Files of every published version are read with the same meaning, and newer formats are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts of configs/slurm, unchanged, on a real SLURM of one node that the test installs and starts.
+"""The unchanged scripts of configs/slurm on a real SLURM of one node that the test installs and starts.
 
 It needs root, on a machine that may be changed: a container, a virtual machine.
 """

@@ -1,4 +1,4 @@
-"""Every spec that ships, run on small layers."""
+"""Every shipped spec on small layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantities as people read them."""
+"""Quantities as text for people."""
 
 from __future__ import annotations
 

@@ -90,8 +90,8 @@ def _require_moderate(utterance: Utterance, samples: int, channels: int, rate_hz
     if samples > MAX_SECONDS * rate_hz or samples * channels > _MAX_SAMPLES:
         size = f"{samples / rate_hz:.3g} s of {counted(channels, 'channel')} at {rate_hz} Hz"
         raise InputError(
-            f"{utterance.audio}: {utterance.id} is {size}, if its header is right; an utterance is at most "
-            f"{MAX_SECONDS // 3600} h and {_MAX_SAMPLES >> 20} Mi samples (a manifest's start and end cut recordings)"
+            f"{utterance.audio}: {utterance.id} is {size}, says its header; an utterance has at most "
+            f"{MAX_SECONDS // 3600} h and {_MAX_SAMPLES >> 20} Mi samples (start and end in a manifest cut recordings)"
         )
     common = math.gcd(rate_hz, wanted_hz)
     if (rate_hz // common) * (wanted_hz // common) > _MAX_KERNEL:
@@ -102,7 +102,7 @@ def _require_moderate(utterance: Utterance, samples: int, channels: int, rate_hz
 
 
 def _resample(waveform: torch.Tensor, from_hz: int, to_hz: int) -> torch.Tensor:
-    from torchaudio.functional import resample  # here, as most corpora never need it
+    from torchaudio.functional import resample  # imported here, as most corpora do not need it
 
     _warn_resampling(from_hz, to_hz)
     resampled: torch.Tensor = resample(waveform, from_hz, to_hz)

@@ -252,7 +252,7 @@ def _language_model(path: Path | None, dictionary: Any) -> Any:
         with _standard_error_discarded():
             return kenlm.KenLM(str(path), dictionary)
     except (RuntimeError, UnicodeDecodeError, MemoryError) as error:  # KenLM's errors quote the file, in any encoding
-        reason = (str(error).strip() or "its sizes cannot be").splitlines()[-1]
+        reason = (str(error).strip() or "its sizes are impossible").splitlines()[-1]
         raise InputError(
             f"{path}: not a language model that KenLM can read (ARPA or its own binary): {reason}"
         ) from None

@@ -171,11 +171,11 @@ def _errors(errors: Errors, words: Sequence[float]) -> Floats:
     """Return `errors` as [chips, utterances]. Raises ValueError for negative ones and sizes that differ."""
     table = np.atleast_2d(np.asarray(errors, dtype=np.float64))
     if table.ndim != 2 or not table.shape[0] or table.shape[1] != len(words):
-        raise ValueError(f"errors of the shape {list(np.shape(errors))} are not those of {len(words)} utterances")
+        raise ValueError(f"errors of the shape {list(np.shape(errors))} do not fit {len(words)} utterances")
     if (table < 0).any():
         raise ValueError("errors must not be negative")
     if sum(words) <= 0 or min(words) < 0:
-        raise ValueError("the references must hold words")
+        raise ValueError("the references must contain words")
     return table
 
 

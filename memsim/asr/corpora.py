@@ -50,7 +50,7 @@ class Corpus:
     utterances: tuple[Utterance, ...]
     text_style: str = "kaldi"
     synthetic: bool = False
-    """Whether the speech was synthesised, so that a WER on it says little of real speech."""
+    """Whether the speech was synthesised, so that a WER on it says little about real speech."""
     skipped: int = 0
     """The number of segments left out because their transcripts hold only noise marks."""
     simplified: int = 0
@@ -101,7 +101,7 @@ class PublishedCorpus:
         split = self.splits.get(split, split)
         found = sorted(path.name for path in folder.iterdir() if any(path.glob(self.transcripts)))
         if split not in found:
-            raise InputError(f"{folder}: {self.name} has no split {split!r} here; there are: {', '.join(found)}")
+            raise InputError(f"{folder}: {self.name} has no split {split!r} here; available: {', '.join(found)}")
         return self.read(folder, split)
 
     def locate(self, root: Path | None) -> Path:
@@ -121,7 +121,7 @@ class PublishedCorpus:
         for folder in (root / self.folder, root):
             if any(folder.glob(f"*/{self.transcripts}")):
                 return folder
-        state = "holds no" if root.is_dir() else "is no folder; it should hold"
+        state = "holds no" if root.is_dir() else "is not a folder; it should hold"
         raise InputError(f"{root}: {state} {expected}; {self.name} comes from {self.url}")
 
 
@@ -221,7 +221,7 @@ def load_corpus(
     elif Path(data).suffix in SUFFIXES:
         corpus = Corpus(data, "all", read_manifest(Path(data), root))
     else:
-        known = f"({nearest(data, NAMES, SUFFIXES)}there are: {', '.join(NAMES)})"
+        known = f"({nearest(data, NAMES, SUFFIXES)}available: {', '.join(NAMES)})"
         raise InputError(f"data {data!r}: no such corpus {known}, and not a manifest (.tsv or .jsonl)")
     return _finish(corpus, text_style, limit)
 
@@ -255,7 +255,7 @@ def _finish(corpus: Corpus, text_style: str, limit: int | None) -> Corpus:
     normalised = [replace(utterance, text=normalise(utterance.text, text_style)) for utterance in corpus.utterances]
     spoken = [utterance for utterance in normalised if utterance.text]
     if not spoken:
-        raise InputError(f"{corpus.name}: split {corpus.split} has no utterances with words in them")
+        raise InputError(f"{corpus.name}: split {corpus.split} has no utterances with words")
     return replace(
         corpus,
         utterances=tuple(_with_unique_ids(spoken))[:limit],

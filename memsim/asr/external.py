@@ -118,7 +118,7 @@ def with_architecture(
     tokens = config.own_tokens
     if tokens is None:
         raise InputError(
-            f"{checkpoint.path}: nothing says what the outputs stand for; give `characters` in --architecture-config"
+            f"{checkpoint.path}: the meaning of the outputs is unknown; give `characters` in --architecture-config"
         )
     config = config.model_copy(update={"tokens": len(tokens)})
     metadata = metadata_of(architecture, config, tokens, text_style)

@@ -7,7 +7,7 @@ from typing import Any
 
 from memsim.errors import InputError
 
-_PACKAGES = {"flashlight": "flashlight-text (which is there for Python 3.12 and older)"}
+_PACKAGES = {"flashlight": "flashlight-text (for Python 3.12 and older)"}
 """Packages by the module that they install, where the names differ."""
 
 

@@ -22,7 +22,7 @@ from memsim.asr.tokens import Tokens
 class Outputs(NamedTuple):
     """A network's distributions over the tokens, from which losses are computed.
 
-    A CTC network has one a frame, a Transducer one at each place of its lattice of frames and tokens.
+    A CTC network has one per frame, a Transducer one at each place of its lattice of frames and tokens.
     """
 
     log_probs: Tensor

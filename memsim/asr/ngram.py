@@ -109,7 +109,7 @@ def _counts(sentences: Iterable[Sequence[str]], order: int) -> dict[int, Counter
     counts: dict[int, Counter[Ngram]] = {n: Counter() for n in range(1, order + 1)}
     for sentence in sentences:
         if marks := {BEGIN, END, UNKNOWN}.intersection(sentence):
-            raise InputError(f"{marks.pop()} stands for itself in language models; it cannot be a word")
+            raise InputError(f"{marks.pop()} is a mark of language models; it cannot be a word")
         padded = (BEGIN, *sentence, END)
         for end in range(2, len(padded) + 1):
             for n in range(1, min(order, end) + 1):

@@ -22,7 +22,7 @@ PRIOR_UTTERANCES = 2000
 
 
 Progress = Callable[[str, float], None]
-"""Called with the name of the running pass and the fraction of it that is done."""
+"""A function that is called with the name of the running pass and the fraction of it that is done."""
 
 
 def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:

@@ -25,7 +25,7 @@ class TextErrors:
     deletions: int
     character_errors: int
     characters: int
-    """Of the reference, spaces included."""
+    """The number of characters of the reference, including spaces."""
 
     @property
     def word_errors(self) -> int:

@@ -50,7 +50,7 @@ def parse_stm_line(line: str, where: str) -> StmSegment | None:
         raise InputError(f"{where}: expected `talk channel speaker start end <label> words...`, {found}")
     talk, _, speaker, start, end = fields[:5]
     if "/" in talk or "\0" in talk:
-        raise InputError(f"{where}: {talk!r:.60} is no name of a talk: it leads to another folder")
+        raise InputError(f"{where}: {talk!r:.60} is not the name of a talk: it leads to another folder")
     start_seconds, end_seconds = parse_seconds(start, "start", where), parse_seconds(end, "end", where)
     require_order(start_seconds, end_seconds, where)
     text = re.sub(r"^<[^<>]*>(?=\s|$)", "", " ".join(fields[5:]))  # the label

@@ -292,7 +292,7 @@ class PieceTokens(Tokens):
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=self.model)
         except RuntimeError:
-            raise InputError("tokens: `model` is no model of sentencepiece") from None
+            raise InputError("tokens: `model` is not a sentencepiece model") from None
         if processor.unk_id() != BLANK:
             raise InputError(f"tokens: the model's unknown piece has the id {processor.unk_id()}, not the blank's")
         return processor

@@ -44,7 +44,7 @@ def transducer_losses(log_probs: Tensor, frames: Tensor, targets: Sequence[Tenso
 
     `log_probs` come from `lattice`.
     """
-    from torchaudio.functional import rnnt_loss  # here, as recognisers of other kinds do not need it
+    from torchaudio.functional import rnnt_loss  # imported here, as other recognisers do not need it
 
     lengths = _lengths(targets, frames)
     losses: Tensor = rnnt_loss(

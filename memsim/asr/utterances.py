@@ -64,4 +64,4 @@ def find_audio(folders: Iterable[Path], stem: str, where: str) -> Path:
     for path in candidates:
         if is_file(path):
             return path
-    raise InputError(f"{where}: no audio for it: no {candidates[0]}, nor a .flac or .wav in its place")
+    raise InputError(f"{where}: no audio: there is no {candidates[0]}, nor a .flac or .wav file instead")

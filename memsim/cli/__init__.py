@@ -1,4 +1,4 @@
-"""Command line of memsim: a module for each subcommand, which parses, calls the library and shows the result."""
+"""The command line of memsim: each subcommand has a module that parses, calls the library and shows the result."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from memsim.version import __version__
 RESUMABLE = 75
 """The exit status of a job that a signal stopped with its work saved (EX_TEMPFAIL of sysexits.h)."""
 
-_INTERRUPTED = "interrupted; nothing half-written was left"
+_INTERRUPTED = "interrupted; no half-written file is left"
 
 app = typer.Typer(
     name="memsim",
-    help="How a neural network behaves when its matrix products run on memristor crossbars.",
+    help="Simulate neural networks whose matrix products run on memristor crossbars.",
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     cls=Group,
-    epilog="To begin with: memsim eval demo --data demo --hardware best",
+    epilog="First example: memsim eval demo --data demo --hardware best",
 )
 
 
 class _Terminated(BaseException):
-    """A signal of a scheduler, not Ctrl-C, at a moment when there is no work to save."""
+    """A stop signal other than Ctrl-C that arrives when there is no work to save."""
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
@@ -50,17 +50,17 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _is_resumable() -> bool:
-    """Whether the same command line, typed again, goes on with what was done: qat and eval with --results do."""
+    """Whether the same command can be typed again to continue: true for qat, and for eval with --results."""
     command, *words = [*sys.argv[1:], ""]
     return command == "qat" or (command == "eval" and any(word.split("=")[0] == "--results" for word in words))
 
 
 def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., None]:
-    """Return `command` with failures shown as one line and an exit status.
+    """Wrap `command` so that it reports a failure as one line and an exit status.
 
     Args:
-        command: Parses, calls the library and shows the result.
-        out_of_memory: Advice on what needs less memory, for a failure of that kind.
+        command: The function that parses, calls the library and shows the result.
+        out_of_memory: Advice on saving memory, shown when memory runs out.
     """
 
     @functools.wraps(command)
@@ -69,14 +69,14 @@ def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., 
             if options.get("quiet") and options.get("verbose"):
                 raise InputError("--quiet --verbose: contradict each other; leave one out")
             command(*args, **options)
-            sys.stdout.flush()  # so that a full disk is a failure of the command, not of Python's exit
+            sys.stdout.flush()  # so that a full disk fails here and not while Python exits
         except KeyboardInterrupt:
             _fail(_INTERRUPTED, 130)
         except Stopped as stop:
             _fail(str(stop), 130 if stop.by_keyboard else RESUMABLE)
         except InputError as error:
             _fail(str(error), 2)
-        except BrokenPipeError:  # the reader of the output has left
+        except BrokenPipeError:  # the reader of the output has closed the pipe
             _abandon_standard_output()
             sys.exit(0)
         except (FloatingPointError, OSError) as error:
@@ -90,6 +90,7 @@ def _guarded(command: Callable[..., None], out_of_memory: str) -> Callable[..., 
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    """Print `message` on standard error and exit with `status`."""
     print(f"memsim: {message}", file=sys.stderr)
     try:
         sys.stdout.flush()
@@ -99,22 +100,22 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _complete_streams() -> None:
-    """Replace closed standard streams, and escape characters of names that a stream's encoding lacks."""
+    """Replace closed standard streams, and escape characters that a stream's encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for as long as we run
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _abandon_standard_output() -> None:
-    """Send standard output to nowhere, as Python would complain at its exit that it cannot be written."""
+    """Redirect standard output to the null device; otherwise Python reports a write error when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that memory ran out: in Python, or in torch on a CPU or a GPU."""
+    """Whether `error` means that memory ran out, in Python or in torch on a CPU or a GPU."""
     import torch
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -123,31 +124,31 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _in_short(error: BaseException) -> str:
-    """Return the sentence in which torch or numpy says how much memory was wanted."""
+    """Return the sentence in which torch or numpy says how much memory it tried to allocate."""
     wanted = re.search(r"[^.:\n]*(?:[Tt]ried|[Uu]nable) to allocate [\d.]+ \w+", str(error))
     return wanted[0].strip() if wanted else type(error).__name__
 
 
-_ON_GPU = "--compute cpu uses the machine's memory in place of a GPU's"
+_ON_GPU = "--compute cpu uses the machine's memory instead of the GPU's"
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "fit-device": (
         fit_device_command,
-        "a smaller --order and --components 1 take less, and so do fewer cycles a device",
+        "a smaller --order, --components 1 or fewer cycles per device need less memory",
     ),
     "map": (
         map_command,
-        "--exclude GLOB keeps large layers digital; of --budget, --cost and --report leave some out",
+        "--exclude GLOB keeps large layers digital; running without --budget, --cost or --report also saves memory",
     ),
     "qat": (
         qat_command,
-        "in the recipe (--config FILE) a larger `accumulate` divides each batch into parts, a smaller `batch_seconds` "
-        f"makes it shorter, and a smaller `feature_cache_gigabytes` keeps less; {_ON_GPU}",
+        "in the recipe (--config FILE) a larger `accumulate` splits each batch into more parts, a smaller "
+        f"`batch_seconds` makes batches shorter, and a smaller `feature_cache_gigabytes` caches less; {_ON_GPU}",
     ),
-    "eval": (evaluate_command, f"--jobs 1 takes least; --beam-size and --nbest count, too; {_ON_GPU}"),
-    "lm": (lm_command, "--order 2 takes less; of more text than fits, KenLM's lmplz makes a model"),
+    "eval": (evaluate_command, f"--jobs 1 and smaller --beam-size and --nbest need less memory; {_ON_GPU}"),
+    "lm": (lm_command, "--order 2 needs less memory; for text that does not fit in memory use KenLM's lmplz"),
 }
-"""The function of each command, and advice on what needs less memory."""
+"""The function of each command, and advice on saving memory."""
 
 for _name, (_command, _advice) in COMMANDS.items():
     app.command(_name, cls=Command)(_guarded(_command, _advice))
@@ -174,10 +175,11 @@ def _root(
 def main() -> None:
     """Run the command line.
 
-    Exit 0 done, 1 failed, 2 bad input (one line), 75 stopped with the work saved, 130 interrupted by Ctrl-C.
+    The exit status is 0 for success, 1 for a failure, 2 for bad input (one line), 75 for a stop by a signal with the
+    work saved, and 130 for an interruption by Ctrl-C.
     """
-    # Idle threads of torch spin only briefly: on a busy machine, and beside the threads that draw read noise, they
-    # would keep a core from threads with work. libgomp reads this when torch is imported.
+    # Let idle threads of torch spin only briefly. On a busy machine, or beside the threads that draw read noise, they
+    # would otherwise take a core from threads that have work. libgomp reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _complete_streams()
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)
@@ -186,7 +188,7 @@ def main() -> None:
             signal.signal(getattr(signal, stop), _raise_terminated)
     try:
         status = app(prog_name="memsim", standalone_mode=False)
-        sys.stdout.flush()  # of --help and --version
+        sys.stdout.flush()  # the output of --help and --version
         sys.exit(status)
     except _Terminated:
         _fail(_INTERRUPTED, RESUMABLE if _is_resumable() else 130)
@@ -195,7 +197,7 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         _fail(str(error), 1)
-    except typer.TyperException as error:  # what is wrong with the arguments
+    except typer.TyperException as error:  # the arguments are wrong
         context = getattr(error, "ctx", None)
         command = "memsim" if context is None else context.command_path
         _fail(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help", 2)

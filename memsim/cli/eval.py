@@ -1,4 +1,4 @@
-"""`memsim eval`: a recogniser on simulated chips, beside its digital self."""
+"""`memsim eval`: evaluate a recogniser on simulated chips and compare it with its digital version."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def command(
         str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A safetensors file, mapped or not, or a bundled one: demo, demo-float. Default: "
-            "$MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors here, else demo.",
+            help="A mapped or unmapped safetensors file, or a bundled checkpoint: demo, demo-float. Default: "
+            "$MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors in this folder, else demo.",
             show_default=False,
         ),
     ] = None,
@@ -31,7 +31,7 @@ def command(
         typer.Option(
             "--data",
             metavar="DATA",
-            help=f"{options.DATA}. Required, but not with --merge, and of a bundled checkpoint it is demo.",
+            help=f"{options.DATA}. Required, except with --merge; a bundled checkpoint defaults to demo.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -41,14 +41,16 @@ def command(
         typer.Option(
             "--split",
             metavar="SPLIT",
-            help="Split of a corpus, such as train, dev (default) or test.",
+            help="Split of the corpus, such as train, dev (default) or test.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
     text_style: options.TextStyle = "kaldi",
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", help="Only the first N utterances.", rich_help_panel=options.DATA_PANEL),
+        typer.Option(
+            "--limit", metavar="N", help="Use only the first N utterances.", rich_help_panel=options.DATA_PANEL
+        ),
     ] = None,
     architecture: options.Architecture = None,
     architecture_config: options.ArchitectureConfig = None,
@@ -80,17 +82,18 @@ def command(
     worst: eval_options.Worst = 0,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="N", help="Seed of the first chip (default 0; of a mapped file, its own)."),
+        typer.Option("--seed", metavar="N", help="Seed of the first chip. Default: 0, or the seed of a mapped file."),
     ] = None,
     budget: options.Budget = False,
     ablate: Annotated[
-        bool, typer.Option("--ablate", help="Give the WER with the hardware's effects switched on one after the other.")
+        bool, typer.Option("--ablate", help="Show the WER as the non-idealities are switched on one by one.")
     ] = False,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Give the WER with one layer at a time on hardware.")
+        bool, typer.Option("--sensitivity", help="Show the WER with one layer at a time on hardware.")
     ] = False,
     loss: Annotated[
-        bool, typer.Option("--loss", help="Give the mean CTC or RNN-T loss a token, too: finer than the WER.")
+        bool,
+        typer.Option("--loss", help="Also show the mean CTC or RNN-T loss per token, a finer measure than the WER."),
     ] = False,
     cost: options.Cost = False,
     compute: options.Compute = "auto",
@@ -100,12 +103,12 @@ def command(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Evaluate a recogniser on simulated chips: WER and CER, digital against mapped.
+    """Evaluate a recogniser on simulated chips and compare WER and CER with the digital network.
 
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
     unless hardware options ask for its levels to be mapped again.
     """
-    options.require_page(report, force=True)  # whether it may be written is found out below
+    options.require_page(report, force=True)  # whether the file may be overwritten is checked below
     eval_options.require_svg(figure)
     import memsim
     from memsim.cli.progress import TerminalListener
@@ -132,17 +135,17 @@ def command(
             nbest=nbest,
         )
         if nbest is not None and hypotheses is None:
-            raise InputError("--nbest: is written to a file; name it by --hypotheses FILE")
+            raise InputError("--nbest: the lists are written to a file; name it with --hypotheses FILE")
         sharing = Sharing(jobs, shard, results)
         if shard is not None and (json_file or figure or report or worst):
-            with_merge = "--json, --figure, --report and --worst go with --merge"
-            raise InputError(f"--shard {shard}: a share has no result of its own; {with_merge}")
+            with_merge = "use --json, --figure, --report and --worst with --merge"
+            raise InputError(f"--shard {shard}: one shard has no result of its own; {with_merge}")
         if is_first():
             files, inputs = (results, json_file, figure, report, hypotheses), (checkpoint, reference)
             options.require_outputs(files, force, inputs, resumed=sharing.goes_on)
         eval_options.require_sweep(figure, is_sweep=is_sweep(set_ or ()))
         findings = Findings(
-            budget=budget or (None if report else False),  # a report has what can be found out
+            budget=budget or (None if report else False),  # a report includes it where it can be measured
             ablate=ablate,
             sensitivity=sensitivity,
             cost=cost or (None if report else False),
@@ -174,7 +177,7 @@ def command(
                 listener=TerminalListener(quiet=quiet, silent=quiet),
                 stop_request=stop_request,
             )
-    if not result.points:  # a share, or a process of a torchrun whose first one has the result
+    if not result.points:  # a shard, or a process of torchrun other than the first
         return
     if hypotheses is not None:
         result.write_hypotheses(hypotheses)
@@ -190,7 +193,7 @@ def command(
 def _show(
     result: EvaluationResult, worst: int, report: Path | None, *, quiet: bool, silent: bool, verbose: bool
 ) -> None:
-    """Print the tables, and what should be known beside them."""
+    """Print the tables, the remarks and the warnings of a result."""
     from memsim.cli.progress import say, stdout, warn
     from memsim.report.text import show
 

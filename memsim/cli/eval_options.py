@@ -1,4 +1,4 @@
-"""The options of `memsim eval`, by the groups that `memsim.evaluate` takes them in."""
+"""The options of `memsim eval`, in the groups in which `memsim.evaluate` takes them."""
 
 from __future__ import annotations
 
@@ -27,62 +27,82 @@ def _option(*names: str, help: str, metavar: str | None = None, **limits: Any) -
 
 Decoder = Annotated[
     str,
-    _option("--decoder", metavar="greedy|beam", help="Best path (default), or beam search: CTC's through a lexicon."),
+    _option(
+        "--decoder",
+        metavar="greedy|beam",
+        help="greedy: best path (default). beam: beam search, with a lexicon for CTC.",
+    ),
 ]
-Lm = Annotated[Path | None, _option("--lm", metavar="FILE", help="N-gram language model: ARPA, or KenLM's binary.")]
+Lm = Annotated[Path | None, _option("--lm", metavar="FILE", help="N-gram language model, ARPA or KenLM binary.")]
 Lexicon = Annotated[
     str | None,
     _option(
         "--lexicon",
         metavar="FILE|cmudict",
-        help="The words that can be recognised. Default: the checkpoint's, else the language model's.",
+        help="Words that can be recognised. Default: those of the checkpoint, else of the language model.",
     ),
 ]
 LmWeight = Annotated[
-    float | None, _option("--lm-weight", metavar="X", help="Weight of the language model's log10 P. Default: 2.0.")
+    float | None,
+    _option("--lm-weight", metavar="X", help="Weight of the language model's log10 probability. Default: 2.0."),
 ]
 PriorWeight = Annotated[
     float | None,
-    _option("--prior-weight", metavar="X", help="Weight of the outputs' log prior, subtracted. Default: 0.5."),
+    _option(
+        "--prior-weight", metavar="X", help="Weight of the log prior of the outputs, which is subtracted. Default: 0.5."
+    ),
 ]
-BeamSize = Annotated[int | None, _option("--beam-size", metavar="N", help="Most hypotheses kept. Default: 1024.")]
+BeamSize = Annotated[
+    int | None, _option("--beam-size", metavar="N", help="Maximum number of hypotheses. Default: 1024.")
+]
 BeamTokens = Annotated[
-    int | None, _option("--beam-tokens", metavar="N", help="Most tokens tried in a frame. Default: 12.")
+    int | None, _option("--beam-tokens", metavar="N", help="Maximum number of tokens per frame. Default: 12.")
 ]
 BeamThreshold = Annotated[
-    float | None, _option("--beam-threshold", metavar="X", help="Drop hypotheses so far below the best. Default: 14.")
+    float | None,
+    _option(
+        "--beam-threshold", metavar="X", help="Drop hypotheses that score more than X below the best. Default: 14."
+    ),
 ]
 Tune = Annotated[
-    bool, _option("--tune", help="Choose both weights on the dev split with the digital model; chips use the same.")
+    bool,
+    _option("--tune", help="Tune both weights on the dev split with the digital network, and use them for all chips."),
 ]
 Hypotheses = Annotated[
     Path | None,
     _option(
         "--hypotheses",
         metavar="FILE",
-        help="Write reference, hypothesis and errors of every utterance (.jsonl; - is standard output).",
+        help="Write reference, hypothesis and errors of every utterance (.jsonl; - for standard output).",
     ),
 ]
-NBest = Annotated[int | None, _option("--nbest", metavar="N", min=1, help="Give the N best of each in --hypotheses.")]
+NBest = Annotated[
+    int | None, _option("--nbest", metavar="N", min=1, help="Write the N best per utterance to --hypotheses.")
+]
 Worst = Annotated[
-    int, _option("--worst", metavar="N", min=0, help="Align the N utterances with the most errors, on the last chip.")
+    int,
+    _option(
+        "--worst", metavar="N", min=0, help="Show the N utterances with the most errors on the last chip, aligned."
+    ),
 ]
 
 STUDY_PANEL = "Many chips"
 
 Trials = Annotated[
-    int, typer.Option("--trials", metavar="N", min=1, max=100_000, help="How many chips.", rich_help_panel=STUDY_PANEL)
+    int, typer.Option("--trials", metavar="N", min=1, max=100_000, help="Number of chips.", rich_help_panel=STUDY_PANEL)
 ]
 Jobs = Annotated[
     int,
-    typer.Option("--jobs", metavar="N", min=1, help="How many processes share the work.", rich_help_panel=STUDY_PANEL),
+    typer.Option(
+        "--jobs", metavar="N", min=1, help="Number of processes that share the work.", rich_help_panel=STUDY_PANEL
+    ),
 ]
 ResultsOption = Annotated[
     Path | None,
     typer.Option(
         "--results",
         metavar="FILE.jsonl",
-        help="JSON lines that grow as chips are done. The same command again goes on with what is there.",
+        help="Append results as JSON lines while chips are done. Type the same command again to continue.",
         rich_help_panel=STUDY_PANEL,
     ),
 ]
@@ -91,7 +111,7 @@ ShardOption = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Do only share I (1 to N) of the work, into --results; --merge joins the shares.",
+        help="Do only shard I (1 to N) of the work and write it to --results; --merge joins the shards.",
         rich_help_panel=STUDY_PANEL,
     ),
 ]
@@ -100,7 +120,7 @@ Merge = Annotated[
     typer.Option(
         "--merge",
         metavar="'GLOB.jsonl'",
-        help="Evaluate nothing: join the results files of all shards into one result.",
+        help="Join the results files of all shards into one result; nothing is evaluated.",
         rich_help_panel=STUDY_PANEL,
     ),
 ]
@@ -109,7 +129,7 @@ Figure = Annotated[
     typer.Option(
         "--figure",
         metavar="FILE.svg",
-        help="Draw a sweep: the WER against each key that was swept.",
+        help="Draw the WER against each swept key.",
         rich_help_panel=STUDY_PANEL,
     ),
 ]
@@ -119,18 +139,18 @@ Sweep = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one key of the spec, such as adc.bits=6. Repeatable. KEY=V1,V2,... evaluates each of them, and of "
-        "several such keys the whole grid.",
+        help="Change one key of the spec, such as adc.bits=6. Repeatable. KEY=V1,V2,... sweeps the values; several "
+        "swept keys form a grid.",
         rich_help_panel=options.HARDWARE_PANEL,
     ),
 ]
 
 OF_MERGE = ("merge", "figure", "worst", "json_file", "report", "force", "quiet", "verbose")
-"""The parameters that mean something where results are merged."""
+"""The parameters that may be given with --merge."""
 
 
 def require_alone(merge: str, context: typer.Context) -> None:
-    """Raise InputError when --merge is given something to evaluate, or how."""
+    """Raise InputError for options of an evaluation that are given with --merge."""
     unused = [
         parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
         for parameter in context.command.params
@@ -141,26 +161,26 @@ def require_alone(merge: str, context: typer.Context) -> None:
 
 
 def is_given(context: typer.Context, parameter: str) -> bool:
-    """Whether it is on the command line."""
+    """Whether `parameter` is on the command line."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def require_svg(figure: Path | None) -> None:
-    """Raise InputError for a --figure that is not named as what it will hold."""
+    """Raise InputError for a --figure whose name does not end in .svg."""
     if figure is not None and figure.suffix != ".svg":
         raise InputError(f"{figure}: expected a name that ends in .svg")
 
 
 def require_sweep(figure: Path | None, *, is_sweep: bool) -> None:
-    """Raise InputError for a --figure of a single point."""
+    """Raise InputError for a --figure without a sweep."""
     if figure is not None and not is_sweep:
         raise InputError(f"--figure {figure}: nothing is swept; give a key several values, --set KEY=V1,V2,...")
 
 
 @contextmanager
 def stop_requests(results: Path | None) -> Iterator[StopRequest]:
-    """Note signals, so that one stops the study in good order, where there are results to keep."""
+    """Note stop signals where there are results to keep, so that the study stops after its current step."""
     if results is None:
         yield lambda: None
         return

@@ -23,13 +23,13 @@ def command(
         Path,
         typer.Argument(
             metavar="MEASUREMENTS",
-            help="CSV, Parquet or NPZ. Features: device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts. Or samples of "
-            "I-V sweeps: device, cycle, voltage_volts, current_amperes, optionally time_seconds. Other units convert: "
-            "hrs_kohm, us_mV, current_uA.",
+            help="CSV, Parquet or NPZ file of features (columns device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts) "
+            "or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally time_seconds). Other "
+            "units are converted, such as hrs_kohm, us_mV, current_uA.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DEVICE", help="The device model (.safetensors).")
+        Path | None, typer.Option("-o", "--out", metavar="DEVICE", help="File for the device model (.safetensors).")
     ] = None,
     order: Annotated[
         int, typer.Option("--order", metavar="P", min=1, max=50, help="Order of the cycle-to-cycle process.")
@@ -40,7 +40,9 @@ def command(
     ] = "auto",
     base: Annotated[
         str,
-        typer.Option("--base", metavar="NAME|FILE", help="Device model that supplies whatever was not measured."),
+        typer.Option(
+            "--base", metavar="NAME|FILE", help="Device model that supplies the features that were not measured."
+        ),
     ] = "synaptogen",
     column: Annotated[
         list[str] | None,
@@ -66,7 +68,7 @@ def command(
         typer.Option(
             "--from-base",
             metavar="FEATURE",
-            help="hrs, us, lrs or ur: not measured, taken from the base model, independent of the others. Repeatable.",
+            help="Take hrs, us, lrs or ur, not measured, from the base model, independent of the others. Repeatable.",
             rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
@@ -96,24 +98,26 @@ def command(
     ] = False,
     inspect: Annotated[
         bool,
-        typer.Option("--inspect", help="Show what the file holds, without a fit.", rich_help_panel=MEASUREMENTS_PANEL),
+        typer.Option(
+            "--inspect", help="Show the contents of the file without fitting.", rich_help_panel=MEASUREMENTS_PANEL
+        ),
     ] = False,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
+        Path | None, typer.Option("--report", metavar="DIR", help="Folder for report.html and report.json.")
     ] = None,
-    yaml: Annotated[bool, typer.Option("--yaml", help="Write the numbers as YAML beside DEVICE.")] = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Also write the numbers as YAML beside DEVICE.")] = False,
     json_file: options.Json = None,
     seed: options.Seed = 0,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every check.")] = False,
 ) -> None:
-    """Fit a device model to measurements of cells that were cycled.
+    """Fit a device model to measurements of cycled cells.
 
-    --cell and hardware specs take the file. Cells drawn from the model are compared with the measured ones.
+    Cells drawn from the fitted model are compared with the measured ones. --cell and hardware specs take the file.
     """
     if out is None and not inspect:
-        raise InputError("-o DEVICE.safetensors is missing: where to write the model (or --inspect)")
+        raise InputError("-o DEVICE.safetensors is missing: name the file for the model, or use --inspect")
     from memsim.fit.device_fit import fit_device, inspect_measurements, planned_files, require_folder
 
     planned = () if inspect or out is None else planned_files(out, yaml)
@@ -148,7 +152,7 @@ def command(
         force=force,
         **reading,
     )
-    page = result.write_report(report, force=True) if report is not None else None  # --force was asked for above
+    page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
     options.write_json(json_file, result.to_dict())
     if not quiet:
         heading, table, summary = result.as_rich(every_check=verbose)

@@ -1,4 +1,4 @@
-"""Help texts in which flags show no value, as they take none."""
+"""Help texts that show no value for flags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _Plain:
-    """Help texts of a command, to be mixed in before its class."""
+    """Mixin for command classes: help without values for flags, and without an exit when the reader has left."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters; flags among them have an empty metavar."""
@@ -19,7 +19,7 @@ class _Plain:
         return parameters
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help; raise BrokenPipeError, where rich would end the process, when its reader has left."""
+        """Print the help; raise BrokenPipeError when its reader has left, where rich would end the process."""
         try:
             super().format_help(ctx, formatter)  # type: ignore[misc]
         except SystemExit:
@@ -31,4 +31,4 @@ class Command(_Plain, TyperCommand):
 
 
 class Group(_Plain, TyperGroup):
-    """The command that has subcommands."""
+    """A command with subcommands."""

@@ -1,4 +1,4 @@
-"""`memsim lm` estimates an n-gram language model, and makes a lexicon, from transcripts."""
+"""`memsim lm`: estimate an n-gram language model, and make a lexicon, from transcripts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ def command(
         typer.Option(
             "--data",
             metavar="DATA",
-            help=f"{options.DATA}. Repeatable: all are counted.",
+            help=f"{options.DATA}. Repeatable; all are used.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="OUT", help="The language model, an ARPA file.")
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="File for the language model (ARPA).")
     ] = None,
     order: Annotated[
         int,
-        typer.Option("--order", metavar="N", min=2, max=6, help="Words in the longest n-gram (KenLM reads 2 to 6)."),
+        typer.Option(
+            "--order",
+            metavar="N",
+            min=2,
+            max=6,
+            help="Words in the longest n-gram, 2 to 6 (the range that KenLM reads).",
+        ),
     ] = 3,
     data_root: options.DataRoot = None,
     split: Annotated[
@@ -35,7 +41,7 @@ def command(
         typer.Option(
             "--split",
             metavar="SPLIT",
-            help="Which split, of corpora that have some (default train).",
+            help="Split of a corpus that has splits (default train).",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -45,17 +51,19 @@ def command(
         typer.Option(
             "--lexicon",
             metavar="FILE|cmudict",
-            help="Where --write-lexicon takes pronunciations from; without it, it is a list of words.",
+            help="Pronunciations for --write-lexicon; without them it writes a list of words.",
         ),
     ] = None,
     write_lexicon: Annotated[
         Path | None,
-        typer.Option("--write-lexicon", metavar="FILE", help="Write the words, as eval --lexicon and qat read them."),
+        typer.Option("--write-lexicon", metavar="FILE", help="Write the words as a lexicon that eval and qat read."),
     ] = None,
     write_texts: Annotated[
         Path | None,
         typer.Option(
-            "--write-texts", metavar="FILE", help="Write the transcripts, a line each, for other tools; - to stdout."
+            "--write-texts",
+            metavar="FILE",
+            help="Write the transcripts for other tools, one per line; - for standard output.",
         ),
     ] = None,
     force: options.Force = False,
@@ -63,12 +71,12 @@ def command(
 ) -> None:
     """Build a word n-gram model (Witten-Bell, ARPA) and a lexicon from the transcripts of a corpus.
 
-    For corpora that fit into memory; of billions of words, KenLM's lmplz makes models that eval reads just as well.
+    The corpora must fit in memory. For billions of words use KenLM's lmplz; eval reads its models, too.
     """
     if not (out or write_lexicon or write_texts):
         raise InputError("nothing to write: give -o OUT, --write-lexicon FILE or --write-texts FILE")
     if lexicon is not None and write_lexicon is None:
-        raise InputError(f"--lexicon {lexicon}: gives the pronunciations of --write-lexicon FILE, which is not there")
+        raise InputError(f"--lexicon {lexicon}: only used by --write-lexicon; add --write-lexicon FILE")
     from memsim.cli.progress import TerminalListener
 
     memsim.estimate_language_model(

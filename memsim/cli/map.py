@@ -1,4 +1,4 @@
-"""`memsim map`: the weights of a checkpoint onto simulated arrays."""
+"""`memsim map`: program the weights of a checkpoint onto simulated arrays."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from memsim.cli import options
 
 def command(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Any safetensors file, or a bundled one: demo, demo-float.")
+        str,
+        typer.Argument(metavar="CHECKPOINT", help="Any safetensors file, or a bundled checkpoint: demo, demo-float."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="OUT", help="Default: CHECKPOINT with the suffix .mapped.safetensors."),
+        typer.Option(
+            "-o", "--out", metavar="OUT", help="Mapped file. Default: CHECKPOINT with the suffix .mapped.safetensors."
+        ),
     ] = None,
     hardware: options.Hardware = None,
     bits: options.Bits = None,
     cell: options.Cell = None,
     set_: options.Set = None,
     include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="GLOB", help="Map only layers that match. Repeatable.")
+        list[str] | None,
+        typer.Option("--include", metavar="GLOB", help="Map only layers whose names match. Repeatable."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Keep layers digital. Repeatable.")
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="Keep layers whose names match digital. Repeatable."),
     ] = None,
     calibrate: Annotated[
         str | None,
         typer.Option(
             "--calibrate",
             metavar="DATA",
-            help="Run the recogniser on this data (its dev split) to set converter ranges.",
+            help="Run the recogniser on the dev split of this data to set converter ranges.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -43,16 +48,18 @@ def command(
     seed: options.Seed = 0,
     budget: options.Budget = False,
     cost: options.Cost = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mapped; program nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be mapped without programming it.")
+    ] = False,
     json_file: options.Json = None,
     report: options.Report = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Program the layers of a checkpoint onto memristor arrays: linear, convolutional, recurrent and attention ones.
+    """Program the layers of a checkpoint onto memristor arrays: linear, convolutional, recurrent and attention layers.
 
-    Says what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
+    Shows what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
     """
     options.require_page(report, force=True)
     from memsim.cli.progress import TerminalListener, say, stdout
@@ -64,7 +71,7 @@ def command(
     out = out or mapped_path(checkpoint)
     options.require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
     quiet = quiet or str(json_file) == "-"
-    with_report = None if report else False  # as far as they can be found
+    with_report = None if report else False  # a report includes it where it can be measured
     result = map_checkpoint(
         opened,
         "physical" if hardware is None else hardware,

@@ -1,4 +1,4 @@
-"""Options that several subcommands share, and what they mean together."""
+"""Options that several subcommands share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ Bits = Annotated[
 ]
 Cell = Annotated[
     str | None,
-    typer.Option("--cell", metavar="NAME|FILE", help="Device model of the cells.", rich_help_panel=HARDWARE_PANEL),
+    typer.Option(
+        "--cell",
+        metavar="NAME|FILE",
+        help="Device model of the cells: a shipped name or a file.",
+        rich_help_panel=HARDWARE_PANEL,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -51,17 +56,18 @@ Set = Annotated[
     ),
 ]
 Budget = Annotated[
-    bool, typer.Option("--budget", help="Show what each effect of the hardware adds to the error of the products.")
+    bool, typer.Option("--budget", help="Show how much each non-ideality adds to the error of the products.")
 ]
 Cost = Annotated[
-    bool, typer.Option("--cost", help="Estimate energy, time and area, by circuit and layer; prices are the spec's.")
+    bool,
+    typer.Option("--cost", help="Estimate energy, time and area by circuit and layer, with the costs in the spec."),
 ]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
         "--data-root",
         metavar="DIR",
-        help="Root of the corpus; otherwise $MEMSIM_DATA/NAME.",
+        help="Root folder of the corpus. Default: $MEMSIM_DATA/NAME.",
         rich_help_panel=DATA_PANEL,
     ),
 ]
@@ -70,7 +76,7 @@ TextStyle = Annotated[
     typer.Option(
         "--text-style",
         metavar="kaldi|rwth",
-        help="Convention of the transcripts: kaldi joins it 's to it's, rwth keeps it split.",
+        help="Style of the transcripts: kaldi joins it 's to it's, rwth keeps it split.",
         rich_help_panel=DATA_PANEL,
     ),
 ]
@@ -79,21 +85,23 @@ Architecture = Annotated[
     typer.Option(
         "--architecture",
         metavar="NAME|MODULE:FACTORY",
-        help="A network that memsim did not make: a CTC bundle of torchaudio's such as WAV2VEC2_ASR_BASE_960H, or "
-        "a function in Python code of your own, which is run.",
+        help="An external network: a CTC bundle of torchaudio such as WAV2VEC2_ASR_BASE_960H, or a function in your "
+        "own Python code, which is run.",
     ),
 ]
 ArchitectureConfig = Annotated[
     str | None,
-    typer.Option("--architecture-config", metavar="FILE", help="Its features, characters and options (YAML)."),
+    typer.Option(
+        "--architecture-config", metavar="FILE", help="Features, characters and options of an --architecture (YAML)."
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all random draws.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every layer.")]
 Compute = Annotated[
     str,
-    typer.Option("--compute", metavar="auto|cpu|cuda", help="Where to compute; auto takes CUDA where there is one."),
+    typer.Option("--compute", metavar="auto|cpu|cuda", help="Device to compute on; auto uses CUDA if available."),
 ]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output.")
@@ -105,8 +113,8 @@ Report = Annotated[
     typer.Option(
         "--report",
         metavar="FILE.html",
-        help="Write a self-contained page; of one chip or point with the error budget and the cost, as by --budget "
-        "and --cost.",
+        help="Write a self-contained page; for a single point it includes the error budget and the cost, as --budget "
+        "and --cost do.",
     ),
 ]
 
@@ -133,7 +141,7 @@ def choose_device(compute: str) -> str:
 
 
 def command_line(*added: str) -> str:
-    """What was typed, with `added` arguments: to do it again."""
+    """Return the command line that was typed, with `added` arguments, for repeating it."""
     words = shlex.join(["memsim", *sys.argv[1:], *added])
     data = os.environ.get("MEMSIM_DATA")
     return f"MEMSIM_DATA={shlex.quote(data)} {words}" if data else words

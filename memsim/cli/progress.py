@@ -1,4 +1,4 @@
-"""What long jobs show: a bar on a terminal, plain lines elsewhere, nothing when quiet. All of it on standard error."""
+"""Progress of long jobs on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from memsim.listener import Listener
 
 PIPED_COLUMNS = 120
-"""The width of tables that are not written to a terminal."""
+"""The width of tables, in columns, when the output is not a terminal."""
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Left to whoever runs the command, as of what is printed otherwise."""
+        """Raise BrokenPipeError, which the command line handles."""
         raise BrokenPipeError
 
 
-stderr = _Console(stderr=True, markup=False)  # names of files and layers may have brackets
+stderr = _Console(stderr=True, markup=False)  # names of files and layers may contain brackets
 stdout = _Console(markup=False)
 if not stdout.is_terminal:
     stdout.width = PIPED_COLUMNS
@@ -31,36 +31,34 @@ if not stderr.is_terminal:
     stderr.soft_wrap = True
 
 LINE_SECONDS = 60.0
-"""Without a terminal, a job says how far it is this often."""
+"""The interval in seconds between lines of progress when the output is not a terminal."""
 
 
 def say(message: str) -> None:
-    """A line of information."""
+    """Print a line of information."""
     stderr.print(message, style="dim", highlight=False)
 
 
 def warn(message: str) -> None:
-    """A line that matters although the command goes on."""
+    """Print a warning; the command goes on."""
     stderr.print(f"warning: {message}", style="yellow", highlight=False)
 
 
 def hush(quiet: bool) -> None:
-    """With `quiet`, warnings of the library (resampled audio) are left out, too."""
+    """Silence warnings that the library logs, such as that audio is resampled, if `quiet`; else show them."""
     logging.getLogger("memsim").setLevel(logging.ERROR if quiet else logging.WARNING)
 
 
 class Draw(Protocol):
-    """Called with what is running, the fraction of it done, and what else there is to say of it now.
+    """A function that shows the progress of a job."""
 
-    Where it is `total` of some `unit`, how many are done and their rate are shown, too.
-    """
-
-    def __call__(self, name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None: ...
+    def __call__(self, name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
+        """Show the fraction `done` of job `name`, with `detail`, and the count and rate of `total` units if given."""
 
 
 @contextmanager
 def pass_progress(quiet: bool) -> Iterator[Draw]:
-    """A function to call at every step of any number of jobs; one may begin at any fraction."""
+    """Yield a function to call at every step of any number of jobs, each of which may begin at any fraction."""
     hush(quiet)
     if quiet:
         yield lambda name, done, detail="", total=0, unit="": None
@@ -78,7 +76,7 @@ def pass_progress(quiet: bool) -> Iterator[Draw]:
             def draw(name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
                 if name not in jobs:
                     jobs[name] = bar.add_task(name, total=1.0, detail=detail), _Pace(done)
-                    bar.reset(jobs[name][0], completed=done)  # type: ignore[arg-type] # not from 0: ETA
+                    bar.reset(jobs[name][0], completed=done)  # type: ignore[arg-type] # for the time left
                 task, pace = jobs[name]
                 shown = ", ".join(filter(None, [pace.count(done, total, unit), detail]))
                 bar.update(task, completed=done, detail=shown)
@@ -92,8 +90,8 @@ class TerminalListener(Listener):
     """Shows progress, facts and warnings on standard error.
 
     Args:
-        quiet: show neither progress nor facts.
-        silent: show no warnings either.
+        quiet: Show neither progress nor facts.
+        silent: Show no warnings either.
     """
 
     def __init__(self, *, quiet: bool = False, silent: bool = False) -> None:
@@ -124,22 +122,22 @@ class TerminalListener(Listener):
 
 
 class _Pace:
-    """How fast a job goes that begins now, at some fraction of it."""
+    """The speed of a job that begins now at some fraction of its work."""
 
     def __init__(self, done: float) -> None:
         self._start, self._start_done = time.monotonic(), done
 
     def seconds(self) -> float:
-        """Since it began."""
+        """Return the seconds since the job began."""
         return time.monotonic() - self._start
 
     def left(self, done: float) -> str:
-        """`about 95 s left`; nothing while nothing is done."""
+        """Return a text such as `about 95 s left`; an empty one while nothing is done."""
         made = done - self._start_done
         return f"about {_duration(self.seconds() * (1 - done) / made)} left" if made > 0 else ""
 
     def count(self, done: float, total: int, unit: str) -> str:
-        """`120/480 utterances, 3.1/s`; nothing of a job that is not counted."""
+        """Return a text such as `120/480 utterances, 3.1/s`; an empty one for a job without a count."""
         if not total:
             return ""
         number = f"{round(done * total):,}/{total:,} {unit}"
@@ -148,7 +146,7 @@ class _Pace:
 
 
 def _rate(per_second: float) -> str:
-    """In the unit of time in which it is a number above 1."""
+    """Return the rate in the first unit of time (s, min, h) in which it is at least 1."""
     for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
         if per_second * seconds >= 1 or unit == "h":
             break

@@ -1,4 +1,4 @@
-"""`memsim qat` trains a recogniser, for weights of few bits on simulated hardware or in full precision."""
+"""`memsim qat`: train a recogniser in full precision, or for weights of few bits on simulated hardware."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def command(
         typer.Option(
             "--data",
             metavar="DATA",
-            help=f"{options.DATA}. Repeatable: all are trained on (named twice, it counts twice); the first corpus "
-            "gives the dev set.",
+            help=f"{options.DATA}. Repeatable; training uses all of them (a repeated name counts twice), and the first "
+            "one gives the dev set.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The best checkpoint (.safetensors).")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="OUT", help="File for the best checkpoint (.safetensors).")
+    ],
     bits: Annotated[str, typer.Option("--bits", metavar="B|float", help="Weight bits, 2 to 16, or float.")],
     data_root: options.DataRoot = None,
     dev: Annotated[
@@ -32,7 +34,7 @@ def command(
         typer.Option(
             "--dev",
             metavar="DATA",
-            help="Dev set, when it is not the first corpus's dev split.",
+            help="Dev set. Default: the dev split of the first corpus.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -42,14 +44,14 @@ def command(
         typer.Option(
             "--config",
             metavar="NAME|FILE",
-            help="Training recipe: a shipped name or a YAML file. Default: robust; of --bits float, float.",
+            help="Training recipe: a shipped name or a YAML file. Default: robust, or float with --bits float.",
             show_default=False,
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="NAME|FILE", help="Network: a shipped name or a YAML file. Default: the recipe's."
+            "--model", metavar="NAME|FILE", help="Network: a shipped name or a YAML file. Default: that of the recipe."
         ),
     ] = None,
     architecture: options.Architecture = None,
@@ -62,7 +64,7 @@ def command(
         typer.Option(
             "--init",
             metavar="CHECKPOINT",
-            help="Start from the weights of this checkpoint of the same architecture, and its tokens.",
+            help="Start from the weights and tokens of this checkpoint, which has the same architecture.",
         ),
     ] = None,
     init_encoder: Annotated[
@@ -70,7 +72,7 @@ def command(
         typer.Option(
             "--init-encoder",
             metavar="CHECKPOINT",
-            help="Start the encoder alone from this checkpoint, of another architecture (a Transducer's from CTC).",
+            help="Start only the encoder from this checkpoint of another architecture, such as a Transducer from CTC.",
         ),
     ] = None,
     lexicon: Annotated[
@@ -78,7 +80,7 @@ def command(
         typer.Option(
             "--lexicon",
             metavar="FILE|cmudict",
-            help="Pronunciation lexicon of a recipe with phonemes, in place of the recipe's.",
+            help="Pronunciation lexicon for a recipe with phonemes, instead of the one that it names.",
             rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
@@ -86,7 +88,7 @@ def command(
         bool,
         typer.Option(
             "--resume",
-            help="Go on from where the training that writes OUT was stopped; from the beginning if it never began.",
+            help="Continue the stopped training that writes OUT; start it if it has not begun.",
         ),
     ] = False,
     compute: options.Compute = "auto",
@@ -95,14 +97,15 @@ def command(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a recogniser on real speech, for weights of few bits or in full precision.
+    """Train a recogniser on speech, for weights of few bits or in full precision.
 
-    With weight bits, the hardware options choose the chip that it is trained for: which layers are on arrays, the grid
-    of their inputs and, where the recipe says so, what the training goes through.
+    With weight bits, the hardware options choose the chip to train for: the layers on arrays, the grid of their inputs
+    and, if the recipe asks for it, the non-idealities in training.
 
-    Writes OUT (the best by dev WER; at the end with the input statistics that `map` calibrates from), OUT's
-    *.last.safetensors, a CSV log and TensorBoard events (*.tensorboard) beside it. Stopped by SIGTERM (exit 75) or
-    Ctrl-C (130), it saves its state; --resume continues exactly there. torchrun trains with several processes.
+    Writes OUT (the checkpoint with the best dev WER; at the end it includes the input statistics from which `map`
+    calibrates) and, beside it, *.last.safetensors, a CSV log and TensorBoard events (*.tensorboard). SIGTERM (exit
+    status 75) and Ctrl-C (130) save the state, and --resume continues exactly there. torchrun trains with several
+    processes.
     """
     with noted_stop_signals() as stop_request:
         from memsim.cli.progress import TerminalListener

@@ -28,7 +28,7 @@ class Bases:
     kind: str
     schema: Schema[Any]
     prepare: Callable[[dict[str, Any], Path], None]
-    """Called with the keys of a file and the folder of the file, to complete the keys before they are merged."""
+    """A function of the keys of a file and its folder that completes the keys before they are merged."""
 
     def read(self, source: str | Path) -> Config:
         """Read the config that a name or path means, merged over its bases.
@@ -48,7 +48,7 @@ class Bases:
         place = path.absolute()
         if place in seen:
             chain = " -> ".join(step.name for step in (*seen[seen.index(place) :], place))
-            raise InputError(f"the bases go round in a circle: {chain}")
+            raise InputError(f"the bases refer to each other in a circle: {chain}")
         config = read_config(path)
         config.data.setdefault("name", path.stem)
         self.prepare(config.data, path.parent)

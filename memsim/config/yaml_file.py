@@ -179,7 +179,7 @@ class _Tree:
             try:
                 return _SCALARS[node.tag](node.value)
             except (ValueError, KeyError):
-                return self.problem(node, path, f"{shown(node.value)} is no {node.tag.removeprefix(_TAG)}")
+                return self.problem(node, path, f"{shown(node.value)} is not of type {node.tag.removeprefix(_TAG)}")
         return self.problem(node, path, f"the tag {shown(node.tag)} is not allowed here")
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class _Tree:
                 continue
             here = (*path, key_node.value)
             if here in self.marks:
-                self.problem(key_node, here, f"is there twice (first: {self.marks[here].where})")
+                self.problem(key_node, here, f"is given twice (first: {self.marks[here].where})")
                 continue
             self.marks[here] = Mark(self.where(key_node), dotted(here))
             value = self.value(value_node, here)

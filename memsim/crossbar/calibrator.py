@@ -189,9 +189,9 @@ class Calibrator:
         if self.needs_inputs and self._histogram is None and (self._fit is None or self._fit.is_empty):
             if self._adc is not None and self._adc.method == "max" and not self._statistics.is_complete:
                 raise InputError(
-                    f"{arrays.name}: adc.method: max needs all calibration inputs, and there are only statistics of "
-                    "them. Calibrate each chip with data (`memsim map --calibrate DATA --seed N`; in Python, "
-                    "calibration=batches), which then runs as it is, or choose adc.method=percentile"
+                    f"{arrays.name}: adc.method: max needs all calibration inputs, but only their statistics are "
+                    "stored. Calibrate each chip with data (`memsim map --calibrate DATA --seed N`; in Python, "
+                    "calibration=batches) or choose adc.method=percentile"
                 )
             if self._statistics.is_one_hot and spec.wires is None:
                 self._add_one_hot()

@@ -31,7 +31,7 @@ class ArrayCost:
     adc_square_micrometres: float
     macs: int
     phases: int
-    read_pulses: int  # of cells that hold weights
+    read_pulses: int  # number of cells that hold weights
     dac_conversions: int
     adc_conversions: int
     dac_joules: float

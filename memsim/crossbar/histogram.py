@@ -10,7 +10,7 @@ from memsim.crossbar.drive import steps
 OCTAVES = 48
 """Octaves that the bins span by default, from the largest magnitude down to 2^-48 of it."""
 ALL_OCTAVES = 254
-"""All octaves of float32, for data whose outliers may lie any distance above the rest."""
+"""The number of octaves of float32, for data whose outliers may lie any distance above the rest."""
 
 
 class MagnitudeHistogram:

@@ -134,7 +134,7 @@ class MappedMatrix(nn.Module):
         Everything else is drawn by (seed, name); `seed` is the one that this matrix was programmed from.
         """
         if statistics is not None and getattr(spec.adc, "method", None) == "max":
-            statistics = statistics.taken_as_all()  # for a comparison on these rows
+            statistics = statistics.taken_as_all()  # so that both are compared on these rows
         if settings_of_states(spec) != settings_of_states(self.spec):
             return self.from_levels(self.name, self.levels, self.scale, spec, seed, statistics, self.groups)
         matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states, self.groups)
@@ -294,7 +294,7 @@ class MappedMatrix(nn.Module):
             raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
         rows = x.float()
         masked: Tensor | None = None
-        if x.device.type != "cpu":  # raising an error would mean to wait for the device
+        if x.device.type != "cpu":  # raising an error would require waiting for the device
             masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
         # a sum costs a quarter of a look at every value, but overflows where values are huge
         elif not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
@@ -361,7 +361,7 @@ class MappedMatrix(nn.Module):
         self.reads.has_masked_rows = True
 
     def release(self) -> None:
-        """Free what is kept between reads; the next read makes it again, with the same result."""
+        """Free cached values; the next read computes them again, with the same result."""
         self._operator = self._row_loads = None
         self._ir_drop = []
 
@@ -371,7 +371,7 @@ class MappedMatrix(nn.Module):
             raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        self.release()  # what is kept was made from the tensors that are replaced
+        self.release()  # cached values were made from the tensors that are replaced
         levels = state_dict.get(prefix + "levels")
         if levels is not None and (misfit := _misfit(levels, self.spec)):
             errors.append(f"{prefix}levels are {misfit}")
@@ -382,7 +382,7 @@ class MappedMatrix(nn.Module):
 
     def _apply(self, fn, recurse: bool = True) -> MappedMatrix:  # type: ignore[no-untyped-def]
         """Move to another device. Cells keep their dtype where the network, its digital part, is cast to another."""
-        self.release()  # what is kept lives where the tensors were
+        self.release()  # cached values are on the old device of the tensors
 
         def moved(tensor: Tensor) -> Tensor:
             there: Tensor = fn(tensor)
@@ -393,7 +393,7 @@ class MappedMatrix(nn.Module):
 
 
 def _misfit(levels: Tensor, spec: HardwareSpec) -> str | None:
-    """Say what is wrong with `levels` for a matrix under `spec`; None where nothing is."""
+    """Return the problem of `levels` for a matrix under `spec`; None without one."""
     if levels.is_floating_point() or levels.dtype == torch.bool:
         return f"{levels.dtype}, not whole numbers"
     if levels.is_meta or not levels.numel():

@@ -1,4 +1,4 @@
-"""The reads under way on a chip: which inputs they are of, what they count, and the keys of their noise."""
+"""The reads in progress on a chip: their inputs, their counts, and the keys of their noise."""
 
 from __future__ import annotations
 

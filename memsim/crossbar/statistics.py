@@ -24,7 +24,7 @@ MANTISSA_BITS = 3
 ONE_HOT_ROWS = 64
 """Rows in the sample of one-hot statistics."""
 _ONE_HOT_CHUNK = 256
-_LINEAR_BINS = 256  # of the histogram that memsim 0.1 reads
+_LINEAR_BINS = 256  # size of the histogram that memsim 0.1 reads
 _STORED_ROWS = torch.float8_e4m3fn
 
 

@@ -190,7 +190,7 @@ class IncrementalResetProgrammer:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
         device, config, full = self._device, self._config, self._full
         outcome = Outcome.start(digits.numel(), digits.device)
-        # in every try the cell leaves the LRS of a cycle, at its UR, for the HRS of the next
+        # in every try the cell goes from the LRS of one cycle, at its UR, to the HRS of the next
         rounds = [((LRS, cycle), (UR, cycle), (HRS, cycle + 1)) for cycle in range(config.retries + 1)]
         features = CycleFeatures(device, digits.numel(), rounds, generator, config.history)
         cells = torch.arange(digits.numel(), device=digits.device)

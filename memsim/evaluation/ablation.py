@@ -26,7 +26,7 @@ from memsim.units import plural_of
 
 @dataclass(frozen=True)
 class AblationStep:
-    """The scores with the non-idealities up to `effect`: one a chip, a single one where chips do not differ."""
+    """The scores with the non-idealities up to `effect`: one per chip, or a single one if chips do not differ."""
 
     effect: str
     scores: tuple[Score, ...]
@@ -48,9 +48,9 @@ def ablate(
     device: str = "cpu",
     progress: Progress = lambda name, done: None,
 ) -> tuple[AblationStep, ...]:
-    """Switch the non-idealities on one after the other, on the data and as many chips as `evaluation`'s.
+    """Switch the non-idealities on one by one, with the data and the number of chips of `evaluation`.
 
-    What `evaluation` has found out for the digital model and the whole chips is not run again.
+    Results of `evaluation` for the digital model and the complete chips are reused.
     """
     task, steps = evaluation.task, target.spec.steps()
     scores: dict[str, list[Score]] = {effect: [] for effect in steps}
@@ -69,7 +69,7 @@ def ablate(
 
 
 def _run(task: Task, network: Network, device: str, name: str, progress: Progress) -> PartialResult:
-    """Run a network on all the data; `name` is what progress calls that."""
+    """Run a network on all the data; progress is reported under `name`."""
     done = 0
     progress(name, 0.0)
 
@@ -89,14 +89,14 @@ def _varies(effect: str) -> bool:
 
 @dataclass(frozen=True)
 class LayerScore:
-    """The score with one layer on hardware, or (no `layer`) none."""
+    """The score with one layer on hardware, or with none where `layer` is None."""
 
     layer: str | None
     score: Score
     loss: float
     """The mean of the items' losses."""
     added: MeanChange | None = None
-    """The rise of the loss by this layer, relative to the loss without it; None without a layer, or a loss of 0."""
+    """The increase of the loss by this layer, relative to the loss without it; None without a layer, or a loss of 0."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class GridPoint:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A grid of weights; `best` has the lowest WER (of equal ones the lowest CER, then the smallest weights)."""
+    """A grid of weights; `best` has the lowest WER, then the lowest CER, then the smallest weights."""
 
     corpus: Corpus
     points: tuple[GridPoint, ...]
@@ -91,7 +91,7 @@ class DigitalOutputs:
 
 
 def find_log_prior(target: EvaluationTarget, digital: DigitalOutputs) -> tuple[Tensor, str]:
-    """Return the prior [tokens] in the checkpoint, else that of the digital model's outputs, and where it is from."""
+    """Return the prior [tokens] in the checkpoint, else that of the digital model's outputs, and its source."""
     stored = stored_log_prior(target.checkpoint, len(target.recogniser.tokens))
     if stored is not None:
         return stored, "checkpoint"
@@ -126,7 +126,7 @@ def tune(
 def make_decoder(
     options: Decoding, target: EvaluationTarget, corpus: Corpus, dev: Corpus | None, device: str, progress: Progress
 ) -> tuple[Decoder | None, dict[str, Any]]:
-    """Make the beam search that is asked for (None for greedy decoding), and what a result says of it.
+    """Make the requested beam search (None for greedy decoding), and its description for results.
 
     `dev` is the corpus that weights are tuned on. Raises InputError where files, packages or words are missing.
     """
@@ -144,7 +144,7 @@ def make_decoder(
     if lm is None:
         settings = replace(settings, lm_weight=0.0)
     words = words_to_recognise(tokens, options.lexicon, lm)
-    BeamSearch(tokens, words, lm, None, settings)  # what is missing is said now, not after the outputs
+    BeamSearch(tokens, words, lm, None, settings)  # report missing inputs now, not after the outputs
     outputs = DigitalOutputs(target, dev or corpus, device, progress)
     log_prior, source = None, None
     if options.tune or settings.prior_weight:

@@ -82,11 +82,11 @@ def evaluate(
     listener: Listener | None = None,
     stop_request: Callable[[], int | None] = lambda: None,
 ) -> EvaluationResult:
-    """Evaluate a recogniser, or any module, on simulated chips, beside its digital network and full precision.
+    """Evaluate a recogniser, or any module, on simulated chips; compare it with its digital network and full precision.
 
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is, unless hardware
     arguments ask for its levels to be mapped again. A module, which stays untouched, is evaluated on batches by a
-    `score`; arguments that are about speech or checkpoints do not go with it.
+    `score`; arguments for speech or checkpoints are refused with it.
 
     Args:
         checkpoint: a safetensors file, mapped or not, or a bundled one: `demo`, `demo-float`. By default
@@ -102,7 +102,7 @@ def evaluate(
         data_root: the root of the corpus; by default $MEMSIM_DATA/NAME.
         split: the split of a corpus, such as `train`, `dev` (default) or `test`.
         text_style: the convention of the transcripts, `kaldi` or `rwth`.
-        limit: take the first utterances only, as many as this.
+        limit: the number of utterances, from the first on.
         architecture: the network of a checkpoint that memsim did not write.
         architecture_config: its features, characters and options, a YAML file.
         reference: a full-precision checkpoint to compare with.
@@ -111,18 +111,18 @@ def evaluate(
         cell: the device model of the cells, a name or a file, in place of the spec's.
         set: changes of single keys, such as `adc.bits=6`. `KEY=V1,V2,...` evaluates each value, and of several such
             keys the whole grid.
-        trials: how many chips, with the seeds `seed`, `seed` + 1, ...
-        seed: of the first chip; by default 0, or a mapped file's own.
-        decoding: how texts are made of outputs.
-        findings: what is found out besides the scores.
-        sharing: how the work is shared out, and where its results are kept.
+        trials: the number of chips, with the seeds `seed`, `seed` + 1, ...
+        seed: the seed of the first chip; by default 0, or that of a mapped file.
+        decoding: the decoder.
+        findings: the results that are wanted besides the scores.
+        sharing: the processes and shards of the work, and the file of its results.
         compute: `cpu`, `cuda`, or `auto` for CUDA where there is one.
         force: replace old results.
         listener: follows the call.
         stop_request: asked after every batch; a signal's number stops the call, its work saved.
 
     Returns:
-        The scores of every chip, and what was found out. It has no points for a shard, and in all but the first of the
+        The scores of every chip, and the findings. It has no points for a shard, and in all but the first of the
         processes of a torchrun.
 
     Raises:
@@ -151,12 +151,12 @@ def evaluate(
             "findings.cost": findings.cost, "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
         }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
-            raise InputError(f"{wrong[0]}: goes with a recogniser's checkpoint; a module is evaluated on batches")
+            raise InputError(f"{wrong[0]}: only for a recogniser's checkpoint; a module is evaluated on batches")
         if score is None or data is None or isinstance(data, str | Path):
             raise InputError("a module is evaluated on batches by a score: evaluate(model, batches, score=accuracy)")
         batches = Batches(data)
         if calibration is None:
-            listener.say("converter ranges are set by the data itself; calibration= takes other batches")
+            listener.say("converter ranges are set by the data itself; use calibration= for other batches")
             calibration = calibration_of(batches)
         modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__)
         points = sweep_points(set, partial(choose_hardware, hardware, bits, cell))
@@ -172,9 +172,9 @@ def evaluate(
             )
             return work.module_result(study)
     if score is not None or calibration is not None or lower_is_better:
-        raise InputError("score, lower_is_better, calibration: go with a module; checkpoints are scored by their WER")
+        raise InputError("score, lower_is_better, calibration: only for a module; checkpoints are scored by WER")
     if data is not None and not isinstance(data, str | Path):
-        raise InputError("data: expected the name of a corpus or a manifest; batches go with a module and a score")
+        raise InputError("data: expected the name of a corpus or a manifest; batches need a module and a score")
     name = None if checkpoint is None else str(checkpoint)
     data = default_data(name) if data is None else str(data)
     if decoding.tune and has_one_split(data):
@@ -233,7 +233,7 @@ def merge_results(results: str | Path | Sequence[str | Path]) -> EvaluationResul
         results: a glob, or the files.
 
     Raises:
-        InputError: files are missing, unfinished, there twice, or of another evaluation.
+        InputError: files are missing, unfinished, given twice, or of another evaluation.
 
     >>> sharing = memsim.Sharing(results="results.jsonl")
     >>> whole = memsim.evaluate("demo", limit=2, hardware="ideal", sharing=sharing)
@@ -254,13 +254,13 @@ def _text(path: str | Path | None) -> str | None:
 
 
 def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corpus, listener: Listener) -> None:
-    """Report how a mapped file is taken, and what may distort the result."""
+    """Report how a mapped file is used, and warn about what may distort the result."""
     plan = mapping_of(target.digital).plan
     warnings: list[str] = []
     if opened.kind == "mapped":
-        how = "chip 1 as it is in the file" if target.programmed else f"levels mapped again on {target.spec.title}"
+        how = "chip 1 is the one in the file" if target.programmed else f"levels mapped again on {target.spec.title}"
         listener.say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
-    else:  # a mapped file does not know what its globs kept digital
+    else:  # a mapped file does not store which globs kept layers digital
         warnings += [*glob_warnings(plan, target.spec), *bits_warnings(plan, opened)]
     warnings += disturbance_warnings(plan, target.spec)
     warnings += filter(None, [silent_inputs(plan, target.statistics)])
@@ -305,7 +305,7 @@ class _Work:
         self.device  # noqa: B018 - raises
 
     def before(self, target: Target, study: Study) -> dict[str, Any]:
-        """Find out what does not need the scores of chips; return it by the names of the result's fields."""
+        """Compute the findings that do not need the scores of chips, by the names of the result's fields."""
         if not self.is_alone(study.points):
             return {}
         found = self._find(self.findings, target, study.task)
@@ -325,7 +325,7 @@ class _Work:
         return found
 
     def run(self, study: Study, target: Target, found: dict[str, Any]) -> list[tuple[PointFacts, Evaluation]]:
-        """Run `study`, whose first point has the networks `target`, and add what needs its scores to `found`."""
+        """Run `study`, whose first point has the networks `target`, and add findings that need scores to `found`."""
         self._make_way()
         sharing, listener = self.sharing, self.listener
         done = run_study(
@@ -343,7 +343,7 @@ class _Work:
         if self.findings.ablate:
             found["ablation"] = ablate(target, done[0][1], device=self.device, progress=listener.progress)
         if sharing.shard:
-            listener.say(f"share {sharing.shard} is done: {sharing.results}; --merge joins all of them")
+            listener.say(f"shard {sharing.shard} is done: {sharing.results}; --merge joins all shards")
         return done
 
     def module_result(self, study: Study) -> EvaluationResult:
@@ -362,7 +362,7 @@ class _Work:
         return EvaluationResult(tuple(EvaluatedPoint(*point) for point in done), **found)
 
     def _make_way(self) -> None:
-        """Remove old results by `force`, when all else is known to be right; the first of several processes does."""
+        """Remove old results if `force`, once everything else has been checked; only the first process does this."""
         if self.sharing.file is not None and self.force:
             if self.workers.is_first:
                 remove_results(self.sharing.file)

@@ -40,7 +40,7 @@ class EvaluatedPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The scores of every chip of every point, and what was found out about the chips of a single one.
+    """The scores of every chip of every point, and further findings for a single point.
 
     `print` shows it as tables, and a notebook as the same tables in HTML. Where there is a single point, its scores are
     attributes of the result itself.
@@ -60,18 +60,18 @@ class EvaluationResult:
     cost: Cost | None = None
     hypotheses: tuple[Mapping[str, Any], ...] = ()
     for_report: Callable[[], Mapping[str, Any]] | None = field(default=None, compare=False, repr=False)
-    """Measures what a report shows and was not found out: the budget where it can be known, and the cost."""
+    """Measures the findings that a report adds: the cost, and the error budget where it can be measured."""
 
     @property
     def evaluation(self) -> Evaluation:
         """The result of the only point. Raises ValueError where there are several, or none."""
         if len(self.points) != 1:
-            raise ValueError(f"{len(self.points)} points: this is an attribute of each of `points`' `evaluation`")
+            raise ValueError(f"{len(self.points)} points: read this from the `evaluation` of each of `points`")
         return self.points[0].evaluation
 
     @property
     def full_precision(self) -> Any | None:
-        """The score in full precision, where such weights were at hand."""
+        """The score in full precision; None without full-precision weights."""
         return self.evaluation.full_precision
 
     @property
@@ -81,7 +81,7 @@ class EvaluationResult:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """The chips."""
+        """The results of the chips."""
         return self.evaluation.trials
 
     @property
@@ -91,14 +91,14 @@ class EvaluationResult:
 
     @property
     def relative_degradation(self) -> dict[str, float | None]:
-        """The chips' mean against each reference's value, less 1."""
+        """The relative change of the chips' mean from each reference."""
         return self.evaluation.relative_degradation
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on layers that clip, and on networks that are of no use or lose their text.
+        """Warnings about layers that clip, and about networks that are unusable or lose text.
 
-        Of a sweep they are those of the first point that has any.
+        For a sweep, they are those of the first point that has any.
         """
         clipping = self.points[0].evaluation.clipping_warnings if len(self.points) == 1 else []
         bad = [(point, point.evaluation.warnings) for point in self.points if point.evaluation.warnings]
@@ -111,11 +111,11 @@ class EvaluationResult:
 
     @property
     def remarks(self) -> list[str]:
-        """Lines on how outcomes were made."""
+        """Remarks on how the outcomes were made."""
         return list(self.points[0].evaluation.task.remarks()) if self.points else []
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of interface.md: of a single point its result, of a sweep `points`."""
+        """Return the values that --json writes: the result of a single point, or the `points` of a sweep."""
         if len(self.points) != 1:
             return {"memsim": __version__, "points": [point.to_dict() for point in self.points]}
         found = {
@@ -131,7 +131,7 @@ class EvaluationResult:
 
         Args:
             path: a name that ends in `.html`.
-            command: what to type to get the result again.
+            command: the command that repeats the evaluation.
         """
         from memsim.report.drawing import svg_of
         from memsim.report.evaluation_page import evaluation_page
@@ -165,11 +165,11 @@ class EvaluationResult:
         write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def parts(self, *, verbose: bool = False, worst: int = 0) -> list[RenderableType]:
-        """Return the tables and notes that show it, for `memsim.report.text`.
+        """Return the tables and notes of the result, for `memsim.report.text`.
 
         Args:
             verbose: show every layer.
-            worst: align as many of the utterances with the most errors, on the last chip.
+            worst: number of utterances with the most errors on the last chip that are shown, aligned.
         """
         from memsim.report.evaluation_tables import result_parts
 
@@ -178,7 +178,7 @@ class EvaluationResult:
     def __str__(self) -> str:
         from memsim.report.text import as_text
 
-        return as_text(*self.parts()) if self.points else "a share of an evaluation; merge_results joins all of them"
+        return as_text(*self.parts()) if self.points else "a shard of an evaluation; merge_results joins all shards"
 
     def _repr_html_(self) -> str:
         from memsim.report.text import as_html

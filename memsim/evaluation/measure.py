@@ -19,11 +19,11 @@ class Measure:
 
     @property
     def title(self) -> str:
-        """The head of its column."""
+        """The heading of its column."""
         return f"{self.name} %" if self.in_percent else self.name
 
     def show(self, value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-        """Return `value` as a cell of that column; nothing for None."""
+        """Return `value` as a cell of that column; empty for None."""
         if value is None:
             return ""
         return f"{(100 if self.in_percent else 1) * value:{'+' if signed else ''}.{digits}f}"

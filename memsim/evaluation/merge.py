@@ -1,4 +1,4 @@
-"""Putting the results files of a study's shards together."""
+"""Merging of the results files of a study's shards."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from memsim.units import counted
 def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
     """Return the results of all points of a study from the files of its shards, or from its one file.
 
-    Raises InputError for shards that are missing, unfinished, there twice, or of another study.
+    Raises InputError for shards that are missing, unfinished, given twice, or of another study.
     """
     if not paths:
         raise InputError("no results files to merge")
     found = {path: read_results(path) for path in sorted(paths)}
     _require_all_shards({path: results.header for path, results in found.items()})
     if unfinished := [path for path, results in found.items() if not results.is_finished]:
-        raise InputError(f"{', '.join(map(str, unfinished))}: not finished; the command that wrote it goes on with it")
+        raise InputError(f"{', '.join(map(str, unfinished))}: not finished; run the command that wrote it again")
     facts = next(iter(found.values())).header.facts
     parts = by_system(pair for results in found.values() for pair in results.parts)
     whole = {system: PartialResult.joined(several) for system, several in parts.items()}
@@ -38,11 +38,11 @@ def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
 
 
 def _require_all_shards(headers: dict[Path, Header]) -> None:
-    """Raise InputError unless each shard of one study is there once."""
+    """Raise InputError unless each shard of one study is given once."""
     (first, like), *others = headers.items()
     for path, header in others:
         if difference := _difference(like, header):
-            raise InputError(f"{path}: is of another study than {first} ({difference})")
+            raise InputError(f"{path}: belongs to another study than {first} ({difference})")
     seen: dict[int, Path] = {}
     for path, header in headers.items():
         number = 0 if header.shard is None else header.shard[0]
@@ -59,7 +59,7 @@ def _require_all_shards(headers: dict[Path, Header]) -> None:
 
 
 def _difference(one: Header, other: Header) -> str | None:
-    """The first thing in which `other` is not of the study of `one`: what, there and here."""
+    """Return the first difference between the studies of `one` and `other`: its name, and the values there and here."""
     if difference := one.difference(other):
         return difference
 

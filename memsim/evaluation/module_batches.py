@@ -1,4 +1,4 @@
-"""Batches of somebody's data: their arguments, their targets, and how many examples each holds."""
+"""Batches of a user's data: their arguments, their targets, and their numbers of examples."""
 
 from __future__ import annotations
 

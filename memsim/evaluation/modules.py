@@ -31,13 +31,13 @@ from memsim.nn.mapping import ChipMapping, mapping_of, measure_inputs, remap
 from memsim.units import counted, si
 
 ScoreFunction = Callable[[Any, Any], Any]
-"""score(outputs, targets): a value for each example, or their mean."""
+"""A function score(outputs, targets) that returns a value for each example, or their mean."""
 
 CALIBRATION_EXAMPLES = 1000
 """The number of examples, from the first on, that calibrate a module where no calibration data are given."""
 
 MUCH_WORSE = 2.0
-"""A network whose errors (or, of scores of which more is better, whose score) differ by this factor is named."""
+"""The factor between errors (or scores, if higher is better) from which a network is named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class ModuleTask(Task):
     data_sha256: str
     batches: Batches | None = field(default=None, compare=False, repr=False)
     score_function: ScoreFunction | None = field(default=None, compare=False, repr=False)
-    """Both None where results are only put together."""
+    """The score; it and `batches` are None where results are only merged."""
 
     kind = "module"
     outcome = "score"
     speed_key = "seconds_per_example"
     remedies = {  # noqa: RUF012 - a class attribute of a dataclass that is no field
         "full precision": "is the network trained, and does the score fit its outputs?",
-        "digital, quantised": "more bits, or layers kept digital (set=['digital=[GLOB, ...]']), lose less",
+        "digital, quantised": "use more bits, or keep layers digital (set=['digital=[GLOB, ...]'])",
         "mapped": "sensitivity=True shows which layers lose it: keep those digital (set=['digital=[GLOB, ...]']), or "
         "give them more bits or better programming (hardware='best')",
     }
@@ -108,7 +108,7 @@ class ModuleTask(Task):
     def of(
         cls, model: nn.Module, batches: Batches, score: ScoreFunction, *, lower_is_better: bool = False
     ) -> ModuleTask:
-        """Try `score` on the first batch of `model`, to learn what it gives, and make the task.
+        """Make the task, after trying `score` on the first batch of `model` to see what it returns.
 
         Raises InputError where `score` gives neither a number nor one for each example, or a negative or NaN one.
         """
@@ -193,19 +193,19 @@ class ModuleTask(Task):
         return ModuleScore(self.measure, [outcomes[i] for i in sorted(outcomes)])
 
     def item_losses(self, outcomes: Mapping[int, tuple[float, float]]) -> list[float]:
-        """See `Task`: the mean over an item's examples, or what it lacks of 1."""
+        """See `Task`: the mean over an item's examples, or 1 minus it."""
         means = [amount / weight for _, (amount, weight) in sorted(outcomes.items())]
         return means if self.measure.lower_is_better else [max(0.0, 1 - mean) for mean in means]
 
     @classmethod
     def why_unusable(cls, scores: Sequence[ModuleScore]) -> str | None:
-        """A score of 0 where more is better."""
+        """See `Task`: a score of 0 is unusable where higher is better."""
         found, value = scores[0].measure, max(score.value for score in scores)
         return None if found.lower_is_better or value > 0 else f"{found.name} {value:g}"
 
     @classmethod
     def problems(cls, found: ModuleScore, baseline: ModuleScore | None, baseline_name: str) -> Mapping[str, str]:
-        """A score that is worse than the baseline's by `MUCH_WORSE`."""
+        """See `Task`: a score is a problem if it is worse than the baseline's by `MUCH_WORSE`."""
         if baseline is None:
             return {}
         own, other, by = found.value, baseline.value, found.measure
@@ -241,7 +241,7 @@ class ModuleTask(Task):
         """See `Task`."""
         part = _OUTCOMES.validate_python(values)
         if not all(0 <= item < len(self) for item in part.items):
-            raise ValueError("a score of an item that is not in the data")
+            raise ValueError("a score for an item that is not in the data")
         weights = [1.0 if self.by_example else float(self.sizes[item]) for item in part.items]
         return {i: (value * w, w) for i, value, w in zip(part.items, part.values, weights, strict=True)}
 
@@ -256,7 +256,7 @@ class ModuleTask(Task):
 
     def speed_line(self, seconds: float) -> str:
         """See `Task`."""
-        return f"the simulation takes {si(seconds, 's')} an example (no speed of a chip)"
+        return f"the simulation takes {si(seconds, 's')} per example (not the speed of a chip)"
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class _WrittenData:
 
 @dataclass(frozen=True)
 class _WrittenTask:
-    """The entries of a results file's first line that say what it is of."""
+    """The entries of a results file's first line that identify the data."""
 
     data: _WrittenData
     measure: Measure
@@ -411,4 +411,4 @@ class ModuleTarget:
     def require_samples(self) -> None:
         """See `Target`."""
         names = (layer.name for layer in mapping_of(self.digital).mapped)
-        require_samples(self.path, names, self.statistics, "calibration data that reach them measure them")
+        require_samples(self.path, names, self.statistics, "use calibration data that reach them")

@@ -1,4 +1,4 @@
-"""The energy, time and area of a chip, measured while it hears speech."""
+"""The energy, time and area of a chip, measured while it recognises speech."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COST_UTTERANCES = 24
 def chip_cost(
     target: EvaluationTarget, corpus: Corpus, *, device: str = "cpu", progress: Progress = lambda name, done: None
 ) -> Cost:
-    """Measure the cost of the target's first chip, which hears some utterances of `corpus`, one at a time."""
+    """Measure the cost of the target's first chip on some utterances of `corpus`, one at a time."""
     every = max(1, len(corpus.utterances) // COST_UTTERANCES)
     utterances = corpus.utterances[::every]
     chip = target.chip(0).to(device)

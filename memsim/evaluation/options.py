@@ -1,4 +1,4 @@
-"""The options of an evaluation in groups, each checked as a whole. They bear the names of `memsim eval`'s options."""
+"""The options of an evaluation in groups, each checked as a whole. They have the names of `memsim eval`'s options."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _CTC_ONLY = ("lm", "lexicon", "lm_weight", "prior_weight", "beam_tokens", "beam_
 
 @dataclass(frozen=True)
 class Decoding:
-    """The decoder that makes texts of a recogniser's outputs. Raises InputError where an option would mean nothing.
+    """The decoder that makes texts of a recogniser's outputs. Raises InputError for an option without effect.
 
     >>> memsim.Decoding(decoder="beam", lm="words.arpa", beam_size=200).lm_weight is None  # the default, 2.0
     True
     """
 
     decoder: str = "greedy"
-    """`greedy` for the best path, or `beam` for beam search: of a CTC, through a lexicon."""
+    """`greedy` (best path) or `beam` (beam search, with a lexicon for CTC)."""
     lm: str | Path | None = None
     """N-gram language model: ARPA, or KenLM's binary."""
     lexicon: str | None = None
@@ -40,7 +40,7 @@ class Decoding:
     beam_tokens: int | None = None
     """The number of tokens that are tried in a frame, at most."""
     beam_threshold: float | None = None
-    """Hypotheses so far below the best are dropped."""
+    """Hypotheses that score this much below the best are dropped."""
     tune: bool = False
     """Choose both weights on the dev split with the digital network; chips use the same."""
     nbest: int | None = None
@@ -50,38 +50,38 @@ class Decoding:
         if self.decoder not in ("greedy", "beam"):
             raise InputError(f"--decoder {self.decoder}: expected greedy or beam")
         if self.decoder == "greedy" and (given := self.given("beam_size", *_CTC_ONLY)):
-            raise InputError(f"{given[0]}: greedy decoding has no use for it; add --decoder beam")
+            raise InputError(f"{given[0]}: not used by greedy decoding; add --decoder beam")
         if self.lm is None and self.lm_weight is not None:
             raise InputError("--lm-weight: there is no language model; name one by --lm FILE")
         if self.tune and not (self.lm_weight is None and self.prior_weight is None):
             raise InputError("--tune: chooses the weights; leave --lm-weight and --prior-weight out")
 
     def given(self, *names: str) -> list[str]:
-        """Return the options of those fields that are not left out, as they are typed."""
+        """Return the options among `names` that are given, as they are typed."""
         order = [name for name in self.__dataclass_fields__ if name in names]
         return [f"--{name.replace('_', '-')}" for name in order if getattr(self, name) not in (None, False)]
 
     def require_transducers(self) -> None:
-        """Raise InputError for options that mean nothing to a Transducer's beam search."""
+        """Raise InputError for options that a Transducer's beam search does not have."""
         if given := self.given(*_CTC_ONLY):
-            raise InputError(f"{given[0]}: is for the outputs of a CTC; a Transducer's beam search has --beam-size")
+            raise InputError(f"{given[0]}: only for CTC; the beam search of a Transducer takes --beam-size")
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """The processes and machines that share the work, and the file that keeps what is done.
+    """The processes and machines that share the work, and the file that keeps the results.
 
     >>> memsim.Sharing(shard="2/8", results="results-2.jsonl").numbers
     (2, 8)
     """
 
     jobs: int = 1
-    """The number of processes of this machine that share the work. They are spawned: a script that asks for more than
-    one guards its own start with ``if __name__ == "__main__"``."""
+    """The number of processes of this machine that share the work. They are spawned, so a script that asks for more
+    than one guards its own start with ``if __name__ == "__main__"``."""
     shard: str | None = None
-    """Do only share I/N of the work, I from 1 to N, into `results`; `merge_results` joins the shares."""
+    """Do only shard I/N of the work (I from 1 to N), into `results`; `merge_results` joins the shards."""
     results: str | Path | None = None
-    """JSON lines that grow as chips are done. The same call again goes on with what is there."""
+    """A file of JSON lines that grows as chips are done. The same call again continues it."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -93,7 +93,7 @@ class Sharing:
             if self.results is None:
                 raise InputError(f"--shard {self.shard}: name the file of its results with --results FILE.jsonl")
         if is_torchrun() and (self.jobs > 1 or self.shard):
-            raise InputError("torchrun shares the work out already; leave out --jobs and --shard")
+            raise InputError("torchrun already divides the work; leave out --jobs and --shard")
 
     @property
     def numbers(self) -> tuple[int, int] | None:
@@ -110,11 +110,11 @@ class Sharing:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there are results to go on with."""
+        """Whether there are results to continue."""
         return self.file is not None and self.file.exists()
 
     def require_file(self, *, force: bool) -> None:
-        """Raise InputError where results cannot be written, or would replace by force something that is none."""
+        """Raise InputError where results cannot be written, or when `force` would replace a file of another kind."""
         if self.file is None:
             return
         if str(self.file) == "-":
@@ -128,7 +128,7 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Findings:
-    """Findings besides the scores. All but `loss` goes with a single point that one process evaluates.
+    """Findings besides the scores. All but `loss` need a single point that one process evaluates.
 
     >>> memsim.Findings(ablate=True, budget=True)
     Findings(budget=True, ablate=True, sensitivity=False, cost=False, loss=False, hypotheses=False)
@@ -148,16 +148,14 @@ class Findings:
     """Prepare for `write_hypotheses`, whose n-best lists need the networks."""
 
     def require_single_point(self) -> None:
-        """Raise InputError for what is found out about the chips of one point, in one process."""
+        """Raise InputError for findings that need a single point and a single process."""
         for name in ("budget", "ablate", "sensitivity", "cost", "hypotheses"):
             if getattr(self, name):
-                raise InputError(
-                    f"--{name}: goes with a single point that is evaluated here, not with a sweep or shares"
-                )
+                raise InputError(f"--{name}: only for a single point, not for a sweep or shards")
 
 
 def describe_decoding(decoding: Mapping[str, Any]) -> str:
-    """Return a line on the decoder, from what a result says of it."""
+    """Return a line that describes the decoder, from its entry in a result."""
     if decoding["decoder"] == "greedy":
         return "greedy decoding"
     options = decoding["options"]

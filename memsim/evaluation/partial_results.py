@@ -1,4 +1,4 @@
-"""Results of one network on some of the batches: plain values that can be written, sent, and put together.
+"""Results of one network on some of the batches: plain values that can be written, sent, and merged.
 
 Everything in a part adds up exactly (outcomes by item, whole numbers by layer), so an evaluation does not depend on how
 it was divided.
@@ -51,7 +51,7 @@ class ChipFacts:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> ChipFacts:
-        """Make what `to_dict` wrote. Raises InputError or ValueError where that is damaged."""
+        """Make the facts that `to_dict` wrote. Raises InputError or ValueError where they are damaged."""
         facts = dict(facts)
         spec, changes = load_hardware(facts["spec"]), facts.pop("changes", None)
         if changes is not None:  # older files lack it
@@ -98,7 +98,7 @@ class PartialResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], task: Task) -> PartialResult:
-        """Make what `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        """Make the part that `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
         part = _WRITTEN.validate_python(values)
         chip = None if part.chip is None else ChipFacts.from_dict(part.chip)
         clips = {layer: ClipCounts(**counts) for layer, counts in part.clips.items()}
@@ -117,7 +117,7 @@ class _WrittenResult:
 _WRITTEN = TypeAdapter(_WrittenResult)
 
 OnBatch = Callable[[Mapping[int, Any]], bool]
-"""Called with the outcomes of a batch; returns whether to stop after it."""
+"""A function that takes the outcomes of a batch and returns whether to stop after it."""
 
 
 def run_network(

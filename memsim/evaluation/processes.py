@@ -1,4 +1,4 @@
-"""Several processes of one machine that share the work of a study."""
+"""Processes of one machine that share the work of a study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from memsim.evaluation.task import System
 from memsim.evaluation.work import Done, Evaluator, Tally, Watcher
 
 POLL_SECONDS = 0.2
-"""The interval at which signals and steps are looked at."""
+"""The interval in seconds at which signals and steps are checked."""
 
 
 def in_processes(
@@ -57,7 +57,7 @@ def in_processes(
                 if part.outcomes:
                     yield item.system, part
     except BrokenProcessPool:
-        reason = "a process that shared the work was killed, perhaps for its memory; fewer --jobs need less"
+        reason = "a process that shared the work was killed, perhaps for lack of memory; use fewer --jobs"
         raise OSError(reason) from None
     finally:
         links.stop.set()
@@ -66,7 +66,7 @@ def in_processes(
 
 @dataclass(frozen=True)
 class _Links:
-    """The means by which the processes talk to the one that started them."""
+    """The channels between the processes and the one that started them."""
 
     stop: Event
     steps: SimpleQueue[tuple[System, Tally]]
@@ -84,9 +84,9 @@ _worker: _Worker
 
 
 def _begin(study: Study, device: str, threads: int, links: _Links) -> None:
-    """Runs first in each process."""
+    """Initialise a process."""
     global _worker
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # whoever started it says when to stop
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # the parent process decides when to stop
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -106,7 +106,7 @@ def _end_with_parent() -> None:
 
 
 def _run(item: WorkItem) -> PartialResult:
-    """Runs in each process."""
+    """Run items in a process."""
     stop = _worker.links.stop.is_set
     if stop():
         return PartialResult({}, 0.0)

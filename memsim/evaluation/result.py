@@ -21,7 +21,7 @@ from memsim.units import counted, plural_of
 from memsim.version import __version__
 
 MOST_CLIPPED = 0.05
-"""A layer that clips more of its conversions multiplies by something else than its matrix."""
+"""The fraction of clipped conversions above which a layer is named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Trial:
     score: Any
     """The task's `Score`."""
     seconds_per_unit: float
-    """Seconds of computing for each unit of the task's extent: of speech, the real-time factor of the simulation."""
+    """Seconds of computing per unit of the task's extent; for speech, the real-time factor of the simulation."""
     clips: Mapping[str, ClipCounts]
 
     @classmethod
     def of(cls, part: PartialResult, score: Score, task: Task) -> Trial:
         """Make the result of a chip whose `part` is all of the data."""
         if part.chip is None:
-            raise ValueError("a trial is of a chip")
+            raise ValueError("a trial must have a chip")
         return cls(part.chip, score, part.compute_seconds / task.extent, part.clips)
 
     @property
@@ -69,7 +69,7 @@ class Evaluation:
     task: Any
     """The `Task`: the data, and the measures."""
     full_precision: Any | None
-    """The score in full precision; None where no such weights were at hand."""
+    """The score in full precision; None without full-precision weights."""
     digital: Any
     trials: tuple[Trial, ...]
 
@@ -106,7 +106,7 @@ class Evaluation:
         return spread([trial.score.rates[key] for trial in self.trials])
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of interface.md."""
+        """Return the values that --json writes."""
         return {
             "memsim": __version__,
             "checkpoint": {
@@ -156,16 +156,16 @@ class Evaluation:
 
     @property
     def clipping_warnings(self) -> list[str]:
-        """Sentences on layers whose converters clip many conversions, which the rate over all layers hides."""
+        """Warnings about layers whose converters clip many conversions, which the rate over all layers hides."""
         said = []
         for kind, layers in self.clipped_beyond(MOST_CLIPPED).items():
             (name, rate), *more = layers.items()
             others = f" ({counted(len(more), 'more layer')} above {MOST_CLIPPED:.0%})" if more else ""
-            remedy = "dac.method: max and calibration on such data have room for them"
+            remedy = "calibrate on such data with dac.method: max"
             if kind == "adc":
                 adc = self.spec.for_layer(name).adc
                 wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
-                remedy = f"{wider} has room for them, under `overrides` in some layers alone"
+                remedy = f"use {wider}, for some layers alone under `overrides`"
             conversions = f"{rate:.1%} of the {kind.upper()}'s conversions are beyond full scale"
             said.append(f"{name}: {conversions}{others}; {remedy}")
         return said
@@ -177,7 +177,7 @@ class Evaluation:
 
     @cached_property
     def unusable(self) -> dict[str, str]:
-        """Reasons why networks are of no use: `full_precision`, `digital`, or `mapped`, all chips together."""
+        """Reasons why networks are unusable: `full_precision`, `digital`, or `mapped`, all chips together."""
         networks = {
             "full_precision": [] if self.full_precision is None else [self.full_precision],
             "digital": [self.digital],
@@ -188,13 +188,13 @@ class Evaluation:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Sentences on unusable networks and lost texts."""
+        """Warnings about unusable networks and lost texts."""
         chips = {trial.seed: trial.score for trial in self.trials}
         return warnings_of(self.task, self.full_precision, self.digital, chips)
 
     @property
     def relative_degradation(self) -> dict[str, float | None]:
-        """The chips' mean against each reference's value: `to_digital`, `to_full_precision`; less 1.
+        """The relative change of the chips' mean from each reference: `to_digital`, `to_full_precision`.
 
         None where either is unusable; left out where the reference makes no errors.
         """

@@ -1,6 +1,6 @@
-"""Results files: JSON lines that a study adds to while it runs, and from which it goes on or is put together.
+"""Results files: JSON lines that a study adds to while it runs, and from which it is continued or merged.
 
-The first line says which study they are of. Every `part` is what a system made of some items, with its measures (of
+The first line identifies the study. Every `part` has the outcomes of a system for some items, with its measures (of
 speech, WER and CER) on them; every `point` is the result of one hardware spec, as `memsim eval --json` writes it, and
 its settings.
 """
@@ -66,18 +66,18 @@ class Header:
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Header:
-        """Make what `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        """Make the header that `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
         module, _, name = TASKS[line.get("task", SPEECH)].partition(":")
         task = getattr(import_module(module), name).from_dict(line)
         written = _HEADER.validate_python(line)
         if written.trials < 1 or not written.points:
-            raise ValueError("a study of nothing")
+            raise ValueError("a study of no points")
         facts = {each.name: getattr(written, each.name) for each in fields(written)}
         shard, memsim = facts.pop("shard"), facts.pop("memsim")
         return cls(StudyFacts(task=task, **facts), shard, memsim)
 
     def difference(self, other: Header) -> str | None:
-        """Return the first difference between two commands: what, there and here; None where there is none."""
+        """Return the first difference between two commands: its name, and the values there and here; else None."""
         mine, theirs = self._compared(), other._compared()
         pairs = [(key, theirs.get(key), mine.get(key)) for key in mine | theirs]
         return next((f"{key} {there}, not {here}" for key, there, here in pairs if there != here), None)
@@ -129,7 +129,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read a results file but for a last line that was cut off. Raises InputError when it is none, or a newer one."""
+    """Read a results file, but not a last line that was cut off. Raises InputError for other files and formats."""
     parts: list[tuple[System, PartialResult]] = []
     is_finished = False
     try:
@@ -148,7 +148,7 @@ def read_results(path: Path) -> Results:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise InputError(f"{path}: is no results file of memsim eval, or a damaged one") from None
+        raise InputError(f"{path}: is not a results file of memsim eval, or is damaged") from None
     return Results(header, parts, is_finished)
 
 
@@ -172,7 +172,7 @@ class ResultsFile:
         self._file, self._facts = file, facts
 
     def add_part(self, system: System, part: PartialResult) -> None:
-        """Append what `system` made of a part of the data. Raises OSError where that cannot be written."""
+        """Append the outcomes of `system` for a part of the data. Raises OSError where that cannot be written."""
         task = self._facts.task
         line = {"kind": "part", **asdict(system), "settings": self._settings(system)}
         self._add(line | dict(task.score(part.outcomes).rates) | part.to_dict(task))
@@ -183,7 +183,7 @@ class ResultsFile:
         return next((dict(point.settings) for point in points if point.has(system)), {})
 
     def add_point(self, point: PointFacts, result: Mapping[str, Any]) -> None:
-        """Append the result of a point whose parts are all there. Raises OSError where that cannot be written."""
+        """Append the result of a point whose parts are complete. Raises OSError where that cannot be written."""
         self._add({"kind": "point", "settings": dict(point.settings), **result})
 
     def finish(self) -> None:
@@ -197,13 +197,13 @@ class ResultsFile:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            kept = "what was done before is kept, and the same command goes on with it"
+            kept = "earlier results are kept; type the same command again to continue"
             raise OSError(f"{self.path}: could not be written ({error.strerror or error}); {kept}") from None
 
 
 @contextmanager
 def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iterator[ResultsFile]:
-    """Open the results file at `path`, made if need be.
+    """Open the results file at `path`, or create it.
 
     Its parts are kept where the study is the same, or has more points or trials now (for a shard it may not: who runs
     what would change).
@@ -224,7 +224,7 @@ def adding_to(path: Path, facts: StudyFacts, shard: Shard | None = None) -> Iter
                         f"{path}: holds results of another command ({problem}); name another file, or --force "
                         "overwrites it"
                     )
-                # not a line that was cut off, nor points, which may get more trials
+                # without a line that was cut off, and without points, which may get more trials
                 lines = _whole_lines(files.enter_context(path.open(encoding="utf-8")))
                 kept = [line for line in lines if line.startswith('{"kind": "part"')]
             with writing(path) as temporary:
@@ -242,14 +242,16 @@ def _close(file: IO[str]) -> None:
 
 
 def require_results(path: Path) -> None:
-    """Raise InputError when the file at `path` is neither empty nor begins as results do."""
+    """Raise InputError when the file at `path` is not empty and does not begin like a results file."""
     try:
         with path.open("rb") as file:
             start = file.read(100)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if start and not start.startswith(b'{"kind": "study"'):
-        raise InputError(f"{path}: is no results file of memsim eval, so --force does not overwrite it; name another")
+        raise InputError(
+            f"{path}: is not a results file of memsim eval, so --force does not overwrite it; name another"
+        )
 
 
 def remove_results(path: Path) -> None:
@@ -261,7 +263,7 @@ def remove_results(path: Path) -> None:
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Keep other processes from looking for a results file meanwhile: of two that make one, one would be lost."""
+    """Keep other processes from looking for a results file meanwhile, as one of two new files would be lost."""
     with ExitStack() as stack:
         try:
             stack.enter_context(held_file(path.resolve().with_name(f".{path.name}.lock")))
@@ -279,7 +281,7 @@ def _lock(file: IO[str], path: Path) -> None:
 
 
 def _conflict(old: Header, new: Header) -> str | None:
-    """Return why `new` cannot go on with the file of `old`, or None."""
+    """Return why `new` cannot continue the file of `old`, or None."""
     if old.shard != new.shard:
         return f"{shown(old.shard)}, not {shown(new.shard)}"
     if difference := new.difference(old):

@@ -37,17 +37,17 @@ def run_study(
     """Return the result of every point of `study`; nothing for a shard, and in all but the first of `workers`.
 
     Args:
-        study: what is run.
+        study: the study to run.
         device: `cpu`, `cuda`, or one GPU of several.
-        jobs: how many processes of this machine share the work. They are spawned: a script that asks for more than one
+        jobs: Number of processes of this machine that share the work. They are spawned: a script that asks for several
             guards its own start with ``if __name__ == "__main__"``.
-        shard: do only this share of the work; `memsim.evaluation.merge` puts the `results` of all together.
-        results: a results file that grows as parts are done. What another run of the study has left there is kept.
+        shard: Do only this shard of the work; `memsim.evaluation.merge` joins the `results` of all shards.
+        results: a results file that grows as parts are done. Parts of an earlier run of the study are kept.
         workers: the processes of a torchrun, which share the work.
         watcher: follows the run.
         target: the networks of the first point, where they are prepared already.
         stop_request: asked after every batch.
-        on_resume: told what `results` held already, before anything runs; not called where it held nothing.
+        on_resume: called, before anything runs, with the parts that `results` held; not called if it held none.
 
     Raises InputError as `prepare` and `adding_to` do, and Stopped when it was asked to stop and something is left.
     """
@@ -79,7 +79,7 @@ def run_study(
                 left -= len(part.outcomes)
         stops = [number for number in workers.gather(stop_request()) if number is not None]
         if left and stops:
-            kept = f"{results} keeps what is done, the same command goes on" if results else "nothing was kept"
+            kept = f"the same command continues {results}" if results else "no results were kept"
             raise Stopped(f"stopped with {1 - left / wanted:.0%} done; {kept}", by_keyboard=signal.SIGINT in stops)
         if file is not None:
             file.finish()
@@ -87,7 +87,7 @@ def run_study(
 
 
 def _resumed(study: Study, planned: Sequence[WorkItem], left: Sequence[WorkItem], outcomes: tuple[int, int]) -> Resumed:
-    """Count what is done of the items that are planned."""
+    """Count the planned items that are done."""
     chips, unfinished = ({item.system for item in items if item.system.role == "chip"} for items in (planned, left))
     items, done = (len(planned) - len(left), len(planned)), (len(chips - unfinished), len(chips))
     return Resumed(items, done, outcomes, study.task.outcome)
@@ -134,7 +134,7 @@ def _together(
 
 
 class _Collected:
-    """The parts that there are, and the results of the points that are complete, if the `whole` study comes here."""
+    """The collected parts, and the results of complete points if this process gets the `whole` study."""
 
     def __init__(self, facts: StudyFacts, file: ResultsFile | None, *, whole: bool) -> None:
         self.whole = whole
@@ -146,11 +146,11 @@ class _Collected:
         self._finish(facts.points)
 
     def covered(self) -> dict[System, set[int]]:
-        """The items whose outcomes there are."""
+        """The items with outcomes."""
         return {system: {i for part in parts for i in part.outcomes} for system, parts in self.parts.items()}
 
     def add(self, system: System, part: PartialResult) -> None:
-        """Take a part that was made just now."""
+        """Add a new part."""
         self.parts.setdefault(system, []).append(part)
         if self._file is not None:
             self._file.add_part(system, part)

@@ -33,22 +33,22 @@ from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
 CACHED_BYTES = 1e8
-"""Features of this size, of nearly two hours, are kept between passes; what is beyond is read again by each."""
+"""Features of this size, of nearly two hours, are kept between passes; each pass reads the others again."""
 
 GREEDY = {"decoder": "greedy"}
 """The entry of a result whose texts are decoded without a search."""
 
-SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
+SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little about real speech"
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text that a network heard in one utterance, and its errors."""
+    """The text that a network recognised in one utterance, and its errors."""
 
     text: str
     errors: TextErrors
     loss: float | None = None
-    """The recogniser's own, a token; None where it was not computed."""
+    """The recogniser's loss per token; None where it was not computed."""
 
 
 class SpeechScore(scoring.Score, Score):
@@ -84,7 +84,7 @@ class SpeechTask(Task):
     """The decoder, as a result describes it."""
     groups: Sequence[Sequence[int]] = field(default=(), compare=False, repr=False)
     recogniser: Recogniser | None = field(default=None, compare=False, repr=False)
-    """The one whose features are read and whose tokens losses are of; None where results are only put together."""
+    """The recogniser whose features and tokens are used; None where results are only merged."""
 
     kind = "speech"
     measures = (WER, CER)
@@ -93,7 +93,7 @@ class SpeechTask(Task):
     speed_key = "real_time_factor"
     remedies = {  # noqa: RUF012 - a class attribute of a dataclass that is no field
         "full precision": "is the checkpoint trained, and for this language and these transcripts?",
-        "digital, quantised": "more --bits, or layers kept digital (--set digital=[GLOB, ...]), lose less",
+        "digital, quantised": "use more --bits, or keep layers digital (--set digital=[GLOB, ...])",
         "mapped": "--sensitivity shows which layers lose it: keep those digital (--set digital=[GLOB, ...]), or give "
         "them more bits or better programming (--hardware best)",
     }
@@ -128,7 +128,7 @@ class SpeechTask(Task):
         return self.loss_name if self.with_losses else ""
 
     def warnings(self) -> list[str]:
-        """A sentence on words that the recogniser cannot write: they count as errors whatever it hears."""
+        """A warning about words that the recogniser cannot write, which always count as errors."""
         return [] if self.corpus.unwritable is None else [f"{self.name}: {self.corpus.unwritable}"]
 
     @cached_property
@@ -248,7 +248,7 @@ class SpeechTask(Task):
         """See `Task`."""
         part = _OUTCOMES.validate_python(values)
         if not all(0 <= number < len(self) for number in part.utterances):
-            raise ValueError("a transcript of an utterance that is not in the corpus")
+            raise ValueError("a transcript for an utterance that is not in the corpus")
         losses = {} if part.losses is None else dict(zip(part.utterances, part.losses, strict=True))
         return self._counted(dict(zip(part.utterances, part.texts, strict=True)), losses)
 
@@ -275,7 +275,7 @@ class SpeechTask(Task):
 
     def speed_line(self, seconds: float) -> str:
         """See `Task`."""
-        return f"real-time factor of the simulation: {seconds:.3f} (no speed of a chip)"
+        return f"real-time factor of the simulation: {seconds:.3f} (not the speed of a chip)"
 
     def notes(self) -> list[str]:
         """See `Task`."""
@@ -315,7 +315,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class _WrittenTask:
-    """The entries of a results file's first line that say what it is of."""
+    """The entries of a results file's first line that identify the corpus."""
 
     corpus: Corpus
     seconds: float
@@ -338,7 +338,7 @@ _WRITTEN, _OUTCOMES = TypeAdapter(_WrittenTask), TypeAdapter(_WrittenOutcomes)
 
 @dataclass(frozen=True)
 class CheckpointNetworks:
-    """The recogniser of a checkpoint on hardware. Its network is built once; every target is made of that one."""
+    """The recogniser of a checkpoint on hardware. Its network is built once, and every target is made from it."""
 
     checkpoint: Checkpoint
     reference: Checkpoint | None = None

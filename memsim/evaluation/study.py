@@ -45,7 +45,7 @@ class PointFacts:
         return (System("chip", self.hardware, trial) for trial in range(trials))
 
     def has(self, system: System) -> bool:
-        """Whether `system` can be made of this hardware."""
+        """Whether `system` belongs to this hardware."""
         own = {"full_precision": "", "digital": self.digital, "chip": self.hardware}
         return system.hardware == own[system.role]
 
@@ -60,13 +60,13 @@ class Point:
     @cached_property
     def facts(self) -> PointFacts:
         """The settings and hashes that tell the point from others."""
-        # specs that differ behind their weights and DAC only have one digital system
+        # specs that differ only after their weights and DAC share one digital system
         return PointFacts(self.settings, self.spec.sha256(), self.spec.digital_twin().sha256())
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """The facts of a study by which its parts are put together."""
+    """The facts of a study by which its parts are merged."""
 
     checkpoint: CheckpointFacts
     reference_sha256: str | None
@@ -80,7 +80,7 @@ class StudyFacts:
     full_precision: bool
 
     def systems(self) -> Iterator[System]:
-        """Yield all that is run, in the order of the points; lazily, as a file may claim any number of trials."""
+        """Yield all systems to run, in the order of the points; lazily, as a file may claim any number of trials."""
         if self.full_precision:
             yield System("full_precision")
         digitals: set[str] = set()
@@ -97,7 +97,7 @@ class StudyFacts:
     def evaluation(
         self, point: PointFacts, whole: Mapping[System, PartialResult], scores: Mapping[System, Score]
     ) -> Evaluation:
-        """Put the result of `point` together from the whole results of its systems."""
+        """Make the result of `point` from the complete results of its systems."""
         chips = point.chips(self.trials)
         return Evaluation(
             self.checkpoint,
@@ -132,7 +132,7 @@ class Study:
 
     @cached_property
     def facts(self) -> StudyFacts:
-        """The facts by which another process puts parts together."""
+        """The facts by which another process merges parts."""
         points = self.points or (Point({}, self.networks.stored_spec),)
         return StudyFacts(
             checkpoint=self.networks.facts,
@@ -151,7 +151,7 @@ class Study:
 
 
 def parts_each(chips: int, workers: int) -> int:
-    """Return in how many parts each chip's batches are divided: the fewest with which no worker has far too many."""
+    """Return the number of parts of each chip's batches: the smallest for which no worker has far too many."""
     return next(
         parts
         for parts in range(1, workers + 1)
@@ -160,7 +160,7 @@ def parts_each(chips: int, workers: int) -> int:
 
 
 def divided(systems: Sequence[System], batches: int, workers: int) -> list[WorkItem]:
-    """Divide all there is to do among `workers`, system by system. Every part has batches of all lengths."""
+    """Divide all work among `workers`, system by system. Every part has batches of all lengths."""
     chips = sum(system.role == "chip" for system in systems)
     parts = min(batches, parts_each(chips, workers))
     return [WorkItem(system, tuple(range(first, batches, parts))) for system in systems for first in range(parts)]

@@ -21,7 +21,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 def values_of(setting: str) -> tuple[str, list[str]]:
     """Split `KEY=V1,V2,...` into the key and its values; a comma within brackets or quotes belongs to a value.
 
-    Raises InputError for an empty one among several, and for one given twice.
+    Raises InputError for an empty value among several, and for a value given twice.
     """
     key, _, text = setting.partition("=")
     values = _split(text)
@@ -35,7 +35,7 @@ def values_of(setting: str) -> tuple[str, list[str]]:
 
 
 def is_sweep(settings: Iterable[str]) -> bool:
-    """Whether one of `KEY=V1,V2,...` has several values."""
+    """Whether any setting such as `KEY=V1,V2,...` has several values."""
     return any(len(values_of(setting)[1]) > 1 for setting in settings)
 
 
@@ -82,7 +82,7 @@ def _alternatives(setting: str) -> list[str]:
 def points_of(
     checkpoint: Checkpoint, hardware: Hardware | None, bits: int | None, cell: str | None, settings: Sequence[str]
 ) -> tuple[Point, ...]:
-    """Return the points that the hardware options mean for `checkpoint`; none for a mapped file as it is.
+    """Return the points that the hardware options describe for `checkpoint`; none for an unchanged mapped file.
 
     Raises InputError for a spec that cannot be read or would change what a mapped file holds.
     """
@@ -96,7 +96,7 @@ def points_of(
 def _hardware_for_mapped(
     checkpoint: Checkpoint, hardware: Hardware | None, bits: int | None, cell: str | None, settings: Sequence[str]
 ) -> HardwareSpec:
-    """The spec under which a mapped file's levels are to be mapped again: `hardware`, else the file's own, changed."""
+    """Return the spec for mapping a mapped file's levels again: `hardware`, or that of the file, with changes."""
     spec, stored_bits = stored_spec(checkpoint)
     if bits is not None and any(b != bits for b in stored_bits.values()):
         found = ", ".join(map(str, sorted(set(stored_bits.values()))))

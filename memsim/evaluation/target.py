@@ -56,7 +56,7 @@ class StoredNetworks:
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """A checkpoint ready to be evaluated: its quantised digital self, and how chips are made from it."""
+    """A checkpoint ready for evaluation: its quantised digital network, and the chips that are made from it."""
 
     checkpoint: Checkpoint
     recogniser: Recogniser
@@ -65,7 +65,7 @@ class EvaluationTarget:
     statistics: Mapping[str, InputStatistics]
     full_precision: Recogniser | None
     digital: nn.Module
-    programmed: nn.Module | None  # the chip of a mapped file, where it is to run as it is
+    programmed: nn.Module | None  # the chip of a mapped file, if it runs unchanged
 
     def chip(self, trial: int) -> nn.Module:
         """Program the chip of seed `seed` + `trial`."""
@@ -103,14 +103,14 @@ def prepare(
 
     An unmapped checkpoint needs a `spec`, on which it is mapped. A mapped one runs as it is where `spec` and `seed` are
     None, and later chips program its levels again; otherwise its levels are mapped under `spec` (default: its own).
-    `stored` has the networks of the files where several targets are made of them.
+    `stored` has the networks of the files where several targets share them.
     Raises InputError when the checkpoint cannot be run or lacks the statistics that the spec's converters need.
     """
     stored = stored or StoredNetworks(checkpoint, reference)
     programmed: nn.Module | None = None
     full_precision: Recogniser | None = None
     if spec is not None and spec.cell != "ideal":
-        load_device(spec.cell)  # a broken device file is said before anything runs
+        load_device(spec.cell)  # a broken device file is reported before anything runs
     statistics: Mapping[str, InputStatistics]
     if checkpoint.kind == "mapped":
         recogniser, statistics = stored.chip
@@ -164,7 +164,7 @@ def _require_statistics(
     if missing:
         more = f" and {counted(len(missing) - 1, 'more layer')}" if len(missing) > 1 else ""
         raise InputError(
-            f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are open; "
+            f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are not set; "
             f"{measuring(checkpoint)}"
         )
 

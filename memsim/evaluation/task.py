@@ -1,4 +1,4 @@
-"""The interface of what networks are evaluated on: items in batches, what a network makes of each, and a score.
+"""The interface of evaluation tasks: items in batches, a network's outcome for each item, and a score.
 
 `memsim.evaluation.speech` is the task of recognisers. Studies, results files, intervals, tables and reports know this
 interface alone, so another kind of data needs a `Task` and a `Networks` of its own and nothing else.
@@ -79,14 +79,14 @@ class Network(Protocol):
 class Task(ABC):
     """Data that networks are evaluated on, and the measures of how well they do.
 
-    A task is sent to other processes and is made anew from a results file to put parts together, so it is compared and
-    described by plain values; what it reads of its data it reads where it runs.
+    A task is sent to other processes, and made anew from a results file to merge parts, so it is compared and
+    described by plain values; it reads its data where it runs.
     """
 
     kind: ClassVar[str]
     """Its name in results files."""
     measures: Sequence[Measure]
-    """The first is the one that intervals, sweeps and figures are of."""
+    """The measures of a score; intervals, sweeps and figures use the first one."""
     item: ClassVar[str]
     """The word for an item, such as `utterance`."""
     outcome: ClassVar[str]
@@ -120,7 +120,7 @@ class Task(ABC):
         return ""
 
     def warnings(self) -> list[str]:
-        """Sentences on data that distorts every score."""
+        """Warnings about data that distort every score."""
         return []
 
     # ---- running and scoring ----
@@ -149,11 +149,11 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def why_unusable(cls, scores: Sequence[Any]) -> str | None:
-        """Return why a network with these scores (one a chip) is of no use, so that ratios say nothing; else None."""
+        """Return why a network with these scores (one per chip) is unusable, so that ratios mean nothing; else None."""
 
     @classmethod
     def problems(cls, found: Any, baseline: Any | None, baseline_name: str) -> Mapping[str, str]:
-        """Further problems of a network by kind, given what the network that it was made from did."""
+        """Further problems of a network by kind, given the score of the network that it was made from."""
         return {}
 
     # ---- files and results ----
@@ -190,18 +190,18 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Return how much data of which name there is: the head of a result."""
+        """Return the amount and the name of the data, for the heading of a result."""
 
     @abstractmethod
     def speed_line(self, seconds: float) -> str:
         """Return the line that gives the seconds of computing for one unit of `extent`."""
 
     def notes(self) -> list[str]:
-        """Return lines that a reader must know beside the scores."""
+        """Return remarks that belong beside the scores."""
         return []
 
     def remarks(self) -> list[str]:
-        """Return lines on how outcomes are made."""
+        """Return remarks on how the outcomes are made."""
         return []
 
     def aligned(self, score: Any, count: int) -> list[str]:
@@ -262,7 +262,7 @@ class Target(Protocol):
         """Program the chip of that number."""
 
     def running(self, model: nn.Module) -> Network:
-        """Return `model`, a network of this target or one made of it, with all that the task needs to run it."""
+        """Return `model`, a network of this target or one made from it, with all that the task needs to run it."""
 
     def network(self, system: System) -> Network:
         """Return the network of that role; chips are programmed when they are asked for."""
@@ -285,11 +285,11 @@ class Networks(Protocol):
 
     @property
     def stored_spec(self) -> HardwareSpec:
-        """The spec that holds where none is given. Raises InputError where there is none."""
+        """The default spec. Raises InputError where there is none."""
 
     @property
     def stored_seed(self) -> int:
-        """The seed of the first chip where none is given."""
+        """The default seed of the first chip."""
 
     def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
-        """Make the networks on `spec`, whose first chip has `seed`; None for what is stored."""
+        """Make the networks on `spec`, whose first chip has `seed`; None: the stored ones."""

@@ -12,21 +12,21 @@ from memsim.evaluation.task import Score, Task
 from memsim.units import counted
 
 UNUSABLE_WER = 1.0
-"""A network with as many errors as words does no better than silence."""
+"""The WER from which a network is unusable: with as many errors as words it is no better than silence."""
 
 MIN_HITS = 0.1
-"""A network that gets fewer of the words right is unusable: an empty transcript of every second word has as many."""
+"""The fraction of correct words below which a network is unusable."""
 
 MOST = 0.5
 """The fraction of utterances or words that counts as most of them."""
 
 
 BABBLE = 2.0
-"""Texts so many times as long as their references are babbling."""
+"""The length, in lengths of the references, above which texts count as babbling."""
 
 
 def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
-    """Return why a network with these scores (one a chip) is so bad that ratios of its WER say nothing, or None."""
+    """Return why a network with these scores (one per chip) is too bad for ratios of its WER, or None."""
     wer = fmean(score.wer for score in scores)
     hits = fmean(score.hits / score.words for score in scores)
     if wer >= UNUSABLE_WER:
@@ -39,7 +39,7 @@ def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
 def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, baseline_name: str = "") -> dict[str, str]:
     """Find what is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost.
 
-    `baseline` is a network that this one is made from, on the same utterances; what it wrote can be lost.
+    `baseline` is a network that this one is made from, on the same utterances; words that it wrote can be lost.
     """
     texts = [" ".join(text.split()) for text in found.hypotheses]
     references = [" ".join(text.split()) for text in found.references]
@@ -74,9 +74,9 @@ def _quoted(text: str) -> str:
 def warnings_of(
     task: Task | type[Task], full_precision: Score | None, digital: Score, chips: Mapping[int, Score]
 ) -> list[str]:
-    """Sentences on networks that are unusable or lose what others get right; `chips` are scores by seed.
+    """Return warnings about networks that are unusable or lose text; `chips` are scores by seed.
 
-    What fails first is to be mended first, so it alone comes with a remedy.
+    Only the first failing network gets a remedy, because it is the one to repair first.
     """
     networks: list[tuple[str, Mapping[int, Score], Score | None, str]] = [
         ("digital, quantised", {0: digital}, full_precision, "full-precision"),
@@ -94,14 +94,14 @@ def warnings_of(
                 by_kind.setdefault(kind, {})[seed] = problem
         sentences = [f"{name}{_chips(name, problems, scores)}" for problems in by_kind.values()]
         if sentences and not warnings:
-            # without full precision nobody knows whether the bits are to blame
+            # without full precision it is unknown whether the bits are the cause
             sentences[-1] += f"; {task.remedies[name if number else 'full precision']}"
         warnings += sentences
     return warnings
 
 
 def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) -> str:
-    """Say which of several chips have a problem, and what it is on the first of them."""
+    """Return the number of chips with a problem, and the problem of the first of them."""
     (seed, problem), *more = problems.items()
     if name != "mapped" or len(scores) == 1:
         return f": {problem}"
@@ -109,18 +109,18 @@ def _chips(name: str, problems: Mapping[int, str], scores: Mapping[int, Any]) ->
 
 
 def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> str:
-    """Name the layer that costs most: one answer, by the loss, from the two results as `--json` writes them."""
+    """Return a sentence on the layers that add most to the loss, from the two results as `--json` writes them."""
     loss, layers = f"{sensitivity['loss_name']} loss", sensitivity["layers"]
     worst = [layer for layer in layers if layer.get("may_be_worst")]
     beyond = sum(not layer["within_noise"] and layer["added"]["value"] > 0 for layer in layers if "added" in layer)
     if not worst:
-        answer = f"no layer by itself adds to the {loss} beyond noise; more {_items(sensitivity)} tell more"
+        answer = f"no single layer adds to the {loss} beyond noise; use more {_items(sensitivity)}"
     else:
         names = ", ".join(layer["name"] for layer in worst[:5]) + f" and {len(worst) - 5} more" * (len(worst) > 5)
         which = (
             "the worst is"
             if len(worst) == 1
-            else f"the worst, which these {_items(sensitivity)} do not tell apart, are"
+            else f"the worst, which cannot be told apart on these {_items(sensitivity)}, are"
         )
         adds = f"layer{'s' * (len(layers) > 1)} add{'s' * (beyond == 1)}"
         answer = f"{beyond} of {len(layers)} {adds} to the {loss} beyond noise; {which} {names}"
@@ -128,23 +128,23 @@ def worst_layers(sensitivity: Mapping[str, Any], budget: Mapping[str, Any] | Non
         return answer
     largest = max(budget["layers"], key=lambda layer: layer["error"])
     if not largest["error"]:
-        return f"{answer}. No layer's product errs"
+        return f"{answer}. No layer's product has an error"
     return (
-        f"{answer}. The largest product error has {largest['name']} ({largest['error']:.1%}): product errors say how "
-        "wrong the outputs of a layer are, the loss says how much the network minds, and the loss decides"
+        f"{answer}. The largest product error is that of {largest['name']} ({largest['error']:.1%}). Product errors "
+        "measure how wrong the outputs of a layer are; the loss measures what that costs the network"
     )
 
 
 def _items(sensitivity: Mapping[str, Any]) -> str:
-    """What the intervals of a sensitivity are over: `utterances`."""
+    """Return the items that the intervals of a sensitivity are over, such as `utterances`."""
     return str(sensitivity.get("over", "utterances")).partition(",")[0]
 
 
 def noise_note(sensitivity: Mapping[str, Any]) -> str:
     """Explain the columns of a table of layers."""
-    of = "a character" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
+    of = "per character" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
     return (
-        f"{sensitivity['loss_name']} loss: the mean {of}, by which layers are sorted; what a layer adds is in % "
-        f"of the digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "
-        "noise: the interval holds 0 (by chance, that of one harmless layer in 20 does not)"
+        f"{sensitivity['loss_name']} loss: the mean {of}, by which layers are sorted; added loss: in % of the "
+        f"digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "
+        "noise: the interval contains 0 (by chance, it does not for one harmless layer in 20)"
     )

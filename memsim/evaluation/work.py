@@ -13,7 +13,7 @@ from memsim.listener import Listener
 from memsim.units import counted, plural_of
 
 Done = Generator[tuple[System, PartialResult], None, None]
-"""Parts, as they are done; where it is closed, the rest is not run."""
+"""A generator of parts as they finish; closing it cancels the rest."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def tally(outcomes: Mapping[int, Any], task: Task) -> Tally:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The work that an earlier run has done of this one's: (done, all) of work items, chips and outcomes."""
+    """The part of this run's work that an earlier run has done: (done, all) of work items, chips and outcomes."""
 
     items: tuple[int, int]
     chips: tuple[int, int]
@@ -51,7 +51,7 @@ class Resumed:
 
 
 class Watcher(Protocol):
-    """Follows a study."""
+    """An observer of a study."""
 
     def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
         """Learn that `outcomes` are to be made, over all systems, and that an earlier run has made `done` of them."""
@@ -129,7 +129,7 @@ class Evaluator:
     def _target_of(self, system: System) -> Target:
         points = self._study.facts.points
         if self._target is None or not points[self._target[0]].has(system):
-            self._target = None  # free before the next is made
+            self._target = None  # freed before the next is made
             number = next(number for number, point in enumerate(points) if point.has(system))
             self._target = (number, self._study.target(number))
         return self._target[1]

@@ -61,7 +61,7 @@ class CycleRows:
         if (wrong := cycle <= previous).any():
             at = np.flatnonzero(wrong)[np.argmin(order[wrong])]
             name = list(self._index)[device[at]]
-            what = "is there twice" if cycle[at] == previous[at] else f"comes after cycle {previous[at]}"
+            what = "is given twice" if cycle[at] == previous[at] else f"comes after cycle {previous[at]}"
             raise InputError(
                 f"{self._where}: row {rows[order[at]]}: device {name}: cycle {cycle[at]} {what}; "
                 "the cycles of a device must rise from row to row"

@@ -200,7 +200,7 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
     if samples < SAMPLES_PER_ORDER * options.order:
         raise InputError(
             f"{path}: order {options.order} needs {SAMPLES_PER_ORDER * options.order} cycles of all devices together, "
-            f"here are {samples}; try --order {max(1, samples // SAMPLES_PER_ORDER)}"
+            f"but there are {samples}; try --order {max(1, samples // SAMPLES_PER_ORDER)}"
         )
     if left_out := len(shortest) - len(usable):
         were = "was" if left_out == 1 else "were"
@@ -241,7 +241,7 @@ def _corrected(
             break
     else:
         notes.append(
-            f"the correction for short series did not settle in {_ROUNDS} rounds: more cycles a device are needed"
+            f"the correction for short series did not settle in {_ROUNDS} rounds: more cycles per device are needed"
         )
     stable, white = stabilised(_with_base_cycles(correlation, measured, base, options.order), options.order)
     if white:
@@ -330,7 +330,7 @@ def _note_mixture(mixture: Mixture, measured: list[int], notes: list[str]) -> No
         if share > MOST_NOISE:
             notes.append(
                 f"{min(share, 1):.0%} of the variance of the {name} over devices is estimation noise, and was taken "
-                "out: more cycles a device would make the rest more certain"
+                "out: more cycles per device would make the rest more certain"
             )
     for i, share in zip(measured, mixture.negative_scales(), strict=True):
         if share > 1e-3:

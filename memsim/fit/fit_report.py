@@ -109,7 +109,7 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
         _table(goodness.checks),
         note(
             f"{MARKS['pass']} the model agrees with the measurements within the tolerance; {MARKS['noise']} it does "
-            f"not, but so few devices scatter as much ({STANDARD_ERRORS:g} standard errors, from device to device); "
+            f"not, but so few devices scatter that much ({STANDARD_ERRORS:g} standard errors, from device to device); "
             f"{MARKS['warn']} it does not. The model: {counted(goodness.generated_devices, 'device')} of "
             f"{goodness.cycles:,} cycles drawn from it."
         ),

@@ -89,7 +89,7 @@ def inspection_parts(facts: dict[str, Any]) -> tuple[RenderableType, ...]:
         if "lowest_volts" in sweeps:
             lines.append(
                 f"sweeps 0 -> {sweeps['lowest_volts']:.4g} -> 0 -> {sweeps['highest_volts']:.4g} -> 0 V, "
-                f"{sweeps['samples_a_cycle']:.0f} samples a cycle, read at {facts['read_volts']:g} V"
+                f"{sweeps['samples_a_cycle']:.0f} samples per cycle, read at {facts['read_volts']:g} V"
             )
         lines.append("cycles: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sweeps["outcomes"].items()))
     if facts["unused_columns"]:

@@ -144,7 +144,7 @@ class SweepReader:
             at = int(np.argmax(turned))
             raise InputError(
                 f"{self._where}: row {sweeps.row[at] + turn[at]}: the voltage turns back to "
-                f"{sweeps.volts[at, turn[at]]:g} V; expected one sweep 0 -> Vneg -> 0 -> Vpos -> 0 a cycle"
+                f"{sweeps.volts[at, turn[at]]:g} V; expected one sweep 0 -> Vneg -> 0 -> Vpos -> 0 per cycle"
             )
 
 

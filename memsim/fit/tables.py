@@ -88,7 +88,7 @@ class Table:
             self.columns = self._names()
         if len(set(self.columns)) < len(self.columns):
             twice = next(name for name in self.columns if self.columns.count(name) > 1)
-            raise InputError(f"{path}: column {twice} is there twice")
+            raise InputError(f"{path}: column {twice} is given twice")
 
     def batches(self, names: Sequence[str], text: Sequence[str] = ()) -> Iterator[Batch]:
         """Yield all rows of the columns `names` in order; the columns in `text` are labels, not numbers."""
@@ -214,7 +214,7 @@ def _whole_lines(stream: IO[bytes] | io.BufferedReader, path: Path) -> Iterator[
     while block := stream.read(_BLOCK_BYTES):
         lines, end, rest = (rest + block).rpartition(b"\n")
         if len(rest) > 4 * _BLOCK_BYTES:
-            raise InputError(f"{path}: has a line of more than {len(rest) >> 20} MiB; expected a row a line")
+            raise InputError(f"{path}: has a line of more than {len(rest) >> 20} MiB; expected one row per line")
         if lines.strip():
             yield lines + end
     if rest.strip():

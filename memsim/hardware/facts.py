@@ -23,9 +23,9 @@ def unfitted(spec: HardwareSpec) -> list[str]:
 
 def unfitted_note(keys: Sequence[str]) -> str:
     """Return the sentence that a result with such `unfitted` keys is shown with."""
-    laws = "a law whose numbers are" if len(keys) == 1 else "laws whose numbers are"
+    laws = "a law whose numbers" if len(keys) == 1 else "laws whose numbers"
     return (
-        f"{', '.join(keys)}: {laws} not fitted to measurements, but the spec's own; what is lost to it is an assumption"
+        f"{', '.join(keys)}: {laws} come from the spec and were not fitted to measurements; the loss is an assumption"
     )
 
 

@@ -1,4 +1,4 @@
-"""The hardware that the options of a command, or the arguments of a call, mean together."""
+"""The hardware spec that the options of a command, or the arguments of a call, describe together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Hardware = HardwareSpec | str | Path | Mapping[str, Any]
 def choose_hardware(
     hardware: Hardware | None, bits: int | None = None, cell: str | None = None, settings: Sequence[str] | None = None
 ) -> HardwareSpec:
-    """Return the spec that the hardware options mean together.
+    """Return the spec that the hardware options describe together.
 
     Args:
         hardware: the spec to start from; None is `physical`.
@@ -29,8 +29,8 @@ def choose_hardware(
     Raises:
         InputError: in one line that names the option, for a spec or a device that is missing or wrong.
     """
-    if hardware == "":  # of a variable in a script that was never set
-        raise InputError("--hardware: names nothing; leave it out, or name a spec")
+    if hardware == "":  # such as an unset variable of a script
+        raise InputError("--hardware: the name is empty; leave it out, or name a spec")
     if hardware is None:
         hardware = "physical"
     spec = hardware if isinstance(hardware, HardwareSpec) else load_hardware(hardware)
@@ -41,7 +41,7 @@ def change_hardware(
     spec: HardwareSpec, bits: int | None = None, cell: str | None = None, settings: Sequence[str] | None = None
 ) -> HardwareSpec:
     """Return `spec` with `cell`, `settings` and `bits` applied, in this order. See `choose_hardware`."""
-    if isinstance(settings, str):  # a sequence of settings of one letter
+    if isinstance(settings, str):  # a string is a sequence of one-letter settings
         raise TypeError(f"set is the text {settings!r}; it must be a list of settings, [{settings!r}]")
     for flag, value, key in (("--cell", cell, "cell"), ("--bits", bits, "weights.bits")):
         for setting in settings or () if value is not None else ():
@@ -51,7 +51,7 @@ def change_hardware(
         spec = spec.with_settings({"cell": json.dumps(str(cell))}, flag="--cell")
     spec = apply_settings(spec, settings or ())
     if spec.cell != "ideal":
-        require_device(spec.cell)  # a missing device is said now, not after an hour
+        require_device(spec.cell)  # a missing device is reported now, not after an hour
     if bits is not None:
         spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
     return spec

@@ -85,7 +85,7 @@ class Dac(Section):
             magnitude = (
                 "an input is not quantised" if self.bits is None else f"an input has {self.bits - 1}, and a sign"
             )
-            raise problem(f"{self.slice_bits} bits a slice, but {magnitude}", key="slice_bits")
+            raise problem(f"{self.slice_bits} bits per slice, but {magnitude}", key="slice_bits")
         return self
 
 

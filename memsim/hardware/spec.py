@@ -55,7 +55,7 @@ EFFECTS = (
 )
 """The non-idealities that make a product differ from the exact one, in the order in which they act."""
 
-_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC"}
+_LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC", "wires": "line resistance"}
 
 _IDEAL_CELL_EFFECTS = ("quantisation", "dac", "adc")
 _OPTIONAL_EFFECTS = tuple(effect for effect in EFFECTS if effect not in ("quantisation", "iv", "programming"))
@@ -116,7 +116,7 @@ class HardwareSpec(Section):
         weights, scheme = self.weights, self.programming.scheme
         if weights.cell_bits > 1 and self.cell != "ideal" and scheme != "incremental_reset":
             raise problem(
-                f"{weights.cell_bits} bits a cell need programming: {{scheme: incremental_reset}}; {scheme} gives"
+                f"{weights.cell_bits} bits per cell need programming: {{scheme: incremental_reset}}; {scheme} gives"
                 " a cell two states",
                 key="weights.cell_bits",
             )
@@ -134,7 +134,7 @@ class HardwareSpec(Section):
     def changes(self) -> Changes:
         """The changes by settings, and by a file to its `base`, against the spec that this one started from.
 
-        A choice of weight bits that were left open is no change. A spec of unknown start is compared with the shipped
+        A choice of open weight bits is not a change. A spec of unknown start is compared with the shipped
         spec of its name, if there is one.
         """
         if self._changes is not None:

@@ -42,18 +42,21 @@ def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | 
     if not isinstance(config.get("model_type"), str) or not isinstance(names, list) or not names:
         return None, None
     name = f"{names[0]!s:.60}"
-    told = "names and shapes tell the layers"
+    told = "layers are found by names and shapes"
     if find_spec("transformers") is None:
-        return None, f"{CONFIG} beside it names {name}; with transformers installed its layers are known, now {told}"
+        return (
+            None,
+            f"{CONFIG} beside it names {name}; with transformers installed its layers are known; until then {told}",
+        )
     try:
         with _quiet():
             model = _built(config, name, len(checkpoint.names))
             network = _found_in(checkpoint, model)
-    except Exception as error:  # whatever transformers raises for a config
+    except Exception as error:  # transformers may raise anything for a config
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return None, f"{CONFIG} beside it names {name}, which cannot be built ({reason:.100}); {told}"
     if misfit := _misfit(network):
-        return None, f"{CONFIG} beside it is of {name}, which {misfit}; {told}"
+        return None, f"{CONFIG} beside it is that of {name}, which {misfit}; {told}"
     return network, f"network: {name}, by the {CONFIG} beside the file"
 
 
@@ -69,7 +72,7 @@ def _built(config: Mapping[str, Any], name: str, tensors: int) -> nn.Module:
     if any(key.endswith(("layers", "experts")) and isinstance(n, int) and n > max(1000, tensors) for key, n in numbers):
         raise ValueError(f"it has more layers than the file has tensors, {tensors}")
     if any(part.get("use_pretrained_backbone") for part in (config, *config.values()) if isinstance(part, dict)):
-        raise ValueError("its backbone would be downloaded")
+        raise ValueError("it would download its backbone")
     kind = getattr(transformers, name, None)
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise ValueError("transformers has no such network")

@@ -1,4 +1,4 @@
-"""Mapped files: reading one back as a network on arrays, and what its metadata say."""
+"""Mapped files: reading one back as a network on arrays, and reading its metadata."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
         for layer in planned.mapped
         if layer.name not in matrices
     ]
-    # what the spec keeps digital now was mapped where the spec has changed since
+    # a layer that the spec keeps digital now may have been mapped before the spec changed
     left += [layer for layer in planned.digital if layer.name not in matrices]
     found = stored_deviations(checkpoint)
     mapping = ChipMapping(Plan(tuple(plan), tuple(left)), spec, seed, matrices, ReadContext(seed), found)
@@ -124,10 +124,12 @@ def stored_deviations(checkpoint: Checkpoint) -> dict[str, Deviation]:
 
 
 def stored_seed(checkpoint: Checkpoint) -> int:
-    """Return the seed of the chip in a mapped file. Raises InputError where it is no whole number."""
+    """Return the seed of the chip in a mapped file. Raises InputError where it is not a whole number."""
     text = checkpoint.metadata.get("seed", "0")
     if not re.fullmatch(r"-?[0-9]{1,30}", text):
-        raise InputError(f"{checkpoint.path}: its metadata gives the seed {text!r:.40}, no whole number; map it again")
+        raise InputError(
+            f"{checkpoint.path}: its metadata gives the seed {text!r:.40}, not a whole number; map it again"
+        )
     return int(text)
 
 
@@ -136,4 +138,4 @@ def _require_known(name: str, levels: Tensor | None, source: WeightSource | None
     if levels is None:
         raise InputError(f"lacks the levels of {name}; the file is damaged, map the checkpoint again")
     if source is None or source.shape != tuple(levels.shape):
-        raise InputError(f"mapped layer {name} {list(levels.shape)} is no layer of the architecture")
+        raise InputError(f"mapped layer {name} {list(levels.shape)} is not a layer of the architecture")

@@ -1,4 +1,4 @@
-"""Finding and opening the checkpoint that a name, a path or nothing at all means."""
+"""Finding and opening a checkpoint by its name, by its path, or by default."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 BUNDLED = {
     "demo-float": "demo-float.safetensors",  # in full precision
-    "demo": "demo.safetensors",  # trained on from there, by the recipe `robust`, for 3-bit weights
+    "demo": "demo.safetensors",  # continued from demo-float with the recipe `robust`, for 3-bit weights
 }
 
 
 def find_checkpoint(name: str | Path | None) -> tuple[Path, str | None]:
-    """Find the file that a checkpoint's name means, and the line that tells users so where they named none.
+    """Find the file of a checkpoint by name, and a line for users who named none.
 
     A name is a path that exists, else a bundled name. Without one, it is $MEMSIM_CHECKPOINT, else the newest
     `*.mapped.safetensors` in the folder, else the bundled `demo`. Raises InputError where there is no such file.
@@ -30,7 +30,7 @@ def find_checkpoint(name: str | Path | None) -> tuple[Path, str | None]:
         if not path.is_file() and str(name) in BUNDLED:
             return ASSETS / "checkpoints" / BUNDLED[str(name)], None
         if not path.exists():
-            known = f"({nearest(str(name), BUNDLED, ['.safetensors'])}there are: {', '.join(BUNDLED)})"
+            known = f"({nearest(str(name), BUNDLED, ['.safetensors'])}available: {', '.join(BUNDLED)})"
             raise InputError(f"{name}: no such file, and no bundled checkpoint of that name {known}")
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):
@@ -56,7 +56,7 @@ def mapped_path(name: str | Path) -> Path:
 
 
 def default_data(checkpoint: str | None) -> str:
-    """Return the data that a run without --data is on: the demo for a bundled checkpoint.
+    """Return the default of --data: the demo for a bundled checkpoint.
 
     Raises InputError for other checkpoints.
     """
@@ -74,7 +74,7 @@ def open_network(
     """
     checkpoint, _ = open_checkpoint(name, architecture, architecture_config)
     if checkpoint.kind == "device":
-        raise InputError(f"{option} {name}: a device model, not a recogniser; --cell takes such")
+        raise InputError(f"{option} {name}: a device model, not a recogniser; use it with --cell")
     if checkpoint.kind == "mapped":
         verb = "compare with" if option == "--reference" else "start from"
         raise InputError(f"{option} {name}: is mapped onto arrays; {verb} the checkpoint that was mapped")
@@ -88,8 +88,8 @@ def open_checkpoint(
 ) -> tuple[Checkpoint, str | None]:
     """Open the checkpoint that `find_checkpoint` finds; the second value is its line for users.
 
-    A checkpoint that is open already is taken as it is. `architecture` says which network made a file that does not say
-    so itself. Raises InputError where the file cannot be read or does not fit.
+    An open checkpoint is returned itself. `architecture` names the network of a file that does not name one. Raises
+    InputError where the file cannot be read or does not fit.
     """
     from memsim.storage.checkpoint import Checkpoint, load_checkpoint
 

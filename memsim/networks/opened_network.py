@@ -40,7 +40,7 @@ class OpenedNetwork:
     def recogniser(self) -> Recogniser:
         """The recogniser with its weights. Raises InputError where the file does not describe one or does not fit it.
 
-        Filling in the weights changes nothing that `stored` says.
+        Filling in the weights does not change `stored`.
         """
         return load_weights(self._skeleton, self.checkpoint)
 

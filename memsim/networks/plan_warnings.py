@@ -24,7 +24,7 @@ def disturbance_warnings(plan: Plan, spec: HardwareSpec) -> list[str]:
     """Return a warning for each read voltage that changes the cells it reads, with the fraction of the cells."""
     specs = {spec.for_layer(layer.name) for layer in plan.mapped}
     risks = {risk for resolved in specs if (risk := disturb_risk(resolved)) is not None}
-    ignored = "; read_disturb: none leaves that out" if spec.read_disturb is None else ""
+    ignored = "; read_disturb: none leaves this out" if spec.read_disturb is None else ""
     return [
         f"hardware {spec.name}: a read at {risk.volts:g} V SETs {risk.hrs_set:.2%} of the HRS cells and moves "
         f"{risk.lrs_reset:.2%} of the LRS cells{ignored}; a lower dac.vmax_volts or dac.polarity: two_phase "

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint onto arrays: which go there, and the mapped file that programming them gives."""
+"""Programming of a checkpoint: the plan of its layers on arrays, and the contents of the mapped file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from memsim.storage.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class MappedTensors:
-    """The contents of a mapped file, and what programming found."""
+    """The contents of a mapped file, and the measurements of its programming."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -37,7 +37,7 @@ class MappedTensors:
     programming: dict[str, ProgrammingReport]
     """The programming of each layer; layers on ideal cells have none."""
     uncalibrated: tuple[str, ...]
-    """The layers whose converter ranges are open."""
+    """The layers whose converter ranges are not set."""
     deviations: dict[str, Deviation]
     """The deviation of each layer's product, for layers whose inputs are known."""
 
@@ -45,7 +45,7 @@ class MappedTensors:
 def plan_checkpoint(checkpoint: Checkpoint | OpenedNetwork, spec: HardwareSpec, selection: Selection) -> Plan:
     """Plan what `program_checkpoint` puts on arrays. Raises InputError for a file that is mapped already.
 
-    The layers are those of the network where it is known; otherwise names and shapes tell them.
+    The layers are those of the network where it is known; otherwise they are found by names and shapes.
     """
     network = checkpoint if isinstance(checkpoint, OpenedNetwork) else OpenedNetwork(checkpoint)
     checkpoint = network.checkpoint

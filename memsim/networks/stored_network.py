@@ -98,11 +98,11 @@ class StoredNetwork:
         return frozenset(self.checkpoint.names)
 
     def _is_stored(self, tensor: str) -> bool:
-        """Return whether the file holds `tensor` as it is, under whatever name."""
+        """Return whether the file holds `tensor` unchanged, under any name."""
         return tensor not in self.converted and stored_parts(self.model, tensor) == (tensor,)
 
     def _located(self, name: str, source: WeightSource) -> WeightSource:
-        """Return `source` with the name that its tensor has in the file, if it is there whole."""
+        """Return `source` with the name that its tensor has in the file, if the file holds the whole tensor."""
         parts = self.parts(source.tensor)
         if not parts:
             raise InputError(

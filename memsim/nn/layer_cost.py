@@ -38,7 +38,7 @@ class Energy:
 
     @property
     def total(self) -> float:
-        """The sum of what is known."""
+        """The sum of the known parts."""
         return self.dac + self.adc + (self.cells or 0.0)
 
     def to_dict(self) -> dict[str, float | None]:

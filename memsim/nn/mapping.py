@@ -141,7 +141,7 @@ class ChipMapping:
     def batch(self, key: str) -> AbstractContextManager[None]:
         """Return a context that keys noise by `key`: the same forward passes, in the same order, see the same noise.
 
-        When a context ends, the noise goes on as if the context had not been. Contexts may lie within one another.
+        When a context ends, the noise continues as if there had been no context. Contexts may be nested.
         """
         return self.reads.within(key)
 
@@ -232,7 +232,7 @@ def map_model(
     never reached raises it, too, and so does computing with the weight of a layer on arrays past the layer.
     """
     if not callable(progress):
-        raise TypeError(f"progress is {progress!r}; it must be a function of what runs and of its share, such as print")
+        raise TypeError(f"progress is {progress!r}; it must be a function of a name and a fraction, such as print")
     if not isinstance(spec, HardwareSpec):
         spec = load_hardware(spec)
     if bits is not None:
@@ -282,7 +282,7 @@ def map_model(
             on_cells(1.0)
         if (warning := deviating(deviations)) is not None:
             warnings.warn(warning, stacklevel=2)
-        # what a layer on arrays replaces is not copied: its weights may be large, or computed ones that cannot be
+        # replaced layers are not copied: their weights may be large, or computed ones that cannot be copied
         replaced = _replacements(layers, matrices)
         memo: dict[int, Any] = {**replaced}
         chip = _copied(model, memo)
@@ -385,7 +385,7 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Copy `model` as copy.deepcopy does with `memo`. Raises InputError that names what cannot be copied."""
     try:
         return copy.deepcopy(model, memo)
-    except Exception as error:  # whatever a network's attributes raise
+    except Exception as error:  # a network's attributes may raise anything
         for name, module in model.named_modules():
             for attribute, value in vars(module).items():
                 if attribute not in ("_modules", "_parameters", "_buffers"):
@@ -403,7 +403,7 @@ def _require_mappable(model: nn.Module) -> None:
         where = name or "the model"
         # torch.compile(network) and network.compile()
         if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
-            raise InputError(f"{where}: is compiled by torch.compile, which cannot trace arrays; map what was compiled")
+            raise InputError(f"{where}: is compiled by torch.compile, which cannot trace arrays; map it uncompiled")
         if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(False)):
             raise InputError(f"{where}: is a {type(module).__name__} that has no weights yet; run the network once")
 
@@ -509,9 +509,9 @@ _WITHOUT_ARRAYS = ("save_pretrained", "push_to_hub", "save_to_hub", "save_to")
 def _refuse_to_save(way: str, *args: object, **options: object) -> None:
     """Refuse the call of method `way` of a network on arrays, whose file would be read as a network without weights."""
     raise InputError(
-        f"{way}: the weights of a mapped network are on arrays, where no other library looks for them; "
-        "memsim.save_checkpoint(path, chip.state_dict(), {}) keeps the chip, and the network that was mapped still has "
-        f"its weights: {way} that one"
+        f"{way}: the weights of a mapped network are on arrays, where other libraries do not find them; "
+        "memsim.save_checkpoint(path, chip.state_dict(), {}) saves the chip, and the network that was mapped still has "
+        f"its weights: use its {way}"
     )
 
 

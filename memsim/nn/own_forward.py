@@ -1,4 +1,4 @@
-"""Layers that keep their own forward, of which only the products with the weights go on arrays.
+"""Layers that keep their own forward; only their products with the weights go on arrays.
 
 Some classes derived from a layer transpose their input or their result, or add to it (Parakeet's CTC head). The experts
 of a mixture are one module, which keeps all their weights in one tensor [experts, out, in]. Such a forward is run once,
@@ -250,7 +250,7 @@ class _Trial:
         self._copied._apply(lambda t: torch.zeros_like(t, device="cpu") if t.is_meta else t.cpu())
 
     def run(self, *arguments: Any) -> None:
-        """Call the forward with the arguments and take note of what it does."""
+        """Call the forward with the arguments and record its use of the weights."""
         for product in self.products:
             product.count = 0
         with torch.random.fork_rng(devices=()), torch.no_grad(), warnings.catch_warnings():

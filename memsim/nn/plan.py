@@ -1,4 +1,4 @@
-"""Plans of which matrices go on arrays and why the others do not, by module or by tensor name and shape alone."""
+"""Plans of the matrices on arrays, with reasons for the others, by module or by tensor name and shape alone."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         for flag in ("include", "exclude"):
-            if isinstance(globs := getattr(self, flag), str):  # a sequence of globs of one letter
+            if isinstance(globs := getattr(self, flag), str):  # a string is a sequence of one-letter globs
                 raise TypeError(f"{flag} is the text {globs!r}; it must be a list of globs, [{globs!r}]")
 
     def reason_to_skip(self, names: Sequence[str], spec: HardwareSpec) -> str | None:
@@ -304,7 +304,7 @@ def chosen_bits(spec: HardwareSpec, plan: Plan) -> HardwareSpec:
     """Return `spec` with its weight bits chosen: where it leaves them open, those that most layers of `plan` have."""
     counted = Counter(layer.tiling.bits for layer in plan.mapped).most_common(1)
     chosen = with_bits(spec, counted[0][0] if counted else None)
-    return chosen.with_changes(spec.changes)  # without bits that nobody has asked for
+    return chosen.with_changes(spec.changes)  # the bits were chosen here, so they are not a change that was asked for
 
 
 def unmatched_globs(plan: Plan, spec: HardwareSpec) -> list[str]:

@@ -149,7 +149,7 @@ def computed_from(model: nn.Module, name: str, stored: Mapping[str, Tensor]) -> 
 
 
 def frozen_copy(tensor: Tensor | None) -> nn.Parameter | None:
-    """Return a copy of a tensor with which a mapped layer goes on computing digitally.
+    """Return a copy of a tensor with which a mapped layer continues to compute digitally.
 
     It is a parameter, although it is never trained: networks ask their first parameter for its device.
     """

@@ -1,7 +1,7 @@
 """The matrices in a checkpoint, judged by the names and shapes of its tensors alone.
 
 The names are those of torch's own layers. Where they leave something open, such as the groups of a convolution, it is
-not guessed: the tensor stays digital, and the reason says what is missing.
+not guessed: the tensor stays digital, and the reason names the missing fact.
 """
 
 from __future__ import annotations

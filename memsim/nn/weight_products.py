@@ -204,4 +204,4 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     **{f"conv{n}d": partial(_convolution, n, False) for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": partial(_convolution, n, True) for n in (1, 2, 3)},
 }
-"""What a stand-in does in place of torch's functions and methods, by their names."""
+"""The functions that a stand-in uses in place of torch's functions and methods, by name."""

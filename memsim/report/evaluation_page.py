@@ -33,9 +33,9 @@ from memsim.units import counted, si
 
 
 def evaluation_page(facts: Result, command: str | None) -> str:
-    """The page. `facts` is the result; its budget, ablation, sensitivity and cost are shown where it has them.
+    """Return the page of the result `facts`, with its budget, ablation, sensitivity and cost where it has them.
 
-    `command` is what to type to repeat it.
+    `command` repeats the evaluation.
     """
     hardware = hardware_title(facts["hardware"])
     title = f"{Path(facts['checkpoint']['path']).name} on {hardware}: {name_of(facts)}"
@@ -126,11 +126,11 @@ def _scores(facts: Result) -> list[Html]:
     counts = [*(other.title for other in others), *kinds, *loss_head(facts)]
     head = ["", measure.title, confidence, "std over chips", "min", "max", *counts]
     item = facts["data"].get("item", "utterance")
-    worse = "of more errors" if measure.lower_is_better else f"of less {measure.name}"
+    worse = "of more errors" if measure.lower_is_better else f"of lower {measure.name}"
     title = "Word error rate" if measure.key == "wer" else measure.name.capitalize()
     speed = []
     if "real_time_factor" in facts:
-        speed = [note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)")]
+        speed = [note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (not the speed of a chip)")]
     return [
         heading(title),
         pictures([(f"{title.lower()}s with intervals", figures.scores(facts, measure))], "large"),
@@ -138,7 +138,7 @@ def _scores(facts: Result) -> list[Html]:
         table(["paired", measure.title, confidence, f"probability {worse}"], compared),
         note(
             f"Intervals are bootstrap percentiles over {intervals['over']}; differences are paired, {item} by {item}. "
-            f"The spread over chips is the standard deviation of the chips' {measure.name}, which one chip has not."
+            f"The spread over chips is the standard deviation of the {measure.name} over chips; a single chip has none."
         ),
         heading("Chips", level=3),
         table(["seed", measure.title, *counts], chips),
@@ -163,8 +163,8 @@ def _ablation(facts: Result) -> list[Html]:
     head = [measure.title, "std over chips", *(other.title for other in others), f"adds to {measure.title}"]
     return [
         heading("Ablation"),
-        pictures([(f"{measure.name} by effect", figures.ablation(steps, first, measure))], "large"),
-        table(["with effects up to", *head], rows),
+        pictures([(f"{measure.name} by non-ideality", figures.ablation(steps, first, measure))], "large"),
+        table(["non-idealities up to", *head], rows),
     ]
 
 

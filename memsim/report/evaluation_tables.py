@@ -1,4 +1,4 @@
-"""Tables and notes of evaluations: of one point, of a sweep, and of what was found out about a chip."""
+"""Tables and notes of evaluations: one point, a sweep, and further findings about a chip."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from memsim.units import counted
 
 
 def result_parts(result: EvaluationResult, *, verbose: bool = False, worst: int = 0) -> list[RenderableType]:
-    """Return all that shows `result`; with `verbose` every layer, and aligned the `worst` utterances."""
+    """Return the tables and notes of `result`: with `verbose`, of every layer; with the `worst` utterances aligned."""
     points = result.points
     parts = _point(points[0], verbose) if len(points) == 1 else _sweep(points)
     first = points[0].evaluation
@@ -73,7 +73,7 @@ def _interval_name(result: Evaluation) -> str:
 
 
 def _unfitted(points: Sequence[EvaluatedPoint]) -> list[str]:
-    """A line on laws that nobody has fitted, where there are any."""
+    """Return notes about laws that were not fitted to measurements."""
     keys = list(dict.fromkeys(key for point in points for key in unfitted(point.evaluation.spec)))
     return [unfitted_note(keys)] if keys else []
 
@@ -109,7 +109,7 @@ def _point(point: EvaluatedPoint, verbose: bool) -> list[RenderableType]:
 
 
 def _single(result: Evaluation, score: Score) -> list[str]:
-    """The cells of a network that is no chip."""
+    """The cells of a network that is not a chip."""
     first, *others = (measure.show(score.rates[measure.key]) for measure in result.task.measures)
     return [first, "", "", "", *others, *([] if score.loss is None else [f"{score.loss:.4f}"])]
 
@@ -147,7 +147,7 @@ def _degradation(result: Evaluation, facts: dict[str, Any], key: str) -> str:
 
 
 def _sweep(points: Sequence[EvaluatedPoint]) -> list[RenderableType]:
-    """A table with a row a point, below what all of them share."""
+    """Return a table with a row per point, below the values that all points share."""
     first = points[0].evaluation
     measure, *others = first.task.measures
     interval, keys = f"{CONFIDENCE:.0%} interval", list(points[0].settings)
@@ -175,7 +175,7 @@ _RELATIVE = Measure("relative", "relative")
 
 
 def _row(result: Evaluation) -> list[str]:
-    """The cells of a point behind its settings."""
+    """The cells of a point after its settings."""
     measure, *others = result.task.measures
     intervals, over_chips = result.intervals, result.spread()
     cells = [measure.show(result.digital.value), measure.show(over_chips["mean"])]
@@ -189,7 +189,7 @@ def _row(result: Evaluation) -> list[str]:
 
 
 def _ends(interval: dict[str, Any] | None, measure: Measure, *, signed: bool = False) -> str:
-    """`9.5 to 15.8`; nothing without an interval."""
+    """Return a text such as `9.5 to 15.8`; an empty one without an interval."""
     if interval is None:
         return ""
     low, high = (
@@ -203,9 +203,11 @@ def _ends(interval: dict[str, Any] | None, measure: Measure, *, signed: bool = F
 
 
 def _ablation(steps: Sequence[AblationStep], result: Evaluation) -> Table:
-    """The measure with the effects switched on one after the other, in their order."""
+    """The measure with the non-idealities switched on one by one, in their order."""
     measure, *others = result.task.measures
-    table = table_of("with effects up to", measure.title, "std", *(m.title for m in others), f"adds to {measure.title}")
+    table = table_of(
+        "non-idealities up to", measure.title, "std", *(m.title for m in others), f"adds to {measure.title}"
+    )
     before = None
     if (score := result.full_precision) is not None:
         before = score.value

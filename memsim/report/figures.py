@@ -47,7 +47,7 @@ def effects(budget: Mapping[str, Any]) -> bytes:
         panel.axes.barh(places, [100 * step["added"] for step in steps], color=BLUE)
         panel.axes.set_yticks(places, [effect_label(step["effect"]) for step in steps])
         panel.axes.axvline(0, color=GREY, linewidth=0.8)
-        panel.axes.set(xlabel="adds to the error of the products (%)", title="effects")
+        panel.axes.set(xlabel="adds to the error of the products (%)", title="non-idealities")
     return panel.svg
 
 
@@ -64,7 +64,7 @@ def ablation(steps: Sequence[Mapping[str, Any]], full_precision: float | None, m
             panel.axes.legend()
         names = [effect_label(step["effect"]) for step in steps]
         panel.axes.set_xticks(places, names, rotation=30, ha="right")
-        panel.axes.set(ylabel=f"{measure.name}{' (%)' if measure.in_percent else ''}", title="with effects up to")
+        panel.axes.set(ylabel=f"{measure.name}{' (%)' if measure.in_percent else ''}", title="non-idealities up to")
         panel.axes.set_ylim(bottom=0)
     return panel.svg
 

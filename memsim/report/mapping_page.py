@@ -24,7 +24,7 @@ from memsim.units import counted, si
 def mapping_page(result: Result, command: str | None = None) -> str:
     """Return the page of the `result` of a mapping; its budget and cost are shown where it has them.
 
-    `command` is what repeats the mapping; None where nobody typed one.
+    `command` repeats the mapping; None without one.
     """
     checkpoint, hardware = result["checkpoint"], result["hardware"]
     blocks = [
@@ -128,7 +128,7 @@ def _programming(reports: Sequence[Result]) -> list[Html]:
     ]
     if not rows:
         return []
-    head = ["scheme", "cells", "pulses a cell", "most", "verify reads", "failed", "time", "energy", "spread %"]
+    head = ["scheme", "cells", "pulses per cell", "most", "verify reads", "failed", "time", "energy", "spread %"]
     return [
         heading("Programming"),
         table(head, rows),

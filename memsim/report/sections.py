@@ -21,7 +21,7 @@ from memsim.version import __version__
 
 Result = Mapping[str, Any]
 
-SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
+SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little about real speech"
 
 
 def speech_of(facts: Result) -> str:
@@ -75,7 +75,7 @@ def interval_name(facts: Result) -> str:
 def seeds_of(facts: Result) -> str:
     """Return the seeds of the chips of an evaluation, as text."""
     trials = facts["mapped"]["trials"]
-    return ", ".join(str(trial["seed"]) for trial in trials) + (" (one a chip)" if len(trials) > 1 else "")
+    return ", ".join(str(trial["seed"]) for trial in trials) + (" (one per chip)" if len(trials) > 1 else "")
 
 
 def percent(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
@@ -112,16 +112,16 @@ def budget_section(budget: Result) -> list[Html]:
         heading("Error budget"),
         pictures(
             [
-                ("what effects add to the error", figures.effects(budget)),
+                ("error added by non-idealities", figures.effects(budget)),
                 ("layers with the largest error", figures.layer_bars(totals, "error (%)", "layers, worst first")),
             ],
             "large",
         ),
         table(["layer", "error %", *(f"{name} %" for name in labels)], [row(whole, "all"), *rows]),
         note(
-            f"Relative error (L2) of the products against those with the {weights} weights, on the inputs that were "
-            "kept of calibration; over all layers the root mean square. Effects are switched on one after the other; "
-            "what one adds is the root of the difference of squares, negative where it makes the error less. "
+            f"Relative error (L2) of the products against those with the {weights} weights, on the stored "
+            "calibration inputs; over all layers the root mean square. Non-idealities are switched on one by one; "
+            "each adds the root of the difference of squares, which is negative if the error becomes smaller. "
             "`memsim eval --sensitivity` measures how much each layer's error harms the recogniser."
         ),
     ]
@@ -181,7 +181,7 @@ def cost_section(cost: Result) -> list[Html]:
         ),
         table(head, by_layer),
         note(
-            "An estimate, from prices of published circuits that the hardware spec holds under cost: good for "
+            "An estimate from the costs of published circuits that the hardware spec holds under cost, for "
             f"comparing designs. Assumed: {'; '.join(cost['assumptions'])}."
         ),
     ]
@@ -191,15 +191,15 @@ def _cost_facts(cost: Result, of: str) -> dict[str, str]:
     programming = cost["programming"]
     rows = {f"latency for {of}": si(cost["seconds"], "s")}
     if cost["tops_per_watt"] is not None:
-        rows["efficiency of reading"] = f"{cost['tops_per_watt']:.3g} TOPS/W, two operations a weight"
+        rows["efficiency of reading"] = f"{cost['tops_per_watt']:.3g} TOPS/W, two operations per weight"
     if programming["joules"] is not None:
         rows["programming the chip once"] = si(programming["joules"], "J")
         if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
             rows["programming the chip once"] += (
-                f", as much as reading {si(audio, 's')} of audio; above it is spread over "
+                f", as much as reading {si(audio, 's')} of audio; the table spreads it over "
                 f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
             )
-    measured = "at the inputs that the checkpoint keeps of its calibration"
+    measured = "at the calibration inputs stored in the checkpoint"
     if cost["audio_seconds"] is not None:
         measured = f"in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
     return rows | {"currents of cells": measured}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Line = Mapping[str, Any]
 
 MOST_IN_LEGEND = 12
-"""Lines of a panel that get a name; of more, the colours say which way they go."""
+"""The largest number of lines in a legend; with more lines, the colours show the order of the values."""
 
 
 def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None) -> None:
@@ -31,7 +31,7 @@ def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None)
     Args:
         points: the `point` lines of a results file, or the `points` of `memsim eval --json`.
         path: the SVG file to write.
-        title: None for one that says what was measured.
+        title: the title; None makes one from the points.
 
     Raises InputError when nothing was swept.
     """
@@ -66,7 +66,7 @@ def _title(points: Sequence[Line]) -> str:
     data, chips = first["data"], len(first["mapped"]["trials"])
     name = " ".join([Path(data["name"]).stem, *([data["split"]] if data.get("split", "all") != "all" else [])])
     amount = counted(data["words"], "word") if "words" in data else items_of(first)
-    return f"{name}, {amount}, {counted(chips, 'chip')} a point"
+    return f"{name}, {amount}, {counted(chips, 'chip')} per point"
 
 
 def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:

@@ -28,9 +28,9 @@ from memsim.units import counted
 
 
 def sweep_page(points: Sequence[Result], drawn: bytes, command: str | None) -> str:
-    """The page. Each of `points` is the result of an evaluation with its `settings`, the keys that were swept.
+    """Return the page. Each of `points` is the result of an evaluation with its `settings`, the keys that were swept.
 
-    `drawn` is the SVG that shows the WER against them; `command` is what to type to repeat it.
+    `drawn` is the SVG that shows the WER against them; `command` repeats the sweep.
     """
     first = points[0]
     measure, *others = measures_of(first)
@@ -61,7 +61,7 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str | None) -> s
 
 
 def _verdicts(points: Sequence[Result]) -> list[Html]:
-    """Warnings of the points, each with its settings, and laws that nobody has fitted."""
+    """Warnings of the points, each with its settings, and laws that were not fitted to measurements."""
     found = []
     for point in points:
         settings = ", ".join(f"{key}={setting_text(value)}" for key, value in point["settings"].items())

@@ -18,7 +18,7 @@ WORST_LAYERS = 10
 
 
 def budget_parts(budget: Budget, *, verbose: bool = False, with_layers: bool = True) -> list[RenderableType]:
-    """Return the table of what each effect adds to the products' errors, the largest first.
+    """Return the table of what each non-ideality adds to the products' errors, the largest first.
 
     With `verbose` there is a table of all layers, too. Without `with_layers` no layer is named: another table has them.
     """
@@ -41,7 +41,7 @@ def budget_parts(budget: Budget, *, verbose: bool = False, with_layers: bool = T
     like = budget.like_the_worst()
     if with_layers and len(like) > 1:
         several = f"{', '.join(like[:4])}{f' and {len(like) - 4} more' if len(like) > 4 else ''}"
-        parts.append(Text(f"which layer errs most is within noise: {several}"))
+        parts.append(Text(f"within noise, these layers have the largest error: {several}"))
     weights = "full-precision" if budget.against_full_precision else "quantised"
     parts.append(
         note(
@@ -53,13 +53,13 @@ def budget_parts(budget: Budget, *, verbose: bool = False, with_layers: bool = T
 
 
 def _meaning(effects: Sequence[str]) -> str:
-    """Return how the rows of a budget are to be read."""
+    """Return an explanation of the rows of a budget."""
     if not effects:
-        return "The spec has no effect that adds an error"
+        return "The spec has no non-ideality that adds an error"
     return (
-        f"Effects are switched on in the order {', '.join(map(effect_label, effects))}; what one adds is the root of "
-        "the difference of squares, negative where it makes the error less. `eval --sensitivity` shows how much each "
-        "layer's error costs the network"
+        f"Non-idealities are switched on in the order {', '.join(map(effect_label, effects))}; each adds the root of "
+        "the difference of squares, negative if the error becomes smaller. `eval --sensitivity` shows what the error "
+        "of each layer costs the network"
     )
 
 
@@ -113,19 +113,19 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
     efficiency = facts["tops_per_watt"]
     lines.append(
         f"latency for {of}: {si(facts['seconds'], 's')}"
-        + ("" if efficiency is None else f"; {efficiency:.3g} TOPS/W of reading (two operations a weight)")
+        + ("" if efficiency is None else f"; {efficiency:.3g} TOPS/W of reading (two operations per weight)")
     )
     programming = facts["programming"]
     if programming["joules"] is not None:
         line = f"programming the chip once: {si(programming['joules'], 'J')}"
         if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
             line += (
-                f", as much as reading {si(audio, 's')} of audio; above it is spread over "
+                f", as much as reading {si(audio, 's')} of audio; the table spreads it over "
                 f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
             )
         lines.append(line)
     parts.append(Text("\n".join(lines)))
-    measured = "at the inputs that the checkpoint keeps"
+    measured = "at the inputs stored in the checkpoint"
     if cost.audio_seconds is not None:
         measured = f"in {cost.audio_seconds:.0f} s of speech, read one utterance at a time"
     parts.append(note(f"cells: their currents {measured}; {'; '.join(facts['assumptions'])}"))

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 COLUMNS = 120
-"""The width of what is printed by itself."""
+"""The width in columns of results that print themselves."""
 
 
 def as_text(*parts: RenderableType) -> str:

@@ -190,7 +190,7 @@ def _load_file(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             names = tuple(file.keys())
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+        raise InputError(f"{path}: not a complete safetensors file ({error})") from None
     version = metadata.get("format", "")
     if version.startswith("memsim/"):
         require_format(path, version, FORMAT)

@@ -34,7 +34,7 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
 def held_folder(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     """Open a block in which this process holds the lock of `folder`, or not, as the block's value says.
 
-    Raises BlockingIOError as `lock` does, and OSError where `folder` is no folder.
+    Raises BlockingIOError as `lock` does, and OSError where `folder` is not a folder.
     """
     if fcntl is None:
         yield False

@@ -1,4 +1,4 @@
-"""Files that a command or a call is to write: whether they may be, and writing them whole or not at all."""
+"""Output files of a command or call: checks before the work, and writing whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def require_outputs(
         require_new(path, force or resumed)
         place = Path("-") if str(path) == "-" else path.resolve()
         if place in read:
-            raise InputError(f"{path}: is read, too, and would be overwritten; name another file")
+            raise InputError(f"{path}: is also an input and would be overwritten; name another file")
         if place in written:
             where = "standard output" if str(path) == "-" else "the same file"
             raise InputError(f"{path}: two results go to {where}; name another one")
@@ -43,7 +43,9 @@ def require_new(path: Path | None, force: bool) -> None:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a file")
         if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is a device or a pipe; name a file, or - for standard output where that goes")
+            raise InputError(
+                f"{path}: is a device or a pipe; name a file, or - for standard output where that is possible"
+            )
         if path.exists() and not force:
             raise InputError(f"{path}: exists already; --force overwrites it")
         if not path.absolute().parent.is_dir():
@@ -64,7 +66,7 @@ def require_page(path: Path | None, force: bool) -> None:
 
 
 def require_safetensors(path: Path) -> None:
-    """Raise InputError unless `path` is named as what it will hold."""
+    """Raise InputError unless the name of `path` ends in .safetensors."""
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: expected a name that ends in .safetensors")
 

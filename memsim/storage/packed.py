@@ -15,7 +15,7 @@ FREE_BYTES = 1 << 26
 
 
 def require_honest(path: Path, unpacked_bytes: int) -> None:
-    """Raise InputError when `path` unpacks to so many more bytes than its size that it must be an attack."""
+    """Raise InputError when `path` unpacks to far more bytes than its size, as in an attack."""
     packed = path.stat().st_size
     if unpacked_bytes > max(FREE_BYTES, MAX_RATIO * packed):
         raise InputError(

@@ -51,17 +51,17 @@ def from_checkpoint(
         given_config = stored_config(checkpoint)
         tokens = stored_tokens(checkpoint, given_config)
         if (given_style := checkpoint.metadata.get("text_style", "kaldi")) != text_style:
-            remedy = f"--text-style {given_style} trains on such"
+            remedy = f"use --text-style {given_style}"
             raise InputError(f"{option}: was trained on transcripts of text style {given_style}; {remedy}")
         if given != architecture:
             found = f"is of architecture {given}, {model} of {architecture}"
             raise InputError(f"{option}: {found}; --model names another")
         different = _differences(given_config, config)
     recogniser = build(architecture, config, tokens, text_style)
-    if set(checkpoint.stored.values()) & recogniser.model.state_dict().keys():  # what looked like a prefix is its own
+    if set(checkpoint.stored.values()) & recogniser.model.state_dict().keys():  # the prefix belongs to the names
         checkpoint = checkpoint.with_prefixes()
     weights = weights_of(checkpoint)
-    for name in quantiser_tensors(weights):  # this training has its own
+    for name in quantiser_tensors(weights):  # this training has quantisers of its own
         del weights[name]
     weights = with_shared(recogniser.model, weights, option)
     if problems := "; ".join([*different, *filter(None, [describe_misfits(recogniser.model, weights)])]):

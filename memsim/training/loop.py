@@ -72,7 +72,7 @@ class Watcher(Protocol):
         """Take note of the position that the training begins or resumes at."""
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """Take note of a step: of `total` batches of `epoch`, `done` are done; the mean loss a character is `loss`."""
+        """Take note of a step: of `total` batches of `epoch`, `done` are done; `loss` is the mean per character."""
 
     def epoch(self, result: EpochResult) -> None:
         """Take note of the result of an epoch."""
@@ -113,7 +113,7 @@ def run(
 class _Step:
     """Measurements of a step over its whole batch."""
 
-    loss: float  # mean loss a character
+    loss: float  # mean loss per character
     extra_loss: float
     gradient_norm: float  # before it was clipped
     learning_rate: float
@@ -170,7 +170,7 @@ class _Training:
             self._save_state()
             raise
         finally:
-            self.parallel = self.model  # lets go of the group of processes
+            self.parallel = self.model  # releases the process group
             if self.log:
                 self.log.close()
         assert self.progress.best is not None
@@ -320,7 +320,7 @@ class _Training:
         """
         tensors = load_checkpoint(self.job.out).tensors()
         self.evaluated.model.load_state_dict({name: tensors[name] for name in self.evaluated.model.state_dict()})
-        self.evaluated.model.eval()  # where nothing was left to train, no epoch's evaluation has
+        self.evaluated.model.eval()  # if no epoch was left, no evaluation has done this
         first = self.job.corpora[0].utterances
         for layer, measured in input_statistics(self.evaluated, first, self.data.source).items():
             tensors |= measured.to_tensors(layer)
@@ -339,7 +339,8 @@ class _Training:
         if stops:
             place = f"epoch {self.progress.epoch}, after {self.progress.batches} of its batches"
             raise Stopped(
-                f"stopped in {place}; {self.files.state} holds the state, --resume goes on", by_keyboard=interrupts > 0
+                f"stopped in {place}; {self.files.state} holds the state, --resume continues",
+                by_keyboard=interrupts > 0,
             )
 
     def _save_state(self) -> None:

@@ -1,4 +1,4 @@
-"""Reports of how a training goes, for a listener."""
+"""Reports of the progress of a training, for a listener."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memsim.units import counted
 
 
 class Narrator:
-    """Tells a listener how a training of `epochs` epochs goes, and keeps the results of its epochs."""
+    """Reports the progress of a training of `epochs` epochs to a listener, and keeps the results of its epochs."""
 
     def __init__(self, listener: Listener, epochs: int) -> None:
         self.results: list[EpochResult] = []
@@ -28,7 +28,7 @@ class Narrator:
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         """See `Watcher`."""
         fraction = (epoch - 1 + done / total) / self._epochs
-        fraction = min(fraction, 0.999999)  # the evaluation of the last epoch is left
+        fraction = min(fraction, 0.999999)  # the last epoch is still to be evaluated
         dev = f", dev WER {self.results[-1].dev_wer:.2%}" if self.results else ""
         detail = f"epoch {epoch}/{self._epochs}, loss {loss:.3f}{dev}"
         self._listener.progress("training", fraction, detail, self._epochs * total, "batches")

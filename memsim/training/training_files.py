@@ -27,7 +27,7 @@ class TrainingFiles:
 
     @property
     def log(self) -> Path:
-        """The log as CSV, a row an epoch."""
+        """The log as CSV, with a row per epoch."""
         return self.out.with_suffix(".csv")
 
     @property
@@ -53,11 +53,11 @@ class TrainingFiles:
         Args:
             others: Files that the caller writes beside them: none may be one of the training's.
             inputs: Files that the training reads, which are never overwritten.
-            resume: The training goes on with files of its own that exist.
+            resume: The training continues with its existing files.
             force: Files that exist are overwritten.
         """
         if resume and force:
-            raise InputError("--resume goes on with what --force would overwrite; give one of them")
+            raise InputError("--resume continues what --force would overwrite; give one of them")
         if not (resume or force):
             self.require_no_state()
         resumed = resume and (self.state.exists() or self.out.exists())

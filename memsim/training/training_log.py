@@ -1,4 +1,4 @@
-"""Logs of a training: a CSV file with a row an epoch, and TensorBoard's event files with every step."""
+"""Logs of a training: a CSV file with a row per epoch, and TensorBoard's event files with every step."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from memsim.training.training_files import TrainingFiles
 
 
 class TrainingLog:
-    """Both logs of a training. A resumed training goes on with them, each epoch and step once.
+    """The CSV and TensorBoard logs of a training; a resumed training continues them with each epoch and step once.
 
     Args:
         files: The training's files, among them both logs.
-        step: The step that the training goes on from; 0 removes the events of an earlier training.
+        step: The step from which the training continues; 0 removes the events of an earlier training.
     """
 
     def __init__(self, files: TrainingFiles, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a moment, and not every process logs
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every process logs
 
         self._csv = files.log
         if step == 0:
             for old in files.events.glob("events.out.tfevents.*"):
                 old.unlink(missing_ok=True)
-        # What an interrupted run noted of later steps comes again.
+        # Drop later steps of an interrupted run, as they are logged again.
         self._events = SummaryWriter(str(files.events), purge_step=step + 1 if step else None)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -47,5 +47,5 @@ class TrainingLog:
                 writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in vars(result).values())
 
     def close(self) -> None:
-        """Write what is left, and close the files."""
+        """Write the remaining events, and close the files."""
         self._events.close()

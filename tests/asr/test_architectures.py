@@ -1,4 +1,4 @@
-"""An architecture of one's own is one registration."""
+"""A new architecture needs one registration."""
 
 from __future__ import annotations
 

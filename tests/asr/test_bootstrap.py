@@ -151,11 +151,11 @@ def test_wider_confidence_is_a_wider_interval(rows: list[tuple[int, int, int]], 
 @pytest.mark.parametrize(
     ("errors", "words", "message"),
     [
-        ([1, 2], [3], r"errors of the shape \[2\] are not those of 1 utterances"),
+        ([1, 2], [3], r"errors of the shape \[2\] do not fit 1 utterances"),
         ([[[1]]], [3], r"shape \[1, 1, 1\]"),
-        ([], [], r"shape \[0\]|hold words"),
+        ([], [], r"shape \[0\]|contain words"),
         ([-1], [3], "must not be negative"),
-        ([0], [0], "must hold words"),
+        ([0], [0], "must contain words"),
     ],
 )
 def test_bad_input(errors: list[int], words: list[int], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The CTC loss in cases that can be counted, and greedy decoding."""
+"""The CTC loss in cases that can be counted by hand, and greedy decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognisers by a factory in the user's code: built, named for a file, mapped to a file and back."""
+"""External recognisers from a factory in the user's code: building, storing in files, and mapping."""
 
 from __future__ import annotations
 

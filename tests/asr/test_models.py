@@ -1,4 +1,4 @@
-"""What every shipped recogniser does alike, whatever its encoder and kind; more of the Conformer in its own file."""
+"""Common behaviour of all shipped recognisers, whatever their encoder and kind; test_conformer.py has more."""
 
 from __future__ import annotations
 

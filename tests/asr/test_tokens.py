@@ -70,7 +70,7 @@ def test_encode_names_the_unknown_character() -> None:
         ('{"kind": "phonemes", "phonemes": ["B"], "lexicon": 1}', "`lexicon` must be base64 text"),
         ('{"kind": "phonemes", "phonemes": ["B"], "lexicon": "?"}', "`lexicon` must be base64 text"),
         ('{"kind": "phonemes", "phonemes": ["B"], "lexicon": "AAAA"}', "`lexicon` must be compressed text"),
-        ('{"kind": "pieces", "model": "AAAA"}', "`model` is no model of sentencepiece"),
+        ('{"kind": "pieces", "model": "AAAA"}', "`model` is not a sentencepiece model"),
     ],
 )
 def test_bad_json(document: str, message: str) -> None:

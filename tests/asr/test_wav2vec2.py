@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and HuBERT: against torchaudio's own networks, and each utterance for itself."""
+"""wav2vec 2.0 and HuBERT against torchaudio's networks, and independence of the utterances in a batch."""
 
 from __future__ import annotations
 

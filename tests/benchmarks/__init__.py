@@ -1,1 +1,1 @@
-"""Benchmarks, run by `make bench`, and what tests them."""
+"""Benchmarks, run by `make bench`, and their tests."""

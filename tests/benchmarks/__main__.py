@@ -1,4 +1,4 @@
-"""`make bench`: speed, as ratios to nn.Linear in the same run where that says more than seconds. Tables and JSON.
+"""`make bench`: tables and JSON of speeds, as ratios to nn.Linear in the same run where that says more than seconds.
 
     python -m tests.benchmarks [TABLE...] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.child REPORT ARGUMENTS...`: `memsim ARGUMENTS` in a process that reports its peak memory.
+"""`python -m tests.benchmarks.child REPORT ARGUMENTS...`: run `memsim ARGUMENTS` and report its peak memory.
 
 `load FILE` in place of a subcommand loads a mapped file as `memsim eval` does.
 A process started by another one inherits the other's peak in what `resource` says; the kernel's status file is its own.

@@ -1,4 +1,4 @@
-"""Whole models: the paper's size as processes, and a small one in many layers."""
+"""Whole models: one of the paper's size in processes, and a small one with many layers."""
 
 from __future__ import annotations
 

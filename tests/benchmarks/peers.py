@@ -1,4 +1,4 @@
-"""Other simulators in the same run, where they are installed, on a layer of 512 x 512 with tiles of 128 rows.
+"""Other simulators in the same run, if installed, on a layer of 512 x 512 with tiles of 128 rows.
 
 - aihwkit-lightning (`pip install --no-deps aihwkit-lightning`: it pins a torch of its own): 8-bit inputs and outputs of
   each row tile. It has no bit planes and no cells, and its noise (on weights and outputs) is for training only: one row

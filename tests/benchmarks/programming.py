@@ -1,4 +1,4 @@
-"""How many cells are programmed in a second, and how many cycles random pulses take them through."""
+"""Speed of programming in cells per second, and of random pulses in cycles per second."""
 
 from __future__ import annotations
 

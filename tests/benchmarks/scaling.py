@@ -1,4 +1,4 @@
-"""Time against cells, frames, tiles and layers: an exponent of 1 is linear."""
+"""Scaling of time with cells, frames, tiles and layers; an exponent of 1 is linear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The row of SynaptogenML, with stand-ins for its classes as its head and its branches have them."""
+"""The table row of SynaptogenML, with stand-ins for the classes of its main branch and others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: medians of interleaved runs, as machines are shared and noisy."""
+"""Timing of the benchmarks: medians of interleaved runs, as machines are shared and noisy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the command line inside the test process, as `memsim ARGUMENTS` in a folder of its own."""
+"""Fixtures that run the command line inside the test process, as `memsim ARGUMENTS` in a folder of its own."""
 
 from __future__ import annotations
 

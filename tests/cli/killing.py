@@ -1,4 +1,4 @@
-"""Running the command line in a process of its own, in which things go wrong: it is killed, or a disk is full."""
+"""Runs of the command line in a separate process that is killed or whose disk is full."""
 
 from __future__ import annotations
 

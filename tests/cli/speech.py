@@ -1,4 +1,4 @@
-"""What trainings in tests need: the bundled speech in the shape of other corpora, and a tiny network."""
+"""Data for tests of training: the bundled speech in the layout of other corpora, and a tiny network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that memsim did not make, on the command line: the guide's example as it is written, bundles, refusals."""
+"""External networks on the command line: the guide's example, bundles, and refusals."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_what_a_recogniser_must_return(memsim, folder, how, found):
         (("--architecture", "wrong:number"), "is a int, not a function"),
         (("--architecture", "WAV2VEC2_BASE"), "unknown architecture 'WAV2VEC2_BASE' (known: conformer_ctc"),
         (("--architecture-config", "my-recogniser.yaml"), "--architecture-config: is the config of an --architecture"),
-        (NAMED, "nothing says what the outputs stand for; give `characters`"),
+        (NAMED, "the meaning of the outputs is unknown; give `characters`"),
         ((*NAMED, "--architecture-config", "twice.yaml"), "twice.yaml:1: characters: 'a' stands for more than one"),
         ((*NAMED, "--architecture-config", "typo.yaml"), "typo.yaml:1: optionz: unknown key (nearest: options)"),
         ((*NAMED, "--architecture-config", "other.yaml"), "other.yaml:1: architecture: is conformer_ctc, but"),

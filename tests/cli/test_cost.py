@@ -16,7 +16,7 @@ def test_map_and_eval_agree(memsim, tiny_recogniser: Path) -> None:
         assert done.status == 0, done.err
         for said in ("estimate for a second of audio", "ADC", "TOPS/W of reading", "not counted: digital circuits"):
             assert said in done.said
-    assert "currents at the inputs that the checkpoint keeps" in mapped.said
+    assert "currents at the inputs stored in the checkpoint" in mapped.said
     assert "s of speech, read one utterance at a time" in evaluated.said
     estimate, measured = (json.loads(Path(name).read_text())["cost"] for name in ("map.json", "eval.json"))
     assert estimate.keys() == measured.keys()
@@ -60,7 +60,7 @@ def test_the_layers_that_take_most_unless_verbose(memsim, monkeypatch, tiny_reco
 def test_nothing_is_programmed_in_a_dry_run(memsim, tiny_recogniser: Path) -> None:
     done = memsim("map", tiny_recogniser, "--cost", "--dry-run")
     assert done.status == 2
-    assert "--cost --dry-run: the cost is that of programmed arrays; leave one of the two out" in done.said
+    assert "--cost --dry-run: the cost needs programmed arrays; leave out one of the two" in done.said
 
 
 def test_without_the_flag_nothing_is_said_of_it(memsim, tiny_recogniser: Path) -> None:

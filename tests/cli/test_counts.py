@@ -1,4 +1,4 @@
-"""What one `memsim eval` does, it does once: networks are built, transcripts scored and intervals computed."""
+"""`memsim eval` builds networks, scores transcripts and computes intervals once."""
 
 from __future__ import annotations
 

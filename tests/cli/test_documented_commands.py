@@ -1,4 +1,4 @@
-"""Every command of the README and the guides, run in the order in which a reader would type them.
+"""All commands of the README and the guides, run in the order of the text.
 
 Corpora, long trainings and many chips have small stand-ins: the demo's speech in TED-LIUM's layout, two utterances, two
 chips, one epoch. The commands of configs/models are run by test_architecture.py.

@@ -1,4 +1,4 @@
-"""`memsim eval` with beam search and a language model, and what it writes of hypotheses, on the bundled demo."""
+"""`memsim eval` with beam search and a language model, and the hypotheses that it writes, on the bundled demo."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ def test_weights_are_tuned_on_dev_with_the_digital_model_and_reused(memsim, arpa
     ("arguments", "said"),
     [
         (["--decoder", "viterbi"], "--decoder viterbi: expected greedy or beam"),
-        (["--lm", "demo.arpa"], "--lm: greedy decoding has no use for it; add --decoder beam"),
-        (["--tune"], "--tune: greedy decoding has no use for it"),
-        (["--nbest", "2"], "--nbest: greedy decoding has no use for it"),
+        (["--lm", "demo.arpa"], "--lm: not used by greedy decoding; add --decoder beam"),
+        (["--tune"], "--tune: not used by greedy decoding"),
+        (["--nbest", "2"], "--nbest: not used by greedy decoding"),
         (["--decoder", "beam"], "name --lexicon FILE or --lm FILE"),
         (["--decoder", "beam", "--lm", "gone.arpa"], "gone.arpa: cannot be read"),
         (["--decoder", "beam", "--lexicon", "gone.txt"], "gone.txt: cannot be read"),
-        (["--decoder", "beam", "--lm", "demo.arpa", "--nbest", "2"], "name it by --hypotheses FILE"),
+        (["--decoder", "beam", "--lm", "demo.arpa", "--nbest", "2"], "name it with --hypotheses FILE"),
         (["--decoder", "beam", "--lexicon", "demo.arpa", "--lm-weight", "1"], "there is no language model"),
         (["--decoder", "beam", "--lm", "demo.arpa", "--tune"], "demo has no dev split to tune on"),
         (["--decoder", "beam", "--lm", "demo.arpa", "--beam-size", "0"], "beam_size is 0; expected 1 to"),

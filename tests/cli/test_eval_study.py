@@ -78,7 +78,7 @@ def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
         found.append(done.said.partition("r.jsonl: ")[2].partition(" evaluation")[0])
     assert found[0].startswith("evaluation") or "found" not in found[0]
     assert found[1].startswith(
-        "found 4 of 5 work items (2 of 3 chips, 120 of 150 transcripts); goes on with the other 1"
+        "found 4 of 5 work items (2 of 3 chips, 120 of 150 transcripts); continues with the other 1"
     )
     assert found[2].startswith("found 5 of 5 work items (3 of 3 chips, 150 of 150 transcripts); nothing is left to run")
     assert result_of("r.json") == result_of("whole.json")
@@ -86,7 +86,7 @@ def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
     for number in (1, 2):
         done = memsim(*command, "--shard", f"{number}/2", "--results", f"shard-{number}.jsonl")
         assert done.status == 0, done.err
-        assert f"share {number}/2 is done: shard-{number}.jsonl; --merge joins all of them" in done.said
+        assert f"shard {number}/2 is done: shard-{number}.jsonl; --merge joins all shards" in done.said
     merged = memsim("eval", "--merge", str(tmp_path / "shard-*.jsonl"), "--json", "merged.json", "--verbose")
     assert merged.status == 0, merged.err
     assert "mapped, 3 chips" in merged.said
@@ -114,7 +114,7 @@ def test_a_signal_before_the_first_chip_is_one_to_go_on_from(memsim, tiny, monke
         patch.setattr(CheckpointNetworks, "target", target)
         done = memsim(*command)
     assert done.status == 75
-    assert "stopped with 0% done; r.jsonl keeps what is done, the same command goes on" in done.said
+    assert "stopped with 0% done; the same command continues r.jsonl" in done.said
     assert not Path("r.json").exists()
     assert memsim(*command).status == 0
     assert result_of("r.json")["mapped"]["trials"]
@@ -161,14 +161,14 @@ def test_a_log_says_how_far_it_is(memsim, tiny, monkeypatch):
         (["--shard", "1/2"], "--shard 1/2: name the file of its results with --results FILE.jsonl"),
         (
             ["--shard", "1/2", "--results", "r.jsonl", "--json", "a.json"],
-            "--json, --figure, --report and --worst go with --merge",
+            "use --json, --figure, --report and --worst with --merge",
         ),
         (
             ["--shard", "1/2", "--results", "r.jsonl", "--worst", "3"],
-            "--json, --figure, --report and --worst go with --merge",
+            "use --json, --figure, --report and --worst with --merge",
         ),
         (["--results", "nowhere/r.jsonl"], "nowhere/r.jsonl: the folder nowhere does not exist"),
-        (["--set", "adc.bits=4,6", "--ablate"], "--ablate: goes with a single point"),
+        (["--set", "adc.bits=4,6", "--ablate"], "--ablate: only for a single point"),
         (["--figure", "a.svg"], "nothing is swept"),
         (["--jobs", "0"], "greater than or equal to 1"),
         (["--merge", "*.jsonl", "--cost"], "evaluates nothing; leave out CHECKPOINT, --data, --limit, --bits, --cost"),
@@ -211,7 +211,7 @@ def test_a_signal_keeps_what_is_done(memsim, tiny, tmp_path, number, status, job
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
     assert process.returncode == status
-    assert b"r.jsonl keeps what is done, the same command goes on" in said
+    assert b"the same command continues r.jsonl" in said
     assert not (tmp_path / "r.json").exists()
     assert memsim(*command).status == 0
     assert memsim(*command[:-4], "--json", "whole.json").status == 0

@@ -1,4 +1,4 @@
-"""`memsim eval` of a Transducer: greedy, and by its own beam search."""
+"""`memsim eval` of a Transducer, greedy and with its own beam search."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ def test_beam_search_is_the_transducers_own(memsim, transducer):
 def test_what_only_a_ctc_has_is_refused(memsim, transducer, option):
     done = memsim(*EVAL, "--decoder", "beam", *option)
     assert (done.status, done.out) == (2, "")
-    assert f"{option[0]}: is for the outputs of a CTC; a Transducer's beam search has --beam-size" in done.said
+    assert f"{option[0]}: only for CTC; the beam search of a Transducer takes --beam-size" in done.said

@@ -1,4 +1,4 @@
-"""`memsim fit-device` from end to end: what it prints, writes and refuses, and that its device is taken everywhere."""
+"""`memsim fit-device` from end to end: its output, files and refusals, and the use of its device everywhere."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_sweeps(memsim: Callable, tmp_path: Path) -> None:
     blocks = sweeps(load_device("synaptogen"), 16, 30, torch.Generator().manual_seed(2))
     write((block.table() for block in blocks), tmp_path / "sweeps.parquet")
     seen = memsim("fit-device", "sweeps.parquet", "--inspect")
-    assert "sweeps 0 -> -1.5 -> 0 -> 1.5 -> 0 V, 301 samples a cycle, read at 0.2 V" in seen.said
+    assert "sweeps 0 -> -1.5 -> 0 -> 1.5 -> 0 V, 301 samples per cycle, read at 0.2 V" in seen.said
     assert "480 complete, 0 failed SET, 0 failed RESET, 0 incomplete" in seen.said
     done = memsim("fit-device", "sweeps.parquet", "-o", "swept.safetensors", "--order", "2")
     assert done.status == 0, done.err

@@ -1,4 +1,4 @@
-"""Where nothing can be written: one line, no part of a file, and what was there before stays."""
+"""Failures to write: one line, no partial file, and old files kept."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_results_that_outgrow_the_disk_are_gone_on_with(folder: Path) -> None:
     (folder / "r.jsonl").unlink()
     room = len(lines[0]) + len(lines[1]) + 10  # the second part is cut off
     ran = run(folder, *results, fault=Fault(most_bytes=room))
-    require_one_line(ran, 1, "r.jsonl: could not be written (File too large)", "the same command goes on")
+    require_one_line(
+        ran, 1, "r.jsonl: could not be written (File too large)", "type the same command again to continue"
+    )
     assert len(read_results(folder / "r.jsonl").parts) == 1
     assert run(folder, *results, "--json", "again.json").status == 0
     whole, again = (json.loads((folder / f"{name}.json").read_text()) for name in ("whole", "again"))

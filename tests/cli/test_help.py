@@ -1,4 +1,4 @@
-"""Help texts, and completion as a shell does it."""
+"""Help texts, and completion in bash."""
 
 from __future__ import annotations
 

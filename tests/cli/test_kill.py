@@ -1,4 +1,4 @@
-"""Killed at any moment, a command leaves files that are whole or not there, and a re-run ends as if it never was."""
+"""A command that is killed at any moment leaves whole files or none, and a new run ends as if nothing had happened."""
 
 from __future__ import annotations
 

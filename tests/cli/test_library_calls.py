@@ -1,4 +1,4 @@
-"""Whatever a command can do, one call of the library can: every option has its argument."""
+"""Every command has one library call, and every option has an argument of it."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_texts_to_standard_output(memsim):
     ("arguments", "said"),
     [
         (["--data", "demo"], "nothing to write"),
-        (["--data", "demo", "-o", "x.arpa", "--lexicon", "cmudict"], "which is not there"),
+        (["--data", "demo", "-o", "x.arpa", "--lexicon", "cmudict"], "add --write-lexicon FILE"),
         (["--data", "demo", "-o", "nowhere/x.arpa"], "the folder nowhere does not exist"),
         (["--data", "nosuch", "-o", "x.arpa"], "no such corpus"),
         (["--data", "demo", "-o", "x.arpa", "--order", "1"], "greater than or equal to 2"),

@@ -91,7 +91,7 @@ def test_an_interrupted_map_leaves_nothing_half_written(tmp_path, signal_):
     process.send_signal(signal_)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "memsim: interrupted; nothing half-written was left"
+    assert err.splitlines()[-1] == "memsim: interrupted; no half-written file is left"
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["big.safetensors"]
 
@@ -149,5 +149,5 @@ def test_what_is_resumable_says_so_of_a_signal_before_it_has_begun(tmp_path, arg
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert done.returncode == status, done.stderr
-    assert done.stderr == "memsim: interrupted; nothing half-written was left\n"
+    assert done.stderr == "memsim: interrupted; no half-written file is left\n"
     assert list(tmp_path.iterdir()) == []

@@ -151,8 +151,8 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["nosuch.safetensors"], "nosuch.safetensors: no such file"),
         (["."], ".: a folder; name the file in it: model.safetensors.index.json"),
         (["model.pt"], "model.pt: a pickle (torch.save)"),
-        (["cut.safetensors"], "cut.safetensors: not a whole safetensors file"),
-        (["text.safetensors"], "text.safetensors: not a whole safetensors file"),
+        (["cut.safetensors"], "cut.safetensors: not a complete safetensors file"),
+        (["text.safetensors"], "text.safetensors: not a complete safetensors file"),
         (["nan.safetensors"], "nan.safetensors: tensor a.weight holds NaN or Inf"),
         (["bias.safetensors"], "bias.safetensors: nothing to map: none of its 1 tensors"),
         (["foreign.safetensors", "-o", "out.bin"], "out.bin: expected a name that ends in .safetensors"),
@@ -164,13 +164,13 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--set", "adc.bitz=3"], "adc.bitz: unknown key (nearest: adc.bits)"),
         (
             ["foreign.safetensors", "--set", "weights.encoding=multilevel"],
-            "2 bits a cell need programming: {scheme: incremental_reset}",
+            "2 bits per cell need programming: {scheme: incremental_reset}",
         ),
         (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
         (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),
         (["foreign.safetensors", "-o", "no/such.safetensors"], "the folder no does not exist"),
         (["foreign.safetensors", "--budget"], "holds no input statistics for decoder.lstm.weight_ih_l0 and"),
-        (["foreign.safetensors", "--budget", "--dry-run"], "--budget --dry-run: the budget is that of programmed"),
+        (["foreign.safetensors", "--budget", "--dry-run"], "--budget --dry-run: the budget needs programmed arrays"),
         (["foreign.safetensors", "--calibrate", "demo"], "names no architecture, so it can be mapped but not run"),
     ],
 )
@@ -356,4 +356,4 @@ def test_shards_and_prefixes(memsim, foreign, tmp_path):
     assert quiet.said == ""
     over = memsim("map", index, "-o", "model-00001-of-00002.safetensors", "--force")
     assert over.status == 2
-    assert "is read, too, and would be overwritten" in over.err
+    assert "is also an input and would be overwritten" in over.err

@@ -1,4 +1,4 @@
-"""Too little memory is said in one line, with the flag that helps; other errors of torch stay what they are."""
+"""Out-of-memory errors are one line with the flag that helps; other errors of torch are unchanged."""
 
 from __future__ import annotations
 

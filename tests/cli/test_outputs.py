@@ -1,4 +1,4 @@
-"""Where results go: never over one another, over what is read or what is not theirs; and to readers that leave."""
+"""Outputs never overwrite each other, inputs or unrelated files; and readers may close the pipe."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_read_is_not_overwritten_even_by_force(memsim, tmp_path):
     ):
         refused = memsim(*arguments, "--force")
         assert refused.status == 2
-        assert "c.safetensors: is read, too, and would be overwritten" in refused.said
+        assert "c.safetensors: is also an input and would be overwritten" in refused.said
         assert path.read_bytes() == before
 
 
@@ -77,7 +77,7 @@ def test_results_are_only_removed_when_all_else_is_right(memsim, tmp_path):
     other.write_text("years of work")
     refused = memsim(*DEMO, "--results", other, "--force")
     assert refused.status == 2
-    assert "thesis.txt: is no results file of memsim eval, so --force does not overwrite it" in refused.said
+    assert "thesis.txt: is not a results file of memsim eval, so --force does not overwrite it" in refused.said
     assert other.read_text() == "years of work"
     assert "--results -: " in memsim(*DEMO, "--results", "-").said
 
@@ -181,7 +181,7 @@ def test_weights_beyond_float32(memsim, tmp_path):
 
 def test_a_chip_without_layers_and_hardware_without_a_name(memsim):
     assert "no layer is on arrays" in memsim(*DEMO, "--set", 'digital=["*"]').said
-    assert "--hardware: names nothing" in memsim(*DEMO, "--hardware", "").said
+    assert "--hardware: the name is empty" in memsim(*DEMO, "--hardware", "").said
     assert (
         "leaves nothing to fit"
         in memsim("fit-device", "m.csv", "-o", "a.safetensors", "--from-base", "hrs,us,lrs,ur").said
@@ -193,7 +193,7 @@ def test_a_chip_without_layers_and_hardware_without_a_name(memsim):
     [
         (("--set", "adc.bits=6", "--set", "adc.bits=8"), "--set adc.bits=8: adc.bits is set twice"),
         (("--cell", "ideal", "--set", "cell=synaptogen"), "--cell ideal --set cell=synaptogen: both name cell"),
-        (("--data-root", "."), "--data-root .: is where --calibrate finds its data"),
+        (("--data-root", "."), "--data-root .: only used by --calibrate"),
     ],
 )
 def test_options_that_contradict_each_other_or_mean_nothing(memsim, options, said):

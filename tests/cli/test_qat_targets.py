@@ -1,4 +1,4 @@
-"""Training on phonemes and on pieces of words, with their lexicon and prior, through to beam search on a chip."""
+"""Training on phonemes and on word pieces, with lexicon and prior, up to beam search on a chip."""
 
 from __future__ import annotations
 

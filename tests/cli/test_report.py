@@ -1,4 +1,4 @@
-"""`--report` of map and eval: what is refused, and what is written."""
+"""`--report` of map and eval: refusals and pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_page_that_cannot_be_is_refused_before_any_work(memsim, tiny_recognise
 
 def test_a_dry_run_has_no_report(memsim, tiny_recogniser: Path) -> None:
     assert (
-        "--report --dry-run: the report is that of programmed arrays"
+        "--report --dry-run: the report needs programmed arrays"
         in memsim("map", tiny_recogniser, "--dry-run", "--report", "page.html").said
     )
 

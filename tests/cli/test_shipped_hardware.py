@@ -1,4 +1,4 @@
-"""The commands on every spec that ships."""
+"""The commands on every shipped spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`torchrun -m memsim qat`: two processes do together what one does."""
+"""`torchrun -m memsim qat`: two processes give the result of one."""
 
 from __future__ import annotations
 
@@ -186,4 +186,4 @@ def test_processes_go_on_with_results(memsim, folder, tiny_recogniser):
     one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two"))
     assert one | {"real_time_factor": 0} == two | {"real_time_factor": 0}
     refused = torchrun(folder, *command, "--jobs", "2")
-    assert "torchrun shares the work out already" in refused.communicate(timeout=120)[1]
+    assert "torchrun already divides the work" in refused.communicate(timeout=120)[1]

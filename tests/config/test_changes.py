@@ -1,4 +1,4 @@
-"""What a spec says of the keys in which it is not the one that it is named after."""
+"""The keys in which a spec differs from the spec that it is named after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What configs other than the hardware spec get from `memsim.config.schema` and `memsim.config.yaml_file`."""
+"""`memsim.config.schema` and `memsim.config.yaml_file` for configs other than the hardware spec."""
 
 from __future__ import annotations
 

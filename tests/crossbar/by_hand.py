@@ -1,4 +1,4 @@
-"""The read of a small matrix cell by cell, from the current of one cell: what the matrix products must amount to."""
+"""The read of a small matrix cell by cell, as a reference for the matrix products."""
 
 from __future__ import annotations
 

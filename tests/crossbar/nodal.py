@@ -1,4 +1,4 @@
-"""One small array between wires by Kirchhoff's current law at every node: dense, exact, float64."""
+"""Exact solution of one small array with line resistance by Kirchhoff's current law at every node, dense in float64."""
 
 from __future__ import annotations
 

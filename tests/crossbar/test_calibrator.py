@@ -1,4 +1,4 @@
-"""Ranges and gain of a matrix from all of its inputs."""
+"""Ranges and gain of a matrix from all its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a matrix takes of circuits, time and energy: counted by hand."""
+"""Circuits, time and energy of a matrix, against counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many cells a read disturbs: against cells that are really read, and the numbers of the published model."""
+"""The fraction of cells that a read disturbs, against cells that are read and numbers of the published model."""
 
 from __future__ import annotations
 

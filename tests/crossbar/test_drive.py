@@ -1,4 +1,4 @@
-"""What drives the rows: levels, phases and ranges, against the cells' own currents."""
+"""Row voltages: levels, phases and ranges, against the cells' own currents."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def test_the_product_has_the_right_size(pattern: dict[str, Any]) -> None:
 def test_impossible_inputs_are_refused() -> None:
     for dac, words in (
         ({"bits": None, "transfer": "linearised"}, "dac.transfer: linearised chooses the voltage of each code"),
-        ({"bits": 4, "slice_bits": 4}, "dac.slice_bits: 4 bits a slice, but an input has 3, and a sign"),
-        ({"bits": None, "slice_bits": 1}, "dac.slice_bits: 1 bits a slice, but an input is not quantised"),
+        ({"bits": 4, "slice_bits": 4}, "dac.slice_bits: 4 bits per slice, but an input has 3, and a sign"),
+        ({"bits": None, "slice_bits": 1}, "dac.slice_bits: 1 bits per slice, but an input is not quantised"),
     ):
         with pytest.raises(InputError, match=words):
             load_hardware({"dac": dac})

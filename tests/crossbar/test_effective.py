@@ -1,4 +1,4 @@
-"""Wired arrays as matrices: exact where they must be, and within what is documented elsewhere."""
+"""Matrices that approximate arrays with line resistance: exact where they must be, else within documented bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults and drift: how many cells, which, and what becomes of the products."""
+"""Faults and drift: the number and choice of cells, and the effect on products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histograms of magnitudes: what they count, and the percentiles that ranges are taken from."""
+"""Histograms of magnitudes: counts, and the percentiles for ranges."""
 
 from __future__ import annotations
 

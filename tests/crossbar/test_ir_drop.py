@@ -1,4 +1,4 @@
-"""Reads of a matrix through wires, against the exact solve of every single array."""
+"""Reads of a matrix with IR drop, against the exact solution of every array."""
 
 from __future__ import annotations
 

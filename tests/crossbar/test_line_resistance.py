@@ -1,4 +1,4 @@
-"""Currents between resistive wires, against exact nodal solves, closed forms and what is known of large arrays."""
+"""Currents with line resistance, against exact nodal solutions, closed forms and known limits of large arrays."""
 
 from __future__ import annotations
 

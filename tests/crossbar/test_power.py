@@ -1,4 +1,4 @@
-"""The power of the cells of a matrix: from the currents of single cells."""
+"""The power of the cells of a matrix, from the currents of single cells."""
 
 from __future__ import annotations
 

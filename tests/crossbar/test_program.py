@@ -1,4 +1,4 @@
-"""Which cells are programmed to what, the states that they take, and what is counted."""
+"""Programming of cells: targets, states and counts."""
 
 from __future__ import annotations
 

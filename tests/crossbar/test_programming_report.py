@@ -1,4 +1,4 @@
-"""Counting what programming took, by chunks and by layers."""
+"""Counts of programming, by chunks and by layers."""
 
 from __future__ import annotations
 

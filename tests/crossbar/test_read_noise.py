@@ -1,4 +1,4 @@
-"""The counter-based generator of read noise: its words, its normals, and that compiled code draws the same."""
+"""The counter-based generator of read noise: its words and normals, and equal draws in compiled code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is remembered of a layer's input, and its form in a checkpoint."""
+"""Statistics of a layer's input, and their form in a checkpoint."""
 
 from __future__ import annotations
 

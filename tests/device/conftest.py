@@ -1,4 +1,4 @@
-"""The published implementation of the device model to compare with."""
+"""Fixtures with the published implementation of the device model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pulses do to cells: the rules one by one, and all of them against the published implementation."""
+"""The effect of pulses on cells: each rule, and all of them against the published implementation."""
 
 from __future__ import annotations
 

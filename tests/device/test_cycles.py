@@ -1,4 +1,4 @@
-"""Features over several cycles: against the exact covariance, and against cells that are cycled pulse by pulse."""
+"""Features over several cycles, against the exact covariance and against cells that are cycled pulse by pulse."""
 
 from __future__ import annotations
 

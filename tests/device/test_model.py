@@ -89,7 +89,7 @@ def test_denormalise_is_the_published_gamma_and_psi(device: DeviceModel, publish
 
 
 def test_unknown_order_names_those_there_are(device: DeviceModel) -> None:
-    with pytest.raises(ValueError, match=r"no cycle-to-cycle order 11 \(there are: \[1, 2"):
+    with pytest.raises(ValueError, match=r"no cycle-to-cycle order 11 \(available: \[1, 2"):
         device.var_matrix(11)
 
 
@@ -133,7 +133,7 @@ def test_save_into_a_missing_folder_says_so(device: DeviceModel, tmp_path: Path)
 
 
 def test_unknown_name_lists_the_shipped() -> None:
-    with pytest.raises(InputError, match=r"sinaptogen.*there are:.*synaptogen"):
+    with pytest.raises(InputError, match=r"sinaptogen.*available:.*synaptogen"):
         load_device("sinaptogen")
 
 
@@ -183,7 +183,7 @@ def test_every_fault_of_a_file_is_one_line_that_names_it(edit: Edit, message: st
 def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         load_device(path)
 
 
@@ -192,7 +192,7 @@ def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
 def test_truncated_files_are_refused(size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "truncated.safetensors"
     path.write_bytes(SHIPPED.read_bytes()[:size])
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         load_device(path)
 
 

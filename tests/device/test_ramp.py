@@ -1,4 +1,4 @@
-"""A ramp at once against the same pulses one by one."""
+"""A ramp computed at once, against the same pulses one by one."""
 
 from __future__ import annotations
 

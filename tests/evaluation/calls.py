@@ -1,4 +1,4 @@
-"""Evaluations as tests ask for them: the study with one job."""
+"""Evaluations for tests, as a study with one job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study that runs in a second or two, of which every part differs from every other."""
+"""A study of a second or two whose parts all differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What effects and layers cost a recogniser: against evaluations of the hardware that each result stands for."""
+"""Effects of non-idealities and layers on a recogniser, against evaluations of the corresponding hardware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation as a library: what changes a result and what must not."""
+"""Evaluation in Python: inputs that change a result, and inputs that must not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`memsim.evaluate` beside `memsim eval`: the same result, shown and written alike."""
+"""`memsim.evaluate` and `memsim eval` give the same result, text and files."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_sweep_has_points_and_a_figure(tiny_recogniser: Path, tmp_path) -> Non
     assert all(f"{head}</h2>" in (tmp_path / "alone.html").read_text("utf-8") for head in ("Error budget", "Cost"))
     with pytest.raises(InputError, match="nothing was swept"):
         alone.write_figure(tmp_path / "alone.svg")
-    with pytest.raises(InputError, match="--ablate: goes with a single point"):
+    with pytest.raises(InputError, match="--ablate: only for a single point"):
         memsim.evaluate(tiny_recogniser, "demo", set=["adc.bits=4,8"], findings=memsim.Findings(ablate=True))
 
 

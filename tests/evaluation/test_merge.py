@@ -1,4 +1,4 @@
-"""Joining shards: what is missing, unfinished, foreign or there twice is said."""
+"""Merging shards: errors for missing, unfinished, unrelated and repeated ones."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_what_is_wrong_with_shards_is_said(shard, tmp_path):
     assert error_of([one, three, copy]) == f"{one} and {copy}: both are shard 1/3"
 
     other = shard(2, seed=1)
-    assert f"{other}: is of another study than {one} (seed 1, not 0)" == error_of([one, other, three])
-    assert f"{shard(2, 2)}: is of another study than {one} (2 shards, not 3)" in error_of([one, shard(2, 2)])
+    assert f"{other}: belongs to another study than {one} (seed 1, not 0)" == error_of([one, other, three])
+    assert f"{shard(2, 2)}: belongs to another study than {one} (2 shards, not 3)" in error_of([one, shard(2, 2)])
     assert "(2 trials, not 1)" in error_of([one, shard(2, trials=2)])
     assert "(2 points, not 1)" in error_of([one, shard(2, settings=("adc.bits=8,3",))])
     assert "(other hardware)" in error_of([one, shard(2, settings=("adc.bits=3",))])
@@ -57,7 +57,7 @@ def test_what_is_wrong_with_shards_is_said(shard, tmp_path):
     with pytest.raises(Stopped):
         shard(2, stop_after=1)
     two = tmp_path / "2-of-3.jsonl"
-    assert error_of([one, two, three]) == f"{two}: not finished; the command that wrote it goes on with it"
+    assert error_of([one, two, three]) == f"{two}: not finished; run the command that wrote it again"
     shard(2)
     assert len(merge([one, two, three])) == 1
 
@@ -81,8 +81,8 @@ def test_a_file_that_claims_endless_chips_or_none(study, tmp_path):
     header, *lines = path.read_text().splitlines()
     for wrong, said in (
         ({"trials": 2**63}, "lacks transcripts of chip, trial 1"),
-        ({"trials": 0}, "is no results file of memsim eval, or a damaged one"),
-        ({"points": []}, "is no results file of memsim eval, or a damaged one"),
+        ({"trials": 0}, "is not a results file of memsim eval, or is damaged"),
+        ({"points": []}, "is not a results file of memsim eval, or is damaged"),
     ):
         path.write_text("\n".join([json.dumps(json.loads(header) | wrong), *lines]) + "\n")
         assert said in error_of([path])

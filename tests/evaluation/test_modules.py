@@ -1,4 +1,4 @@
-"""Any module with batches and a score: the same study as a recogniser's."""
+"""Evaluation of any module with batches and a score, in the same study as a recogniser's."""
 
 from __future__ import annotations
 
@@ -248,12 +248,12 @@ def test_without_calibration_the_first_examples_set_the_ranges(model, data, monk
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"split": "dev"}, "split: goes with a recogniser's checkpoint"),
-        ({"decoding": memsim.Decoding(decoder="beam")}, "decoding: goes with"),
-        ({"findings": memsim.Findings(cost=True)}, "findings.cost: goes with"),
+        ({"split": "dev"}, "split: only for a recogniser's checkpoint"),
+        ({"decoding": memsim.Decoding(decoder="beam")}, "decoding: only for"),
+        ({"findings": memsim.Findings(cost=True)}, "findings.cost: only for"),
         ({"score": None}, "a module is evaluated on batches by a score"),
         ({"data": "demo"}, "a module is evaluated on batches by a score"),
-        ({"set": ["adc.bits=4,5"], "findings": memsim.Findings(ablate=True)}, "--ablate: goes with a single point"),
+        ({"set": ["adc.bits=4,5"], "findings": memsim.Findings(ablate=True)}, "--ablate: only for a single point"),
         ({"hardware": "no-such"}, "no-such"),
     ],
 )
@@ -265,7 +265,7 @@ def test_arguments_that_do_not_go_with_a_module(model, data, options, said):
 
 
 def test_a_score_goes_with_a_module_only(data):
-    with pytest.raises(InputError, match="go with a module"):
+    with pytest.raises(InputError, match="only for a module"):
         memsim.evaluate("demo", "demo", score=accuracy)
-    with pytest.raises(InputError, match="batches go with a module"):
+    with pytest.raises(InputError, match="batches need a module"):
         memsim.evaluate("demo", data)

@@ -1,4 +1,4 @@
-"""The cost of whole networks: what adds up, what scales, and that it is measured on what the chip reads."""
+"""The cost of whole networks: sums, scaling, and measurement on the inputs that the chip reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The groups of options refuse what would mean nothing, in one line that names the option."""
+"""The groups of options refuse options without effect, in one line that names the option."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memsim.errors import InputError
     ("make", "said"),
     [
         (lambda: memsim.Decoding("viterbi"), "--decoder viterbi: expected greedy or beam"),
-        (lambda: memsim.Decoding(beam_size=9), "--beam-size: greedy decoding has no use for it; add --decoder beam"),
+        (lambda: memsim.Decoding(beam_size=9), "--beam-size: not used by greedy decoding; add --decoder beam"),
         (lambda: memsim.Decoding("beam", lm_weight=1.0), "--lm-weight: there is no language model"),
         (lambda: memsim.Decoding("beam", tune=True, prior_weight=0.0), "--tune: chooses the weights"),
         (lambda: memsim.Sharing(jobs=0), "--jobs 0: there must be at least 1"),
@@ -29,5 +29,5 @@ def test_what_means_nothing_is_refused(make, said: str) -> None:
 def test_a_single_point_is_wanted_by_all_but_the_loss() -> None:
     memsim.Findings(loss=True, budget=None, cost=None).require_single_point()
     for name in ("budget", "ablate", "sensitivity", "cost", "hypotheses"):
-        with pytest.raises(InputError, match=f"--{name}: goes with a single point"):
+        with pytest.raises(InputError, match=f"--{name}: only for a single point"):
             memsim.Findings(**{name: True}).require_single_point()

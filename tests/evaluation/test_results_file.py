@@ -1,4 +1,4 @@
-"""Results files: what they refuse to go on with."""
+"""Results files that a study refuses to continue."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_shard_goes_on_with_itself_alone(path, study):
 @pytest.mark.parametrize("text", ["", "\n", "{}\n", '{"kind": "study"}\n', "no JSON\n", '["study"]\n', "\x00\n"])
 def test_what_is_no_results_file_is_said(path, study, text):
     path.write_text(text)
-    with pytest.raises(InputError, match=r"r\.jsonl: is no results file of memsim eval, or a damaged one"):
+    with pytest.raises(InputError, match=r"r\.jsonl: is not a results file of memsim eval, or is damaged"):
         begin(path, study())
     assert path.read_text() == text
 

@@ -1,4 +1,4 @@
-"""Studies run whole, in parts, again, and by several processes: always with the same result."""
+"""Studies run whole, in parts, again, and by several processes, with equal results."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_resumed_study_says_what_it_found(study, tmp_path):
     assert found == []  # a new file
     run(study())
     work = f"2 of 6 work items (0 of 4 chips, {stopping.utterances} of 360 transcripts)"
-    assert found == [f"found {work}; goes on with the other 4"]
+    assert found == [f"found {work}; continues with the other 4"]
     run(study())
     assert found[1] == "found 6 of 6 work items (4 of 4 chips, 360 of 360 transcripts); nothing is left to run"
     run(study(trials=3))
     assert found[2].startswith(
-        "found 6 of 8 work items (4 of 6 chips, 360 of 480 transcripts); goes on with the other 2"
+        "found 6 of 8 work items (4 of 6 chips, 360 of 480 transcripts); continues with the other 2"
     )
 
 
@@ -105,7 +105,7 @@ def test_shards_are_the_whole(study, whole, tmp_path, count):
 def test_a_stopped_study_goes_on(study, whole, tmp_path, stop_after):
     path = tmp_path / "r.jsonl"
     watcher = Counting(stop_after)
-    with pytest.raises(Stopped, match=r"stopped with \d+% done; .*r\.jsonl keeps what is done") as stopped:
+    with pytest.raises(Stopped, match=r"stopped with \d+% done; the same command continues .*r\.jsonl") as stopped:
         run_study(study(), results=path, watcher=watcher, stop_request=watcher.stop_request)
     assert not stopped.value.by_keyboard
     assert len(watcher.steps) == stop_after

@@ -1,4 +1,4 @@
-"""No corpus is held in memory: what is read for a batch is gone after it."""
+"""No corpus is held in memory: data of a batch are freed after it."""
 
 from __future__ import annotations
 

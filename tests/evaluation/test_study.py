@@ -1,4 +1,4 @@
-"""Who runs what: everything once, and nobody far more than others."""
+"""Division of the work: everything runs once, and no worker has much more than others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--set KEY=V1,V2`: which commas separate values, and the points of the grid."""
+"""`--set KEY=V1,V2`: commas that separate values, and the points of the grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task that is no speech goes through all that speech goes through: a classifier of random vectors."""
+"""A task other than speech, a classifier of random vectors, through everything that speech goes through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which results are called unusable or lost, and which are not."""
+"""Results that are called unusable or lost, and results that are not."""
 
 from __future__ import annotations
 
@@ -128,17 +128,17 @@ def layer(name: str, value: float, low: float, high: float, *, worst: bool = Fal
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ([layer("a", 0.1, -0.1, 0.3)], "no layer by itself adds to the CTC loss beyond noise"),
+        ([layer("a", 0.1, -0.1, 0.3)], "no single layer adds to the CTC loss beyond noise"),
         ([layer("a", 0.3, 0.1, 0.5, worst=True), layer("b", 0.1, -0.1, 0.2)], "1 of 2 layers adds to the CTC loss"),
         (
             [layer(name, 0.3, 0.1, 0.5, worst=True) for name in "abcdefg"],
-            "do not tell apart, are a, b, c, d, e and 2 more",
+            "cannot be told apart on these utterances, are a, b, c, d, e and 2 more",
         ),
-        ([{"name": "a"}], "no layer"),  # of a network without a loss
+        ([{"name": "a"}], "no single layer"),  # of a network without a loss
     ],
 )
 def test_which_layer_is_one_answer(layers: list[dict], said: str) -> None:
     result = {"loss_name": "CTC", "layers": layers}
     assert said in worst_layers(result)
     budget = {"layers": [{"name": "p", "error": 0.05}, {"name": "q", "error": 0.2}]}
-    assert "The largest product error has q (20.0%)" in worst_layers(result, budget)
+    assert "The largest product error is that of q (20.0%)" in worst_layers(result, budget)

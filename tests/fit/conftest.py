@@ -1,4 +1,4 @@
-"""Measurements whose truth is known, made once for all tests."""
+"""Measurements with known truth, made once for all tests."""
 
 from __future__ import annotations
 

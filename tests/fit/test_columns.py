@@ -1,4 +1,4 @@
-"""Which columns mean what."""
+"""The meaning of columns."""
 
 from __future__ import annotations
 

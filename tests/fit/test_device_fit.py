@@ -1,4 +1,4 @@
-"""`memsim.fit_device` and `memsim.inspect_measurements`: what they return, write, say and refuse."""
+"""`memsim.fit_device` and `memsim.inspect_measurements`: results, files, messages and refusals."""
 
 from __future__ import annotations
 

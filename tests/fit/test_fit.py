@@ -1,4 +1,4 @@
-"""The whole fit: measurements drawn from a model give that model back.
+"""The whole fit: measurements drawn from a model give back that model.
 
 What can be told from a finite sample follows from the model itself, so most tolerances are computed: a coefficient of
 the process has the asymptotic covariance of least squares, a device's mean that of a series with its spectrum.
@@ -232,7 +232,7 @@ def rows_of(devices: int, cycles: int, change=lambda d, c, v: v) -> list[str]:
         (rows_of(20, 30), {}, "0 of 20 devices have the 50 cycles that order 10 needs; 16 devices are .*--order 6$"),
         (rows_of(10, 60), {}, "10 of 10 devices have the 50 cycles that order 10 needs; 16 devices are needed$"),
         (rows_of(20, 60), {"components": 2}, "32 devices are needed for 2 components; try --components 1$"),
-        (rows_of(16, 60), {}, "order 10 needs 2000 cycles of all devices together, here are 960; try --order 4$"),
+        (rows_of(16, 60), {}, "order 10 needs 2000 cycles of all devices together, but there are 960; try --order 4$"),
         (rows_of(16, 30, lambda d, c, v: [*v[:2], 5e3, v[3]]), {}, "LRS is constant; --from-base"),
         (rows_of(16, 30, lambda d, c, v: [*v[:3], np.nan]), {}, "no cycle has a UR; --from-base"),
         (

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, and the same as JSON."""
+"""The report: a self-contained page, and the same content as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge: a right model passes, wrong ones are named."""
+"""Checks of a fit: a right model passes, and wrong ones are named."""
 
 from __future__ import annotations
 

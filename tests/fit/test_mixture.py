@@ -1,4 +1,4 @@
-"""The device mixture, and the noise that is taken out of it."""
+"""The device mixture, and the removal of noise from it."""
 
 from __future__ import annotations
 

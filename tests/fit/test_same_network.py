@@ -1,4 +1,4 @@
-"""A network on refitted cells behaves as on the cells that were measured."""
+"""A network behaves the same on refitted cells as on the measured ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features out of I-V sweeps, against those of the cells that were swept."""
+"""Features from I-V sweeps, against the cells that were swept."""
 
 from __future__ import annotations
 

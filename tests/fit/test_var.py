@@ -1,4 +1,4 @@
-"""The process: Yule-Walker against processes that are known."""
+"""The cycle-to-cycle process: Yule-Walker estimates against known processes."""
 
 from __future__ import annotations
 

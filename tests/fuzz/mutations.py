@@ -1,4 +1,4 @@
-"""Bad input made of good input: bytes, lines and values of JSON changed, as damage, other programs and enemies do."""
+"""Bad input made from good input by changes of bytes, lines and JSON values."""
 
 from __future__ import annotations
 

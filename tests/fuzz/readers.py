@@ -1,4 +1,4 @@
-"""Everything in memsim that reads what others wrote, each with good input to begin from.
+"""All readers of external data in memsim, each with good input to start from.
 
 A reader takes the bytes of a file and a folder to put it into. It returns when they are good, and raises InputError
 when they are not; anything else that it raises is a fault in memsim.

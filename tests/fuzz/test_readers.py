@@ -1,4 +1,4 @@
-"""Whatever is read that others wrote is good, or bad input that is said in words; nothing else ever comes of it.
+"""Every reader either accepts input or refuses it with a message; nothing else happens.
 
 The same readers are fuzzed for longer, and guided by coverage, by ``python -m tests.fuzz`` (see there).
 """

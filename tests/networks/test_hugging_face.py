@@ -1,4 +1,4 @@
-"""Files that transformers wrote: the command line maps what Python maps, by the config beside the file or alone."""
+"""Files of transformers: the command line maps what Python maps, with or without the config beside the file."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_prefixes_and_configs(tmp_path: Path) -> None:
         ({"model_type": "nosuch"}, "which cannot be built (KeyError"),
         ({"encoder_num_hidden_layers": 10**9}, "it has more layers than the file has tensors"),
         ({"encoder_num_hidden_layers": 2}, "and the file lacks it"),
-        ({"use_pretrained_backbone": True}, "its backbone would be downloaded"),
+        ({"use_pretrained_backbone": True}, "it would download its backbone"),
     ],
 )
 def test_a_config_that_does_not_fit_is_left_alone_and_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -208,7 +208,7 @@ def test_a_config_that_does_not_fit_is_left_alone_and_named(tmp_path: Path, chan
     plan = plan_checkpoint(memsim.load_checkpoint(tmp_path / "model.safetensors"), SPEC, Selection())
     assert "model.encoder.conv2" in shown(plan)
     assert said in plan.remarks[0]
-    assert plan.remarks[0].endswith("names and shapes tell the layers")
+    assert plan.remarks[0].endswith("layers are found by names and shapes")
 
 
 def test_a_chip_is_not_saved_without_its_weights(tmp_path: Path) -> None:

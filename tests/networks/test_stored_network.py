@@ -1,4 +1,4 @@
-"""The plan of a file is that of its network, whatever the names under which the file holds what layers share."""
+"""The plan of a file equals that of its network, whatever names the file has for shared tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration with what DataLoaders give: labels beside the inputs."""
+"""Calibration with batches of DataLoaders, with labels beside the inputs."""
 
 from __future__ import annotations
 

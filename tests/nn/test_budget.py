@@ -1,4 +1,4 @@
-"""The error budget of a layer: closed forms where there are any, and the chip itself at its end."""
+"""The error budget of a layer: closed forms where they exist, and the chip itself as its last step."""
 
 from __future__ import annotations
 

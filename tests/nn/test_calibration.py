@@ -1,4 +1,4 @@
-"""Calibration of networks by all of their inputs, and what is said of layers that it leaves in doubt."""
+"""Calibration of networks by all their inputs, and warnings about layers that it does not reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring inputs: histogram, limit, sample."""
+"""Measurement of inputs: histogram, limit, sample."""
 
 from __future__ import annotations
 

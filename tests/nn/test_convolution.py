@@ -1,4 +1,4 @@
-"""Convolutions on arrays against torch's, and how their groups lie on tiles."""
+"""Convolutions on arrays against torch's, and the placement of their groups on tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings: digital unless asked for; on arrays, and in training for them, what torch looks up."""
+"""Embeddings: digital by default; on arrays, and in training for them, with the values that torch looks up."""
 
 from __future__ import annotations
 

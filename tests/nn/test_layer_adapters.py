@@ -1,4 +1,4 @@
-"""Networks of many kinds of layers on arrays: which matrices they have, what these see, sharing, files and copies."""
+"""Networks of many kinds of layers on arrays: matrices, their inputs, sharing, files and copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""map_model on networks of many kinds: what it leaves alone, what it answers to mistakes, files."""
+"""map_model on networks of many kinds: parts that it leaves alone, errors, files."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_errors_name_the_layer() -> None:
 @pytest.mark.filterwarnings("ignore:.*Lazy modules are a new feature")
 def test_networks_that_cannot_be_mapped_as_they_are() -> None:
     net = Net()
-    with pytest.raises(InputError, match=r"^the model: is compiled by torch\.compile, .*map what was compiled"):
+    with pytest.raises(InputError, match=r"^the model: is compiled by torch\.compile, .*map it uncompiled"):
         chip_of(torch.compile(net, backend="eager"))
     net.last.compile(backend="eager")
     with pytest.raises(InputError, match=r"^last: is compiled by torch\.compile"):

@@ -1,4 +1,4 @@
-"""What layers on arrays, and in training for them, say of inputs that do not fit."""
+"""Errors of layers on arrays, and in training for them, for inputs that do not fit."""
 
 from __future__ import annotations
 

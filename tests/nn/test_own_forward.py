@@ -1,4 +1,4 @@
-"""Layers with a forward of their own, and experts in one tensor: what is mapped is what they compute, or nothing is."""
+"""Layers with a forward of their own, and experts in one tensor: they are mapped exactly or not at all."""
 
 from __future__ import annotations
 

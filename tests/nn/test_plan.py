@@ -1,4 +1,4 @@
-"""What goes on arrays and why the rest does not, by modules and by tensor names."""
+"""The plan by modules and by tensor names: layers on arrays, and reasons for the others."""
 
 from __future__ import annotations
 

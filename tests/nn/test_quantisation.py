@@ -1,4 +1,4 @@
-"""Quantisers in networks of many kinds of layers, and what mapping makes of them."""
+"""Quantisers in networks of many kinds of layers, and their mapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every layer in training: what it computes is what ideal hardware does, and its gradients are straight-through."""
+"""Every layer in training: it computes what ideal hardware does, with straight-through gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fake quantisers: their grids are the hardware's, their gradients those of LSQ."""
+"""Fake quantisers: the grids of the hardware, with the gradients of LSQ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers on arrays against torch's, and how often their arrays are read."""
+"""Recurrent layers on arrays against torch's, and the number of their reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrices in the tensors of layers: against the products that torch makes of them."""
+"""Matrices in the tensors of layers, against the products that torch computes with them."""
 
 from __future__ import annotations
 

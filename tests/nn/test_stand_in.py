@@ -1,4 +1,4 @@
-"""Weights that are on arrays, looked up or computed with by the network around their layer."""
+"""Weights on arrays that the network around their layer looks at or computes with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What networks do with their layers beside calling them: hooks, attributes, subclasses, dtypes, weights looked at."""
+"""Other uses of layers in networks besides calls: hooks, attributes, subclasses, dtypes, and reads of weights."""
 
 from __future__ import annotations
 

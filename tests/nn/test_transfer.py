@@ -1,4 +1,4 @@
-"""What training goes through is what mapping makes, on average and in its spread."""
+"""The transfer in training equals that of mapped layers, on average and in its spread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of Hugging Face transformers with random weights, whole: every layer that can be on arrays is.
+"""Whole networks of Hugging Face transformers with random weights: every layer that can be on arrays is.
 
 They are run where transformers is installed: `pip install 'memsim[foreign]'`.
 """

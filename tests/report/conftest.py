@@ -1,4 +1,4 @@
-"""Results as the commands write them, of a tiny recogniser."""
+"""Results of the commands, for a tiny recogniser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages in a real browser, headless Chromium: on a screen, on a phone and on paper."""
+"""The pages in headless Chromium: on a screen, on a phone and on paper."""
 
 from __future__ import annotations
 

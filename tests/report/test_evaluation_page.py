@@ -1,4 +1,4 @@
-"""The page of an evaluation: what the result says is there to be read, and nothing else is needed to read it."""
+"""The page of an evaluation shows the whole result and needs no other file."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_headline_numbers_come_first(evaluation: Written) -> None:
     first = evaluation_page(usable, "memsim eval").partition("<h2>")[0]
     assert first.count("95% interval over 3 utterances, of these 3 chips") == 5
     assert "unusable" not in first
-    law = "retention, faults, programming.relaxation: laws whose numbers are not fitted to measurements"
+    law = "retention, faults, programming.relaxation: laws whose numbers come from the spec"
     assert law in first
     assert "with weights.bits=3, programming.relaxation=0.02, faults.stuck_lrs=0.01, retention.age_seconds=1e6" in first
 
@@ -135,7 +135,7 @@ def test_both_measures_of_a_layer_are_in_one_table(evaluation: Written) -> None:
         line = table[layer["name"]]
         assert line[3] == f"{100 * layer['added']['value']:+.2f}"
         assert line[6] == errors[layer["name"]]
-    for said in ("adds to CTC loss %", "product error %", "beyond noise", "the loss decides"):
+    for said in ("adds to CTC loss %", "product error %", "beyond noise", "what that costs the network"):
         assert said in section
 
 
@@ -144,7 +144,7 @@ def test_it_can_be_repeated(page: Page, evaluation: Written) -> None:
     (command,) = re.findall(r"<pre>(memsim eval .*?)</pre>", text)
     assert "--data demo --limit 3 --trials 3 --seed 7" in command
     assert "--set weights.bits=3" in command
-    assert "7, 8, 9 (one a chip)" in page.text
+    assert "7, 8, 9 (one per chip)" in page.text
     assert f"memsim {__version__}, Python 3." in page.text
     assert facts["checkpoint"]["sha256"] in page.text
     spec = yaml.safe_load(text.rpartition("<pre>")[2].partition("</pre>")[0].replace("&#x27;", "'"))

@@ -1,4 +1,4 @@
-"""Figures of sweeps, from results of known numbers."""
+"""Figures of sweeps, from results with known numbers."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_row_a_point(points: list[dict]) -> None:
         "adc.bits=4, read_noise=none: full precision: unusable: WER",
         "Full precision: WER ",
         "95% interval over 3 utterances, of these 3 chips",
-        "retention, faults, programming.relaxation: laws whose numbers are not fitted",
+        "retention, faults, programming.relaxation: laws whose numbers come from the spec",
     ):
         assert said in page.text
 

@@ -146,13 +146,13 @@ def test_a_header_as_long_as_a_pickle_s_mark_is_none(path: Path) -> None:
 def test_truncated(path: Path, kept: int) -> None:
     save_checkpoint(path, TENSORS, {})
     path.write_bytes(path.read_bytes()[:kept])
-    assert refusal(path).startswith("not a whole safetensors file (")
+    assert refusal(path).startswith("not a complete safetensors file (")
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_bytes(path: Path, seed: int) -> None:
     path.write_bytes(torch.randint(256, (999,), generator=torch.Generator().manual_seed(seed)).byte().numpy().tobytes())
-    assert refusal(path).startswith("not a whole safetensors file (")
+    assert refusal(path).startswith("not a complete safetensors file (")
 
 
 @pytest.mark.parametrize("version", ["memsim/2", "memsim/11", "memsim/0"])

@@ -1,4 +1,4 @@
-"""Make a bundled checkpoint of a trained one: the same tensors with weights in 16 bits.
+"""Make a bundled checkpoint from a trained one: the same tensors with 16-bit weights.
 
 python tests/tools/bundle_checkpoint.py runs/an4.safetensors memsim/assets/checkpoints/demo-float.safetensors
 """

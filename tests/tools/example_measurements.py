@@ -1,4 +1,4 @@
-"""Make measurements to try `memsim fit-device` on, from a device model, so that the truth is known.
+"""Make measurements for `memsim fit-device` from a device model, so that the truth is known.
 
     python tests/tools/example_measurements.py example.csv
     python tests/tools/example_measurements.py sweeps.parquet --sweeps --devices 64 --cycles 200

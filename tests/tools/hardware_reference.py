@@ -1,4 +1,4 @@
-"""The reference of the hardware spec: every key, what it takes, its default and what it means.
+"""Write the reference of the hardware spec: every key with its values, default and meaning.
 
     python tests/tools/hardware_reference.py        # writes it into configs/hardware/README.md
 

@@ -1,4 +1,4 @@
-"""Measure the input statistics that a checkpoint holds anew, as a training does at its end.
+"""Measure the input statistics of a checkpoint again, as a training does at its end.
 
 python tests/tools/measure_statistics.py memsim/assets/checkpoints/demo.safetensors --data tedlium2 --data-root AN4
 """

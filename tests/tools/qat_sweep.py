@@ -1,4 +1,4 @@
-"""The tables and the figure of quantization-aware training, made with `memsim qat` and `memsim eval`.
+"""Make the tables and the figure of quantization-aware training with `memsim qat` and `memsim eval`.
 
     python tests/tools/qat_sweep.py --data-root AN4 --synthetic SYNTH/first2000.tsv --second-test HELDOUT/manifest.tsv
 

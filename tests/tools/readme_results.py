@@ -1,4 +1,4 @@
-"""The results tables and figure of the README: one checkpoint over hardware and weight bits, through `memsim eval`.
+"""Make the result tables and the figure of the README: one checkpoint on several specs and weight bits.
 
     python tests/tools/readme_results.py --data tedlium2 --data-root AN4 --split test --figure FIGURE.svg
     python tests/tools/readme_results.py --bits 3 --hardware physical best --set programming.relaxation=0.02

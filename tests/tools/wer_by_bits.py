@@ -1,4 +1,4 @@
-"""The figures of the guides: WER against weight bits, from results of several `memsim eval`."""
+"""Draw the figures of the guides: WER against weight bits, from results of several `memsim eval`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpus of tones."""
+"""A fixture with the corpus of tones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training other recognisers than the Conformer CTC: they learn, resume, are taught, and map as they were trained."""
+"""Training of recognisers other than the Conformer CTC: learning, resuming, teachers, and mapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training of a tiny recogniser: it learns, resumes exactly, and maps as it was trained."""
+"""Quantization-aware training of a tiny recogniser: learning, exact resuming, and mapping as trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that was stopped or killed anywhere ends, resumed, with the same bits as one that was not."""
+"""A training that is stopped or killed anywhere ends, after resuming, with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_stopped_after_any_step(make: Callable[[Path], Job], uninterrupted: Path
     watching = Watching()
     epoch = 1 if steps <= 3 else 2  # after the third step, the first epoch is yet to be evaluated
     place = f"stopped in epoch {epoch}, after {steps - 3 * (epoch - 1)} of its batches"
-    with pytest.raises(Stopped, match=rf"{place}; .*m\.resume\.safetensors holds the state, --resume goes on"):
+    with pytest.raises(Stopped, match=rf"{place}; .*m\.resume\.safetensors holds the state, --resume continues"):
         run(make(out), watching, stop_request=after(steps, watching))
     assert len(watching.losses) == steps
     resumed = run(make(out), resume=True)
@@ -230,7 +230,7 @@ def test_other_files_in_its_place(make: Callable[[Path], Job], stopped: Path) ->
     state = stopped.with_name("m.resume.safetensors")
     whole = state.read_bytes()
     state.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"m\.resume\.safetensors: not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"m\.resume\.safetensors: not a complete safetensors file"):
         run(make(stopped), resume=True)
     save_checkpoint(state, {"w": torch.zeros(1)}, {"kind": "model"})
     with pytest.raises(InputError, match=r"m\.resume\.safetensors: is not the state of a training"):

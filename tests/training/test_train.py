@@ -1,4 +1,4 @@
-"""`memsim.train` in Python: what the command line's tests do not reach."""
+"""`memsim.train` in Python: cases that the tests of the command line do not reach."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_requested_stop_saves_the_work() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": []}, "data: names no corpus"),
+        ({"data": []}, "data: no corpus is named"),
         ({"config": {"base": "float", "epochz": 3}}, r"config: epochz: unknown key \(nearest: epochs\)"),
         ({"bits": 1}, "--bits 1: expected 2 to 16, or float"),
         ({"also_written": [Path("out.csv")]}, "out.csv: two results go to the same file"),

@@ -1,4 +1,4 @@
-"""Trainings that take a moment: four utterances, each character a tone of its own, and a tiny recogniser."""
+"""Trainings of a moment: four utterances in which each character is a tone, and a tiny recogniser."""
 
 from __future__ import annotations
 
