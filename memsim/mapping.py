@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from torch import Tensor, nn
 
+from memsim.arguments import require_types
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource
 from memsim.asr.input_rates import vectors_per_audio_second
@@ -191,11 +192,11 @@ def map_checkpoint(
     hardware: Hardware = "physical",
     *,
     bits: int | None = None,
-    cell: str | None = None,
+    cell: str | Path | None = None,
     set: Sequence[str] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    calibrate: str | None = None,
+    calibrate: str | Path | None = None,
     data_root: str | Path | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
@@ -240,6 +241,8 @@ def map_checkpoint(
     Raises:
         InputError: in one line that says what is wrong, where, and the remedy.
     """
+    require_types(map_checkpoint, locals())
+    seed = int(seed)  # of numpy's numbers
     listener = listener or Listener()
     for flag, wanted in {"--budget": budget, "--cost": cost}.items():
         if wanted and dry_run:
@@ -331,11 +334,11 @@ class _Count:
 
 
 def _calibration_data(
-    network: OpenedNetwork, data: str, root: str | Path | None, listener: Listener
+    network: OpenedNetwork, data: str | Path, root: str | Path | None, listener: Listener
 ) -> CalibrationData:
     recogniser = network.recogniser
     folder = None if root is None else Path(root)
-    corpus = load_corpus(data, split="dev", root=folder, text_style=recogniser.text_style)
+    corpus = load_corpus(str(data), split="dev", root=folder, text_style=recogniser.text_style)
     return calibration_data(recogniser, corpus.utterances, FeatureSource(recogniser.features), listener.progress)
 
 

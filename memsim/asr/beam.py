@@ -208,7 +208,7 @@ class BeamSearch:
         return torch.cat([scores, torch.cat([torch.tensor([_IMPOSSIBLE]), stay])[:, None]], dim=1)
 
 
-def words_to_recognise(tokens: Tokens, lexicon: str | None, language_model: Path | None) -> tuple[str, ...]:
+def words_to_recognise(tokens: Tokens, lexicon: str | Path | None, language_model: Path | None) -> tuple[str, ...]:
     """Return the words of a lexicon (a file, or `cmudict`), else of the tokens' own, else of the language model.
 
     Words have the form that the language model gives them, where it differs from `canonical`.

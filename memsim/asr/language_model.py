@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from memsim.arguments import require_types
 from memsim.asr.corpora import has_one_split, load_corpus, root_of
 from memsim.asr.lexicon import Lexicon, load_lexicon
 from memsim.asr.ngram import NgramModel, witten_bell
@@ -83,6 +84,7 @@ def estimate_language_model(
     Raises:
         InputError: Something that was given is wrong or missing: one line says what, where and the remedy.
     """
+    require_types(estimate_language_model, locals())
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if split is not None and all(map(has_one_split, names)):
         raise InputError(f"--split {split}: {', '.join(names)} is not divided into splits; leave --split out")

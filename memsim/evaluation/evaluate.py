@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, has_one_split, load_corpus, with_unwritable
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
 from memsim.errors import InputError
@@ -70,7 +71,7 @@ def evaluate(
     reference: str | Path | None = None,
     hardware: Hardware | None = None,
     bits: int | None = None,
-    cell: str | None = None,
+    cell: str | Path | None = None,
     set: Sequence[str] = (),
     trials: int = 1,
     seed: int | None = None,
@@ -142,12 +143,15 @@ def evaluate(
     >>> len(result.trials), len(result.digital.contributions)
     (2, 96)
     """
+    require_types(evaluate, locals())
+    trials, seed = int(trials), None if seed is None else int(seed)  # of numpy's numbers
     listener, decoding = listener or Listener(), decoding or Decoding()
     findings, sharing = findings or Findings(), sharing or Sharing()
     if isinstance(checkpoint, nn.Module):
         given = {
-            "data_root": data_root, "split": split, "limit": limit, "architecture": architecture,
-            "architecture_config": architecture_config, "reference": reference, "decoding": decoding != Decoding(),
+            "data_root": data_root, "split": split, "text_style": text_style != "kaldi", "limit": limit,
+            "architecture": architecture, "architecture_config": architecture_config, "reference": reference,
+            "decoding": decoding != Decoding(),
             "findings.cost": findings.cost, "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
         }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
@@ -240,6 +244,7 @@ def merge_results(results: str | Path | Sequence[str | Path]) -> EvaluationResul
     >>> memsim.merge_results("results.jsonl").digital == whole.digital
     True
     """
+    require_types(merge_results, locals())
     if isinstance(results, str | Path):
         paths = [Path(path) for path in glob.glob(str(results), recursive=True)]  # noqa: PTH207 - it may be absolute
         if not paths:

@@ -16,6 +16,7 @@ from memsim.evaluation.study import PointFacts
 from memsim.hardware import HardwareSpec
 from memsim.nn.budget import Budget
 from memsim.storage.outputs import require_page, write_text
+from memsim.units import counted
 from memsim.version import __version__
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class EvaluatedPoint(NamedTuple):
         return {"settings": dict(self.settings), **self.evaluation.to_dict()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """The scores of every chip of every point, and further findings for a single point.
 
@@ -174,6 +175,24 @@ class EvaluationResult:
         from memsim.report.evaluation_tables import result_parts
 
         return result_parts(self, verbose=verbose, worst=worst) if self.points else []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy in a file has no networks to measure anything on
+        return self.__dict__ | {"for_report": None}
+
+    def __repr__(self) -> str:
+        if not self.points:
+            return f"EvaluationResult({self})"
+        first = self.points[0].evaluation
+        if len(self.points) > 1:
+            keys = ", ".join(self.points[0].settings)
+            return f"EvaluationResult({first.checkpoint.path.name}: {counted(len(self.points), 'point')} over {keys})"
+        measure, mean = first.measure, first.spread()["mean"]
+        values = f"{measure.title} {measure.show(first.digital.rates[measure.key])} digital, {measure.show(mean)} on"
+        return (
+            f"EvaluationResult({first.checkpoint.path.name} on {first.spec.title}: {values} "
+            f"{counted(len(first.trials), 'chip')})"
+        )
 
     def __str__(self) -> str:
         from memsim.report.text import as_text

@@ -23,7 +23,7 @@ from memsim.evaluation.module_batches import Batches, inputs_and_targets
 from memsim.evaluation.task import CheckpointFacts, Score, System, Task
 from memsim.hardware import HardwareSpec
 from memsim.mapping import digital_twin
-from memsim.nn.batches import run_batch
+from memsim.nn.batches import MISFITS, described, run_batch
 from memsim.nn.budget import require_samples
 from memsim.nn.calibration import Calibration, measure
 from memsim.nn.finite import first_not_finite
@@ -113,7 +113,14 @@ class ModuleTask(Task):
         Raises InputError where `score` gives neither a number nor one for each example, or a negative or NaN one.
         """
         name = getattr(score, "__name__", type(score).__name__).strip("<>")
-        outputs, targets = _run(copy.deepcopy(model).eval(), batches[0], "cpu")
+        try:
+            outputs, targets = _run(copy.deepcopy(model).eval(), batches[0], "cpu")
+        except (*MISFITS, KeyError) as error:
+            said = str(error).split("\n")[0]
+            raise InputError(
+                f"data: the network fails on batch 0, {described(batches[0])}: {said}; batches are (inputs, targets) "
+                "pairs, (argument, ..., targets) tuples, or mappings with a label"
+            ) from error
         values, by_example = _values(score, outputs, targets, batches.sizes[0], name)
         in_percent = "accuracy" in name or all(value in (0.0, 1.0) for value in values)
         found = Measure(name, name.replace("_", " "), lower_is_better, in_percent)
@@ -305,14 +312,14 @@ def _to(value: Any, device: str) -> Any:
 def _values(score: ScoreFunction, outputs: Any, targets: Any, size: int, name: str) -> tuple[list[float], bool]:
     """Return what `score` gives: a value for each example and True, or their mean and False."""
     try:
-        found = score(outputs, targets)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        found = torch.as_tensor(score(outputs, targets)).detach()
+        values = found.double().flatten().tolist()
+    except (*MISFITS, KeyError) as error:
         said = str(error).split("\n")[0]
         raise InputError(
             f"score: {name}(outputs, targets) fails: {said}; batches are (inputs, targets) pairs or mappings with a "
             "label, and it is given the network's outputs"
         ) from error
-    values = torch.as_tensor(found).detach().double().flatten().tolist()
     if len(values) not in (1, size):
         raise InputError(
             f"score: {name} gives {counted(len(values), 'value')} for a batch of {counted(size, 'example')}; give one "
@@ -321,7 +328,7 @@ def _values(score: ScoreFunction, outputs: Any, targets: Any, size: int, name: s
     if not all(math.isfinite(value) and value >= 0 for value in values):
         wrong = next(value for value in values if not (math.isfinite(value) and value >= 0))
         raise InputError(f"score: {name} gives {wrong:g}; scores must be finite and not negative (ratios are taken)")
-    return values, len(values) == size and torch.as_tensor(found).ndim > 0
+    return values, len(values) == size and found.ndim > 0
 
 
 def calibration_of(batches: Batches) -> Callable[[nn.Module], None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memsim.arguments import require_types
 from memsim.errors import InputError
 from memsim.launch import is_torchrun
 from memsim.storage.outputs import require_new
@@ -29,7 +30,7 @@ class Decoding:
     """`greedy` (best path) or `beam` (beam search, with a lexicon for CTC)."""
     lm: str | Path | None = None
     """N-gram language model: ARPA, or KenLM's binary."""
-    lexicon: str | None = None
+    lexicon: str | Path | None = None
     """The words that can be recognised, a file or `cmudict`; by default the checkpoint's, else the language model's."""
     lm_weight: float | None = None
     """Weight of the language model's log10 P."""
@@ -47,6 +48,7 @@ class Decoding:
     """The number of hypotheses of each utterance in `write_hypotheses`."""
 
     def __post_init__(self) -> None:
+        require_types(Decoding, vars(self))
         if self.decoder not in ("greedy", "beam"):
             raise InputError(f"--decoder {self.decoder}: expected greedy or beam")
         if self.decoder == "greedy" and (given := self.given("beam_size", *_CTC_ONLY)):
@@ -84,6 +86,7 @@ class Sharing:
     """A file of JSON lines that grows as chips are done. The same call again continues it."""
 
     def __post_init__(self) -> None:
+        require_types(Sharing, vars(self))
         if self.jobs < 1:
             raise InputError(f"--jobs {self.jobs}: there must be at least 1")
         if self.shard is not None:
@@ -146,6 +149,9 @@ class Findings:
     """The mean CTC or RNN-T loss a token, which is finer than the WER."""
     hypotheses: bool = False
     """Prepare for `write_hypotheses`, whose n-best lists need the networks."""
+
+    def __post_init__(self) -> None:
+        require_types(Findings, vars(self))
 
     def require_single_point(self) -> None:
         """Raise InputError for findings that need a single point and a single process."""

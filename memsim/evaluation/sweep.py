@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from memsim.config.yaml_file import parse_value
@@ -80,7 +81,11 @@ def _alternatives(setting: str) -> list[str]:
 
 
 def points_of(
-    checkpoint: Checkpoint, hardware: Hardware | None, bits: int | None, cell: str | None, settings: Sequence[str]
+    checkpoint: Checkpoint,
+    hardware: Hardware | None,
+    bits: int | None,
+    cell: str | Path | None,
+    settings: Sequence[str],
 ) -> tuple[Point, ...]:
     """Return the points that the hardware options describe for `checkpoint`; none for an unchanged mapped file.
 
@@ -94,7 +99,11 @@ def points_of(
 
 
 def _hardware_for_mapped(
-    checkpoint: Checkpoint, hardware: Hardware | None, bits: int | None, cell: str | None, settings: Sequence[str]
+    checkpoint: Checkpoint,
+    hardware: Hardware | None,
+    bits: int | None,
+    cell: str | Path | None,
+    settings: Sequence[str],
 ) -> HardwareSpec:
     """Return the spec for mapping a mapped file's levels again: `hardware`, or that of the file, with changes."""
     spec, stored_bits = stored_spec(checkpoint)
@@ -105,7 +114,7 @@ def _hardware_for_mapped(
             "map or evaluate the unmapped checkpoint"
         )
     if hardware is not None:
-        spec = hardware if isinstance(hardware, HardwareSpec) else load_hardware(hardware)
+        spec = load_hardware(hardware)
     changed = change_hardware(spec, None, cell, settings)
     for key in ("bits", "scale", "scale_method"):
         wanted = getattr(changed.weights, key)

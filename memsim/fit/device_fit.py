@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from memsim.arguments import require_types
 from memsim.device import DeviceModel, save_device
 from memsim.device.file import summarise, summary_yaml
 from memsim.errors import InputError
@@ -145,9 +146,9 @@ def fit_device(
     order: int = 10,
     components: int | str = "auto",
     base: str | Path = "synaptogen",
-    column: Mapping[str, str] | Sequence[str] = (),
+    column: Mapping[str, str] | Sequence[str] | str = (),
     polarity: str = "negative",
-    from_base: Sequence[str] = (),
+    from_base: Sequence[str] | str = (),
     read_volts: float | None = None,
     reset_full_volts: float | None = None,
     linear_lrs: bool = False,
@@ -194,6 +195,8 @@ def fit_device(
     Raises:
         InputError: for options and measurements that make no model, in one line that names the remedy.
     """
+    require_types(fit_device, locals())
+    seed = int(seed)  # of numpy's numbers
     listener = listener or Listener()
     source = measurements.path if isinstance(measurements, Measurements) else Path(measurements)
     if yaml and out is None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import RenderableType
 
+from memsim.arguments import require_types
 from memsim.device import load_device
 from memsim.device.model import HRS
 from memsim.errors import InputError
@@ -61,9 +62,9 @@ def inspect_measurements(
     measurements: str | Path,
     *,
     base: str | Path = "synaptogen",
-    column: Mapping[str, str] | Sequence[str] = (),
+    column: Mapping[str, str] | Sequence[str] | str = (),
     polarity: str = "negative",
-    from_base: Sequence[str] = (),
+    from_base: Sequence[str] | str = (),
     read_volts: float | None = None,
     seed: int = 0,
     listener: Listener | None = None,
@@ -89,6 +90,7 @@ def inspect_measurements(
     Raises:
         InputError: for a file that cannot be read, in one line that names the row or column and the remedy.
     """
+    require_types(inspect_measurements, locals())
     listener = listener or Listener()
     with listener.working():
         found = load_measurements(
@@ -100,9 +102,9 @@ def inspect_measurements(
 def load_measurements(
     measurements: str | Path | Measurements,
     base: str | Path,
-    column: Mapping[str, str] | Sequence[str],
+    column: Mapping[str, str] | Sequence[str] | str,
     polarity: str,
-    from_base: Sequence[str],
+    from_base: Sequence[str] | str,
     read_volts: float | None,
     *,
     seed: int,

@@ -16,7 +16,10 @@ Hardware = HardwareSpec | str | Path | Mapping[str, Any]
 
 
 def choose_hardware(
-    hardware: Hardware | None, bits: int | None = None, cell: str | None = None, settings: Sequence[str] | None = None
+    hardware: Hardware | None,
+    bits: int | None = None,
+    cell: str | Path | None = None,
+    settings: Sequence[str] | None = None,
 ) -> HardwareSpec:
     """Return the spec that the hardware options describe together.
 
@@ -33,16 +36,13 @@ def choose_hardware(
         raise InputError("--hardware: the name is empty; leave it out, or name a spec")
     if hardware is None:
         hardware = "physical"
-    spec = hardware if isinstance(hardware, HardwareSpec) else load_hardware(hardware)
-    return change_hardware(spec, bits, cell, settings)
+    return change_hardware(load_hardware(hardware), bits, cell, settings)
 
 
 def change_hardware(
-    spec: HardwareSpec, bits: int | None = None, cell: str | None = None, settings: Sequence[str] | None = None
+    spec: HardwareSpec, bits: int | None = None, cell: str | Path | None = None, settings: Sequence[str] | None = None
 ) -> HardwareSpec:
     """Return `spec` with `cell`, `settings` and `bits` applied, in this order. See `choose_hardware`."""
-    if isinstance(settings, str):  # a string is a sequence of one-letter settings
-        raise TypeError(f"set is the text {settings!r}; it must be a list of settings, [{settings!r}]")
     for flag, value, key in (("--cell", cell, "cell"), ("--bits", bits, "weights.bits")):
         for setting in settings or () if value is not None else ():
             if setting.partition("=")[0].strip() == key:
@@ -53,5 +53,5 @@ def change_hardware(
     if spec.cell != "ideal":
         require_device(spec.cell)  # a missing device is reported now, not after an hour
     if bits is not None:
-        spec = spec.with_settings({"weights.bits": bits}, flag="--bits {value}")
+        spec = spec.with_settings({"weights.bits": int(bits)}, flag="--bits {value}")
     return spec

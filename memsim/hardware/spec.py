@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 from pydantic.types import Strict
 
+from memsim.arguments import require_types
 from memsim.config.bases import Bases, seen_from
 from memsim.config.changes import Changes, difference, flat, title
 from memsim.config.resources import configs_root
@@ -265,7 +266,7 @@ def _find_cell(data: dict[str, Any], folder: Path) -> None:
 _BASES = Bases("hardware", _SCHEMA, _find_cell)
 
 
-def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
+def load_hardware(source: HardwareSpec | str | Path | Mapping[str, Any]) -> HardwareSpec:
     """Load the shipped spec of that name, a YAML file, or a mapping, and resolve its `base`.
 
     >>> memsim.load_hardware("physical").cell
@@ -273,9 +274,12 @@ def load_hardware(source: str | Path | Mapping[str, Any]) -> HardwareSpec:
     >>> memsim.load_hardware({"base": "physical", "weights": {"bits": 3}}).weights.bits
     3
 
-    A spec without a `name` takes the name of its file. Raises InputError, which lists every problem with its file, line
-    and key.
+    A spec without a `name` takes the name of its file; a HardwareSpec is returned as it is. Raises InputError, which
+    lists every problem with its file, line and key.
     """
+    if isinstance(source, HardwareSpec):
+        return source
+    require_types(load_hardware, locals())
     if isinstance(source, Mapping):
         config = _BASES.resolve(Config.from_mapping({"name": "custom", **source}, "hardware"))
     else:

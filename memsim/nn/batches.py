@@ -14,7 +14,8 @@ Progress = Callable[[str, float], None]
 """A function called with what runs ("calibration", "programming" or "converter ranges") and the fraction done."""
 
 LABELS = ("label", "labels", "target", "targets")
-_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+"""Errors that code of others raises for values that do not fit it."""
 
 
 def reported(batches: Iterable[Any], name: str, progress: Progress) -> Iterator[Any]:
@@ -43,9 +44,9 @@ def run_batch(model: nn.Module, batch: Any) -> None:
     try:
         for part in [arguments] if unpadded is None else unpadded(*arguments):
             model(*part, **named)
-    except _MISFITS as error:
+    except MISFITS as error:
         kind = type(error)
-        if kind not in _MISFITS:
+        if kind not in MISFITS:
             raise
         said = str(error).split("\n")[0]
         place = _failing_layer(model, error)
@@ -55,7 +56,7 @@ def run_batch(model: nn.Module, batch: Any) -> None:
             raise kind(f"{place}: {error}") from error
         at = f" (layer {place})" if place else ""
         raise InputError(
-            f"calibration: the network fails on a batch of {_described(batch)}: {said}{at}; a batch is the argument of "
+            f"calibration: the network fails on a batch of {described(batch)}: {said}{at}; a batch is the argument of "
             f"the network, forward({', '.join(_parameters(model))}), a tuple of its arguments or a mapping of named "
             f"ones, without labels: {_remedy(model, batch)}"
         ) from error
@@ -104,13 +105,14 @@ def _parameters(model: nn.Module) -> list[str]:
         return ["..."]
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """Return the types and shapes in a batch, in words."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{name}: {_described(part)}' for name, part in value.items())}}}"
+        return f"{{{', '.join(f'{name}: {described(part)}' for name, part in value.items())}}}"
     if type(value) in (tuple, list):
-        return f"({', '.join(map(_described, value))})"
+        return f"({', '.join(map(described, value))})"
     return type(value).__name__
 
 

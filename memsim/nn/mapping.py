@@ -16,6 +16,7 @@ from rich.console import RenderableType
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from memsim.arguments import require_types
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.read_context import ReadContext
@@ -231,12 +232,11 @@ def map_model(
     cannot be mapped as they are, and a calibration that runs none of their layers; running a layer that the calibration
     never reached raises it, too, and so does computing with the weight of a layer on arrays past the layer.
     """
-    if not callable(progress):
-        raise TypeError(f"progress is {progress!r}; it must be a function of a name and a fraction, such as print")
-    if not isinstance(spec, HardwareSpec):
-        spec = load_hardware(spec)
+    require_types(map_model, locals())
+    seed = int(seed)  # of numpy's numbers
+    spec = load_hardware(spec)
     if bits is not None:
-        spec = spec.with_settings({"weights.bits": bits})
+        spec = spec.with_settings({"weights.bits": int(bits)})
     with evaluating(model):
         _require_mappable(model)
         layers = mappable_layers(model)
@@ -371,6 +371,7 @@ def measure_inputs(
     evaluation mode. `progress` is called with "calibration" and the fraction of the batches that have run. Raises
     InputError where no layer is reached that can be mapped.
     """
+    require_types(measure_inputs, locals())
     if isinstance(batches, Mapping):
         raise InputError("batches: a mapping; a batch of named arguments goes in a list")
     with evaluating(model):

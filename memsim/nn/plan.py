@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from memsim.arguments import require_types
 from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
 from memsim.crossbar.tiling import Tiling, tiling_for
 from memsim.errors import InputError
@@ -146,9 +147,7 @@ class Selection:
     exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for flag in ("include", "exclude"):
-            if isinstance(globs := getattr(self, flag), str):  # a string is a sequence of one-letter globs
-                raise TypeError(f"{flag} is the text {globs!r}; it must be a list of globs, [{globs!r}]")
+        require_types(Selection, vars(self))
 
     def reason_to_skip(self, names: Sequence[str], spec: HardwareSpec) -> str | None:
         """Return why a matrix with these names is not wanted on arrays; None where it is wanted."""

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from memsim.arguments import require_types
 from memsim.config.json_input import parse_json_object
 from memsim.errors import InputError
 from memsim.storage.files import file_sha256, is_file, read_text, require_format, writing
@@ -161,6 +162,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     >>> torch.nn.Linear(4, 2).load_state_dict(checkpoint.tensors())
     <All keys matched successfully>
     """
+    require_types(load_checkpoint, locals())
     path = Path(path)
     return _unwrapped(_load_shards(path) if path.name.endswith(".index.json") else _load_file(path))
 
@@ -260,6 +262,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: M
 
     Raises InputError when the file cannot be written there.
     """
+    require_types(save_checkpoint, locals())
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     shared = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
     stored = {n: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for n, t in stored.items()}

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, has_one_split, load_corpus, root_of, with_unwritable
 from memsim.asr.external import load_architecture
 from memsim.asr.recogniser import load_model_config
@@ -42,7 +45,7 @@ def train(
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
     hardware: str | Path | Mapping[str, Any] | HardwareSpec | None = None,
-    cell: str | None = None,
+    cell: str | Path | None = None,
     set: Sequence[str] = (),
     init: str | Path | None = None,
     init_encoder: str | Path | None = None,
@@ -103,6 +106,8 @@ def train(
         FloatingPointError: The loss or its gradient is not finite.
         Stopped: `stop_request` asked for it; `resume` continues.
     """
+    require_types(train, locals())
+    seed = int(seed)  # of numpy's numbers
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if not names:
         raise InputError("data: no corpus is named")
@@ -122,8 +127,9 @@ def train(
     files = TrainingFiles(out)
     files.require_writable(also_written, [init, init_encoder], resume=resume, force=force)
     listener = listener or Listener()
-    with files.held():
-        device = choose_device(compute)
+    device = choose_device(compute)
+    cuda = [torch.cuda.current_device()] if device == "cuda" else []
+    with files.held(), torch.random.fork_rng(cuda):  # the caller's random numbers go on as if nothing had been trained
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
         if (network := model or architecture) is not None:
             recipe = recipe.model_copy(update={"model": str(network)})

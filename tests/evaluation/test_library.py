@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -100,3 +102,18 @@ def test_shards_are_merged(tiny_recogniser: Path, tmp_path) -> None:
     merged = memsim.merge_results(tmp_path / "?.jsonl")
     assert without_timing(merged.to_dict()) == without_timing(whole.to_dict())
     assert any("share 2/2 is done" in line for line in given["listener"].said)
+
+
+def test_results_are_short_to_look_at_and_can_be_kept(tiny_recogniser: Path, tmp_path) -> None:
+    result = memsim.evaluate(tiny_recogniser, "demo", limit=2, hardware="ideal", bits=4, trials=2)
+    name = tiny_recogniser.name
+    shown = rf"EvaluationResult\({name} on ideal with weights.bits=4: WER % [\d.]+ digital, [\d.]+ on 2 chips\)"
+    assert re.fullmatch(shown, repr(result))
+    kept = pickle.loads(pickle.dumps(result))
+    assert kept == result
+    kept.write_report(tmp_path / "kept.html")
+    sweep = memsim.evaluate(tiny_recogniser, "demo", limit=2, hardware="ideal", set=["weights.bits=3,4"])
+    assert repr(sweep) == f"EvaluationResult({name}: 2 points over weights.bits)"
+    assert repr(memsim.EvaluationResult(())) == (
+        "EvaluationResult(a share of an evaluation; merge_results joins all of them)"
+    )

@@ -189,6 +189,8 @@ def test_data_that_differ_from_pass_to_pass_are_refused(monkeypatch):
         (lambda outputs, targets: -1.0, "gives -1; scores must be finite and not negative"),
         (lambda outputs, targets: float("nan"), "gives nan"),
         (lambda outputs, targets: outputs.no_such, "fails: 'Tensor' object has no attribute 'no_such'"),
+        (lambda outputs, targets: None, "fails: Could not infer dtype of NoneType"),
+        (lambda outputs, targets: "good", "fails: new(): invalid data type 'str'"),
     ],
 )
 def test_scores_that_make_no_sense(model, data, score, said):
@@ -202,6 +204,21 @@ def test_scores_that_make_no_sense(model, data, score, said):
 def test_data_that_are_no_batches(data):
     with pytest.raises(InputError, match=r"^data: "):
         Batches(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([(torch.ones(3, 5), torch.ones(3))], "batch 0, (float32 [3, 5], float32 [3]): mat1 and mat2 shapes"),
+        ([{"x": torch.ones(3, 12), "label": torch.ones(3)}], "got an unexpected keyword argument 'x'"),
+    ],
+)
+def test_batches_that_do_not_fit_the_network(model, data, said):
+    with pytest.raises(InputError) as error:
+        memsim.evaluate(model, data, score=accuracy)
+    assert str(error.value).startswith("data: the network fails on ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_nan_is_located(data):
@@ -249,6 +266,7 @@ def test_without_calibration_the_first_examples_set_the_ranges(model, data, monk
     ("options", "said"),
     [
         ({"split": "dev"}, "split: only for a recogniser's checkpoint"),
+        ({"text_style": "rwth"}, "text_style: only for a recogniser's checkpoint"),
         ({"decoding": memsim.Decoding(decoder="beam")}, "decoding: only for"),
         ({"findings": memsim.Findings(cost=True)}, "findings.cost: only for"),
         ({"score": None}, "a module is evaluated on batches by a score"),

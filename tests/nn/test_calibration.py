@@ -229,7 +229,7 @@ def test_a_calibration_that_misses_layers_or_finds_none_is_warned_of() -> None:
         memsim.map_model(net, "physical", calibration=statistics)
     with pytest.warns(UserWarning, match="no layer is on arrays"):
         memsim.map_model(nn.Sequential(nn.ReLU()), "ideal")
-    with pytest.raises(TypeError, match="progress is True; it must be a function"):
+    with pytest.raises(InputError, match=r"^progress: expected a function, got True$"):
         memsim.map_model(net, "ideal", progress=True)
 
 

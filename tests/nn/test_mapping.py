@@ -214,7 +214,7 @@ def test_errors_name_the_layer() -> None:
         InputError, match=r"--exclude nowhere\*: matches no layer \(layers are named like first, second"
     ):
         chip_of(Net(), exclude=["nowhere*"])
-    with pytest.raises(TypeError, match="include is the text"):
+    with pytest.raises(InputError, match=r"^include: expected a list of texts"):
         chip_of(Net(), include="first")
     taken = Net()
     taken.mapping = "a map of its own"

@@ -190,7 +190,7 @@ def test_globs_that_match_nothing(selection: Selection, flag: str) -> None:
 
 
 def test_one_glob_as_text_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"include is the text 'a\.\*'; it must be a list of globs, \['a\.\*'\]"):
+    with pytest.raises(InputError, match=r"^include: expected a list of texts, got 'a\.\*'; write \['a\.\*'\]$"):
         Selection(include="a.*")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import memsim
 from memsim.asr.architectures import ARCHITECTURES
@@ -102,6 +103,14 @@ def test_hardware_may_be_a_mapping() -> None:
     metadata = load_checkpoint(Path("out.safetensors")).metadata
     trained = json.loads(metadata["trained_hardware"])
     assert (metadata["trained_bits"], trained["tile"]["rows"], trained["tile"]["cols"]) == ("3", 32, 64)
+
+
+def test_the_random_numbers_of_the_caller_stay_what_they_were() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    train()
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_requested_stop_saves_the_work() -> None:
