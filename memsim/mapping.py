@@ -359,7 +359,7 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
     )
     return (
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
-        f"input statistics, so converter ranges are open; {remedy}"
+        f"input statistics, so converter ranges are not set; {remedy}"
     )
 
 

@@ -73,7 +73,7 @@ def test_a_model_of_one_s_own(tmp_path: Path) -> None:
         (MODEL.replace("heads: 2", "heads: 3"), "5: heads: heads (3) must divide width (8)"),
         (MODEL + "kernel_frames: 4", "7: kernel_frames: 4 is even; a centred kernel is odd"),
         (MODEL + "features: {max_hz: 9000}", "7: features.max_hz: 9000.0 is above half of sample_rate_hz (16000)"),
-        (MODEL + "width: 9", "7: width: is there twice (first: FILE:3)"),
+        (MODEL + "width: 9", "7: width: is given twice (first: FILE:3)"),
     ],
 )
 def test_bad_models(tmp_path: Path, text: str, found: str) -> None:

@@ -344,8 +344,8 @@ quite_something: 1
         ("cell: ''", "x.yaml:1: cell: String should have at least 1 character"),
         ("digital: [3]", "x.yaml:1: digital[0]: expected text, got 3"),
         ("weights: {copies: 0}", "x.yaml:1: weights.copies: 0 is out of range (1 to 1024)"),
-        ("name: a\nname: b", "x.yaml:2: name: is there twice (first: x.yaml:1)"),
-        ("tile: {rows: 1,\n rows: 2}", "x.yaml:2: tile.rows: is there twice (first: x.yaml:1)"),
+        ("name: a\nname: b", "x.yaml:2: name: is given twice (first: x.yaml:1)"),
+        ("tile: {rows: 1,\n rows: 2}", "x.yaml:2: tile.rows: is given twice (first: x.yaml:1)"),
         ("tile:\nadc: none", "x.yaml:1: tile: has no value (write none if that is meant)"),
         ("adc: !!python/name:os.system x", "the tag 'tag:yaml.org,2002:python/name:os.system' is not allowed here"),
         ("? [a]\n: 3", "x.yaml:1: a key must be a word"),
@@ -455,7 +455,7 @@ def test_several_levels_need_incremental_reset(write):
     text = "weights:\n  encoding: multilevel\n  cell_bits: {bits}\nprogramming: {{scheme: {scheme}}}"
     for scheme in ("single_pulse", "write_verify"):
         assert problems(write(text.format(bits=3, scheme=scheme))) == [
-            "x.yaml:3: weights.cell_bits: 3 bits a cell need programming: {scheme: incremental_reset};"
+            "x.yaml:3: weights.cell_bits: 3 bits per cell need programming: {scheme: incremental_reset};"
             f" {scheme} gives a cell two states"
         ]
         assert load_hardware(write(text.format(bits=1, scheme=scheme))).weights.cell_bits == 1
@@ -551,7 +551,7 @@ overrides:
             "x.yaml:10: overrides[3]: expected a section of keys, got 'c'; its keys are match, weights, dac, adc,"
             " gain_per_ampere, programming, read_noise",
             "x.yaml:3: overrides[0].adc.bits: 40 is out of range (2 to 16)",
-            "x.yaml:8: overrides[2].weights.cell_bits: 2 bits a cell need programming: {scheme: incremental_reset};"
+            "x.yaml:8: overrides[2].weights.cell_bits: 2 bits per cell need programming: {scheme: incremental_reset};"
             " single_pulse gives a cell two states",
         ]
     )
@@ -697,7 +697,7 @@ def test_overrides_beat_settings(write):
         ("=6", "--set =6: expected KEY=VALUE, such as --set adc.bits=6"),
         ("adc.bits=[", "--set adc.bits=[: not valid YAML: while parsing a flow node expected the node content"),
         ("dac={bitz: 3}", "--set dac={bitz: 3}: dac.bitz: unknown key (nearest: dac.bits)"),
-        ("dac={bits: 3, bits: 4}", "--set dac={bits: 3, bits: 4}: bits: is there twice"),
+        ("dac={bits: 3, bits: 4}", "--set dac={bits: 3, bits: 4}: bits: is given twice"),
         ("dac=none", "--set dac=none: dac: none works only with cell: ideal"),
         ("cell.x=3", "--set cell.x=3: cell: expected text, got a section of keys"),
         ("base=paper", "--set base=paper: base is for files; choose the spec to start from with --hardware"),

@@ -50,7 +50,7 @@ class Corpus:
     utterances: tuple[Utterance, ...]
     text_style: str = "kaldi"
     synthetic: bool = False
-    """Whether the speech was synthesised, so that a WER on it says little of real speech."""
+    """Whether the speech was synthesised, so that a WER on it says little about real speech."""
     skipped: int = 0
     """The number of segments left out because their transcripts hold only noise marks."""
     simplified: int = 0
@@ -101,7 +101,7 @@ class PublishedCorpus:
         split = self.splits.get(split, split)
         found = sorted(path.name for path in folder.iterdir() if any(path.glob(self.transcripts)))
         if split not in found:
-            raise InputError(f"{folder}: {self.name} has no split {split!r} here; there are: {', '.join(found)}")
+            raise InputError(f"{folder}: {self.name} has no split {split!r} here; available: {', '.join(found)}")
         return self.read(folder, split)
 
     def locate(self, root: Path | None) -> Path:
@@ -221,7 +221,7 @@ def load_corpus(
     elif Path(data).suffix in SUFFIXES:
         corpus = Corpus(data, "all", read_manifest(Path(data), root))
     else:
-        known = f"({nearest(data, NAMES, SUFFIXES)}there are: {', '.join(NAMES)})"
+        known = f"({nearest(data, NAMES, SUFFIXES)}available: {', '.join(NAMES)})"
         raise InputError(f"data {data!r}: no such corpus {known}, and not a manifest (.tsv or .jsonl)")
     return _finish(corpus, text_style, limit)
 

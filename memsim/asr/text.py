@@ -47,5 +47,5 @@ def normalise(text: str, style: str = "kaldi") -> str:
     Raises InputError for an unknown style.
     """
     if style not in TEXT_STYLES:
-        raise InputError(f"text style {style!r} is unknown; there are: {', '.join(TEXT_STYLES)}")
+        raise InputError(f"text style {style!r} is unknown; available: {', '.join(TEXT_STYLES)}")
     return TEXT_STYLES[style](text)

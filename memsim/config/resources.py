@@ -43,7 +43,7 @@ def find_config(
         raise InputError(f"{name_or_path}: is a folder; expected a {'YAML ' if '.yaml' in suffixes else ''}file")
     names = sorted({p.stem for p in folder.iterdir() if p.suffix in suffixes}) if folder.is_dir() else []
     endings = (*suffixes, ".yml") if ".yaml" in suffixes else suffixes
-    known = f"({nearest(name_or_path, names, endings, near)}there are: {', '.join(names)})"
+    known = f"({nearest(name_or_path, names, endings, near)}available: {', '.join(names)})"
     raise InputError(f"{name_or_path}: no such file, and no shipped {kind} config of that name {known}")
 
 

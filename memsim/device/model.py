@@ -72,7 +72,7 @@ class DeviceModel:
         """
         order = self.order if order is None else order
         if order not in self.var:
-            raise ValueError(f"device {self.name} has no cycle-to-cycle order {order} (there are: {sorted(self.var)})")
+            raise ValueError(f"device {self.name} has no cycle-to-cycle order {order} (available: {sorted(self.var)})")
         return self.var[order]
 
     # Currents: I(U) = (1 - r) LLRS(U) + r HHRS(U)

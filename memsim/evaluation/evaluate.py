@@ -258,7 +258,7 @@ def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corp
     plan = mapping_of(target.digital).plan
     warnings: list[str] = []
     if opened.kind == "mapped":
-        how = "chip 1 as it is in the file" if target.programmed else f"levels mapped again on {target.spec.title}"
+        how = "chip 1 is the one in the file" if target.programmed else f"levels mapped again on {target.spec.title}"
         listener.say(f"{opened.path} is mapped: {how}, further chips are programmed anew")
     else:  # a mapped file does not know what its globs kept digital
         warnings += [*glob_warnings(plan, target.spec), *bits_warnings(plan, opened)]

@@ -24,7 +24,7 @@ def merge(paths: Sequence[Path]) -> list[tuple[PointFacts, Evaluation]]:
     found = {path: read_results(path) for path in sorted(paths)}
     _require_all_shards({path: results.header for path, results in found.items()})
     if unfinished := [path for path, results in found.items() if not results.is_finished]:
-        raise InputError(f"{', '.join(map(str, unfinished))}: not finished; the command that wrote it goes on with it")
+        raise InputError(f"{', '.join(map(str, unfinished))}: not finished; run the command that wrote it again")
     facts = next(iter(found.values())).header.facts
     parts = by_system(pair for results in found.values() for pair in results.parts)
     whole = {system: PartialResult.joined(several) for system, several in parts.items()}

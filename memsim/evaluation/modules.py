@@ -256,7 +256,7 @@ class ModuleTask(Task):
 
     def speed_line(self, seconds: float) -> str:
         """See `Task`."""
-        return f"the simulation takes {si(seconds, 's')} an example (no speed of a chip)"
+        return f"the simulation takes {si(seconds, 's')} an example (not the speed of a chip)"
 
 
 @dataclass(frozen=True)

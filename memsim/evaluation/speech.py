@@ -38,7 +38,7 @@ CACHED_BYTES = 1e8
 GREEDY = {"decoder": "greedy"}
 """The entry of a result whose texts are decoded without a search."""
 
-SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
+SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little about real speech"
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class SpeechTask(Task):
 
     def speed_line(self, seconds: float) -> str:
         """See `Task`."""
-        return f"real-time factor of the simulation: {seconds:.3f} (no speed of a chip)"
+        return f"real-time factor of the simulation: {seconds:.3f} (not the speed of a chip)"
 
     def notes(self) -> list[str]:
         """See `Task`."""

@@ -164,7 +164,7 @@ def _require_statistics(
     if missing:
         more = f" and {counted(len(missing) - 1, 'more layer')}" if len(missing) > 1 else ""
         raise InputError(
-            f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are open; "
+            f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are not set; "
             f"{measuring(checkpoint)}"
         )
 

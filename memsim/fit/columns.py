@@ -158,4 +158,4 @@ def _parse(name: str, theirs: str, where: str) -> tuple[str | None, Column]:
 
 def _near(name: str, found: Sequence[str]) -> str:
     close = get_close_matches(name, found, n=1)
-    return f"(nearest: {close[0]})" if close else f"(there are: {', '.join(found)})"
+    return f"(nearest: {close[0]})" if close else f"(available: {', '.join(found)})"

@@ -88,7 +88,7 @@ class Table:
             self.columns = self._names()
         if len(set(self.columns)) < len(self.columns):
             twice = next(name for name in self.columns if self.columns.count(name) > 1)
-            raise InputError(f"{path}: column {twice} is there twice")
+            raise InputError(f"{path}: column {twice} is given twice")
 
     def batches(self, names: Sequence[str], text: Sequence[str] = ()) -> Iterator[Batch]:
         """Yield all rows of the columns `names` in order; the columns in `text` are labels, not numbers."""

@@ -116,7 +116,7 @@ class HardwareSpec(Section):
         weights, scheme = self.weights, self.programming.scheme
         if weights.cell_bits > 1 and self.cell != "ideal" and scheme != "incremental_reset":
             raise problem(
-                f"{weights.cell_bits} bits a cell need programming: {{scheme: incremental_reset}}; {scheme} gives"
+                f"{weights.cell_bits} bits per cell need programming: {{scheme: incremental_reset}}; {scheme} gives"
                 " a cell two states",
                 key="weights.cell_bits",
             )

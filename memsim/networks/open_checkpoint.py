@@ -30,7 +30,7 @@ def find_checkpoint(name: str | Path | None) -> tuple[Path, str | None]:
         if not path.is_file() and str(name) in BUNDLED:
             return ASSETS / "checkpoints" / BUNDLED[str(name)], None
         if not path.exists():
-            known = f"({nearest(str(name), BUNDLED, ['.safetensors'])}there are: {', '.join(BUNDLED)})"
+            known = f"({nearest(str(name), BUNDLED, ['.safetensors'])}available: {', '.join(BUNDLED)})"
             raise InputError(f"{name}: no such file, and no bundled checkpoint of that name {known}")
         return path, None
     if from_environment := os.environ.get("MEMSIM_CHECKPOINT"):

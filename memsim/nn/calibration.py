@@ -115,7 +115,7 @@ def calibrate(
 def without_ranges(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:
     """Return a warning that names the matrices whose ranges calibration left open; None where there is none."""
     names = [layer.name for layer in plan.mapped if needs_calibration(layer.spec) and layer.name not in statistics]
-    return f"calibration did not reach {first_few(names)}, so the converter ranges there are open" if names else None
+    return f"calibration did not reach {first_few(names)}, so the converter ranges there are not set" if names else None
 
 
 def silent_inputs(plan: Plan, statistics: Mapping[str, InputStatistics]) -> str | None:

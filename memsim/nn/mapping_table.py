@@ -92,7 +92,7 @@ def _layer_table(plan: Plan, errors: Mapping[str, float], verbose: bool) -> Tabl
 def _programming_table(reports: Mapping[str, ProgrammingReport]) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("programming", no_wrap=True)
-    for column in ("cells", "pulses a cell", "most", "verify reads", "failed", "time", "energy"):
+    for column in ("cells", "pulses per cell", "most", "verify reads", "failed", "time", "energy"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("spread %", justify="right")
     for report in total(reports.values()):

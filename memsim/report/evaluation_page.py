@@ -130,7 +130,7 @@ def _scores(facts: Result) -> list[Html]:
     title = "Word error rate" if measure.key == "wer" else measure.name.capitalize()
     speed = []
     if "real_time_factor" in facts:
-        speed = [note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (no speed of a chip)")]
+        speed = [note(f"Real-time factor of the simulation: {facts['real_time_factor']:.3f} (not the speed of a chip)")]
     return [
         heading(title),
         pictures([(f"{title.lower()}s with intervals", figures.scores(facts, measure))], "large"),
@@ -164,7 +164,7 @@ def _ablation(facts: Result) -> list[Html]:
     return [
         heading("Ablation"),
         pictures([(f"{measure.name} by effect", figures.ablation(steps, first, measure))], "large"),
-        table(["with effects up to", *head], rows),
+        table(["non-idealities up to", *head], rows),
     ]
 
 

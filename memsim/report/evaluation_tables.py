@@ -205,7 +205,7 @@ def _ends(interval: dict[str, Any] | None, measure: Measure, *, signed: bool = F
 def _ablation(steps: Sequence[AblationStep], result: Evaluation) -> Table:
     """The measure with the effects switched on one after the other, in their order."""
     measure, *others = result.task.measures
-    table = table_of("with effects up to", measure.title, "std", *(m.title for m in others), f"adds to {measure.title}")
+    table = table_of("non-idealities up to", measure.title, "std", *(m.title for m in others), f"adds to {measure.title}")
     before = None
     if (score := result.full_precision) is not None:
         before = score.value

@@ -64,7 +64,7 @@ def ablation(steps: Sequence[Mapping[str, Any]], full_precision: float | None, m
             panel.axes.legend()
         names = [effect_label(step["effect"]) for step in steps]
         panel.axes.set_xticks(places, names, rotation=30, ha="right")
-        panel.axes.set(ylabel=f"{measure.name}{' (%)' if measure.in_percent else ''}", title="with effects up to")
+        panel.axes.set(ylabel=f"{measure.name}{' (%)' if measure.in_percent else ''}", title="non-idealities up to")
         panel.axes.set_ylim(bottom=0)
     return panel.svg
 

@@ -128,7 +128,7 @@ def _programming(reports: Sequence[Result]) -> list[Html]:
     ]
     if not rows:
         return []
-    head = ["scheme", "cells", "pulses a cell", "most", "verify reads", "failed", "time", "energy", "spread %"]
+    head = ["scheme", "cells", "pulses per cell", "most", "verify reads", "failed", "time", "energy", "spread %"]
     return [
         heading("Programming"),
         table(head, rows),

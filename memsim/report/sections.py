@@ -21,7 +21,7 @@ from memsim.version import __version__
 
 Result = Mapping[str, Any]
 
-SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
+SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little about real speech"
 
 
 def speech_of(facts: Result) -> str:
@@ -191,7 +191,7 @@ def _cost_facts(cost: Result, of: str) -> dict[str, str]:
     programming = cost["programming"]
     rows = {f"latency for {of}": si(cost["seconds"], "s")}
     if cost["tops_per_watt"] is not None:
-        rows["efficiency of reading"] = f"{cost['tops_per_watt']:.3g} TOPS/W, two operations a weight"
+        rows["efficiency of reading"] = f"{cost['tops_per_watt']:.3g} TOPS/W, two operations per weight"
     if programming["joules"] is not None:
         rows["programming the chip once"] = si(programming["joules"], "J")
         if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:

@@ -113,7 +113,7 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
     efficiency = facts["tops_per_watt"]
     lines.append(
         f"latency for {of}: {si(facts['seconds'], 's')}"
-        + ("" if efficiency is None else f"; {efficiency:.3g} TOPS/W of reading (two operations a weight)")
+        + ("" if efficiency is None else f"; {efficiency:.3g} TOPS/W of reading (two operations per weight)")
     )
     programming = facts["programming"]
     if programming["joules"] is not None:

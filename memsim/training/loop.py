@@ -339,7 +339,7 @@ class _Training:
         if stops:
             place = f"epoch {self.progress.epoch}, after {self.progress.batches} of its batches"
             raise Stopped(
-                f"stopped in {place}; {self.files.state} holds the state, --resume goes on", by_keyboard=interrupts > 0
+                f"stopped in {place}; {self.files.state} holds the state, --resume continues", by_keyboard=interrupts > 0
             )
 
     def _save_state(self) -> None:

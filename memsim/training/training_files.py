@@ -57,7 +57,7 @@ class TrainingFiles:
             force: Files that exist are overwritten.
         """
         if resume and force:
-            raise InputError("--resume goes on with what --force would overwrite; give one of them")
+            raise InputError("--resume continues what --force would overwrite; give one of them")
         if not (resume or force):
             self.require_no_state()
         resumed = resume and (self.state.exists() or self.out.exists())

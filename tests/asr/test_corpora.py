@@ -111,7 +111,7 @@ def test_missing_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_split_names_those_there_are(tedlium: Path) -> None:
     write(tedlium / "TEDLIUM_release2/test/stm/c.stm")
-    with pytest.raises(InputError, match=r"tedlium2 has no split 'train' here; there are: dev, test"):
+    with pytest.raises(InputError, match=r"tedlium2 has no split 'train' here; available: dev, test"):
         load_corpus("tedlium2", split="train", root=tedlium)
     with pytest.raises(InputError, match="tedlium2: split test has no utterances"):
         load_corpus("tedlium2", split="test", root=tedlium)
@@ -205,7 +205,7 @@ def test_librispeech(librispeech: Path) -> None:
 def test_librispeech_splits_by_their_own_names(librispeech: Path) -> None:
     inner = librispeech / "LibriSpeech"
     assert load_corpus("librispeech", split="test-other", root=inner).split == "test-other"
-    with pytest.raises(InputError, match="no split 'train-clean-100' here; there are: dev-clean, test-other"):
+    with pytest.raises(InputError, match="no split 'train-clean-100' here; available: dev-clean, test-other"):
         load_corpus("librispeech", split="train", root=inner)
 
 

@@ -59,5 +59,5 @@ def test_normalising_twice_changes_nothing(text: str, style: str) -> None:
 
 
 def test_unknown_style_names_the_known() -> None:
-    with pytest.raises(InputError, match="'sclite' is unknown; there are: kaldi, rwth"):
+    with pytest.raises(InputError, match="'sclite' is unknown; available: kaldi, rwth"):
         normalise("yes", "sclite")

@@ -46,9 +46,9 @@ def test_the_table_says_what_was_measured(memsim):
         "(95% interval over 6 utterances, of these 2 chips: ",
         "clipped: DAC",
         "real-time factor of the simulation: ",
-        "(no speed of a chip)",
+        "(not the speed of a chip)",
         "demo-float.safetensors on physical, 3-bit weights, 60 layers",
-        "says little of real speech",
+        "says little about real speech",
         "blocks.5.feed_forward_2.expand",
     ):
         assert said in done.said
@@ -248,7 +248,7 @@ def test_a_folder_or_dangling_link_is_not_taken_for_a_checkpoint(memsim, tmp_pat
 def test_hardware_options_map_a_mapped_file_again_and_say_so(memsim):
     memsim("map", "demo-float", "--bits", "3")
     as_it_is = memsim("eval", "demo-float.mapped.safetensors", *DEMO)
-    assert "chip 1 as it is in the file" in as_it_is.said
+    assert "chip 1 is the one in the file" in as_it_is.said
     again = memsim("eval", "demo-float.mapped.safetensors", *DEMO, "--hardware", "ideal")
     assert "levels mapped again on ideal" in again.said
     assert "on ideal, 3-bit weights" in again.said
@@ -375,7 +375,7 @@ def test_what_effects_and_layers_cost(memsim):
     assert result["sensitivity"]["digital"]["wer"] == result["digital"]["wer"]
     for said in (
         "error of the product",
-        "with effects up to",
+        "non-idealities up to",
         "none: full precision",
         "only this layer on hardware",
         "none: digital, quantised",
@@ -446,7 +446,7 @@ def test_what_a_recogniser_cannot_write_is_said_once(memsim, tmp_path, monkeypat
     [
         (["nosuch.safetensors", *DEMO], "nosuch.safetensors: no such file, and no bundled checkpoint of that name"),
         (["foreign.safetensors", *DEMO], "names no architecture, so it can be mapped but not run"),
-        (["demo-float", "--data", "nosuch"], "data 'nosuch': no such corpus (there are: demo, tedlium2, librispeech)"),
+        (["demo-float", "--data", "nosuch"], "data 'nosuch': no such corpus (available: demo, tedlium2, librispeech)"),
         (["demo-float", "--data", "tedlium2"], "https://www.openslr.org/19"),
         (["demo-float", "--data", "tedlium2", "--data-root", "."], "holds no TEDLIUM_release2/"),
         (["demo-float", "--data", "missing.tsv"], "missing.tsv: no such manifest"),
@@ -471,9 +471,9 @@ def test_what_a_recogniser_cannot_write_is_said_once(memsim, tmp_path, monkeypat
         (["demo", "--quiet", "--verbose"], "--quiet --verbose: contradict each other; leave one out"),
         (["demo", "-v", "-q", "--merge", "x.jsonl"], "--quiet --verbose: contradict each other; leave one out"),
         (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "map it with `memsim map --calibrate DATA`"),
-        (["demo-flaot", *DEMO], "(nearest: demo-float; there are: demo-float, demo)"),
-        (["device", *DEMO], "(nearest: the file device.safetensors; there are: demo-float, demo)"),
-        (["demo", "--data", "audio"], "(nearest: the file audio.tsv; there are: demo, tedlium2, librispeech)"),
+        (["demo-flaot", *DEMO], "(nearest: demo-float; available: demo-float, demo)"),
+        (["device", *DEMO], "(nearest: the file device.safetensors; available: demo-float, demo)"),
+        (["demo", "--data", "audio"], "(nearest: the file audio.tsv; available: demo, tedlium2, librispeech)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(memsim, foreign, arguments, said):

@@ -78,7 +78,7 @@ def test_results_are_gone_on_with_and_shards_merged(memsim, tiny, tmp_path):
         found.append(done.said.partition("r.jsonl: ")[2].partition(" evaluation")[0])
     assert found[0].startswith("evaluation") or "found" not in found[0]
     assert found[1].startswith(
-        "found 4 of 5 work items (2 of 3 chips, 120 of 150 transcripts); goes on with the other 1"
+        "found 4 of 5 work items (2 of 3 chips, 120 of 150 transcripts); continues with the other 1"
     )
     assert found[2].startswith("found 5 of 5 work items (3 of 3 chips, 150 of 150 transcripts); nothing is left to run")
     assert result_of("r.json") == result_of("whole.json")

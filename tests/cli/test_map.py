@@ -164,7 +164,7 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--set", "adc.bitz=3"], "adc.bitz: unknown key (nearest: adc.bits)"),
         (
             ["foreign.safetensors", "--set", "weights.encoding=multilevel"],
-            "2 bits a cell need programming: {scheme: incremental_reset}",
+            "2 bits per cell need programming: {scheme: incremental_reset}",
         ),
         (["foreign.safetensors", "--set", "adc.bits"], "--set adc.bits: expected KEY=VALUE"),
         (["foreign.safetensors", "--include", "zzz*"], "--include zzz*: matches no layer"),

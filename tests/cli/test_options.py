@@ -12,9 +12,9 @@ from memsim.errors import InputError
 
 
 def test_the_help_of_data_names_every_corpus():
-    with pytest.raises(InputError, match=r"there are: [^)]*") as caught:
+    with pytest.raises(InputError, match=r"available: [^)]*") as caught:
         load_corpus("nothing")
-    known = str(caught.value).split("there are: ")[1].split(")")[0]
+    known = str(caught.value).split("available: ")[1].split(")")[0]
     assert known in DATA
 
 

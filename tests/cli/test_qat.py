@@ -243,7 +243,7 @@ def test_killed_terminated_and_resumed_it_ends_as_if_nothing_had_been(memsim, fo
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert "memsim: stopped in epoch" in said
-    assert "out.resume.safetensors holds the state, --resume goes on" in said
+    assert "out.resume.safetensors holds the state, --resume continues" in said
     assert 3 < len(rows(log)) < 13
 
     finished = memsim(*COMMAND, "-o", "out.safetensors", "--resume", "--json", "result.json")
@@ -285,7 +285,7 @@ def test_ctrl_c_saves_and_force_begins_anew(memsim, folder):
     assert refused.status == 2
     assert "is the state of another training (recipe.epochs: 1000, not 1); --force starts anew" in refused.err
     refused = memsim(*COMMAND, "-o", "out.safetensors", "--resume", "--force")
-    assert "--resume goes on with what --force would overwrite; give one of them" in refused.err
+    assert "--resume continues what --force would overwrite; give one of them" in refused.err
     assert memsim(*COMMAND, "-o", "out.safetensors", "--force").status == 0
     assert not state.exists()
     for name in ("out.safetensors", "out.last.safetensors", "out.csv"):

@@ -40,7 +40,7 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         find_config("models", "conformer-large")
     assert str(caught.value) == (
         "conformer-large: no such file, and no shipped models config of that name "
-        "(there are: conformer-paper, conformer-small, conformer-transducer-small, lstm-small, lstm-transducer-small)"
+        "(available: conformer-paper, conformer-small, conformer-transducer-small, lstm-small, lstm-transducer-small)"
     )
 
 
@@ -71,13 +71,13 @@ def test_what_may_have_been_meant(
         (tmp_path / file).touch()
     with pytest.raises(InputError) as caught:
         find_config(kind, name)
-    assert (f"(nearest: {nearest}; there are: " if nearest else "(there are: ") in str(caught.value)
+    assert (f"(nearest: {nearest}; available: " if nearest else "(available: ") in str(caught.value)
 
 
 def test_a_device_model_that_may_have_been_meant(tmp_path: Path) -> None:
     (tmp_path / "mine.safetensors").touch()
     (tmp_path / "mine.yaml").touch()  # the numbers of one, for people
-    with pytest.raises(InputError, match=r"nearest: the file .*/mine\.safetensors; there are: synaptogen"):
+    with pytest.raises(InputError, match=r"nearest: the file .*/mine\.safetensors; available: synaptogen"):
         find_config("devices", tmp_path / "mine", suffixes=(".safetensors",))
 
 
@@ -88,7 +88,7 @@ def test_names_lead_nowhere_else(name: str) -> None:
 
 
 def test_an_unknown_kind() -> None:
-    with pytest.raises(InputError, match=r"\(there are: \)"):
+    with pytest.raises(InputError, match=r"\(available: \)"):
         find_config("lampshades", "green")
 
 

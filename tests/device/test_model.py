@@ -89,7 +89,7 @@ def test_denormalise_is_the_published_gamma_and_psi(device: DeviceModel, publish
 
 
 def test_unknown_order_names_those_there_are(device: DeviceModel) -> None:
-    with pytest.raises(ValueError, match=r"no cycle-to-cycle order 11 \(there are: \[1, 2"):
+    with pytest.raises(ValueError, match=r"no cycle-to-cycle order 11 \(available: \[1, 2"):
         device.var_matrix(11)
 
 

@@ -57,7 +57,7 @@ def test_what_is_wrong_with_shards_is_said(shard, tmp_path):
     with pytest.raises(Stopped):
         shard(2, stop_after=1)
     two = tmp_path / "2-of-3.jsonl"
-    assert error_of([one, two, three]) == f"{two}: not finished; the command that wrote it goes on with it"
+    assert error_of([one, two, three]) == f"{two}: not finished; run the command that wrote it again"
     shard(2)
     assert len(merge([one, two, three])) == 1
 

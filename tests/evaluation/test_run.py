@@ -46,12 +46,12 @@ def test_a_resumed_study_says_what_it_found(study, tmp_path):
     assert found == []  # a new file
     run(study())
     work = f"2 of 6 work items (0 of 4 chips, {stopping.utterances} of 360 transcripts)"
-    assert found == [f"found {work}; goes on with the other 4"]
+    assert found == [f"found {work}; continues with the other 4"]
     run(study())
     assert found[1] == "found 6 of 6 work items (4 of 4 chips, 360 of 360 transcripts); nothing is left to run"
     run(study(trials=3))
     assert found[2].startswith(
-        "found 6 of 8 work items (4 of 6 chips, 360 of 480 transcripts); goes on with the other 2"
+        "found 6 of 8 work items (4 of 6 chips, 360 of 480 transcripts); continues with the other 2"
     )
 
 

@@ -85,7 +85,7 @@ def test_an_open_circuit_is_no_measurement(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["a,1,1,1,1,1", "b,1,1,1,1,1", "a,1,1,1,1,1"], "row 3: device a: cycle 1 is there twice"),
+        (["a,1,1,1,1,1", "b,1,1,1,1,1", "a,1,1,1,1,1"], "row 3: device a: cycle 1 is given twice"),
         (["a,2,1,1,1,1", "a,1,1,1,1,1"], "row 2: device a: cycle 1 comes after cycle 2"),
         (["a,1.5,1,1,1,1"], "row 1: cycle is 1.5; expected a whole number"),
         (["a,,1,1,1,1"], "row 1: cycle is nan; expected a whole number"),

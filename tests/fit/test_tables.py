@@ -136,7 +136,7 @@ def test_a_missing_value_of_parquet_is_nan(tmp_path: Path) -> None:
         ("t.csv", b"1,2,3\n", "begins with numbers"),
         ("t.csv", "device,cycle,hrs_ohms\n".encode("utf-16"), "not UTF-8 text; save it as UTF-8"),
         ("t.csv", b"device,cycle,hrs_ohms\n1,1\n", "cannot be read as a table: .*columns"),
-        ("t.csv", b"device,cycle,cycle\n", "column cycle is there twice"),
+        ("t.csv", b"device,cycle,cycle\n", "column cycle is given twice"),
         ("t.parquet", b"PAR1 and nothing else", "cannot be read as a table"),
         ("t.npz", b"not a zip file", "cannot be read as a table"),
     ],

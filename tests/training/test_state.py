@@ -83,7 +83,7 @@ def test_stopped_after_any_step(make: Callable[[Path], Job], uninterrupted: Path
     watching = Watching()
     epoch = 1 if steps <= 3 else 2  # after the third step, the first epoch is yet to be evaluated
     place = f"stopped in epoch {epoch}, after {steps - 3 * (epoch - 1)} of its batches"
-    with pytest.raises(Stopped, match=rf"{place}; .*m\.resume\.safetensors holds the state, --resume goes on"):
+    with pytest.raises(Stopped, match=rf"{place}; .*m\.resume\.safetensors holds the state, --resume continues"):
         run(make(out), watching, stop_request=after(steps, watching))
     assert len(watching.losses) == steps
     resumed = run(make(out), resume=True)
