@@ -14,7 +14,7 @@ from memsim.evaluation.measure import Measure
 from memsim.evaluation.partial_results import ChipFacts, PartialResult
 from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.evaluation.verdicts import warnings_of
-from memsim.hardware import FixedAdc, HardwareSpec
+from memsim.hardware import HardwareSpec
 from memsim.hardware.facts import hardware_dict
 from memsim.nn.mapping import ClipRate, clip_rate
 from memsim.units import counted, plural_of
@@ -164,8 +164,8 @@ class Evaluation:
             remedy = "calibrate on such data with dac.method: max"
             if kind == "adc":
                 adc = self.spec.for_layer(name).adc
-                wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
-                remedy = f"use {wider}, for some layers alone under `overrides`"
+                assert adc is not None
+                remedy = f"use {adc.wider}, for some layers alone under `overrides`"
             conversions = f"{rate:.1%} of the {kind.upper()}'s conversions are beyond full scale"
             said.append(f"{name}: {conversions}{others}; {remedy}")
         return said
