@@ -21,7 +21,7 @@ from memsim.crossbar.ranges import calibrated_adc_range, dac_range, has_input_ra
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.hardware import CalibratedAdc, FixedAdc
+from memsim.hardware import CalibratedAdc
 from memsim.units import counted
 
 MANTISSA_BITS = 9
@@ -206,8 +206,8 @@ class Calibrator:
             assert gain
             gain_per_ampere = torch.tensor(gain, device=arrays.device)
         adc_range: Tensor | None = None
-        if isinstance(spec.adc, FixedAdc):
-            adc_range = torch.tensor([[convert.fixed_adc_range(spec.adc)]], device=arrays.device)
+        if (given := convert.adc_range_of_spec(spec.adc)) is not None:
+            adc_range = torch.tensor([[given]], device=arrays.device)
         elif self._adc is not None:
             adc_range = self._calibrated_range(self._adc, gain_per_ampere)
         return ConverterRanges(self._dac_range, gain_per_ampere, adc_range)

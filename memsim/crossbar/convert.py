@@ -113,6 +113,9 @@ def fixed_adc_max_code(config: FixedAdc) -> int:
     return 1 << (config.precision_bits + config.range_bits - 1)
 
 
-def fixed_adc_range(config: FixedAdc) -> float:
-    """Return the full scale of a fixed ADC in units of (weight 1 x full-scale input)."""
-    return fixed_adc_max_code(config) * 2.0**-config.precision_bits
+def adc_range_of_spec(config: Adc | None) -> float | None:
+    """Return the full scale that the spec of an ADC gives, in units of (weight 1 x full-scale input).
+
+    None where calibration chooses it, and without an ADC.
+    """
+    return fixed_adc_max_code(config) * 2.0**-config.precision_bits if isinstance(config, FixedAdc) else None

@@ -14,7 +14,7 @@ from memsim.evaluation.measure import Measure
 from memsim.evaluation.partial_results import ChipFacts, PartialResult
 from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.evaluation.verdicts import warnings_of
-from memsim.hardware import FixedAdc, HardwareSpec
+from memsim.hardware import HardwareSpec
 from memsim.hardware.facts import hardware_dict
 from memsim.nn.mapping import ClipRate, clip_rate
 from memsim.units import counted, plural_of
@@ -164,8 +164,8 @@ class Evaluation:
             remedy = "dac.method: max and calibration on such data have room for them"
             if kind == "adc":
                 adc = self.spec.for_layer(name).adc
-                wider = f"more than adc.range_bits {adc.range_bits}" if isinstance(adc, FixedAdc) else "adc.method: max"
-                remedy = f"{wider} has room for them, under `overrides` in some layers alone"
+                assert adc is not None
+                remedy = f"{adc.wider} has room for them, under `overrides` in some layers alone"
             conversions = f"{rate:.1%} of the {kind.upper()}'s conversions are beyond full scale"
             said.append(f"{name}: {conversions}{others}; {remedy}")
         return said

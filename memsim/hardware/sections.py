@@ -100,6 +100,9 @@ class AdcImperfections(Section):
 class CalibratedAdc(AdcImperfections):
     """An ADC whose full scale is chosen by calibration, for each layer, plane or tile."""
 
+    wider: ClassVar[str] = "adc.method: max"
+    """The change of the spec that gives the ADC a larger full scale."""
+
     range: Literal["calibrated"] = "calibrated"
     bits: Annotated[int, Within(2, 16)] = 8
     granularity: Literal["layer", "plane", "tile"] = "plane"
@@ -127,6 +130,11 @@ class FixedAdc(AdcImperfections):
     def bits(self) -> int:
         """The bits of the ADC, sign included."""
         return self.precision_bits + self.range_bits
+
+    @property
+    def wider(self) -> str:
+        """The change of the spec that gives the ADC a larger full scale."""
+        return f"more than adc.range_bits {self.range_bits}"
 
 
 Adc = Annotated[

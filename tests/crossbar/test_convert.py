@@ -58,10 +58,10 @@ def test_fixed_adc_is_the_published_formula(precision: int, width: int) -> None:
     """y = clamp(round(v 2^P), -2^(P+R-1), 2^(P+R-1)) / 2^P, both ends included."""
     config = FixedAdc(range="fixed", precision_bits=precision, range_bits=width)
     edge = 2 ** (precision + width - 1)
-    assert convert.fixed_adc_range(config) == edge / 2**precision == 2.0 ** (width - 1)
+    assert convert.adc_range_of_spec(config) == edge / 2**precision == 2.0 ** (width - 1)
     v = torch.cat([torch.linspace(-1.3, 1.3, 999) * edge / 2**precision, torch.tensor([-edge, edge]) / 2**precision])
     expected = (v * 2**precision).round().clamp(-edge, edge) / 2**precision
-    got, clips = through_adc(v, config, torch.tensor([[convert.fixed_adc_range(config)]]))
+    got, clips = through_adc(v, config, torch.tensor([[convert.adc_range_of_spec(config)]]))
     assert torch.equal(got, expected)
     assert got.abs().max() == 2.0 ** (width - 1)
     assert int(clips.adc_clipped) == int(((v * 2**precision).round().abs() > edge).sum()) > 0
