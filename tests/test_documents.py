@@ -124,6 +124,14 @@ def test_the_formats_are_those_of_the_code():
     assert (REPOSITORY / "tests" / "published" / __version__).is_dir()
 
 
+@pytest.mark.parametrize("kind", ["devices", "hardware", "models"])
+def test_a_guide_names_every_file_of_its_folder(kind):
+    guide = (REPOSITORY / "configs" / kind / "README.md").read_text(encoding="utf-8")
+    for file in (REPOSITORY / "configs" / kind).glob("*.yaml"):
+        assert re.search(rf"`{file.stem}[`.]", guide), file.name
+        assert kind != "devices" or f"`{file.stem}.safetensors`" in guide
+
+
 def test_the_hardware_reference_is_current():
     guide = (REPOSITORY / "configs" / "hardware" / "README.md").read_text(encoding="utf-8")
     assert guide.partition(BEGIN)[2].partition(END)[0].strip() == reference().strip()

@@ -68,7 +68,7 @@ def estimate_language_model(
     The model is interpolated by Witten and Bell's method; see `memsim.asr.ngram.witten_bell`.
 
     Args:
-        data: One or more of `demo`, `tedlium2`, `librispeech` and manifests (.tsv, .jsonl); all are counted.
+        data: One or more of `demo`, names of corpora and manifests (.tsv, .jsonl); all are counted.
         out: The file of the model, in the ARPA format.
         order: Words in the longest n-gram.
         data_root: The folder of the corpora; None is `$MEMSIM_DATA/NAME`.

@@ -91,7 +91,7 @@ def evaluate(
     Args:
         checkpoint: a safetensors file, mapped or not, or a bundled one: `demo`, `demo-float`. By default
             $MEMSIM_CHECKPOINT, else the newest `*.mapped.safetensors` in the folder, else `demo`. Or a module.
-        data: `demo`, `tedlium2`, `librispeech`, or a manifest (.tsv, .jsonl); by default the demo for a bundled
+        data: `demo`, the name of a corpus, or a manifest (.tsv, .jsonl); by default the demo for a bundled
             checkpoint. For a module: batches, such as a `DataLoader` that does not shuffle; (inputs, targets) pairs,
             (argument, ..., targets) tuples, or mappings with a label.
         score: for a module: `score(outputs, targets)` gives a value for each example of a batch, or their mean. Values

@@ -71,7 +71,7 @@ def train(
 
     Args:
         model: The network, a shipped name or a YAML file; None is the recipe's.
-        data: One or more of `demo`, `tedlium2`, `librispeech` and manifests (.tsv, .jsonl). All are trained on (a name
+        data: One or more of `demo`, names of corpora and manifests (.tsv, .jsonl). All are trained on (a name
             that comes twice counts twice); the first gives the dev set.
         out: The best checkpoint, a name that ends in .safetensors.
         bits: Weight bits, 2 to 16, or `float` for full precision.

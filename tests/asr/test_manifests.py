@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memsim.asr.corpora import load_corpus
+from memsim.asr.corpora import NAMES, load_corpus
 from memsim.errors import InputError
 from tests.asr.test_corpora import write
 
@@ -93,5 +93,5 @@ def test_bad_manifests(manifest: Callable[..., str], name: str, text: str | byte
 def test_missing_manifest_and_unknown_data(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"m\.tsv: no such manifest"):
         load_corpus(str(tmp_path / "m.tsv"))
-    with pytest.raises(InputError, match=r"data 'timit': no such corpus \(there are: demo, tedlium2, librispeech\)"):
+    with pytest.raises(InputError, match=rf"data 'timit': no such corpus \(there are: {', '.join(NAMES)}\)"):
         load_corpus("timit")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from memsim.asr.bootstrap import compare
-from memsim.asr.corpora import load_corpus
+from memsim.asr.corpora import NAMES, load_corpus
 from memsim.asr.data import FeatureSource, pad
 from memsim.asr.recogniser import load_recogniser
 from memsim.config.resources import ASSETS
@@ -446,7 +446,7 @@ def test_what_a_recogniser_cannot_write_is_said_once(memsim, tmp_path, monkeypat
     [
         (["nosuch.safetensors", *DEMO], "nosuch.safetensors: no such file, and no bundled checkpoint of that name"),
         (["foreign.safetensors", *DEMO], "names no architecture, so it can be mapped but not run"),
-        (["demo-float", "--data", "nosuch"], "data 'nosuch': no such corpus (there are: demo, tedlium2, librispeech)"),
+        (["demo-float", "--data", "nosuch"], f"data 'nosuch': no such corpus (there are: {', '.join(NAMES)})"),
         (["demo-float", "--data", "tedlium2"], "https://www.openslr.org/19"),
         (["demo-float", "--data", "tedlium2", "--data-root", "."], "holds no TEDLIUM_release2/"),
         (["demo-float", "--data", "missing.tsv"], "missing.tsv: no such manifest"),
@@ -473,7 +473,7 @@ def test_what_a_recogniser_cannot_write_is_said_once(memsim, tmp_path, monkeypat
         (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "map it with `memsim map --calibrate DATA`"),
         (["demo-flaot", *DEMO], "(nearest: demo-float; there are: demo-float, demo)"),
         (["device", *DEMO], "(nearest: the file device.safetensors; there are: demo-float, demo)"),
-        (["demo", "--data", "audio"], "(nearest: the file audio.tsv; there are: demo, tedlium2, librispeech)"),
+        (["demo", "--data", "audio"], f"(nearest: the file audio.tsv; there are: {', '.join(NAMES)})"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(memsim, foreign, arguments, said):

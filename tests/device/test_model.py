@@ -61,6 +61,16 @@ def test_window_is_hhrs_less_llrs_and_does_not_vanish_within_the_full_reset(devi
     assert (window < 0).all()
 
 
+@pytest.mark.parametrize("path", sorted(SHIPPED.parent.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_the_numbers_to_read_are_those_of_the_file(path: Path) -> None:
+    numbers = yaml.safe_load(path.with_suffix(".yaml").read_text("utf-8"))
+    shipped = load_device(path)
+    assert numbers["name"] == shipped.name == path.stem
+    assert numbers["source"] == shipped.source
+    torch.testing.assert_close(torch.tensor(numbers["llrs"], dtype=torch.float64), shipped.llrs)
+    torch.testing.assert_close(torch.tensor(numbers["mixture_means"], dtype=torch.float64), shipped.mixture_means)
+
+
 @given(st.floats(500.0, 1e6))
 def test_a_cell_in_the_state_of_a_resistance_has_it(ohms: float) -> None:
     device = DEVICE
