@@ -1,7 +1,7 @@
 """The layer adapters: which layers can be mapped, and which matrices each of them has.
 
-To add a kind of layer, write a module with its mapped layer and its quantised layer, and enter them in `ADAPTERS` and
-`QUANTISED`.
+To add a kind of layer, write a module with its mapped layer and enter it in `ADAPTERS`; for training of few bits, write
+its quantised layer, too, and enter that in `QUANTISED`.
 """
 
 from __future__ import annotations
