@@ -15,18 +15,18 @@ from memsim.fit.goodness import STANDARD_ERRORS, Check, Goodness
 from memsim.fit.measurements import NAMES, Measurements
 from memsim.report.page import Html, document, facts, group, heading, html, listing, note, row, table, verdict
 from memsim.report.page import figures as pictures
-from memsim.storage.files import writing
+from memsim.storage.outputs import write_text
 from memsim.units import counted
 from memsim.version import __version__
 
 HTML, JSON = "report.html", "report.json"
 
 
-def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> dict[str, Any]:
-    """Return the fit and, if given, its checks as plain values."""
+def to_dict(fit: Fit, goodness: Goodness, measurements: Measurements) -> dict[str, Any]:
+    """Return the fit and its checks as plain values."""
     model, mixture = fit.model, fit.mixture
     rows = [*measurements.measured, *(4 + i for i in measurements.measured)]
-    result = {
+    return {
         "memsim": __version__,
         "device": {"name": model.name, "source": model.source},
         "fit": fit.facts(measurements),
@@ -51,8 +51,8 @@ def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> 
             "reset_full_volts": model.reset_full_volts,
             "reset_exponent": model.reset_exponent,
         },
+        "goodness": goodness.to_dict(),
     }
-    return result if goodness is None else result | {"goodness": goodness.to_dict()}
 
 
 def require_folder(folder: Path, force: bool) -> None:
@@ -69,10 +69,8 @@ def require_folder(folder: Path, force: bool) -> None:
 def write_report(folder: Path, fit: Fit, goodness: Goodness, measurements: Measurements) -> Path:
     """Write `report.html` and `report.json` into `folder`, made if it does not exist; return the path of the page."""
     folder.mkdir(exist_ok=True)
-    with writing(folder / JSON) as temporary:
-        temporary.write_text(json.dumps(to_dict(fit, goodness, measurements), indent=1) + "\n")
-    with writing(folder / HTML) as temporary:
-        temporary.write_text(page(fit, goodness, measurements), encoding="utf-8")
+    write_text(folder / JSON, json.dumps(to_dict(fit, goodness, measurements), indent=1) + "\n")
+    write_text(folder / HTML, page(fit, goodness, measurements))
     return folder / HTML
 
 

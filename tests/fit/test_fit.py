@@ -205,7 +205,7 @@ def test_what_was_not_measured_is_that_of_the_base_model(
 
 
 def test_a_fitted_model_is_a_device_file(fit: Fit, measured: Measurements, tmp_path: Path) -> None:
-    save_device(fit.model, tmp_path / "mine.safetensors", fit.provenance(measured))
+    save_device(fit.model, tmp_path / "mine.safetensors", {"fit": json.dumps(fit.facts(measured))})
     loaded = load_device(tmp_path / "mine.safetensors")
     assert torch.equal(loaded.var[ORDER], fit.model.var[ORDER])
     with safe_open(tmp_path / "mine.safetensors", framework="pt") as file:
@@ -250,7 +250,7 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path, rows, options, message: s
 
 
 def test_short_and_constant_devices_are_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memsim.fit.fit.TWIN_CYCLES", 60_000)
+    monkeypatch.setattr("memsim.fit.twin.TWIN_CYCLES", 60_000)
 
     def change(d: int, c: int, values: list[float]) -> list[float]:
         return [*values[:3], 0.7] if d == 3 else values
