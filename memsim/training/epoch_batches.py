@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from memsim.asr.audio import duration_seconds
-from memsim.asr.ctc import encode_text
-from memsim.asr.data import FeatureSource, pad, training_batches
+from memsim.asr.data import FeatureSource, encode_text, pad, training_batches
 from memsim.asr.features import FeatureConfig, spec_augment
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.utterances import Utterance
