@@ -77,28 +77,19 @@ def write_report(folder: Path, fit: Fit, goodness: Goodness, measurements: Measu
 def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
     """Return the report as an HTML page."""
     outcome = "warn" if goodness.warnings else "pass"
-    features = range(len(goodness.features))
-    sections = [
-        (
-            "Distributions",
-            [(f"{NAMES[d.feature]} histogram", figures.histogram(d)) for d in goodness.distributions],
-        ),
-        ("Quantiles", [(f"{NAMES[d.feature]} Q-Q", figures.quantiles(d)) for d in goodness.distributions]),
-        (
-            "Autocorrelations, cycle to cycle",
-            [
-                (f"{NAMES[goodness.features[i]]} autocorrelation", figures.autocorrelation(goodness, i))
-                for i in features
-            ],
-        ),
-        ("Cross-correlations, cycle to cycle", figures.cross_correlations(goodness)),
-        ("Correlations, device to device", figures.device_correlations(goodness)),
-        ("Current and voltage", [("I-V curves", figures.current_voltage(fit, measurements))]),
-        (
-            "Selection",
-            [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))],
-        ),
-    ]
+    distributions = [(NAMES[d.feature], d) for d in goodness.distributions]
+    features = [(i, NAMES[feature]) for i, feature in enumerate(goodness.features)]
+    sections = {
+        "Distributions": [(f"{name} histogram", figures.histogram(d)) for name, d in distributions],
+        "Quantiles": [(f"{name} Q-Q", figures.quantiles(d)) for name, d in distributions],
+        "Autocorrelations, cycle to cycle": [
+            (f"{name} autocorrelation", figures.autocorrelation(goodness, i)) for i, name in features
+        ],
+        "Cross-correlations, cycle to cycle": figures.cross_correlations(goodness),
+        "Correlations, device to device": figures.device_correlations(goodness),
+        "Current and voltage": [("I-V curves", figures.current_voltage(fit, measurements))],
+        "Selection": [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))],
+    }
     blocks = [
         verdict(outcome, f"{MARKS[outcome]} {summary(goodness)}"),
         listing(fit.notes),
@@ -111,7 +102,7 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
             f"{MARKS['warn']} it does not. The model: {counted(goodness.generated_devices, 'device')} of "
             f"{goodness.cycles:,} cycles drawn from it."
         ),
-        *(block for title, shown in sections if shown for block in (heading(title), pictures(shown))),
+        *(block for title, shown in sections.items() if shown for block in (heading(title), pictures(shown))),
         note(f"Grey: measured, with bands of {STANDARD_ERRORS:g} standard errors. Blue: the model."),
     ]
     return document(f"{fit.model.name}: fitted to {measurements.path.name}", blocks)

@@ -89,7 +89,7 @@ class SweepReader:
         grid = self.rows.grid()
         values = grid.values[:END_HRS].copy()
         values[HRS] = _hrs(values[HRS], grid.values[END_HRS])
-        return CycleGrid(grid.devices, grid.first_cycles, values), self._kept.traces(), self._outcomes
+        return CycleGrid(grid.devices, grid.first_cycles, values), self._kept.traces, self._outcomes
 
     def _require_rising_time(self, samples: NDArray[np.void]) -> None:
         seconds = samples["seconds"]
@@ -172,12 +172,7 @@ class _Reservoir:
     def __init__(self, size: int) -> None:
         self._size = size
         self._keys = np.empty(0)
-        self._parts: tuple[Ints, Ints, Floats, Floats] = (
-            np.empty(0, np.int64),
-            np.empty(0, np.int64),
-            np.empty((0, 0)),
-            np.empty((0, 0)),
-        )
+        self.traces = Traces(*np.empty((2, 0), np.int64), *np.empty((2, 0, 0)))
 
     def offer(self, sweeps: Sweeps, wanted: Bools, rng: np.random.Generator) -> None:
         keys = rng.random(len(wanted))
@@ -189,13 +184,8 @@ class _Reservoir:
         all_keys = np.concatenate([self._keys, keys[chosen]])
         kept = np.sort(np.argsort(all_keys, kind="stable")[: self._size])
         self._keys = all_keys[kept]
-        device, cycle, volts, amperes = (
-            _stacked(old, new[chosen])[kept] for old, new in zip(self._parts, offered, strict=True)
-        )
-        self._parts = device, cycle, volts, amperes
-
-    def traces(self) -> Traces:
-        return Traces(*self._parts)
+        parts = zip(vars(self.traces).values(), offered, strict=True)
+        self.traces = Traces(*(_stacked(old, new[chosen])[kept] for old, new in parts))
 
 
 def _stacked(first: Floats, second: Floats) -> Floats:

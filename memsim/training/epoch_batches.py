@@ -67,10 +67,8 @@ class TrainingSet:
         if self._masked:
             draw = [generator(self._seed, "augment", epoch, i) for i, _ in draws]
             features = [spec_augment(f, self._config.augment, g) for f, g in zip(features, draw, strict=True)]
-        return TrainingBatch(tuple(self.utterances[i] for i, _ in draws), *pad(features), self._tokens(draws))
-
-    def _tokens(self, draws: Draws) -> tuple[Tensor, ...]:
-        return tuple(self._targets[i] for i, _ in draws)
+        targets = tuple(self._targets[i] for i, _ in draws)
+        return TrainingBatch(tuple(self.utterances[i] for i, _ in draws), *pad(features), targets)
 
 
 @dataclass(frozen=True)

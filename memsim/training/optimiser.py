@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,15 +44,13 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential moving average of `model`'s parameters; its buffers are copied."""
-    return AveragedModel(model, multi_avg_fn=_warming_average(decay))
+    """Return an exponential moving average of `model`'s parameters; its buffers are copied.
 
-
-def _warming_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """Return a moving average whose decay grows from near 0 to `decay`, so that the first steps soon lose weight."""
+    The decay grows from near 0 to `decay`, so that the first steps soon lose weight.
+    """
 
     def update(averaged: Any, current: Any, count: Tensor | int) -> None:
         n = float(count)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    return update
+    return AveragedModel(model, multi_avg_fn=update)
