@@ -20,14 +20,9 @@ def make_optimiser(model: nn.Module, groups: Sequence[ParameterGroup], config: T
     wrong = [name for name, p in model.named_parameters() if times[id(p)] != int(p.requires_grad)]
     if wrong:
         raise ValueError(f"parameter groups hold {wrong[0]} {times[id(model.get_parameter(wrong[0]))]} times")
+    names = ("weight_decay", "rate_scale", "follows_size")
     settings: list[dict[str, Any]] = [
-        {
-            "params": list(group.parameters),
-            "weight_decay": group.weight_decay,
-            "rate_scale": group.rate_scale,
-            "follows_size": group.follows_size,
-        }
-        for group in groups
+        {"params": list(group.parameters)} | {name: getattr(group, name) for name in names} for group in groups
     ]
     first_rate = config.learning_rate[0][1]
     if config.optimiser == "radam":
