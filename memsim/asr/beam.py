@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,6 @@ class BeamOptions:
         for name in ("lm_weight", "prior_weight"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name} is {getattr(self, name)}; expected a number")
-
-    def to_dict(self) -> dict[str, float]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,9 @@ class BeamSearch:
                 f"none of {counted(len(words), 'word')} to recognise can be written with the recogniser's tokens"
             )
         self.words = len(spelled)
-        self._dictionary = _dictionary(spelled)
+        self._dictionary = require("flashlight.lib.text.dictionary", "beam search").Dictionary()
+        for word in spelled:
+            self._dictionary.add_entry(word)
         self._language_model = _language_model(language_model, self._dictionary)
         ending = () if separator is None else (separator,)
         self._trie = self._flashlight.Trie(len(tokens) + 1, BLANK)
@@ -232,14 +230,6 @@ def _as_written_in(language_model: Path | None, words: tuple[str, ...]) -> tuple
         known = []
     theirs = {canonical(word): word for word in known} | {word: word for word in known}
     return tuple(theirs.get(word, word) for word in words)
-
-
-def _dictionary(words: Iterable[str]) -> Any:
-    """Return the dictionary in which flashlight numbers `words`."""
-    dictionary = require("flashlight.lib.text.dictionary", "beam search").Dictionary()
-    for word in words:
-        dictionary.add_entry(word)
-    return dictionary
 
 
 def _language_model(path: Path | None, dictionary: Any) -> Any:

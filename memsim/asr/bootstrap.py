@@ -19,6 +19,7 @@ from memsim.rng import derive_seed
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+"""The probability of an interval."""
 
 _BLOCK_BYTES = 64e6
 """Memory for the counts of the resamples that are drawn at a time."""
@@ -38,8 +39,7 @@ class Interval:
 
     def to_dict(self) -> dict[str, float | None]:
         """Return plain values for JSON; one that is not finite is None."""
-        values = {"value": self.value, "low": self.low, "high": self.high}
-        return {key: value if isfinite(value) else None for key, value in values.items()}
+        return {key: value if isfinite(value) else None for key, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,12 @@ def wer_interval(
     *,
     resample_chips: bool = False,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
     """Return the mean WER of the chips of one system, with its interval; the arguments are those of `compare`."""
     system = _errors(errors, words)
     (wers,) = _resampled_wers([system], words, resample_chips, resamples, seed)
-    return _interval(_wer(system, words), wers, confidence)
+    return _interval(_wer(system, words), wers)
 
 
 def compare(
@@ -84,7 +83,6 @@ def compare(
     *,
     resample_chips: bool = False,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
     seed: int = 0,
     lower_is_better: bool = True,
 ) -> Comparison:
@@ -98,7 +96,6 @@ def compare(
             chips on other speech of the kind; without it, for these chips on other speech. It needs several chips: the
             spread of C chips drawn anew is too small by a factor of sqrt((C - 1) / C).
         resamples: the number of draws that the percentiles are taken of.
-        confidence: the probability of an interval, in (0, 1).
         seed: all draws are a function of it and of the sizes.
         lower_is_better: whether a system with the smaller value is the better one.
 
@@ -110,9 +107,9 @@ def compare(
     differences = system_wers - baseline_wers
     relative = None
     if baseline_wer > 0:
-        relative = _interval(wer / baseline_wer - 1, _relative(system_wers, baseline_wers), confidence)
+        relative = _interval(wer / baseline_wer - 1, _ratio(differences, baseline_wers))
     return Comparison(
-        _interval(wer - baseline_wer, differences, confidence),
+        _interval(wer - baseline_wer, differences),
         relative,
         float(((differences > 0) if lower_is_better else (differences < 0)).mean() + (differences == 0).mean() / 2),
     )
@@ -138,7 +135,6 @@ def mean_changes(
     baseline: Sequence[float],
     *,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> list[MeanChange]:
     """Compare the mean of a positive quantity, such as a loss, of several systems with a baseline's, by utterance.
@@ -147,7 +143,6 @@ def mean_changes(
         values: the systems' values, [systems, utterances].
         baseline: the baseline's values, [utterances].
         resamples: as for `compare`.
-        confidence: as for `compare`.
         seed: as for `compare`.
 
     Raises ValueError when sizes differ, or the baseline's mean is not positive.
@@ -158,12 +153,13 @@ def mean_changes(
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
     drawn = np.empty((resamples, len(table)))
     for rows, utterances in _resamples(rng, resamples, len(before)):
-        drawn[rows] = _relative(utterances @ table.T, (utterances @ before)[:, None])
+        start = (utterances @ before)[:, None]
+        drawn[rows] = _ratio(utterances @ table.T - start, start)
     changes = table.mean(axis=1) / before.mean() - 1
-    intervals = [_interval(float(c), own, confidence) for c, own in zip(changes, drawn.T, strict=True)]
+    intervals = [_interval(float(c), own) for c, own in zip(changes, drawn.T, strict=True)]
     larger = [i for i, interval in enumerate(intervals) if interval.low > 0]
     largest = drawn[:, max(larger, key=lambda i: changes[i])] if larger else drawn[:, 0]
-    alike = {i for i in larger if _interval(0.0, largest - drawn[:, i], confidence).low <= 0}
+    alike = {i for i in larger if _interval(0.0, largest - drawn[:, i]).low <= 0}
     return [MeanChange(interval, i in alike) for i, interval in enumerate(intervals)]
 
 
@@ -220,13 +216,8 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
         return np.where(numerator == 0, 0.0, numerator / denominator)
 
 
-def _relative(wers: Floats, baseline_wers: Floats) -> Floats:
-    """Return relative changes, 0 where neither makes an error."""
-    return _ratio(wers - baseline_wers, baseline_wers)
-
-
-def _interval(value: float, resampled: Floats, confidence: float) -> Interval:
-    tail = (1 - confidence) / 2
+def _interval(value: float, resampled: Floats) -> Interval:
+    tail = (1 - CONFIDENCE) / 2
     # Quantiles that are values of the sample, as nothing lies between a finite and an infinite value.
     low, high = np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf")
     return Interval(value, float(low), float(high))

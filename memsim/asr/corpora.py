@@ -148,8 +148,6 @@ def _read_librispeech(folder: Path, split: str) -> Corpus:
     utterances = []
     for transcript in (folder / split).glob("*/*/*.trans.txt"):
         for number, line in read_lines(transcript):
-            if not line.strip():
-                continue
             where = f"{transcript}:{number}"
             id, _, text = line.strip().partition(" ")
             if not re.fullmatch(r"[^/-]+-[^/-]+-[^/-]+", id):

@@ -16,7 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.audio import duration_seconds, read_audio
 from memsim.asr.features import FeatureConfig, WaveformConfig, extractor, perturb_speed
+from memsim.asr.tokens import Tokens
 from memsim.asr.utterances import Utterance
+from memsim.errors import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,6 +72,17 @@ class FeatureSource:
                 self._bytes_left -= features.nbytes
                 self._cache[key] = features
         return features.float()
+
+
+def encode_text(tokens: Tokens, utterance: Utterance) -> Tensor:
+    """Return the token ids of an utterance's text, int64 [tokens].
+
+    Raises InputError that names the utterance, for a character or word without a token.
+    """
+    try:
+        return torch.tensor(tokens.encode(utterance.text), dtype=torch.long)
+    except InputError as error:
+        raise InputError(f"{utterance.audio}: {utterance.id}: {error}") from None
 
 
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -93,9 +93,7 @@ def bundle_config(name: str, bundle: Wav2Vec2ASRBundle) -> Config:
     return Config.from_mapping(shape, f"torchaudio.pipelines.{name}")
 
 
-def with_architecture(
-    checkpoint: Checkpoint, name: str | None, config_file: str | Path | None = None, text_style: str = "kaldi"
-) -> Checkpoint:
+def with_architecture(checkpoint: Checkpoint, name: str | None, config_file: str | Path | None = None) -> Checkpoint:
     """Return `checkpoint` with the metadata of the architecture that the user names; unchanged where none is named.
 
     A file whose metadata describe a network keeps its config and tokens, and the user may name only the same ones.
@@ -121,7 +119,7 @@ def with_architecture(
             f"{checkpoint.path}: the meaning of the outputs is unknown; give `characters` in --architecture-config"
         )
     config = config.model_copy(update={"tokens": len(tokens)})
-    metadata = metadata_of(architecture, config, tokens, text_style)
+    metadata = metadata_of(architecture, config, tokens, "kaldi")
     kind = "mapped" if checkpoint.kind == "mapped" else "model"
     named = replace(checkpoint, metadata={**checkpoint.metadata, "format": FORMAT, "kind": kind, **metadata})
     if checkpoint.wrappers and set(checkpoint.stored.values()) & skeleton(named).model.state_dict().keys():

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from memsim.asr import ctc, transducer_decoding
+from memsim.asr import transducer_decoding
 from memsim.asr.models.frontend import frame_mask
 from memsim.asr.models.transducer import Transducer
 from memsim.asr.tokens import Tokens
@@ -61,16 +63,31 @@ class CTC(Kind):
         return Outputs(encoded.float(), frame_mask(frames, encoded.shape[1]), frames)
 
     def losses(self, outputs: Outputs, targets: Sequence[Tensor]) -> Tensor:
-        """Return `memsim.asr.ctc.ctc_losses`."""
-        return ctc.ctc_losses(outputs.log_probs, outputs.frames, targets)
+        """Return the CTC losses."""
+        log_probs = outputs.log_probs
+        lengths = torch.tensor([len(target) for target in targets], device=log_probs.device)
+        losses = F.ctc_loss(
+            log_probs.transpose(0, 1),
+            torch.cat(list(targets)).to(log_probs.device),
+            outputs.frames,
+            lengths,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return losses / lengths.clamp_min(1)
 
     def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
-        """Return `memsim.asr.ctc.too_short`."""
-        return ctc.too_short(frames, targets)
+        """Count utterances with fewer frames than tokens and blanks between equal tokens."""
+        needed = (len(target) + int((target[1:] == target[:-1]).sum()) for target in targets)
+        return sum(least > count for least, count in zip(needed, frames.tolist(), strict=True))
 
     def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
-        """Return the texts of the best paths."""
-        return ctc.greedy(encoded, frames, tokens)
+        """Return the texts of the best paths: repeats merged, blanks removed, spaces single."""
+        best = encoded.argmax(dim=-1).cpu()
+        return [
+            " ".join(tokens.decode(torch.unique_consecutive(path[:length]).tolist()).split())
+            for path, length in zip(best, frames.tolist(), strict=True)
+        ]
 
 
 class RNNT(Kind):
@@ -111,3 +128,17 @@ class TransducerBeam:
         found = transducer_decoding.beam_search(cast(Transducer, model), encoded, frames, self.width)
         best = [hypotheses[0].tokens if hypotheses else () for hypotheses in found]
         return [" ".join(self.tokens.decode(ids).split()) for ids in best]
+
+
+class TrainingPass(nn.Module):
+    """A network whose outputs are those that losses need: a Transducer's lattice is computed from the targets, too."""
+
+    def __init__(self, model: nn.Module, kind: Kind) -> None:
+        super().__init__()
+        self.model = model
+        self.kind = kind
+
+    def forward(self, features: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Outputs:
+        """Return the distributions of a batch, from its features [batch, frames, mel_bins] and lengths [batch]."""
+        encoded, frames = self.model(features, lengths)
+        return self.kind.outputs(self.model, encoded, frames, targets)

@@ -85,6 +85,7 @@ def estimate_language_model(
         InputError: Something that was given is wrong or missing: one line says what, where and the remedy.
     """
     require_types(estimate_language_model, locals())
+    listener = listener or Listener()
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if split is not None and all(map(has_one_split, names)):
         raise InputError(f"--split {split}: {', '.join(names)} is not divided into splits; leave --split out")
@@ -103,12 +104,10 @@ def estimate_language_model(
     result = LanguageModelResult(tuple(texts), known, order)
     if model_file is not None:
         write_text(model_file, result.model.to_arpa())
-        if listener is not None:
-            listener.say(f"{model_file}: {result}")
+        listener.say(f"{model_file}: {result}")
     if lexicon_file is not None:
         write_text(lexicon_file, known.to_text())
-        if listener is not None:
-            listener.say(f"{lexicon_file}: {counted(len(known), 'word')}")
+        listener.say(f"{lexicon_file}: {counted(len(known), 'word')}")
     if texts_file is not None:
         write_text(texts_file, "".join(f"{text}\n" for text in texts))
     return result

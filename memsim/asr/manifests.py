@@ -52,8 +52,6 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Yield (file:line, row) of every line below the header; an empty cell is an absent key, except for `text`."""
     header: list[str] | None = None
     for number, line in read_lines(path):
-        if not line.strip():
-            continue
         where, cells = f"{path}:{number}", line.split("\t")
         if header is None:
             header = [cell.strip() for cell in cells]
@@ -67,8 +65,6 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Yield (file:line, row) of every line that is not blank; a null is an absent key."""
     for number, line in read_lines(path):
-        if not line.strip():
-            continue
         where = f"{path}:{number}"
         row = parse_json(line, where)
         if not isinstance(row, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
+from memsim.nn.batches import Progress as Progress
 from memsim.nn.calibration import CalibrationData
 from memsim.nn.finite import first_not_finite
 from memsim.nn.mapping import ChipMapping
@@ -21,20 +22,16 @@ STATISTICS_UTTERANCES = 200
 PRIOR_UTTERANCES = 2000
 
 
-Progress = Callable[[str, float], None]
-"""A function that is called with the name of the running pass and the fraction of it that is done."""
-
-
 def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
     """Yield each batch with the network's outputs [batch, frames', ...] and their numbers of frames [batch].
 
     Raises FloatingPointError that names the first layer whose output holds NaN or Inf, where the outputs hold NaN.
     """
-    mapping = mapping_or_none(recogniser)
+    mapping = getattr(recogniser.model, "mapping", None)
     device = _device(recogniser.model)
 
     def run(batch: Batch) -> tuple[Tensor, Tensor]:
-        if mapping is not None:
+        if isinstance(mapping, ChipMapping):
             mapping.begin_batch(batch.key)
         with torch.inference_mode():
             encoded, frames = recogniser.model(batch.features.to(device), batch.lengths.to(device))
@@ -54,12 +51,6 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, st
     for batch, encoded, frames in outputs(recogniser, batches):
         texts |= zip(batch.indices, recogniser.transcribe(encoded, frames), strict=True)
     return texts
-
-
-def mapping_or_none(recogniser: Recogniser) -> ChipMapping | None:
-    """Return the mapping of the recogniser's network; None where it is not mapped."""
-    mapping = getattr(recogniser.model, "mapping", None)
-    return mapping if isinstance(mapping, ChipMapping) else None
 
 
 def _device(model: nn.Module) -> torch.device:

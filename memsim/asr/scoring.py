@@ -86,15 +86,10 @@ class Score:
 
     def to_dict(self) -> dict[str, float | int]:
         """Return the entries of a result file."""
-        return {
-            "wer": self.wer,
-            "cer": self.cer,
-            "hits": self.hits,
-            "substitutions": self.substitutions,
-            "insertions": self.insertions,
-            "deletions": self.deletions,
-            **({} if self.loss is None else {"loss": self.loss}),
-        }
+        names = ["wer", "cer", "hits", "substitutions", "insertions", "deletions"]
+        if self.loss is not None:
+            names.append("loss")
+        return {name: getattr(self, name) for name in names}
 
     def worst(self, count: int) -> list[int]:
         """Return the numbers of at most `count` utterances with word errors, the most errors first."""

@@ -8,7 +8,7 @@ import json
 import unicodedata
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,10 +131,7 @@ class CharacterTokens(Tokens):
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> CharacterTokens:
         """Return the tokens of an object that `to_json` wrote. Raises InputError for any other."""
-        characters = fields.get("characters")
-        if not isinstance(characters, list) or not all(isinstance(character, str) for character in characters):
-            raise InputError("tokens: `characters` must be a list of strings")
-        return cls(tuple(characters))
+        return cls(_strings(fields, "characters"))
 
 
 END_OF_WORD = "#"
@@ -216,14 +213,11 @@ class PhonemeTokens(Tokens):
     def spellings(self, word: str) -> list[tuple[int, ...]]:
         """Return the pronunciations of `word`, none where the lexicon lacks it."""
         ways = self.lexicon.pronunciations.get(word, ())
-        return [self._spelled(way) for way in ways]
+        return [tuple(self._ids[symbol] for symbol in (*way[:-1], f"{way[-1]}{END_OF_WORD}")) for way in ways]
 
     def missing(self, word: str) -> list[str]:
         """Return `word` where the lexicon lacks it, else nothing."""
         return [] if self.spellings(word) else [word]
-
-    def _spelled(self, way: Sequence[str]) -> tuple[int, ...]:
-        return tuple(self._ids[symbol] for symbol in (*way[:-1], f"{way[-1]}{END_OF_WORD}"))
 
     def to_json(self) -> str:
         """Return the kind, the phonemes and the lexicon (compressed, in base64) as JSON."""
@@ -233,17 +227,15 @@ class PhonemeTokens(Tokens):
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> PhonemeTokens:
         """Return the tokens of an object that `to_json` wrote. Raises InputError for any other."""
-        phonemes, packed = fields.get("phonemes"), fields.get("lexicon")
-        if not isinstance(phonemes, list) or not all(isinstance(phoneme, str) for phoneme in phonemes):
-            raise InputError("tokens: `phonemes` must be a list of strings")
+        phonemes = _strings(fields, "phonemes")
         unpacker = zlib.decompressobj()
         try:
-            text = unpacker.decompress(_unpacked(packed, "lexicon"), _MAX_LEXICON_BYTES).decode()
+            text = unpacker.decompress(_unpacked(fields.get("lexicon"), "lexicon"), _MAX_LEXICON_BYTES).decode()
         except (zlib.error, UnicodeDecodeError):
             raise InputError("tokens: `lexicon` must be compressed text") from None
         if not unpacker.eof:
             raise InputError(f"tokens: `lexicon` is cut short, or more than {_MAX_LEXICON_BYTES >> 20} MiB of text")
-        return cls(tuple(phonemes), Lexicon.from_text(text, "tokens: lexicon"))
+        return cls(phonemes, Lexicon.from_text(text, "tokens: lexicon"))
 
 
 @dataclass(frozen=True)
@@ -332,10 +324,8 @@ class PieceTokens(Tokens):
         return cls(_unpacked(fields.get("model"), "model"))
 
 
-_KINDS: Mapping[str, Callable[[Mapping[str, Any]], Tokens]] = {
-    CharacterTokens.kind: CharacterTokens.from_fields,
-    PhonemeTokens.kind: PhonemeTokens.from_fields,
-    PieceTokens.kind: PieceTokens.from_fields,
+_KINDS: Mapping[str, type[CharacterTokens | PhonemeTokens | PieceTokens]] = {
+    tokens.kind: tokens for tokens in (CharacterTokens, PhonemeTokens, PieceTokens)
 }
 
 
@@ -345,7 +335,7 @@ def tokens_from_json(document: str) -> Tokens:
     kind = fields.get("kind") if isinstance(fields, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"tokens: kind is {kind!r}; known are {', '.join(_KINDS)}")
-    return _KINDS[kind](fields)
+    return _KINDS[kind].from_fields(fields)
 
 
 def _symbols(ids: Iterable[int], symbols: Sequence[str]) -> Iterator[str]:
@@ -353,6 +343,13 @@ def _symbols(ids: Iterable[int], symbols: Sequence[str]) -> Iterator[str]:
         if not 0 <= i < len(symbols):
             raise ValueError(f"token id {i} is outside [0, {len(symbols)})")
         yield symbols[i]
+
+
+def _strings(fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    values = fields.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"tokens: `{key}` must be a list of strings")
+    return tuple(values)
 
 
 def _unpacked(value: object, key: str) -> bytes:

@@ -8,9 +8,11 @@ simulated arrays, whose key is the batch and the number of the read, is the same
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -116,15 +118,16 @@ class _Beam:
 
         Two ways to the same tokens are in the same frame, and their probabilities are added.
         """
-        reached: dict[TokenIds, float] = {}
+        reached: defaultdict[TokenIds, float] = defaultdict(lambda: -math.inf)
         for (tokens, log_prob), best, blank in zip(self.live.items(), tops, blanks, strict=True):
             if steps - len(tokens) == self.frames - 1:
                 self.done[tokens] = log_prob + blank
             else:
-                _add(reached, tokens, log_prob + blank)
+                reached[tokens] = float(np.logaddexp(reached[tokens], log_prob + blank))
             if len(tokens) < self.max_tokens:
                 for token, gain in best:
-                    _add(reached, (*tokens, token), log_prob + gain)
+                    longer = (*tokens, token)
+                    reached[longer] = float(np.logaddexp(reached[longer], log_prob + gain))
         self.live = reached
 
     def prune(self, width: int) -> None:
@@ -192,13 +195,6 @@ def _rows_of(
         state = (torch.cat([state[0], more_state[0]], dim=1), torch.cat([state[1], more_state[1]], dim=1))
     chosen = torch.tensor([rows[place] for place in places], dtype=torch.long, device=predicted.device)
     return predicted[chosen], (state[0][:, chosen], state[1][:, chosen])
-
-
-def _add(reached: dict[TokenIds, float], tokens: TokenIds, log_prob: float) -> None:
-    """Add a log-probability to that of `tokens`: log(exp(a) + exp(b))."""
-    there = reached.get(tokens, -math.inf)
-    low, high = sorted((there, log_prob))
-    reached[tokens] = high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 def _begun(model: Transducer, encoded: Tensor, batch: int) -> tuple[Tensor, State]:

@@ -27,12 +27,13 @@ class Utterance:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line without its end) of a UTF-8 text file.
+    """Yield (number from 1, line without its end) of the lines of a UTF-8 text file that are not blank.
 
     Raises InputError when the file cannot be read, or is not UTF-8 (with the line).
     """
     for number, line in enumerate(read_text(path).split("\n"), start=1):
-        yield number, line.removesuffix("\r")
+        if line.strip():
+            yield number, line.removesuffix("\r")
 
 
 def parse_seconds(value: object, key: str, where: str) -> float:

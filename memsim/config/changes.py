@@ -51,12 +51,8 @@ def title(name: str, changes: Changes) -> str:
 
 def without(changes: Changes, *keys: str) -> Changes:
     """Return `changes` without some keys, such as those to which a sweep gives columns of their own."""
-    return Changes(changes.base, {key: value for key, value in changes.changed.items() if not _is_within(key, keys)})
-
-
-def _is_within(key: str, sections: tuple[str, ...]) -> bool:
-    """Whether `key` is one of `sections` or a key in one."""
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
+    left_out = tuple(f"{key}." for key in keys)  # a key itself, and a section with all keys in it
+    return Changes(changes.base, {k: value for k, value in changes.changed.items() if not f"{k}.".startswith(left_out)})
 
 
 def setting_text(value: object) -> str:

@@ -244,11 +244,7 @@ class Schema(Generic[M]):
         further = [key for key in self.keys if key[: len(parent)] == parent and len(key) > len(parent) + 1]
         if close := get_close_matches(word, {key[-1] for key in further}, n=1, cutoff=0.8):
             return "nearest: " + ", ".join(dotted(key) for key in further if key[-1] == close[0])
-        return self._neighbours(path)
-
-    def _neighbours(self, path: KeyPath) -> str:
-        parent = tuple(step for step in path[:-1] if isinstance(step, str))
-        return "known here: " + ", ".join(key[-1] for key in self.keys if key[:-1] == parent)
+        return "known here: " + ", ".join(neighbours)
 
 
 def _path_of(error: ErrorDetails, data: Any) -> KeyPath:

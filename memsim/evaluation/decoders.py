@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def make_decoder(
     }
     if options.tune:
         facts["tuned"] = tune(search, outputs, LM_WEIGHTS if lm else (0.0,), progress=progress).to_dict()
-    return search, facts | {"options": search.options.to_dict()}
+    return search, facts | {"options": asdict(search.options)}
 
 
 def hypotheses(

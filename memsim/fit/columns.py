@@ -106,14 +106,11 @@ def resolve(
             raise InputError(f"{where}: --column {expected}={theirs}: no such column {_near(theirs, found)}")
     theirs_of = {name: name for name in found if name not in renamed.values()} | renamed
     quantities: dict[str, Column] = {}
-    unused = []
     for name, theirs in theirs_of.items():
         quantity, column = _parse(name, theirs, where)
-        if quantity is None:
-            unused.append(theirs)
-        elif quantity in quantities:
+        if quantity is not None and quantity in quantities:
             raise InputError(f"{where}: columns {quantities[quantity].name} and {theirs} are both {quantity}; keep one")
-        else:
+        if quantity is not None:
             quantities[quantity] = column
     kind = "sweeps" if SWEEP.keys() & quantities.keys() and not FEATURES.keys() & quantities.keys() else "features"
     wanted = [*KEYS, *(SWEEP if kind == "sweeps" else (key for key in FEATURES if key not in without))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,7 @@ from memsim.fit.inspection import load_measurements
 from memsim.fit.measurements import Measurements, require_volts
 from memsim.listener import Listener
 from memsim.report.text import as_html, as_text
-from memsim.storage.files import writing
-from memsim.storage.outputs import require_outputs, require_safetensors
+from memsim.storage.outputs import require_outputs, require_safetensors, write_text
 
 MOST = 50
 """The highest order of the cycle-to-cycle process, and the largest number of components, that can be asked for."""
@@ -103,12 +103,10 @@ class DeviceFit:
             model=dataclasses.replace(self.model, name=name),
             options=dataclasses.replace(self.fit.options, name=name),
         )
-        save_device(named.model, device_file, named.provenance(self.measurements))
+        facts = named.facts(self.measurements)
+        save_device(named.model, device_file, {"fit": json.dumps(facts)})
         for yaml_file in yaml_files:
-            with writing(yaml_file) as temporary:
-                temporary.write_text(
-                    summary_yaml(summarise(named.model) | {"fit": named.facts(self.measurements)}), encoding="utf-8"
-                )
+            write_text(yaml_file, summary_yaml(summarise(named.model) | {"fit": facts}))
 
     def as_rich(self, *, every_check: bool = False) -> tuple[RenderableType, ...]:
         """Return what the command prints, as parts for a console of `rich`: heading, table of checks, summary.

@@ -44,12 +44,7 @@ class Envelopes:
     reset_full_volts: float
     reset_exponent: float
     source: str
-    error: float | None = None  # median relative error of curves fitted to sweeps
-
-    @property
-    def is_of_base(self) -> bool:
-        """Whether the curves come from a base model."""
-        return self.error is None
+    error: float | None = None  # median relative error of curves fitted to sweeps; None for those of a base model
 
     def on(self, model: DeviceModel) -> DeviceModel:
         """Return `model` with these envelopes."""

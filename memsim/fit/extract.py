@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memsim.fit.arrays import Bools, Floats, Ints
 
@@ -39,15 +40,19 @@ class Sweeps:
     highest: Ints  # [n] index of Vpos
 
     @classmethod
-    def of(cls, devices: Ints, cycles: Ints, rows: Ints, volts: Floats, amperes: Floats, starts: Ints) -> Sweeps:
-        """Cut samples [samples] in file order into cycles, which begin at the indices `starts`."""
-        lengths = np.diff(starts, append=len(rows))
+    def of(cls, samples: NDArray[np.void], starts: Ints) -> Sweeps:
+        """Cut `samples` in file order into cycles, which begin at the indices `starts`.
+
+        Their fields are `device`, `cycle`, `row`, `volts` and `amperes`.
+        """
+        lengths = np.diff(starts, append=len(samples))
         place = np.arange(int(lengths.max()))
         is_sample = place < lengths[:, None]
-        index = np.minimum(starts[:, None] + place, len(rows) - 1)
-        u, i = (np.where(is_sample, column[index], np.nan) for column in (volts, amperes))
+        index = np.minimum(starts[:, None] + place, len(samples) - 1)
+        u, i = (np.where(is_sample, samples[name][index], np.nan) for name in ("volts", "amperes"))
         lowest, highest = np.nanargmin(u, axis=1), np.nanargmax(u, axis=1)
-        return cls(devices[starts], cycles[starts], rows[starts], u, i, lowest, highest)
+        device, cycle, row = (samples[name][starts] for name in ("device", "cycle", "row"))
+        return cls(device, cycle, row, u, i, lowest, highest)
 
     def legs(self) -> tuple[Bools, Bools, Bools]:
         """Return masks [n, samples] of the three legs: to Vneg, from Vneg to Vpos, and back from Vpos."""

@@ -6,7 +6,6 @@ The polynomials and the process are corrected for the bias of short series, whic
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +88,6 @@ class Fit:
     rounds: int  # rounds of the bias correction
     notes: tuple[str, ...]  # remarks and warnings for the user
 
-    def provenance(self, measurements: Measurements) -> dict[str, str]:
-        """Return the metadata that records in a device file how it was fitted."""
-        return {"fit": json.dumps(self.facts(measurements))}
-
     def facts(self, measurements: Measurements) -> dict[str, Any]:
         """Return the measurements, the options and the versions of the fit as plain values."""
         layout = measurements.layout
@@ -155,7 +150,7 @@ def fit_model(
             f"memsim fit-device: {measurements.path.name} (sha256 {measurements.sha256[:16]}), "
             f"{counted(len(devices), 'device')}, {counted(int(counts.max(axis=0).sum()), 'cycle')}"
         ),
-        licence=base.licence if curves.is_of_base or len(measured) < 4 else "",
+        licence=base.licence if curves.error is None or len(measured) < 4 else "",
     )
     _require_possible(model, measurements, notes)
     var = {order: matrix.numpy() for order, matrix in model.var.items()}

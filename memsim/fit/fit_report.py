@@ -15,18 +15,18 @@ from memsim.fit.goodness import STANDARD_ERRORS, Check, Goodness
 from memsim.fit.measurements import NAMES, Measurements
 from memsim.report.page import Html, document, facts, group, heading, html, listing, note, row, table, verdict
 from memsim.report.page import figures as pictures
-from memsim.storage.files import writing
+from memsim.storage.outputs import write_text
 from memsim.units import counted
 from memsim.version import __version__
 
 HTML, JSON = "report.html", "report.json"
 
 
-def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> dict[str, Any]:
-    """Return the fit and, if given, its checks as plain values."""
+def to_dict(fit: Fit, goodness: Goodness, measurements: Measurements) -> dict[str, Any]:
+    """Return the fit and its checks as plain values."""
     model, mixture = fit.model, fit.mixture
     rows = [*measurements.measured, *(4 + i for i in measurements.measured)]
-    result = {
+    return {
         "memsim": __version__,
         "device": {"name": model.name, "source": model.source},
         "fit": fit.facts(measurements),
@@ -51,8 +51,8 @@ def to_dict(fit: Fit, goodness: Goodness | None, measurements: Measurements) -> 
             "reset_full_volts": model.reset_full_volts,
             "reset_exponent": model.reset_exponent,
         },
+        "goodness": goodness.to_dict(),
     }
-    return result if goodness is None else result | {"goodness": goodness.to_dict()}
 
 
 def require_folder(folder: Path, force: bool) -> None:
@@ -69,38 +69,27 @@ def require_folder(folder: Path, force: bool) -> None:
 def write_report(folder: Path, fit: Fit, goodness: Goodness, measurements: Measurements) -> Path:
     """Write `report.html` and `report.json` into `folder`, made if it does not exist; return the path of the page."""
     folder.mkdir(exist_ok=True)
-    with writing(folder / JSON) as temporary:
-        temporary.write_text(json.dumps(to_dict(fit, goodness, measurements), indent=1) + "\n")
-    with writing(folder / HTML) as temporary:
-        temporary.write_text(page(fit, goodness, measurements), encoding="utf-8")
+    write_text(folder / JSON, json.dumps(to_dict(fit, goodness, measurements), indent=1) + "\n")
+    write_text(folder / HTML, page(fit, goodness, measurements))
     return folder / HTML
 
 
 def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
     """Return the report as an HTML page."""
     outcome = "warn" if goodness.warnings else "pass"
-    features = range(len(goodness.features))
-    sections = [
-        (
-            "Distributions",
-            [(f"{NAMES[d.feature]} histogram", figures.histogram(d)) for d in goodness.distributions],
-        ),
-        ("Quantiles", [(f"{NAMES[d.feature]} Q-Q", figures.quantiles(d)) for d in goodness.distributions]),
-        (
-            "Autocorrelations, cycle to cycle",
-            [
-                (f"{NAMES[goodness.features[i]]} autocorrelation", figures.autocorrelation(goodness, i))
-                for i in features
-            ],
-        ),
-        ("Cross-correlations, cycle to cycle", figures.cross_correlations(goodness)),
-        ("Correlations, device to device", figures.device_correlations(goodness)),
-        ("Current and voltage", [("I-V curves", figures.current_voltage(fit, measurements))]),
-        (
-            "Selection",
-            [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))],
-        ),
-    ]
+    distributions = [(NAMES[d.feature], d) for d in goodness.distributions]
+    features = [(i, NAMES[feature]) for i, feature in enumerate(goodness.features)]
+    sections = {
+        "Distributions": [(f"{name} histogram", figures.histogram(d)) for name, d in distributions],
+        "Quantiles": [(f"{name} Q-Q", figures.quantiles(d)) for name, d in distributions],
+        "Autocorrelations, cycle to cycle": [
+            (f"{name} autocorrelation", figures.autocorrelation(goodness, i)) for i, name in features
+        ],
+        "Cross-correlations, cycle to cycle": figures.cross_correlations(goodness),
+        "Correlations, device to device": figures.device_correlations(goodness),
+        "Current and voltage": [("I-V curves", figures.current_voltage(fit, measurements))],
+        "Selection": [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))],
+    }
     blocks = [
         verdict(outcome, f"{MARKS[outcome]} {summary(goodness)}"),
         listing(fit.notes),
@@ -113,7 +102,7 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
             f"{MARKS['warn']} it does not. The model: {counted(goodness.generated_devices, 'device')} of "
             f"{goodness.cycles:,} cycles drawn from it."
         ),
-        *(block for title, shown in sections if shown for block in (heading(title), pictures(shown))),
+        *(block for title, shown in sections.items() if shown for block in (heading(title), pictures(shown))),
         note(f"Grey: measured, with bands of {STANDARD_ERRORS:g} standard errors. Blue: the model."),
     ]
     return document(f"{fit.model.name}: fitted to {measurements.path.name}", blocks)

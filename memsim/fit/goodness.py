@@ -152,25 +152,24 @@ def judge(
     count = -(-max(min(MOST_GENERATED, 4 * devices * cycles), LEAST_GENERATED, devices * cycles) // cycles)
     drawn = _drawn(fit, features, np.isnan(y), count, seed)
     generated = _Treated.of(drawn, lags, lambda done: progress("judging", 0.2 + 0.7 * done / count))
-    pairs = [_Pair(feature, y[i], generated.y[i]) for i, feature in enumerate(features)]
-    checks = [check for pair in pairs for check in pair.checks()]
+    pairs = [(feature, y[i], generated.y[i]) for i, feature in enumerate(features)]
+    checks = [check for pair in pairs for check in _distribution_checks(*pair)]
     for i, feature in enumerate(features):
         checks += _device_checks(NAMES[feature], measured, generated, i)
     correlograms = measured.correlogram, generated.correlogram
     checks += _lag_checks(features, *correlograms)
     if len(features) > 1:
-        checks.append(_worst_correlation("cross-correlation, cycle to cycle", *_at_lag_zero(features, *correlograms)))
+        names, (own, theirs) = [NAMES[feature] for feature in features], (part.mean[0] for part in correlograms)
+        standard_error = np.hypot(*(part.standard_error[0] for part in correlograms))
+        what = "cross-correlation, cycle to cycle"
+        checks.append(_worst_correlation(what, names, own, theirs, standard_error, CORRELATION_TOLERANCE))
     labels = [f"{kind} {NAMES[feature]}" for kind in ("mean", "std") for feature in features]
-    correlations = measured.device_correlations(), generated.device_correlations()
-    error = correlations[1] - correlations[0]
+    correlations = np.corrcoef(measured.moments), np.corrcoef(generated.moments)
     standard_error = (1 - correlations[0] ** 2) * np.sqrt(1 / devices + 1 / count)
-    checks.append(
-        _worst_correlation(
-            "correlation, device to device", labels, *correlations, error, standard_error, DEVICE_CORRELATION_TOLERANCE
-        )
-    )
+    what = "correlation, device to device"
+    checks.append(_worst_correlation(what, labels, *correlations, standard_error, DEVICE_CORRELATION_TOLERANCE))
     checks.sort(key=lambda check: [*NAMES, "all"].index(check.feature))
-    distributions = tuple(pair.distribution() for pair in pairs)
+    distributions = tuple(_distribution(*pair) for pair in pairs)
     progress("judging", 1.0)
     return Goodness(tuple(checks), features, distributions, *correlograms, *correlations, devices, count, cycles)
 
@@ -211,68 +210,39 @@ class _Treated:
         assert sums is not None
         return cls(np.concatenate(kept, axis=1), np.concatenate(moments, axis=1), sums.correlogram())
 
-    def device_correlations(self) -> Floats:
-        """Return the correlations [2F, 2F] of the moments over devices."""
-        return np.asarray(np.corrcoef(self.moments))
+
+def _distribution(feature: int, measured: Floats, generated: Floats) -> Distribution:
+    """Return the distribution of one feature [devices, cycles]."""
+    own, theirs = (_quantiles(part, PROBABILITIES) for part in (measured, generated))
+    edges = _edges(measured, min(own[0], theirs[0]), max(own[-1], theirs[-1]))
+    densities = (np.histogram(part, edges, density=True)[0] for part in (measured, generated))
+    return Distribution(feature, own, theirs, edges, *densities)
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """One feature [devices, cycles], measured and generated."""
-
-    feature: int
-    measured: Floats
-    generated: Floats
-
-    def distribution(self) -> Distribution:
-        quantiles = [_quantiles(part, PROBABILITIES) for part in (self.measured, self.generated)]
-        low, high = min(q[0] for q in quantiles), max(q[-1] for q in quantiles)
-        edges = _edges(self.measured, low, high)
-        densities = [np.histogram(part, edges, density=True)[0] for part in (self.measured, self.generated)]
-        return Distribution(self.feature, quantiles[0], quantiles[1], edges, densities[0], densities[1])
-
-    def checks(self) -> list[Check]:
-        """Return the checks of the distribution over all cycles of all devices."""
-        name = NAMES[self.feature]
-        different, share = mid_distribution(self.measured)
-        places = np.searchsorted(share, _PERCENT).clip(max=len(different) - 1)  # the last step may be several percent
-        at = different[places]  # measured values, which are steps if the instrument is coarse
-        shares = [_shares_below(part, at) for part in (self.measured, self.generated)]  # [devices, 99] each
-        error_of_share = np.sqrt(sum(np.nanvar(part, axis=0) / len(part) for part in shares))
-        distances = np.nanmean(shares[1], axis=0) - np.nanmean(shares[0], axis=0)
-        worst = int(np.abs(distances).argmax())
-        distance = Check(
-            name,
-            "distance of distributions (KS)",
-            None,
-            None,
-            float(distances[worst]),
-            DISTANCE_TOLERANCE,
-            float(error_of_share[worst]),
-            False,
-            f"at {_PERCENT[worst]:.0%}",
-        )
-        at, other = (_quantiles(part, _PERCENT) for part in (self.measured, self.generated))
-        slope = np.gradient(at, _PERCENT)  # of the quantile function
-        if self.feature == HRS:
-            relative, standard = 10 ** (other - at) - 1, np.log(10) * slope * error_of_share
-            at, other = 10**at, 10**other
-        else:
-            relative, standard = (other - at) / np.abs(at), slope * error_of_share / np.abs(at)
-        excess = np.abs(relative) / np.maximum(QUANTILE_TOLERANCE, STANDARD_ERRORS * standard)
-        worst = int(excess.argmax())
-        quantile = Check(
-            name,
-            "worst quantile, 1 to 99 %",
-            float(at[worst]),
-            float(other[worst]),
-            float(relative[worst]),
-            QUANTILE_TOLERANCE,
-            float(standard[worst]),
-            True,
-            f"at {_PERCENT[worst]:.0%}",
-        )
-        return [distance, quantile]
+def _distribution_checks(feature: int, *parts: Floats) -> tuple[Check, Check]:
+    """Return the checks of one feature's distribution; its `parts` [devices, cycles] are measured and generated."""
+    name = NAMES[feature]
+    different, share = mid_distribution(parts[0])
+    places = np.searchsorted(share, _PERCENT).clip(max=len(different) - 1)  # the last step may be several percent
+    at = different[places]  # measured values, which are steps if the instrument is coarse
+    shares = [_shares_below(part, at) for part in parts]  # [devices, 99] each
+    error_of_share = np.sqrt(sum(np.nanvar(part, axis=0) / len(part) for part in shares))
+    distances = np.nanmean(shares[1], axis=0) - np.nanmean(shares[0], axis=0)
+    worst = int(np.abs(distances).argmax())
+    where, error, standard_error = f"at {_PERCENT[worst]:.0%}", float(distances[worst]), float(error_of_share[worst])
+    what = "distance of distributions (KS)"
+    distance = Check(name, what, None, None, error, DISTANCE_TOLERANCE, standard_error, False, where)
+    at, other = (_quantiles(part, _PERCENT) for part in parts)
+    slope = np.gradient(at, _PERCENT)  # of the quantile function
+    if feature == HRS:
+        relative, standard = 10 ** (other - at) - 1, np.log(10) * slope * error_of_share
+        at, other = 10**at, 10**other
+    else:
+        relative, standard = (other - at) / np.abs(at), slope * error_of_share / np.abs(at)
+    worst = int((np.abs(relative) / np.maximum(QUANTILE_TOLERANCE, STANDARD_ERRORS * standard)).argmax())
+    own, theirs, error, standard_error = (float(values[worst]) for values in (at, other, relative, standard))
+    what, where = "worst quantile, 1 to 99 %", f"at {_PERCENT[worst]:.0%}"
+    return distance, Check(name, what, own, theirs, error, QUANTILE_TOLERANCE, standard_error, True, where)
 
 
 def _edges(values: Floats, low: float, high: float) -> Floats:
@@ -303,22 +273,18 @@ def _shares_below(values: Floats, at: Floats) -> Floats:
 
 def _device_checks(name: str, measured: _Treated, generated: _Treated, i: int) -> list[Check]:
     """Return the checks of a feature's mean and standard deviation, and of their spread over devices."""
-    half = len(measured.y)
-    checks = []
-    for row, kind, tolerance in (
-        (i, "mean", MEAN_TOLERANCE),
-        (half + i, "deviation, cycle to cycle", DEVIATION_TOLERANCE),
+    means, spreads = [], []
+    for row, kind, of, tolerance in (
+        (i, "mean", "means", MEAN_TOLERANCE),
+        (len(measured.y) + i, "deviation, cycle to cycle", "deviations", DEVIATION_TOLERANCE),
     ):
         pair = measured.moments[row], generated.moments[row]
-        means = [float(part.mean()) for part in pair]
         error = np.sqrt(sum(part.var() / part.size for part in pair))
-        checks.append(_relative(name, kind, means, float(error), tolerance))
-    for row, kind in ((i, "spread of means, device to device"), (half + i, "spread of deviations, device to device")):
-        pair = measured.moments[row], generated.moments[row]
-        spreads = [float(part.std(ddof=1)) for part in pair]
-        error = np.sqrt(sum(_variance_of_std(part) for part in pair))
-        checks.append(_relative(name, kind, spreads, float(error), SPREAD_TOLERANCE))
-    return checks
+        means.append(_relative(name, kind, [float(part.mean()) for part in pair], float(error), tolerance))
+        error, spread = np.sqrt(sum(map(_variance_of_std, pair))), [float(part.std(ddof=1)) for part in pair]
+        kind = f"spread of {of}, device to device"
+        spreads.append(_relative(name, kind, spread, float(error), SPREAD_TOLERANCE))
+    return means + spreads
 
 
 def _variance_of_std(values: Floats) -> float:
@@ -349,35 +315,13 @@ def _lag_checks(features: tuple[int, ...], measured: Correlogram, generated: Cor
     return checks
 
 
-def _at_lag_zero(
-    features: tuple[int, ...], measured: Correlogram, generated: Correlogram
-) -> tuple[list[str], Floats, Floats, Floats, Floats, float]:
-    error = generated.mean[0] - measured.mean[0]
-    standard_error = np.hypot(measured.standard_error[0], generated.standard_error[0])
-    labels = [NAMES[feature] for feature in features]
-    return labels, measured.mean[0], generated.mean[0], error, standard_error, CORRELATION_TOLERANCE
-
-
 def _worst_correlation(
-    quantity: str,
-    labels: list[str],
-    measured: Floats,
-    generated: Floats,
-    error: Floats,
-    standard_error: Floats,
-    tolerance: float,
+    quantity: str, labels: list[str], measured: Floats, generated: Floats, standard_error: Floats, tolerance: float
 ) -> Check:
     """Return the check of the pair whose error is largest in relation to the allowed error."""
+    error = generated - measured
     excess = np.abs(error) / np.maximum(tolerance, STANDARD_ERRORS * standard_error)
     i, j = max(combinations(range(len(labels)), 2), key=lambda pair: float(excess[pair]))
-    return Check(
-        "all",
-        f"worst {quantity}",
-        float(measured[i, j]),
-        float(generated[i, j]),
-        float(error[i, j]),
-        tolerance,
-        float(standard_error[i, j]),
-        False,
-        f"{labels[i]} and {labels[j]}",
-    )
+    own, theirs, difference, noise = (float(part[i, j]) for part in (measured, generated, error, standard_error))
+    where = f"{labels[i]} and {labels[j]}"
+    return Check("all", f"worst {quantity}", own, theirs, difference, tolerance, noise, False, where)

@@ -6,7 +6,7 @@ A file is read in batches. One float32 for each feature, device and cycle stays 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def require_volts(flag: str, volts: float | None) -> None:
 
 def _read_features(table: Table, layout: Layout, polarity: str, read_volts: float, progress: Progress) -> Measurements:
     present = [key for key in FEATURES if key in layout.columns]
-    rows, faults, count = CycleRows(str(table.path), len(present)), _Faults(), 0
+    rows, faults, count = CycleRows(str(table.path), len(present)), dict[str, Fault](), 0
     for batch in _batches(table, layout, progress):
         devices, cycles = _keys(batch, layout, rows, table.path)
         numbers = batch.first_row + np.arange(len(batch))
@@ -133,7 +133,7 @@ def _read_features(table: Table, layout: Layout, polarity: str, read_volts: floa
             else:
                 out[np.isinf(out)] = np.nan  # an open circuit
             out[np.abs(out) >= _OVERFLOW * column.factor] = np.nan
-            faults.note(key, column.name, out, numbers, polarity)
+            _note_fault(faults, key, column.name, out, numbers, polarity)
             if key == "hrs":
                 with np.errstate(divide="ignore", invalid="ignore"):
                     np.log10(out, out=out)
@@ -143,7 +143,8 @@ def _read_features(table: Table, layout: Layout, polarity: str, read_volts: floa
     grid = rows.grid()
     y = np.full((len(FEATURES), *grid.values.shape[1:]), np.nan, dtype=np.float32)
     y[[list(FEATURES).index(key) for key in present]] = grid.values
-    return Measurements(table.path, layout, count, grid.devices, grid.first_cycles, y, read_volts, faults.found())
+    found = tuple(faults.values())
+    return Measurements(table.path, layout, count, grid.devices, grid.first_cycles, y, read_volts, found)
 
 
 _OVERFLOW = 9.9e37
@@ -162,17 +163,8 @@ def _read_sweeps(
         reader.add(devices, cycles, sign * volts, sign * amperes, seconds, batch.first_row)
         count += len(batch)
     grid, traces, outcomes = reader.finish()
-    return Measurements(
-        table.path,
-        layout,
-        count,
-        grid.devices,
-        grid.first_cycles,
-        grid.values,
-        read_volts,
-        traces=traces,
-        outcomes=outcomes,
-    )
+    at = grid.devices, grid.first_cycles
+    return Measurements(table.path, layout, count, *at, grid.values, read_volts, traces=traces, outcomes=outcomes)
 
 
 _SAMPLE = ("voltage", "current")
@@ -209,27 +201,15 @@ def _signs(polarity: str) -> dict[str, float]:
     return {"us": 1.0 if polarity == "negative" else -1.0, "ur": -1.0 if polarity == "positive" else 1.0}
 
 
-class _Faults:
-    """Collects values of the wrong sign."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, Fault] = {}
-
-    def note(self, key: str, column: str, values: Floats, rows: Ints, polarity: str) -> None:
-        wrong = values >= 0 if key == "us" else values <= 0  # NaN is neither
-        if not wrong.any():
-            return
-        at, count = int(np.argmax(wrong)), int(wrong.sum())
-        if key in self._found:
-            fault = self._found[key]
-            count += fault.count
-        else:
-            value = values[at] * _signs(polarity).get(key, 1.0)
-            fault = Fault(int(rows[at]), column, float(value), _remedy(key, polarity), 0)
-        self._found[key] = Fault(fault.row, fault.column, fault.value, fault.remedy, count)
-
-    def found(self) -> tuple[Fault, ...]:
-        return tuple(self._found.values())
+def _note_fault(faults: dict[str, Fault], key: str, column: str, values: Floats, rows: Ints, polarity: str) -> None:
+    """Add the values of the wrong sign to `faults`, which has an entry for each column with such values."""
+    wrong = values >= 0 if key == "us" else values <= 0  # NaN is neither
+    if not wrong.any():
+        return
+    at = int(np.argmax(wrong))
+    value = float(values[at] * _signs(polarity).get(key, 1.0))
+    first = faults.get(key) or Fault(int(rows[at]), column, value, _remedy(key, polarity), 0)
+    faults[key] = replace(first, count=first.count + int(wrong.sum()))
 
 
 def _remedy(key: str, polarity: str) -> str:

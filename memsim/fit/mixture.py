@@ -54,11 +54,6 @@ def mixture_moments(weights: Floats, means: Floats, cholesky: Floats) -> tuple[F
     return mean, within + (means * weights) @ means.T - np.outer(mean, mean)
 
 
-def most_components(devices: int) -> int:
-    """Return the largest number of components for this many devices."""
-    return max(1, min(MOST_COMPONENTS, devices // DEVICES_PER_COMPONENT))
-
-
 def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | None, seed: int) -> Mixture:
     """Fit a mixture to the estimated offsets and scales of devices.
 
@@ -73,7 +68,8 @@ def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | Non
     """
     location, spread = offsets_and_scales.mean(axis=1), offsets_and_scales.std(axis=1)
     points = ((offsets_and_scales - location[:, None]) / spread[:, None]).T
-    candidates = range(1, most_components(len(points)) + 1) if components is None else [components]
+    most = max(1, min(MOST_COMPONENTS, len(points) // DEVICES_PER_COMPONENT))
+    candidates = range(1, most + 1) if components is None else [components]
     fitted = {k: _expectation_maximisation(points, k, seed) for k in candidates}
     bic = {k: float(mixture.bic(points)) for k, mixture in fitted.items()}
     best = fitted[min(bic, key=lambda k: bic[k])]

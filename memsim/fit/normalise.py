@@ -78,7 +78,7 @@ class NormalScores:
             [5] coefficients of the Hermite polynomials He_0 ... He_4.
         """
         basis = hermite_e.hermevander(self.x, DEGREE)
-        root = np.sqrt(_density(self.x))[:, None]
+        root = np.sqrt(np.exp(-np.square(self.x) / 2))[:, None]  # of the normal density
         slopes = np.stack([hermite_e.hermeval(self.x, hermite_e.hermeder(unit)) for unit in np.eye(DEGREE + 1)], axis=1)
         return _least_squares_above(basis * root, self.quantiles * root[:, 0], slopes, LEAST_SLOPE)
 
@@ -98,10 +98,6 @@ def power_series(coefficients: Floats) -> Floats:
 
 
 _FACTORIALS = np.array([1.0, 1.0, 2.0, 6.0, 24.0])
-
-
-def _density(x: Floats) -> Floats:
-    return np.exp(-np.square(x) / 2)
 
 
 def _least_squares_above(matrix: Floats, target: Floats, rows: Floats, bound: float) -> Floats:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memsim.device.model import HRS
 from memsim.errors import InputError
@@ -19,6 +20,8 @@ from memsim.fit.extract import END_HRS, Sweeps, features_of
 
 KEPT_CYCLES = 2000
 """Number of cycles that are kept with all their samples, for the fit of the I-V envelopes."""
+_SAMPLE = np.dtype("i8, i8, f8, f8, f8, i8")
+_SAMPLE.names = ("device", "cycle", "volts", "amperes", "seconds", "row")
 _UNEVEN = 0.03  # share of a sweep's range by which the voltage may go back because of noise
 
 
@@ -43,7 +46,7 @@ class SweepReader:
         self._where = where
         self._read_volts = read_volts
         self._rng = np.random.default_rng(seed)
-        self._left: _Samples | None = None  # the last cycle, which the next batch may continue
+        self._left: NDArray[np.void] = np.empty(0, _SAMPLE)  # the last cycle, which the next batch may continue
         self._reach: tuple[float, float] | None = None
         self._kept = _Reservoir(KEPT_CYCLES)
         self._outcomes = dict.fromkeys(("complete", "failed SET", "failed RESET", "incomplete"), 0)
@@ -70,11 +73,11 @@ class SweepReader:
         Raises:
             InputError: for time that does not rise, and for sweeps of another shape.
         """
-        rows = first_row + np.arange(len(devices))
-        samples = _Samples(devices, cycles, volts, amperes, np.zeros(len(rows)) if seconds is None else seconds, rows)
-        if self._left is not None:
-            samples = self._left.followed_by(samples)
-        starts = samples.starts()
+        samples = np.zeros(len(devices), _SAMPLE)
+        samples["device"], samples["cycle"], samples["volts"], samples["amperes"] = devices, cycles, volts, amperes
+        samples["seconds"], samples["row"] = 0 if seconds is None else seconds, first_row + np.arange(len(devices))
+        samples = np.concatenate([self._left, samples])
+        starts = np.flatnonzero(_is_start(samples))
         self._left = samples[starts[-1] :]
         if seconds is not None:
             self._require_rising_time(samples)
@@ -82,31 +85,36 @@ class SweepReader:
 
     def finish(self) -> tuple[CycleGrid, Traces, Mapping[str, int]]:
         """Return the grid of the four features, the cycles kept whole, and outcome -> number of cycles."""
-        if self._left is not None:
-            self._extract(self._left)
+        self._extract(self._left)
         grid = self.rows.grid()
         values = grid.values[:END_HRS].copy()
         values[HRS] = _hrs(values[HRS], grid.values[END_HRS])
-        return CycleGrid(grid.devices, grid.first_cycles, values), self._kept.traces(), self._outcomes
+        return CycleGrid(grid.devices, grid.first_cycles, values), self._kept.traces, self._outcomes
 
-    def _require_rising_time(self, samples: _Samples) -> None:
-        wrong = (np.diff(samples.seconds) <= 0) & ~samples.is_start[1:]
+    def _require_rising_time(self, samples: NDArray[np.void]) -> None:
+        seconds = samples["seconds"]
+        wrong = (np.diff(seconds) <= 0) & ~_is_start(samples)[1:]
         if wrong.any():
             at = int(np.argmax(wrong)) + 1
             raise InputError(
-                f"{self._where}: row {samples.rows[at]}: time {samples.seconds[at]:g} s does not follow "
-                f"{samples.seconds[at - 1]:g} s; the samples of a cycle must be in order of time"
+                f"{self._where}: row {samples['row'][at]}: time {seconds[at]:g} s does not follow "
+                f"{seconds[at - 1]:g} s; the samples of a cycle must be in order of time"
             )
 
-    def _extract(self, samples: _Samples) -> None:
-        samples = samples[np.isfinite(samples.volts) & np.isfinite(samples.amperes)]
+    def _extract(self, samples: NDArray[np.void]) -> None:
+        samples = samples[np.isfinite(samples["volts"]) & np.isfinite(samples["amperes"])]
         if not len(samples):
             return
-        sweeps = samples.sweeps()
+        sweeps = Sweeps.of(samples, np.flatnonzero(_is_start(samples)))
         if self._reach is None:
             lows, highs = np.nanmin(sweeps.volts, axis=1), np.nanmax(sweeps.volts, axis=1)
             self._reach = float(np.median(lows)), float(np.median(highs))
-            self._require_two_lobes(samples)
+            if not self._reach[0] < -self._read_volts < self._read_volts < self._reach[1]:
+                raise InputError(
+                    f"{self._where}: row {samples['row'][0]}: sweeps reach from {self._reach[0]:g} to "
+                    f"{self._reach[1]:g} V; expected 0 -> Vneg -> 0 -> Vpos -> 0 with both beyond the read voltage of "
+                    f"{self._read_volts:g} V"
+                )
         is_complete = sweeps.reaches(*self._reach)
         self._require_shape(sweeps, is_complete)
         values, is_set, is_reset = features_of(sweeps, self._read_volts)
@@ -120,15 +128,6 @@ class SweepReader:
             self._outcomes[outcome] += int(of_cycles.sum())
         self.rows.add(sweeps.device, sweeps.cycle, values, sweeps.row)
         self._kept.offer(sweeps, is_complete & is_set & is_reset, self._rng)
-
-    def _require_two_lobes(self, samples: _Samples) -> None:
-        assert self._reach is not None
-        low, high = self._reach
-        if not low < -self._read_volts < self._read_volts < high:
-            raise InputError(
-                f"{self._where}: row {samples.rows[0]}: sweeps reach from {low:g} to {high:g} V; expected "
-                f"0 -> Vneg -> 0 -> Vpos -> 0 with both beyond the read voltage of {self._read_volts:g} V"
-            )
 
     def _require_shape(self, sweeps: Sweeps, is_complete: Bools) -> None:
         backwards = is_complete & (sweeps.lowest > sweeps.highest)
@@ -148,40 +147,10 @@ class SweepReader:
             )
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Samples [n] in file order."""
-
-    devices: Ints
-    cycles: Ints
-    volts: Floats
-    amperes: Floats
-    seconds: Floats
-    rows: Ints
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, which: slice | Bools) -> _Samples:
-        return _Samples(*(column[which] for column in self._columns()))
-
-    def followed_by(self, other: _Samples) -> _Samples:
-        pairs = zip(self._columns(), other._columns(), strict=True)
-        return _Samples(*(np.concatenate(pair) for pair in pairs))
-
-    def _columns(self) -> tuple[Floats, ...]:
-        return self.devices, self.cycles, self.volts, self.amperes, self.seconds, self.rows
-
-    @property
-    def is_start(self) -> Bools:
-        changes = (np.diff(self.devices) != 0) | (np.diff(self.cycles) != 0)
-        return np.concatenate([[True], changes])
-
-    def starts(self) -> Ints:
-        return np.flatnonzero(self.is_start)
-
-    def sweeps(self) -> Sweeps:
-        return Sweeps.of(self.devices, self.cycles, self.rows, self.volts, self.amperes, self.starts())
+def _is_start(samples: NDArray[np.void]) -> Bools:
+    """Return whether each sample [n] is the first of its cycle."""
+    changes = (np.diff(samples["device"]) != 0) | (np.diff(samples["cycle"]) != 0)
+    return np.concatenate([[True], changes])
 
 
 def _hrs(at_start: Floats, at_end: Floats) -> Floats:
@@ -203,12 +172,7 @@ class _Reservoir:
     def __init__(self, size: int) -> None:
         self._size = size
         self._keys = np.empty(0)
-        self._parts: tuple[Ints, Ints, Floats, Floats] = (
-            np.empty(0, np.int64),
-            np.empty(0, np.int64),
-            np.empty((0, 0)),
-            np.empty((0, 0)),
-        )
+        self.traces = Traces(*np.empty((2, 0), np.int64), *np.empty((2, 0, 0)))
 
     def offer(self, sweeps: Sweeps, wanted: Bools, rng: np.random.Generator) -> None:
         keys = rng.random(len(wanted))
@@ -220,13 +184,8 @@ class _Reservoir:
         all_keys = np.concatenate([self._keys, keys[chosen]])
         kept = np.sort(np.argsort(all_keys, kind="stable")[: self._size])
         self._keys = all_keys[kept]
-        device, cycle, volts, amperes = (
-            _stacked(old, new[chosen])[kept] for old, new in zip(self._parts, offered, strict=True)
-        )
-        self._parts = device, cycle, volts, amperes
-
-    def traces(self) -> Traces:
-        return Traces(*self._parts)
+        parts = zip(vars(self.traces).values(), offered, strict=True)
+        self.traces = Traces(*(_stacked(old, new[chosen])[kept] for old, new in parts))
 
 
 def _stacked(first: Floats, second: Floats) -> Floats:

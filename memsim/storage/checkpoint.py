@@ -84,9 +84,8 @@ class Checkpoint:
     @property
     def prefix_note(self) -> str | None:
         """A line about the prefixes that are left out of the names of its tensors; None without any."""
-        if self.wrapped_by is None:
-            return None
-        return f"{self.path.name}: names of its tensors have the prefix {self.wrapped_by}, which is left out"
+        wrapped = self.wrapped_by
+        return wrapped and f"{self.path.name}: names of its tensors have the prefix {wrapped}, which is left out"
 
     def with_prefixes(self) -> Checkpoint:
         """Return the checkpoint with the names as they are in the file, for a network that has the prefixes itself."""

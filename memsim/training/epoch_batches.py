@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from memsim.asr.audio import duration_seconds
-from memsim.asr.ctc import encode_text
-from memsim.asr.data import FeatureSource, pad, training_batches
+from memsim.asr.data import FeatureSource, encode_text, pad, training_batches
 from memsim.asr.features import FeatureConfig, spec_augment
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.utterances import Utterance
@@ -68,10 +67,8 @@ class TrainingSet:
         if self._masked:
             draw = [generator(self._seed, "augment", epoch, i) for i, _ in draws]
             features = [spec_augment(f, self._config.augment, g) for f, g in zip(features, draw, strict=True)]
-        return TrainingBatch(tuple(self.utterances[i] for i, _ in draws), *pad(features), self._tokens(draws))
-
-    def _tokens(self, draws: Draws) -> tuple[Tensor, ...]:
-        return tuple(self._targets[i] for i, _ in draws)
+        targets = tuple(self._targets[i] for i, _ in draws)
+        return TrainingBatch(tuple(self.utterances[i] for i, _ in draws), *pad(features), targets)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Functions by which a training method, such as quantization-aware training, extends the plain loop."""
+"""Methods by which a training method, such as quantization-aware training, extends the plain loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from memsim.asr.data import FeatureSource
@@ -38,50 +39,41 @@ class ParameterGroup:
     follows_size: bool = False
 
 
-def matrices_decay(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
-    """Return the default groups, in which only matrices have weight decay (decoupled from the gradient)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        ParameterGroup([p for p in trained if p.ndim > 1], config.weight_decay),
-        ParameterGroup([p for p in trained if p.ndim <= 1], 0.0),
-    ]
-
-
-def _as_it_is(recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
-    return recogniser.model
-
-
-def _nothing(model: nn.Module, moment: Moment) -> None:
-    pass
-
-
-def _none(model: nn.Module) -> Sequence[Tensor]:
-    return ()
-
-
-@dataclass(frozen=True)
 class Hooks:
-    """Functions that the loop calls; the defaults train the model as it is.
+    """Methods that the loop calls, which a training method overrides; these train the model as it is.
 
     Each of several processes calls them; random draws are to be keyed by their arguments, so that all draw alike.
     """
 
-    prepare: Callable[[Recogniser, Sequence[Utterance], FeatureSource], nn.Module] = _as_it_is
-    """Makes the model to train from the recogniser's, which may be calibrated with the utterances and their features.
-    Parameters and buffers that it adds are trained, averaged (buffers: copied), saved and resumed. It is called on
-    resuming, too, and its values are then overwritten. torch's generator is seeded before."""
+    def prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
+        """Make the model to train from the recogniser's, which may be calibrated with the utterances and features.
 
-    parameter_groups: Callable[[nn.Module, TrainConfig], Sequence[ParameterGroup]] = matrices_decay
-    """Returns groups that hold every parameter with a gradient once."""
+        Parameters and buffers that it adds are trained, averaged (buffers: copied), saved and resumed. It is called on
+        resuming, too, and its values are then overwritten. torch's generator is seeded before.
+        """
+        return recogniser.model
 
-    before_step: Callable[[nn.Module, Moment], None] = _nothing
-    """Prepares the model before each step. The evaluated model gets changes of buffers and parameters only. torch's
-    generator is seeded before."""
+    def parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
+        """Return groups that hold every parameter with a gradient once.
 
-    extra_losses: Callable[[TrainingBatch, Outputs, Moment], Tensor] | None = None
-    """Returns an addition to each utterance's loss, [batch], from the batch and the model's distributions. A batch may
-    come in parts."""
+        Only matrices have weight decay, decoupled from the gradient.
+        """
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return [
+            ParameterGroup([p for p in trained if p.ndim > 1], config.weight_decay),
+            ParameterGroup([p for p in trained if p.ndim <= 1], 0.0),
+        ]
 
-    maxima: Callable[[nn.Module], Sequence[Tensor]] = _none
-    """Returns tensors of the model that observe the data. After each step, every process gets the largest values of
-    any."""
+    def before_step(self, model: nn.Module, moment: Moment) -> None:
+        """Prepare the model before a step; the evaluated model gets changes of buffers and parameters only.
+
+        torch's generator is seeded before.
+        """
+
+    def extra_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
+        """Return an addition to each utterance's loss, [batch]; a batch may come in parts."""
+        return torch.zeros(len(batch.utterances), device=outputs.log_probs.device)
+
+    def maxima(self, model: nn.Module) -> Sequence[Tensor]:
+        """Return tensors that observe the data; after each step, every process gets the largest values of any."""
+        return ()

@@ -7,18 +7,17 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
-from memsim.asr.kinds import CTC, Outputs
+from memsim.asr.data import evaluation_batches, loaded_ahead
+from memsim.asr.kinds import CTC, Outputs, TrainingPass
 from memsim.asr.prior import to_metadata
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import input_statistics, output_prior, transcribe
@@ -29,8 +28,8 @@ from memsim.nn.finite import first_not_finite
 from memsim.rng import derive_seed
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.epoch_batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
-from memsim.training.forward import TrainingPass
 from memsim.training.hooks import Hooks, Moment
+from memsim.training.narrator import Narrator
 from memsim.training.optimiser import averaged, make_optimiser, set_learning_rate
 from memsim.training.recipe import TrainConfig
 from memsim.training.state import Best, EpochResult, Progress, Trained, finished_training
@@ -65,22 +64,9 @@ class Job:
     hooks: Hooks = field(default_factory=Hooks)
 
 
-class Watcher(Protocol):
-    """An observer of a training."""
-
-    def begin(self, progress: Progress) -> None:
-        """Take note of the position that the training begins or resumes at."""
-
-    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """Take note of a step: of `total` batches of `epoch`, `done` are done; `loss` is the mean per character."""
-
-    def epoch(self, result: EpochResult) -> None:
-        """Take note of the result of an epoch."""
-
-
 def run(
     job: Job,
-    watcher: Watcher,
+    narrator: Narrator,
     *,
     resume: bool = False,
     workers: Workers | None = None,
@@ -101,9 +87,9 @@ def run(
     files = TrainingFiles(job.out)
     if not resume:
         files.require_no_state()
-    training = _Training(job, watcher, workers or Workers(), stop_request)
+    training = _Training(job, narrator, workers or Workers(), stop_request)
     if files.state.exists():
-        training.take_over(files.state)
+        training.progress = training.trained.load(files.state, training.run)
     elif resume and (finished := finished_training(job.out, training.run)):
         return finished
     return training.go_on()
@@ -123,10 +109,10 @@ class _Step:
 class _Training:
     """A training, as one of its processes runs it."""
 
-    def __init__(self, job: Job, watcher: Watcher, workers: Workers, stop_request: StopRequest) -> None:
+    def __init__(self, job: Job, narrator: Narrator, workers: Workers, stop_request: StopRequest) -> None:
         self.job = job
         self.files = TrainingFiles(job.out)
-        self.watcher = watcher
+        self.narrator = narrator
         self.workers = workers
         self.stop_request = stop_request
         config, seed = job.config, job.seed
@@ -151,14 +137,10 @@ class _Training:
             **recogniser.metadata(),
         }
 
-    def take_over(self, state: Path) -> None:
-        """Continue from a saved state."""
-        self.progress = self.trained.load(state, self.run)
-
     def go_on(self) -> Best:
         """Train to the end."""
         self.workers.wait()  # until all have read what the first is about to replace
-        self.watcher.begin(self.progress)
+        self.narrator.begin(self.progress)
         if self.workers.is_first:
             self.log = TrainingLog(self.files, self.progress.step)
         try:
@@ -196,7 +178,7 @@ class _Training:
             progress.loss_sum += step.loss
             progress.extra_loss_sum += step.extra_loss
             progress.too_short += step.too_short
-            self.watcher.step(progress.epoch, progress.batches, len(batches), step.loss)
+            self.narrator.step(progress.epoch, progress.batches, len(batches), step.loss)
             if self.log:
                 self.log.step(progress.step, asdict(step))
             self._heed_stop()
@@ -241,10 +223,8 @@ class _Training:
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.job.config.precision == "bfloat16"):
             outputs: Outputs = self.parallel(piece.features, piece.lengths, piece.targets)
         kind = self.job.recogniser.kind
-        losses = kind.losses(outputs, piece.targets)
-        extra = self.job.hooks.extra_losses
-        extra_losses = torch.zeros_like(losses) if extra is None else extra(piece, outputs, moment)
-        return losses, extra_losses, kind.too_short(outputs.frames, piece.targets)
+        extra_losses = self.job.hooks.extra_losses(piece, outputs, moment)
+        return kind.losses(outputs, piece.targets), extra_losses, kind.too_short(outputs.frames, piece.targets)
 
     def _repeat(self, pieces: Sequence[TrainingBatch], moment: Moment) -> None:
         with torch.no_grad(), self.workers.without_exchange(self.parallel):
@@ -298,20 +278,17 @@ class _Training:
             save_checkpoint(self.files.last, weights, self.run)
             self.log.epoch(progress.results, progress.step)
             self._save_state()
-        self.watcher.epoch(result)
+        self.narrator.epoch(result)
 
     def _evaluate(self) -> Score:
         """Score the averaged weights on dev; each process transcribes a share of the batches."""
         self.evaluated.model.eval()
         utterances = self.job.dev.utterances
         batches = evaluation_batches(utterances, self.data.source, first=self.workers.rank, every=self.workers.size)
-        mine = transcribe(self.evaluated, self._until_stopped(batches))
+        mine = transcribe(self.evaluated, itertools.takewhile(lambda _: self.stop_request() is None, batches))
         self._heed_stop()
         texts = {index: text for part in self.workers.gather(mine) for index, text in part.items()}
         return score([u.text for u in utterances], [texts[i] for i in range(len(utterances))])
-
-    def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        return itertools.takewhile(lambda _: self.stop_request() is None, batches)
 
     def _finish(self, best: Best) -> None:
         """Add the input statistics, the best epoch and, with CTC, the prior of the outputs to the best checkpoint.

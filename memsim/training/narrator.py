@@ -18,7 +18,7 @@ class Narrator:
         self._epochs = epochs
 
     def begin(self, progress: Progress) -> None:
-        """See `Watcher`."""
+        """Take note of the position that the training begins or resumes at."""
         self._started = time.monotonic()
         self._done_before = (progress.epoch - 1) / self._epochs
         self.results = list(progress.results)
@@ -26,7 +26,7 @@ class Narrator:
             self._listener.say(f"resumed in epoch {progress.epoch}, after {progress.batches} of its batches")
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """See `Watcher`."""
+        """Report a step: of `total` batches of `epoch`, `done` are done; the mean loss a character is `loss`."""
         fraction = (epoch - 1 + done / total) / self._epochs
         fraction = min(fraction, 0.999999)  # the last epoch is still to be evaluated
         dev = f", dev WER {self.results[-1].dev_wer:.2%}" if self.results else ""
@@ -34,7 +34,7 @@ class Narrator:
         self._listener.progress("training", fraction, detail, self._epochs * total, "batches")
 
     def epoch(self, result: EpochResult) -> None:
-        """See `Watcher`."""
+        """Keep and report the result of an epoch."""
         self.results.append(result)
         done = result.epoch / self._epochs
         left = (time.monotonic() - self._started) * (1 - done) / (done - self._done_before) / 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,14 +20,9 @@ def make_optimiser(model: nn.Module, groups: Sequence[ParameterGroup], config: T
     wrong = [name for name, p in model.named_parameters() if times[id(p)] != int(p.requires_grad)]
     if wrong:
         raise ValueError(f"parameter groups hold {wrong[0]} {times[id(model.get_parameter(wrong[0]))]} times")
+    names = ("weight_decay", "rate_scale", "follows_size")
     settings: list[dict[str, Any]] = [
-        {
-            "params": list(group.parameters),
-            "weight_decay": group.weight_decay,
-            "rate_scale": group.rate_scale,
-            "follows_size": group.follows_size,
-        }
-        for group in groups
+        {"params": list(group.parameters)} | {name: getattr(group, name) for name in names} for group in groups
     ]
     first_rate = config.learning_rate[0][1]
     if config.optimiser == "radam":
@@ -44,15 +39,13 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential moving average of `model`'s parameters; its buffers are copied."""
-    return AveragedModel(model, multi_avg_fn=_warming_average(decay))
+    """Return an exponential moving average of `model`'s parameters; its buffers are copied.
 
-
-def _warming_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """Return a moving average whose decay grows from near 0 to `decay`, so that the first steps soon lose weight."""
+    The decay grows from near 0 to `decay`, so that the first steps soon lose weight.
+    """
 
     def update(averaged: Any, current: Any, count: Tensor | int) -> None:
         n = float(count)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    return update
+    return AveragedModel(model, multi_avg_fn=update)

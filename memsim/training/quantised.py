@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.asr.data import FeatureSource
-from memsim.asr.kinds import Outputs
+from memsim.asr.kinds import Outputs, TrainingPass
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import input_statistics
 from memsim.asr.utterances import Utterance
@@ -22,8 +22,7 @@ from memsim.nn.rounding import QUANTISERS, ActivationQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread
 from memsim.rng import derive_seed
 from memsim.training.epoch_batches import TrainingBatch
-from memsim.training.forward import TrainingPass
-from memsim.training.hooks import Hooks, Moment, ParameterGroup, matrices_decay
+from memsim.training.hooks import Hooks, Moment, ParameterGroup
 from memsim.training.recipe import TrainConfig
 
 CALIBRATION_UTTERANCES = 32
@@ -31,28 +30,17 @@ CALIBRATION_UTTERANCES = 32
 
 
 @dataclass
-class QuantisedTraining:
+class QuantisedTraining(Hooks):
     """Quantization-aware training by a recipe's section `quantisation`."""
 
     quantisation: Quantisation
     config: TrainConfig
-    seed: int
     _teacher: nn.Module | None = field(default=None, init=False)
     _recogniser: Recogniser | None = field(default=None, init=False)
     _calibration: tuple[Sequence[Utterance], FeatureSource] | None = field(default=None, init=False)
 
-    def hooks(self) -> Hooks:
-        """Return the hooks for a `Job`."""
-        teaches = self.quantisation.config.teacher is not None
-        return Hooks(
-            self._prepare,
-            self._parameter_groups,
-            self._before_step,
-            self._distillation_losses if teaches else None,
-            observed_ranges,
-        )
-
-    def _prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
+    def prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
+        """Quantise the recogniser's model, and keep a copy as the teacher where the recipe has one."""
         model = recogniser.model
         statistics = input_statistics(recogniser, utterances, source)
         if self.quantisation.config.teacher is not None:
@@ -63,7 +51,7 @@ class QuantisedTraining:
         self.quantisation.apply(model, statistics)
         return model
 
-    def _parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
+    def parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
         """Return groups in which scales do not decay, and learn at a rate relative to their size.
 
         The size is the initial one; where data only give it later, the current one.
@@ -73,7 +61,7 @@ class QuantisedTraining:
         known = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
         groups = [
             replace(group, parameters=[p for p in group.parameters if id(p) not in known])
-            for group in matrices_decay(model, config)
+            for group in super().parameter_groups(model, config)
         ]
         for quantiser in quantisers:
             for scale in quantiser.parameters():
@@ -82,7 +70,8 @@ class QuantisedTraining:
                 groups.append(ParameterGroup([scale], 0.0, rate * size, follows_size=not len(learned)))
         return groups
 
-    def _before_step(self, model: nn.Module, moment: Moment) -> None:
+    def before_step(self, model: nn.Module, moment: Moment) -> None:
+        """Draw the spread of the step, and calibrate the hardware at the beginning of each epoch."""
         hardware = self.quantisation.config.hardware
         if hardware is None or not hardware.transfer:
             return
@@ -109,14 +98,15 @@ class QuantisedTraining:
             for product, transfer in transfers:
                 product.transfer = transfer
 
-    def _distillation_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
-        """Return the mean Kullback-Leibler divergence from the teacher at a temperature, [batch].
+    def extra_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
+        """Return the mean Kullback-Leibler divergence from the teacher at a temperature, [batch]; 0 without a teacher.
 
         With CTC, the mean is over the frames; with a Transducer, over all places of the lattice of frames and tokens,
         with equal weights (the full-lattice loss of Panchapagesan et al., 2021, arXiv 2011.06110).
         """
         teacher = self.quantisation.config.teacher
-        assert teacher is not None
+        if teacher is None:
+            return super().extra_losses(batch, outputs, moment)
         assert self._teacher is not None
         device = outputs.log_probs.device
         precise = self.config.precision != "bfloat16"
@@ -129,8 +119,7 @@ class QuantisedTraining:
         mean = (divergence.flatten(1) * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
         return mean * (teacher.weight * teacher.temperature**2)
 
-
-def observed_ranges(model: nn.Module) -> list[Tensor]:
-    """Return the ranges that observe activations. Observed scales of weights need no exchange, as weights do not."""
-    quantisers = (module for module in model.modules() if isinstance(module, ActivationQuantiser))
-    return [quantiser.range.detach() for quantiser in quantisers if quantiser.is_observed]
+    def maxima(self, model: nn.Module) -> list[Tensor]:
+        """Return the ranges that observe activations; scales that observe weights are alike in all processes."""
+        quantisers = (module for module in model.modules() if isinstance(module, ActivationQuantiser))
+        return [quantiser.range.detach() for quantiser in quantisers if quantiser.is_observed]

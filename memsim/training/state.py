@@ -64,15 +64,6 @@ class Progress:
         self.batches = self.too_short = 0
         self.seconds = self.loss_sum = self.extra_loss_sum = 0.0
 
-    def to_json(self) -> str:
-        """Return all of it as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, document: str) -> Progress:
-        """Read what `to_json` wrote. Raises ValueError for anything else."""
-        return _PROGRESS.validate_json(document)
-
 
 _PROGRESS = TypeAdapter(Progress)
 _BEST = TypeAdapter(Best)
@@ -92,7 +83,9 @@ class Trained:
         tensors |= {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
         for name, parameter in self._optimised():
             tensors |= {f"optimiser/{key}/{name}": value for key, value in self.optimiser.state[parameter].items()}
-        save_checkpoint(path, tensors, {"kind": "training", "run": json.dumps(run), "progress": progress.to_json()})
+        save_checkpoint(
+            path, tensors, {"kind": "training", "run": json.dumps(run), "progress": json.dumps(asdict(progress))}
+        )
 
     def load(self, path: Path, run: Mapping[str, str]) -> Progress:
         """Load the state in `path`. Raises InputError when it is another training's, or damaged."""
@@ -101,7 +94,7 @@ class Trained:
             raise InputError(f"{path}: is not the state of a training; --force starts anew")
         try:
             stored = parse_json_object(checkpoint.metadata["run"], "run")
-            progress = Progress.from_json(checkpoint.metadata["progress"])
+            progress = _PROGRESS.validate_json(checkpoint.metadata["progress"])
         except (KeyError, ValueError):
             raise InputError(f"{path}: the state of a training is damaged; --force starts anew") from None
         if differences := _differences(stored, run):

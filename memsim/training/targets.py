@@ -11,6 +11,7 @@ from memsim.asr.corpora import Corpus, corpus_lexicon
 from memsim.asr.lexicon import load_lexicon
 from memsim.asr.tokens import CharacterTokens, PhonemeTokens, PieceTokens, Tokens
 from memsim.errors import InputError
+from memsim.listener import Listener
 from memsim.training.recipe import CORPUS, TargetsConfig
 from memsim.units import counted
 
@@ -30,8 +31,8 @@ def make_tokens(config: TargetsConfig, texts: Iterable[str], data: str, root: Pa
     return PhonemeTokens.from_lexicon(load_lexicon(source), texts)
 
 
-def pronounceable(corpus: Corpus, tokens: Tokens) -> tuple[Corpus, Counter[str]]:
-    """Return the utterances all of whose words are in the lexicon of `tokens`, and how often missing words occur.
+def pronounceable(corpus: Corpus, tokens: Tokens, listener: Listener) -> Corpus:
+    """Return the utterances all of whose words are in the lexicon of `tokens`, and warn of the others.
 
     Tokens other than phonemes have no lexicon and keep all utterances. A large corpus has words that its own lexicon
     lacks.
@@ -40,14 +41,17 @@ def pronounceable(corpus: Corpus, tokens: Tokens) -> tuple[Corpus, Counter[str]]
         InputError: More than half of the utterances have such words, so that the lexicon is not one of this corpus.
     """
     if not isinstance(tokens, PhonemeTokens):
-        return corpus, Counter()
+        return corpus
     known = tokens.lexicon.pronunciations
     kept = tuple(u for u in corpus.utterances if all(word in known for word in u.text.split()))
     missing = Counter(word for u in corpus.utterances for word in u.text.split() if word not in known)
+    some = ", ".join(word for word, _ in missing.most_common(5))
+    left_out = f"{len(corpus.utterances) - len(kept)} of {counted(len(corpus.utterances), 'utterance')}"
+    where = f"{corpus.name} {corpus.split}"
     if 2 * len(kept) < len(corpus.utterances):
-        some = ", ".join(word for word, _ in missing.most_common(5))
         raise InputError(
-            f"{corpus.name} {corpus.split}: the lexicon lacks words of {len(corpus.utterances) - len(kept)} of "
-            f"{counted(len(corpus.utterances), 'utterance')} (such as {some}); choose another by --lexicon FILE"
+            f"{where}: the lexicon lacks words of {left_out} (such as {some}); choose another by --lexicon FILE"
         )
-    return replace(corpus, utterances=kept), missing
+    if missing:
+        listener.warn(f"{where}: {left_out} have words that the lexicon lacks ({some}) and are left out")
+    return replace(corpus, utterances=kept)

@@ -165,7 +165,7 @@ def train(
         hooks = Hooks()
         if quantisation is not None:
             provenance |= {"trained_bits": str(weight_bits), "trained_hardware": quantisation.spec.to_json()}
-            hooks = QuantisedTraining(quantisation, recipe, seed).hooks()
+            hooks = QuantisedTraining(quantisation, recipe)
         job = loop.Job(recogniser, recipe, speech.train, speech.dev, out, seed, provenance, hooks)
         with joined_workers(device) as workers:
             if start is not None and (note := start.prefix_note):
@@ -228,7 +228,7 @@ class _Speech:
         for message in dev.warnings():
             listener.warn(message)
         corpora = {corpus.name: corpus for corpus in self.train}
-        kept = {name: _pronounceable(corpus, tokens, listener) for name, corpus in corpora.items()}
+        kept = {name: pronounceable(corpus, tokens, listener) for name, corpus in corpora.items()}
         return _Speech([kept[corpus.name] for corpus in self.train], dev)
 
 
@@ -240,18 +240,6 @@ def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_st
 
     corpora = {name: load(name, "train") for name in dict.fromkeys(names)}
     return _Speech([corpora[name] for name in names], load(dev, "dev"))
-
-
-def _pronounceable(corpus: Corpus, tokens: Tokens, listener: Listener) -> Corpus:
-    """Return the utterances that can be trained on, and warn of the others."""
-    kept, missing = pronounceable(corpus, tokens)
-    if missing:
-        some = ", ".join(word for word, _ in missing.most_common(5))
-        left_out = f"{len(corpus.utterances) - len(kept.utterances)} of {counted(len(corpus.utterances), 'utterance')}"
-        listener.warn(
-            f"{corpus.name} {corpus.split}: {left_out} have words that the lexicon lacks ({some}) and are left out"
-        )
-    return kept
 
 
 def _without_place(name: str) -> str:

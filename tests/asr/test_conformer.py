@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from memsim.asr.ctc import greedy
+from memsim.asr.kinds import CTC
 from memsim.asr.models.conformer import ConformerConfig, ConformerCTC
 from memsim.asr.recogniser import load_model_config
 from memsim.asr.tokens import CharacterTokens
@@ -103,7 +103,7 @@ def test_an_utterance_without_frames_is_an_empty_text(lengths: list[int], traini
     log_probs, frames = model(torch.randn(len(lengths), max(lengths), 8), torch.tensor(lengths))
     assert torch.isfinite(log_probs).all()
     assert frames.tolist() == [length // 4 for length in lengths]
-    texts = greedy(log_probs, frames, CharacterTokens(tuple("abcd")))
+    texts = CTC().transcribe(model, log_probs, frames, CharacterTokens(tuple("abcd")))
     assert all(text == "" for text, length in zip(texts, lengths, strict=True) if length < 4)
     targets = torch.ones(len(lengths), 1, dtype=torch.long)
     ones = torch.ones(len(lengths), dtype=torch.long)

@@ -11,9 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from memsim.asr.ctc import ctc_losses, frames_needed, greedy, too_short
+from memsim.asr.kinds import CTC, Outputs
 from memsim.asr.tokens import CharacterTokens
 from memsim.rng import generator
+
+too_short = CTC().too_short
+
+
+def ctc_losses(log_probs: Tensor, frames: Tensor, targets: list[Tensor]) -> Tensor:
+    return CTC().losses(Outputs(log_probs, torch.ones_like(frames), frames), targets)
+
+
+def greedy(log_probs: Tensor, frames: Tensor, tokens: CharacterTokens) -> list[str]:
+    return CTC().transcribe(torch.nn.Identity(), log_probs, frames, tokens)
+
 
 UNIFORM = torch.full((2, 2, 3), -math.log(3))
 
@@ -47,7 +58,8 @@ def test_no_characters() -> None:
 
 
 def test_repeated_characters_need_a_frame_between_them() -> None:
-    assert [frames_needed(torch.tensor(tokens)) for tokens in ([1, 2, 1], [1, 1], [2, 2, 2], [1])] == [3, 3, 5, 1]
+    for tokens, needed in (([1, 2, 1], 3), ([1, 1], 3), ([2, 2, 2], 5), ([1], 1)):
+        assert [too_short(torch.tensor([frames]), [torch.tensor(tokens)]) for frames in (needed - 1, needed)] == [1, 0]
     targets = [torch.tensor([1, 2]), torch.tensor([1, 1])]
     assert too_short(torch.tensor([2, 2]), targets) == 1
     assert too_short(torch.tensor([1, 2]), targets) == 2

@@ -189,7 +189,7 @@ class Endless(Transducer):
     """Gives one token for ever, never the blank."""
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.output = nn.Identity()
 
     def predict(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -205,7 +205,7 @@ def test_what_was_not_measured_is_that_of_the_base_model(
 
 
 def test_a_fitted_model_is_a_device_file(fit: Fit, measured: Measurements, tmp_path: Path) -> None:
-    save_device(fit.model, tmp_path / "mine.safetensors", fit.provenance(measured))
+    save_device(fit.model, tmp_path / "mine.safetensors", {"fit": json.dumps(fit.facts(measured))})
     loaded = load_device(tmp_path / "mine.safetensors")
     assert torch.equal(loaded.var[ORDER], fit.model.var[ORDER])
     with safe_open(tmp_path / "mine.safetensors", framework="pt") as file:

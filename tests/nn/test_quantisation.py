@@ -152,8 +152,8 @@ def trained_with(
         y = towards(x)
     quantisation = Quantisation(config.model_copy(update={"teacher": None}), bits, load_hardware(spec))
     quantisation.apply(net, measure(net, [x]))
-    training = QuantisedTraining(quantisation, OPTIMISER, 0)
-    optimiser = make_optimiser(net, training._parameter_groups(net, OPTIMISER), OPTIMISER)
+    training = QuantisedTraining(quantisation, OPTIMISER)
+    optimiser = make_optimiser(net, training.parameter_groups(net, OPTIMISER), OPTIMISER)
     errors = []
     for _ in range(steps):
         error = F.mse_loss(net.train()(x), y)

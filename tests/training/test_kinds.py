@@ -12,7 +12,7 @@ from torch import nn
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource, evaluation_batches, pad
-from memsim.asr.kinds import Kind, TransducerBeam
+from memsim.asr.kinds import Kind, TrainingPass, TransducerBeam
 from memsim.asr.models.lstm import LSTMConfig
 from memsim.asr.models.transducer import ConformerTransducerConfig, LSTMTransducerConfig, PredictionConfig, Transducer
 from memsim.asr.recogniser import Recogniser, build, load_recogniser
@@ -27,7 +27,6 @@ from memsim.hardware import load_hardware
 from memsim.nn.quantisation import Quantisation
 from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.epoch_batches import TrainingSet
-from memsim.training.forward import TrainingPass
 from memsim.training.hooks import Moment
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
@@ -134,14 +133,12 @@ def divergence(kind: Kind, teacher: nn.Module, pupil: Recogniser, corpus: Corpus
     """Of `pupil` from `teacher`, of each utterance, as the recipe `robust` weighs it."""
     config = load_train_config("robust")
     assert config.quantisation is not None
-    training = QuantisedTraining(Quantisation(config.quantisation, 3, load_hardware("physical")), config, seed=0)
+    training = QuantisedTraining(Quantisation(config.quantisation, 3, load_hardware("physical")), config)
     training._teacher = TrainingPass(teacher, kind).eval()
     data = TrainingSet(corpus.utterances, pupil, PLAIN, seed=0)
     batch = data.load(1, [(i, 1.0) for i in range(4)])
     outputs = TrainingPass(pupil.model, kind)(batch.features, batch.lengths, batch.targets)
-    extra_losses = training.hooks().extra_losses
-    assert extra_losses is not None
-    return extra_losses(batch, outputs, Moment(0, 1, 0, 0.5))
+    return training.extra_losses(batch, outputs, Moment(0, 1, 0, 0.5))
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -160,7 +157,7 @@ def test_a_transducer_is_trained_for_few_bits(learnt: dict[str, Path], corpus: C
     config = PLAIN.model_copy(update={"epochs": 4, "learning_rate": ((0.0, 2e-3), (1.0, 1e-4)), "average_decay": 0.0})
     quantisation = load_train_config("robust").quantisation
     assert quantisation is not None
-    hooks = QuantisedTraining(Quantisation(quantisation, 4, load_hardware("physical")), config, 0).hooks()
+    hooks = QuantisedTraining(Quantisation(quantisation, 4, load_hardware("physical")), config)
     given = load_recogniser(load_checkpoint(learnt["conformer_transducer"]))
     recogniser = replace(given, model=given.model.train())
     out = tmp_path / "few.safetensors"

@@ -21,9 +21,9 @@ from memsim.errors import InputError
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
 from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.epoch_batches import TrainingBatch
-from memsim.training.hooks import Hooks, Moment, ParameterGroup, matrices_decay
+from memsim.training.hooks import Hooks, Moment, ParameterGroup
 from memsim.training.recipe import TrainConfig
-from tests.training.tones import DROPOUT, MODEL, PLAIN, RANDOM, Watching, fresh, job, run, same, weights
+from tests.training.tones import DROPOUT, MODEL, PLAIN, RANDOM, Watching, fresh, hooks_of, job, run, same, weights
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_best_is_not_the_last_where_dev_got_worse(corpus: Corpus, tmp_path: 
                 model.output.weight.zero_()
 
     config = PLAIN.model_copy(update={"epochs": 40, "average_decay": 0.0})
-    watching = run(job(corpus, tmp_path / "m.safetensors", config, hooks=Hooks(before_step=forget)))
+    watching = run(job(corpus, tmp_path / "m.safetensors", config, hooks=hooks_of(before_step=forget)))
     assert watching.best.epoch < 40
     assert watching.best.dev["wer"] < watching.epochs[-1].dev_wer
     assert weights(tmp_path / "m.safetensors")["output.weight"].abs().max() > 0.1
@@ -163,7 +163,7 @@ def log_likelihood_of_blanks(batch: TrainingBatch, outputs: Outputs, moment: Mom
 
 @pytest.mark.parametrize("parts", [2, 3, 5])  # of 4 utterances
 def test_a_batch_in_parts_gives_the_same_step(corpus: Corpus, tmp_path: Path, parts: int) -> None:
-    hooks = Hooks(extra_losses=log_likelihood_of_blanks)
+    hooks = hooks_of(extra_losses=log_likelihood_of_blanks)
     made = {}
     for accumulate in (1, parts):
         config = LINEAR.model_copy(update={"accumulate": accumulate})
@@ -201,7 +201,7 @@ def prepare(recogniser: Recogniser, utterances: tuple[Utterance, ...], source: F
 
 def groups(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
     scale = model.output.scale
-    matrices, vectors = matrices_decay(model, config)
+    matrices, vectors = Hooks().parameter_groups(model, config)
     others = [parameter for parameter in vectors.parameters if parameter is not scale]
     return [matrices, replace(vectors, parameters=others), ParameterGroup([scale], 0.0, rate_scale=0.0)]
 
@@ -212,7 +212,7 @@ def follow(model: nn.Module, moment: Moment) -> None:
 
 def test_a_method_s_parameters_and_buffers_are_trained_and_written(corpus: Corpus, tmp_path: Path) -> None:
     config = RANDOM.model_copy(update={"epochs": 2})
-    run(job(corpus, tmp_path / "m.safetensors", config, hooks=Hooks(prepare=prepare, before_step=follow)))
+    run(job(corpus, tmp_path / "m.safetensors", config, hooks=hooks_of(prepare=prepare, before_step=follow)))
     last = weights(tmp_path / "m.last.safetensors")
     assert last["output.ramp"] == 1  # the fraction that is done with the last step
     assert last["output.scale"] != 1
@@ -221,22 +221,22 @@ def test_a_method_s_parameters_and_buffers_are_trained_and_written(corpus: Corpu
 
 def test_a_group_has_a_learning_rate_of_its_own(corpus: Corpus, tmp_path: Path) -> None:
     config = RANDOM.model_copy(update={"epochs": 2})
-    run(job(corpus, tmp_path / "m.safetensors", config, hooks=Hooks(prepare=prepare, parameter_groups=groups)))
+    run(job(corpus, tmp_path / "m.safetensors", config, hooks=hooks_of(prepare=prepare, parameter_groups=groups)))
     assert weights(tmp_path / "m.last.safetensors")["output.scale"] == 1
 
 
 def test_groups_must_hold_every_parameter_once(corpus: Corpus, tmp_path: Path) -> None:
     def without_vectors(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
-        return matrices_decay(model, config)[:1]
+        return Hooks().parameter_groups(model, config)[:1]
 
     with pytest.raises(ValueError, match=r"parameter groups hold .*bias 0 times"):
-        run(job(corpus, tmp_path / "m.safetensors", hooks=Hooks(parameter_groups=without_vectors)))
+        run(job(corpus, tmp_path / "m.safetensors", hooks=hooks_of(parameter_groups=without_vectors)))
 
 
 def test_moments(corpus: Corpus, tmp_path: Path) -> None:
     seen: list[Moment] = []
     config = RANDOM.model_copy(update={"epochs": 2})
-    hooks = Hooks(before_step=lambda model, moment: seen.append(moment))
+    hooks = hooks_of(before_step=lambda model, moment: seen.append(moment))
     made = run(job(corpus, tmp_path / "m.safetensors", config, hooks=hooks, seed=3))
     assert [moment.step for moment in seen] == list(range(len(made.losses)))
     assert {moment.epoch for moment in seen} == {1, 2}
@@ -254,7 +254,7 @@ def test_an_extra_loss_is_minimised_and_logged(corpus: Corpus, tmp_path: Path) -
         return -100 * log_probs[:, :, 0].mean(dim=1)  # let everything be silence
 
     config = PLAIN.model_copy(update={"epochs": 20})
-    watching = run(job(corpus, tmp_path / "m.safetensors", config, hooks=Hooks(extra_losses=blank)))
+    watching = run(job(corpus, tmp_path / "m.safetensors", config, hooks=hooks_of(extra_losses=blank)))
     first, last = watching.epochs[0], watching.epochs[-1]
     assert last.extra_loss < 0.1 * first.extra_loss
     assert last.train_loss > first.train_loss  # the CTC loss by itself
@@ -281,7 +281,7 @@ def test_an_extra_loss_that_is_no_number(corpus: Corpus, tmp_path: Path) -> None
         return outputs.log_probs.sum(dim=(1, 2)) * (math.inf if moment.step == 4 else 1)
 
     with pytest.raises(FloatingPointError, match=r"the extra loss is -inf at epoch 2, batch 2 \(u[^;]*$"):
-        run(job(corpus, tmp_path / "m.safetensors", RANDOM, hooks=Hooks(extra_losses=bad)))
+        run(job(corpus, tmp_path / "m.safetensors", RANDOM, hooks=hooks_of(extra_losses=bad)))
 
 
 def test_a_gradient_that_is_no_number(corpus: Corpus, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from memsim.training.hooks import ParameterGroup, matrices_decay
+from memsim.training.hooks import Hooks, ParameterGroup
 from memsim.training.optimiser import averaged, make_optimiser, set_learning_rate
 from tests.training.tones import PLAIN, fresh
 
@@ -14,7 +14,7 @@ def test_weight_decay_is_on_matrices_only(optimiser: str) -> None:
     model = fresh().model
     config = PLAIN.model_copy(update={"weight_decay": 0.5, "optimiser": optimiser})
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    made = make_optimiser(model, matrices_decay(model, config), config)
+    made = make_optimiser(model, Hooks().parameter_groups(model, config), config)
     assert sum(len(group["params"]) for group in made.param_groups) == len(before)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -50,8 +50,8 @@ def test_rates_follow_sizes() -> None:
 def test_frozen_parameters_belong_to_no_group() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    assert [len(group.parameters) for group in matrices_decay(model, PLAIN)] == [1, 0]
-    make_optimiser(model, matrices_decay(model, PLAIN), PLAIN)
+    assert [len(group.parameters) for group in Hooks().parameter_groups(model, PLAIN)] == [1, 0]
+    make_optimiser(model, Hooks().parameter_groups(model, PLAIN), PLAIN)
     with pytest.raises(ValueError, match="parameter groups hold bias 1 times"):
         make_optimiser(model, [ParameterGroup(list(model.parameters()), 0.0)], PLAIN)
     with pytest.raises(ValueError, match="parameter groups hold weight 2 times"):

@@ -24,7 +24,7 @@ from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.hooks import Hooks
-from memsim.training.quantised import QuantisedTraining, observed_ranges
+from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import TrainConfig, load_train_config
 from tests.nn.layers import quantised_layers
 from tests.training.tones import DROPOUT, PLAIN, RANDOM, Killed, KilledAt, Watching, fresh, job, run, same
@@ -49,7 +49,7 @@ def from_start(start: Path) -> Recogniser:
 
 
 def hooks(config: TrainConfig, name: str = "robust", bits: int = 3, hardware: Any = "physical") -> Hooks:
-    return QuantisedTraining(Quantisation(RECIPES[name], bits, load_hardware(hardware)), config, 0).hooks()
+    return QuantisedTraining(Quantisation(RECIPES[name], bits, load_hardware(hardware)), config)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,8 @@ def test_rates_are_those_of_the_scales_that_there_are() -> None:
     quantisation = Quantisation(QuantisationConfig(scale_rate=2.0), 4, load_hardware("ideal"))
     quantisation = replace(quantisation, spec=quantisation.spec.with_settings({"dac": {"bits": 8}}))
     quantisation.apply(net, measure(net, [torch.randn(50, 8)]))
-    groups = QuantisedTraining(quantisation, PLAIN, 0)._parameter_groups(net, PLAIN)
+    training = QuantisedTraining(quantisation, PLAIN)
+    groups = training.parameter_groups(net, PLAIN)
     rates = {id(group.parameters[0]): (group.rate_scale, group.follows_size) for group in groups[2:]}
     first, second, third = net
     scale = first.weight_quantiser.scale.detach()
@@ -173,7 +174,7 @@ def test_rates_are_those_of_the_scales_that_there_are() -> None:
     assert rates[id(second.weight_quantiser.scale)] == (2.0, True)
     assert rates[id(third.input_quantiser.range)] == (2.0, True)
     assert rates[id(third.weight_quantiser.scale)][1] is False
-    assert [range_.item() for range_ in observed_ranges(net)] == [0.0]
+    assert [range_.item() for range_ in training.maxima(net)] == [0.0]
 
 
 @pytest.mark.parametrize("name", ["physical", "paper", "best"])
@@ -208,7 +209,7 @@ def test_layers_can_have_other_bits_or_none(corpus: Corpus, tmp_path: Path) -> N
             ],
         }
     )
-    seen = QuantisedTraining(Quantisation(config, 2, load_hardware("ideal")), PLAIN, 0).hooks()
+    seen = QuantisedTraining(Quantisation(config, 2, load_hardware("ideal")), PLAIN)
     recogniser = fresh()
     model = seen.prepare(recogniser, corpus.utterances, FeatureSource(recogniser.features))
     bits = {

@@ -128,6 +128,13 @@ def job(
     return Job(recogniser or fresh(), config, [corpus], corpus, out, seed, provenance, hooks or Hooks())
 
 
+def hooks_of(**methods: Any) -> Hooks:
+    """The plain hooks with some of their methods replaced by functions."""
+    hooks = Hooks()
+    vars(hooks).update(methods)
+    return hooks
+
+
 def run(job: Job, watching: Watching | None = None, **how: Any) -> Watching:
     watching = watching or Watching()
     watching.best = loop.run(job, watching, **how)

@@ -14,7 +14,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, PaddedNetwork, frame_mask
+from memsim.asr.models.frontend import Count, CTCOutput, Depth, EncoderConfig, Frontend, PaddedNetwork, frame_mask
 from memsim.config.schema import problem
 
 
@@ -41,6 +41,7 @@ class ConformerEncoder(PaddedNetwork, nn.Module):
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.encoded_width = config.width
         self.frontend = Frontend(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
 
@@ -53,20 +54,8 @@ class ConformerEncoder(PaddedNetwork, nn.Module):
         return hidden, lengths
 
 
-class ConformerCTC(ConformerEncoder):
-    """A Conformer with a CTC output: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch]).
-
-    An utterance shorter than the subsampling has no frames left: a length of 0.
-    """
-
-    def __init__(self, config: ConformerConfig) -> None:
-        super().__init__(config)
-        self.output = nn.Linear(config.width, config.tokens)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities of the tokens, and the number of frames of each utterance."""
-        hidden, lengths = super().forward(features, lengths)
-        return self.output(hidden).log_softmax(dim=-1), lengths
+class ConformerCTC(CTCOutput, ConformerEncoder):
+    """A Conformer with a CTC output."""
 
 
 class Block(nn.Module):

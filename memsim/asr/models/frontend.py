@@ -81,6 +81,24 @@ class PaddedNetwork:
             yield features[index : index + 1, :length], lengths[index : index + 1]
 
 
+class CTCOutput(nn.Module):
+    """Mixin of encoders: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch]), for CTC.
+
+    An utterance shorter than the subsampling has no frames left: a length of 0.
+    """
+
+    encoded_width: int
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.output = nn.Linear(self.encoded_width, config.tokens)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of the tokens, and the number of frames of each utterance."""
+        hidden, lengths = super().forward(features, lengths)
+        return self.output(hidden).log_softmax(dim=-1), lengths
+
+
 class Frontend(nn.Module):
     """A VGG-like front end: [batch, frames, mel_bins] -> [batch, frames', width].
 

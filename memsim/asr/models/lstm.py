@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from memsim.asr.models.frontend import Count, Depth, EncoderConfig, Frontend, PaddedNetwork
+from memsim.asr.models.frontend import Count, CTCOutput, Depth, EncoderConfig, Frontend, PaddedNetwork
 
 
 class LSTMConfig(EncoderConfig):
@@ -24,6 +24,7 @@ class LSTMEncoder(PaddedNetwork, nn.Module):
     def __init__(self, config: LSTMConfig) -> None:
         super().__init__()
         self.config = config
+        self.encoded_width = 2 * config.hidden
         self.frontend = Frontend(config)
         dropout = config.dropout if config.layers > 1 else 0.0  # dropout between layers needs two
         self.lstm = nn.LSTM(
@@ -40,14 +41,5 @@ class LSTMEncoder(PaddedNetwork, nn.Module):
         return self.dropout(outputs), lengths
 
 
-class LSTMCTC(LSTMEncoder):
-    """An LSTM with a CTC output: ([batch, frames, mel_bins], [batch]) -> ([batch, frames', tokens], [batch])."""
-
-    def __init__(self, config: LSTMConfig) -> None:
-        super().__init__(config)
-        self.output = nn.Linear(2 * config.hidden, config.tokens)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities of the tokens, and the number of frames of each utterance."""
-        hidden, lengths = super().forward(features, lengths)
-        return self.output(hidden).log_softmax(dim=-1), lengths
+class LSTMCTC(CTCOutput, LSTMEncoder):
+    """An LSTM with a CTC output."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.models.conformer import ConformerConfig, ConformerEncoder
-from memsim.asr.models.frontend import Count, Depth, PaddedNetwork
+from memsim.asr.models.frontend import Count, Depth
 from memsim.asr.models.lstm import LSTMConfig, LSTMEncoder
 from memsim.config.schema import Section
 
@@ -77,18 +77,21 @@ class Joiner(nn.Module):
         return torch.tanh(encoded + predicted)
 
 
-class Transducer(PaddedNetwork, nn.Module):
+class Transducer(nn.Module):
     """Mixin of encoders: a prediction network, a joiner and an output layer to the tokens."""
 
-    prediction: nn.Module
-    joiner: Joiner
-    output: nn.Module
+    encoded_width: int
 
-    def add_parts(self, encoded: int, shape: TransducerShape, tokens: int, dropout: float) -> None:
-        """Add the parts behind an encoder whose vectors have `encoded` components."""
-        self.prediction = PredictionNetwork(shape.prediction, tokens, dropout)
-        self.joiner = Joiner(encoded, shape.prediction.hidden, shape.joiner_width)
-        self.output = nn.Linear(shape.joiner_width, tokens)
+    def __init__(self, config: ConformerTransducerConfig | LSTMTransducerConfig) -> None:
+        super().__init__(config)
+        self.prediction = PredictionNetwork(config.prediction, config.tokens, config.dropout)
+        self.joiner = Joiner(self.encoded_width, config.prediction.hidden, config.joiner_width)
+        self.output = nn.Linear(config.joiner_width, config.tokens)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [batch, frames, mel_bins], [batch] to the projected frames [batch, frames', joiner_width], [batch]."""
+        hidden, lengths = super().forward(features, lengths)
+        return self.joiner.encoder(hidden), lengths
 
     def predict(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the projected prediction network: ([batch, steps], state) -> ([batch, steps, joiner_width], state)."""
@@ -104,27 +107,9 @@ class Transducer(PaddedNetwork, nn.Module):
         return logits.float().log_softmax(dim=-1)
 
 
-class ConformerTransducer(ConformerEncoder, Transducer):
+class ConformerTransducer(Transducer, ConformerEncoder):
     """A Transducer with a Conformer encoder."""
 
-    def __init__(self, config: ConformerTransducerConfig) -> None:
-        super().__init__(config)
-        self.add_parts(config.width, config, config.tokens, config.dropout)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [batch, frames, mel_bins], [batch] to the projected frames [batch, frames', joiner_width], [batch]."""
-        hidden, lengths = super().forward(features, lengths)
-        return self.joiner.encoder(hidden), lengths
-
-
-class LSTMTransducer(LSTMEncoder, Transducer):
+class LSTMTransducer(Transducer, LSTMEncoder):
     """A Transducer with a bidirectional LSTM encoder."""
-
-    def __init__(self, config: LSTMTransducerConfig) -> None:
-        super().__init__(config)
-        self.add_parts(2 * config.hidden, config, config.tokens, config.dropout)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [batch, frames, mel_bins], [batch] to the projected frames [batch, frames', joiner_width], [batch]."""
-        hidden, lengths = super().forward(features, lengths)
-        return self.joiner.encoder(hidden), lengths
