@@ -36,9 +36,10 @@ from memsim.networks.programming import (
 )
 from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
+from memsim.nn.chip import mapping_of
 from memsim.nn.deviation import deviating, exclude_options
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
-from memsim.nn.mapping import map_model, mapping_of
+from memsim.nn.mapping import map_model
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
@@ -366,7 +367,7 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
 def digital_twin(
     model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], seed: int
 ) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
-    """Return `model` as quantised digital layers, from which `memsim.nn.mapping.remap` programs chips.
+    """Return `model` as quantised digital layers, from which `memsim.nn.chip.remap` programs chips.
 
     It holds the levels that every chip of `spec` is programmed with. The other values are `spec` with its weight bits
     chosen, and `statistics` with those of embeddings.

@@ -66,7 +66,9 @@ class CalibrationData:
     def statistics(self, most_rows: int = MOST_ROWS) -> dict[str, InputStatistics]:
         """Return the statistics of each matrix's inputs, except matrices that the data never reach and embeddings.
 
-        `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has up to `most_rows` rows.
+        The inputs of a convolution are its windows. In a recurrent layer, one matrix has the layer's inputs, another
+        its hidden states at all steps. `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has
+        up to `most_rows` rows.
         """
         collectors = statistics_collectors(self._layers, most_rows)
         self.collect(collectors)
@@ -85,15 +87,8 @@ class CalibrationData:
             self.collect(needy, "converter ranges")
 
 
-def measure(model: nn.Module, calibration: Calibration) -> dict[str, InputStatistics]:
-    """Return statistics of the inputs of each matrix that can be mapped: those given, or those measured on the data.
-
-    The inputs of a convolution are its windows. In a recurrent layer, one matrix has the layer's inputs, another its
-    hidden states at all steps. Matrices that the data never reach, and embeddings, have no statistics. Raises
-    InputError for a mapping of anything else.
-    """
-    if not isinstance(calibration, Mapping):
-        return CalibrationData(model, calibration).statistics()
+def given_statistics(calibration: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:
+    """Return a copy of the statistics that a user gives. Raises InputError for a mapping of anything else."""
     if not all(isinstance(value, InputStatistics) for value in calibration.values()):
         raise InputError("calibration: a mapping must hold statistics; a batch of named arguments goes in a list")
     return dict(calibration)

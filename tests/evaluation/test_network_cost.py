@@ -20,8 +20,8 @@ from memsim.evaluation.network_cost import chip_cost
 from memsim.evaluation.target import EvaluationTarget, prepare
 from memsim.hardware import HardwareSpec
 from memsim.networks.programming import stored_statistics
+from memsim.nn.chip import mapping_of
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
-from memsim.nn.mapping import mapping_of
 from memsim.storage.checkpoint import load_checkpoint
 
 HARDWARE: list[dict[str, Any]] = [
