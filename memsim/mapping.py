@@ -37,7 +37,7 @@ from memsim.networks.programming import (
 from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
 from memsim.nn.chip import mapping_of
-from memsim.nn.deviation import deviating, exclude_options
+from memsim.nn.deviation import deviating
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.nn.mapping import map_model
 from memsim.nn.mapping_table import mapping_parts, summary_lines
@@ -289,7 +289,7 @@ def map_checkpoint(
         )
     if out is not None:
         save_checkpoint(out, mapped.tensors, mapped.metadata)
-    for doubt in (silent_inputs(plan, statistics), deviating(mapped.deviations, exclude_options)):
+    for doubt in (silent_inputs(plan, statistics), deviating(mapped.deviations, for_command=True)):
         if doubt is not None:
             listener.warn(doubt)
     if mapped.uncalibrated:

@@ -175,4 +175,4 @@ class ProgrammedArrays:
         by_pack = [(inputs, self.states[..., : inputs.stop - inputs.start, outputs]) for inputs, outputs in self.packs]
         drive = self.drive(input_range, 1.0, gives_volts=True)
         device = load_device_on(self.spec.cell, self.device)
-        return RowLoads.make(drive, device, by_pack, tuple(self.ir_drop_columns()))
+        return RowLoads(drive, device, by_pack, self.ir_drop_columns())

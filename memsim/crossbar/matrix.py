@@ -273,7 +273,9 @@ class MappedMatrix(nn.Module):
                 "--calibrate DATA (in Python: map_model(..., calibration=batches))"
             )
         if self._operator is None:
-            self._require_finite_states()
+            # loading a mapped file does not look at the states
+            if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
+                raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
             self._operator = self._make_operator()
         noisy = self._operator.noise_columns is not None
         noise_key = self.reads.noise_key(self.name) if noisy else 0
@@ -364,11 +366,6 @@ class MappedMatrix(nn.Module):
         """Free what is kept between reads; the next read makes it again, with the same result."""
         self._operator = self._row_loads = None
         self._ir_drop = []
-
-    def _require_finite_states(self) -> None:
-        """Raise InputError for states that are not finite: loading a mapped file does not look at them."""
-        if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
-            raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
         self.release()  # what is kept was made from the tensors that are replaced

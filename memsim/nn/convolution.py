@@ -179,7 +179,7 @@ class QuantisedConvolution(_Convolution, QuantisedLayerOfOne):
         """Convolve as `MappedConvolution.forward`."""
         x, has_batch = channels_last(input, len(self.geometry.kernel_size))
         product = self.matrix()(x, self.geometry.convolve, self.geometry.multiply)
-        return channels_first(self.finished(product, self.bias), has_batch)
+        return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class QuantisedTransposedConvolution(_Convolution, QuantisedLayerOfOne):
         """Convolve as `MappedTransposedConvolution.forward`."""
         x, has_batch = channels_last(input, len(self.geometry.kernel_size))
         product = self.geometry.add_up(self.matrix()(x), output_size)
-        return channels_first(self.finished(product, self.bias), has_batch)
+        return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
 def channels_last(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:

@@ -85,7 +85,7 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
         def in_rows(indices: Tensor, stream: Stream) -> Tensor:
             return _looked_up(indices, self.num_embeddings, stream)
 
-        return self.finished(self.matrix()(input, look_up, in_rows), None)
+        return finished(self.matrix()(input, look_up, in_rows), None, self.output_quantiser)
 
 
 def _looked_up(indices: Tensor, rows: int, stream: Stream) -> Tensor:

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.quantised_product import QuantisedLayerOfOne, QuantisedProduct, copied_output_quantiser, finished
+from memsim.nn.quantised_product import (
+    QuantisedLayerOfOne,
+    QuantisedProduct,
+    RoundedMatrix,
+    copied_output_quantiser,
+    finished,
+)
 from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
@@ -98,7 +104,7 @@ class QuantisedLinear(QuantisedLayerOfOne):
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         """Multiply `input` [..., in] by the rounded matrix and add the bias, giving [..., out]."""
-        return self.finished(self.matrix()(input), self.bias)
+        return finished(self.matrix()(input), self.bias, self.output_quantiser)
 
     def extra_repr(self) -> str:
         """Return the sizes."""
@@ -130,5 +136,5 @@ def mapped_product(
     elif product is None:
         y = F.linear(x, matrix.to(x.dtype))
     else:
-        y = product.times(matrix)(x)
+        y = RoundedMatrix(product, matrix)(x)
     return finished(y, bias, product and product.output_quantiser)

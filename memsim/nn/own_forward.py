@@ -78,7 +78,7 @@ class OwnForward:
                 holder = layer._modules[tensor]
                 assert isinstance(holder, _Matrices)
                 if local in products:
-                    holder.add_module(expert, _Matrix(products[local]))
+                    holder.add_module(expert, nn.ModuleDict({"matrix": products[local]}))
                 else:
                     digital = source.matrix(effective_weight(module, source.tensor))
                     holder.register_parameter(f"{expert}_weight", frozen_copy(digital))
@@ -89,22 +89,14 @@ class OwnForward:
 _INTERNAL = frozenset(vars(nn.Module()))
 
 
-class _Matrix(nn.Module):
-    """The holder of one expert's matrix, under the name that a layer gives it."""
-
-    def __init__(self, matrix: nn.Module) -> None:
-        super().__init__()
-        self.matrix = matrix
-
-
 class _Matrices(nn.Module):
-    """The matrices in a tensor [experts, ...]: a `_Matrix` of each expert, or a weight where it stays digital."""
+    """The matrices in a tensor [experts, ...]: `<expert>.matrix`, or `<expert>_weight` where it stays digital."""
 
     def product(self, expert: int) -> nn.Module | Tensor:
         """Return the matrix of an expert: a module that multiplies on arrays, or a tensor [out, in]."""
         on_arrays = self._modules.get(str(expert))
-        if isinstance(on_arrays, _Matrix):
-            return on_arrays.matrix
+        if isinstance(on_arrays, nn.ModuleDict):
+            return on_arrays["matrix"]
         digital = self._parameters[f"{expert}_weight"]
         assert digital is not None
         return digital

@@ -35,14 +35,6 @@ class QuantisedProduct(nn.Module):
         self.output_quantiser: nn.Module = nn.Identity()
         self.transfer: HardwareTransfer | None = None
 
-    def times(self, matrix: Tensor, groups: int = 1) -> RoundedMatrix:
-        """Return the product with `matrix` [out, in / groups], whose weights are rounded once for all inputs."""
-        return RoundedMatrix(self, matrix, groups)
-
-    def finished(self, product: Tensor, bias: Tensor | None) -> Tensor:
-        """Add the bias [out] to a `product` [..., out] and round the sum."""
-        return finished(product, bias, self.output_quantiser)
-
     @property
     def is_quantised(self) -> bool:
         """Whether the weights are rounded."""
@@ -70,7 +62,8 @@ class RoundedMatrix:
     The blocks of `groups` lie one below the other, as in a `MappedMatrix`.
     """
 
-    def __init__(self, product: QuantisedProduct, matrix: Tensor, groups: int) -> None:
+    def __init__(self, product: QuantisedProduct, matrix: Tensor, groups: int = 1) -> None:
+        """Round `matrix` [out, in / groups] once for all inputs."""
         self._product = product
         self._matrix = matrix
         self._groups = groups
@@ -165,7 +158,7 @@ class QuantisedLayerOfOne(QuantisedLayer, QuantisedProduct):
 
     def matrix(self) -> RoundedMatrix:
         """Return the product with the weight as it is now."""
-        return self.times(self.source.matrix(computed_tensor(self, self.source.tensor)), self.source.groups)
+        return RoundedMatrix(self, self.source.matrix(computed_tensor(self, self.source.tensor)), self.source.groups)
 
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:
@@ -184,7 +177,7 @@ class QuantisedLayerOfMany(QuantisedLayer):
     def _matrix(self, name: str) -> RoundedMatrix:
         """Return the product with matrix `name` as its weight is now."""
         source = self._sources[name]
-        return self.products[name].times(source.matrix(computed_tensor(self, source.tensor)))
+        return RoundedMatrix(self.products[name], source.matrix(computed_tensor(self, source.tensor)))
 
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:

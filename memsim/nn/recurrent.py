@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers, finished
 from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 
 
@@ -292,7 +292,8 @@ class _Quantised(QuantisedLayerOfMany, _Recurrent):
         matrix = cache(self._matrix)  # the same at every time step
 
         def product(name: str, x: Tensor) -> Tensor:
-            return self.products[name].finished(matrix(name)(x), getattr(self, _bias_of(name), None))
+            bias = getattr(self, _bias_of(name), None)
+            return finished(matrix(name)(x), bias, self.products[name].output_quantiser)
 
         return product
 

@@ -341,7 +341,7 @@ def test_experts_some_of_which_stay_digital() -> None:
         "0.experts.gate_up_proj.1",
         *(f"0.experts.down_proj.{expert}" for expert in range(3)),
     ]
-    assert mapping_of(chip).weights == sum(p.numel() for p in net.parameters() if p.ndim > 1)
+    assert mapping_of(chip).plan.weights == sum(p.numel() for p in net.parameters() if p.ndim > 1)
     is_close(chip(x), net(x))
     is_close(pickle.loads(pickle.dumps(chip))(x), net(x))
     statistics = measure_inputs(net, [x])
