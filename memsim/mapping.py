@@ -328,7 +328,10 @@ class _Count:
 
     def cost(self, spec: HardwareSpec) -> Cost | None:
         """Return the cost of all layers on the chip `spec`; None where it was not asked for."""
-        return Cost.of_stored(self._costs, spec, self._rates) if self._with_cost else None
+        if not self._with_cost:
+            return None
+        seconds = spec.cost.audio_seconds_per_programming
+        return Cost(tuple(self._costs), "vector" if self._rates is None else "audio_second", seconds)
 
 
 def _calibration_data(

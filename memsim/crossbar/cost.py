@@ -44,7 +44,7 @@ class ArrayCost:
         phases = phase_count(spec.dac)
         same_input = tiling.tiles // (tiling.row_tiles * tiling.packs)
         row_drivers = tiling.row_tiles * tiling.packs * -(-same_input // cost.dac.arrays_per_dac)
-        packs = [tiling.pack(index) for index in range(tiling.packs)]
+        packs = tiling.all_packs()
         driven_rows = sum(inputs.stop - inputs.start for _, inputs, _ in packs)
         dacs = dac_conversions = adcs = adc_conversions = turns = 0
         dac_joules = dac_area = adc_joules = 0.0

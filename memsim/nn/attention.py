@@ -54,9 +54,8 @@ class Attention(NamedLayer):
         return self.in_proj_bias.chunk(len(PROJECTIONS))[PROJECTIONS.index(name)]
 
     @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+    def sources(cls, module: Any) -> dict[str, WeightSource]:
         """Return the four matrices of an nn.MultiheadAttention, or of a QuantisedAttention."""
-        assert isinstance(module, nn.MultiheadAttention | QuantisedAttention)
         width = module.embed_dim
         if module.in_proj_weight is not None:
             stored = tuple(module.in_proj_weight.shape)

@@ -80,12 +80,6 @@ class CalibrationData:
             if result is not None
         }
 
-    def calibrate(self, calibrators: Mapping[str, Calibrator]) -> None:
-        """Give all inputs, in one run of the network, to the calibrators that need them."""
-        needy = {name: calibrator for name, calibrator in calibrators.items() if calibrator.needs_inputs}
-        if needy:
-            self.collect(needy, "converter ranges")
-
 
 def given_statistics(calibration: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:
     """Return a copy of the statistics that a user gives. Raises InputError for a mapping of anything else."""
@@ -97,12 +91,13 @@ def given_statistics(calibration: Mapping[str, InputStatistics]) -> dict[str, In
 def calibrate(
     matrices: Mapping[str, MappedMatrix], statistics: Mapping[str, InputStatistics], data: CalibrationData | None
 ) -> None:
-    """Calibrate the `matrices` that have `statistics`; with `data`, by all inputs."""
+    """Calibrate the `matrices` that have `statistics`; with `data`, by all inputs, in one run of the network."""
     calibrators = {
         name: Calibrator(matrix.arrays, statistics[name]) for name, matrix in matrices.items() if name in statistics
     }
-    if data is not None:
-        data.calibrate(calibrators)
+    needy = {name: calibrator for name, calibrator in calibrators.items() if calibrator.needs_inputs}
+    if data is not None and needy:
+        data.collect(needy, "converter ranges")
     for name, calibrator in calibrators.items():
         matrices[name].set_ranges(calibrator.finish())
 

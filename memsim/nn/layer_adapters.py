@@ -294,13 +294,6 @@ def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedPr
     return found
 
 
-def require_names(model: nn.Module, layers: Sequence[MappableLayer]) -> None:
-    """Raise InputError where `model` is itself a layer, which cannot be replaced within it."""
-    if any(layer.module is model for layer in layers):
-        kind = type(model).__name__
-        raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
-
-
 def replace_modules(model: nn.Module, replacements: Mapping[int, nn.Module]) -> None:
     """Replace the modules of `model` with these ids, under each of their names."""
     for alias, module in list(model.named_modules(remove_duplicate=False)):

@@ -71,17 +71,15 @@ class OwnForward:
         if self.base is not None:
             layer.add_module("matrix", products[""])
         else:
-            for name in self.tensors:
-                layer._modules[name] = _Matrices()
+            holders = {name: _Matrices() for name in self.tensors}
+            layer._modules.update(holders)
             for local, source in layer.own_sources.items():
                 tensor, _, expert = local.rpartition(".")
-                holder = layer._modules[tensor]
-                assert isinstance(holder, _Matrices)
                 if local in products:
-                    holder.add_module(expert, nn.ModuleDict({"matrix": products[local]}))
+                    holders[tensor].add_module(expert, nn.ModuleDict({"matrix": products[local]}))
                 else:
                     digital = source.matrix(effective_weight(module, source.tensor))
-                    holder.register_parameter(f"{expert}_weight", frozen_copy(digital))
+                    holders[tensor].register_parameter(f"{expert}_weight", frozen_copy(digital))
         layer._keep_dtype(getattr(module, self.tensors[0]))
         return layer.train(module.training)
 

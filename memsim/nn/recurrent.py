@@ -120,7 +120,6 @@ def _weights(module: Any) -> Iterator[str]:
     if isinstance(module, nn.RNNCellBase | RecurrentCell):
         yield from ("weight_ih", "weight_hh")
         return
-    assert isinstance(module, nn.RNNBase | RecurrentLayer)
     kinds = ("weight_ih", "weight_hh", *(["weight_hr"] if module.proj_size else []))
     for layer in range(module.num_layers):
         for direction in ("", "_reverse") if module.bidirectional else ("",):
