@@ -63,14 +63,9 @@ class Outcome:
 
 
 def make_programmer(config: Scheme, device: DeviceModel, levels: int) -> Programmer:
-    """Return the programmer of `config` for cells of `levels` levels.
-
-    Raises ValueError for more than two levels with another scheme than incremental_reset.
-    """
+    """Return the programmer of `config` for cells of `levels` levels: two unless the scheme is incremental_reset."""
     if isinstance(config, IncrementalReset):
         return IncrementalResetProgrammer(config, device, levels)
-    if levels != 2:
-        raise ValueError(f"{type(config).__name__} programs 2 levels, not {levels}")
     if isinstance(config, WriteVerify):
         return WriteVerifyProgrammer(config, device)
     return SinglePulseProgrammer(config, device)

@@ -138,7 +138,18 @@ class QuantisedLayer(NamedLayer):
     def from_float(cls, module: Any) -> Self:
         """Return the layer with the parameters of `module` itself, not copies of them, and without quantisers."""
         layer = cls(module)
-        _take_over(layer, module)
+        for name, parameter in module._parameters.items():
+            layer.register_parameter(name, parameter)
+        for name, buffer in module._buffers.items():
+            layer.register_buffer(name, buffer)
+        for name, child in module._modules.items():
+            if name != "parametrizations":
+                layer.add_module(name, child)
+        parametrize.transfer_parametrizations_and_params(module, layer)
+        for hook in module._forward_pre_hooks.values():
+            if (computed := computed_name(hook)) is not None:
+                layer.register_forward_pre_hook(hook)
+                setattr(layer, computed, effective_weight(layer, computed))
         return layer.train(module.training)
 
     @property
@@ -211,18 +222,3 @@ def copied_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.Module
         if next(kept.buffers(), None) is not None:
             found[name] = kept
     return found
-
-
-def _take_over(layer: nn.Module, module: nn.Module) -> None:
-    for name, parameter in module._parameters.items():
-        layer.register_parameter(name, parameter)
-    for name, buffer in module._buffers.items():
-        layer.register_buffer(name, buffer)
-    for name, child in module._modules.items():
-        if name != "parametrizations":
-            layer.add_module(name, child)
-    parametrize.transfer_parametrizations_and_params(module, layer)
-    for hook in module._forward_pre_hooks.values():
-        if (computed := computed_name(hook)) is not None:
-            layer.register_forward_pre_hook(hook)
-            setattr(layer, computed, effective_weight(layer, computed))

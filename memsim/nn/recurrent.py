@@ -60,21 +60,11 @@ def gru_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
     return State(new + (update_in + update_hidden).sigmoid() * (state.hidden - new))
 
 
-def tanh_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """Return the next state of an RNN with tanh, from inputs [batch, hidden]."""
-    return State((from_input + from_hidden).tanh())
-
-
-def relu_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """Return the next state of an RNN with ReLU, from inputs [batch, hidden]."""
-    return State((from_input + from_hidden).relu())
-
-
 STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
     "LSTM": lstm_step,
     "GRU": gru_step,
-    "RNN_TANH": tanh_step,
-    "RNN_RELU": relu_step,
+    "RNN_TANH": lambda from_input, from_hidden, _: State((from_input + from_hidden).tanh()),
+    "RNN_RELU": lambda from_input, from_hidden, _: State((from_input + from_hidden).relu()),
 }
 """The step of each kind of cell, by the `mode` of torch's nn.RNNBase."""
 
