@@ -45,18 +45,10 @@ QUANTISED: dict[LayerAdapter, type[QuantisedLayer]] = {
 
 ADAPTERS: dict[type[nn.Module], LayerAdapter] = {
     nn.Linear: MappedLinear,
-    nn.Conv1d: MappedConvolution,
-    nn.Conv2d: MappedConvolution,
-    nn.Conv3d: MappedConvolution,
-    nn.ConvTranspose1d: MappedTransposedConvolution,
-    nn.ConvTranspose2d: MappedTransposedConvolution,
-    nn.ConvTranspose3d: MappedTransposedConvolution,
-    nn.LSTM: MappedRecurrent,
-    nn.GRU: MappedRecurrent,
-    nn.RNN: MappedRecurrent,
-    nn.LSTMCell: MappedRecurrentCell,
-    nn.GRUCell: MappedRecurrentCell,
-    nn.RNNCell: MappedRecurrentCell,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), MappedConvolution),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), MappedTransposedConvolution),
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), MappedRecurrent),
+    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), MappedRecurrentCell),
     nn.MultiheadAttention: MappedAttention,
     **{layer: adapter for adapter, layer in QUANTISED.items()},
 }
