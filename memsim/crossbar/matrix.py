@@ -43,10 +43,8 @@ class MappedMatrix(nn.Module):
         scale: [out] or [1], the step between levels.
         states: [slices, 2, copies, in, out] (see `Tiling.shape`), float16: the states r of the cells, those of the
             positive array first; None for ideal cells.
-        input_range: [], the input that drives full scale.
-        gain_per_ampere: [], from currents to units of (weight 1 x full-scale input).
-        adc_range: [row_tiles or 1, slices or 1], full scale of the ADC in those units. This and the two before it are
-            None until `calibrate` has set them, and where the spec has no use for them.
+        input_range, gain_per_ampere, adc_range: those of `ConverterRanges`; None until `calibrate` has set them, and
+            where the spec has no use for them.
         adc_gain_error: [row_tiles, slices, out], relative; None where the spec has no such errors.
         adc_offset_codes: [row_tiles, slices, out]; None where the spec has no such errors.
         programming: the report of the programming; None for ideal cells and for a matrix that was loaded.
