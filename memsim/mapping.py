@@ -37,9 +37,10 @@ from memsim.networks.programming import (
 )
 from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
-from memsim.nn.deviation import deviating, exclude_options
+from memsim.nn.chip import mapping_of
+from memsim.nn.deviation import deviating
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
-from memsim.nn.mapping import map_model, mapping_of
+from memsim.nn.mapping import map_model
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
@@ -291,7 +292,7 @@ def map_checkpoint(
         )
     if out is not None:
         save_checkpoint(out, mapped.tensors, mapped.metadata)
-    for doubt in (silent_inputs(plan, statistics), deviating(mapped.deviations, exclude_options)):
+    for doubt in (silent_inputs(plan, statistics), deviating(mapped.deviations, for_command=True)):
         if doubt is not None:
             listener.warn(doubt)
     if mapped.uncalibrated:
@@ -330,7 +331,10 @@ class _Count:
 
     def cost(self, spec: HardwareSpec) -> Cost | None:
         """Return the cost of all layers on the chip `spec`; None where it was not asked for."""
-        return Cost.of_stored(self._costs, spec, self._rates) if self._with_cost else None
+        if not self._with_cost:
+            return None
+        seconds = spec.cost.audio_seconds_per_programming
+        return Cost(tuple(self._costs), "vector" if self._rates is None else "audio_second", seconds)
 
 
 def _calibration_data(
@@ -369,7 +373,7 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
 def digital_twin(
     model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], seed: int
 ) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
-    """Return `model` as quantised digital layers, from which `memsim.nn.mapping.remap` programs chips.
+    """Return `model` as quantised digital layers, from which `memsim.nn.chip.remap` programs chips.
 
     It holds the levels that every chip of `spec` is programmed with. The other values are `spec` with its weight bits
     chosen, and `statistics` with those of embeddings.

@@ -23,7 +23,8 @@ from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
-from memsim.nn.mapping import map_model, mapping_of, measure, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import map_model, measure_inputs
 from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -219,11 +220,11 @@ def test_a_file_of_every_layer_with_quantisers_maps_as_it_was_trained(
     recogniser, batch = every_layer(monkeypatch)
     spec = load_hardware({"base": "ideal", "dac": {"bits": 8}, "digital": [], "tile": {"rows": 16}})
     config = QuantisationConfig.model_validate({"layers": "all", "outputs": {"bits": 8}})
-    model = Quantisation(config, 3, spec).apply(recogniser.model, measure(recogniser.model, [batch]))
+    model = Quantisation(config, 3, spec).apply(recogniser.model, measure_inputs(recogniser.model, [batch]))
     with torch.no_grad():
         model.train()(*batch)
     tensors = dict(model.eval().state_dict())
-    for name, measured in measure(model, [batch]).items():
+    for name, measured in measure_inputs(model, [batch]).items():
         tensors |= measured.to_tensors(name)
     save_checkpoint(tmp_path / "trained.safetensors", tensors, {"kind": "model", **recogniser.metadata()})
     checkpoint = load_checkpoint(tmp_path / "trained.safetensors")
@@ -256,7 +257,7 @@ def test_a_file_of_every_layer_is_the_chip_that_map_model_makes(
 ) -> None:
     recogniser, batch = every_layer(monkeypatch)
     model = recogniser.model
-    statistics = measure(model, [batch])
+    statistics = measure_inputs(model, [batch])
     save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), {"kind": "model", **recogniser.metadata()})
     source = load_checkpoint(tmp_path / "model.safetensors")
     spec = load_hardware(hardware).with_settings({"weights.bits": 5, "digital": [], "tile.rows": 16})

@@ -15,8 +15,8 @@ from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
 from memsim.nn.batches import Progress as Progress
 from memsim.nn.calibration import CalibrationData
+from memsim.nn.chip import ChipMapping
 from memsim.nn.finite import first_not_finite
-from memsim.nn.mapping import ChipMapping
 
 STATISTICS_UTTERANCES = 200
 PRIOR_UTTERANCES = 2000

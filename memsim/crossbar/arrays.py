@@ -57,12 +57,6 @@ class ProgrammedArrays:
         """The layout of the matrix on tiles."""
         return tiling_for(self.levels.shape, self.spec, self.groups)
 
-    @property
-    def packs(self) -> list[tuple[slice, slice]]:
-        """The inputs and the outputs of each pack."""
-        tiling = self.tiling
-        return [tiling.pack(index)[1:] for index in range(tiling.packs)]
-
     def difference(self) -> Tensor:
         """Return r_pos - r_neg [slices, in, out], the mean over copies; for ideal cells, the digits of the levels."""
         if self.states is not None:
@@ -131,22 +125,21 @@ class ProgrammedArrays:
             cell = self.cell(1.0)
             assert self.states is not None
             assert isinstance(cell, MemristorCell)
-            packs = [self.tiling.pack(index) for index in range(self.tiling.packs)]
-            made = [
-                IrDropColumns.make(cell, self.states[..., outputs], own, self.spec.wires) for own, _, outputs in packs
-            ]
-            self.ir_drop.extend(made)
+            self.ir_drop.extend(
+                IrDropColumns.make(cell, self.states[..., outputs], own, self.spec.wires)
+                for own, _, outputs in self.tiling.all_packs()
+            )
         return self.ir_drop
 
     def signal_reader(self, input_range: float, gain_per_ampere: float) -> Callable[[Tensor], Tensor]:
         """Return a function from inputs [n, in] to noiseless column signals [row_tiles, phases * n, slices, out]."""
         drive, tile_rows = self.drive(input_range, gain_per_ampere), self.spec.tile.rows
-        difference, packs, ir_drop = self.difference(), self.packs, self.ir_drop_columns()
-        columns = [split_planes(difference[..., outputs], tile_rows) for _, outputs in packs]
+        difference, packs, ir_drop = self.difference(), self.tiling.all_packs(), self.ir_drop_columns()
+        columns = [split_planes(difference[..., outputs], tile_rows) for _, _, outputs in packs]
 
         def read(rows: Tensor) -> Tensor:
             by_pack = []
-            for index, (inputs, _) in enumerate(packs):
+            for index, (_, inputs, _) in enumerate(packs):
                 signals = []
                 for phase in drive.phases:
                     driven, _, _ = drive(phase, rows[:, inputs], tile_rows)
@@ -165,14 +158,17 @@ class ProgrammedArrays:
         difference = self.difference()
         columns = [
             split_planes(difference[..., outputs], self.spec.tile.rows).abs().sum(dim=1).amax(dim=2)
-            for _, outputs in self.packs
+            for _, _, outputs in self.tiling.all_packs()
         ]
         return torch.stack(columns).amax(dim=0) * ends.abs().max()
 
     def row_loads(self, input_range: float) -> RowLoads:
         """Return the cells of each row, for the power that they take; not for ideal cells."""
         assert self.states is not None
-        by_pack = [(inputs, self.states[..., : inputs.stop - inputs.start, outputs]) for inputs, outputs in self.packs]
+        by_pack = [
+            (inputs, self.states[..., : inputs.stop - inputs.start, outputs])
+            for _, inputs, outputs in self.tiling.all_packs()
+        ]
         drive = self.drive(input_range, 1.0, gives_volts=True)
         device = load_device_on(self.spec.cell, self.device)
-        return RowLoads.make(drive, device, by_pack, tuple(self.ir_drop_columns()))
+        return RowLoads(drive, device, by_pack, self.ir_drop_columns())

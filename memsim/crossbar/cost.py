@@ -10,6 +10,7 @@ at the same time; phases, vectors and layers do not overlap.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memsim.crossbar.drive import driven_bits, phase_count
@@ -26,9 +27,7 @@ class ArrayCost:
     cells: int
     dacs: int
     adcs: int
-    cell_square_micrometres: float
-    dac_square_micrometres: float
-    adc_square_micrometres: float
+    square_millimetres: Mapping[str, float]  # of cells, DACs and ADCs, and the total
     macs: int
     phases: int
     read_pulses: int  # number of cells that hold weights
@@ -45,7 +44,7 @@ class ArrayCost:
         phases = phase_count(spec.dac)
         same_input = tiling.tiles // (tiling.row_tiles * tiling.packs)
         row_drivers = tiling.row_tiles * tiling.packs * -(-same_input // cost.dac.arrays_per_dac)
-        packs = [tiling.pack(index) for index in range(tiling.packs)]
+        packs = tiling.all_packs()
         driven_rows = sum(inputs.stop - inputs.start for _, inputs, _ in packs)
         dacs = dac_conversions = adcs = adc_conversions = turns = 0
         dac_joules = dac_area = adc_joules = 0.0
@@ -61,6 +60,11 @@ class ArrayCost:
             adc_conversions = phases * tiling.conversions
             adc_joules = adc_conversions * 2.0**bits * cost.adc.joules_per_step
             turns = min(tiling.pack_outputs, tile.cols, cost.adc.columns_per_adc)
+        areas = {
+            "cells": 1e-6 * (tiling.cells * cost.cell.square_micrometres),
+            "dacs": 1e-6 * dac_area,
+            "adcs": 1e-6 * (adcs * cost.adc.square_micrometres),
+        }
         converting = (cost.dac.seconds if spec.dac is not None else 0.0) + turns * cost.adc.seconds
         weights = sum((inputs.stop - inputs.start) * (own.stop - own.start) for _, inputs, own in packs)
         return cls(
@@ -68,9 +72,7 @@ class ArrayCost:
             cells=tiling.cells,
             dacs=dacs,
             adcs=adcs,
-            cell_square_micrometres=tiling.cells * cost.cell.square_micrometres,
-            dac_square_micrometres=dac_area,
-            adc_square_micrometres=adcs * cost.adc.square_micrometres,
+            square_millimetres=areas | {"total": math.fsum(areas.values())},
             macs=tiling.weights,
             phases=phases,
             read_pulses=phases * weights * math.prod(tiling.shape[:3]),
@@ -80,13 +82,6 @@ class ArrayCost:
             adc_joules=adc_joules,
             seconds=phases * (cost.cell.read_seconds + converting),
         )
-
-    @property
-    def square_millimetres(self) -> dict[str, float]:
-        """The area of cells, DACs and ADCs, and the total."""
-        areas = (self.cell_square_micrometres, self.dac_square_micrometres, self.adc_square_micrometres)
-        parts = {part: 1e-6 * area for part, area in zip(("cells", "dacs", "adcs"), areas, strict=True)}
-        return parts | {"total": math.fsum(parts.values())}
 
     def cell_joules(self, watts: float | None, spec: HardwareSpec) -> float | None:
         """Return the energy of the cells for one input vector of power `watts`, summed over its phases.

@@ -43,10 +43,8 @@ class MappedMatrix(nn.Module):
         scale: [out] or [1], the step between levels.
         states: [slices, 2, copies, in, out] (see `Tiling.shape`), float16: the states r of the cells, those of the
             positive array first; None for ideal cells.
-        input_range: [], the input that drives full scale.
-        gain_per_ampere: [], from currents to units of (weight 1 x full-scale input).
-        adc_range: [row_tiles or 1, slices or 1], full scale of the ADC in those units. This and the two before it are
-            None until `calibrate` has set them, and where the spec has no use for them.
+        input_range, gain_per_ampere, adc_range: those of `ConverterRanges`; None until `calibrate` has set them, and
+            where the spec has no use for them.
         adc_gain_error: [row_tiles, slices, out], relative; None where the spec has no such errors.
         adc_offset_codes: [row_tiles, slices, out]; None where the spec has no such errors.
         programming: the report of the programming; None for ideal cells and for a matrix that was loaded.
@@ -273,7 +271,9 @@ class MappedMatrix(nn.Module):
                 "--calibrate DATA (in Python: map_model(..., calibration=batches))"
             )
         if self._operator is None:
-            self._require_finite_states()
+            # loading a mapped file does not look at the states
+            if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
+                raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
             self._operator = self._make_operator()
         noisy = self._operator.noise_columns is not None
         noise_key = self.reads.noise_key(self.name) if noisy else 0
@@ -364,11 +364,6 @@ class MappedMatrix(nn.Module):
         """Free cached values; the next read computes them again, with the same result."""
         self._operator = self._row_loads = None
         self._ir_drop = []
-
-    def _require_finite_states(self) -> None:
-        """Raise InputError for states that are not finite: loading a mapped file does not look at them."""
-        if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
-            raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
         self.release()  # cached values were made from the tensors that are replaced

@@ -6,6 +6,7 @@ with f = HHRS - LLRS, which needs the sum of their states only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,40 +35,25 @@ IR_DROP_VECTORS = 2
 """The number of inputs of a read whose power is solved with IR drop, to estimate its effect on the power of all."""
 
 
-@dataclass(frozen=True)
 class RowLoads:
-    """The cells on each row of a matrix, by pack.
+    """The cells on each row of a matrix, by pack."""
 
-    Attributes:
-        drive: the drive of the rows, which gives volts.
-        device: the device model of the cells.
-        inputs: the inputs of each pack.
-        cells: the number of cells with a weight on a row of each pack.
-        states: [rows], float64, the sum of the states r on each row of each pack.
-        ir_drop: the columns of each pack where lines have a resistance; else empty.
-    """
-
-    drive: Drive
-    device: DeviceModel
-    inputs: tuple[slice, ...]
-    cells: tuple[int, ...]
-    states: tuple[Tensor, ...]
-    ir_drop: tuple[IrDropColumns, ...] = ()
-
-    @classmethod
-    def make(
-        cls,
+    def __init__(
+        self,
         drive: Drive,
         device: DeviceModel,
-        by_pack: list[tuple[slice, Tensor]],
-        ir_drop: tuple[IrDropColumns, ...] = (),
-    ) -> RowLoads:
-        """Add up the states [slices, 2, copies, rows of a pack, outputs] of each pack, given with its inputs."""
-        inputs, states = zip(*by_pack, strict=True)
-        rows = [own.shape[3] for own in states]
-        cells = tuple(own.numel() // count for own, count in zip(states, rows, strict=True))
-        sums = tuple(own.sum(dim=(0, 1, 2, 4), dtype=torch.float64) for own in states)
-        return cls(drive, device, inputs, cells, sums, ir_drop)
+        by_pack: Iterable[tuple[slice, Tensor]],
+        ir_drop: Sequence[IrDropColumns] = (),
+    ) -> None:
+        """Add up the states [slices, 2, copies, rows of a pack, outputs] of each pack, given with its inputs.
+
+        `drive` gives volts. `ir_drop` has the columns of each pack where lines have a resistance.
+        """
+        self._drive, self._device, self._ir_drop = drive, device, ir_drop
+        self._packs = [
+            (inputs, states.numel() // states.shape[3], states.sum(dim=(0, 1, 2, 4), dtype=torch.float64))
+            for inputs, states in by_pack
+        ]
 
     def watts(self, x: Tensor) -> Tensor:
         """Return the power [], float64, of the arrays in watts, summed over inputs [n, in] and their phases.
@@ -76,25 +62,25 @@ class RowLoads:
         inputs, which are evenly spaced.
         """
         total = self._without_ir_drop(x)
-        if not self.ir_drop or not total:
+        if not self._ir_drop or not total:
             return total
         some = x[:: -(-len(x) // IR_DROP_VECTORS)]
         return total * self._with_ir_drop(some) / self._without_ir_drop(some)
 
     def _without_ir_drop(self, x: Tensor) -> Tensor:
         total = x.new_zeros((), dtype=torch.float64)
-        for part, cells, states in zip(self.inputs, self.cells, self.states, strict=True):
+        for part, cells, states in self._packs:
             rows = x[:, part]
-            for phase in self.drive.phases:
-                volts = self.drive(phase, rows, rows.shape[1])[0][0]
-                most = (volts * self.device.llrs_current_amperes(volts)).sum(dtype=torch.float64)
-                by_state = (volts * self.device.window_amperes(volts)).sum(dim=0, dtype=torch.float64)
+            for phase in self._drive.phases:
+                volts = self._drive(phase, rows, rows.shape[1])[0][0]
+                most = (volts * self._device.llrs_current_amperes(volts)).sum(dtype=torch.float64)
+                by_state = (volts * self._device.window_amperes(volts)).sum(dim=0, dtype=torch.float64)
                 total += cells * most + by_state @ states
         return total
 
     def _with_ir_drop(self, x: Tensor) -> Tensor:
         total = x.new_zeros((), dtype=torch.float64)
-        for part, ir_drop in zip(self.inputs, self.ir_drop, strict=True):
-            for phase in self.drive.phases:
-                total += ir_drop.watts(self.drive(phase, x[:, part], ir_drop.tiling.rows)[0])
+        for (part, _, _), ir_drop in zip(self._packs, self._ir_drop, strict=True):
+            for phase in self._drive.phases:
+                total += ir_drop.watts(self._drive(phase, x[:, part], ir_drop.tiling.rows)[0])
         return total

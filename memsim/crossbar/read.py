@@ -229,7 +229,7 @@ class PackedOperator:
 
 def packed(tiling: Tiling, make: Callable[[int, slice], Operator]) -> Operator | PackedOperator:
     """Return the operator of a matrix on `tiling`; `make` makes a pack's from its index and its outputs."""
-    packs = [tiling.pack(index) for index in range(tiling.packs)]
+    packs = tiling.all_packs()
     operators = tuple(make(index, outputs) for index, (_, _, outputs) in enumerate(packs))
     return operators[0] if len(operators) == 1 else PackedOperator(operators, tuple(inputs for _, inputs, _ in packs))
 

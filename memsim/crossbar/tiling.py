@@ -127,6 +127,10 @@ class Tiling:
         tiling = replace(self, out_features=outputs.stop - outputs.start, groups=1, blocks_per_pack=1)
         return tiling, inputs, outputs
 
+    def all_packs(self) -> list[tuple[Tiling, slice, slice]]:
+        """Return every `pack`."""
+        return [self.pack(index) for index in range(self.packs)]
+
     def digits(self, levels: Tensor, part: slice | None = None) -> Tensor:
         """Return the digits, int32 [n], of the cells `part` (default: all) of the flat `shape`, for `levels` [out, in].
 

@@ -47,16 +47,6 @@ class Cells:
         self.reset_volts = torch.full_like(self.r, math.inf)
         self._transition = torch.full_like(self.r, math.nan)  # a of the RESET transition; NaN before the first SET
 
-    @property
-    def in_lrs(self) -> Tensor:
-        """The cells [n] (bool) that a SET pulse does not change."""
-        return self.set_volts == -math.inf
-
-    @property
-    def in_hrs(self) -> Tensor:
-        """The cells [n] (bool) that a RESET pulse does not change. A partially RESET cell is in neither state."""
-        return self.reset_volts == math.inf
-
     def current_amperes(self, volts: float | Tensor) -> Tensor:
         """Return the noiseless currents [n] at `volts` (scalar or [n]), without changing the cells."""
         return self.device.current_amperes(torch.as_tensor(volts, dtype=self.r.dtype, device=self.r.device), self.r)

@@ -131,11 +131,7 @@ def summarise(model: DeviceModel) -> dict[str, Any]:
     """Return the values of `model` for people to read, and the shapes of its large matrices."""
     large = {"mixture_cholesky": model.mixture_cholesky} | {f"var_{p:03d}": v for p, v in sorted(model.var.items())}
     return {
-        "name": model.name,
-        "source": model.source,
-        "reference_volts": model.reference_volts,
-        "reset_full_volts": model.reset_full_volts,
-        "reset_exponent": model.reset_exponent,
+        **{key: getattr(model, key) for key in ("name", "source", *SCALARS)},
         "llrs": model.llrs.tolist(),
         "hhrs": model.hhrs.tolist(),
         "features": ["HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)"],

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,16 +55,11 @@ class DeviceModel:
 
     def to(self, device: torch.device | str) -> DeviceModel:
         """Return the same model with its tensors on `device`."""
-        return dataclasses.replace(
-            self,
-            llrs=self.llrs.to(device),
-            hhrs=self.hhrs.to(device),
-            gamma=self.gamma.to(device),
-            mixture_weights=self.mixture_weights.to(device),
-            mixture_means=self.mixture_means.to(device),
-            mixture_cholesky=self.mixture_cholesky.to(device),
-            var={order: matrix.to(device) for order, matrix in self.var.items()},
-        )
+        moved: dict[str, Any] = {
+            key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        moved["var"] = {order: matrix.to(device) for order, matrix in self.var.items()}
+        return dataclasses.replace(self, **moved)
 
     def var_matrix(self, order: int | None = None) -> Tensor:
         """Return the matrix [4, 4 (p + 1)] of `order` p (default: the highest).

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -23,7 +22,7 @@ from memsim.device.features import draw_states, state_means
 from memsim.device.model import HRS, LRS, UR, DeviceModel
 from memsim.device.ramp import RampCells, ResetRamp
 from memsim.device.verify import CurrentScale, VerifyRead
-from memsim.hardware import IncrementalReset, Programming, Scheme, SinglePulse, WriteVerify
+from memsim.hardware import IncrementalReset, Scheme, SinglePulse, WriteVerify
 
 AHEAD = 16
 """Verify reads that are drawn at a time; changes speed and the assignment of random numbers."""
@@ -63,26 +62,10 @@ class Outcome:
         self.joules.index_add_(0, cells, joules)
 
 
-class Programmer(Protocol):
-    """A programming scheme, prepared for a device."""
-
-    scale: CurrentScale
-    targets: Tensor  # [levels] currents on that scale
-
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
-        """Program fresh cells to `digits` [n] (int32, below the number of levels)."""
-        ...
-
-
 def make_programmer(config: Scheme, device: DeviceModel, levels: int) -> Programmer:
-    """Return the programmer of `config` for cells of `levels` levels.
-
-    Raises ValueError for more than two levels with another scheme than incremental_reset.
-    """
+    """Return the programmer of `config` for cells of `levels` levels: two unless the scheme is incremental_reset."""
     if isinstance(config, IncrementalReset):
         return IncrementalResetProgrammer(config, device, levels)
-    if levels != 2:
-        raise ValueError(f"{type(config).__name__} programs 2 levels, not {levels}")
     if isinstance(config, WriteVerify):
         return WriteVerifyProgrammer(config, device)
     return SinglePulseProgrammer(config, device)
@@ -106,15 +89,37 @@ class FullPulse:
         return r * self._window + self._llrs
 
 
-class SinglePulseProgrammer:
+class Programmer:
+    """A programming scheme, prepared for a device.
+
+    Attributes:
+        scale: the currents that a programmer measures.
+        targets: [levels], the currents of the digits on that scale.
+    """
+
+    def __init__(self, config: Scheme, device: DeviceModel) -> None:
+        self._device = device
+        lrs, hrs = state_means(device, config.history)
+        volts = device.reference_volts if config.verify is None else config.verify.read_volts
+        self.scale = CurrentScale(device, volts, lrs)
+        self.targets = self.scale.currents(torch.tensor([hrs, lrs], device=device.device))
+        self._set = FullPulse(device, config.set_volts, config.pulse_seconds)
+        self._reset = FullPulse(device, config.reset_volts, config.pulse_seconds)
+        # for pulses whose resulting states are not drawn
+        self._mean_set_joules = self._set.joules(torch.tensor(lrs, dtype=torch.float64)).item()
+        self._mean_reset_joules = self._reset.joules(torch.tensor(hrs, dtype=torch.float64)).item()
+
+    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+        """Program fresh cells to `digits` [n] (int32, below the number of levels)."""
+        raise NotImplementedError
+
+
+class SinglePulseProgrammer(Programmer):
     """The scheme of one pulse: a RESET of all cells, and a SET of those whose digit is 1."""
 
     def __init__(self, config: SinglePulse, device: DeviceModel) -> None:
-        self._config, self._device = config, device
-        lrs, hrs = state_means(device, config.history)
-        self.scale = CurrentScale(device, device.reference_volts, lrs)
-        self.targets = self.scale.currents(torch.tensor([hrs, lrs], device=device.device))
-        self._full = _FullPulses(config, device)
+        super().__init__(config, device)
+        self._config = config
 
     def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
@@ -122,21 +127,18 @@ class SinglePulseProgrammer:
 
     def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
         """Return the outcome of cells programmed to `digits` [n] that are in the states `r` [n]."""
-        joules = self._full.set.joules(r).mul_(digits).add_(self._full.mean_reset_joules)
+        joules = self._set.joules(r).mul_(digits).add_(self._mean_reset_joules)
         none = torch.zeros_like(digits)
         return Outcome(r, digits + 1, none, none.bool(), joules)
 
 
-class WriteVerifyProgrammer:
+class WriteVerifyProgrammer(Programmer):
     """The scheme that cycles a cell until its current is near the mean of its digit."""
 
     def __init__(self, config: WriteVerify, device: DeviceModel) -> None:
-        self._config, self._device = config, device
-        lrs, hrs = state_means(device, config.history)
-        self.scale = CurrentScale(device, config.verify.read_volts, lrs)
-        self.targets = self.scale.currents(torch.tensor([hrs, lrs], device=device.device))
+        super().__init__(config, device)
+        self._config = config
         self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
-        self._full = _FullPulses(config, device)
 
     def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
@@ -149,18 +151,18 @@ class WriteVerifyProgrammer:
 
     def _cycle(self, cells: Tensor, digit: int, feature: int, outcome: Outcome, generator: Generator) -> None:
         """Program `cells` (indices [m]) to one digit, whose state is that of `feature` (LRS or HRS)."""
-        config, full = self._config, self._full
+        config = self._config
         rounds = [((feature, cycle),) for cycle in range(config.tries)]
         features = CycleFeatures(self._device, cells.numel(), rounds, generator, config.history)
         for attempt in range(config.tries):
             r = self._device.state_of_resistance(features.draw()[0])
             one = torch.ones_like(cells, dtype=torch.int32)
             if digit == 1:
-                outcome.add(cells, r, 2 * one, one, full.set.joules(r) + full.mean_reset_joules)
+                outcome.add(cells, r, 2 * one, one, self._set.joules(r) + self._mean_reset_joules)
             elif attempt == 0:
-                outcome.add(cells, r, one, one, full.reset.joules(r))
+                outcome.add(cells, r, one, one, self._reset.joules(r))
             else:
-                outcome.add(cells, r, 2 * one, one, full.reset.joules(r) + full.mean_set_joules)
+                outcome.add(cells, r, 2 * one, one, self._reset.joules(r) + self._mean_set_joules)
             missed = _outside(self._read(r, generator), self.targets[digit], config.tolerance)
             cells = cells.index_select(0, missed)
             if not cells.numel():
@@ -169,26 +171,24 @@ class WriteVerifyProgrammer:
         outcome.failed.index_fill_(0, cells, True)
 
 
-class IncrementalResetProgrammer:
+class IncrementalResetProgrammer(Programmer):
     """The scheme of RESET, SET, and rising pulses until a cell reads at most its target.
 
     A cell that ends outside the tolerance starts again, up to `retries` times.
     """
 
     def __init__(self, config: IncrementalReset, device: DeviceModel, levels: int) -> None:
-        self._config, self._device = config, device
-        lrs, _ = state_means(device, config.history)
-        self.scale = CurrentScale(device, config.verify.read_volts, lrs)
+        super().__init__(config, device)
+        self._config = config
         self.targets = torch.linspace(config.low_level, config.high_level, levels, device=device.device)
         self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
         reach = self._read.within_reach(self._read.highest_current(self.targets))
         self._thresholds = self.scale.states(reach)
         self._ramp = ResetRamp(device, ramp_volts(config).to(device.device))
-        self._full = _FullPulses(config, device)
 
     def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
-        device, config, full = self._device, self._config, self._full
+        device, config = self._device, self._config
         outcome = Outcome.start(digits.numel(), digits.device)
         # in every try the cell goes from the LRS of one cycle, at its UR, to the HRS of the next
         rounds = [((LRS, cycle), (UR, cycle), (HRS, cycle + 1)) for cycle in range(config.retries + 1)]
@@ -200,7 +200,7 @@ class IncrementalResetProgrammer:
             in_lrs = self._ramp.cells(lrs, reset_volts, hrs)
             sent, r, measured = self._stop(in_lrs, digits, generator)
             joules = self._ramp.work(in_lrs, sent).mul_(config.pulse_seconds)
-            joules.add_(full.set.joules(lrs)).add_(full.mean_reset_joules)
+            joules.add_(self._set.joules(lrs)).add_(self._mean_reset_joules)
             outcome.add(cells, r, sent + 2, sent + 1, joules)
             missed = _outside(measured, self.targets.index_select(0, digits), config.tolerance)
             cells, digits = cells.index_select(0, missed), digits.index_select(0, missed)
@@ -247,17 +247,6 @@ def ramp_volts(config: IncrementalReset) -> Tensor:
     """Return the voltages [K], float64, of the rising pulses: start, start + step, ... up to stop."""
     count = math.floor((config.stop_volts - config.start_volts) / config.step_volts + 1e-9) + 1
     return config.start_volts + config.step_volts * torch.arange(count, dtype=torch.float64)
-
-
-class _FullPulses:
-    """The SET and RESET pulses of a scheme, with mean energies for the pulses whose resulting states are not drawn."""
-
-    def __init__(self, config: Programming, device: DeviceModel) -> None:
-        self.set = FullPulse(device, config.set_volts, config.pulse_seconds)
-        self.reset = FullPulse(device, config.reset_volts, config.pulse_seconds)
-        lrs, hrs = torch.tensor(state_means(device, config.history), dtype=torch.float64)
-        self.mean_set_joules = self.set.joules(lrs).item()
-        self.mean_reset_joules = self.reset.joules(hrs).item()
 
 
 def _outside(measured: Tensor, target: Tensor, tolerance: float) -> Tensor:

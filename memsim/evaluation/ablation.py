@@ -18,7 +18,7 @@ from memsim.evaluation.result import Evaluation, spread
 from memsim.evaluation.task import Network, Score, System, Target, Task
 from memsim.hardware import EFFECTS
 from memsim.nn.budget import Budget, LayerBudget, layer_budget
-from memsim.nn.mapping import mapping_of, swapped, under
+from memsim.nn.chip import mapping_of, swapped, under
 from memsim.nn.plan import MappedLayer
 from memsim.nn.sources import effective_weight
 from memsim.units import plural_of

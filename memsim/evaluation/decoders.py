@@ -23,7 +23,7 @@ from memsim.evaluation.result import Evaluation
 from memsim.evaluation.speech import GREEDY
 from memsim.evaluation.target import EvaluationTarget
 from memsim.evaluation.task import System
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from memsim.storage.files import file_sha256
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)

@@ -40,7 +40,7 @@ from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_
 from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 

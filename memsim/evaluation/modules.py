@@ -25,9 +25,10 @@ from memsim.hardware import HardwareSpec
 from memsim.mapping import digital_twin
 from memsim.nn.batches import MISFITS, described, run_batch
 from memsim.nn.budget import require_samples
-from memsim.nn.calibration import Calibration, measure
+from memsim.nn.calibration import Calibration, given_statistics
+from memsim.nn.chip import ChipMapping, mapping_of, remap
 from memsim.nn.finite import first_not_finite
-from memsim.nn.mapping import ChipMapping, mapping_of, measure_inputs, remap
+from memsim.nn.mapping import measure_inputs
 from memsim.units import counted, si
 
 ScoreFunction = Callable[[Any, Any], Any]
@@ -380,7 +381,7 @@ class ModuleNetworks:
     def statistics(self) -> Mapping[str, InputStatistics]:
         """The statistics of the inputs of all matrices, measured once for all chips."""
         given = self.calibration
-        return measure(self.model, given) if isinstance(given, Mapping) else measure_inputs(self.model, given)
+        return given_statistics(given) if isinstance(given, Mapping) else measure_inputs(self.model, given)
 
     def target(self, spec: HardwareSpec | None, seed: int | None) -> ModuleTarget:
         """See `Networks`. Raises InputError as `map_model` does."""

@@ -13,9 +13,9 @@ from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import Progress, transcribe
 from memsim.asr.utterances import Utterance
 from memsim.evaluation.target import EvaluationTarget
+from memsim.nn.chip import mapping_of
 from memsim.nn.layer_cost import Cost as Cost
 from memsim.nn.layer_cost import LayerCost as LayerCost
-from memsim.nn.mapping import mapping_of
 
 COST_UTTERANCES = 24
 """The number of utterances, evenly taken, on which the cost of a chip is measured, about."""

@@ -18,7 +18,7 @@ from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.errors import InputError
 from memsim.evaluation.task import Network, Task
 from memsim.hardware import HardwareSpec, load_hardware
-from memsim.nn.mapping import ChipMapping
+from memsim.nn.chip import ChipMapping
 
 
 @dataclass(frozen=True)

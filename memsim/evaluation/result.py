@@ -16,7 +16,7 @@ from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.evaluation.verdicts import warnings_of
 from memsim.hardware import HardwareSpec
 from memsim.hardware.facts import hardware_dict
-from memsim.nn.mapping import ClipRate, clip_rate
+from memsim.nn.chip import ClipRate, clip_rate
 from memsim.units import counted, plural_of
 from memsim.version import __version__
 

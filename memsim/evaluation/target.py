@@ -19,7 +19,7 @@ from memsim.mapping import digital_twin
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
-from memsim.nn.mapping import ChipMapping, mapping_of, remap
+from memsim.nn.chip import ChipMapping, mapping_of, remap
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 

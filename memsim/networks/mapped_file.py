@@ -18,9 +18,10 @@ from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_
 from memsim.device.file import EMBEDDED, adopt
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, load_hardware
+from memsim.nn.chip import ChipMapping, with_mapping
 from memsim.nn.deviation import Deviation
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
-from memsim.nn.mapping import ChipMapping, install, with_mapping
+from memsim.nn.mapping import install
 from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, plan_modules
 from memsim.nn.quantisers import restore_quantisers
 from memsim.nn.sources import WeightSource

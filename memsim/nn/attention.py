@@ -17,7 +17,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers, finished
 from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 from memsim.nn.stand_in import WeightOnArrays
 
@@ -54,9 +54,8 @@ class Attention(NamedLayer):
         return self.in_proj_bias.chunk(len(PROJECTIONS))[PROJECTIONS.index(name)]
 
     @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+    def sources(cls, module: Any) -> dict[str, WeightSource]:
         """Return the four matrices of an nn.MultiheadAttention, or of a QuantisedAttention."""
-        assert isinstance(module, nn.MultiheadAttention | QuantisedAttention)
         width = module.embed_dim
         if module.in_proj_weight is not None:
             stored = tuple(module.in_proj_weight.shape)
@@ -270,7 +269,7 @@ class QuantisedAttention(QuantisedLayerOfMany, Attention):
 
     def _projected(self, name: str, x: Tensor) -> Tensor:
         bias = self.out_proj.bias if name == "out_proj" else self._bias_of(name)
-        return self.products[name].finished(self._matrix(name)(x), bias)
+        return finished(self._matrix(name)(x), bias, self.products[name].output_quantiser)
 
 
 def projection_rows(width: int) -> list[tuple[str, tuple[int, int]]]:

@@ -88,21 +88,23 @@ def _without_labels(model: nn.Module, batch: Any) -> tuple[Sequence[Any], Mappin
 def _fits(model: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any] | None = None) -> bool:
     """Whether `forward` takes these arguments; True where that cannot be known."""
     try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):  # TorchScript has no signatures
-        return True
-    try:
-        signature.bind(*arguments, **(named or {}))
+        if (signature := _signature(model)) is not None:
+            signature.bind(*arguments, **(named or {}))
     except TypeError:
         return False
     return True
 
 
-def _parameters(model: nn.Module) -> list[str]:
+def _signature(model: nn.Module) -> inspect.Signature | None:
     try:
-        return list(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):
-        return ["..."]
+        return inspect.signature(model.forward)
+    except (TypeError, ValueError):  # TorchScript has no signatures
+        return None
+
+
+def _parameters(model: nn.Module) -> list[str]:
+    signature = _signature(model)
+    return ["..."] if signature is None else list(signature.parameters)
 
 
 def described(value: Any) -> str:

@@ -66,7 +66,9 @@ class CalibrationData:
     def statistics(self, most_rows: int = MOST_ROWS) -> dict[str, InputStatistics]:
         """Return the statistics of each matrix's inputs, except matrices that the data never reach and embeddings.
 
-        `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has up to `most_rows` rows.
+        The inputs of a convolution are its windows. In a recurrent layer, one matrix has the layer's inputs, another
+        its hidden states at all steps. `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has
+        up to `most_rows` rows.
         """
         collectors = statistics_collectors(self._layers, most_rows)
         self.collect(collectors)
@@ -78,22 +80,9 @@ class CalibrationData:
             if result is not None
         }
 
-    def calibrate(self, calibrators: Mapping[str, Calibrator]) -> None:
-        """Give all inputs, in one run of the network, to the calibrators that need them."""
-        needy = {name: calibrator for name, calibrator in calibrators.items() if calibrator.needs_inputs}
-        if needy:
-            self.collect(needy, "converter ranges")
 
-
-def measure(model: nn.Module, calibration: Calibration) -> dict[str, InputStatistics]:
-    """Return statistics of the inputs of each matrix that can be mapped: those given, or those measured on the data.
-
-    The inputs of a convolution are its windows. In a recurrent layer, one matrix has the layer's inputs, another its
-    hidden states at all steps. Matrices that the data never reach, and embeddings, have no statistics. Raises
-    InputError for a mapping of anything else.
-    """
-    if not isinstance(calibration, Mapping):
-        return CalibrationData(model, calibration).statistics()
+def given_statistics(calibration: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:
+    """Return a copy of the statistics that a user gives. Raises InputError for a mapping of anything else."""
     if not all(isinstance(value, InputStatistics) for value in calibration.values()):
         raise InputError("calibration: a mapping must hold statistics; a batch of named arguments goes in a list")
     return dict(calibration)
@@ -102,12 +91,13 @@ def measure(model: nn.Module, calibration: Calibration) -> dict[str, InputStatis
 def calibrate(
     matrices: Mapping[str, MappedMatrix], statistics: Mapping[str, InputStatistics], data: CalibrationData | None
 ) -> None:
-    """Calibrate the `matrices` that have `statistics`; with `data`, by all inputs."""
+    """Calibrate the `matrices` that have `statistics`; with `data`, by all inputs, in one run of the network."""
     calibrators = {
         name: Calibrator(matrix.arrays, statistics[name]) for name, matrix in matrices.items() if name in statistics
     }
-    if data is not None:
-        data.calibrate(calibrators)
+    needy = {name: calibrator for name, calibrator in calibrators.items() if calibrator.needs_inputs}
+    if data is not None and needy:
+        data.collect(needy, "converter ranges")
     for name, calibrator in calibrators.items():
         matrices[name].set_ranges(calibrator.finish())
 

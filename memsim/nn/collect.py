@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from memsim import rng
 from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
+from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import MappableLayer, matrix_sources
-from memsim.nn.quantised_product import QuantisedLayer, multiplied
+from memsim.nn.quantised_product import QuantisedLayer, RoundedMatrix, multiplied
 
 _NEGLIGIBLE = 1e-6  # the share of the values other than 0, the smallest, that are counted as 0
 
@@ -68,7 +69,8 @@ class StatisticsCollector:
         rows = x.detach().reshape(-1, x.shape[-1]).float().cpu()
         if not rows.numel():
             return
-        require_finite(rows)
+        if not torch.isfinite(rows).all():
+            raise InputError("an input holds NaN or Inf")
         flat = rows.reshape(-1)
         self._histogram.add(torch.stack([-flat, flat]).clamp_(min=0))
         places = torch.arange(self.rows, self.rows + len(rows))
@@ -123,23 +125,6 @@ class _Kept:
         return cls(ranks[chosen], places, torch.cat([part.rows for part in parts])[chosen])
 
 
-def require_finite(rows: Tensor) -> None:
-    """Raise InputError where `rows` hold NaN or Inf."""
-    if not torch.isfinite(rows).all():
-        raise InputError("an input holds NaN or Inf")
-
-
-class MaskedRows:
-    """The rule that leaves out input rows with NaN once attention has given NaN for queries that see no key."""
-
-    def __init__(self) -> None:
-        self.expected = False
-
-    def without(self, x: Tensor) -> Tensor:
-        """Return the rows of `x` [..., features] that are counted."""
-        return x[torch.isfinite(x).all(dim=-1)] if self.expected else x
-
-
 class Recorder(nn.Module):
     """A module that multiplies in place of a mapped matrix and passes its input rows to a collector.
 
@@ -153,24 +138,24 @@ class Recorder(nn.Module):
         out_features: int,
         multiply: Callable[[Tensor], Tensor] | None,
         collector: Collector | None,
-        masked: MaskedRows | None = None,
+        reads: ReadContext | None = None,
     ) -> None:
         super().__init__()
         self._name = name
         self._out_features = out_features
         self._multiply = multiply
         self._collector = collector
-        self._masked = masked or MaskedRows()
+        self._reads = reads or ReadContext()
 
     def expect_masked_rows(self) -> None:
-        """Leave out rows with NaN from now on, for all matrices of the network."""
-        self._masked.expected = True
+        """Leave out rows with NaN from now on, for all matrices with these `reads`."""
+        self._reads.has_masked_rows = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply rows `x` [..., in], giving [..., out]. Raises InputError where they hold NaN or Inf."""
         if self._collector is not None:
             try:
-                self._collector.add(self._masked.without(x))
+                self._collector.add(x[torch.isfinite(x).all(dim=-1)] if self._reads.has_masked_rows else x)
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from None
         if self._multiply is None:
@@ -198,7 +183,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
     recorders, because the inputs of later matrices in a layer are known only there. Layers without a collector run
     once.
     """
-    sources, masked = matrix_sources(layers), MaskedRows()
+    sources, reads = matrix_sources(layers), ReadContext()
     layers = [layer for layer in layers if not collectors.keys().isdisjoint(layer.matrices.values())]
 
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
@@ -206,7 +191,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
         for local, name in layer.matrices.items():
             is_alone = len(layer.matrices) == 1 and not layer.keeps_forward
             multiply = None if is_alone else _multiplication(layer, local)
-            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name), masked)
+            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name), reads)
         return found
 
     def hook(layer: MappableLayer) -> Callable[..., None]:
@@ -232,5 +217,5 @@ def _multiplication(layer: MappableLayer, local: str) -> Callable[[Tensor], Tens
     """Return the function by which `layer` multiplies rows by its matrix `local`, with quantisers if it has them."""
     matrix = layer.matrix(local)
     if isinstance(layer.module, QuantisedLayer):
-        return layer.module.products[local].times(matrix)
+        return RoundedMatrix(layer.module.products[local], matrix)
     return lambda x: multiplied(x, matrix.to(x.dtype), layer.sources[local].groups)

@@ -7,19 +7,19 @@ of its input, as rows, and adds up the products where they overlap.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
+from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, finished
 from memsim.nn.sources import WeightSource, frozen_copy
-from memsim.nn.stand_in import OnArrays, WeightOnArrays
+from memsim.nn.stand_in import OnOneMatrix
 from memsim.units import counted
 
 PIECE_VALUES = 1 << 20
@@ -110,9 +110,8 @@ class _Convolution(NamedLayer):
         self.geometry = self._kind.of(module)
 
     @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+    def sources(cls, module: Any) -> dict[str, WeightSource]:
         """Return the layer's only matrix."""
-        assert isinstance(module.weight, Tensor)
         return {"": cls._kind.of(module).source(tuple(module.weight.shape))}
 
     def extra_repr(self) -> str:
@@ -120,30 +119,14 @@ class _Convolution(NamedLayer):
         return str(self.geometry)
 
 
-class _OnArrays(_Convolution, OnArrays):
+class _OnArrays(_Convolution, OnOneMatrix):
     """A convolution of either kind whose weight is on arrays."""
 
     bias: Tensor | None
 
     def __init__(self, module: Any, matrix: nn.Module) -> None:
-        """Replace `module`, whose weight `matrix` holds; `matrix` has the methods of a `MappedMatrix`."""
-        super().__init__()
-        self._copy_sizes(module)
-        self.matrix = matrix
-        self.output_quantiser = copied_output_quantiser(module)
-        self.weight_shape = tuple(module.weight.shape)
+        super().__init__(module, matrix)
         self.bias = frozen_copy(module.bias)
-        self._keep_dtype(module.weight)
-
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
-        """Return the layer in place of `module`, whose matrix is `products[""]`."""
-        return cls(module, products[""])
-
-    @property
-    def weight(self) -> Tensor:
-        """A weight without values, for networks that look up its shape, dtype or device."""
-        return WeightOnArrays(self.matrix, self.weight_dtype, self.weight_shape)
 
 
 class MappedConvolution(_OnArrays):
@@ -179,7 +162,7 @@ class QuantisedConvolution(_Convolution, QuantisedLayerOfOne):
         """Convolve as `MappedConvolution.forward`."""
         x, has_batch = channels_last(input, len(self.geometry.kernel_size))
         product = self.matrix()(x, self.geometry.convolve, self.geometry.multiply)
-        return channels_first(self.finished(product, self.bias), has_batch)
+        return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
 @dataclass(frozen=True)
@@ -264,7 +247,7 @@ class QuantisedTransposedConvolution(_Convolution, QuantisedLayerOfOne):
         """Convolve as `MappedTransposedConvolution.forward`."""
         x, has_batch = channels_last(input, len(self.geometry.kernel_size))
         product = self.geometry.add_up(self.matrix()(x), output_size)
-        return channels_first(self.finished(product, self.bias), has_batch)
+        return channels_first(finished(product, self.bias, self.output_quantiser), has_batch)
 
 
 def channels_last(x: Tensor, dimensions: int) -> tuple[Tensor, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,27 +109,19 @@ TOO_FAR = 0.25
 """
 
 
-def exclude_options(names: Sequence[str]) -> str:
-    """Return the command-line options that keep these layers digital."""
-    return " ".join(f"--exclude {name}" for name in names)
+def deviating(deviations: Mapping[str, Deviation], for_command: bool = False) -> str | None:
+    """Return a warning that names the matrices that deviate by TOO_FAR or more, with a remedy; None without any.
 
-
-def exclude_argument(names: Sequence[str]) -> str:
-    """Return the argument of `map_model` that keeps these layers digital."""
-    return f"exclude={list(names)}"
-
-
-def deviating(
-    deviations: Mapping[str, Deviation], exclude: Callable[[Sequence[str]], str] = exclude_argument
-) -> str | None:
-    """Return a warning that names the matrices that deviate by TOO_FAR or more, with a remedy; None without any."""
+    The remedy is an argument of `map_model` or, `for_command`, the options of `memsim map`.
+    """
     names = [name for name in worst(deviations) if largest(deviations[name]) >= TOO_FAR]
     if not names:
         return None
+    exclude = " ".join(f"--exclude {name}" for name in names[:8]) if for_command else f"exclude={names[:8]}"
     shown = first_few([f"{name} ({largest(deviations[name]):.0%})" for name in names])
     return (
         f"the products of {shown} on arrays are further than {TOO_FAR:.0%} from the exact ones, so the network "
-        f"may not work: use more bits, better programming, or keep them digital: {exclude(names[:8])}"
+        f"may not work: use more bits, better programming, or keep them digital: {exclude}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,45 +12,32 @@ from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.convolution import PIECE_VALUES
-from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, copied_output_quantiser, finished
+from memsim.nn.named_layers import NamedLayer, naming_its_layer
+from memsim.nn.quantised_product import QuantisedLayerOfOne, Stream, finished
 from memsim.nn.sources import WeightSource
-from memsim.nn.stand_in import OnArrays, WeightOnArrays
+from memsim.nn.stand_in import OnOneMatrix
 
 
-class MappedEmbedding(OnArrays):
-    """An nn.Embedding on arrays: the index drives one row with the full-scale input."""
+class _Embedding(NamedLayer):
+    """An nn.Embedding, mapped or in training."""
 
-    def __init__(self, module: nn.Embedding | QuantisedEmbedding, matrix: nn.Module) -> None:
-        """Replace `module`, whose weight `matrix` holds; `matrix` has the methods of a `MappedMatrix`."""
-        super().__init__()
+    def _copy_sizes(self, module: Any) -> None:
         self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
         self.padding_idx = module.padding_idx
-        self.matrix = matrix
-        self.output_quantiser = copied_output_quantiser(module)
-        assert isinstance(module.weight, Tensor)
-        self._keep_dtype(module.weight)
+
+    @classmethod
+    def sources(cls, module: Any) -> dict[str, WeightSource]:
+        """Return the matrix of an nn.Embedding, or of a QuantisedEmbedding."""
+        return {"": replace(WeightSource.transposed("weight", tuple(module.weight.shape)), is_lookup=True)}
+
+
+class MappedEmbedding(_Embedding, OnOneMatrix):
+    """An nn.Embedding on arrays: the index drives one row with the full-scale input."""
 
     @staticmethod
     def is_original(module: nn.Module) -> bool:
         """Whether `module` is an nn.Embedding that looks up its weights as they are; `max_norm` changes them."""
         return type(module) is nn.Embedding and module.max_norm is None
-
-    @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
-        """Return the matrix of an nn.Embedding, or of a QuantisedEmbedding."""
-        assert isinstance(module.weight, Tensor)
-        return {"": replace(WeightSource.transposed("weight", tuple(module.weight.shape)), is_lookup=True)}
-
-    @classmethod
-    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> MappedEmbedding:
-        """Return the layer in place of `module`, whose matrix is `products[""]`."""
-        return cls(module, products[""])
-
-    @property
-    def weight(self) -> Tensor:
-        """A weight without values, for networks that look up its shape, dtype or device."""
-        return WeightOnArrays(self.matrix, self.weight_dtype, (self.num_embeddings, self.embedding_dim))
 
     @uncompiled
     @naming_its_layer
@@ -64,16 +51,14 @@ class MappedEmbedding(OnArrays):
         return finished(rows, None, self.output_quantiser)
 
 
-class QuantisedEmbedding(QuantisedLayerOfOne):
+class QuantisedEmbedding(_Embedding, QuantisedLayerOfOne):
     """An nn.Embedding with quantisers for its weight and output; its one-hot inputs need none."""
 
     bias = None
-    sources = MappedEmbedding.sources
 
     def __init__(self, module: nn.Embedding) -> None:
         super().__init__(module)
-        self.num_embeddings, self.embedding_dim = module.num_embeddings, module.embedding_dim
-        self.padding_idx, self.scale_grad_by_freq = module.padding_idx, module.scale_grad_by_freq
+        self.scale_grad_by_freq = module.scale_grad_by_freq
 
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
@@ -85,7 +70,7 @@ class QuantisedEmbedding(QuantisedLayerOfOne):
         def in_rows(indices: Tensor, stream: Stream) -> Tensor:
             return _looked_up(indices, self.num_embeddings, stream)
 
-        return self.finished(self.matrix()(input, look_up, in_rows), None)
+        return finished(self.matrix()(input, look_up, in_rows), None, self.output_quantiser)
 
 
 def _looked_up(indices: Tensor, rows: int, stream: Stream) -> Tensor:

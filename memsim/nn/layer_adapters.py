@@ -45,18 +45,10 @@ QUANTISED: dict[LayerAdapter, type[QuantisedLayer]] = {
 
 ADAPTERS: dict[type[nn.Module], LayerAdapter] = {
     nn.Linear: MappedLinear,
-    nn.Conv1d: MappedConvolution,
-    nn.Conv2d: MappedConvolution,
-    nn.Conv3d: MappedConvolution,
-    nn.ConvTranspose1d: MappedTransposedConvolution,
-    nn.ConvTranspose2d: MappedTransposedConvolution,
-    nn.ConvTranspose3d: MappedTransposedConvolution,
-    nn.LSTM: MappedRecurrent,
-    nn.GRU: MappedRecurrent,
-    nn.RNN: MappedRecurrent,
-    nn.LSTMCell: MappedRecurrentCell,
-    nn.GRUCell: MappedRecurrentCell,
-    nn.RNNCell: MappedRecurrentCell,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), MappedConvolution),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), MappedTransposedConvolution),
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), MappedRecurrent),
+    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), MappedRecurrentCell),
     nn.MultiheadAttention: MappedAttention,
     **{layer: adapter for adapter, layer in QUANTISED.items()},
 }
@@ -292,13 +284,6 @@ def quantised_matrices(layers: Sequence[MappableLayer]) -> dict[str, QuantisedPr
                 if layer.module.products[local].is_quantised:
                     found.setdefault(matrix, layer.module.products[local])
     return found
-
-
-def require_names(model: nn.Module, layers: Sequence[MappableLayer]) -> None:
-    """Raise InputError where `model` is itself a layer, which cannot be replaced within it."""
-    if any(layer.module is model for layer in layers):
-        kind = type(model).__name__
-        raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[int, nn.Module]) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
-from memsim.hardware import HardwareSpec
 
 ASSUMPTIONS = (
     "all arrays of a layer work at once; phases, input vectors and layers follow each other without overlap",
@@ -96,7 +95,7 @@ class LayerCost:
     @property
     def tops_per_watt(self) -> float | None:
         """The efficiency of reading, in 10^12 operations a joule; None where it is unknown."""
-        return None if self.energy.cells is None else _per(1e-12 * self.operations, self.energy.total)
+        return _tops_per_watt(self.operations, self.energy)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -130,12 +129,6 @@ class Cost:
     audio_seconds_per_programming: float
     audio_seconds: float | None = None
 
-    @classmethod
-    def of_stored(cls, layers: Iterable[LayerCost], spec: HardwareSpec, rates: Mapping[str, float] | None) -> Cost:
-        """Return the cost of `layers`, each by `stored_cost` with the same `rates`."""
-        per: Literal["audio_second", "vector"] = "vector" if rates is None else "audio_second"
-        return cls(tuple(layers), per, spec.cost.audio_seconds_per_programming)
-
     @property
     def energy(self) -> Energy:
         """The energy of reading."""
@@ -159,9 +152,7 @@ class Cost:
 
         A multiplication and an addition are two operations.
         """
-        if self.energy.cells is None:
-            return None
-        return _per(1e-12 * math.fsum(layer.operations for layer in self.layers), self.energy.total)
+        return _tops_per_watt(math.fsum(layer.operations for layer in self.layers), self.energy)
 
     @property
     def joules(self) -> dict[str, float | None]:
@@ -231,6 +222,10 @@ def _known(values: Iterable[float | None]) -> float | None:
 
 def _per(amount: float, of: float) -> float | None:
     return amount / of if of else None
+
+
+def _tops_per_watt(operations: float, energy: Energy) -> float | None:
+    return None if energy.cells is None else _per(1e-12 * operations, energy.total)
 
 
 def stored_cost(

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.named_layers import naming_its_layer
-from memsim.nn.quantised_product import QuantisedLayerOfOne, QuantisedProduct, copied_output_quantiser, finished
+from memsim.nn.quantised_product import (
+    QuantisedLayerOfOne,
+    QuantisedProduct,
+    RoundedMatrix,
+    copied_output_quantiser,
+    finished,
+)
 from memsim.nn.sources import WeightSource, frozen_copy
 from memsim.nn.stand_in import OnArrays, WeightOnArrays
 
@@ -34,9 +40,8 @@ class MappedLinear(OnArrays):
         self._keep_dtype(weight)
 
     @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+    def sources(cls, module: Any) -> dict[str, WeightSource]:
         """Return the matrix of an nn.Linear, or of a QuantisedLinear."""
-        assert isinstance(module.weight, Tensor)
         return {"": WeightSource.of("weight", tuple(module.weight.shape))}
 
     @classmethod
@@ -60,9 +65,8 @@ class MappedConv1D(MappedLinear):
     """GPT-2's `Conv1D` of Hugging Face transformers: a linear layer whose weight is stored [in, out]."""
 
     @classmethod
-    def sources(cls, module: nn.Module) -> dict[str, WeightSource]:
+    def sources(cls, module: Any) -> dict[str, WeightSource]:
         """Return the matrix of a Conv1D, or of a QuantisedConv1D."""
-        assert isinstance(module.weight, Tensor)
         return {"": WeightSource.transposed("weight", tuple(module.weight.shape))}
 
     @property
@@ -98,7 +102,7 @@ class QuantisedLinear(QuantisedLayerOfOne):
     @naming_its_layer
     def forward(self, input: Tensor) -> Tensor:
         """Multiply `input` [..., in] by the rounded matrix and add the bias, giving [..., out]."""
-        return self.finished(self.matrix()(input), self.bias)
+        return finished(self.matrix()(input), self.bias, self.output_quantiser)
 
     def extra_repr(self) -> str:
         """Return the sizes."""
@@ -130,5 +134,5 @@ def mapped_product(
     elif product is None:
         y = F.linear(x, matrix.to(x.dtype))
     else:
-        y = product.times(matrix)(x)
+        y = RoundedMatrix(product, matrix)(x)
     return finished(y, bias, product and product.output_quantiser)

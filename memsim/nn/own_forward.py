@@ -12,7 +12,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,17 +71,15 @@ class OwnForward:
         if self.base is not None:
             layer.add_module("matrix", products[""])
         else:
-            for name in self.tensors:
-                layer._modules[name] = _Matrices()
+            holders = {name: _Matrices() for name in self.tensors}
+            layer._modules.update(holders)
             for local, source in layer.own_sources.items():
                 tensor, _, expert = local.rpartition(".")
-                holder = layer._modules[tensor]
-                assert isinstance(holder, _Matrices)
                 if local in products:
-                    holder.add_module(expert, _Matrix(products[local]))
+                    holders[tensor].add_module(expert, nn.ModuleDict({"matrix": products[local]}))
                 else:
                     digital = source.matrix(effective_weight(module, source.tensor))
-                    holder.register_parameter(f"{expert}_weight", frozen_copy(digital))
+                    holders[tensor].register_parameter(f"{expert}_weight", frozen_copy(digital))
         layer._keep_dtype(getattr(module, self.tensors[0]))
         return layer.train(module.training)
 
@@ -89,22 +87,14 @@ class OwnForward:
 _INTERNAL = frozenset(vars(nn.Module()))
 
 
-class _Matrix(nn.Module):
-    """The holder of one expert's matrix, under the name that a layer gives it."""
-
-    def __init__(self, matrix: nn.Module) -> None:
-        super().__init__()
-        self.matrix = matrix
-
-
 class _Matrices(nn.Module):
-    """The matrices in a tensor [experts, ...]: a `_Matrix` of each expert, or a weight where it stays digital."""
+    """The matrices in a tensor [experts, ...]: `<expert>.matrix`, or `<expert>_weight` where it stays digital."""
 
     def product(self, expert: int) -> nn.Module | Tensor:
         """Return the matrix of an expert: a module that multiplies on arrays, or a tensor [out, in]."""
         on_arrays = self._modules.get(str(expert))
-        if isinstance(on_arrays, _Matrix):
-            return on_arrays.matrix
+        if isinstance(on_arrays, nn.ModuleDict):
+            return on_arrays["matrix"]
         digital = self._parameters[f"{expert}_weight"]
         assert digital is not None
         return digital
@@ -191,12 +181,10 @@ def own_forward_of(module: nn.Module, base: type[nn.Module], base_adapter: Layer
     adapter = OwnForward(base_adapter, ("weight",))
     try:
         product = _OnTrial(base_adapter.sources(module)[""])
-        trial = _Trial(adapter.from_module(module, {"": product}), [product])
-        for x in _inputs(module):
-            trial.run(x)
+        works = _only_multiplies(adapter.from_module(module, {"": product}), [product], [(x,) for x in _inputs(module)])
     except Exception:  # external code may raise anything
         return None
-    return adapter if trial.has_run and not trial.has_other_use else None
+    return adapter if works else None
 
 
 def experts_of(module: nn.Module) -> OwnForward | None:
@@ -220,48 +208,41 @@ def experts_of(module: nn.Module) -> OwnForward | None:
         adapter = OwnForward(None, tuple(tensors), is_turned)
         try:
             products = {local: _OnTrial(source) for local, source in adapter.sources(module).items()}
-            trial = _Trial(adapter.from_module(module, products), list(products.values()))
-            for arguments in _expert_inputs(count, sorted(widths)):
-                trial.run(*arguments)
-                if trial.has_run:
-                    break
+            layer, inputs = adapter.from_module(module, products), _expert_inputs(count, sorted(widths))
+            if _only_multiplies(layer, list(products.values()), inputs, one_suffices=True):
+                return adapter
         except Exception:  # external code may raise anything
             return None
-        if trial.has_run and not trial.has_other_use:
-            return adapter
     return None
 
 
-@dataclass
-class _Trial:
-    """Runs of the forward of a copy of `layer`, which has stand-ins for `products` as its weights."""
+def _only_multiplies(
+    layer: nn.Module, products: Sequence[_OnTrial], inputs: Iterable[tuple[Any, ...]], one_suffices: bool = False
+) -> bool:
+    """Whether the forward of `layer`, with stand-ins for `products` as its weights, can do with products alone.
 
-    layer: nn.Module
-    products: Sequence[_OnTrial]
-    has_run: bool = False
-    """Whether the forward took an input and used every product."""
-    has_other_use: bool = False
-    """Whether the forward used a weight in another way than in a product."""
-    _copied: nn.Module = field(init=False)
-
-    def __post_init__(self) -> None:
-        memo: dict[int, Any] = {id(product): product for product in self.products}
-        self._copied = copy.deepcopy(self.layer, memo).eval()
-        self._copied._apply(lambda t: torch.zeros_like(t, device="cpu") if t.is_meta else t.cpu())
-
-    def run(self, *arguments: Any) -> None:
-        """Call the forward with the arguments and record its use of the weights."""
-        for product in self.products:
+    It must take at least one of the `inputs` and use every product for it, and use a weight in no other way, for any of
+    the inputs or, where `one_suffices`, until the first that it takes. A copy of the layer runs.
+    """
+    memo: dict[int, Any] = {id(product): product for product in products}
+    copied = copy.deepcopy(layer, memo).eval()
+    copied._apply(lambda t: torch.zeros_like(t, device="cpu") if t.is_meta else t.cpu())
+    has_run = False
+    for arguments in inputs:
+        for product in products:
             product.count = 0
         with torch.random.fork_rng(devices=()), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                self._copied.forward(*arguments)
+                copied.forward(*arguments)
             except OtherUseError:
-                self.has_other_use = True
+                return False
             except Exception:  # the forward does not take this input
-                return
-        self.has_run |= all(product.count for product in self.products)
+                continue
+        has_run |= all(product.count for product in products)
+        if has_run and one_suffices:
+            break
+    return has_run
 
 
 def _inputs(module: Any) -> Iterator[Tensor]:

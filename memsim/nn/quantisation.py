@@ -32,7 +32,6 @@ from memsim.nn.layer_adapters import (
     mappable_layers,
     quantised_matrices,
     replace_modules,
-    require_names,
 )
 from memsim.nn.linear import MappedLinear
 from memsim.nn.plan import Plan, Selection, plan_modules
@@ -148,7 +147,9 @@ class Quantisation:
         has a non-ideality that training does not model.
         """
         layers = mappable_layers(model)
-        require_names(model, layers)
+        if any(layer.module is model for layer in layers):
+            kind = type(model).__name__
+            raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
         plan = plan_modules(model, self.spec, Selection())
         chosen, statistics = self._chosen(plan, layers), plan.completed(statistics)
         usual_input = self._usual_input(chosen, statistics)

@@ -35,14 +35,6 @@ class QuantisedProduct(nn.Module):
         self.output_quantiser: nn.Module = nn.Identity()
         self.transfer: HardwareTransfer | None = None
 
-    def times(self, matrix: Tensor, groups: int = 1) -> RoundedMatrix:
-        """Return the product with `matrix` [out, in / groups], whose weights are rounded once for all inputs."""
-        return RoundedMatrix(self, matrix, groups)
-
-    def finished(self, product: Tensor, bias: Tensor | None) -> Tensor:
-        """Add the bias [out] to a `product` [..., out] and round the sum."""
-        return finished(product, bias, self.output_quantiser)
-
     @property
     def is_quantised(self) -> bool:
         """Whether the weights are rounded."""
@@ -70,7 +62,8 @@ class RoundedMatrix:
     The blocks of `groups` lie one below the other, as in a `MappedMatrix`.
     """
 
-    def __init__(self, product: QuantisedProduct, matrix: Tensor, groups: int) -> None:
+    def __init__(self, product: QuantisedProduct, matrix: Tensor, groups: int = 1) -> None:
+        """Round `matrix` [out, in / groups] once for all inputs."""
         self._product = product
         self._matrix = matrix
         self._groups = groups
@@ -145,7 +138,18 @@ class QuantisedLayer(NamedLayer):
     def from_float(cls, module: Any) -> Self:
         """Return the layer with the parameters of `module` itself, not copies of them, and without quantisers."""
         layer = cls(module)
-        _take_over(layer, module)
+        for name, parameter in module._parameters.items():
+            layer.register_parameter(name, parameter)
+        for name, buffer in module._buffers.items():
+            layer.register_buffer(name, buffer)
+        for name, child in module._modules.items():
+            if name != "parametrizations":
+                layer.add_module(name, child)
+        parametrize.transfer_parametrizations_and_params(module, layer)
+        for hook in module._forward_pre_hooks.values():
+            if (computed := computed_name(hook)) is not None:
+                layer.register_forward_pre_hook(hook)
+                setattr(layer, computed, effective_weight(layer, computed))
         return layer.train(module.training)
 
     @property
@@ -164,8 +168,8 @@ class QuantisedLayerOfOne(QuantisedLayer, QuantisedProduct):
         self.source = self.sources(module)[""]
 
     def matrix(self) -> RoundedMatrix:
-        """Return the product with the current weight."""
-        return self.times(self.source.matrix(computed_tensor(self, self.source.tensor)), self.source.groups)
+        """Return the product with the weight as it is now."""
+        return RoundedMatrix(self, self.source.matrix(computed_tensor(self, self.source.tensor)), self.source.groups)
 
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:
@@ -184,7 +188,7 @@ class QuantisedLayerOfMany(QuantisedLayer):
     def _matrix(self, name: str) -> RoundedMatrix:
         """Return the product with matrix `name` as its weight is now."""
         source = self._sources[name]
-        return self.products[name].times(source.matrix(computed_tensor(self, source.tensor)))
+        return RoundedMatrix(self.products[name], source.matrix(computed_tensor(self, source.tensor)))
 
     @property
     def products(self) -> Mapping[str, QuantisedProduct]:
@@ -218,18 +222,3 @@ def copied_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.Module
         if next(kept.buffers(), None) is not None:
             found[name] = kept
     return found
-
-
-def _take_over(layer: nn.Module, module: nn.Module) -> None:
-    for name, parameter in module._parameters.items():
-        layer.register_parameter(name, parameter)
-    for name, buffer in module._buffers.items():
-        layer.register_buffer(name, buffer)
-    for name, child in module._modules.items():
-        if name != "parametrizations":
-            layer.add_module(name, child)
-    parametrize.transfer_parametrizations_and_params(module, layer)
-    for hook in module._forward_pre_hooks.values():
-        if (computed := computed_name(hook)) is not None:
-            layer.register_forward_pre_hook(hook)
-            setattr(layer, computed, effective_weight(layer, computed))

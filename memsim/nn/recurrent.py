@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from memsim.crossbar.uncompiled import uncompiled
 from memsim.nn.linear import MappedLinear, mapped_product
 from memsim.nn.named_layers import NamedLayer, naming_its_layer
-from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers
+from memsim.nn.quantised_product import QuantisedLayerOfMany, copied_quantisers, finished
 from memsim.nn.sources import WeightSource, effective_weight, frozen_copy
 
 
@@ -60,21 +60,11 @@ def gru_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
     return State(new + (update_in + update_hidden).sigmoid() * (state.hidden - new))
 
 
-def tanh_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """Return the next state of an RNN with tanh, from inputs [batch, hidden]."""
-    return State((from_input + from_hidden).tanh())
-
-
-def relu_step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    """Return the next state of an RNN with ReLU, from inputs [batch, hidden]."""
-    return State((from_input + from_hidden).relu())
-
-
 STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
     "LSTM": lstm_step,
     "GRU": gru_step,
-    "RNN_TANH": tanh_step,
-    "RNN_RELU": relu_step,
+    "RNN_TANH": lambda from_input, from_hidden, _: State((from_input + from_hidden).tanh()),
+    "RNN_RELU": lambda from_input, from_hidden, _: State((from_input + from_hidden).relu()),
 }
 """The step of each kind of cell, by the `mode` of torch's nn.RNNBase."""
 
@@ -120,7 +110,6 @@ def _weights(module: Any) -> Iterator[str]:
     if isinstance(module, nn.RNNCellBase | RecurrentCell):
         yield from ("weight_ih", "weight_hh")
         return
-    assert isinstance(module, nn.RNNBase | RecurrentLayer)
     kinds = ("weight_ih", "weight_hh", *(["weight_hr"] if module.proj_size else []))
     for layer in range(module.num_layers):
         for direction in ("", "_reverse") if module.bidirectional else ("",):
@@ -292,7 +281,8 @@ class _Quantised(QuantisedLayerOfMany, _Recurrent):
         matrix = cache(self._matrix)  # the same at every time step
 
         def product(name: str, x: Tensor) -> Tensor:
-            return self.products[name].finished(matrix(name)(x), getattr(self, _bias_of(name), None))
+            bias = getattr(self, _bias_of(name), None)
+            return finished(matrix(name)(x), bias, self.products[name].output_quantiser)
 
         return product
 

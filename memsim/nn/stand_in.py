@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 from memsim.nn.named_layers import NamedLayer
+from memsim.nn.quantised_product import copied_output_quantiser
 
 _NEEDS_NO_VALUES = {
     f"{made}{how}" for made in ("new_empty", "new_full", "new_ones", "new_zeros") for how in ("", "_strided")
@@ -89,3 +90,26 @@ class OnArrays(NamedLayer):
         like = self._like_weight
         assert isinstance(like, Tensor)
         return like.dtype
+
+
+class OnOneMatrix(OnArrays):
+    """A layer whose weight, of shape `weight_shape`, is one matrix on arrays."""
+
+    def __init__(self, module: Any, matrix: nn.Module) -> None:
+        """Replace `module`, whose weight `matrix` holds; `matrix` has the methods of a `MappedMatrix`."""
+        super().__init__()
+        self._copy_sizes(module)
+        self.matrix = matrix
+        self.output_quantiser = copied_output_quantiser(module)
+        self.weight_shape = tuple(module.weight.shape)
+        self._keep_dtype(module.weight)
+
+    @classmethod
+    def from_module(cls, module: Any, products: Mapping[str, nn.Module]) -> Self:
+        """Return the layer in place of `module`, whose matrix is `products[""]`."""
+        return cls(module, products[""])
+
+    @property
+    def weight(self) -> Tensor:
+        """A weight without values, for networks that look up its shape, dtype or device."""
+        return WeightOnArrays(self.matrix, self.weight_dtype, self.weight_shape)

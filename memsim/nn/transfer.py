@@ -57,7 +57,8 @@ class HardwareTransfer(nn.Module):
         self.groups = groups
         self.spread: Spread | None = None
         slices = encode.slices_of(bits_of(spec), spec.weights.cell_bits)
-        shape = _adc_range_shape(spec, row_tiles, slices)
+        granularity = getattr(spec.adc, "granularity", "layer")
+        shape = (row_tiles if granularity == "tile" else 1, 1 if granularity == "layer" else slices)
         self.register_buffer("epoch", torch.tensor(1))
         self.register_buffer("gain_per_ampere", torch.ones(()))
         self.register_buffer("adc_range", torch.ones(shape))
@@ -232,8 +233,3 @@ def _exact(spec: HardwareSpec) -> HardwareSpec:
     if spec.cell == "ideal":
         return spec.with_settings(none)
     return spec.with_settings(none | {"programming.exact": True, "programming.relaxation": "none"})
-
-
-def _adc_range_shape(spec: HardwareSpec, row_tiles: int, slices: int) -> tuple[int, int]:
-    granularity = getattr(spec.adc, "granularity", "layer")
-    return row_tiles if granularity == "tile" else 1, 1 if granularity == "layer" else slices

@@ -20,7 +20,8 @@ from memsim.asr.tokens import CharacterTokens, tokens_from_json
 from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
-from memsim.nn.mapping import map_model, mapping_of, measure
+from memsim.nn.chip import mapping_of
+from memsim.nn.mapping import map_model, measure_inputs
 from memsim.nn.plan import Selection
 from memsim.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -84,7 +85,7 @@ def test_a_mapped_file_is_what_map_model_makes(checkpoint: Checkpoint, tmp_path:
     spec = load_hardware({"base": "physical", "tile": {"rows": 8, "cols": 8}, "digital": []})
     spec = spec.with_settings({"weights.bits": 4})
     model = load_recogniser(checkpoint).model
-    statistics = measure(model, [BATCH])
+    statistics = measure_inputs(model, [BATCH])
     chip = map_model(model, spec, calibration=statistics, seed=0)
     names = [layer.name for layer in mapping_of(chip).mapped]
     assert names == ["convolution", "first", "last"]  # `second` is on the arrays of `first`

@@ -20,8 +20,9 @@ from memsim.asr.transducer_decoding import beam_search
 from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
+from memsim.nn.chip import mapping_of
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
-from memsim.nn.mapping import map_model, mapping_of
+from memsim.nn.mapping import map_model
 from memsim.nn.plan import Selection
 from memsim.nn.sources import WeightSource
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint

@@ -20,7 +20,7 @@ from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.crossbar.statistics import InputStatistics
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
-from memsim.nn.mapping import measure
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.plan import Selection
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.benchmarks.timing import Benchmark, Row, median_seconds, seconds
@@ -86,7 +86,7 @@ def _map_file(source: Path, target: Path, spec: memsim.HardwareSpec, statistics:
 def _million() -> Iterator[Row]:
     for (layers, width), bits in product(((1, 1024), (16, 256), (250, 64)), (3, 8)):
         network, batches = stack(layers, width)
-        statistics = measure(network, batches)
+        statistics = measure_inputs(network, batches)
         spec = memsim.load_hardware("physical").with_settings({"weights.bits": bits})
         with tempfile.TemporaryDirectory() as name:
             source, target = Path(name) / "source.safetensors", Path(name) / "mapped.safetensors"

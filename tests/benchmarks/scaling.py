@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 import memsim
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from tests.benchmarks.models import stack
 from tests.benchmarks.programming import RANDOM_PULSES, SINGLE_PULSE
 from tests.benchmarks.reads import BASE, Case

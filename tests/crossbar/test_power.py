@@ -30,7 +30,7 @@ def test_an_example_by_hand(device: DeviceModel) -> None:
     cell = MemristorCell(ohmic, vmax_volts=0.4, gain_per_ampere=1.0)
     drive = Drive.make(Dac(bits=None), 1.0, cell, None, torch.device("cpu"), gives_volts=True)
     states = torch.tensor([[0.0, 1.0], [0.5, 0.25]]).view(1, 1, 1, 2, 2)  # two rows of two cells
-    loads = RowLoads.make(drive, ohmic, [(slice(0, 2), states)])
+    loads = RowLoads(drive, ohmic, [(slice(0, 2), states)])
     # 0.4 V: 0.16 V^2 x (100 + 20) uS = 19.2 uW; -0.2 V: 0.04 V^2 x (60 + 80) uS = 5.6 uW
     assert float(loads.watts(torch.tensor([[1.0, -0.5]]))) == pytest.approx(24.8e-6, rel=1e-6)
     assert float(loads.watts(torch.tensor([[1.0, -0.5], [0.0, 0.0], [1.0, -0.5]]))) == pytest.approx(49.6e-6, rel=1e-6)

@@ -25,8 +25,8 @@ def states(cells: Cells, feature: int) -> torch.Tensor:
 
 def test_fresh_cells_are_in_hrs(device: DeviceModel, generator: torch.Generator) -> None:
     cells = Cells(device, 1000, generator)
-    assert cells.in_hrs.all()
-    assert not cells.in_lrs.any()
+    assert cells.reset_volts.isposinf().all()
+    assert not cells.set_volts.isneginf().any()
     ohms = device.reference_volts / cells.current_amperes(device.reference_volts)
     torch.testing.assert_close(ohms, cells.features[HRS], rtol=1e-3, atol=0)
     before = cells.r.clone()
@@ -40,14 +40,14 @@ def test_set_and_reset_by_turns(device: DeviceModel, generator: torch.Generator)
     first_hrs = cells.r.clone()
     cells.apply(2.0)
     cells.apply(-2.0)
-    assert cells.in_lrs.all()
+    assert cells.set_volts.isneginf().all()
     assert torch.equal(cells.r, states(cells, LRS))
     assert cells.features.isfinite().all()  # switching moves thresholds, never the features
     thresholds = cells.features[UR].clone()
     cells.apply(-2.0)
     assert torch.equal(cells.reset_volts, thresholds)
     cells.apply(2.0)
-    assert cells.in_hrs.all()
+    assert cells.reset_volts.isposinf().all()
     assert torch.equal(cells.r, states(cells, HRS))
     assert (cells.r != first_hrs).all()
     assert (cells.features[UR] != thresholds).all()
@@ -57,14 +57,14 @@ def test_set_is_at_or_below_us_and_reset_above_ur(device: DeviceModel, generator
     cells = Cells(device, 1000, generator)
     us = cells.features[US].clone()
     cells.apply(us.nextafter(torch.zeros(1)))
-    assert cells.in_hrs.all()
+    assert cells.reset_volts.isposinf().all()
     cells.apply(us)
-    assert cells.in_lrs.all()
+    assert cells.set_volts.isneginf().all()
     ur = cells.features[UR].clone()
     cells.apply(ur)
-    assert cells.in_lrs.all()
+    assert cells.set_volts.isneginf().all()
     cells.apply(ur.nextafter(torch.ones(1)))
-    assert not cells.in_lrs.any()
+    assert not cells.set_volts.isneginf().any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,7 +86,7 @@ def test_partial_reset_lands_on_the_transition(volts: float) -> None:
     got = cells.current_amperes(volts).double()
     # float32: some 1e-7 of the envelope currents, 4e-4 A, that the mixture subtracts
     torch.testing.assert_close(got[moved], expected[moved], rtol=1e-5, atol=2e-9)
-    assert not (cells.in_lrs | cells.in_hrs)[moved].any()
+    assert not (cells.set_volts.isneginf() | cells.reset_volts.isposinf())[moved].any()
     assert torch.equal(cells.r[~moved], lrs[~moved])
 
 
@@ -94,11 +94,11 @@ def test_partial_reset_ends_at_hrs_at_umax(device: DeviceModel, generator: torch
     cells = Cells(device, 1000, generator)
     cells.apply(-2.0)
     cells.apply(device.reset_full_volts - 1e-4)
-    assert not cells.in_hrs.any()
+    assert not cells.reset_volts.isposinf().any()
     torch.testing.assert_close(cells.r, states(cells, HRS), rtol=0, atol=1e-4)
     features = cells.features.clone()
     cells.apply(device.reset_full_volts)
-    assert cells.in_hrs.all()
+    assert cells.reset_volts.isposinf().all()
     assert torch.equal(cells.r, states(cells, HRS))
     assert torch.equal(cells.features, features)  # the cycle was drawn once, on leaving LRS
 
@@ -110,7 +110,7 @@ def test_after_partial_resets_only_the_highest_voltage_counts(voltages: list[flo
     for c in (cells, once):
         c.apply(-2.0)
         c.apply(1.1)  # beyond UR in all of these cells, so that both have drawn their next cycle
-        assert not c.in_lrs.any()
+        assert not c.set_volts.isneginf().any()
     for volts in voltages:
         cells.apply(volts)
     once.apply(max(voltages))
@@ -122,7 +122,7 @@ def test_a_partially_reset_cell_can_be_set_again(device: DeviceModel, generator:
     cells = Cells(device, 1000, generator)
     for volts in (-2.0, 1.0, -2.0):
         cells.apply(volts)
-    assert cells.in_lrs.all()
+    assert cells.set_volts.isneginf().all()
     assert torch.equal(cells.r, states(cells, LRS))
     assert torch.equal(cells.reset_volts, cells.features[UR])
 
@@ -144,7 +144,7 @@ def test_reads_disturb_hrs_cells(
     cells = Cells(device, N, generator, history)
     cells.apply(volts)
     share = percent / 100
-    assert cells.in_lrs.double().mean().item() == pytest.approx(share, abs=5 * math.sqrt(share / N))
+    assert cells.set_volts.isneginf().double().mean().item() == pytest.approx(share, abs=5 * math.sqrt(share / N))
 
 
 @pytest.mark.parametrize(("volts", "percent"), [(0.6, 0.147), (0.7, 23.4)])
@@ -153,7 +153,7 @@ def test_reads_disturb_lrs_cells(volts: float, percent: float, device: DeviceMod
     cells.apply(-2.0)
     cells.apply(volts)
     share = percent / 100
-    assert (~cells.in_lrs).double().mean().item() == pytest.approx(share, abs=5 * math.sqrt(share / N))
+    assert (~cells.set_volts.isneginf()).double().mean().item() == pytest.approx(share, abs=5 * math.sqrt(share / N))
 
 
 @pytest.mark.parametrize("vmax", [1.4, 2.0])
@@ -190,7 +190,7 @@ def test_random_pulses_do_what_the_published_cells_do(
         close = torch.isclose(ours.r, torch.from_numpy(theirs.r), rtol=1e-3, atol=1e-3)
         assert close.double().mean().item() > 0.998  # a threshold may round to the other side of a voltage
     assert switched > 10 * n
-    assert (ours.in_lrs != torch.from_numpy(theirs.inLRS)).sum() < 5
+    assert (ours.set_volts.isneginf() != torch.from_numpy(theirs.inLRS)).sum() < 5
 
 
 # Programming

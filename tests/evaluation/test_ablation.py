@@ -13,7 +13,7 @@ from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.target import EvaluationTarget, prepare
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.budget import Budget
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import evaluate
 

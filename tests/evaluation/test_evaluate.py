@@ -13,7 +13,7 @@ from memsim.config.resources import ASSETS
 from memsim.evaluation.result import spread
 from memsim.evaluation.target import prepare
 from memsim.hardware import load_hardware
-from memsim.nn.mapping import mapping_of, remap
+from memsim.nn.chip import mapping_of, remap
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import evaluate
 

@@ -20,8 +20,8 @@ from memsim.evaluation.network_cost import chip_cost
 from memsim.evaluation.target import EvaluationTarget, prepare
 from memsim.hardware import HardwareSpec
 from memsim.networks.programming import stored_statistics
+from memsim.nn.chip import mapping_of
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
-from memsim.nn.mapping import mapping_of
 from memsim.storage.checkpoint import load_checkpoint
 
 HARDWARE: list[dict[str, Any]] = [
@@ -147,7 +147,7 @@ def test_without_data_the_inputs_are_those_that_the_checkpoint_keeps(
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}})
     statistics, rates = stored_statistics(opened), vectors_per_audio_second(load_recogniser(opened))
     layers = [stored_cost(matrix, statistics, rates) for matrix in matrices(tiny_recogniser, spec).values()]
-    estimate = Cost.of_stored(layers, spec, rates)
+    estimate = Cost(tuple(layers), "audio_second", spec.cost.audio_seconds_per_programming)
     assert estimate.per == "audio_second"
     assert estimate.audio_seconds is None
     # utterances of 2 s instead of one of 10 s: frames at the edges, and positions, which are twice the frames
@@ -163,7 +163,11 @@ def test_a_network_that_nobody_knows_is_priced_by_the_vector(tiny_recogniser: Pa
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}})
     statistics = stored_statistics(load_checkpoint(tiny_recogniser))
     some = list(matrices(tiny_recogniser, spec).values())[:2]
-    cost = Cost.of_stored([stored_cost(matrix, statistics, None) for matrix in some], spec, None)
+    cost = Cost(
+        tuple(stored_cost(matrix, statistics, None) for matrix in some),
+        "vector",
+        spec.cost.audio_seconds_per_programming,
+    )
     facts = cost.to_dict()
     assert facts["per"] == "vector"
     assert [layer["vectors"] for layer in facts["layers"]] == [1, 1]
@@ -176,7 +180,11 @@ def test_cells_without_known_inputs_are_left_open(tiny_recogniser: Path) -> None
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}})
     known, unknown = list(matrices(tiny_recogniser, spec).values())[:2]
     statistics = {known.name: stored_statistics(load_checkpoint(tiny_recogniser))[known.name]}
-    cost = Cost.of_stored([stored_cost(matrix, statistics, None) for matrix in (known, unknown)], spec, None)
+    cost = Cost(
+        tuple(stored_cost(matrix, statistics, None) for matrix in (known, unknown)),
+        "vector",
+        spec.cost.audio_seconds_per_programming,
+    )
     assert [layer.cell_joules is None for layer in cost.layers] == [False, True]
     assert cost.joules["cells"] is None
     assert cost.shares["cells"] is None

@@ -21,7 +21,8 @@ from memsim.evaluation.run import run_study
 from memsim.evaluation.study import Point, Study
 from memsim.evaluation.task import CheckpointFacts, Score, System, Task
 from memsim.hardware import HardwareSpec, load_hardware
-from memsim.nn.mapping import map_model, mapping_of, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import map_model
 from tests.evaluation.conftest import Counting
 
 ITEMS, SIZE, CLASSES = 60, 24, 4

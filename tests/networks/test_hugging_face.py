@@ -15,7 +15,7 @@ from torch import nn
 import memsim
 from memsim.errors import InputError
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from memsim.nn.plan import Plan, Selection
 
 pytestmark = [

@@ -20,7 +20,8 @@ from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
-from memsim.nn.mapping import mapping_of, measure
+from memsim.nn.chip import mapping_of
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.plan import Plan, Selection
 from memsim.training import initialise
 
@@ -82,7 +83,7 @@ def test_a_file_with_shared_weights_is_the_chip_that_map_model_makes(
         torch.randn(2, 9, tied.features.mel_bins, generator=torch.Generator().manual_seed(1)),
         torch.tensor([9, 7]),
     )
-    statistics = measure(tied.model, [batch])
+    statistics = measure_inputs(tied.model, [batch])
     save_checkpoint(tmp_path / "a.safetensors", stored(tied, left_out), {"kind": "model", **tied.metadata()})
     source = load_checkpoint(tmp_path / "a.safetensors")
     plan = plan_checkpoint(source, SPEC, Selection(exclude=exclude))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import memsim
-from memsim.nn.mapping import mapping_of, measure
+from memsim.nn.chip import mapping_of
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
 
@@ -181,7 +182,7 @@ def test_a_query_that_sees_no_key_in_training() -> None:
     net = nn.Sequential(nn.MultiheadAttention(6, 2, batch_first=True))
     x, padding = normal(2, 3, 6), MASKS["padding"]["key_padding_mask"]
     recipe = QuantisationConfig(layers="all")
-    statistics = measure(net, lambda n: n[0](x, x, x))
+    statistics = measure_inputs(net, lambda n: n[0](x, x, x))
     Quantisation(recipe, 8, memsim.load_hardware(PHYSICAL)).apply(net, statistics).train()
     for asked in ({}, {"need_weights": False}):
         outputs = net[0](x, x, x, key_padding_mask=padding, **asked)[0]
@@ -200,7 +201,7 @@ def test_padded_frames_of_an_encoder_are_what_torch_makes_them(norm: nn.Module |
         chip = nn.Sequential(copy.deepcopy(net))
         spec = memsim.load_hardware({"base": "ideal", "digital": []})
         recipe = QuantisationConfig(layers="all", inputs={"bits": 16})
-        chip = Quantisation(recipe, 16, spec).apply(chip, measure(chip, [normal(4, 5, 6)]))[0].eval()
+        chip = Quantisation(recipe, 16, spec).apply(chip, measure_inputs(chip, [normal(4, 5, 6)]))[0].eval()
     else:
         chip = exact(net)
     x, length = normal(4, 5, 6), torch.tensor([5, 3, 0, 1])

@@ -13,7 +13,7 @@ import memsim
 from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
-from memsim.nn.calibration import measure
+from memsim.nn.mapping import measure_inputs
 
 MAX = {"base": "ideal", "adc": {"bits": 8, "range": "calibrated", "method": "max"}}
 DAC_TOO = {**MAX, "dac": {"bits": 8, "method": "max"}}
@@ -119,7 +119,7 @@ def test_an_iterator_is_read_once_and_a_function_called_twice() -> None:
 
 def test_statistics_are_no_data_for_max() -> None:
     net, x = padded()
-    statistics = measure(net, [x])
+    statistics = measure_inputs(net, [x])
     with pytest.raises(InputError, match=r"^0: adc\.method: max needs all calibration inputs"):
         memsim.map_model(net, MAX, bits=8, calibration=statistics)
     chip = memsim.map_model(net, {**MAX, "adc": {"bits": 8, "percentile": 99.9}}, bits=8, calibration=statistics)
@@ -136,7 +136,7 @@ def test_frames_beyond_an_utterance_do_not_count(name: str) -> None:
     model = build(architecture, config, CharacterTokens((" ", "a")), "kaldi").model.eval()
     features, lengths = torch.randn(3, 60, 80), torch.tensor([60, 9, 33])
     alone = [(features[i : i + 1, :length], lengths[i : i + 1]) for i, length in enumerate(lengths.tolist())]
-    together, apart = measure(model, [(features, lengths)]), measure(model, alone)
+    together, apart = measure_inputs(model, [(features, lengths)]), measure_inputs(model, alone)
     assert together.keys() == apart.keys()
     for layer, found in together.items():
         assert torch.equal(found.histogram, apart[layer].histogram), layer
@@ -215,7 +215,7 @@ def test_one_outlier_leaves_the_range_of_the_others(ratio: float) -> None:
     x[5, 3] = ratio
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the one row
-        for calibration in ([x], measure(net, [x])):
+        for calibration in ([x], measure_inputs(net, [x])):
             matrix = memsim.map_model(net, "physical", bits=6, calibration=calibration).mapping.layers["0"]
             assert float(matrix.input_range) == pytest.approx(float(usual.input_range), rel=0.15)
             assert float(matrix.adc_range.max()) == pytest.approx(float(usual.adc_range.max()), rel=0.3)
@@ -223,7 +223,7 @@ def test_one_outlier_leaves_the_range_of_the_others(ratio: float) -> None:
 
 def test_a_calibration_that_misses_layers_or_finds_none_is_warned_of() -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    statistics = measure(net, [torch.randn(9, 8)])
+    statistics = measure_inputs(net, [torch.randn(9, 8)])
     del statistics["1"]
     with pytest.warns(UserWarning, match="did not reach 1, so"):
         memsim.map_model(net, "physical", calibration=statistics)

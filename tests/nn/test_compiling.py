@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import memsim
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from tests.nn.layers import PHYSICAL, normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*enable_nested_tensor is True", "ignore:.*lru_cache")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import memsim
 from memsim.nn import convolution
-from memsim.nn.mapping import mapping_of, measure, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import measure_inputs
 from tests.nn.layers import PHYSICAL, drawn, exact, is_close, normal
 
 SMALL, MODES = st.integers(1, 3), st.sampled_from(["zeros", "reflect", "replicate", "circular"])
@@ -159,7 +160,9 @@ def test_a_grouped_matrix_is_its_packs_on_their_own(changes: dict[str, Any]) -> 
     net = drawn(lambda: nn.Conv1d(28, 14, 1, groups=7))
     chip = memsim.map_model(net, spec, calibration=[x[:, :, None]])
     matrix = chip[0].matrix
-    quiet = remap(chip, spec.with_settings({"read_noise": "none"}), seed=0, statistics=measure(net, [x[:, :, None]]))
+    quiet = remap(
+        chip, spec.with_settings({"read_noise": "none"}), seed=0, statistics=measure_inputs(net, [x[:, :, None]])
+    )
     whole = quiet[0].matrix
     got = whole(x)
     tiling = whole.tiling

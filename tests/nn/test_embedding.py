@@ -14,7 +14,8 @@ import memsim
 from memsim.crossbar.statistics import one_hot_statistics
 from memsim.hardware import load_hardware
 from memsim.nn import convolution, embedding
-from memsim.nn.mapping import mapping_of, measure, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.plan import Selection, plan_tensors, unmatched_globs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.quantisers import restore_quantisers
@@ -72,7 +73,7 @@ def test_their_inputs_need_no_data() -> None:
     assert float(matrix.input_range) == 1
     wanted = net(indices)
     assert 0.05 < (chip(indices) - wanted).norm() / wanted.norm() < 0.4  # 3 bits
-    assert not measure(net, [indices])
+    assert not measure_inputs(net, [indices])
     other = remap(chip, mapping_of(chip).spec, seed=1)
     assert not torch.equal(other(indices), chip(indices))
     statistics = one_hot_statistics(200)
@@ -117,7 +118,7 @@ def test_training(hardware: Any) -> None:
     spec = load_hardware({**CHIP, "read_noise": None} if hardware is not None else {**IDEAL, "dac": {"bits": 8}})
     net = drawn(tied)[0]
     recipe = QuantisationConfig.model_validate({"layers": "all", "hardware": hardware})
-    Quantisation(recipe, 3, spec).apply(net, measure(net, [INDICES])).eval()
+    Quantisation(recipe, 3, spec).apply(net, measure_inputs(net, [INDICES])).eval()
     assert [name for name, _ in quantised_layers(net)] == ["0", "1"]  # one weight, but not in the same arrays
     assert net[0].weight is net[1].weight
     assert isinstance(net[0].transfer, HardwareTransfer) == (hardware is not None)

@@ -16,7 +16,8 @@ from torch.nn.utils import prune
 import memsim
 from memsim.crossbar import read
 from memsim.errors import InputError
-from memsim.nn.mapping import mapping_of, measure, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import measure_inputs
 from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
 
 
@@ -89,7 +90,7 @@ def test_what_the_matrices_see_is_measured() -> None:
         matrix._read = lambda o, rows, *rest, n=name, r=matrix._read: (seen[n].append(rows), r(o, rows, *rest))[1]
     for x in batches:
         chip(x)
-    statistics = measure(net, batches)
+    statistics = measure_inputs(net, batches)
     assert statistics.keys() == set(MATRICES)
     for name, measured in statistics.items():
         rows = torch.cat(seen[name])
@@ -118,7 +119,7 @@ def test_a_chip_of_every_layer_survives_files_and_copies(way: str) -> None:
     again = memsim.map_model(speech(), PHYSICAL, seed=5)
     mapping_of(again).reads.seed = 0
     again.load_state_dict(chip.state_dict())
-    statistics = measure(net, [x])
+    statistics = measure_inputs(net, [x])
     same = remap(chip, mapping_of(chip).spec, seed=0, statistics=statistics)
     for other in (again, same, copy.deepcopy(chip), pickle.loads(pickle.dumps(chip))):
         assert torch.equal(outputs(other), wanted)
@@ -135,7 +136,7 @@ def test_a_chip_of_every_layer_survives_files_and_copies(way: str) -> None:
 def test_errors_name_the_matrix() -> None:
     net, x = speech(), normal(3, 3, 20)
     with pytest.raises(InputError, match=r"^front: an input holds NaN or Inf"):
-        measure(net, [x * torch.nan])
+        measure_inputs(net, [x * torch.nan])
     with torch.no_grad():
         net.lstm.weight_hh_l0_reverse[2, 1] = torch.inf
     with pytest.raises(InputError, match=r"^lstm\.weight_hh_l0_reverse: its weight holds NaN or Inf"):
@@ -165,7 +166,7 @@ def test_layers_that_share_a_weight_share_its_array() -> None:
     assert chip.second.matrix is chip.first.matrix
     assert chip.output.matrix.levels.shape == (7, 5)
     assert torch.equal(chip.embedding.weight, net[0].embedding.weight)
-    statistics = measure(net, [x])
+    statistics = measure_inputs(net, [x])
     assert statistics.keys() == {"0.first", "0.output"}
     hidden = net[0].first(net[0].embedding(x)).relu()
     largest = float(torch.cat([hidden, net[0].embedding(x)]).detach().abs().max())

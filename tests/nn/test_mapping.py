@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import memsim
 from memsim.crossbar import read
 from memsim.errors import InputError
+from memsim.nn.chip import mapping_of, remap, swapped, under
 from memsim.nn.linear import MappedLinear
-from memsim.nn.mapping import mapping_of, measure, remap, swapped, under
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from tests.calls import growth_beyond_linear
 
@@ -175,7 +176,7 @@ CALIBRATIONS: dict[str, Callable[[], Any]] = {
     "named arguments": lambda: [{"x": X[:10]}, {"x": X[10:]}],
     "an iterator": lambda: iter([X[:10], X[10:]]),
     "a function": lambda: lambda net: [net(X[:10]), net(X[10:])],
-    "statistics": lambda: measure(Net(), [X[:10], X[10:]]),
+    "statistics": lambda: measure_inputs(Net(), [X[:10], X[10:]]),
 }
 
 
@@ -189,7 +190,7 @@ def test_ways_to_calibrate(calibration: Callable[[], Any]) -> None:
 
 def test_calibration_runs_the_network_as_in_evaluation() -> None:
     net = Net()
-    first, again = measure(net, [X]), measure(net.eval(), [X])
+    first, again = measure_inputs(net, [X]), measure_inputs(net.eval(), [X])
     assert torch.equal(first["second"].histogram, again["second"].histogram)  # no dropout, no batch statistics
     assert not first["second"].sample.requires_grad
 
@@ -362,7 +363,7 @@ def test_clip_rates_are_counted_when_asked_for() -> None:
 def test_remapping_keeps_levels_and_draws_new_cells() -> None:
     chip = chip_of(Net())
     wanted = chip.first.matrix.states.clone()
-    statistics = measure(Net(), [X])
+    statistics = measure_inputs(Net(), [X])
     other = remap(chip, mapping_of(chip).spec, seed=1, statistics=statistics)
     same = remap(chip, mapping_of(chip).spec, seed=0, statistics=statistics)
     assert torch.equal(other.first.matrix.levels, chip.first.matrix.levels)
@@ -377,7 +378,7 @@ def test_remapping_keeps_levels_and_draws_new_cells() -> None:
 
 def test_a_chip_under_another_spec_keeps_its_cells_seed_and_trial() -> None:
     chip = chip_of(Net(), seed=3, trial=2)
-    spec, statistics = mapping_of(chip).spec, measure(Net(), [X])
+    spec, statistics = mapping_of(chip).spec, measure_inputs(Net(), [X])
     other = under(chip, spec.with_settings({"adc.bits": 4}), statistics)
     assert other.first.matrix.states is chip.first.matrix.states
     assert mapping_of(other).layers["first"] is other.first.matrix
@@ -445,7 +446,7 @@ def test_a_layer_alone(name: str, trained: bool) -> None:
     if trained:
         net = nn.Sequential(layer)
         recipe = QuantisationConfig(layers="all")
-        statistics = measure(net, lambda n: n[0](*inputs))
+        statistics = measure_inputs(net, lambda n: n[0](*inputs))
         layer = Quantisation(recipe, 3, memsim.load_hardware(PHYSICAL)).apply(net, statistics).eval()[0]
     before = copy.deepcopy(layer.state_dict())
     exact = memsim.map_model(layer, {"base": "ideal", **SMALL}, bits=16, exclude=[])
@@ -519,7 +520,7 @@ def test_progress_is_reported() -> None:
     assert told["programming"] == [0, cells[0] / sum(cells), (cells[0] + cells[1]) / sum(cells), 1]
     for unknown in (iter(batches), lambda net: net(X)):
         assert {0, 1} <= set(heard(unknown)["calibration"])
-    assert "calibration" not in heard(measure(Net(), batches))
+    assert "calibration" not in heard(measure_inputs(Net(), batches))
     assert heard(None, exclude=["first", "second", "last"])["programming"] == [0, 1]
     assert heard([X], nn.Linear(6, 4))["programming"] == [0, 1]
 

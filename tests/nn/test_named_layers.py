@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import memsim
 from memsim.errors import InputError
-from memsim.nn.mapping import measure
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.quantisers import quantiser_tensors
 from tests.nn.layers import PHYSICAL, exact, is_close, normal
@@ -70,7 +70,7 @@ def trained(name: str) -> nn.Module:
     net = Named(make())
     recipe = QuantisationConfig(layers="all")
     spec = memsim.load_hardware({**PHYSICAL, "embeddings": ["*"]})
-    return Quantisation(recipe, 3, spec).apply(net, measure(net, [fits])).train()
+    return Quantisation(recipe, 3, spec).apply(net, measure_inputs(net, [fits])).train()
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -127,6 +127,6 @@ def test_nested_tensors_are_refused_in_a_line(layout: torch.layout) -> None:
         is_close(chip[name](*(padded,) * count), layer(*(padded,) * count), tolerance=1e-2)
     net = nn.Sequential(nn.Linear(6, 4))
     recipe = QuantisationConfig(layers="all")
-    Quantisation(recipe, 3, memsim.load_hardware(PHYSICAL)).apply(net, measure(net, [normal(3, 6)])).train()
+    Quantisation(recipe, 3, memsim.load_hardware(PHYSICAL)).apply(net, measure_inputs(net, [normal(3, 6)])).train()
     with pytest.raises(InputError, match=r"^0: its input is a nested tensor"):
         net(nested)

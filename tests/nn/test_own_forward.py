@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 import memsim
 from memsim.errors import InputError
-from memsim.nn.mapping import mapping_of, measure, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import measure_inputs
 from tests.nn.layers import PHYSICAL, drawn, exact, is_close, normal
 
 
@@ -127,12 +128,12 @@ def test_a_forward_around_the_product_stays(name: str) -> None:
     physical = memsim.map_model(net, PHYSICAL, calibration=[x])
     error = float((physical(x) - wanted).detach().norm() / wanted.detach().norm())
     assert 1e-3 < error < 1
-    again = memsim.map_model(net, PHYSICAL, calibration=measure(net, [x]))
+    again = memsim.map_model(net, PHYSICAL, calibration=measure_inputs(net, [x]))
     for one in (physical, again):
         mapping_of(one).begin_batch("0")
     size = float(physical(x).detach().abs().max())  # ranges differ: statistics hold a sample of the inputs
     torch.testing.assert_close(physical(x), again(x), rtol=0, atol=0.05 * size)
-    other = remap(physical, mapping_of(physical).spec, seed=7, statistics=measure(net, [x]))
+    other = remap(physical, mapping_of(physical).spec, seed=7, statistics=measure_inputs(net, [x]))
     assert not torch.equal(other(x), physical(x))
 
 
@@ -141,7 +142,7 @@ def test_what_is_in_such_a_layer_is_mapped_apart() -> None:
     mapping = mapping_of(exact(net))
     assert [layer.name for layer in mapping.mapped] == ["0", "0.down"]
     assert [(layer.name, layer.shape, layer.weights) for layer in mapping.digital] == [("0.up", (4, 2), 8)]
-    assert mapping.weights_on_arrays == 6 * 4 + 2 * 6
+    assert mapping.plan.weights_on_arrays == 6 * 4 + 2 * 6
     assert mapping.fraction_on_arrays == 36 / 44
 
 
@@ -340,10 +341,10 @@ def test_experts_some_of_which_stay_digital() -> None:
         "0.experts.gate_up_proj.1",
         *(f"0.experts.down_proj.{expert}" for expert in range(3)),
     ]
-    assert mapping_of(chip).weights == sum(p.numel() for p in net.parameters() if p.ndim > 1)
+    assert mapping_of(chip).plan.weights == sum(p.numel() for p in net.parameters() if p.ndim > 1)
     is_close(chip(x), net(x))
     is_close(pickle.loads(pickle.dumps(chip))(x), net(x))
-    statistics = measure(net, [x])
+    statistics = measure_inputs(net, [x])
     assert statistics.keys() == {"0.gate", *(f"0.experts.{n}_proj.{e}" for n in ("gate_up", "down") for e in range(3))}
     chosen = net[0].gate(x).topk(2).indices
     for expert in range(3):
@@ -388,9 +389,9 @@ def test_weights_are_counted_once() -> None:
             self.other.weight = self.output.weight = self.table.weight
 
     mapping = mapping_of(exact(nn.Sequential(Tied())))
-    assert (mapping.weights_on_arrays, mapping.weights) == (36, 36 + 20)
+    assert (mapping.plan.weights_on_arrays, mapping.plan.weights) == (36, 36 + 20)
     mapping = mapping_of(exact(nn.Sequential(Tied()), exclude=["0.table"]))  # its matrix goes by this name, too
-    assert (mapping.weights_on_arrays, mapping.weights, mapping.fraction_on_arrays) == (0, 56, 0.0)
+    assert (mapping.plan.weights_on_arrays, mapping.plan.weights, mapping.fraction_on_arrays) == (0, 56, 0.0)
     for name in ("0.table", "*.other", "0.output"):
         mapping = mapping_of(exact(nn.Sequential(Tied()), include=[name]))
         assert [layer.name for layer in mapping.mapped] == ["0.output"]

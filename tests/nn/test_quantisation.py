@@ -12,7 +12,8 @@ from torch.nn import functional as F
 import memsim
 from memsim.errors import InputError
 from memsim.hardware import load_hardware
-from memsim.nn.mapping import mapping_of, measure, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.rounding import ActivationQuantiser
 from memsim.training.optimiser import make_optimiser, set_learning_rate
@@ -43,7 +44,7 @@ def trained(**config: object) -> nn.Module:
     """`Mixed` with quantisers of 3 bits, whose observers have seen `X`."""
     net = drawn(Mixed)[0]
     recipe = QuantisationConfig.model_validate(config)
-    Quantisation(recipe, 3, SPEC).apply(net, measure(net, [X]))
+    Quantisation(recipe, 3, SPEC).apply(net, measure_inputs(net, [X]))
     net.train()(X)
     return net.eval()
 
@@ -66,7 +67,7 @@ def test_a_recipe_leaves_some_layer_to_quantise() -> None:
 def test_a_network_without_linear_layers_has_nothing_to_quantise() -> None:
     net = nn.Sequential(nn.Conv1d(3, 6, 3))
     with pytest.raises(InputError, match="has no linear layer of this network on arrays"):
-        Quantisation(QuantisationConfig(), 3, SPEC).apply(net, measure(net, [X]))
+        Quantisation(QuantisationConfig(), 3, SPEC).apply(net, measure_inputs(net, [X]))
 
 
 def test_layers_keep_the_bits_and_scales_of_their_training_and_others_are_fitted() -> None:
@@ -88,7 +89,7 @@ def test_layers_keep_the_bits_and_scales_of_their_training_and_others_are_fitted
 
 def test_full_scales_are_learned_ones_where_there_are_any() -> None:
     net = trained()
-    statistics = measure(net, [X])
+    statistics = measure_inputs(net, [X])
     learned = {name: layer.full_scale for name, layer in quantised_layers(net)}
     assert {name: found.full_scale for name, found in statistics.items() if found.full_scale} == learned
     assert statistics["front"].full_scale is None
@@ -109,7 +110,11 @@ def test_exact_hardware_computes_what_was_trained() -> None:
 def test_a_chip_has_output_quantisers_of_its_own() -> None:
     net = trained(outputs={"bits": 4})
     chip = memsim.map_model(net, PHYSICAL, calibration=[X])
-    for copied in (chip, remap(chip, mapping_of(chip).spec, seed=1, statistics=measure(net, [X])), copy.deepcopy(chip)):
+    for copied in (
+        chip,
+        remap(chip, mapping_of(chip).spec, seed=1, statistics=measure_inputs(net, [X])),
+        copy.deepcopy(chip),
+    ):
         for name, layer in quantised_layers(net):
             found = copied.get_submodule(name).output_quantiser
             assert isinstance(found, ActivationQuantiser)
@@ -151,7 +156,7 @@ def trained_with(
         towards.first.load_state_dict(net.first.state_dict())
         y = towards(x)
     quantisation = Quantisation(config.model_copy(update={"teacher": None}), bits, load_hardware(spec))
-    quantisation.apply(net, measure(net, [x]))
+    quantisation.apply(net, measure_inputs(net, [x]))
     training = QuantisedTraining(quantisation, OPTIMISER)
     optimiser = make_optimiser(net, training.parameter_groups(net, OPTIMISER), OPTIMISER)
     errors = []
@@ -218,7 +223,7 @@ def test_what_is_small_everywhere_does_not_follow() -> None:
     """It is the size beside the network's other inputs that counts, not the unit that a network computes in."""
     net = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
     x = 1e-5 * torch.randn(64, 6)
-    Quantisation(QuantisationConfig(), 3, SPEC).apply(net, measure(net, [x]))
+    Quantisation(QuantisationConfig(), 3, SPEC).apply(net, measure_inputs(net, [x]))
     for layer in net:
         assert layer.input_quantiser.followed_percentile is None
         assert 0 < layer.input_quantiser.range < 1e-4
@@ -228,7 +233,9 @@ def test_what_is_small_everywhere_does_not_follow() -> None:
 def test_networks_of_float64_train_in_float64(recipe: str) -> None:
     net = drawn(Mixed)[0].double()
     config = load_train_config(recipe).quantisation.model_copy(update={"teacher": None})
-    Quantisation(config, 3, load_hardware({"base": "physical", "digital": []})).apply(net, measure(net, [X.double()]))
+    Quantisation(config, 3, load_hardware({"base": "physical", "digital": []})).apply(
+        net, measure_inputs(net, [X.double()])
+    )
     found = net.train()(X.double())
     found.square().sum().backward()
     assert found.dtype == torch.float64

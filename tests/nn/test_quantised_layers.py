@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pack_sequence
 
 import memsim
 from memsim.hardware import HardwareSpec, load_hardware
+from memsim.nn.chip import mapping_of
 from memsim.nn.layer_adapters import mappable_layers
-from memsim.nn.mapping import mapping_of, measure
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, trained_scales
 from memsim.nn.rounding import QUANTISERS, WeightQuantiser
@@ -134,7 +135,7 @@ def quantised(
 ) -> nn.Module:
     """`net` with quantisers of `bits` in all of its layers, their observers having seen what `run` runs on."""
     recipe = QuantisationConfig.model_validate({"layers": "all", **config})
-    Quantisation(recipe, bits, spec).apply(net, measure(net, run))
+    Quantisation(recipe, bits, spec).apply(net, measure_inputs(net, run))
     with torch.no_grad():
         run(net.train())
     return net.eval()
@@ -154,7 +155,7 @@ def mostly_close(got: Tensor, wanted: Tensor) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_ideal_hardware_computes_what_was_trained(name: str, outputs: Any) -> None:
     net, x, run = layer_of(name, outputs=outputs), LAYERS[name][1], run_of(name)
-    chip = memsim.map_model(net, IDEAL, calibration=measure(net, calibration(name)))
+    chip = memsim.map_model(net, IDEAL, calibration=measure_inputs(net, calibration(name)))
     mapping = mapping_of(chip)
     assert {layer.tiling.bits for layer in mapping.mapped} == {3}
     assert mapping.layers.keys() == dict(quantised_layers(net)).keys()
@@ -294,7 +295,7 @@ THROUGH = {"hardware": {"programming_spread": 1.0}}
 @pytest.mark.parametrize("name", LAYERS)
 def test_training_goes_through_what_an_exactly_programmed_chip_computes(name: str) -> None:
     net, run, x = layer_of(name, spec=PHYSICAL, **THROUGH), run_of(name), LAYERS[name][1]
-    statistics = measure(net, calibration(name))
+    statistics = measure_inputs(net, calibration(name))
     Quantisation(QuantisationConfig(layers="all"), 3, PHYSICAL).calibrate(net, statistics)
     chip = memsim.map_model(net, PHYSICAL.with_settings({"programming.exact": True}), calibration=statistics)
     for matrix, product in quantised_layers(net):
@@ -329,7 +330,10 @@ def test_the_spread_of_programming_is_drawn_by_its_key(name: str) -> None:
     assert torch.equal(output(1, 1.0), one)
     assert not torch.equal(output(2, 1.0), one)
     assert not torch.equal(mean, one)
-    chips = [memsim.map_model(net, PHYSICAL, seed=seed, calibration=measure(net, calibration(name))) for seed in (0, 1)]
+    chips = [
+        memsim.map_model(net, PHYSICAL, seed=seed, calibration=measure_inputs(net, calibration(name)))
+        for seed in (0, 1)
+    ]
     of_chips = torch.stack([run(chip, x) - mean for chip in chips]).norm() / 2**0.5
     of_spread = torch.stack([output(key, 1.0) - mean for key in (1, 2)]).norm() / 2**0.5
     # a few hundred cells, each of a spread of its own, whose outputs correlate
@@ -340,7 +344,7 @@ def on_ideal_hardware(net: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[
     """What `run` gives on the chip, and in training; outputs are not rounded, as small sums are often at the very
     middle of two codes."""
     net = quantised(net, run)
-    chip = memsim.map_model(net, IDEAL, calibration=measure(net, run))
+    chip = memsim.map_model(net, IDEAL, calibration=measure_inputs(net, run))
     with torch.no_grad():
         return run(chip), run(net)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import memsim
 from memsim.errors import InputError
 from memsim.hardware import load_hardware
-from memsim.nn.mapping import mapping_of, measure
+from memsim.nn.chip import mapping_of
+from memsim.nn.mapping import measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.quantisers import restore_quantisers
 from tests.nn.layers import PHYSICAL, drawn, normal, quantised_layers
@@ -26,11 +27,11 @@ X = normal(4, 3, 20)
 
 def quantised(net: nn.Module, *batches: Any, bits: int = 3, spec: Any = IDEAL, **config: Any) -> nn.Module:
     recipe = QuantisationConfig.model_validate({"layers": "all", **config})
-    return Quantisation(recipe, bits, spec).apply(net, measure(net, batches)).eval()
+    return Quantisation(recipe, bits, spec).apply(net, measure_inputs(net, batches)).eval()
 
 
 def mapped(net: nn.Module, *batches: Any, **options: Any) -> nn.Module:
-    return memsim.map_model(net, IDEAL, calibration=measure(net, batches), **options)
+    return memsim.map_model(net, IDEAL, calibration=measure_inputs(net, batches), **options)
 
 
 def mostly_close(got: Tensor, wanted: Tensor) -> None:
@@ -155,7 +156,7 @@ def test_hardware_is_that_of_the_shared_matrix() -> None:
     net = quantised(drawn(Tied)[0], TOKENS, spec=spec, hardware={})
     assert net.second.transfer is net.first.transfer
     exact = spec.with_settings({"programming.exact": True, "read_noise": "none"})
-    statistics = measure(net, [TOKENS])
+    statistics = measure_inputs(net, [TOKENS])
     Quantisation(QuantisationConfig(layers="all"), 3, spec).calibrate(net, statistics)
     chip = memsim.map_model(net, exact, calibration=statistics)
     with torch.no_grad():

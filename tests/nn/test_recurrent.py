@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 import memsim
 from memsim.nn import recurrent
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from tests.nn.layers import PHYSICAL, drawn, exact, is_close, normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

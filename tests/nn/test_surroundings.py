@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import memsim
 from memsim.errors import InputError
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal, quantised_layers
 from tests.nn.test_quantised_networks import quantised
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import memsim
 from memsim.errors import InputError
-from memsim.nn.mapping import mapping_of
+from memsim.nn.chip import mapping_of
 from tests.nn.layers import EXACT, normal
 
 pytestmark = [

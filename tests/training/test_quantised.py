@@ -19,7 +19,7 @@ from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.linear import QuantisedLinear
-from memsim.nn.mapping import map_model, measure
+from memsim.nn.mapping import map_model, measure_inputs
 from memsim.nn.plan import Selection
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -163,7 +163,7 @@ def test_rates_are_those_of_the_scales_that_there_are() -> None:
         net[1].bias.zero_()
     quantisation = Quantisation(QuantisationConfig(scale_rate=2.0), 4, load_hardware("ideal"))
     quantisation = replace(quantisation, spec=quantisation.spec.with_settings({"dac": {"bits": 8}}))
-    quantisation.apply(net, measure(net, [torch.randn(50, 8)]))
+    quantisation.apply(net, measure_inputs(net, [torch.randn(50, 8)]))
     training = QuantisedTraining(quantisation, PLAIN)
     groups = training.parameter_groups(net, PLAIN)
     rates = {id(group.parameters[0]): (group.rate_scale, group.follows_size) for group in groups[2:]}
