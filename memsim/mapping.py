@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource
@@ -38,7 +37,6 @@ from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
 from memsim.nn.deviation import deviating, exclude_options
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
-from memsim.nn.mapping import map_model, mapping_of
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
@@ -361,18 +359,3 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
         f"input statistics, so converter ranges are open; {remedy}"
     )
-
-
-def digital_twin(
-    model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], seed: int
-) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
-    """Return `model` as quantised digital layers, from which `memsim.nn.mapping.remap` programs chips.
-
-    It holds the levels that every chip of `spec` is programmed with. The other values are `spec` with its weight bits
-    chosen, and `statistics` with those of embeddings.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` has them
-        digital = map_model(model, spec.digital_twin(), calibration=statistics, seed=seed)
-    plan = mapping_of(digital).plan
-    return digital, chosen_bits(spec, plan), plan.completed(statistics)

@@ -14,7 +14,8 @@ from memsim.evaluation.processes import in_processes
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.results_file import ResultsFile, Shard, adding_to, by_system
 from memsim.evaluation.study import PointFacts, Study, StudyFacts, WorkItem, divided, share
-from memsim.evaluation.task import Score, System, Target
+from memsim.evaluation.target import Target
+from memsim.evaluation.task import Score, System
 from memsim.evaluation.work import Done, Evaluator, Resumed, Unwatched, Watcher, tally
 
 StopRequest = Callable[[], int | None]

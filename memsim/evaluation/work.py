@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from memsim.evaluation.partial_results import PartialResult, run_network
 from memsim.evaluation.study import Study, StudyFacts, WorkItem
-from memsim.evaluation.task import Score, System, Target, Task
+from memsim.evaluation.target import Target
+from memsim.evaluation.task import Score, System, Task
 from memsim.listener import Listener
 from memsim.units import counted, plural_of
 
