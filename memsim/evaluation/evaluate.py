@@ -32,7 +32,6 @@ from memsim.evaluation.study import Point, PointFacts, Study
 from memsim.evaluation.sweep import points_of, sweep_points
 from memsim.evaluation.target import CheckpointNetworks, Target, with_decoder
 from memsim.evaluation.task import Task
-from memsim.evaluation.work import ListeningWatcher
 from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
@@ -336,9 +335,8 @@ class _Work:
             results=sharing.file,
             workers=self.workers,
             target=target,
-            watcher=ListeningWatcher(listener),
+            listener=listener,
             stop_request=self.stop_request,
-            on_resume=lambda resumed: listener.say(f"{sharing.results}: {resumed}"),
         )
         if self.findings.ablate:
             found["ablation"] = ablate(target, done[0][1], device=self.device, progress=listener.progress)

@@ -189,11 +189,11 @@ def test_a_classifier_has_chips_intervals_tables_and_pages(study: Study, tmp_pat
 def test_its_results_are_kept_and_merged(study: Study, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(results_file.TASKS, "examples", "tests.evaluation.test_task:Examples")
     whole = [evaluation.to_dict() for _, evaluation in run_study(study)]
-    path, watcher = tmp_path / "r.jsonl", Counting(stop_after=7)
+    path, listener = tmp_path / "r.jsonl", Counting(stop_after=7)
     with pytest.raises(memsim.errors.Stopped):
-        run_study(study, results=path, watcher=watcher, stop_request=watcher.stop_request)
+        run_study(study, results=path, listener=listener, stop_request=listener.stop_request)
     again = Counting()
-    run_study(study, results=path, watcher=again)
+    run_study(study, results=path, listener=again)
     assert again.begun == (6 * ITEMS, 7 * 20)
     merged = [point.evaluation.to_dict() for point in memsim.merge_results(path).points]
     for result in (*whole, *merged):
