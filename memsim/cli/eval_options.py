@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,112 +17,102 @@ from memsim.errors import InputError
 if TYPE_CHECKING:
     from memsim.evaluation.run import StopRequest
 
-DECODING_PANEL = "Decoding"
-
-
-def _option(*names: str, help: str, metavar: str | None = None, **limits: Any) -> Any:
-    return typer.Option(
-        *names, help=help, metavar=metavar, rich_help_panel=DECODING_PANEL, show_default=False, **limits
-    )
-
+decoding_option = partial(typer.Option, rich_help_panel="Decoding", show_default=False)
+study_option = partial(typer.Option, rich_help_panel="Many chips")
 
 Decoder = Annotated[
     str,
-    _option("--decoder", metavar="greedy|beam", help="Best path (default), or beam search: CTC's through a lexicon."),
+    decoding_option(
+        "--decoder", metavar="greedy|beam", help="Best path (default), or beam search: CTC's through a lexicon."
+    ),
 ]
-Lm = Annotated[Path | None, _option("--lm", metavar="FILE", help="N-gram language model: ARPA, or KenLM's binary.")]
+Lm = Annotated[
+    Path | None, decoding_option("--lm", metavar="FILE", help="N-gram language model: ARPA, or KenLM's binary.")
+]
 Lexicon = Annotated[
     str | None,
-    _option(
+    decoding_option(
         "--lexicon",
         metavar="FILE|cmudict",
         help="The words that can be recognised. Default: the checkpoint's, else the language model's.",
     ),
 ]
 LmWeight = Annotated[
-    float | None, _option("--lm-weight", metavar="X", help="Weight of the language model's log10 P. Default: 2.0.")
+    float | None,
+    decoding_option("--lm-weight", metavar="X", help="Weight of the language model's log10 P. Default: 2.0."),
 ]
 PriorWeight = Annotated[
     float | None,
-    _option("--prior-weight", metavar="X", help="Weight of the outputs' log prior, subtracted. Default: 0.5."),
+    decoding_option("--prior-weight", metavar="X", help="Weight of the outputs' log prior, subtracted. Default: 0.5."),
 ]
-BeamSize = Annotated[int | None, _option("--beam-size", metavar="N", help="Most hypotheses kept. Default: 1024.")]
+BeamSize = Annotated[
+    int | None, decoding_option("--beam-size", metavar="N", help="Most hypotheses kept. Default: 1024.")
+]
 BeamTokens = Annotated[
-    int | None, _option("--beam-tokens", metavar="N", help="Most tokens tried in a frame. Default: 12.")
+    int | None, decoding_option("--beam-tokens", metavar="N", help="Most tokens tried in a frame. Default: 12.")
 ]
 BeamThreshold = Annotated[
-    float | None, _option("--beam-threshold", metavar="X", help="Drop hypotheses so far below the best. Default: 14.")
+    float | None,
+    decoding_option("--beam-threshold", metavar="X", help="Drop hypotheses so far below the best. Default: 14."),
 ]
 Tune = Annotated[
-    bool, _option("--tune", help="Choose both weights on the dev split with the digital model; chips use the same.")
+    bool,
+    decoding_option("--tune", help="Choose both weights on the dev split with the digital model; chips use the same."),
 ]
 Hypotheses = Annotated[
     Path | None,
-    _option(
+    decoding_option(
         "--hypotheses",
         metavar="FILE",
         help="Write reference, hypothesis and errors of every utterance (.jsonl; - is standard output).",
     ),
 ]
-NBest = Annotated[int | None, _option("--nbest", metavar="N", min=1, help="Give the N best of each in --hypotheses.")]
+NBest = Annotated[
+    int | None, decoding_option("--nbest", metavar="N", min=1, help="Give the N best of each in --hypotheses.")
+]
 Worst = Annotated[
-    int, _option("--worst", metavar="N", min=0, help="Align the N utterances with the most errors, on the last chip.")
-]
-
-STUDY_PANEL = "Many chips"
-
-Trials = Annotated[
-    int, typer.Option("--trials", metavar="N", min=1, max=100_000, help="How many chips.", rich_help_panel=STUDY_PANEL)
-]
-Jobs = Annotated[
     int,
-    typer.Option("--jobs", metavar="N", min=1, help="How many processes share the work.", rich_help_panel=STUDY_PANEL),
+    decoding_option(
+        "--worst", metavar="N", min=0, help="Align the N utterances with the most errors, on the last chip."
+    ),
 ]
+
+Trials = Annotated[int, study_option("--trials", metavar="N", min=1, max=100_000, help="How many chips.")]
+Jobs = Annotated[int, study_option("--jobs", metavar="N", min=1, help="How many processes share the work.")]
 ResultsOption = Annotated[
     Path | None,
-    typer.Option(
+    study_option(
         "--results",
         metavar="FILE.jsonl",
         help="JSON lines that grow as chips are done. The same command again goes on with what is there.",
-        rich_help_panel=STUDY_PANEL,
     ),
 ]
 ShardOption = Annotated[
     str | None,
-    typer.Option(
-        "--shard",
-        metavar="I/N",
-        help="Do only share I (1 to N) of the work, into --results; --merge joins the shares.",
-        rich_help_panel=STUDY_PANEL,
+    study_option(
+        "--shard", metavar="I/N", help="Do only share I (1 to N) of the work, into --results; --merge joins the shares."
     ),
 ]
 Merge = Annotated[
     str | None,
-    typer.Option(
+    study_option(
         "--merge",
         metavar="'GLOB.jsonl'",
         help="Evaluate nothing: join the results files of all shards into one result.",
-        rich_help_panel=STUDY_PANEL,
     ),
 ]
 Figure = Annotated[
     Path | None,
-    typer.Option(
-        "--figure",
-        metavar="FILE.svg",
-        help="Draw a sweep: the WER against each key that was swept.",
-        rich_help_panel=STUDY_PANEL,
-    ),
+    study_option("--figure", metavar="FILE.svg", help="Draw a sweep: the WER against each key that was swept."),
 ]
 
 Sweep = Annotated[
     list[str] | None,
-    typer.Option(
+    options.hardware_option(
         "--set",
         metavar="KEY=VALUE",
         help="Change one key of the spec, such as adc.bits=6. Repeatable. KEY=V1,V2,... evaluates each of them, and of "
         "several such keys the whole grid.",
-        rich_help_panel=options.HARDWARE_PANEL,
     ),
 ]
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memsim.cli import options
+from memsim.storage.outputs import require_outputs, require_page, write_json
 
 
 def command(
@@ -30,11 +31,10 @@ def command(
     ] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(
+        options.data_option(
             "--calibrate",
             metavar="DATA",
             help="Run the recogniser on this data (its dev split) to set converter ranges.",
-            rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
     data_root: options.DataRoot = None,
@@ -54,7 +54,7 @@ def command(
 
     Says what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
     """
-    options.require_page(report, force=True)
+    require_page(report, force=True)
     from memsim.cli.progress import TerminalListener, say, stdout
     from memsim.mapping import map_checkpoint
     from memsim.networks.open_checkpoint import mapped_path, open_checkpoint
@@ -62,7 +62,7 @@ def command(
 
     opened, _ = open_checkpoint(checkpoint, architecture, architecture_config)
     out = out or mapped_path(checkpoint)
-    options.require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
+    require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
     quiet = quiet or str(json_file) == "-"
     with_report = None if report else False  # as far as they can be found
     result = map_checkpoint(
@@ -85,7 +85,7 @@ def command(
     )
     if report is not None:
         result.write_report(report, options.command_line())
-    options.write_json(json_file, result.to_dict())
+    write_json(json_file, result.to_dict())
     if not quiet:
         show(stdout, *result.parts(verbose=verbose))
         if report is not None:

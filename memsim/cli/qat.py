@@ -8,20 +8,21 @@ from typing import Annotated
 import typer
 
 import memsim
+from memsim.asr.corpora import DATA
 from memsim.cli import options
 from memsim.cli.signals import noted_stop_signals
 from memsim.launch import is_first
+from memsim.storage.outputs import write_json
 
 
 def command(
     data: Annotated[
         list[str],
-        typer.Option(
+        options.data_option(
             "--data",
             metavar="DATA",
-            help=f"{options.DATA}. Repeatable: all are trained on (named twice, it counts twice); the first corpus "
+            help=f"{DATA}. Repeatable: all are trained on (named twice, it counts twice); the first corpus "
             "gives the dev set.",
-            rich_help_panel=options.DATA_PANEL,
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The best checkpoint (.safetensors).")],
@@ -29,12 +30,7 @@ def command(
     data_root: options.DataRoot = None,
     dev: Annotated[
         str | None,
-        typer.Option(
-            "--dev",
-            metavar="DATA",
-            help="Dev set, when it is not the first corpus's dev split.",
-            rich_help_panel=options.DATA_PANEL,
-        ),
+        options.data_option("--dev", metavar="DATA", help="Dev set, when it is not the first corpus's dev split."),
     ] = None,
     text_style: options.TextStyle = "kaldi",
     config: Annotated[
@@ -75,11 +71,10 @@ def command(
     ] = None,
     lexicon: Annotated[
         str | None,
-        typer.Option(
+        options.data_option(
             "--lexicon",
             metavar="FILE|cmudict",
             help="Pronunciation lexicon of a recipe with phonemes, in place of the recipe's.",
-            rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
     resume: Annotated[
@@ -136,4 +131,4 @@ def command(
         )
         listener.say(str(result))
         if is_first():
-            options.write_json(json_file, result.to_dict())
+            write_json(json_file, result.to_dict())
