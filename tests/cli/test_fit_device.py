@@ -26,7 +26,7 @@ def fewer_cycles() -> object:
 
     patch = pytest.MonkeyPatch()
     patch.setattr(goodness, "LEAST_GENERATED", 60_000)
-    patch.setattr("memsim.fit.fit.TWIN_CYCLES", 60_000)
+    patch.setattr("memsim.fit.twin.TWIN_CYCLES", 60_000)
     yield
     patch.undo()
 

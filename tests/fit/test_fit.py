@@ -250,7 +250,7 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path, rows, options, message: s
 
 
 def test_short_and_constant_devices_are_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memsim.fit.fit.TWIN_CYCLES", 60_000)
+    monkeypatch.setattr("memsim.fit.twin.TWIN_CYCLES", 60_000)
 
     def change(d: int, c: int, values: list[float]) -> list[float]:
         return [*values[:3], 0.7] if d == 3 else values

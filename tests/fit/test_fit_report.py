@@ -33,7 +33,7 @@ def judged(
         write([feature_table(device, 20, 60, generator)], path)
     patch = pytest.MonkeyPatch()
     patch.setattr(goodness_, "LEAST_GENERATED", 60_000)
-    patch.setattr("memsim.fit.fit.TWIN_CYCLES", 60_000)
+    patch.setattr("memsim.fit.twin.TWIN_CYCLES", 60_000)
     measured = read_measurements(path)
     fit = fit_model(measured, FitOptions(order=2))
     goodness = judge(fit, measured)

