@@ -266,14 +266,18 @@ def map_checkpoint(
         statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics())
         if budget:
             _require_samples(opened, plan, statistics)
-        count = _Count(
-            spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {},
-            cost,
-            seed,
-            statistics,
-            rates,
-            is_full_precision(opened),
-        )
+        steps = spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {}
+        exact = is_full_precision(opened)
+        budgets: list[LayerBudget] = []
+        costs: list[LayerCost] = []
+
+        def count(weight: Tensor, matrix: MappedMatrix) -> None:
+            if steps:
+                measured = statistics[matrix.name]
+                budgets.append(layer_budget(matrix, steps, seed, measured, weight if exact else None))
+            if cost:
+                costs.append(stored_cost(matrix, statistics, rates))
+
         mapped = program_checkpoint(
             network,
             spec,
@@ -291,41 +295,8 @@ def map_checkpoint(
             listener.warn(doubt)
     if mapped.uncalibrated:
         listener.warn(_uncalibrated(mapped.uncalibrated, opened))
-    return MapResult(opened, spec, plan, seed, mapped, out, count.budget(), count.cost(spec))
-
-
-class _Count:
-    """Counts the error budget and the cost of each layer as it is programmed. See `program_checkpoint`'s `on_layer`."""
-
-    def __init__(
-        self,
-        steps: Mapping[str, HardwareSpec],
-        with_cost: bool,
-        seed: int,
-        statistics: Mapping[str, InputStatistics],
-        rates: Mapping[str, float] | None,
-        against_full_precision: bool,
-    ) -> None:
-        self._steps, self._with_cost, self._seed = steps, with_cost, seed
-        self._statistics, self._rates, self._against_full_precision = statistics, rates, against_full_precision
-        self._budgets: list[LayerBudget] = []
-        self._costs: list[LayerCost] = []
-
-    def __call__(self, weight: Tensor, matrix: MappedMatrix) -> None:
-        if self._steps:
-            exact = weight if self._against_full_precision else None
-            statistics = self._statistics[matrix.name]
-            self._budgets.append(layer_budget(matrix, self._steps, self._seed, statistics, exact))
-        if self._with_cost:
-            self._costs.append(stored_cost(matrix, self._statistics, self._rates))
-
-    def budget(self) -> Budget | None:
-        """Return the budget of all layers; None where it was not asked for."""
-        return Budget(tuple(self._budgets), self._against_full_precision) if self._steps else None
-
-    def cost(self, spec: HardwareSpec) -> Cost | None:
-        """Return the cost of all layers on the chip `spec`; None where it was not asked for."""
-        return Cost.of_stored(self._costs, spec, self._rates) if self._with_cost else None
+    found = Budget(tuple(budgets), exact) if steps else None
+    return MapResult(opened, spec, plan, seed, mapped, out, found, Cost.of_stored(costs, spec, rates) if cost else None)
 
 
 def _calibration_data(

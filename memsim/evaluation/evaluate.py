@@ -181,7 +181,7 @@ def evaluate(
     if split is not None and has_one_split(data):
         raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
     with _joined(sharing, listener, force=force) as (workers, listener):
-        opened, said = open_checkpoint(name, architecture, _text(architecture_config))
+        opened, said = open_checkpoint(name, architecture, architecture_config)
         for line in filter(None, (said, opened.prefix_note)):
             listener.say(line)
 
@@ -199,7 +199,7 @@ def evaluate(
         device = work.device
         compared = None
         if reference is not None:
-            compared = open_network(str(reference), "--reference", architecture, _text(architecture_config))
+            compared = open_network(str(reference), "--reference", architecture, architecture_config)
         networks = CheckpointNetworks(opened, compared)
         target = networks.target(points[0].spec if points else None, seed)
         corpus = with_unwritable(corpus, target.template.tokens)
@@ -246,10 +246,6 @@ def merge_results(results: str | Path | Sequence[str | Path]) -> EvaluationResul
     else:
         paths = [Path(path) for path in results]
     return EvaluationResult(tuple(EvaluatedPoint(*point) for point in merge(paths)))
-
-
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _say_what_matters(target: Target, opened: Checkpoint, corpus: Corpus, listener: Listener) -> None:
