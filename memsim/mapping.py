@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import RenderableType
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 
 from memsim.arguments import require_types
 from memsim.asr.corpora import load_corpus
@@ -37,10 +36,8 @@ from memsim.networks.programming import (
 )
 from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
-from memsim.nn.chip import mapping_of
 from memsim.nn.deviation import deviating
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
-from memsim.nn.mapping import map_model
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
@@ -272,14 +269,18 @@ def map_checkpoint(
         statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics())
         if budget:
             _require_samples(opened, plan, statistics)
-        count = _Count(
-            spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {},
-            cost,
-            seed,
-            statistics,
-            rates,
-            is_full_precision(opened),
-        )
+        steps = spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {}
+        exact = is_full_precision(opened)
+        budgets: list[LayerBudget] = []
+        costs: list[LayerCost] = []
+
+        def count(weight: Tensor, matrix: MappedMatrix) -> None:
+            if steps:
+                measured = statistics[matrix.name]
+                budgets.append(layer_budget(matrix, steps, seed, measured, weight if exact else None))
+            if cost:
+                costs.append(stored_cost(matrix, statistics, rates))
+
         mapped = program_checkpoint(
             network,
             spec,
@@ -297,44 +298,10 @@ def map_checkpoint(
             listener.warn(doubt)
     if mapped.uncalibrated:
         listener.warn(_uncalibrated(mapped.uncalibrated, opened))
-    return MapResult(opened, spec, plan, seed, mapped, out, count.budget(), count.cost(spec))
-
-
-class _Count:
-    """Counts the error budget and the cost of each layer as it is programmed. See `program_checkpoint`'s `on_layer`."""
-
-    def __init__(
-        self,
-        steps: Mapping[str, HardwareSpec],
-        with_cost: bool,
-        seed: int,
-        statistics: Mapping[str, InputStatistics],
-        rates: Mapping[str, float] | None,
-        against_full_precision: bool,
-    ) -> None:
-        self._steps, self._with_cost, self._seed = steps, with_cost, seed
-        self._statistics, self._rates, self._against_full_precision = statistics, rates, against_full_precision
-        self._budgets: list[LayerBudget] = []
-        self._costs: list[LayerCost] = []
-
-    def __call__(self, weight: Tensor, matrix: MappedMatrix) -> None:
-        if self._steps:
-            exact = weight if self._against_full_precision else None
-            statistics = self._statistics[matrix.name]
-            self._budgets.append(layer_budget(matrix, self._steps, self._seed, statistics, exact))
-        if self._with_cost:
-            self._costs.append(stored_cost(matrix, self._statistics, self._rates))
-
-    def budget(self) -> Budget | None:
-        """Return the budget of all layers; None where it was not asked for."""
-        return Budget(tuple(self._budgets), self._against_full_precision) if self._steps else None
-
-    def cost(self, spec: HardwareSpec) -> Cost | None:
-        """Return the cost of all layers on the chip `spec`; None where it was not asked for."""
-        if not self._with_cost:
-            return None
-        seconds = spec.cost.audio_seconds_per_programming
-        return Cost(tuple(self._costs), "vector" if self._rates is None else "audio_second", seconds)
+    found = Budget(tuple(budgets), exact) if steps else None
+    per: Literal["vector", "audio_second"] = "vector" if rates is None else "audio_second"
+    taken = Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming) if cost else None
+    return MapResult(opened, spec, plan, seed, mapped, out, found, taken)
 
 
 def _calibration_data(
@@ -368,18 +335,3 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
         f"input statistics, so converter ranges are not set; {remedy}"
     )
-
-
-def digital_twin(
-    model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], seed: int
-) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
-    """Return `model` as quantised digital layers, from which `memsim.nn.chip.remap` programs chips.
-
-    It holds the levels that every chip of `spec` is programmed with. The other values are `spec` with its weight bits
-    chosen, and `statistics` with those of embeddings.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` gives them
-        digital = map_model(model, spec.digital_twin(), calibration=statistics, seed=seed)
-    plan = mapping_of(digital).plan
-    return digital, chosen_bits(spec, plan), plan.completed(statistics)

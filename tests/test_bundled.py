@@ -7,10 +7,9 @@ import pytest
 from memsim.asr.corpora import load_corpus
 from memsim.config.resources import ASSETS
 from memsim.evaluation.result import Evaluation
-from memsim.evaluation.target import prepare
 from memsim.hardware import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
-from tests.evaluation.calls import evaluate
+from tests.evaluation.calls import evaluate, prepare
 
 CHECKPOINT = ASSETS / "checkpoints" / "demo-float.safetensors"
 

@@ -14,9 +14,9 @@ import pytest
 import memsim
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.cli import main
-from memsim.evaluation.target import prepare
 from memsim.listener import Listener
 from memsim.networks.opened_network import OpenedNetwork
+from tests.evaluation.calls import prepare
 
 
 class Notes(Listener):

@@ -15,10 +15,10 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from memsim.cli.eval import command as evaluate_command
 from memsim.cli.fit_device import command as fit_device_command
-from memsim.cli.helptext import Command, Group
 from memsim.cli.lm import command as lm_command
 from memsim.cli.map import command as map_command
 from memsim.cli.qat import command as qat_command
@@ -30,13 +30,41 @@ RESUMABLE = 75
 
 _INTERRUPTED = "interrupted; no half-written file is left"
 
+
+class _PlainHelp:
+    """Help in which flags show no value, as they take none; it is mixed in before the class of a command."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters; flags among them have an empty metavar."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return parameters
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help; raise BrokenPipeError, where rich would end the process, when its reader has left."""
+        try:
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        except SystemExit:
+            raise BrokenPipeError from None
+
+
+class _Command(_PlainHelp, TyperCommand):
+    """A subcommand."""
+
+
+class _Group(_PlainHelp, TyperGroup):
+    """The command that has subcommands."""
+
+
 app = typer.Typer(
     name="memsim",
     help="Simulate neural networks whose matrix products run on memristor crossbars.",
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    cls=Group,
+    cls=_Group,
     epilog="First example: memsim eval demo --data demo --hardware best",
 )
 
@@ -151,7 +179,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 """The function of each command, and advice on saving memory."""
 
 for _name, (_command, _advice) in COMMANDS.items():
-    app.command(_name, cls=Command)(_guarded(_command, _advice))
+    app.command(_name, cls=_Command)(_guarded(_command, _advice))
 
 
 def _show_version(wanted: bool) -> None:

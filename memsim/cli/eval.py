@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memsim.asr.corpora import DATA
 from memsim.cli import eval_options, options
 from memsim.errors import InputError
 from memsim.launch import is_first
+from memsim.storage.outputs import require_outputs, require_page, write_json
 
 if TYPE_CHECKING:
     from memsim.evaluation.evaluation_result import EvaluationResult
@@ -28,29 +30,22 @@ def command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
+        options.data_option(
             "--data",
             metavar="DATA",
-            help=f"{options.DATA}. Required, except with --merge; a bundled checkpoint defaults to demo.",
-            rich_help_panel=options.DATA_PANEL,
+            help=f"{DATA}. Required, but not with --merge, and of a bundled checkpoint it is demo.",
         ),
     ] = None,
     data_root: options.DataRoot = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            metavar="SPLIT",
-            help="Split of the corpus, such as train, dev (default) or test.",
-            rich_help_panel=options.DATA_PANEL,
+        options.data_option(
+            "--split", metavar="SPLIT", help="Split of the corpus, such as train, dev (default) or test."
         ),
     ] = None,
     text_style: options.TextStyle = "kaldi",
     limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit", metavar="N", help="Use only the first N utterances.", rich_help_panel=options.DATA_PANEL
-        ),
+        int | None, options.data_option("--limit", metavar="N", help="Use only the first N utterances.")
     ] = None,
     architecture: options.Architecture = None,
     architecture_config: options.ArchitectureConfig = None,
@@ -65,8 +60,7 @@ def command(
     merge: eval_options.Merge = None,
     figure: eval_options.Figure = None,
     reference: Annotated[
-        str | None,
-        typer.Option("--reference", metavar="CHECKPOINT", help="Full-precision checkpoint to compare with."),
+        str | None, typer.Option("--reference", metavar="CHECKPOINT", help="Full-precision checkpoint to compare with.")
     ] = None,
     decoder: eval_options.Decoder = "greedy",
     lm: eval_options.Lm = None,
@@ -108,7 +102,7 @@ def command(
     An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
     unless hardware options ask for its levels to be mapped again.
     """
-    options.require_page(report, force=True)  # whether the file may be overwritten is checked below
+    require_page(report, force=True)  # whether the file may be overwritten is checked below
     eval_options.require_svg(figure)
     import memsim
     from memsim.cli.progress import TerminalListener
@@ -118,7 +112,7 @@ def command(
     silent, quiet = quiet, quiet or "-" in (str(json_file), str(hypotheses))
     if merge is not None:
         eval_options.require_alone(merge, context)
-        options.require_outputs((json_file, figure, report), force)
+        require_outputs((json_file, figure, report), force)
         result = memsim.merge_results(merge)
         eval_options.require_sweep(figure, is_sweep=len(result.points) > 1)
     else:
@@ -142,7 +136,7 @@ def command(
             raise InputError(f"--shard {shard}: one shard has no result of its own; {with_merge}")
         if is_first():
             files, inputs = (results, json_file, figure, report, hypotheses), (checkpoint, reference)
-            options.require_outputs(files, force, inputs, resumed=sharing.goes_on)
+            require_outputs(files, force, inputs, resumed=sharing.goes_on)
         eval_options.require_sweep(figure, is_sweep=is_sweep(set_ or ()))
         findings = Findings(
             budget=budget or (None if report else False),  # a report includes it where it can be measured
@@ -183,7 +177,7 @@ def command(
         result.write_hypotheses(hypotheses)
     if figure is not None:
         result.write_figure(figure)
-    options.write_json(json_file, result.to_dict())
+    write_json(json_file, result.to_dict())
     if report is not None:
         repeated = () if checkpoint or merge else (str(result.path),)
         result.write_report(report, options.command_line(*repeated))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,27 +17,23 @@ from memsim.errors import InputError
 if TYPE_CHECKING:
     from memsim.evaluation.run import StopRequest
 
-DECODING_PANEL = "Decoding"
-
-
-def _option(*names: str, help: str, metavar: str | None = None, **limits: Any) -> Any:
-    return typer.Option(
-        *names, help=help, metavar=metavar, rich_help_panel=DECODING_PANEL, show_default=False, **limits
-    )
-
+decoding_option = partial(typer.Option, rich_help_panel="Decoding", show_default=False)
+study_option = partial(typer.Option, rich_help_panel="Many chips")
 
 Decoder = Annotated[
     str,
-    _option(
+    decoding_option(
         "--decoder",
         metavar="greedy|beam",
         help="greedy: best path (default). beam: beam search, with a lexicon for CTC.",
     ),
 ]
-Lm = Annotated[Path | None, _option("--lm", metavar="FILE", help="N-gram language model, ARPA or KenLM binary.")]
+Lm = Annotated[
+    Path | None, decoding_option("--lm", metavar="FILE", help="N-gram language model, ARPA or KenLM binary.")
+]
 Lexicon = Annotated[
     str | None,
-    _option(
+    decoding_option(
         "--lexicon",
         metavar="FILE|cmudict",
         help="Words that can be recognised. Default: those of the checkpoint, else of the language model.",
@@ -44,104 +41,88 @@ Lexicon = Annotated[
 ]
 LmWeight = Annotated[
     float | None,
-    _option("--lm-weight", metavar="X", help="Weight of the language model's log10 probability. Default: 2.0."),
+    decoding_option("--lm-weight", metavar="X", help="Weight of the language model's log10 probability. Default: 2.0."),
 ]
 PriorWeight = Annotated[
     float | None,
-    _option(
+    decoding_option(
         "--prior-weight", metavar="X", help="Weight of the log prior of the outputs, which is subtracted. Default: 0.5."
     ),
 ]
 BeamSize = Annotated[
-    int | None, _option("--beam-size", metavar="N", help="Maximum number of hypotheses. Default: 1024.")
+    int | None, decoding_option("--beam-size", metavar="N", help="Maximum number of hypotheses. Default: 1024.")
 ]
 BeamTokens = Annotated[
-    int | None, _option("--beam-tokens", metavar="N", help="Maximum number of tokens per frame. Default: 12.")
+    int | None, decoding_option("--beam-tokens", metavar="N", help="Maximum number of tokens per frame. Default: 12.")
 ]
 BeamThreshold = Annotated[
     float | None,
-    _option(
+    decoding_option(
         "--beam-threshold", metavar="X", help="Drop hypotheses that score more than X below the best. Default: 14."
     ),
 ]
 Tune = Annotated[
     bool,
-    _option("--tune", help="Tune both weights on the dev split with the digital network, and use them for all chips."),
+    decoding_option(
+        "--tune", help="Tune both weights on the dev split with the digital network, and use them for all chips."
+    ),
 ]
 Hypotheses = Annotated[
     Path | None,
-    _option(
+    decoding_option(
         "--hypotheses",
         metavar="FILE",
         help="Write reference, hypothesis and errors of every utterance (.jsonl; - for standard output).",
     ),
 ]
 NBest = Annotated[
-    int | None, _option("--nbest", metavar="N", min=1, help="Write the N best per utterance to --hypotheses.")
+    int | None, decoding_option("--nbest", metavar="N", min=1, help="Write the N best per utterance to --hypotheses.")
 ]
 Worst = Annotated[
     int,
-    _option(
+    decoding_option(
         "--worst", metavar="N", min=0, help="Show the N utterances with the most errors on the last chip, aligned."
     ),
 ]
 
-STUDY_PANEL = "Many chips"
-
-Trials = Annotated[
-    int, typer.Option("--trials", metavar="N", min=1, max=100_000, help="Number of chips.", rich_help_panel=STUDY_PANEL)
-]
-Jobs = Annotated[
-    int,
-    typer.Option(
-        "--jobs", metavar="N", min=1, help="Number of processes that share the work.", rich_help_panel=STUDY_PANEL
-    ),
-]
+Trials = Annotated[int, study_option("--trials", metavar="N", min=1, max=100_000, help="Number of chips.")]
+Jobs = Annotated[int, study_option("--jobs", metavar="N", min=1, help="Number of processes that share the work.")]
 ResultsOption = Annotated[
     Path | None,
-    typer.Option(
+    study_option(
         "--results",
         metavar="FILE.jsonl",
         help="Append results as JSON lines while chips are done. Type the same command again to continue.",
-        rich_help_panel=STUDY_PANEL,
     ),
 ]
 ShardOption = Annotated[
     str | None,
-    typer.Option(
+    study_option(
         "--shard",
         metavar="I/N",
         help="Do only shard I (1 to N) of the work and write it to --results; --merge joins the shards.",
-        rich_help_panel=STUDY_PANEL,
     ),
 ]
 Merge = Annotated[
     str | None,
-    typer.Option(
+    study_option(
         "--merge",
         metavar="'GLOB.jsonl'",
         help="Join the results files of all shards into one result; nothing is evaluated.",
-        rich_help_panel=STUDY_PANEL,
     ),
 ]
 Figure = Annotated[
     Path | None,
-    typer.Option(
-        "--figure",
-        metavar="FILE.svg",
-        help="Draw the WER against each swept key.",
-        rich_help_panel=STUDY_PANEL,
-    ),
+    study_option("--figure", metavar="FILE.svg", help="Draw the WER against each swept key."),
 ]
 
 Sweep = Annotated[
     list[str] | None,
-    typer.Option(
+    options.hardware_option(
         "--set",
         metavar="KEY=VALUE",
         help="Change one key of the spec, such as adc.bits=6. Repeatable. KEY=V1,V2,... sweeps the values; several "
         "swept keys form a grid.",
-        rich_help_panel=options.HARDWARE_PANEL,
     ),
 ]
 

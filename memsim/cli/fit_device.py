@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,12 @@ import typer
 from memsim.cli import options
 from memsim.cli.progress import TerminalListener, stdout
 from memsim.errors import InputError
+from memsim.storage.outputs import require_outputs, write_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-MEASUREMENTS_PANEL = "Measurements"
+measurements_option = partial(typer.Option, rich_help_panel="Measurements")
 
 
 def command(
@@ -46,61 +48,48 @@ def command(
     ] = "synaptogen",
     column: Annotated[
         list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="NAME=THEIRS",
-            help="Name of a column in the file, such as hrs_kohm=RH. Repeatable.",
-            rich_help_panel=MEASUREMENTS_PANEL,
+        measurements_option(
+            "--column", metavar="NAME=THEIRS", help="Name of a column in the file, such as hrs_kohm=RH. Repeatable."
         ),
     ] = None,
     polarity: Annotated[
         str,
-        typer.Option(
+        measurements_option(
             "--polarity",
             metavar="negative|positive|magnitude",
             help="Sign of the SET voltage in the file: negative (US < 0 < UR), positive (UR < 0 < US; all voltages and "
             "currents change sign), magnitude (a table of absolute values).",
-            rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = "negative",
     from_base: Annotated[
         list[str] | None,
-        typer.Option(
+        measurements_option(
             "--from-base",
             metavar="FEATURE",
             help="Take hrs, us, lrs or ur, not measured, from the base model, independent of the others. Repeatable.",
-            rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
     read_volts: Annotated[
         float | None,
-        typer.Option(
+        measurements_option(
             "--read-volts",
             metavar="V",
             help="Voltage at which resistances were measured or sweeps are read. Default: the base model's.",
-            rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
     reset_full_volts: Annotated[
         float | None,
-        typer.Option(
+        measurements_option(
             "--reset-full-volts",
             metavar="V",
             help="Voltage at which a RESET is complete. Default: fitted to sweeps, or else the base model's.",
-            rich_help_panel=MEASUREMENTS_PANEL,
         ),
     ] = None,
     linear_lrs: Annotated[
-        bool,
-        typer.Option(
-            "--linear-lrs", help="Make the low-resistance envelope ohmic.", rich_help_panel=MEASUREMENTS_PANEL
-        ),
+        bool, measurements_option("--linear-lrs", help="Make the low-resistance envelope ohmic.")
     ] = False,
     inspect: Annotated[
-        bool,
-        typer.Option(
-            "--inspect", help="Show the contents of the file without fitting.", rich_help_panel=MEASUREMENTS_PANEL
-        ),
+        bool, measurements_option("--inspect", help="Show the contents of the file without fitting.")
     ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Folder for report.html and report.json.")
@@ -121,7 +110,7 @@ def command(
     from memsim.fit.device_fit import fit_device, inspect_measurements, planned_files, require_folder
 
     planned = () if inspect or out is None else planned_files(out, yaml)
-    options.require_outputs((*planned, json_file), force, inputs=[measurements])
+    require_outputs((*planned, json_file), force, inputs=[measurements])
     if report is not None and not inspect:
         require_folder(report, force)
     quiet = quiet or str(json_file) == "-"
@@ -137,7 +126,7 @@ def command(
     }
     if inspect:
         inspection = inspect_measurements(measurements, **reading)
-        options.write_json(json_file, inspection.to_dict())
+        write_json(json_file, inspection.to_dict())
         if not quiet:
             _show(inspection.as_rich())
         return
@@ -153,7 +142,7 @@ def command(
         **reading,
     )
     page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
-    options.write_json(json_file, result.to_dict())
+    write_json(json_file, result.to_dict())
     if not quiet:
         heading, table, summary = result.as_rich(every_check=verbose)
         _show((heading, table, f"{summary}{'' if verbose else ' (--verbose shows all)'}"))

@@ -8,19 +8,14 @@ from typing import Annotated
 import typer
 
 import memsim
+from memsim.asr.corpora import DATA
 from memsim.cli import options
 from memsim.errors import InputError
 
 
 def command(
     data: Annotated[
-        list[str],
-        typer.Option(
-            "--data",
-            metavar="DATA",
-            help=f"{options.DATA}. Repeatable; all are used.",
-            rich_help_panel=options.DATA_PANEL,
-        ),
+        list[str], options.data_option("--data", metavar="DATA", help=f"{DATA}. Repeatable: all are counted.")
     ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="OUT", help="File for the language model (ARPA).")
@@ -38,12 +33,7 @@ def command(
     data_root: options.DataRoot = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            metavar="SPLIT",
-            help="Split of a corpus that has splits (default train).",
-            rich_help_panel=options.DATA_PANEL,
-        ),
+        options.data_option("--split", metavar="SPLIT", help="Split of a corpus that has splits (default train)."),
     ] = None,
     text_style: options.TextStyle = "kaldi",
     lexicon: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memsim.cli import options
+from memsim.storage.outputs import require_outputs, require_page, write_json
 
 
 def command(
@@ -35,11 +36,10 @@ def command(
     ] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(
+        options.data_option(
             "--calibrate",
             metavar="DATA",
             help="Run the recogniser on the dev split of this data to set converter ranges.",
-            rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
     data_root: options.DataRoot = None,
@@ -61,7 +61,7 @@ def command(
 
     Shows what was mapped, what stayed digital and why, and writes a self-contained file that `memsim eval` runs.
     """
-    options.require_page(report, force=True)
+    require_page(report, force=True)
     from memsim.cli.progress import TerminalListener, say, stdout
     from memsim.mapping import map_checkpoint
     from memsim.networks.open_checkpoint import mapped_path, open_checkpoint
@@ -69,7 +69,7 @@ def command(
 
     opened, _ = open_checkpoint(checkpoint, architecture, architecture_config)
     out = out or mapped_path(checkpoint)
-    options.require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
+    require_outputs((None if dry_run else out, json_file, report), force, inputs=opened.files)
     quiet = quiet or str(json_file) == "-"
     with_report = None if report else False  # a report includes it where it can be measured
     result = map_checkpoint(
@@ -92,7 +92,7 @@ def command(
     )
     if report is not None:
         result.write_report(report, options.command_line())
-    options.write_json(json_file, result.to_dict())
+    write_json(json_file, result.to_dict())
     if not quiet:
         show(stdout, *result.parts(verbose=verbose))
         if report is not None:

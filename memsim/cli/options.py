@@ -5,55 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from memsim.asr.corpora import DATA as DATA
-from memsim.asr.corpora import has_one_split as has_one_split
-from memsim.storage.outputs import require_new as require_new
-from memsim.storage.outputs import require_outputs as require_outputs
-from memsim.storage.outputs import require_page as require_page
-from memsim.storage.outputs import require_safetensors as require_safetensors
-from memsim.storage.outputs import write_json as write_json
-from memsim.storage.outputs import write_text as write_text
-
-if TYPE_CHECKING:
-    from memsim.hardware import HardwareSpec
-
-HARDWARE_PANEL = "Hardware"
-DATA_PANEL = "Data"
+hardware_option = partial(typer.Option, rich_help_panel="Hardware")
+data_option = partial(typer.Option, rich_help_panel="Data")
 
 Hardware = Annotated[
-    str | None,
-    typer.Option(
-        "--hardware",
-        metavar="NAME|FILE",
-        help="Hardware spec: a shipped name or a YAML file.",
-        rich_help_panel=HARDWARE_PANEL,
-    ),
+    str | None, hardware_option("--hardware", metavar="NAME|FILE", help="Hardware spec: a shipped name or a YAML file.")
 ]
-Bits = Annotated[
-    int | None, typer.Option("--bits", metavar="B", help="Weight bits, 2 to 16.", rich_help_panel=HARDWARE_PANEL)
-]
+Bits = Annotated[int | None, hardware_option("--bits", metavar="B", help="Weight bits, 2 to 16.")]
 Cell = Annotated[
     str | None,
-    typer.Option(
-        "--cell",
-        metavar="NAME|FILE",
-        help="Device model of the cells: a shipped name or a file.",
-        rich_help_panel=HARDWARE_PANEL,
-    ),
+    hardware_option("--cell", metavar="NAME|FILE", help="Device model of the cells: a shipped name or a file."),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one key of the spec, such as adc.bits=6. Repeatable.",
-        rich_help_panel=HARDWARE_PANEL,
-    ),
+    hardware_option("--set", metavar="KEY=VALUE", help="Change one key of the spec, such as adc.bits=6. Repeatable."),
 ]
 Budget = Annotated[
     bool, typer.Option("--budget", help="Show how much each non-ideality adds to the error of the products.")
@@ -64,20 +35,14 @@ Cost = Annotated[
 ]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(
-        "--data-root",
-        metavar="DIR",
-        help="Root folder of the corpus. Default: $MEMSIM_DATA/NAME.",
-        rich_help_panel=DATA_PANEL,
-    ),
+    data_option("--data-root", metavar="DIR", help="Root folder of the corpus. Default: $MEMSIM_DATA/NAME."),
 ]
 TextStyle = Annotated[
     str,
-    typer.Option(
+    data_option(
         "--text-style",
         metavar="kaldi|rwth",
         help="Style of the transcripts: kaldi joins it 's to it's, rwth keeps it split.",
-        rich_help_panel=DATA_PANEL,
     ),
 ]
 Architecture = Annotated[
@@ -106,8 +71,6 @@ Compute = Annotated[
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output.")
 ]
-
-
 Report = Annotated[
     Path | None,
     typer.Option(
@@ -117,27 +80,6 @@ Report = Annotated[
         "and --cost do.",
     ),
 ]
-
-
-def choose_hardware(source: str | None, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """See `memsim.hardware.options.choose_hardware`."""
-    from memsim.hardware.options import choose_hardware
-
-    return choose_hardware(source, bits, cell, settings)
-
-
-def change_hardware(spec: HardwareSpec, bits: int | None, cell: str | None, settings: list[str] | None) -> HardwareSpec:
-    """See `memsim.hardware.options.change_hardware`."""
-    from memsim.hardware.options import change_hardware
-
-    return change_hardware(spec, bits, cell, settings)
-
-
-def choose_device(compute: str) -> str:
-    """See `memsim.distributed.choose_device`."""
-    from memsim.distributed import choose_device
-
-    return choose_device(compute)
 
 
 def command_line(*added: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -44,24 +43,19 @@ def warn(message: str) -> None:
     stderr.print(f"warning: {message}", style="yellow", highlight=False)
 
 
-def hush(quiet: bool) -> None:
-    """Silence warnings that the library logs, such as that audio is resampled, if `quiet`; else show them."""
-    logging.getLogger("memsim").setLevel(logging.ERROR if quiet else logging.WARNING)
-
-
-class Draw(Protocol):
-    """A function that shows the progress of a job."""
-
-    def __call__(self, name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
-        """Show the fraction `done` of job `name`, with `detail`, and the count and rate of `total` units if given."""
+Draw = Callable[..., None]
+"""A function that shows progress, with the arguments of `Listener.progress`."""
 
 
 @contextmanager
 def pass_progress(quiet: bool) -> Iterator[Draw]:
-    """Yield a function to call at every step of any number of jobs, each of which may begin at any fraction."""
-    hush(quiet)
+    """Yield a function to call at every step of any number of jobs; one may begin at any fraction.
+
+    With `quiet`, it shows nothing, and warnings of the library (resampled audio) are left out, too.
+    """
+    logging.getLogger("memsim").setLevel(logging.ERROR if quiet else logging.WARNING)
     if quiet:
-        yield lambda name, done, detail="", total=0, unit="": None
+        yield lambda *state, **counted: None
     elif stderr.is_terminal:
         columns = (
             TextColumn("{task.description}", markup=False),

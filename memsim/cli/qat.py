@@ -8,20 +8,21 @@ from typing import Annotated
 import typer
 
 import memsim
+from memsim.asr.corpora import DATA
 from memsim.cli import options
 from memsim.cli.signals import noted_stop_signals
 from memsim.launch import is_first
+from memsim.storage.outputs import write_json
 
 
 def command(
     data: Annotated[
         list[str],
-        typer.Option(
+        options.data_option(
             "--data",
             metavar="DATA",
-            help=f"{options.DATA}. Repeatable; training uses all of them (a repeated name counts twice), and the first "
-            "one gives the dev set.",
-            rich_help_panel=options.DATA_PANEL,
+            help=f"{DATA}. Repeatable: all are trained on (named twice, it counts twice); the first corpus "
+            "gives the dev set.",
         ),
     ],
     out: Annotated[
@@ -31,12 +32,7 @@ def command(
     data_root: options.DataRoot = None,
     dev: Annotated[
         str | None,
-        typer.Option(
-            "--dev",
-            metavar="DATA",
-            help="Dev set. Default: the dev split of the first corpus.",
-            rich_help_panel=options.DATA_PANEL,
-        ),
+        options.data_option("--dev", metavar="DATA", help="Dev set. Default: the dev split of the first corpus."),
     ] = None,
     text_style: options.TextStyle = "kaldi",
     config: Annotated[
@@ -77,11 +73,10 @@ def command(
     ] = None,
     lexicon: Annotated[
         str | None,
-        typer.Option(
+        options.data_option(
             "--lexicon",
             metavar="FILE|cmudict",
             help="Pronunciation lexicon for a recipe with phonemes, instead of the one that it names.",
-            rich_help_panel=options.DATA_PANEL,
         ),
     ] = None,
     resume: Annotated[
@@ -139,4 +134,4 @@ def command(
         )
         listener.say(str(result))
         if is_first():
-            options.write_json(json_file, result.to_dict())
+            write_json(json_file, result.to_dict())

@@ -15,7 +15,8 @@ from memsim.asr.running import Progress
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult, run_network
 from memsim.evaluation.result import Evaluation, spread
-from memsim.evaluation.task import Network, Score, System, Target, Task
+from memsim.evaluation.target import Target
+from memsim.evaluation.task import Network, Score, System, Task
 from memsim.hardware import EFFECTS
 from memsim.nn.budget import Budget, LayerBudget, layer_budget
 from memsim.nn.chip import mapping_of, swapped, under

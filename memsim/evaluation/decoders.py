@@ -18,12 +18,14 @@ from memsim.asr.prior import measure_log_prior, stored_log_prior
 from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import Progress, outputs
 from memsim.asr.scoring import score
+from memsim.asr.tokens import Tokens
 from memsim.evaluation.options import Decoding
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.speech import GREEDY
-from memsim.evaluation.target import EvaluationTarget
+from memsim.evaluation.target import Target
 from memsim.evaluation.task import System
 from memsim.nn.chip import mapping_of
+from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.files import file_sha256
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
@@ -67,7 +69,7 @@ class Tuning:
 class DigitalOutputs:
     """The digital model's outputs for a corpus, computed when they are first used and kept from then on."""
 
-    def __init__(self, target: EvaluationTarget, corpus: Corpus, device: str, progress: Progress) -> None:
+    def __init__(self, target: Target, corpus: Corpus, device: str, progress: Progress) -> None:
         self.target = target
         self.corpus = corpus
         self._device = device
@@ -77,7 +79,7 @@ class DigitalOutputs:
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
         """Yield batches: the utterances' numbers, log-probabilities [batch, frames, tokens] and lengths [batch]."""
         if not self._kept:
-            digital = replace(self.target.recogniser, model=self.target.digital.to(self._device))
+            digital = replace(self.target.template, model=self.target.digital.to(self._device))
             utterances = self.corpus.utterances
             name, done = f"digital, {self.corpus.split}", 0
             for batch, log_probs, lengths in outputs(
@@ -90,9 +92,9 @@ class DigitalOutputs:
         return iter(self._kept)
 
 
-def find_log_prior(target: EvaluationTarget, digital: DigitalOutputs) -> tuple[Tensor, str]:
+def find_log_prior(checkpoint: Checkpoint, tokens: Tokens, digital: DigitalOutputs) -> tuple[Tensor, str]:
     """Return the prior [tokens] in the checkpoint, else that of the digital model's outputs, and its source."""
-    stored = stored_log_prior(target.checkpoint, len(target.recogniser.tokens))
+    stored = stored_log_prior(checkpoint, len(tokens))
     if stored is not None:
         return stored, "checkpoint"
     measured = measure_log_prior((log_probs, lengths) for _, log_probs, lengths in digital)
@@ -124,7 +126,13 @@ def tune(
 
 
 def make_decoder(
-    options: Decoding, target: EvaluationTarget, corpus: Corpus, dev: Corpus | None, device: str, progress: Progress
+    options: Decoding,
+    target: Target,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    dev: Corpus | None,
+    device: str,
+    progress: Progress,
 ) -> tuple[Decoder | None, dict[str, Any]]:
     """Make the requested beam search (None for greedy decoding), and its description for results.
 
@@ -132,12 +140,12 @@ def make_decoder(
     """
     if options.decoder == "greedy":
         return None, dict(GREEDY)
-    if isinstance(target.recogniser.kind, RNNT):
+    if isinstance(target.template.kind, RNNT):
         options.require_transducers()
-        beam = TransducerBeam(target.recogniser.tokens)
+        beam = TransducerBeam(target.template.tokens)
         beam = beam if options.beam_size is None else replace(beam, width=options.beam_size)
         return beam, {"decoder": "beam", "options": {"beam_size": beam.width}}
-    tokens, lm = target.recogniser.tokens, None if options.lm is None else Path(options.lm)
+    tokens, lm = target.template.tokens, None if options.lm is None else Path(options.lm)
     names = ("lm_weight", "prior_weight", "beam_size", "beam_tokens", "beam_threshold")
     given = {name: getattr(options, name) for name in names}
     settings = replace(BeamOptions(), **{name: value for name, value in given.items() if value is not None})
@@ -148,7 +156,7 @@ def make_decoder(
     outputs = DigitalOutputs(target, dev or corpus, device, progress)
     log_prior, source = None, None
     if options.tune or settings.prior_weight:
-        log_prior, source = find_log_prior(target, outputs)
+        log_prior, source = find_log_prior(checkpoint, tokens, outputs)
     search = BeamSearch(tokens, words, lm, log_prior, settings)
     facts: dict[str, Any] = {
         "decoder": "beam",
@@ -163,7 +171,7 @@ def make_decoder(
 
 def hypotheses(
     evaluation: Evaluation,
-    target: EvaluationTarget | None = None,
+    target: Target | None = None,
     *,
     nbest: int = 0,
     device: str = "cpu",

@@ -28,12 +28,11 @@ from memsim.evaluation.options import Decoding, Findings, Sharing
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.results_file import remove_results
 from memsim.evaluation.run import run_study
-from memsim.evaluation.speech import CheckpointNetworks, SpeechTask
+from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.study import Point, PointFacts, Study
 from memsim.evaluation.sweep import points_of, sweep_points
-from memsim.evaluation.target import EvaluationTarget, with_decoder
-from memsim.evaluation.task import Target, Task
-from memsim.evaluation.work import ListeningWatcher
+from memsim.evaluation.target import CheckpointNetworks, Target, with_decoder
+from memsim.evaluation.task import Task
 from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
@@ -186,7 +185,7 @@ def evaluate(
     if split is not None and has_one_split(data):
         raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
     with _joined(sharing, listener, force=force) as (workers, listener):
-        opened, said = open_checkpoint(name, architecture, _text(architecture_config))
+        opened, said = open_checkpoint(name, architecture, architecture_config)
         for line in filter(None, (said, opened.prefix_note)):
             listener.say(line)
 
@@ -204,17 +203,17 @@ def evaluate(
         device = work.device
         compared = None
         if reference is not None:
-            compared = open_network(str(reference), "--reference", architecture, _text(architecture_config))
+            compared = open_network(str(reference), "--reference", architecture, architecture_config)
         networks = CheckpointNetworks(opened, compared)
         target = networks.target(points[0].spec if points else None, seed)
-        corpus = with_unwritable(corpus, target.recogniser.tokens)
-        task = SpeechTask.of(target.recogniser, corpus, loss=findings.loss)
+        corpus = with_unwritable(corpus, target.template.tokens)
+        task = SpeechTask.of(target.template, corpus, loss=findings.loss)
         study = Study(task, networks, points, trials, seed)
         if not mapping_of(target.digital).mapped:
             raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
         _say_what_matters(target, opened, corpus, listener)
         with listener.working():
-            search, decoded = make_decoder(decoding, target, corpus, dev, device, listener.progress)
+            search, decoded = make_decoder(decoding, target, opened, corpus, dev, device, listener.progress)
             if search is not None:
                 target = with_decoder(target, search)
                 task, networks = replace(task, decoding=decoded), replace(networks, decoder=search)
@@ -254,11 +253,7 @@ def merge_results(results: str | Path | Sequence[str | Path]) -> EvaluationResul
     return EvaluationResult(tuple(EvaluatedPoint(*point) for point in merge(paths)))
 
 
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _say_what_matters(target: EvaluationTarget, opened: Checkpoint, corpus: Corpus, listener: Listener) -> None:
+def _say_what_matters(target: Target, opened: Checkpoint, corpus: Corpus, listener: Listener) -> None:
     """Report how a mapped file is used, and warn about what may distort the result."""
     plan = mapping_of(target.digital).plan
     warnings: list[str] = []
@@ -325,7 +320,7 @@ class _Work:
             found["budget"] = _budget(target, self.listener, required=findings.budget is True)
         if findings.sensitivity:
             found["sensitivity"] = sensitivity(target, task, device=self.device, progress=self.listener.progress)
-        if findings.cost is not False and isinstance(task, SpeechTask) and isinstance(target, EvaluationTarget):
+        if findings.cost is not False and isinstance(task, SpeechTask):
             found["cost"] = chip_cost(target, task.corpus, device=self.device, progress=self.listener.progress)
         return found
 
@@ -341,9 +336,8 @@ class _Work:
             results=sharing.file,
             workers=self.workers,
             target=target,
-            watcher=ListeningWatcher(listener),
+            listener=listener,
             stop_request=self.stop_request,
-            on_resume=lambda resumed: listener.say(f"{sharing.results}: {resumed}"),
         )
         if self.findings.ablate:
             found["ablation"] = ablate(target, done[0][1], device=self.device, progress=listener.progress)

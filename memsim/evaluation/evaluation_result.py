@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memsim.errors import InputError
 from memsim.evaluation.ablation import AblationStep, Sensitivity
-from memsim.evaluation.network_cost import Cost
 from memsim.evaluation.result import Evaluation, Trial
 from memsim.evaluation.study import PointFacts
 from memsim.hardware import HardwareSpec
 from memsim.nn.budget import Budget
+from memsim.nn.layer_cost import Cost
 from memsim.storage.outputs import require_page, write_text
 from memsim.units import counted
 from memsim.version import __version__

@@ -20,13 +20,12 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.evaluation.measure import Measure
 from memsim.evaluation.module_batches import Batches, inputs_and_targets
-from memsim.evaluation.task import CheckpointFacts, Score, System, Task
+from memsim.evaluation.target import Target, digital_twin
+from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.hardware import HardwareSpec
-from memsim.mapping import digital_twin
 from memsim.nn.batches import MISFITS, described, run_batch
-from memsim.nn.budget import require_samples
 from memsim.nn.calibration import Calibration, given_statistics
-from memsim.nn.chip import ChipMapping, mapping_of, remap
+from memsim.nn.chip import ChipMapping
 from memsim.nn.finite import first_not_finite
 from memsim.nn.mapping import measure_inputs
 from memsim.units import counted, si
@@ -162,11 +161,6 @@ class ModuleTask(Task):
     def extent(self) -> float:
         """The number of examples."""
         return float(sum(self.sizes))
-
-    @property
-    def losses(self) -> str:
-        """See `Task`: layers are told apart by the score itself."""
-        return ""
 
     def run_batch(
         self, network: RunningModule, group: Sequence[int], device: str
@@ -383,40 +377,9 @@ class ModuleNetworks:
         given = self.calibration
         return given_statistics(given) if isinstance(given, Mapping) else measure_inputs(self.model, given)
 
-    def target(self, spec: HardwareSpec | None, seed: int | None) -> ModuleTarget:
+    def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
         """See `Networks`. Raises InputError as `map_model` does."""
-        made = digital_twin(self.model, spec or self.stored_spec, self.statistics, seed or 0)
-        digital, chosen, statistics = made
-        full_precision = RunningModule(copy.deepcopy(self.model).eval())
-        return ModuleTarget(self.facts.path, chosen, seed or 0, statistics, full_precision, digital)
-
-
-@dataclass(frozen=True)
-class ModuleTarget:
-    """A module on one hardware spec, ready to run."""
-
-    path: Path
-    spec: HardwareSpec
-    seed: int
-    statistics: Mapping[str, InputStatistics]
-    full_precision: RunningModule
-    digital: nn.Module
-
-    def chip(self, trial: int) -> nn.Module:
-        """See `Target`."""
-        return remap(self.digital, self.spec, seed=self.seed + trial, trial=trial, statistics=self.statistics)
-
-    def running(self, model: nn.Module) -> RunningModule:
-        """See `Target`."""
-        return RunningModule(model)
-
-    def network(self, system: System) -> RunningModule:
-        """See `Target`."""
-        if system.role == "full_precision":
-            return self.full_precision
-        return RunningModule(self.chip(system.trial) if system.role == "chip" else self.digital)
-
-    def require_samples(self) -> None:
-        """See `Target`."""
-        names = (layer.name for layer in mapping_of(self.digital).mapped)
-        require_samples(self.path, names, self.statistics, "use calibration data that reach them")
+        digital, chosen, statistics = digital_twin(self.model, spec or self.stored_spec, self.statistics, seed or 0)
+        network = RunningModule(copy.deepcopy(self.model).eval())
+        remedy = "use calibration data that reach them"
+        return Target(self.facts.path, chosen, seed or 0, statistics, digital, network, network, remedy)

@@ -12,17 +12,16 @@ from memsim.asr.data import FeatureSource, evaluation_batches
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import Progress, transcribe
 from memsim.asr.utterances import Utterance
-from memsim.evaluation.target import EvaluationTarget
+from memsim.evaluation.target import Target
 from memsim.nn.chip import mapping_of
-from memsim.nn.layer_cost import Cost as Cost
-from memsim.nn.layer_cost import LayerCost as LayerCost
+from memsim.nn.layer_cost import Cost, LayerCost
 
 COST_UTTERANCES = 24
 """The number of utterances, evenly taken, on which the cost of a chip is measured, about."""
 
 
 def chip_cost(
-    target: EvaluationTarget, corpus: Corpus, *, device: str = "cpu", progress: Progress = lambda name, done: None
+    target: Target, corpus: Corpus, *, device: str = "cpu", progress: Progress = lambda name, done: None
 ) -> Cost:
     """Measure the cost of the target's first chip on some utterances of `corpus`, one at a time."""
     every = max(1, len(corpus.utterances) // COST_UTTERANCES)
@@ -31,7 +30,7 @@ def chip_cost(
     mapping = mapping_of(chip)
     mapping.reads.count_work = True
     try:
-        _hear(replace(target.recogniser, model=chip), utterances, progress)
+        _hear(replace(target.template, model=chip), utterances, progress)
     finally:
         mapping.reads.count_work = False
         mapping.release()

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -72,7 +72,7 @@ class Header:
         written = _HEADER.validate_python(line)
         if written.trials < 1 or not written.points:
             raise ValueError("a study of no points")
-        facts = {each.name: getattr(written, each.name) for each in fields(written)}
+        facts = dict(vars(written))
         shard, memsim = facts.pop("shard"), facts.pop("memsim")
         return cls(StudyFacts(task=task, **facts), shard, memsim)
 

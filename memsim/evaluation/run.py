@@ -14,8 +14,11 @@ from memsim.evaluation.processes import in_processes
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.results_file import ResultsFile, Shard, adding_to, by_system
 from memsim.evaluation.study import PointFacts, Study, StudyFacts, WorkItem, divided, share
-from memsim.evaluation.task import Score, System, Target
-from memsim.evaluation.work import Done, Evaluator, Resumed, Unwatched, Watcher, tally
+from memsim.evaluation.target import Target
+from memsim.evaluation.task import Score, System
+from memsim.evaluation.work import Done, Evaluator, Watcher, tally
+from memsim.listener import Listener
+from memsim.units import counted
 
 StopRequest = Callable[[], int | None]
 """Returns the number of the signal that asked to stop, if one did."""
@@ -30,9 +33,8 @@ def run_study(
     results: Path | None = None,
     workers: Workers | None = None,
     target: Target | None = None,
-    watcher: Watcher | None = None,
+    listener: Listener | None = None,
     stop_request: StopRequest = lambda: None,
-    on_resume: Callable[[Resumed], None] = lambda found: None,
 ) -> list[tuple[PointFacts, Evaluation]]:
     """Return the result of every point of `study`; nothing for a shard, and in all but the first of `workers`.
 
@@ -44,14 +46,13 @@ def run_study(
         shard: Do only this shard of the work; `memsim.evaluation.merge` joins the `results` of all shards.
         results: a results file that grows as parts are done. Parts of an earlier run of the study are kept.
         workers: the processes of a torchrun, which share the work.
-        watcher: follows the run.
         target: the networks of the first point, where they are prepared already.
+        listener: follows the run, and is told before it what `results` held already.
         stop_request: asked after every batch.
-        on_resume: called, before anything runs, with the parts that `results` held; not called if it held none.
 
     Raises InputError as `prepare` and `adding_to` do, and Stopped when it was asked to stop and something is left.
     """
-    workers, watcher = workers or Workers(), watcher or Unwatched()
+    workers, listener = workers or Workers(), listener or Listener()
     facts = study.facts
     items = divided(list(facts.systems()), len(study.task.groups), shard[1] if shard else max(jobs, workers.size))
     if shard:
@@ -65,8 +66,8 @@ def run_study(
         items = [item for item in (_left(study, item, covered) for item in planned) if item.batches]
         left = _outcomes(study, items)
         if file is not None and file.parts:
-            on_resume(_resumed(study, planned, items, (wanted - left, wanted)))
-        watcher.begin(facts, wanted, wanted - left)
+            listener.say(f"{results}: {_resumed(study, planned, items, wanted, left)}")
+        watcher = Watcher(listener, facts, wanted, wanted - left)
         if jobs > 1:
             done = in_processes(study, items, device, jobs, watcher, stop_request)
         else:
@@ -86,11 +87,15 @@ def run_study(
     return [(point, collected.evaluations[point.hardware]) for point in facts.points] if collected.whole else []
 
 
-def _resumed(study: Study, planned: Sequence[WorkItem], left: Sequence[WorkItem], outcomes: tuple[int, int]) -> Resumed:
-    """Count the planned items that are done."""
-    chips, unfinished = ({item.system for item in items if item.system.role == "chip"} for items in (planned, left))
-    items, done = (len(planned) - len(left), len(planned)), (len(chips - unfinished), len(chips))
-    return Resumed(items, done, outcomes, study.task.outcome)
+def _resumed(study: Study, planned: Sequence[WorkItem], rest: Sequence[WorkItem], wanted: int, left: int) -> str:
+    """Say what an earlier run has done of the items that are planned and of the outcomes that are wanted."""
+    chips, unfinished = ({item.system for item in items if item.system.role == "chip"} for items in (planned, rest))
+    return (
+        f"found {len(planned) - len(rest)} of {counted(len(planned), 'work item')} "
+        f"({len(chips - unfinished)} of {counted(len(chips), 'chip')}, "
+        f"{wanted - left:,} of {counted(wanted, study.task.outcome)}); "
+        + (f"goes on with the other {len(rest)}" if rest else "nothing is left to run")
+    )
 
 
 def _outcomes(study: Study, items: Iterable[WorkItem]) -> int:

@@ -16,19 +16,16 @@ from torch import Tensor
 from memsim.asr import scoring
 from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import BATCH_SECONDS, FeatureSource, bucket, encode_text, evaluation_batch
-from memsim.asr.recogniser import Decoder, Recogniser
+from memsim.asr.ctc import encode_text
+from memsim.asr.data import BATCH_SECONDS, FeatureSource, bucket, evaluation_batch
+from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import outputs
 from memsim.asr.scoring import TextErrors
 from memsim.asr.utterances import Utterance
 from memsim.evaluation.measure import CER, WER
 from memsim.evaluation.options import describe_decoding
-from memsim.evaluation.target import EvaluationTarget, StoredNetworks, has_full_precision, prepare, with_decoder
-from memsim.evaluation.task import CheckpointFacts, Score, Task
+from memsim.evaluation.task import Score, Task
 from memsim.evaluation.verdicts import lost_text, why_unusable
-from memsim.hardware import HardwareSpec
-from memsim.networks.mapped_file import stored_seed, stored_spec
-from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
 CACHED_BYTES = 1e8
@@ -220,7 +217,7 @@ class SpeechTask(Task):
         data["utterances"] = [dict(zip(keys, values, strict=True)) for values in data["utterances"]]
         seconds = data.pop("seconds")
         found = {key: line[key] for key in ("loss_name", "with_losses", "decoding")}
-        return cls(**asdict_of(_WRITTEN.validate_python({**found, "corpus": data, "seconds": seconds})))
+        return cls(**vars(_WRITTEN.validate_python({**found, "corpus": data, "seconds": seconds})))
 
     def identity(self) -> dict[str, Any]:
         """See `Task`."""
@@ -298,11 +295,6 @@ class SpeechTask(Task):
         return {"decoding": self.decoding}
 
 
-def asdict_of(written: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, as they are."""
-    return {each.name: getattr(written, each.name) for each in fields(written)}
-
-
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The values in mappings within mappings, each with the path to it."""
     if isinstance(value, Mapping):
@@ -333,51 +325,3 @@ class _WrittenOutcomes:
 
 
 _WRITTEN, _OUTCOMES = TypeAdapter(_WrittenTask), TypeAdapter(_WrittenOutcomes)
-
-
-@dataclass(frozen=True)
-class CheckpointNetworks:
-    """The recogniser of a checkpoint on hardware. Its network is built once, and every target is made from it."""
-
-    checkpoint: Checkpoint
-    reference: Checkpoint | None = None
-    decoder: Decoder | None = None
-    """The beam search; None for greedy decoding."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "loaded"}
-
-    @property
-    def facts(self) -> CheckpointFacts:
-        """See `Networks`."""
-        return CheckpointFacts.of(self.checkpoint)
-
-    @property
-    def reference_sha256(self) -> str | None:
-        """See `Networks`."""
-        return None if self.reference is None else self.reference.sha256
-
-    @property
-    def has_full_precision(self) -> bool:
-        """See `Networks`."""
-        return has_full_precision(self.checkpoint, self.reference)
-
-    @property
-    def stored_spec(self) -> HardwareSpec:
-        """See `Networks`."""
-        return stored_spec(self.checkpoint)[0]
-
-    @property
-    def stored_seed(self) -> int:
-        """See `Networks`."""
-        return stored_seed(self.checkpoint)
-
-    @cached_property
-    def loaded(self) -> StoredNetworks:
-        """The networks in the files, read when they are first needed."""
-        return StoredNetworks(self.checkpoint, self.reference)
-
-    def target(self, spec: HardwareSpec | None, seed: int | None) -> EvaluationTarget:
-        """See `Networks`. Raises InputError as `prepare` does."""
-        target = prepare(self.checkpoint, spec=spec, seed=seed, reference=self.reference, stored=self.loaded.on_cpu())
-        return target if self.decoder is None else with_decoder(target, self.decoder)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.result import Evaluation, Trial
-from memsim.evaluation.task import CheckpointFacts, Networks, Score, System, Target, Task
+from memsim.evaluation.target import Target
+from memsim.evaluation.task import CheckpointFacts, Score, System, Task
 from memsim.hardware import HardwareSpec
 from memsim.units import counted
 
@@ -106,6 +107,33 @@ class StudyFacts:
             scores[System("digital", point.digital)],
             tuple(Trial.of(whole[chip], scores[chip], self.task) for chip in chips),
         )
+
+
+class Networks(Protocol):
+    """The source of networks: it makes those of every hardware spec. It is sent to other processes."""
+
+    @property
+    def facts(self) -> CheckpointFacts:
+        """The origin of the weights."""
+
+    @property
+    def reference_sha256(self) -> str | None:
+        """The hash of another checkpoint that full precision is taken from, if one is."""
+
+    @property
+    def has_full_precision(self) -> bool:
+        """Whether full-precision weights are at hand."""
+
+    @property
+    def stored_spec(self) -> HardwareSpec:
+        """The spec that holds where none is given. Raises InputError where there is none."""
+
+    @property
+    def stored_seed(self) -> int:
+        """The seed of the first chip where none is given."""
+
+    def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
+        """Make the networks on `spec`, whose first chip has `seed`; None for what is stored."""
 
 
 @dataclass(frozen=True)

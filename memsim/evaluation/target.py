@@ -1,10 +1,13 @@
-"""A checkpoint ready for evaluation: its quantised digital network, and the chips that are made from it."""
+"""Networks on one hardware spec, ready to run, and how those of a checkpoint are made."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,59 +16,43 @@ from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.errors import InputError
-from memsim.evaluation.task import System
+from memsim.evaluation.task import CheckpointFacts, System
 from memsim.hardware import HardwareSpec
-from memsim.mapping import digital_twin
-from memsim.networks.mapped_file import load_chip
+from memsim.networks.mapped_file import load_chip, stored_seed, stored_spec
 from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
-from memsim.nn.chip import ChipMapping, mapping_of, remap
+from memsim.nn.chip import mapping_of, remap
+from memsim.nn.mapping import map_model
+from memsim.nn.plan import chosen_bits
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
 
 @dataclass(frozen=True)
-class StoredNetworks:
-    """The networks in checkpoint files, each built once, when it is first asked for."""
+class Target:
+    """Networks on one hardware spec: the quantised digital one, and the chips that are made from it."""
 
-    checkpoint: Checkpoint
-    reference_file: Checkpoint | None = None
-
-    @cached_property
-    def recogniser(self) -> Recogniser:
-        """The recogniser of an unmapped file."""
-        return load_recogniser(self.checkpoint)
-
-    @cached_property
-    def chip(self) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
-        """The recogniser of a mapped file on its arrays, and the statistics of its layers' inputs."""
-        return load_chip(self.checkpoint)
-
-    @cached_property
-    def reference(self) -> Recogniser | None:
-        """The network to compare with, where another file has it."""
-        return None if self.reference_file is None else load_recogniser(self.reference_file)
-
-    def on_cpu(self) -> StoredNetworks:
-        """Move what was loaded back from where it has run: networks are made on the CPU."""
-        for loaded in (self.__dict__.get("recogniser"), self.__dict__.get("reference")):
-            if loaded is not None:
-                loaded.model.to("cpu")
-        return self
-
-
-@dataclass(frozen=True)
-class EvaluationTarget:
-    """A checkpoint ready for evaluation: its quantised digital network, and the chips that are made from it."""
-
-    checkpoint: Checkpoint
-    recogniser: Recogniser
+    path: Path
+    """The origin of the weights, for messages."""
     spec: HardwareSpec
     seed: int
+    """The seed of the first chip."""
     statistics: Mapping[str, InputStatistics]
-    full_precision: Recogniser | None
+    """The statistics of the inputs of layers, from which converters take their ranges."""
     digital: nn.Module
-    programmed: nn.Module | None  # the chip of a mapped file, if it runs unchanged
+    template: Any
+    """A network as the task runs it, such as a recogniser; those of this target differ from it in their `model`."""
+    full_precision: Any | None
+    """The network in full precision, as the task runs it; None where it is not known."""
+    remedy: str
+    """How inputs of layers that were not measured can be, for a message."""
+    programmed: nn.Module | None = None
+    """The chip of a mapped file, where it is to run as it is."""
+
+    def require_samples(self) -> None:
+        """Raise InputError unless the inputs of all layers on arrays were measured, which an error budget needs."""
+        names = (layer.name for layer in mapping_of(self.digital).mapped)
+        require_samples(self.path, names, self.statistics, self.remedy)
 
     def chip(self, trial: int) -> nn.Module:
         """Program the chip of seed `seed` + `trial`."""
@@ -73,104 +60,155 @@ class EvaluationTarget:
             return self.programmed
         return remap(self.digital, self.spec, seed=self.seed + trial, trial=trial, statistics=self.statistics)
 
-    def require_samples(self) -> None:
-        """Raise InputError unless the inputs of all layers on arrays were measured."""
-        names = (layer.name for layer in mapping_of(self.digital).mapped)
-        require_samples(self.checkpoint.path, names, self.statistics, measuring(self.checkpoint))
+    def network(self, system: System) -> Any:
+        """Return the network of that role; chips are programmed when they are asked for.
 
-    def network(self, system: System) -> Recogniser:
-        """Return the recogniser of that role. Raises ValueError for full precision where there is none."""
+        Raises ValueError for full precision where there is none.
+        """
         if system.role == "full_precision":
             if self.full_precision is None:
                 raise ValueError("the study has no full-precision weights")
             return self.full_precision
         return self.running(self.chip(system.trial) if system.role == "chip" else self.digital)
 
-    def running(self, model: nn.Module) -> Recogniser:
-        """Return `model` as a recogniser, with this one's tokens and decoder."""
-        return replace(self.recogniser, model=model)
+    def running(self, model: nn.Module) -> Any:
+        """Return `model`, a network of this target or one made of it, as the task runs it."""
+        return replace(self.template, model=model)
 
 
-def prepare(
-    checkpoint: Checkpoint,
-    *,
-    spec: HardwareSpec | None = None,
-    seed: int | None = None,
-    reference: Checkpoint | None = None,
-    stored: StoredNetworks | None = None,
-) -> EvaluationTarget:
-    """Load `checkpoint` for evaluation on chips with the seeds `seed` (default 0), `seed` + 1, ...
+@dataclass(frozen=True)
+class CheckpointNetworks:
+    """The recogniser of a checkpoint on hardware. The network of a file is built once; every target is made of it."""
 
-    An unmapped checkpoint needs a `spec`, on which it is mapped. A mapped one runs as it is where `spec` and `seed` are
-    None, and later chips program its levels again; otherwise its levels are mapped under `spec` (default: its own).
-    `stored` has the networks of the files where several targets share them.
-    Raises InputError when the checkpoint cannot be run or lacks the statistics that the spec's converters need.
+    checkpoint: Checkpoint
+    reference: Checkpoint | None = None
+    """Another checkpoint, which full precision is taken from."""
+    decoder: Decoder | None = None
+    """The beam search; None for greedy decoding."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    @property
+    def facts(self) -> CheckpointFacts:
+        """See `Networks`."""
+        return CheckpointFacts(self.checkpoint.path, self.checkpoint.kind, self.checkpoint.sha256)
+
+    @property
+    def reference_sha256(self) -> str | None:
+        """See `Networks`."""
+        return None if self.reference is None else self.reference.sha256
+
+    @property
+    def has_full_precision(self) -> bool:
+        """See `Networks`."""
+        return self.reference is not None or self._is_full_precision
+
+    @property
+    def stored_spec(self) -> HardwareSpec:
+        """See `Networks`."""
+        return stored_spec(self.checkpoint)[0]
+
+    @property
+    def stored_seed(self) -> int:
+        """See `Networks`."""
+        return stored_seed(self.checkpoint)
+
+    @property
+    def _is_full_precision(self) -> bool:
+        return self.checkpoint.kind != "mapped" and is_full_precision(self.checkpoint)
+
+    @cached_property
+    def _unmapped(self) -> Recogniser:
+        return load_recogniser(self.checkpoint)
+
+    @cached_property
+    def _mapped(self) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
+        return load_chip(self.checkpoint)
+
+    @cached_property
+    def _reference(self) -> Recogniser | None:
+        return None if self.reference is None else load_recogniser(self.reference)
+
+    def target(self, spec: HardwareSpec | None = None, seed: int | None = None) -> Target:
+        """Load the checkpoint for evaluation on chips with the seeds `seed` (default 0), `seed` + 1, ...
+
+        An unmapped checkpoint needs a `spec`, on which it is mapped. A mapped one runs as it is where `spec` and `seed`
+        are None, and later chips program its levels again; otherwise its levels are mapped under `spec` (default: its
+        own). Raises InputError when the checkpoint cannot be run or lacks the statistics that the spec's converters
+        need.
+        """
+        for loaded in (self.__dict__.get("_unmapped"), self.__dict__.get("_reference")):
+            if loaded is not None:
+                loaded.model.to("cpu")  # from where it has run: networks are made on the CPU
+        programmed: nn.Module | None = None
+        full_precision: Recogniser | None = None
+        statistics: Mapping[str, InputStatistics]
+        if spec is not None and spec.cell != "ideal":
+            load_device(spec.cell)  # a broken device file is reported before anything runs
+        if self.checkpoint.kind == "mapped":
+            recogniser, statistics = self._mapped
+            mapping = mapping_of(recogniser.model)
+            if spec is None and seed is None:
+                programmed = recogniser.model
+            seed = mapping.seed if seed is None else seed
+            spec = spec or mapping.spec
+            digital = remap(recogniser.model, spec.digital_twin(), seed=seed, statistics=statistics)
+            remedy = "map the unmapped checkpoint again with `memsim map --calibrate DATA`"
+        else:
+            if spec is None:
+                raise ValueError("an unmapped checkpoint needs a hardware spec")
+            recogniser, seed = self._unmapped, seed or 0
+            if self._is_full_precision:
+                full_precision = recogniser
+            digital, spec, statistics = digital_twin(recogniser.model, spec, stored_statistics(self.checkpoint), seed)
+            remedy = "map it with `memsim map --calibrate DATA` and evaluate the file that this writes"
+        path = self.checkpoint.path
+        target = Target(path, spec, seed, statistics, digital, recogniser, full_precision, remedy, programmed)
+        _require_statistics(target)
+        if self.reference is not None:
+            target = replace(target, full_precision=self._reference)
+        return target if self.decoder is None else with_decoder(target, self.decoder)
+
+
+def digital_twin(
+    model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], seed: int
+) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
+    """Return `model` as quantised digital layers, from which `memsim.nn.mapping.remap` programs chips.
+
+    It holds the levels that every chip of `spec` is programmed with. The other values are `spec` with its weight bits
+    chosen, and `statistics` with those of embeddings.
     """
-    stored = stored or StoredNetworks(checkpoint, reference)
-    programmed: nn.Module | None = None
-    full_precision: Recogniser | None = None
-    if spec is not None and spec.cell != "ideal":
-        load_device(spec.cell)  # a broken device file is reported before anything runs
-    statistics: Mapping[str, InputStatistics]
-    if checkpoint.kind == "mapped":
-        recogniser, statistics = stored.chip
-        mapping = mapping_of(recogniser.model)
-        if spec is None and seed is None:
-            programmed = recogniser.model
-        seed = mapping.seed if seed is None else seed
-        spec = spec or mapping.spec
-        digital = remap(recogniser.model, spec.digital_twin(), seed=seed, statistics=statistics)
-    else:
-        if spec is None:
-            raise ValueError("an unmapped checkpoint needs a hardware spec")
-        recogniser = stored.recogniser
-        if has_full_precision(checkpoint):
-            full_precision = recogniser
-        seed = seed or 0
-        digital, spec, statistics = digital_twin(recogniser.model, spec, stored_statistics(checkpoint), seed)
-    _require_statistics(checkpoint, spec, mapping_of(digital), statistics)
-    if reference is not None:
-        full_precision = stored.reference
-    return EvaluationTarget(checkpoint, recogniser, spec, seed, statistics, full_precision, digital, programmed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` has them
+        digital = map_model(model, spec.digital_twin(), calibration=statistics, seed=seed)
+    plan = mapping_of(digital).plan
+    return digital, chosen_bits(spec, plan), plan.completed(statistics)
 
 
-def with_decoder(target: EvaluationTarget, search: Decoder) -> EvaluationTarget:
-    """Return `target` with `search` as the decoder of all its networks, on chips or not.
+def with_decoder(target: Target, search: Decoder) -> Target:
+    """Return the `target` of a recogniser with `search` as the decoder of all its networks, on chips or not.
 
     Raises InputError when its full-precision reference has other tokens.
     """
     full_precision = target.full_precision
     if full_precision is not None:
-        if full_precision.tokens != target.recogniser.tokens:
+        if full_precision.tokens != target.template.tokens:
             raise InputError("beam search: the full-precision reference has other tokens than the checkpoint")
         full_precision = replace(full_precision, decoder=search)
-    return replace(target, recogniser=replace(target.recogniser, decoder=search), full_precision=full_precision)
+    return replace(target, template=replace(target.template, decoder=search), full_precision=full_precision)
 
 
-def has_full_precision(checkpoint: Checkpoint, reference: Checkpoint | None = None) -> bool:
-    """Whether there are full-precision weights to compare with, in `checkpoint` itself or in a reference."""
-    return reference is not None or (checkpoint.kind != "mapped" and is_full_precision(checkpoint))
-
-
-def _require_statistics(
-    checkpoint: Checkpoint, spec: HardwareSpec, mapping: ChipMapping, statistics: Mapping[str, InputStatistics]
-) -> None:
+def _require_statistics(target: Target) -> None:
     """Raise InputError where converters or cells lack the input statistics that their ranges are taken from."""
     missing = [
         layer.name
-        for layer in mapping.mapped
-        if layer.name not in statistics and needs_calibration(spec.for_layer(layer.name))
+        for layer in mapping_of(target.digital).mapped
+        if layer.name not in target.statistics and needs_calibration(target.spec.for_layer(layer.name))
     ]
     if missing:
         more = f" and {counted(len(missing) - 1, 'more layer')}" if len(missing) > 1 else ""
         raise InputError(
-            f"{checkpoint.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are not set; "
-            f"{measuring(checkpoint)}"
+            f"{target.path}: holds no input statistics for {missing[0]}{more}, so converter ranges are open; "
+            f"{target.remedy}"
         )
-
-
-def measuring(checkpoint: Checkpoint) -> str:
-    """Return the remedy for a `checkpoint` without input statistics, for a message."""
-    if checkpoint.kind == "mapped":
-        return "map the unmapped checkpoint again with `memsim map --calibrate DATA`"
-    return "map it with `memsim map --calibrate DATA` and evaluate the file that this writes"

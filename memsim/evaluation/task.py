@@ -17,10 +17,7 @@ from torch import nn
 
 from memsim.asr import bootstrap
 from memsim.asr.bootstrap import Interval
-from memsim.crossbar.statistics import InputStatistics
 from memsim.evaluation.measure import Measure
-from memsim.hardware import HardwareSpec
-from memsim.storage.checkpoint import Checkpoint
 
 
 class Score(ABC):
@@ -229,67 +226,3 @@ class CheckpointFacts:
     path: Path
     kind: str
     sha256: str
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> CheckpointFacts:
-        """Take the facts of `checkpoint`."""
-        return cls(checkpoint.path, checkpoint.kind, checkpoint.sha256)
-
-
-class Target(Protocol):
-    """Networks on one hardware spec, ready to run."""
-
-    @property
-    def spec(self) -> HardwareSpec:
-        """The hardware."""
-
-    @property
-    def digital(self) -> nn.Module:
-        """The quantised digital network."""
-
-    @property
-    def full_precision(self) -> Network | None:
-        """The network in full precision, where it is known."""
-
-    def require_samples(self) -> None:
-        """Raise InputError unless the inputs of all layers on arrays were measured, which an error budget needs."""
-
-    @property
-    def statistics(self) -> Mapping[str, InputStatistics]:
-        """The statistics of the inputs of layers, from which converters take their ranges."""
-
-    def chip(self, trial: int) -> nn.Module:
-        """Program the chip of that number."""
-
-    def running(self, model: nn.Module) -> Network:
-        """Return `model`, a network of this target or one made from it, with all that the task needs to run it."""
-
-    def network(self, system: System) -> Network:
-        """Return the network of that role; chips are programmed when they are asked for."""
-
-
-class Networks(Protocol):
-    """The source of networks: it makes those of every hardware spec. It is sent to other processes."""
-
-    @property
-    def facts(self) -> CheckpointFacts:
-        """The origin of the weights."""
-
-    @property
-    def reference_sha256(self) -> str | None:
-        """The hash of another checkpoint that full precision is taken from, if one is."""
-
-    @property
-    def has_full_precision(self) -> bool:
-        """Whether full-precision weights are at hand."""
-
-    @property
-    def stored_spec(self) -> HardwareSpec:
-        """The default spec. Raises InputError where there is none."""
-
-    @property
-    def stored_seed(self) -> int:
-        """The default seed of the first chip."""
-
-    def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
-        """Make the networks on `spec`, whose first chip has `seed`; None: the stored ones."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from memsim.evaluation.partial_results import PartialResult, run_network
 from memsim.evaluation.study import Study, StudyFacts, WorkItem
-from memsim.evaluation.task import Score, System, Target, Task
+from memsim.evaluation.target import Target
+from memsim.evaluation.task import Score, System, Task
 from memsim.listener import Listener
 from memsim.units import counted, plural_of
 
@@ -31,59 +32,19 @@ def tally(outcomes: Mapping[int, Any], task: Task) -> Tally:
     return Tally(len(outcomes), sum(score.amounts), sum(score.weights))
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """The part of this run's work that an earlier run has done: (done, all) of work items, chips and outcomes."""
+class Watcher:
+    """Shows a study to a listener as one job, with the measure so far of the network that is running.
 
-    items: tuple[int, int]
-    chips: tuple[int, int]
-    outcomes: tuple[int, int]
-    outcome: str = "transcript"
+    `outcomes` are to be made, over all systems, and an earlier run has made `done` of them.
+    """
 
-    def __str__(self) -> str:
-        (items, all_items), (chips, all_chips), (found, wanted) = self.items, self.chips, self.outcomes
-        left = all_items - items
-        rest = f"goes on with the other {left}" if left else "nothing is left to run"
-        return (
-            f"found {items} of {counted(all_items, 'work item')} ({chips} of {counted(all_chips, 'chip')}, "
-            f"{found:,} of {counted(wanted, self.outcome)}); {rest}"
-        )
-
-
-class Watcher(Protocol):
-    """An observer of a study."""
-
-    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
-        """Learn that `outcomes` are to be made, over all systems, and that an earlier run has made `done` of them."""
-
-    def step(self, system: System, more: Tally) -> None:
-        """Learn that a batch more is done."""
-
-
-class Unwatched:
-    """A watcher that does nothing."""
-
-    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
-        """See `Watcher`."""
-
-    def step(self, system: System, more: Tally) -> None:
-        """See `Watcher`."""
-
-
-class ListeningWatcher:
-    """Shows a study to a listener as one job, with the measure so far of the network that is running."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, listener: Listener, facts: StudyFacts, outcomes: int, done: int) -> None:
+        self._listener, self._facts, self._outcomes, self._done = listener, facts, outcomes, done
         self._sums: dict[System, Tally] = {}
-
-    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
-        """See `Watcher`."""
-        self._facts, self._outcomes, self._done = facts, outcomes, done
         self._show("")
 
     def step(self, system: System, more: Tally) -> None:
-        """See `Watcher`."""
+        """Learn that a batch more is done."""
         before = self._sums.get(system, Tally(0, 0, 0))
         now = Tally(before.items + more.items, before.amount + more.amount, before.weight + more.weight)
         self._sums[system] = now

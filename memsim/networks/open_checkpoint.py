@@ -66,7 +66,7 @@ def default_data(checkpoint: str | None) -> str:
 
 
 def open_network(
-    name: str, option: str, architecture: str | None = None, architecture_config: str | None = None
+    name: str, option: str, architecture: str | None = None, architecture_config: str | Path | None = None
 ) -> Checkpoint:
     """Open the unmapped network that `option` names, as `open_checkpoint` does.
 

@@ -87,6 +87,16 @@ class ChipMapping:
         return self.plan.digital
 
     @property
+    def weights_on_arrays(self) -> int:
+        """The number of weights in matrices on arrays."""
+        return self.plan.weights_on_arrays
+
+    @property
+    def weights(self) -> int:
+        """The number of weights in matrices, tables and other tensors of two or more dimensions, each counted once."""
+        return self.plan.weights
+
+    @property
     def fraction_on_arrays(self) -> float:
         """The fraction of the weights that is on arrays: see `Plan.weights`."""
         return self.plan.fraction_on_arrays

@@ -7,28 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from memsim.evaluation.verdicts import noise_note, worst_layers
-from memsim.hardware import effect_label
 from memsim.report import figures
+from memsim.report.cells import (
+    Result,
+    ablation_head,
+    ablation_rows,
+    interval_name,
+    measures_of,
+    sensitivity_head,
+    sensitivity_row,
+)
 from memsim.report.page import Html, cards, document, heading, note, paragraph, row, table, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
     SYNTHETIC,
-    Result,
     budget_section,
     cost_section,
     hardware_section,
     hardware_title,
-    interval_name,
     loss_cells,
     loss_head,
-    measures_of,
     name_of,
-    percent,
     run_section,
     seeds_of,
     speech_of,
     verdicts_of,
 )
+from memsim.report.text import percent
 from memsim.units import counted, si
 
 
@@ -147,24 +152,13 @@ def _scores(facts: Result) -> list[Html]:
 
 
 def _ablation(facts: Result) -> list[Html]:
-    steps, full_precision = facts["ablation"], facts.get("full_precision")
-    measure, *others = measures_of(facts)
-    first = before = None if full_precision is None else full_precision[measure.key]
-    rows: list[Sequence[str]] = []
-    if full_precision is not None:
-        rates = [other.show(full_precision[other.key]) for other in others]
-        rows.append(["none: full precision", measure.show(before), "", *rates, ""])
-    for step in steps:
-        own = step[measure.key]
-        added = "" if before is None else measure.show(own["mean"] - before, signed=True)
-        rates = [other.show(step[other.key]["mean"]) for other in others]
-        rows.append([effect_label(step["effect"]), *(measure.show(own[key]) for key in ("mean", "std")), *rates, added])
-        before = own["mean"]
-    head = [measure.title, "std over chips", *(other.title for other in others), f"adds to {measure.title}"]
+    steps, full_precision, measures = facts["ablation"], facts.get("full_precision"), measures_of(facts)
+    measure = measures[0]
+    first = None if full_precision is None else full_precision[measure.key]
     return [
         heading("Ablation"),
         pictures([(f"{measure.name} by non-ideality", figures.ablation(steps, first, measure))], "large"),
-        table(["non-idealities up to", *head], rows),
+        table(ablation_head(measures, "std over chips"), ablation_rows(steps, full_precision, measures)),
     ]
 
 
@@ -197,34 +191,14 @@ def _sensitivity(facts: Result) -> list[Html]:
     before, loss = digital["loss"], f"{sensitivity['loss_name']} loss"
     products = {layer["name"]: percent(layer["error"]) for layer in budget["layers"]} if budget else {}
 
-    def cells(layer: Result) -> list[str]:
-        added = layer.get("added")
-        if added is None:
-            return ["", "", ""]
-        ends = f"{percent(added['low'], signed=True)} to {percent(added['high'], signed=True)}"
-        verdict = "noise" if layer["within_noise"] else "worst" if layer["may_be_worst"] else ""
-        return [percent(added["value"], signed=True), ends, verdict]
+    def cells(name: str, layer: Result) -> list[str]:
+        return [*sensitivity_row(name, layer, measure), *([products.get(name, "")] if budget else [])]
 
     bars = [(layer["name"], {"adds": 100 * (layer["loss"] / before - 1) if before else 0.0}) for layer in layers]
-    rows = [
-        [
-            *(layer["name"], measure.show(layer[measure.key]), f"{layer['loss']:.4f}", *cells(layer)),
-            *([products.get(layer["name"], "")] if budget else []),
-        ]
-        for layer in layers
-    ]
-    whole = [
-        "none: digital, quantised",
-        measure.show(digital[measure.key]),
-        f"{before:.4f}",
-        "",
-        "",
-        "",
-        *([""] if budget else []),
-    ]
+    rows = [cells(layer["name"], layer) for layer in layers]
+    whole = cells("none: digital, quantised", digital)
     drawn = figures.layer_bars(bars, f"adds to the {loss} (%)", "only this layer on hardware")
-    head = ["only this layer on hardware", measure.title, loss, f"adds to {loss} %"]
-    head += [f"{sensitivity['confidence']:.0%} interval", "", *(["product error %"] if budget else [])]
+    head = [*sensitivity_head(sensitivity, measure), *(["product error %"] if budget else [])]
     return [
         heading("Sensitivity"),
         paragraph(f"{worst_layers(sensitivity, budget)}."),

@@ -18,9 +18,9 @@ from memsim.evaluation.measure import Measure
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.task import Score
 from memsim.evaluation.verdicts import noise_note, worst_layers
-from memsim.hardware import effect_label
 from memsim.hardware.facts import unfitted, unfitted_note
 from memsim.nn.budget import Budget
+from memsim.report.cells import ablation_head, ablation_rows, interval_name, sensitivity_head, sensitivity_row
 from memsim.report.tables import WORST_LAYERS, budget_parts, cost_parts
 from memsim.report.text import note, percent, table_of
 from memsim.units import counted
@@ -64,12 +64,6 @@ def _counts(numbers: set[int], thing: str) -> str:
     """The numbers of the points of a sweep: `60 layers`, `456/912 arrays`."""
     *first, last = sorted(numbers)
     return "".join(f"{number:,}/" for number in first) + counted(last, thing)
-
-
-def _interval_name(result: Evaluation) -> str:
-    """The name of the intervals: `95% interval over 80 utterances, of these 3 chips`."""
-    chips = f"these {len(result.trials)} chips" if len(result.trials) > 1 else "this chip"
-    return f"{CONFIDENCE:.0%} interval over {counted(len(result.task), result.task.item)}, of {chips}"
 
 
 def _unfitted(points: Sequence[EvaluatedPoint]) -> list[str]:
@@ -140,7 +134,7 @@ def _degradation(result: Evaluation, facts: dict[str, Any], key: str) -> str:
         return f"no {said}: {unusable.replace('_', ' ')} is unusable ({result.unusable[unusable]})"
     interval = facts["intervals"][key]["relative"]
     high = "unbounded" if interval["high"] is None else f"{interval['high']:+.1%}"
-    return f"{said}: {value:+.1%} ({_interval_name(result)}: {interval['low']:+.1%} to {high})"
+    return f"{said}: {value:+.1%} ({interval_name(facts)}: {interval['low']:+.1%} to {high})"
 
 
 # ---- a sweep ----
@@ -167,7 +161,7 @@ def _sweep(points: Sequence[EvaluatedPoint]) -> list[RenderableType]:
         table.add_row(*["full precision", *[""] * len(keys)][: len(keys) + 1], *cells, "")
     for point in points:
         table.add_row(*(setting_text(value) for value in point.settings.values()), *_row(point.evaluation))
-    said = f"{_interval_name(first)}; those to digital are paired. std, min and max are over chips"
+    said = f"{interval_name(first.to_dict())}; those to digital are paired. std, min and max are over chips"
     return [_heading(points), table, note("\n".join([said, *_unfitted(points)]))]
 
 
@@ -203,42 +197,23 @@ def _ends(interval: dict[str, Any] | None, measure: Measure, *, signed: bool = F
 
 
 def _ablation(steps: Sequence[AblationStep], result: Evaluation) -> Table:
-    """The measure with the non-idealities switched on one by one, in their order."""
-    measure, *others = result.task.measures
-    table = table_of(
-        "non-idealities up to", measure.title, "std", *(m.title for m in others), f"adds to {measure.title}"
-    )
-    before = None
-    if (score := result.full_precision) is not None:
-        before = score.value
-        rest = [other.show(score.rates[other.key]) for other in others]
-        table.add_row("none: full precision", measure.show(before), "", *rest, "")
-    for step in steps:
-        own = step.rates[measure.key]
-        mean = fmean(score.value for score in step.scores)
-        added = "" if before is None else measure.show(mean - before, signed=True)
-        rest = [other.show(step.rates[other.key]["mean"]) for other in others]
-        table.add_row(effect_label(step.effect), measure.show(mean), measure.show(own["std"]), *rest, added)
-        before = mean
+    measures, score = result.task.measures, result.full_precision
+    table = table_of(*ablation_head(measures, "std"))
+    for row in ablation_rows([step.to_dict() for step in steps], score and score.rates, measures):
+        table.add_row(*row)
     return table
 
 
 def _sensitivity(found: Sensitivity, measure: Measure, budget: Budget | None, verbose: bool) -> list[RenderableType]:
     """Measure and loss with one layer at a time on hardware, the worst first; beside the errors of a `budget`."""
     facts, errors = found.to_dict(), None if budget is None else budget.to_dict()
-    layers, loss = facts["layers"], f"{found.loss_name} loss"
-    interval = f"{facts['confidence']:.0%} interval"
-    names = (measure.title, loss, f"adds to {loss} %", interval, "", *(["product error %"] if errors else []))
-    table = table_of("only this layer on hardware", *names)
+    layers = facts["layers"]
+    table = table_of(*sensitivity_head(facts, measure), *(["product error %"] if errors else []))
     products = {layer["name"]: layer for layer in errors["layers"]} if errors else {}
-    digital = facts["digital"]
-    table.add_row("none: digital, quantised", measure.show(digital[measure.key]), f"{digital['loss']:.4f}")
+    table.add_row(*sensitivity_row("none: digital, quantised", facts["digital"], measure))
     for layer in layers if verbose else layers[:WORST_LAYERS]:
-        row = [layer["name"], measure.show(layer[measure.key]), f"{layer['loss']:.4f}"]
-        if (added := layer.get("added")) is not None:
-            row += [f"{100 * added['value']:+.2f}", f"{100 * added['low']:+.2f} to {100 * added['high']:+.2f}"]
-            row += ["noise" if layer["within_noise"] else "worst" if layer["may_be_worst"] else ""]
-        table.add_row(*row, *([""] * (6 - len(row))), _error_of(products.get(layer["name"])))
+        error = [_error_of(products.get(layer["name"]))] if errors else []
+        table.add_row(*sensitivity_row(layer["name"], layer, measure), *error)
     rest = "" if verbose or len(layers) <= WORST_LAYERS else f"; {len(layers) - WORST_LAYERS} more with --verbose"
     said = f"{noise_note(facts)}{rest}"
     if errors:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memsim.report import figures
+from memsim.report.cells import Result
 from memsim.report.page import Html, cards, document, facts, heading, note, table
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
-    Result,
     budget_section,
     cost_section,
     hardware_section,
     hardware_title,
-    percent,
     run_section,
     verdicts_of,
 )
+from memsim.report.text import percent
 from memsim.units import counted, si
 
 

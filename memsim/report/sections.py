@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import yaml
 
 from memsim.config.changes import Changes, title, without
-from memsim.evaluation.measure import CER, WER, Measure
 from memsim.evaluation.options import describe_decoding
 from memsim.hardware import effect_label
 from memsim.hardware.facts import unfitted_note
 from memsim.report import figures
+from memsim.report.cells import Result, circuit_rows, items_of, layer_cost, programming_cost
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
+from memsim.report.text import percent
 from memsim.units import counted, si
 from memsim.version import __version__
-
-Result = Mapping[str, Any]
 
 SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little about real speech"
 
@@ -34,17 +32,6 @@ def speech_of(facts: Result) -> str:
         f"{'synthetic ' if data['synthetic'] else ''}speech; {counted(chips, 'simulated chip')}; "
         f"{describe_decoding(facts['decoding'])}"
     )
-
-
-def measures_of(facts: Result) -> list[Measure]:
-    """The measures of a result, the one that networks are compared by first; those of speech, which it leaves out."""
-    return [Measure(**each) for each in facts["measures"]] if "measures" in facts else [WER, CER]
-
-
-def items_of(facts: Result) -> str:
-    """The number of items: `80 utterances`."""
-    data = facts["data"]
-    return counted(data["items"], data["item"]) if "item" in data else counted(data["utterances"], "utterance")
 
 
 def name_of(facts: Result) -> str:
@@ -65,22 +52,10 @@ def verdicts_of(facts: Result) -> list[Html]:
     return [verdict("warn", text) for text in (*facts.get("warnings", ()), *laws)]
 
 
-def interval_name(facts: Result) -> str:
-    """Name the intervals of a result: their confidence, and the utterances and chips that they are over."""
-    chips, confidence = len(facts["mapped"]["trials"]), facts["intervals"]["confidence"]
-    of = f"these {chips} chips" if chips > 1 else "this chip"
-    return f"{confidence:.0%} interval over {items_of(facts)}, of {of}"
-
-
 def seeds_of(facts: Result) -> str:
     """Return the seeds of the chips of an evaluation, as text."""
     trials = facts["mapped"]["trials"]
     return ", ".join(str(trial["seed"]) for trial in trials) + (" (one per chip)" if len(trials) > 1 else "")
-
-
-def percent(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
-    """Return a fraction in percent, as text; empty for None."""
-    return "" if fraction is None else f"{100 * fraction:{'+' if signed else ''}.{digits}f}"
 
 
 def loss_head(facts: Result) -> list[str]:
@@ -130,46 +105,17 @@ def budget_section(budget: Result) -> list[Html]:
 def cost_section(cost: Result) -> list[Html]:
     """Return energy, time and area, by circuit and by layer."""
     of = "a second of audio" if cost["per"] == "audio_second" else "one input vector of each layer"
-    joules, shares, area, layers = cost["joules"], cost["shares"], cost["square_millimetres"], cost["layers"]
-    circuits = {
-        "DACs and row drivers": ("dac", sum(layer["dac_conversions"] for layer in layers), cost["dacs"], area["dacs"]),
-        "ADCs": ("adc", sum(layer["adc_conversions"] for layer in layers), cost["adcs"], area["adcs"]),
-        "cells": ("cells", None, cost["cells"], area["cells"]),
-        "programming": ("programming", None, None, None),
-    }
-    rows: list[Sequence[str] | Html] = [
-        [
-            name,
-            "unknown" if joules[circuit] is None else si(joules[circuit], "J"),
-            percent(shares[circuit], 1),
-            "" if conversions is None else si(conversions),
-            "" if count is None else f"{count:,}",
-            "" if millimetres is None else f"{millimetres:.3g}",
-        ]
-        for name, (circuit, conversions, count, millimetres) in circuits.items()
-    ]
-    total = ["all", si(joules["total"], "J"), "", "", counted(cost["arrays"], "array"), f"{area['total']:.3g}"]
-    known = {"DAC": "dac", "ADC": "adc"} | ({} if joules["cells"] is None else {"cells": "cells"})
+    layers = cost["layers"]
+    *rows, total = circuit_rows(cost, "DACs and row drivers", "ADCs")
+    known = {"DAC": "dac", "ADC": "adc"} | ({} if cost["joules"]["cells"] is None else {"cells": "cells"})
     unit, scale = _scale(max((layer["joules"]["total"] for layer in layers), default=0.0))
     bars = [
         (layer["name"], {name: layer["joules"][circuit] / scale for name, circuit in known.items()}) for layer in layers
     ]
-    by_layer = [
-        [
-            layer["name"],
-            si(layer["joules"]["total"], "J"),
-            *(
-                "" if layer["joules"][key] is None else percent(_part(layer["joules"], key), 1)
-                for key in ("dac", "adc", "cells")
-            ),
-            f"{layer['vectors']:.4g}",
-            si(layer["seconds"], "s"),
-            f"{layer['arrays']:,}",
-            f"{layer['square_millimetres']:.3g}",
-            "" if layer["tops_per_watt"] is None else f"{layer['tops_per_watt']:.3g}",
-        ]
-        for layer in layers
-    ]
+    by_layer = []
+    for layer in layers:
+        cells, efficiency = layer_cost(layer)
+        by_layer.append([*cells, f"{layer['arrays']:,}", f"{layer['square_millimetres']:.3g}", efficiency])
     head = ["layer", "energy", "DAC %", "ADC %", "cells %", "vectors", "latency", "arrays", "mm²", "TOPS/W"]
     return [
         heading("Cost"),
@@ -188,25 +134,15 @@ def cost_section(cost: Result) -> list[Html]:
 
 
 def _cost_facts(cost: Result, of: str) -> dict[str, str]:
-    programming = cost["programming"]
     rows = {f"latency for {of}": si(cost["seconds"], "s")}
     if cost["tops_per_watt"] is not None:
         rows["efficiency of reading"] = f"{cost['tops_per_watt']:.3g} TOPS/W, two operations per weight"
-    if programming["joules"] is not None:
-        rows["programming the chip once"] = si(programming["joules"], "J")
-        if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
-            rows["programming the chip once"] += (
-                f", as much as reading {si(audio, 's')} of audio; the table spreads it over "
-                f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
-            )
+    if (programming := programming_cost(cost)) is not None:
+        rows["programming the chip once"] = programming
     measured = "at the calibration inputs stored in the checkpoint"
     if cost["audio_seconds"] is not None:
         measured = f"in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
     return rows | {"currents of cells": measured}
-
-
-def _part(joules: Mapping[str, float], circuit: str) -> float | None:
-    return joules[circuit] / joules["total"] if joules["total"] else None
 
 
 def _scale(most: float) -> tuple[str, float]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from memsim.config.changes import setting_text
 from memsim.errors import InputError
-from memsim.report.sections import items_of, measures_of
+from memsim.report.cells import items_of, measures_of
+from memsim.report.drawing import error_bars, svg_of
 from memsim.storage.files import writing
 from memsim.units import counted
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Line = Mapping[str, Any]
 
@@ -35,18 +37,13 @@ def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None)
 
     Raises InputError when nothing was swept.
     """
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 10}):
-        figure = sweep_figure(points, title)
-        with writing(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
+    drawn = svg_of(sweep_figure(points, title))
+    with writing(path) as temporary:
+        temporary.write_bytes(drawn)
 
 
 def sweep_figure(points: Sequence[Line], title: str | None = None) -> Any:
     """`wer_by_setting` as a matplotlib Figure."""
-    from matplotlib.figure import Figure
-
     keys = list(points[0]["settings"]) if points else []
     if not keys:
         raise InputError("nothing was swept: a figure needs points with --set KEY=V1,V2,...")
@@ -71,24 +68,22 @@ def _title(points: Sequence[Line]) -> str:
 
 def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:
     """The WER against `key`, a line for each choice of the other keys."""
-    from matplotlib import colormaps
-
     measure = measures_of(points[0])[0]
     factor = 100 if measure.in_percent else 1
-    values = list(dict.fromkeys(_text(point["settings"][key]) for point in points))
+    values = list(dict.fromkeys(setting_text(point["settings"][key]) for point in points))
     lines: dict[str, list[Line]] = {}
     for point in points:
-        others = [f"{name}={_text(value)}" for name, value in point["settings"].items() if name != key]
+        others = [f"{name}={setting_text(value)}" for name, value in point["settings"].items() if name != key]
         lines.setdefault(", ".join(others), []).append(point)
     ticks = _places(values)
     colours = colormaps["viridis"]
     for number, (label, line) in enumerate(lines.items()):
         colour = colours(0.9 * number / max(len(lines) - 1, 1))
-        line = sorted(line, key=lambda point: ticks[_text(point["settings"][key])])
-        places = [ticks[_text(point["settings"][key])] for point in line]
+        line = sorted(line, key=lambda point: ticks[setting_text(point["settings"][key])])
+        places = [ticks[setting_text(point["settings"][key])] for point in line]
         over_chips = [point["mapped"][measure.key] for point in line]
         mean, low, high = ([factor * values[name] for values in over_chips] for name in ("mean", "min", "max"))
-        bars = [[m - x for m, x in zip(mean, low, strict=True)], [x - m for m, x in zip(mean, high, strict=True)]]
+        bars = error_bars(mean, low, high)
         shown = len(lines) <= MOST_IN_LEGEND
         name = f"mapped, {label}" if label else "mapped"
         axes.errorbar(
@@ -104,10 +99,6 @@ def _panel(axes: Axes, points: Sequence[Line], key: str) -> None:
     axes.set_xticks(list(ticks.values()), list(ticks))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-
-
-def _text(value: object) -> str:
-    return setting_text(value)
 
 
 def _places(values: Sequence[str]) -> dict[str, float]:

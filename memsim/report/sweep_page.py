@@ -7,23 +7,21 @@ from pathlib import Path
 
 from memsim.config.changes import setting_text
 from memsim.hardware.facts import unfitted_note
+from memsim.report.cells import Result, interval_name, measures_of
 from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
     SYNTHETIC,
-    Result,
     hardware_section,
     hardware_title,
-    interval_name,
     loss_cells,
     loss_head,
-    measures_of,
     name_of,
-    percent,
     run_section,
     seeds_of,
     speech_of,
 )
+from memsim.report.text import percent
 from memsim.units import counted
 
 

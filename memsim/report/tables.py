@@ -10,6 +10,7 @@ from rich.text import Text
 from memsim.hardware import effect_label
 from memsim.nn.budget import Budget, increments
 from memsim.nn.layer_cost import Cost
+from memsim.report.cells import circuit_rows, layer_cost, programming_cost
 from memsim.report.text import note, percent, table_of
 from memsim.units import counted, si
 
@@ -69,43 +70,16 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
     They show the layers that take most energy, and all layers with `verbose`.
     """
     facts = cost.to_dict()
-    layers, joules, shares, area = (facts[key] for key in ("layers", "joules", "shares", "square_millimetres"))
+    layers = facts["layers"]
     of = "a second of audio" if cost.per == "audio_second" else "one input vector of each layer"
-    rows = {
-        "DAC, row drivers": ("dac", sum(layer["dac_conversions"] for layer in layers), facts["dacs"], area["dacs"]),
-        "ADC": ("adc", sum(layer["adc_conversions"] for layer in layers), facts["adcs"], area["adcs"]),
-        "cells": ("cells", None, facts["cells"], area["cells"]),
-        "programming": ("programming", None, None, None),
-    }
     table = table_of(f"estimate for {of}", "energy", "share %", "conversions", "circuits", "mm2")
-    for name, (circuit, conversions, count, millimetres) in rows.items():
-        energy, share = joules[circuit], shares[circuit]
-        table.add_row(
-            name,
-            "unknown" if energy is None else si(energy, "J"),
-            "" if share is None else f"{100 * share:.1f}",
-            "" if conversions is None else si(conversions),
-            "" if count is None else f"{count:,}",
-            "" if millimetres is None else f"{millimetres:.3g}",
-        )
-    table.add_row("all", si(joules["total"], "J"), "", "", counted(facts["arrays"], "array"), f"{area['total']:.3g}")
+    for row in circuit_rows(facts, "DAC, row drivers", "ADC"):
+        table.add_row(*row)
     parts: list[RenderableType] = [table]
     table = table_of("layer", "energy", "DAC %", "ADC %", "cells %", "vectors", "latency", "TOPS/W")
     for layer in layers if verbose else layers[:WORST_LAYERS]:
-        own = layer["joules"]
-        percent = (
-            "" if own[circuit] is None or not own["total"] else f"{100 * own[circuit] / own['total']:.1f}"
-            for circuit in ("dac", "adc", "cells")
-        )
-        efficiency = layer["tops_per_watt"]
-        table.add_row(
-            layer["name"],
-            si(own["total"], "J"),
-            *percent,
-            f"{layer['vectors']:.4g}",
-            si(layer["seconds"], "s"),
-            "" if efficiency is None else f"{efficiency:.3g}",
-        )
+        cells, efficiency = layer_cost(layer)
+        table.add_row(*cells, efficiency)
     parts.append(table)
     lines = []
     if not verbose and len(layers) > WORST_LAYERS:
@@ -115,15 +89,8 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
         f"latency for {of}: {si(facts['seconds'], 's')}"
         + ("" if efficiency is None else f"; {efficiency:.3g} TOPS/W of reading (two operations per weight)")
     )
-    programming = facts["programming"]
-    if programming["joules"] is not None:
-        line = f"programming the chip once: {si(programming['joules'], 'J')}"
-        if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
-            line += (
-                f", as much as reading {si(audio, 's')} of audio; the table spreads it over "
-                f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
-            )
-        lines.append(line)
+    if (programming := programming_cost(facts)) is not None:
+        lines.append(f"programming the chip once: {programming}")
     parts.append(Text("\n".join(lines)))
     measured = "at the inputs stored in the checkpoint"
     if cost.audio_seconds is not None:

@@ -55,6 +55,6 @@ def table_of(name: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def percent(fraction: float | None) -> str:
-    """Return a fraction in percent; nothing for None."""
-    return "" if fraction is None else f"{100 * fraction:.2f}"
+def percent(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
+    """Return a fraction in percent, as text; empty for None."""
+    return "" if fraction is None else f"{100 * fraction:{'+' if signed else ''}.{digits}f}"

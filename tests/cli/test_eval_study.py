@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from memsim.evaluation.speech import CheckpointNetworks
+from memsim.evaluation.target import CheckpointNetworks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = ("--data", "demo", "--limit", "30", "--bits", "3")

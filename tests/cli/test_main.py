@@ -142,7 +142,7 @@ def test_what_is_resumable_says_so_of_a_signal_before_it_has_begun(tmp_path, arg
         "def stop(*arguments, **options):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
         "    time.sleep(60)\n"
-        "cli.options.require_page = cli.options.require_safetensors = stop  # before signals are noted\n"
+        "cli.map.require_page = cli.eval.require_page = stop  # before signals are noted\n"
         "cli.qat.noted_stop_signals = stop\n"
         f"sys.argv = {['memsim', *arguments]!r}\n"
         "cli.main()\n"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.asr.corpora import load_corpus
-from memsim.cli.options import DATA, write_json
+from memsim.asr.corpora import DATA, load_corpus
 from memsim.errors import InputError
+from memsim.storage.outputs import write_json
 
 
 def test_the_help_of_data_names_every_corpus():

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memsim.asr.corpora import load_corpus
-from memsim.evaluation.study import Study, StudyFacts
+from memsim.evaluation.study import Study
 from memsim.evaluation.sweep import sweep_points
-from memsim.evaluation.task import System
-from memsim.evaluation.work import Tally
 from memsim.hardware import apply_settings, load_hardware
+from memsim.listener import Listener
 from memsim.storage.checkpoint import load_checkpoint
 from tests.evaluation.calls import study_of
 
@@ -32,27 +30,36 @@ def study(tiny_recogniser: Path) -> Callable[..., Study]:
     return make
 
 
-@dataclass
-class Counting:
-    """A watcher that counts what is done, and asks to stop after some batches."""
+class Counting(Listener):
+    """Counts what a study shows as done, and asks to stop after some batches."""
 
-    stop_after: int | None = None
-    signal: int = 15
-    begun: tuple[int, int] = (0, 0)
-    steps: list[tuple[System, Tally]] = field(default_factory=list)
+    def __init__(self, stop_after: int | None = None, signal: int = 15) -> None:
+        self.stop_after, self.signal = stop_after, signal
+        self.said: list[str] = []
+        self.shown: list[int] = []
+        """The outcomes that are done before the first batch, and after each."""
 
-    def begin(self, facts: StudyFacts, outcomes: int, done: int) -> None:
-        self.begun = (outcomes, done)
+    def progress(self, name: str, done: float, detail: str = "", total: int = 0, unit: str = "") -> None:
+        self.total = total
+        self.shown.append(round(done * total))
 
-    def step(self, system: System, more: Tally) -> None:
-        self.steps.append((system, more))
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
     def stop_request(self) -> int | None:
         return self.signal if self.stop_after is not None and len(self.steps) >= self.stop_after else None
 
     @property
+    def steps(self) -> list[int]:
+        return self.shown[1:]
+
+    @property
+    def begun(self) -> tuple[int, int]:
+        return self.total, self.shown[0]
+
+    @property
     def utterances(self) -> int:
-        return sum(more.items for _, more in self.steps)
+        return self.shown[-1] - self.shown[0]
 
 
 def without_timing(results: list) -> list[dict]:

@@ -10,12 +10,12 @@ from memsim.config.resources import ASSETS
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
 from memsim.evaluation.speech import SpeechTask
-from memsim.evaluation.target import EvaluationTarget, prepare
+from memsim.evaluation.target import Target
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.budget import Budget
 from memsim.nn.chip import mapping_of
 from memsim.storage.checkpoint import load_checkpoint
-from tests.evaluation.calls import evaluate
+from tests.evaluation.calls import evaluate, prepare
 
 CORPUS = load_corpus("demo", limit=3)
 ONE_BLOCK = ["output*", "frontend.*", "blocks.[1-5].*", "*.depthwise"]
@@ -26,16 +26,16 @@ def spec_of(**settings: object) -> HardwareSpec:
     return load_hardware("physical").with_settings({"weights.bits": 2, "digital": ONE_BLOCK, **settings})
 
 
-def task_of(target: EvaluationTarget) -> SpeechTask:
-    return SpeechTask.of(target.recogniser, CORPUS)
+def task_of(target: Target) -> SpeechTask:
+    return SpeechTask.of(target.template, CORPUS)
 
 
 @pytest.fixture(scope="module")
-def target() -> EvaluationTarget:
+def target() -> Target:
     return prepare(DEMO, spec=spec_of())
 
 
-def test_each_step_is_an_evaluation_of_its_hardware(target: EvaluationTarget) -> None:
+def test_each_step_is_an_evaluation_of_its_hardware(target: Target) -> None:
     result = evaluate(target, CORPUS, trials=2)
     shown = []
     steps = ablate(target, result, progress=lambda name, done: shown.append(name))
@@ -57,7 +57,7 @@ def test_each_step_is_an_evaluation_of_its_hardware(target: EvaluationTarget) ->
     assert steps[3].rates["wer"]["mean"] == pytest.approx(mean)
 
 
-def test_exact_hardware_has_one_step(target: EvaluationTarget) -> None:
+def test_exact_hardware_has_one_step(target: Target) -> None:
     ideal = prepare(DEMO, spec=load_hardware("ideal").with_settings({"weights.bits": 2}))
     result = evaluate(ideal, CORPUS)
     (step,) = ablate(ideal, result)
@@ -74,14 +74,14 @@ def test_with_one_layer_on_arrays_its_sensitivity_is_the_chip() -> None:
     assert (score.layer, score.score) == (layer, result.trials[0].score)
 
 
-def test_layers_on_ideal_cells_change_nothing(target: EvaluationTarget) -> None:
+def test_layers_on_ideal_cells_change_nothing(target: Target) -> None:
     exact = prepare(DEMO, spec=target.spec.digital_twin())
     found = sensitivity(exact, task_of(exact))
     assert {layer.loss for layer in found.layers} == {found.digital.loss}
     assert found.digital.loss > 0
 
 
-def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(target: EvaluationTarget) -> None:
+def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(target: Target) -> None:
     before = {name: id(matrix) for name, matrix in mapping_of(target.digital).layers.items()}
     progress = []
     found = sensitivity(target, task_of(target), progress=lambda name, done: progress.append((name, done)))
@@ -104,7 +104,7 @@ def test_layers_are_sorted_and_the_digital_model_is_left_as_it_was(target: Evalu
     assert [layer["name"] for layer in plain["layers"]] == [layer.layer for layer in found.layers]
 
 
-def test_the_budget_of_a_mapped_file_and_of_its_source(target: EvaluationTarget, tmp_path) -> None:
+def test_the_budget_of_a_mapped_file_and_of_its_source(target: Target, tmp_path) -> None:
     from memsim.networks.programming import plan_checkpoint, program_checkpoint
     from memsim.nn.plan import Selection
     from memsim.storage.checkpoint import save_checkpoint
@@ -133,7 +133,7 @@ def close(one: Budget, other: Budget) -> bool:
     return one.errors == pytest.approx(other.errors, rel=1e-6)
 
 
-def test_a_reference_of_another_shape_is_one_line(target: EvaluationTarget, tiny_recogniser) -> None:
+def test_a_reference_of_another_shape_is_one_line(target: Target, tiny_recogniser) -> None:
     other = prepare(DEMO, spec=target.spec, reference=load_checkpoint(tiny_recogniser))
     with pytest.raises(InputError, match=r"^the reference has no layer blocks\.0\.\S+ of the same size"):
         chip_budget(other)

@@ -9,10 +9,10 @@ from memsim.asr.tokens import CharacterTokens
 from memsim.config.resources import ASSETS
 from memsim.errors import InputError
 from memsim.evaluation.decoders import GridPoint, Tuning, find_log_prior, hypotheses
-from memsim.evaluation.target import prepare, with_decoder
+from memsim.evaluation.target import with_decoder
 from memsim.hardware import load_hardware
 from memsim.storage.checkpoint import load_checkpoint
-from tests.evaluation.calls import evaluate
+from tests.evaluation.calls import evaluate, prepare
 
 CHECKPOINT = ASSETS / "checkpoints" / "demo-float.safetensors"
 ALL_DIGITAL = {"weights.bits": 8, "digital": ["output*", "frontend.*", "blocks.[1-5].*"]}
@@ -67,8 +67,9 @@ def test_a_reference_with_other_tokens_cannot_share_the_search(target) -> None:
 
 
 def test_the_prior_in_the_checkpoint_comes_first(target) -> None:
-    count = len(target.recogniser.tokens)
+    count = len(target.template.tokens)
     stored = f"[{', '.join(['-1.0'] * count)}]"
-    checkpoint = replace(target.checkpoint, metadata={**target.checkpoint.metadata, "log_prior": stored})
-    log_prior, source = find_log_prior(replace(target, checkpoint=checkpoint), None)  # type: ignore[arg-type]
+    demo = load_checkpoint(CHECKPOINT)
+    checkpoint = replace(demo, metadata={**demo.metadata, "log_prior": stored})
+    log_prior, source = find_log_prior(checkpoint, target.template.tokens, None)  # type: ignore[arg-type]
     assert (log_prior.tolist(), source) == ([-1.0] * count, "checkpoint")

@@ -11,11 +11,10 @@ from memsim.asr.running import transcribe
 from memsim.asr.scoring import score
 from memsim.config.resources import ASSETS
 from memsim.evaluation.result import spread
-from memsim.evaluation.target import prepare
 from memsim.hardware import load_hardware
 from memsim.nn.chip import mapping_of, remap
 from memsim.storage.checkpoint import load_checkpoint
-from tests.evaluation.calls import evaluate
+from tests.evaluation.calls import evaluate, prepare
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def test_a_batch_gives_what_its_utterances_give_alone(checkpoint, corpus, hardwa
     )
     quiet = prepare(checkpoint, spec=spec)
     chip = quiet.chip(0)
-    source = FeatureSource(quiet.recogniser.features)
+    source = FeatureSource(quiet.template.features)
     (together,) = evaluation_batches(corpus.utterances, source, batch_seconds=1000)
     padded, lengths = log_probs(quiet, chip, together)
     for alone in evaluation_batches(corpus.utterances, source, batch_seconds=0.1):
@@ -60,7 +59,7 @@ def test_a_batch_gives_what_its_utterances_give_alone(checkpoint, corpus, hardwa
 
 def test_noise_is_keyed_by_batch_and_trial(target, corpus):
     chip = target.chip(0)
-    batch = next(evaluation_batches(corpus.utterances, FeatureSource(target.recogniser.features)))
+    batch = next(evaluation_batches(corpus.utterances, FeatureSource(target.template.features)))
     first, _ = log_probs(target, chip, batch)
     again, _ = log_probs(target, chip, batch)
     assert torch.equal(first, again)
@@ -85,7 +84,7 @@ def test_chips_share_levels_and_differ_in_states(target):
 
 def test_remap_leaves_the_chip_as_it_was(target, corpus):
     chip = target.chip(0)
-    batch = next(evaluation_batches(corpus.utterances, FeatureSource(target.recogniser.features)))
+    batch = next(evaluation_batches(corpus.utterances, FeatureSource(target.template.features)))
     before, _ = log_probs(target, chip, batch)
     other = remap(chip, load_hardware("ideal"), seed=3, statistics=target.statistics)
     assert mapping_of(other).layers["blocks.0.attention.key"].states is None
@@ -110,8 +109,8 @@ def test_results_do_not_depend_on_how_many_threads_compute_them(target):
 
 
 def test_transcripts_are_those_of_the_corpus_by_number(target, corpus):
-    batches = evaluation_batches(corpus.utterances, FeatureSource(target.recogniser.features), batch_seconds=5)
-    found = transcribe(target.recogniser, batches)
+    batches = evaluation_batches(corpus.utterances, FeatureSource(target.template.features), batch_seconds=5)
+    found = transcribe(target.template, batches)
     texts = [found[number] for number in range(len(corpus.utterances))]
     references = [utterance.text for utterance in corpus.utterances]
     assert score(references, texts).cer < 0.3

@@ -22,10 +22,10 @@ def shard(study, tmp_path):
     def make(number, count=3, stop_after=None, **changes):
         name = "".join(c if c.isalnum() else "-" for c in str(changes))
         path = tmp_path / f"{number}-of-{count}{name.strip('-')}.jsonl"
-        watcher = Counting(stop_after)
+        listener = Counting(stop_after)
         given = {"settings": ("adc.bits=8",), "trials": 1} | changes
         run_study(
-            study(**given), shard=(number, count), results=path, watcher=watcher, stop_request=watcher.stop_request
+            study(**given), shard=(number, count), results=path, listener=listener, stop_request=listener.stop_request
         )
         return path
 

@@ -17,12 +17,13 @@ from memsim.asr.input_rates import vectors_per_audio_second
 from memsim.asr.recogniser import load_recogniser
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.evaluation.network_cost import chip_cost
-from memsim.evaluation.target import EvaluationTarget, prepare
+from memsim.evaluation.target import Target
 from memsim.hardware import HardwareSpec
 from memsim.networks.programming import stored_statistics
 from memsim.nn.chip import mapping_of
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.storage.checkpoint import load_checkpoint
+from tests.evaluation.calls import prepare
 
 HARDWARE: list[dict[str, Any]] = [
     {},
@@ -36,7 +37,7 @@ def corpus() -> Corpus:
     return load_corpus("demo", limit=3)
 
 
-def subject_of(path: Path, settings: dict[str, Any] | None = None, **changes: Any) -> EvaluationTarget:
+def subject_of(path: Path, settings: dict[str, Any] | None = None, **changes: Any) -> Target:
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}, **changes}).with_settings(settings or {})
     return prepare(load_checkpoint(path), spec=spec)
 
@@ -88,8 +89,8 @@ def test_the_cells_are_those_of_the_chip_at_the_inputs_that_it_reads(tiny_recogn
     from memsim.asr.data import FeatureSource, evaluation_batches
     from memsim.asr.running import transcribe
 
-    source = FeatureSource(target.recogniser.features)
-    transcribe(replace(target.recogniser, model=chip), evaluation_batches(corpus.utterances, source, 0.0))
+    source = FeatureSource(target.template.features)
+    transcribe(replace(target.template, model=chip), evaluation_batches(corpus.utterances, source, 0.0))
     assert cost.audio_seconds is not None
     for layer in cost.layers:
         assert layer.vectors * cost.audio_seconds == pytest.approx(vectors[layer.name])

@@ -35,31 +35,29 @@ def test_a_study_is_an_evaluation_of_every_point(study):
 
 
 def test_a_resumed_study_says_what_it_found(study, tmp_path):
-    found: list[str] = []
+    path = tmp_path / "r.jsonl"
 
-    def run(it, **changes):
-        return run_study(it, results=tmp_path / "r.jsonl", on_resume=lambda what: found.append(str(what)), **changes)
+    def said(it):
+        run_study(it, results=path, listener=(listener := Counting()))
+        return listener.said
 
     stopping = Counting(stop_after=9)  # two systems of four batches, and a batch of the first chip
     with pytest.raises(Stopped):
-        run(study(), watcher=stopping, stop_request=stopping.stop_request)
-    assert found == []  # a new file
-    run(study())
+        run_study(study(), results=path, listener=stopping, stop_request=stopping.stop_request)
+    assert stopping.said == []  # a new file
     work = f"2 of 6 work items (0 of 4 chips, {stopping.utterances} of 360 transcripts)"
-    assert found == [f"found {work}; continues with the other 4"]
-    run(study())
-    assert found[1] == "found 6 of 6 work items (4 of 4 chips, 360 of 360 transcripts); nothing is left to run"
-    run(study(trials=3))
-    assert found[2].startswith(
-        "found 6 of 8 work items (4 of 6 chips, 360 of 480 transcripts); continues with the other 2"
-    )
+    assert said(study()) == [f"{path}: found {work}; goes on with the other 4"]
+    work = "6 of 6 work items (4 of 4 chips, 360 of 360 transcripts)"
+    assert said(study()) == [f"{path}: found {work}; nothing is left to run"]
+    work = "6 of 8 work items (4 of 6 chips, 360 of 480 transcripts)"
+    assert said(study(trials=3)) == [f"{path}: found {work}; goes on with the other 2"]
 
 
 def test_processes_make_the_same_result(study, whole, tmp_path):
-    watcher = Counting()
-    results = run_study(study(), jobs=2, results=tmp_path / "r.jsonl", watcher=watcher)
+    listener = Counting()
+    results = run_study(study(), jobs=2, results=tmp_path / "r.jsonl", listener=listener)
     assert without_timing(results) == whole
-    assert watcher.begun == (watcher.utterances, 0) == (6 * 60, 0)
+    assert listener.begun == (listener.utterances, 0) == (6 * 60, 0)
     assert without_timing(merge([tmp_path / "r.jsonl"])) == whole
 
 
@@ -73,13 +71,13 @@ def test_what_a_process_complains_of_is_raised(study, tmp_path):
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 def test_a_process_that_is_killed_is_said(study):
     class Killing(Counting):
-        def step(self, system, more):
+        def progress(self, name, done, detail="", total=0, unit=""):
             for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
                 if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                     os.kill(int(child), signal.SIGKILL)
 
     with pytest.raises(OSError, match="a process that shared the work was killed, perhaps for its memory"):
-        run_study(study(), jobs=2, watcher=Killing())
+        run_study(study(), jobs=2, listener=Killing())
 
 
 def _gone(folder):
@@ -93,9 +91,9 @@ def _gone(folder):
 def test_shards_are_the_whole(study, whole, tmp_path, count):
     paths = [tmp_path / f"{number}.jsonl" for number in range(count)]
     for number, path in enumerate(paths):
-        watcher = Counting()
-        assert run_study(study(), shard=(number + 1, count), results=path, watcher=watcher) == []
-        assert watcher.utterances == watcher.begun[0] < 6 * 60
+        listener = Counting()
+        assert run_study(study(), shard=(number + 1, count), results=path, listener=listener) == []
+        assert listener.utterances == listener.begun[0] < 6 * 60
     assert without_timing(merge(paths)) == whole
 
 
@@ -104,39 +102,39 @@ def test_shards_are_the_whole(study, whole, tmp_path, count):
 )
 def test_a_stopped_study_goes_on(study, whole, tmp_path, stop_after):
     path = tmp_path / "r.jsonl"
-    watcher = Counting(stop_after)
+    listener = Counting(stop_after)
     with pytest.raises(Stopped, match=r"stopped with \d+% done; the same command continues .*r\.jsonl") as stopped:
-        run_study(study(), results=path, watcher=watcher, stop_request=watcher.stop_request)
+        run_study(study(), results=path, listener=listener, stop_request=listener.stop_request)
     assert not stopped.value.by_keyboard
-    assert len(watcher.steps) == stop_after
+    assert len(listener.steps) == stop_after
     again = Counting()
-    results = run_study(study(), results=path, watcher=again)
-    assert again.begun == (6 * 60, watcher.utterances)
-    assert watcher.utterances + again.utterances == 6 * 60
+    results = run_study(study(), results=path, listener=again)
+    assert again.begun == (6 * 60, listener.utterances)
+    assert listener.utterances + again.utterances == 6 * 60
     assert without_timing(results) == whole
     thrice = Counting()
-    assert without_timing(run_study(study(), results=path, watcher=thrice)) == whole
+    assert without_timing(run_study(study(), results=path, listener=thrice)) == whole
     assert thrice.steps == []
     assert json.loads(path.read_text().splitlines()[-1]) == {"kind": "end"}
 
 
 def test_ctrl_c_is_told_from_other_signals(study, tmp_path):
-    watcher = Counting(1, signal.SIGINT)
+    listener = Counting(1, signal.SIGINT)
     with pytest.raises(Stopped) as stopped:
-        run_study(study(), results=tmp_path / "r.jsonl", watcher=watcher, stop_request=watcher.stop_request)
+        run_study(study(), results=tmp_path / "r.jsonl", listener=listener, stop_request=listener.stop_request)
     assert stopped.value.by_keyboard
 
 
 @pytest.mark.slow
 def test_processes_stop_and_go_on(study, whole, tmp_path):
     path = tmp_path / "r.jsonl"
-    watcher = Counting(2)
+    listener = Counting(2)
     with pytest.raises(Stopped):
-        run_study(study(), jobs=2, results=path, watcher=watcher, stop_request=watcher.stop_request)
+        run_study(study(), jobs=2, results=path, listener=listener, stop_request=listener.stop_request)
     kept = sum(len(part.outcomes) for _, part in read_results(path).parts)
     assert 0 < kept < 6 * 60
     again = Counting()
-    assert without_timing(run_study(study(), results=path, watcher=again)) == whole
+    assert without_timing(run_study(study(), results=path, listener=again)) == whole
     assert again.utterances == 6 * 60 - kept
 
 
@@ -147,17 +145,17 @@ def test_a_line_that_was_cut_off_is_made_again(study, whole, tmp_path):
     kinds = [json.loads(line)["kind"] for line in lines]
     assert kinds == ["study", "part", "part", "part", "part", "point", "part", "part", "point", "end"]
     path.write_text("".join(lines[:4]) + lines[4][:-20])
-    watcher = Counting()
-    assert without_timing(run_study(study(), results=path, watcher=watcher)) == whole
-    assert watcher.utterances == 3 * 60
+    listener = Counting()
+    assert without_timing(run_study(study(), results=path, listener=listener)) == whole
+    assert listener.utterances == 3 * 60
 
 
 def test_more_trials_and_points_go_on_with_fewer(study, tmp_path):
     path = tmp_path / "r.jsonl"
     run_study(study(("adc.bits=3,8",), trials=1), results=path)
-    watcher = Counting()
-    results = run_study(study(("adc.bits=8,4,3",), trials=2), results=path, watcher=watcher)
-    assert watcher.utterances == (2 + 1 + 1) * 60  # two chips of 4 bits, one more of the others
+    listener = Counting()
+    results = run_study(study(("adc.bits=8,4,3",), trials=2), results=path, listener=listener)
+    assert listener.utterances == (2 + 1 + 1) * 60  # two chips of 4 bits, one more of the others
     assert without_timing(results) == without_timing(run_study(study(("adc.bits=8,4,3",), trials=2)))
     points = [line for line in map(json.loads, path.read_text().splitlines()) if line["kind"] == "point"]
     assert sorted(line["settings"]["adc.bits"] for line in points) == [3, 4, 8]
@@ -188,9 +186,9 @@ def test_a_mapped_file_as_it_is(study, whole, tmp_path, tiny_recogniser):
     save_checkpoint(path, mapped.tensors, mapped.metadata)
     results = tmp_path / "r.jsonl"
     as_it_is = study(points=(), checkpoint=load_checkpoint(path))
-    watcher = Counting(len(as_it_is.task.groups) + 1)
+    listener = Counting(len(as_it_is.task.groups) + 1)
     with pytest.raises(Stopped):  # within the chip of the file, which then is read again
-        run_study(as_it_is, results=results, watcher=watcher, stop_request=watcher.stop_request)
+        run_study(as_it_is, results=results, listener=listener, stop_request=listener.stop_request)
     ((_, evaluation),) = run_study(as_it_is, results=results)
     assert [trial.score for trial in evaluation.trials] == [trial.score for trial in run_study(it)[0][1].trials]
     assert evaluation.to_dict()["clip_rate"] == run_study(it)[0][1].to_dict()["clip_rate"]

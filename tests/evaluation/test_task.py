@@ -19,10 +19,9 @@ from memsim.evaluation.evaluation_result import EvaluatedPoint, EvaluationResult
 from memsim.evaluation.measure import Measure
 from memsim.evaluation.run import run_study
 from memsim.evaluation.study import Point, Study
-from memsim.evaluation.task import CheckpointFacts, Score, System, Task
+from memsim.evaluation.target import Target, digital_twin
+from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.hardware import HardwareSpec, load_hardware
-from memsim.nn.chip import mapping_of, remap
-from memsim.nn.mapping import map_model
 from tests.evaluation.conftest import Counting
 
 ITEMS, SIZE, CLASSES = 60, 24, 4
@@ -134,43 +133,14 @@ class Classifier:
     def stored_spec(self) -> HardwareSpec:
         raise NotImplementedError
 
-    def target(self, spec: HardwareSpec | None, seed: int | None) -> OnHardware:
+    def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
         assert spec is not None
         vectors, labels = data()
         model = nn.Sequential(nn.Linear(SIZE, CLASSES, bias=False))
         with torch.no_grad():
             model[0].weight.copy_(torch.stack([vectors[labels == i].mean(0) for i in range(CLASSES)]))
-        return OnHardware(model, spec, seed or 0, memsim.measure_inputs(model, [vectors]))
-
-
-@dataclass(frozen=True)
-class OnHardware:
-    module: nn.Module
-    spec: HardwareSpec
-    seed: int
-    statistics: Mapping[str, Any]
-
-    @property
-    def digital(self) -> nn.Module:
-        return map_model(self.module, self.spec.digital_twin(), calibration=self.statistics, seed=self.seed)
-
-    @property
-    def full_precision(self) -> Plain:
-        return Plain(self.module)
-
-    def require_samples(self) -> None:
-        assert self.statistics.keys() == mapping_of(self.digital).layers.keys()
-
-    def chip(self, trial: int) -> nn.Module:
-        return remap(self.digital, self.spec, seed=self.seed + trial, trial=trial, statistics=self.statistics)
-
-    def running(self, model: nn.Module) -> Plain:
-        return Plain(model)
-
-    def network(self, system: System) -> Plain:
-        if system.role == "full_precision":
-            return self.full_precision
-        return self.running(self.chip(system.trial) if system.role == "chip" else self.digital)
+        digital, spec, statistics = digital_twin(model, spec, memsim.measure_inputs(model, [vectors]), seed or 0)
+        return Target(self.facts.path, spec, seed or 0, statistics, digital, Plain(model), Plain(model), "")
 
 
 @pytest.fixture
@@ -219,11 +189,11 @@ def test_a_classifier_has_chips_intervals_tables_and_pages(study: Study, tmp_pat
 def test_its_results_are_kept_and_merged(study: Study, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(results_file.TASKS, "examples", "tests.evaluation.test_task:Examples")
     whole = [evaluation.to_dict() for _, evaluation in run_study(study)]
-    path, watcher = tmp_path / "r.jsonl", Counting(stop_after=7)
+    path, listener = tmp_path / "r.jsonl", Counting(stop_after=7)
     with pytest.raises(memsim.errors.Stopped):
-        run_study(study, results=path, watcher=watcher, stop_request=watcher.stop_request)
+        run_study(study, results=path, listener=listener, stop_request=listener.stop_request)
     again = Counting()
-    run_study(study, results=path, watcher=again)
+    run_study(study, results=path, listener=again)
     assert again.begun == (6 * ITEMS, 7 * 20)
     merged = [point.evaluation.to_dict() for point in memsim.merge_results(path).points]
     for result in (*whole, *merged):

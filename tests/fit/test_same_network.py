@@ -12,12 +12,11 @@ import torch
 from memsim.asr.corpora import load_corpus
 from memsim.config.resources import ASSETS
 from memsim.device import DeviceModel, draw_states, load_device, save_device
-from memsim.evaluation.target import prepare
 from memsim.fit import FitOptions, Measurements, fit_model, read_measurements
 from memsim.hardware import load_hardware
 from memsim.nn.chip import mapping_of
 from memsim.storage.checkpoint import load_checkpoint
-from tests.evaluation.calls import evaluate
+from tests.evaluation.calls import evaluate, prepare
 from tests.tools.example_measurements import feature_table, write
 
 CHIPS = 10

@@ -22,7 +22,6 @@ from memsim.asr.transducer_decoding import beam_search
 from memsim.crossbar.statistics import PREFIX
 from memsim.evaluation.partial_results import run_network
 from memsim.evaluation.speech import SpeechTask
-from memsim.evaluation.target import prepare
 from memsim.hardware import load_hardware
 from memsim.nn.quantisation import Quantisation
 from memsim.storage.checkpoint import load_checkpoint
@@ -30,7 +29,7 @@ from memsim.training.epoch_batches import TrainingSet
 from memsim.training.hooks import Moment
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
-from tests.evaluation.calls import evaluate
+from tests.evaluation.calls import evaluate, prepare
 from tests.nn.layers import quantised_layers
 from tests.training.tones import MODEL, PLAIN, RANDOM, TEXTS, Killed, KilledAt, job, run, same
 

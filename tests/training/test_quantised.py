@@ -14,7 +14,6 @@ from memsim.asr.data import FeatureSource, pad
 from memsim.asr.recogniser import Recogniser, load_recogniser
 from memsim.asr.running import input_statistics
 from memsim.errors import InputError
-from memsim.evaluation.target import prepare
 from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
@@ -26,6 +25,7 @@ from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.hooks import Hooks
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import TrainConfig, load_train_config
+from tests.evaluation.calls import prepare
 from tests.nn.layers import quantised_layers
 from tests.training.tones import DROPOUT, PLAIN, RANDOM, Killed, KilledAt, Watching, fresh, job, run, same
 
