@@ -68,6 +68,17 @@ def test_the_message_says_what_is_expected(call: Any, given: dict[str, Any], mes
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize("order", [1, 7])
+def test_an_order_that_kenlm_does_not_read_is_refused(order: int) -> None:
+    with pytest.raises(memsim.InputError, match=f"^--order {order}: expected 2 to 6"):
+        memsim.estimate_language_model("demo", order=order)
+
+
+def test_no_hypotheses_are_no_list() -> None:
+    with pytest.raises(memsim.InputError, match=r"^--nbest 0: there must be at least 1$"):
+        memsim.Decoding(decoder="beam", nbest=0)
+
+
 def test_what_serves_as_well_is_taken() -> None:
     one = np.int64(1)
     chip = memsim.map_model(NETWORK, Path("ideal"), seed=one, bits=np.int32(4), exclude=set[str]())

@@ -16,8 +16,7 @@ from torch import Tensor
 from memsim.asr import scoring
 from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Corpus
-from memsim.asr.ctc import encode_text
-from memsim.asr.data import BATCH_SECONDS, FeatureSource, bucket, evaluation_batch
+from memsim.asr.data import BATCH_SECONDS, FeatureSource, bucket, encode_text, evaluation_batch
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import outputs
 from memsim.asr.scoring import TextErrors
