@@ -85,12 +85,9 @@ def estimate_language_model(
         InputError: Something that was given is wrong or missing: one line says what, where and the remedy.
     """
     require_types(estimate_language_model, locals())
-<<<<<<< HEAD
     listener = listener or Listener()
-=======
     if not 2 <= order <= 6:
         raise InputError(f"--order {order}: expected 2 to 6, which KenLM reads")
->>>>>>> help-U
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if split is not None and all(map(has_one_split, names)):
         raise InputError(f"--split {split}: {', '.join(names)} is not divided into splits; leave --split out")

@@ -52,13 +52,9 @@ class Decoding:
         if self.decoder not in ("greedy", "beam"):
             raise InputError(f"--decoder {self.decoder}: expected greedy or beam")
         if self.decoder == "greedy" and (given := self.given("beam_size", *_CTC_ONLY)):
-<<<<<<< HEAD
             raise InputError(f"{given[0]}: not used by greedy decoding; add --decoder beam")
-=======
-            raise InputError(f"{given[0]}: greedy decoding has no use for it; add --decoder beam")
         if self.nbest is not None and self.nbest < 1:
             raise InputError(f"--nbest {self.nbest}: there must be at least 1")
->>>>>>> help-U
         if self.lm is None and self.lm_weight is not None:
             raise InputError("--lm-weight: there is no language model; name one by --lm FILE")
         if self.tune and not (self.lm_weight is None and self.prior_weight is None):
