@@ -21,7 +21,7 @@ from memsim.version import __version__
 
 Result = Mapping[str, Any]
 
-SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little about real speech"
+SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
 
 
 def speech_of(facts: Result) -> str:
