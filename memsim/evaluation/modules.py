@@ -99,7 +99,7 @@ class ModuleTask(Task):
     speed_key = "seconds_per_example"
     remedies = {  # noqa: RUF012 - a class attribute of a dataclass that is no field
         "full precision": "is the network trained, and does the score fit its outputs?",
-        "digital, quantised": "use more bits, or keep layers digital (set=['digital=[GLOB, ...]'])",
+        "digital, quantised": "more bits, or layers kept digital (set=['digital=[GLOB, ...]']), lose less",
         "mapped": "sensitivity=True shows which layers lose it: keep those digital (set=['digital=[GLOB, ...]']), or "
         "give them more bits or better programming (hardware='best')",
     }

@@ -161,11 +161,11 @@ class Evaluation:
         for kind, layers in self.clipped_beyond(MOST_CLIPPED).items():
             (name, rate), *more = layers.items()
             others = f" ({counted(len(more), 'more layer')} above {MOST_CLIPPED:.0%})" if more else ""
-            remedy = "calibrate on such data with dac.method: max"
+            remedy = "dac.method: max and calibration on such data have room for them"
             if kind == "adc":
                 adc = self.spec.for_layer(name).adc
                 assert adc is not None
-                remedy = f"use {adc.wider}, for some layers alone under `overrides`"
+                remedy = f"{adc.wider} has room for them, under `overrides` in some layers alone"
             conversions = f"{rate:.1%} of the {kind.upper()}'s conversions are beyond full scale"
             said.append(f"{name}: {conversions}{others}; {remedy}")
         return said

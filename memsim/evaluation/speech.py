@@ -33,7 +33,7 @@ CACHED_BYTES = 1e8
 GREEDY = {"decoder": "greedy"}
 """The entry of a result whose texts are decoded without a search."""
 
-SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little about real speech"
+SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class SpeechTask(Task):
     speed_key = "real_time_factor"
     remedies = {  # noqa: RUF012 - a class attribute of a dataclass that is no field
         "full precision": "is the checkpoint trained, and for this language and these transcripts?",
-        "digital, quantised": "use more --bits, or keep layers digital (--set digital=[GLOB, ...])",
+        "digital, quantised": "more --bits, or layers kept digital (--set digital=[GLOB, ...]), lose less",
         "mapped": "--sensitivity shows which layers lose it: keep those digital (--set digital=[GLOB, ...]), or give "
         "them more bits or better programming (--hardware best)",
     }

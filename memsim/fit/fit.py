@@ -236,7 +236,7 @@ def _corrected(
             break
     else:
         notes.append(
-            f"the correction for short series did not settle in {_ROUNDS} rounds: more cycles per device are needed"
+            f"the correction for short series did not settle in {_ROUNDS} rounds: more cycles a device are needed"
         )
     stable, white = stabilised(_with_base_cycles(correlation, measured, base, options.order), options.order)
     if white:
@@ -325,7 +325,7 @@ def _note_mixture(mixture: Mixture, measured: list[int], notes: list[str]) -> No
         if share > MOST_NOISE:
             notes.append(
                 f"{min(share, 1):.0%} of the variance of the {name} over devices is estimation noise, and was taken "
-                "out: more cycles per device would make the rest more certain"
+                "out: more cycles a device would make the rest more certain"
             )
     for i, share in zip(measured, mixture.negative_scales(), strict=True):
         if share > 1e-3:

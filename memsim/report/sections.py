@@ -19,7 +19,7 @@ from memsim.report.text import percent
 from memsim.units import counted, si
 from memsim.version import __version__
 
-SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little about real speech"
+SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
 
 
 def speech_of(facts: Result) -> str:

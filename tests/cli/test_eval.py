@@ -48,7 +48,7 @@ def test_the_table_says_what_was_measured(memsim):
         "real-time factor of the simulation: ",
         "(not the speed of a chip)",
         "demo-float.safetensors on physical, 3-bit weights, 60 layers",
-        "says little about real speech",
+        "says little of real speech",
         "blocks.5.feed_forward_2.expand",
     ):
         assert said in done.said
@@ -169,8 +169,8 @@ def test_a_layer_that_clips_much_is_named(memsim):
         assert rates["clip_rate"]["adc"] < 0.05 < rates["clip_rate_by_layer"][layers[-1]]["adc"]
         rate = rates["clip_rate_by_layer"][narrow]["adc"]
         assert (
-            f"warning: {narrow}: {rate:.1%} of the ADC's {WARNED}{others}; use more than adc.range_bits -2, for "
-            "some layers alone under `overrides`"
+            f"warning: {narrow}: {rate:.1%} of the ADC's {WARNED}{others}; more than adc.range_bits -2 has room for "
+            "them, under `overrides` in some layers alone"
         ) in done.said
         assert done.said.count(WARNED) == 1
 
@@ -178,7 +178,7 @@ def test_a_layer_that_clips_much_is_named(memsim):
 def test_converters_whose_range_does_not_fit_the_speech_are_named(memsim):
     run = ("eval", "demo-float", "--data", "demo", "--limit", "1", "--hardware", "ideal", "--bits", "3")
     done = memsim(*run, "--set", "adc={bits: 8, percentile: 80}", "--set", "dac={bits: 8, percentile: 80}")
-    for kind, remedy in (("DAC", "calibrate on such data with dac.method: max"), ("ADC", "use adc.method: max")):
+    for kind, remedy in (("DAC", "dac.method: max and calibration on such data"), ("ADC", "adc.method: max")):
         assert f"of the {kind}'s {WARNED} (" in done.said
         assert f"; {remedy}" in done.said
 

@@ -101,7 +101,7 @@ def test_shards_are_merged(tiny_recogniser: Path, tmp_path) -> None:
         assert "merge_results" in str(share)
     merged = memsim.merge_results(tmp_path / "?.jsonl")
     assert without_timing(merged.to_dict()) == without_timing(whole.to_dict())
-    assert any("share 2/2 is done" in line for line in given["listener"].said)
+    assert any("shard 2/2 is done" in line for line in given["listener"].said)
 
 
 def test_results_are_short_to_look_at_and_can_be_kept(tiny_recogniser: Path, tmp_path) -> None:
