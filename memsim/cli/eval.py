@@ -33,7 +33,7 @@ def command(
         options.data_option(
             "--data",
             metavar="DATA",
-            help=f"{DATA}. Required, but not with --merge, and of a bundled checkpoint it is demo.",
+            help=f"{DATA}. Required, except with --merge; a bundled checkpoint defaults to demo.",
         ),
     ] = None,
     data_root: options.DataRoot = None,

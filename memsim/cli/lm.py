@@ -15,7 +15,7 @@ from memsim.errors import InputError
 
 def command(
     data: Annotated[
-        list[str], options.data_option("--data", metavar="DATA", help=f"{DATA}. Repeatable: all are counted.")
+        list[str], options.data_option("--data", metavar="DATA", help=f"{DATA}. Repeatable; all are used.")
     ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="OUT", help="File for the language model (ARPA).")

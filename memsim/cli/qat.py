@@ -21,7 +21,7 @@ def command(
         options.data_option(
             "--data",
             metavar="DATA",
-            help=f"{DATA}. Repeatable: all are trained on (named twice, it counts twice); the first corpus "
+            help=f"{DATA}. Repeatable; training uses all of them (a repeated name counts twice), and the first one "
             "gives the dev set.",
         ),
     ],

@@ -168,7 +168,7 @@ class QuantisedLayerOfOne(QuantisedLayer, QuantisedProduct):
         self.source = self.sources(module)[""]
 
     def matrix(self) -> RoundedMatrix:
-        """Return the product with the weight as it is now."""
+        """Return the product with the current weight."""
         return RoundedMatrix(self, self.source.matrix(computed_tensor(self, self.source.tensor)), self.source.groups)
 
     @property

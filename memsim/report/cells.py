@@ -35,7 +35,7 @@ def ablation_head(measures: Sequence[Measure], spread: str) -> list[str]:
     """Return the titles of the columns of `ablation_rows`; `spread` is that of the standard deviation."""
     measure, *others = measures
     return [
-        "with effects up to",
+        "non-idealities up to",
         measure.title,
         spread,
         *(other.title for other in others),
