@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -347,6 +348,14 @@ class _Work:
 
     def module_result(self, study: Study) -> EvaluationResult:
         """Run the study of a module."""
+        if self.sharing.jobs > 1:
+            try:
+                pickle.dumps(study)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise InputError(
+                    f"jobs={self.sharing.jobs}: the module or its score cannot be sent to other processes ({error}); "
+                    "define them at the top of a file, or use jobs=1"
+                ) from None
         target = study.target()
         plan = mapping_of(target.digital).plan
         if not plan.mapped:

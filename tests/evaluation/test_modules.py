@@ -282,6 +282,11 @@ def test_arguments_that_do_not_go_with_a_module(model, data, options, said):
     assert "\n" not in str(error.value)
 
 
+def test_what_cannot_be_sent_to_other_processes_is_refused(model, data):
+    with pytest.raises(InputError, match=r"jobs=2: .* cannot be sent to other processes"):
+        memsim.evaluate(model, data, score=lambda outputs, targets: 1.0, bits=3, sharing=memsim.Sharing(jobs=2))
+
+
 def test_a_score_goes_with_a_module_only(data):
     with pytest.raises(InputError, match="only for a module"):
         memsim.evaluate("demo", "demo", score=accuracy)
