@@ -94,7 +94,7 @@ def _resumed(study: Study, planned: Sequence[WorkItem], rest: Sequence[WorkItem]
         f"found {len(planned) - len(rest)} of {counted(len(planned), 'work item')} "
         f"({len(chips - unfinished)} of {counted(len(chips), 'chip')}, "
         f"{wanted - left:,} of {counted(wanted, study.task.outcome)}); "
-        + (f"goes on with the other {len(rest)}" if rest else "nothing is left to run")
+        + (f"continues with the other {len(rest)}" if rest else "nothing is left to run")
     )
 
 

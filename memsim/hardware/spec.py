@@ -279,7 +279,8 @@ def load_hardware(source: HardwareSpec | str | Path | Mapping[str, Any]) -> Hard
     """
     if isinstance(source, HardwareSpec):
         return source
-    require_types(load_hardware, locals())
+    if not isinstance(source, Mapping):  # whose keys are checked one by one
+        require_types(load_hardware, locals())
     if isinstance(source, Mapping):
         config = _BASES.resolve(Config.from_mapping({"name": "custom", **source}, "hardware"))
     else:

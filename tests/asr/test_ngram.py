@@ -108,7 +108,12 @@ def test_a_missing_arpa_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("corpus", "order", "message"),
-    [([], 2, "no words"), ([[]], 1, "no words"), ([["a"]], 0, "order is 0"), ([["<s>"]], 1, "<s> stands for itself")],
+    [
+        ([], 2, "no words"),
+        ([[]], 1, "no words"),
+        ([["a"]], 0, "order is 0"),
+        ([["<s>"]], 1, "<s> is a mark of language models"),
+    ],
 )
 def test_bad_corpora(corpus: list[list[str]], order: int, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -164,8 +164,7 @@ def test_init_from_another_model_names_what_differs(memsim, folder):
         return refused.err
 
     assert refusal("first.safetensors", "--text-style", "rwth") == (
-        "memsim: --init first.safetensors: was trained on transcripts of text style kaldi; "
-        "--text-style kaldi trains on such\n"
+        "memsim: --init first.safetensors: was trained on transcripts of text style kaldi; use --text-style kaldi\n"
     )
     weights = load_checkpoint(folder / "first.safetensors").tensors()
     tokens = len(weights["output.bias"])

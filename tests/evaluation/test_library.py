@@ -115,5 +115,5 @@ def test_results_are_short_to_look_at_and_can_be_kept(tiny_recogniser: Path, tmp
     sweep = memsim.evaluate(tiny_recogniser, "demo", limit=2, hardware="ideal", set=["weights.bits=3,4"])
     assert repr(sweep) == f"EvaluationResult({name}: 2 points over weights.bits)"
     assert repr(memsim.EvaluationResult(())) == (
-        "EvaluationResult(a share of an evaluation; merge_results joins all of them)"
+        "EvaluationResult(a shard of an evaluation; merge_results joins all shards)"
     )

@@ -46,11 +46,11 @@ def test_a_resumed_study_says_what_it_found(study, tmp_path):
         run_study(study(), results=path, listener=stopping, stop_request=stopping.stop_request)
     assert stopping.said == []  # a new file
     work = f"2 of 6 work items (0 of 4 chips, {stopping.utterances} of 360 transcripts)"
-    assert said(study()) == [f"{path}: found {work}; goes on with the other 4"]
+    assert said(study()) == [f"{path}: found {work}; continues with the other 4"]
     work = "6 of 6 work items (4 of 4 chips, 360 of 360 transcripts)"
     assert said(study()) == [f"{path}: found {work}; nothing is left to run"]
     work = "6 of 8 work items (4 of 6 chips, 360 of 480 transcripts)"
-    assert said(study(trials=3)) == [f"{path}: found {work}; goes on with the other 2"]
+    assert said(study(trials=3)) == [f"{path}: found {work}; continues with the other 2"]
 
 
 def test_processes_make_the_same_result(study, whole, tmp_path):
@@ -76,7 +76,7 @@ def test_a_process_that_is_killed_is_said(study):
                 if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                     os.kill(int(child), signal.SIGKILL)
 
-    with pytest.raises(OSError, match="a process that shared the work was killed, perhaps for its memory"):
+    with pytest.raises(OSError, match="a process that shared the work was killed, perhaps for lack of memory"):
         run_study(study(), jobs=2, listener=Killing())
 
 

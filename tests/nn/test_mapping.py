@@ -628,7 +628,7 @@ def test_other_libraries_do_not_save_a_chip() -> None:
             inner = copied if isinstance(copied, Pretrained) else copied[0]
             with pytest.raises(InputError, match=r"^save_pretrained: .*memsim\.save_checkpoint\(path, chip\."):
                 inner.save_pretrained("x")
-            with pytest.raises(InputError, match=r"^push_to_hub: .*push_to_hub that one"):
+            with pytest.raises(InputError, match=r"^push_to_hub: .*use its push_to_hub"):
                 inner.push_to_hub("x", private=True)
             assert inner.saved == []
         original = net if isinstance(net, Pretrained) else net[0]

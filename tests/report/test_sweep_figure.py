@@ -51,7 +51,7 @@ def test_words_stand_one_after_the_other():
 
 
 def test_the_title_says_what_was_measured(tmp_path):
-    assert sweep_figure(GRID).get_suptitle() == "speech, 590 words, 2 chips a point"
+    assert sweep_figure(GRID).get_suptitle() == "speech, 590 words, 2 chips per point"
     wer_by_setting(GRID, tmp_path / "a.svg")
     wer_by_setting(GRID, tmp_path / "b.svg", title="mine")
     texts = "".join(ElementTree.parse(tmp_path / "b.svg").getroot().itertext())
