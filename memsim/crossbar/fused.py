@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from memsim.crossbar.convert import Conversion
-from memsim.crossbar.read_noise import COSINE, SINE
+from memsim.portable.constants import COSINE, SINE
 
 logger = logging.getLogger("memsim")
 
