@@ -72,7 +72,7 @@ def main() -> int:
     except PackageNotFoundError:
         triton = "none"
     name = torch.cuda.get_device_name()
-    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, Triton {triton}, Python {python}"
+    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, Triton {triton}, Python {sys.version.split()[0]}"
     print(f"{name}; {versions}")
 
     passed = run_checks(CHECK_SHARE * arguments.seconds)
