@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow coverage lint bench clean
+.PHONY: demo test test-slow coverage lint bench gpu clean
 
 demo: $(VENV)/.installed   ## map the bundled 3-bit checkpoint and evaluate it on bundled (synthetic) speech
 	@mkdir -p build
@@ -31,6 +31,10 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev   ## speed, as ratios to nn.Linear in the same run; make bench TABLES="reads scaling"
 	$(BIN)/python -m tests.benchmarks $(TABLES)
+
+GPU_PYTHON ?= python3
+gpu:                       ## checks and speed on a GPU, in a Python that has torch with CUDA (5 minutes)
+	$(GPU_PYTHON) -m tests.gpu
 
 clean:
 	rm -rf $(VENV) .coverage* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

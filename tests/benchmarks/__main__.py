@@ -32,7 +32,7 @@ TABLES = {
     "paper_size": PAPER_SIZE,
     "many_layers": MANY_LAYERS,
     "scaling": SCALING,
-    "cuda_reads": Benchmark("reads on CUDA, 4096 x 4096, 8192 frames", cuda.COLUMNS, cuda.rows),
+    **{f"cuda_{name}": table for name, table in cuda.TABLES.items()},
     "peer_reads": READS_OF_PEERS,
     "peer_programming": PROGRAMMING_OF_PEERS,
 }

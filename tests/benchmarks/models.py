@@ -35,15 +35,20 @@ def _process(*arguments: str | Path) -> Row:
         return {"seconds": taken} | json.loads(report.read_text())
 
 
-def _paper_size() -> Iterator[Row]:
+def save_paper_size(path: Path) -> int:
+    """Save a recogniser of the paper's size with random weights; return the number of weights of its linear layers."""
     architecture, config = load_model_config("conformer-paper")
     tokens = CharacterTokens.from_texts(u.text for u in load_corpus("demo").utterances)
     torch.manual_seed(0)
     recogniser = build(architecture, config, tokens, "kaldi")
-    weights = sum(m.weight.numel() for m in recogniser.model.blocks.modules() if isinstance(m, nn.Linear))
+    save_checkpoint(path, recogniser.model.state_dict(), {"kind": "model", **recogniser.metadata()})
+    return sum(m.weight.numel() for m in recogniser.model.blocks.modules() if isinstance(m, nn.Linear))
+
+
+def _paper_size() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         source, mapped, result = (Path(name) / file for file in ("p.safetensors", "m.safetensors", "r.json"))
-        save_checkpoint(source, recogniser.model.state_dict(), {"kind": "model", **recogniser.metadata()})
+        weights = save_paper_size(source)
         map_ = _process("map", source, "--bits", "3", "--calibrate", "demo", "-o", mapped, "--quiet")
         yield {"step": "map, process"} | map_ | {"bytes/weight": mapped.stat().st_size / weights}
         yield {"step": "load, after imports"} | _process("load", mapped)

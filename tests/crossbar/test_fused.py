@@ -26,7 +26,6 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install memsi
 from memsim.crossbar import fused
 
 WHERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CALIBRATED = {"range": "calibrated", "bits": 6}
 FIXED = {"range": "fixed", "precision_bits": 4, "range_bits": 3}
 ERRING = {**CALIBRATED, "gain_error": 0.02, "offset_error_codes": 0.5, "nonlinearity_codes": 0.5}
@@ -263,7 +262,7 @@ def test_it_compiles_to_machine_code_without_a_gpu(tmp_path: Path) -> None:
 # On a GPU
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("way", ["Triton", "torch operations"])
 @pytest.mark.parametrize("adc", [None, FIXED, ERRING], ids=["none", "fixed", "erring"])
 @pytest.mark.parametrize("noise", NOISES)
