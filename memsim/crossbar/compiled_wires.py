@@ -122,7 +122,7 @@ def _unit_responses(siemens, ohms, steps, weights, own, sums, first, last):  # t
 
 
 @partial(_compiled, fastmath={"contract"})
-def _polynomials(volts, coefficients, alone, rest, bit_lines, slopes, first, last):  # type: ignore[no-untyped-def]
+def _polynomials(volts, coefficients, alone, rest, bit_lines, slopes, mixes, first, last):  # type: ignore[no-untyped-def]
     n, rows = volts.shape[1:]
     value = np.empty(rows, np.float32)
     for pair in range(first, last):
@@ -131,7 +131,7 @@ def _polynomials(volts, coefficients, alone, rest, bit_lines, slopes, first, las
         for row in range(rows):
             alone[tile, frame, 0, row] = value[row]
         done = 1
-        for output in (rest, bit_lines, slopes):
+        for output in (rest, bit_lines, slopes, mixes):
             for i in range(output.shape[2]):
                 _polynomial(volts, tile, frame, coefficients, done + i, value)
                 for row in range(rows):

@@ -46,6 +46,10 @@ ALONE_TOLERANCE = 3e-5
 """Part of the conductance of rows driven alone that `EffectiveColumns` may leave out (root mean square)."""
 SLOPES_TOLERANCE = 0.05
 """Part of the interaction of rows that `EffectiveColumns` may leave out (root mean square)."""
+SUMS = 16
+"""The number of sums over rows that the columns share is a multiple of this."""
+DIRECTIONS = 32
+"""Mixtures of two polynomials that are tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,16 +130,19 @@ class EffectiveColumns:
 
     Every matrix acts on a polynomial of the voltages. The polynomials of rows driven alone and of `slopes` are the
     principal components of what they have to represent, as many as it takes to leave out no more than ALONE_TOLERANCE
-    and SLOPES_TOLERANCE. Three or four and two are enough for the shipped device, in place of six and five powers.
+    and SLOPES_TOLERANCE. Three or four are enough for the currents of the shipped device, in place of six powers, and
+    one and 16 to 32 sums that columns share for the slopes, in place of five.
 
     Attributes:
-        functions: [1 + rest + 1 + slopes, degree], the coefficients of V, V^2, ... of the polynomials of `alone`, of
-            `rest`, of `bit_lines` and of `slopes`.
+        functions: [all polynomials, degree], the coefficients of V, V^2, ... of the polynomials of `alone`, of `rest`,
+            of `bit_lines`, of `slopes` and of `mixes`.
         alone: [row_tiles, rows, cols], the first component of the currents of rows driven alone; the columns of all
             column tiles and slices lie side by side.
         rest: [row_tiles, n * rows, cols], the other components.
         bit_lines: [row_tiles, rows, arrays * cols], the beta of the arrays whose currents a column adds.
-        slopes: [row_tiles, n * rows, arrays * cols], their slopes, with the sign of the array in the pair.
+        slopes: [row_tiles, rows + n, arrays * cols], their slopes, with the sign of the array in the pair, for one
+            polynomial of each row and for the sums over rows of `mixes`.
+        mixes: [row_tiles, m * rows, n], the sums over rows that all columns share: see `_shared`.
         attenuation: [all arrays, rows, cols], the attenuation of a voltage.
         received: [all arrays, rows, cols], the attenuation of a current.
 
@@ -144,18 +151,18 @@ class EffectiveColumns:
     worst case of the table).
 
     The table has the errors of a differential column (root mean square / largest of 64 x 128 currents, in per cent of
-    the largest current) on 128 x 128 cells of 3-bit Gaussian weights. Inputs of both signs are Gaussian (full scale at
-    3.7 sigma) or uniform; the worst case drives all rows alike.
+    the largest current, mean of two draws) on 128 x 128 cells of 3-bit Gaussian weights. Inputs of both signs are
+    Gaussian (full scale at 3.7 sigma) or uniform; the worst case drives all rows alike.
 
     ====  =======  ============  ============  ============
     vmax  segment  Gaussian      uniform       all alike
     ====  =======  ============  ============  ============
-    0.4   0.3 ohm  0.002 / 0.02  0.006 / 0.04  0.05 / 0.4
-    0.4   1 ohm    0.007 / 0.04  0.014 / 0.09  0.15 / 1.1
-    0.4   3 ohm    0.011 / 0.11  0.028 / 0.30  0.20 / 2.0
-    0.6   0.3 ohm  0.004 / 0.03  0.010 / 0.07  0.10 / 0.8
-    0.6   1 ohm    0.011 / 0.06  0.031 / 0.26  0.30 / 2.3
-    0.6   3 ohm    0.015 / 0.15  0.044 / 0.51  0.40 / 4.5
+    0.4   0.3 ohm  0.002 / 0.01  0.005 / 0.03  0.05 / 0.4
+    0.4   1 ohm    0.006 / 0.04  0.015 / 0.10  0.14 / 1.1
+    0.4   3 ohm    0.009 / 0.11  0.024 / 0.28  0.19 / 2.2
+    0.6   0.3 ohm  0.003 / 0.02  0.010 / 0.07  0.10 / 0.8
+    0.6   1 ohm    0.009 / 0.08  0.027 / 0.19  0.29 / 2.5
+    0.6   3 ohm    0.015 / 0.20  0.045 / 0.51  0.38 / 4.9
     ====  =======  ============  ============  ============
     """
 
@@ -164,6 +171,7 @@ class EffectiveColumns:
     rest: Tensor
     bit_lines: Tensor
     slopes: Tensor
+    mixes: Tensor
     attenuation: Tensor
     received: Tensor
 
@@ -192,6 +200,7 @@ class EffectiveColumns:
         slopes_functions, slopes = _principal(slopes, slopes_tolerance, least=0)
         if not len(slopes_functions):
             first, bit_lines = first[:0], [part[:0] for part in bit_lines]
+        slopes_functions, slopes, mixes = _shared(slopes_functions, slopes, slopes_tolerance)
         slopes_functions = torch.nn.functional.pad(slopes_functions, (0, degree - slopes_functions.shape[1]))
         functions = torch.cat([alone_functions, first, slopes_functions])
         functions /= arrays.vmax_volts ** torch.arange(1, degree + 1, dtype=torch.float64)
@@ -200,7 +209,8 @@ class EffectiveColumns:
             torch.stack([part[0] for part in alone]),
             torch.stack([part[1:].flatten(0, 1) for part in alone]).to(small),
             torch.stack(bit_lines).to(small),
-            torch.stack([part.flatten(0, 1) for part in slopes]).to(small),
+            torch.stack(slopes).to(small),
+            torch.stack(mixes).to(small),
             *(torch.cat(of_all) for of_all in zip(*attenuations, strict=True)),
         )
 
@@ -209,13 +219,21 @@ class EffectiveColumns:
 
         They are multiplied by `factors` [row_tiles, 1, cols].
         """
-        matrices = (self.alone, self.rest, self.bit_lines, self.slopes)
-        driven = [volts.new_empty(*volts.shape[:2], matrix.shape[1], dtype=matrix.dtype) for matrix in matrices]
+        rows = volts.shape[2]
+        each_row = self.slopes.shape[1] - self.mixes.shape[2]
+        widths = (rows, self.rest.shape[1], self.bit_lines.shape[1], each_row, self.mixes.shape[1])
+        dtypes = (self.alone.dtype, *[self.rest.dtype] * 4)
+        driven = [
+            volts.new_empty(*volts.shape[:2], width, dtype=dtype) for width, dtype in zip(widths, dtypes, strict=True)
+        ]
         is_compiled = self.rest.dtype == torch.bfloat16 and volts.device.type == "cpu"
         evaluate, finish = (compiled_wires.polynomials, compiled_wires.add_up) if is_compiled else (polynomials, add_up)
         evaluate(volts, self.functions, driven)
-        total, rest, potentials, slopes = (torch.bmm(*pair) for pair in zip(driven, matrices, strict=True))
-        finish(total, rest, potentials, slopes, factors)
+        alone, rest, bit_lines, slopes, mixed = driven
+        slopes = torch.cat([slopes, torch.bmm(mixed, self.mixes)], dim=2)
+        total = torch.bmm(alone, self.alone)
+        small = (torch.bmm(rest, self.rest), torch.bmm(bit_lines, self.bit_lines), torch.bmm(slopes, self.slopes))
+        finish(total, *small, factors)
         return total
 
 
@@ -283,6 +301,44 @@ def _principal(matrices: list[Tensor], tolerance: float, least: int) -> tuple[Te
     to_components = (components.T @ root.T).to(matrices[0])
     functions = torch.linalg.solve_triangular(root.T, components, upper=True).T
     return functions, [torch.einsum("fd,drc->frc", to_components, matrix) for matrix in matrices]
+
+
+def _shared(functions: Tensor, matrices: list[Tensor], tolerance: float) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Find what the columns of matrices [m, rows, cols] for polynomials `functions` [m, degree] have in common.
+
+    The slope n' of a cell is affine in its state r. The term without r differs little between neighbouring cells, and
+    so do all attenuations: some sums over rows have it for all columns. What is left is one polynomial times r, for
+    each cell. That polynomial is searched for among the mixtures of the first two.
+
+    Returns:
+        The polynomials [m, degree], that of each cell first; for each row tile the matrices [rows + n, cols] for it and
+        for n sums, which leave out `tolerance` of the root mean square; and the sums' weights [(m - 1) * rows, n].
+    """
+    m, rows, _ = matrices[0].shape
+    if m < 2:
+        return functions, [part.flatten(0, 1) for part in matrices], [part.new_zeros(0, 0) for part in matrices]
+    (aa, ab), (ba, bb) = torch.stack([torch.einsum("arc,bsc->abrs", part[:2], part[:2]) for part in matrices]).sum(0)
+    angles = torch.arange(DIRECTIONS, dtype=torch.float64) * (math.pi / DIRECTIONS)
+    turns = [torch.tensor([[math.cos(t), math.sin(t)], [-math.sin(t), math.cos(t)]]) for t in angles.tolist()]
+    beside = [c * c * bb - c * s * (ab + ba) + s * s * aa for c, s in zip(angles.cos(), angles.sin(), strict=True)]
+    sizes = torch.linalg.eigvalsh(torch.stack([square.double().cpu() for square in beside]))
+    turn = turns[int(sizes[:, : -min(SUMS, rows - 1) or None].sum(1).argmin())].double()
+    turned = torch.block_diag(turn, torch.eye(m - 2, dtype=torch.float64))
+    parts = [torch.einsum("nm,mrc->nrc", turned.to(part), part) for part in matrices]
+    others = [part[1:].flatten(0, 1) for part in parts]
+    decomposed = [torch.linalg.eigh((other @ other.T).double()) for other in others]
+    limit = [tolerance**2 * float(part.double().square().sum()) for part in parts]
+    needed = [
+        len(size) - int((size.clamp(min=0).cumsum(0) <= most).sum())
+        for (size, _), most in zip(decomposed, limit, strict=True)
+    ]
+    n = min(-(-max(needed) // SUMS) * SUMS, (m - 1) * rows)
+    mixes = [
+        vectors[:, -n:].to(part) if n else part.new_zeros((m - 1) * rows, 0)
+        for (_, vectors), part in zip(decomposed, parts, strict=True)
+    ]
+    together = [torch.cat([part[0], mix.T @ other]) for part, mix, other in zip(parts, mixes, others, strict=True)]
+    return turned @ functions, together, mixes
 
 
 def _side_by_side(arrays: Tensor, tiling: Tiling) -> Tensor:

