@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar.cell import MemristorCell, noise_variance_per_siemens
-from memsim.crossbar.effective import EffectiveArrays
+from memsim.crossbar.effective import EffectiveColumns
 from memsim.crossbar.line_resistance import IrDropArrays
-from memsim.crossbar.tiling import Tiling
+from memsim.crossbar.tiling import ALIGNED_COLUMNS, Tiling
 from memsim.hardware import ReadNoise, Wires
 
 
@@ -29,7 +29,7 @@ class IrDropColumns:
     """
 
     arrays: IrDropArrays
-    effective: EffectiveArrays | None
+    effective: EffectiveColumns | None
     tiling: Tiling
 
     @classmethod
@@ -41,14 +41,23 @@ class IrDropColumns:
         cut = _cut(states.float(), tiling)
         present = _cut(torch.ones_like(states, dtype=torch.bool), tiling)
         arrays = IrDropArrays.make(cell.device, cut, wires.ohms, cell.vmax_volts, None if present.all() else present)
-        return cls(arrays, EffectiveArrays.make(arrays) if wires.solve == "effective" else None, tiling)
+        return cls(arrays, EffectiveColumns.make(arrays, tiling) if wires.solve == "effective" else None, tiling)
 
     def amperes(self, volts: Tensor) -> Tensor:
         """Return the differential currents [row_tiles, n, slices * out], the mean over copies.
 
         `volts` [row_tiles, n, rows] are the voltages of the drivers.
         """
-        return self._pairs((self.effective or self.arrays).column_amperes(self._driven(volts)), sign=-1)
+        columns = self.tiling.slices * self.tiling.out_features
+        aligned = columns + -columns % ALIGNED_COLUMNS
+        return self.signals(volts, volts.new_ones(len(volts), 1, aligned))[..., :columns]
+
+    def signals(self, volts: Tensor, factors: Tensor) -> Tensor:
+        """Return the `amperes` times `factors` [row_tiles, 1, columns], which may be aligned."""
+        if self.effective is not None:
+            return self.effective.amperes(volts[:, :, : self.arrays.states.shape[1]], factors)
+        amperes = self._pairs(self.arrays.column_amperes(self._driven(volts)), sign=-1)
+        return torch.nn.functional.pad(amperes, (0, factors.shape[2] - amperes.shape[2])) * factors
 
     def watts(self, volts: Tensor) -> Tensor:
         """Solve for the power [], float64, of all arrays at driver voltages `volts` [row_tiles, n, rows], in watts."""
@@ -59,10 +68,15 @@ class IrDropColumns:
         missing = self.tiling.rows - self.arrays.states.shape[1]
         parts = (
             self._pairs(torch.nn.functional.pad(part, (0, 0, 0, missing)), sign=1) / self.tiling.copies
-            for weight in self.arrays.noise_weights()
+            for weight in self.arrays.noise_weights(*self._attenuations())
             for part in (weight, weight * self.arrays.states)
         )
         return torch.cat(list(parts), dim=1)
+
+    def _attenuations(self) -> tuple[Tensor, Tensor]:
+        if self.effective is not None:
+            return self.effective.attenuation, self.effective.received
+        return self.arrays.attenuation(), self.arrays.transposed().attenuation().mT
 
     def _driven(self, volts: Tensor) -> Tensor:
         """Return the driver voltages [arrays, n, rows used] of each array from those of the row tiles."""

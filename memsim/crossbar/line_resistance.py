@@ -28,6 +28,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from memsim.crossbar import compiled_wires
 from memsim.device import DeviceModel
 from memsim.errors import InputError
 
@@ -116,6 +117,24 @@ class IrDropArrays:
         root = math.sqrt(1 + self.slope_bound)
         return math.ceil(math.acosh(1 / self.tolerance) / math.log((root + 1) / (root - 1)))
 
+    @property
+    def _steps(self) -> list[tuple[float, float]]:
+        """The (momentum, gain) of each step of the iteration: a step is momentum * the last one + gain * residual."""
+        half_width = self.slope_bound / 2
+        centre = 1 + half_width
+        ratio, momentum, gain = half_width / centre, 0.0, 1 / centre
+        steps = []
+        for _ in range(self.iterations):
+            steps.append((momentum, gain))
+            following = 1 / (2 * centre / half_width - ratio)
+            ratio, momentum, gain = following, following * ratio, 2 * following / half_width
+        return steps
+
+    def part(self, tiles: slice) -> IrDropArrays:
+        """Return the arrays `tiles`."""
+        present = None if self.present is None else self.present[tiles]
+        return dataclasses.replace(self, states=self.states[tiles], present=present)
+
     def linearised(self) -> IrDropArrays:
         """Return the same arrays with every cell replaced by its conductance at 0 V."""
         return dataclasses.replace(self, envelopes=self.envelopes[-1:])
@@ -167,25 +186,42 @@ class IrDropArrays:
         The other drivers are at 0 V. Since the network is reciprocal, the attenuation of `transposed`, transposed back,
         is the part of a current injected in a cell that leaves through the cell's own bit line.
         """
-        tiles, rows, _ = self.states.shape
-        parts = torch.empty_like(self.states)
-        one_volt = torch.eye(rows, dtype=parts.dtype, device=parts.device).expand(tiles, -1, -1)
-        for part, frames, _, across in self.linearised().solutions(one_volt):
-            parts[part, frames] = across.diagonal(frames.start, 1, 2).mT
-        return parts
+        return self._unit_responses(self.states.new_empty(0, *self.states.shape))[0]
 
-    def noise_weights(self) -> tuple[Tensor, Tensor]:
+    def unit_responses(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Drive each row alone with 1 V, with cells linearised, as if for `attenuation`.
+
+        Returns:
+            The `attenuation`, and sums over the cells of each column of their voltages times `weights` [n, tiles, rows,
+            cols]: [n, tiles, rows driven, cols].
+        """
+        if self.states.device.type != "cpu":
+            return self._unit_responses(weights)
+        siemens = self.linearised().cells(slice(None))[0, :, 0]
+        return compiled_wires.unit_responses(siemens, self.segment_ohms, self._steps, weights)
+
+    def _unit_responses(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        tiles, rows, _ = self.states.shape
+        own, sums = torch.empty_like(self.states), torch.empty_like(weights)
+        one_volt = torch.eye(rows, dtype=own.dtype, device=own.device).expand(tiles, -1, -1)
+        for part, frames, _, across in self.linearised().solutions(one_volt):
+            own[part, frames] = across.diagonal(frames.start, 1, 2).mT
+            sums[:, part, frames] = torch.einsum("wtij,tnij->wtnj", weights[:, part], across)
+        return own, sums
+
+    def noise_weights(self, attenuation: Tensor, received: Tensor) -> tuple[Tensor, Tensor]:
         """Return the shares of each cell's (Johnson, shot) noise variance that reach its column, [tiles, rows, cols].
 
-        The shares apply to the variances at the driver's voltage. With a the `attenuation` of a voltage and h that of a
+        `attenuation` and `received` [tiles, rows, cols] are the attenuations of a voltage and of a current. The shares
+        apply to the variances at the driver's voltage. With a the `attenuation` of a voltage and h that of a
         current, 4kTB G becomes h^2 4kTB G, and 2eB |G V| becomes h^2 a 2eB |G V|. At 1 ohm and 128 x 128 cells, the
         standard deviation of a column then agrees to 0.4 % with that of all cells' noise sent through the network; it
         is 1.5 times as large without the shares. The lines' own noise is left out, and a missing cell has no noise.
         """
-        squared = self.transposed().attenuation().mT.square()
+        squared = received.square()
         if self.present is not None:
             squared = squared * self.present
-        return squared, squared * self.attenuation()
+        return squared, squared * attenuation
 
     @cached_property
     def _ladders(self) -> tuple[Tensor, Tensor]:
@@ -205,10 +241,7 @@ class IrDropArrays:
         drivers = volts[..., None]
         across = drivers.repeat(1, 1, 1, cells.shape[-1])
         step = torch.zeros_like(across)
-        half_width = self.slope_bound / 2
-        centre = 1 + half_width
-        ratio, momentum, gain = half_width / centre, 0.0, 1 / centre
-        for _ in range(self.iterations):
+        for momentum, gain in self._steps:
             # no solution exceeds the voltage between drivers of opposite sign; early steps may, and the polynomials,
             # which are meant for small voltages, diverge there
             within = across.clamp(-2 * self.vmax_volts, 2 * self.vmax_volts)
@@ -216,8 +249,6 @@ class IrDropArrays:
             at_drivers = torch.baddbmm(across.flatten(0, 1), amperes, word_lines).baddbmm_(bit_lines, amperes)
             step.mul_(momentum).sub_(at_drivers.view_as(step), alpha=gain).add_(drivers, alpha=gain)
             across += step
-            following = 1 / (2 * centre / half_width - ratio)
-            ratio, momentum, gain = following, following * ratio, 2 * following / half_width
         return across
 
     def _bound_of_slope(self) -> float:

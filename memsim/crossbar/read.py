@@ -24,7 +24,7 @@ from memsim.crossbar.drive import Drive, steps
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.ir_drop import noise_terms as noise_with_ir_drop
 from memsim.crossbar.memory import keep_freed_memory
-from memsim.crossbar.tiling import Tiling
+from memsim.crossbar.tiling import ALIGNED_COLUMNS, Tiling
 from memsim.hardware import Adc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
@@ -34,8 +34,6 @@ DEVICE_CHUNK_VALUES = 1 << 26
 BLOCK_FRAMES = 32
 """Frames of a block. Matrix products are of whole blocks, whatever the chunk, because a product of a few rows rounds
 differently from one of many, and the last bit can change an ADC code."""
-ALIGNED_COLUMNS = 16
-"""Columns are padded to a multiple of this for the same reason: torch divides them among threads in such vectors."""
 
 
 @dataclass
@@ -195,7 +193,7 @@ class Operator:
     def _columns(self, signals: Tensor, noise_terms: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the column signals [row_tiles, n, columns] of the rows' signals, and the variances of their noise."""
         if self.ir_drop is not None:
-            currents = _aligned(self.ir_drop.amperes(signals)) * self.columns
+            currents = self.ir_drop.signals(signals, self.columns)
             if self.noise_columns is None or self.drive.noise is None:
                 return currents, None
             assert isinstance(self.drive.cell, MemristorCell)

@@ -12,6 +12,10 @@ from torch import Tensor
 from memsim.crossbar.encode import bits_of, slices_of
 from memsim.hardware import HardwareSpec
 
+ALIGNED_COLUMNS = 16
+"""Columns that are read are padded to a multiple of this, because torch divides them among threads in such vectors: a
+product would round differently with their number."""
+
 
 @dataclass(frozen=True)
 class Tiling:

@@ -25,9 +25,11 @@ from tests.benchmarks.programming import PROGRAMMING
 from tests.benchmarks.reads import READS
 from tests.benchmarks.scaling import SCALING
 from tests.benchmarks.timing import Benchmark, Row
+from tests.benchmarks.wires import WIRES
 
 TABLES = {
     "reads": READS,
+    "wires": WIRES,
     "programming": PROGRAMMING,
     "paper_size": PAPER_SIZE,
     "many_layers": MANY_LAYERS,

@@ -95,10 +95,13 @@ def test_wires_take_current_and_next_to_none_take_next_to_nothing() -> None:
     assert slope == pytest.approx(1, abs=0.1)
 
 
-def test_matrices_may_stand_in_for_the_solve() -> None:
+@pytest.mark.parametrize("copies", [1, 3])
+def test_matrices_may_stand_in_for_the_solve(copies: int) -> None:
     x = inputs(60)
-    nodal = small_matrix(ir_drop_spec(20.0, adc=None), 5, 7)(x)
-    effective = small_matrix(ir_drop_spec(None, adc=None, wires={"ohms": 20.0, "solve": "effective"}), 5, 7)(x)
+    weights = {"bits": 3, "copies": copies}
+    nodal = small_matrix(ir_drop_spec(20.0, adc=None, weights=weights), 5, 7)(x)
+    wires = {"ohms": 20.0, "solve": "effective"}
+    effective = small_matrix(ir_drop_spec(None, adc=None, wires=wires, weights=weights), 5, 7)(x)
     assert not torch.equal(nodal, effective)
     assert (nodal - effective).abs().max() < 2e-3 * nodal.abs().max()
 
@@ -131,15 +134,32 @@ def test_noise_is_what_the_wires_leave_of_the_cells_noise(copies: int) -> None:
     assert ((ratio - 1).abs() < 5 / math.sqrt(2 * frames) + 0.01).all()
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = small_matrix(ir_drop_spec(20.0, adc=ADC, read_noise={}), 5, 7)
+@pytest.mark.parametrize("solve", ["nodal", "effective"])
+def test_chunks_change_nothing(solve: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do threads, bit for bit."""
+    matrix = small_matrix(ir_drop_spec(None, adc=ADC, read_noise={}, wires={"ohms": 20.0, "solve": solve}), 5, 7)
     x = inputs(100)
     matrix.reads.begin("batch")
     whole = matrix(x)
-    monkeypatch.setattr(read, "CHUNK_VALUES", 1)
-    matrix.release()
-    matrix.reads.begin("batch")
-    assert torch.equal(matrix(x), whole)
+    for chunk_values, threads in ((1, 1), (1, 3), (1 << 11, 2)):
+        monkeypatch.setattr(read, "CHUNK_VALUES", chunk_values)
+        torch.set_num_threads(threads)
+        matrix.release()
+        matrix.reads.begin("batch")
+        again = matrix(x)
+        torch.set_num_threads(1)
+        assert torch.equal(again, whole)
+
+
+@pytest.mark.parametrize(("rows", "out_features", "in_features"), [(128, 70, 300), (33, 35, 40), (5, 3, 9)])
+def test_a_frame_reads_alone_as_in_a_batch(rows: int, out_features: int, in_features: int) -> None:
+    spec = spec_of(3, rows, wires={"ohms": 1.0, "solve": "effective"}, read_noise=None, adc=None)
+    spec = spec.with_settings({"tile.cols": 64})
+    matrix = small_matrix(spec, out_features, in_features)
+    x = torch.randn(201, in_features, generator=torch.Generator().manual_seed(1))
+    whole = matrix(x)
+    for frames in (slice(0, 1), slice(40, 41), slice(64, 160), slice(7, 201)):
+        assert torch.equal(matrix(x[frames]), whole[frames])
 
 
 def test_what_cannot_be_solved_is_said() -> None:

@@ -347,6 +347,31 @@ def test_a_chunk_holds_some_cells_only(device: DeviceModel, monkeypatch: pytest.
     assert arrays.column_amperes(torch.zeros(3, 0, 10, dtype=torch.float64)).shape == (3, 0, 10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ohms", [0.0, 2.0, 30.0])
+@pytest.mark.parametrize(("tiles", "rows", "cols"), [(1, 1, 1), (3, 5, 40), (2, 33, 20), (2, 64, 64)])
+def test_rows_driven_alone_answer_as_they_are_solved(
+    tiles: int, rows: int, cols: int, ohms: float, dtype: torch.dtype, device: DeviceModel
+) -> None:
+    """Compiled and in torch operations, for any thread count, against the solve; some cells are absent."""
+    states = programmed(device, tiles, rows, cols, dtype=dtype)
+    present = torch.rand(tiles, rows, cols, generator=torch.Generator().manual_seed(1)) < 0.9
+    arrays = IrDropArrays.make(device, states, ohms, 0.4, present)
+    weights = torch.rand(2, tiles, rows, cols, generator=torch.Generator().manual_seed(2), dtype=dtype)
+    eye = torch.eye(rows, dtype=dtype).expand(tiles, -1, -1)
+    across = cell_volts(arrays.linearised(), eye)
+    own, sums = arrays.unit_responses(weights)
+    limit = 2e-6 if dtype == torch.float32 else 1e-12
+    assert relative(own, across.diagonal(0, 1, 2).mT) < limit
+    assert relative(sums, (weights[:, :, None] * across).sum(3)) < limit
+    assert torch.equal(arrays.attenuation(), arrays._unit_responses(weights)[0])
+    assert relative(arrays._unit_responses(weights)[1], sums) < limit
+    torch.set_num_threads(3)
+    again = arrays.unit_responses(weights)
+    torch.set_num_threads(1)
+    assert all(torch.equal(one, other) for one, other in zip(again, (own, sums), strict=True))
+
+
 # Noise
 
 
@@ -358,7 +383,8 @@ def test_a_columns_noise_is_that_of_its_cells_through_the_wires(
     rows, cols = 12, 10
     states = programmed(device, 1, rows, cols, 0.5)
     volts = drives(1, 4, rows, 0.4)
-    johnson_weights, shot_weights = IrDropArrays.make(device, states, ohms, 0.4, tolerance=1e-10).noise_weights()
+    arrays = IrDropArrays.make(device, states, ohms, 0.4, tolerance=1e-10)
+    johnson_weights, shot_weights = arrays.noise_weights(arrays.attenuation(), arrays.transposed().attenuation().mT)
     only_johnson, only_shot = {"shot_scale": 0.0}, {"johnson_scale": 0.0}
 
     def variance(across: Tensor, **scales: float) -> Tensor:
