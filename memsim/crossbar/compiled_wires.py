@@ -13,7 +13,7 @@ import torch
 from numba import uint16, uint32
 from torch import Tensor
 
-from memsim.crossbar.compiled import _compiled, _in_threads, _numpy
+from memsim.portable.kernels import as_array, in_threads, kernel
 
 LANES = 16
 """Drivers that are solved together, in the lanes of vector instructions; changes speed, never a result."""
@@ -29,11 +29,11 @@ def unit_responses(
     tiles, rows, _ = siemens.shape
     own = torch.empty_like(siemens)
     sums = siemens.new_empty(weights.shape)
-    cells = _numpy(siemens)
+    cells = as_array(siemens)
     coefficients = np.array(steps, cells.dtype).reshape(len(steps), 2)
     ohms = cells.dtype.type(segment_ohms)
-    arrays = (cells, ohms, coefficients, _numpy(weights), own.numpy(), sums.numpy())
-    _in_threads(lambda first, last: _unit_responses(*arrays, first, last), tiles * -(-rows // LANES))
+    arrays = (cells, ohms, coefficients, as_array(weights), own.numpy(), sums.numpy())
+    in_threads(lambda first, last: _unit_responses(*arrays, first, last), tiles * -(-rows // LANES))
     return own, sums
 
 
@@ -41,16 +41,16 @@ def polynomials(u: Tensor, coefficients: Tensor, outputs: list[Tensor]) -> None:
     """Evaluate polynomials of `u` [tiles, n, rows]: see `effective.polynomials`. The first output is float32."""
     tiles, n, rows = u.shape
     first, *others = (output.view(tiles, n, -1, rows) for output in outputs)
-    arrays = (_numpy(u), _numpy(coefficients), first.numpy(), *(_bits(other) for other in others))
-    _in_threads(lambda start, stop: _polynomials(*arrays, start, stop), tiles * n)
+    arrays = (as_array(u), as_array(coefficients), first.numpy(), *(_bits(other) for other in others))
+    in_threads(lambda start, stop: _polynomials(*arrays, start, stop), tiles * n)
 
 
 def add_up(total: Tensor, rest: Tensor, potentials: Tensor, slopes: Tensor, factors: Tensor) -> None:
     """Add the parts of column currents in bfloat16 to `total` [tiles, n, cols]: see `effective.add_up`."""
     tiles, n, cols = total.shape
     parts = [_bits(part.view(tiles, n, -1, cols)) for part in (rest, potentials, slopes)]
-    arrays = (total.numpy(), *parts, _numpy(factors))
-    _in_threads(lambda first, last: _add_up(*arrays, first, last), tiles * n)
+    arrays = (total.numpy(), *parts, as_array(factors))
+    in_threads(lambda first, last: _add_up(*arrays, first, last), tiles * n)
 
 
 def _bits(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
@@ -58,7 +58,7 @@ def _bits(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     return tensor.view(torch.int16).numpy().view(np.uint16)
 
 
-@_compiled
+@kernel
 def _unit_responses(siemens, ohms, steps, weights, own, sums, first, last):  # type: ignore[no-untyped-def]
     """Solve blocks of LANES drivers; blocks `first` to `last` are counted over all tiles."""
     _, rows, cols = siemens.shape
@@ -121,7 +121,7 @@ def _unit_responses(siemens, ohms, steps, weights, own, sums, first, last):  # t
     return 0
 
 
-@partial(_compiled, fastmath={"contract"})
+@partial(kernel, fastmath={"contract"})
 def _polynomials(volts, coefficients, alone, rest, bit_lines, slopes, mixes, first, last):  # type: ignore[no-untyped-def]
     n, rows = volts.shape[1:]
     value = np.empty(rows, np.float32)
@@ -140,7 +140,7 @@ def _polynomials(volts, coefficients, alone, rest, bit_lines, slopes, mixes, fir
     return 0
 
 
-@partial(_compiled, inline="always")
+@partial(kernel, inline="always")
 def _polynomial(volts, tile, frame, coefficients, index, value):  # type: ignore[no-untyped-def]
     """Evaluate a polynomial without constant, whose coefficients are of V, V^2, ... (Horner's rule)."""
     highest = coefficients[index, -1]
@@ -152,7 +152,7 @@ def _polynomial(volts, tile, frame, coefficients, index, value):  # type: ignore
             value[row] = (value[row] + coefficient) * volts[tile, frame, row]
 
 
-@_compiled
+@kernel
 def _add_up(total, rest, potentials, slopes, factors, first, last):  # type: ignore[no-untyped-def]
     n, cols = total.shape[1:]
     for pair in range(first, last):
@@ -168,13 +168,13 @@ def _add_up(total, rest, potentials, slopes, factors, first, last):  # type: ign
     return 0
 
 
-@partial(_compiled, inline="always")
+@partial(kernel, inline="always")
 def _to_bfloat16(number):  # type: ignore[no-untyped-def]
     """Round a float32, not NaN, to the bits of the nearest bfloat16, halves to even."""
     bits = np.float32(number).view(np.uint32)
     return uint16(uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@partial(_compiled, inline="always")
+@partial(kernel, inline="always")
 def _to_float32(bits):  # type: ignore[no-untyped-def]
     return np.uint32(uint32(bits) << np.uint32(16)).view(np.float32)
