@@ -55,14 +55,6 @@ def digitise(
     return _in_threads(lambda first, last: _digitise(*arrays, first, last), len(product))
 
 
-def count(codes: Tensor, lowest: int, shift: int, weights: Tensor | None, bins: int) -> Tensor:
-    """Count magnitudes in histograms: see `elementwise.count`."""
-    counts = torch.zeros(len(codes), bins, dtype=torch.float64)
-    each = np.empty(0, np.float64) if weights is None else _numpy(weights.double())
-    _count(_numpy(codes), np.int32(lowest), np.int32(shift), each, counts.numpy())
-    return counts
-
-
 def _numpy(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     return tensor.detach().contiguous().numpy()
 
@@ -105,7 +97,6 @@ _COS = tuple(np.float32(coefficient) for coefficient in COSINE)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _PER_WORD, _TURN_PER_WORD = np.float32(2.0**-32), np.float32(2 * math.pi * 2.0**-32)
 _LOG_2 = np.float32(math.log(2))
-_MAGNITUDE = np.int32(0x7FFFFFFF)
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
 
 
@@ -133,15 +124,6 @@ def _look_up(x, codes_per_input, tables, signals, noise_terms, first, last):  # 
             if len(noise_terms):
                 noise_terms[tile, n, rows] = constant
     return clipped
-
-
-@_compiled
-def _count(codes, lowest, shift, weights, counts):  # type: ignore[no-untyped-def]
-    groups, n = codes.shape
-    for group in range(groups):
-        for i in range(n):
-            place = max(((codes[group, i] & _MAGNITUDE) >> shift) - lowest, 0)
-            counts[group, place] += weights[i] if len(weights) else 1.0
 
 
 @partial(_compiled, inline="always")

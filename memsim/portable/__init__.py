@@ -1,0 +1,1 @@
+"""The compilation of kernels, and the threads that they are divided among."""
