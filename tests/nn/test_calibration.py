@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import memsim
 from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 from memsim.nn.collect import StatisticsCollector
 from memsim.nn.mapping import measure_inputs
@@ -225,6 +226,18 @@ def test_only_matrices_on_arrays_are_measured(monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(chip.mapping.layers["4"].adc_range, wanted.adc_range)
     with pytest.raises(InputError, match="ran none of the layers to be mapped"):
         memsim.map_model(net, {"base": "physical", "digital": ["0"]}, calibration=lambda net: net[0](x))
+
+
+def test_a_deviation_takes_one_read_of_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = [], MappedMatrix.forward
+
+    def count(self: MappedMatrix, x: Tensor) -> Tensor:
+        reads.append(self.spec.cell)
+        return read(self, x)
+
+    monkeypatch.setattr(MappedMatrix, "forward", count)
+    memsim.map_model(nn.Linear(8, 4), "physical", bits=4, calibration=[torch.randn(20, 8)])
+    assert sorted(reads) == ["ideal", "synaptogen"]
 
 
 @pytest.mark.parametrize("ratio", [1e4, 1e8, 1e20])
