@@ -266,7 +266,8 @@ def map_checkpoint(
     with listener.working():
         rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
         data = None if calibrate is None else _calibration_data(network, calibrate, data_root, listener)
-        statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics())
+        names = {layer.name for layer in plan.mapped}
+        statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics(names))
         if budget:
             _require_samples(opened, plan, statistics)
         steps = spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {}

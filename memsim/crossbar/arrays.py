@@ -147,8 +147,8 @@ class ProgrammedArrays:
                         signals.append(ir_drop[index].amperes(driven) * gain_per_ampere)
                     else:
                         signals.append(torch.bmm(driven, columns[index].flatten(2)))
-                by_pack.append(torch.cat(signals, dim=1).unflatten(2, columns[index].shape[2:]))
-            return torch.cat(by_pack, dim=3)
+                by_pack.append(_joined(signals, dim=1).unflatten(2, columns[index].shape[2:]))
+            return _joined(by_pack, dim=3)
 
         return read
 
@@ -172,3 +172,8 @@ class ProgrammedArrays:
         drive = self.drive(input_range, 1.0, gives_volts=True)
         device = load_device_on(self.spec.cell, self.device)
         return RowLoads(drive, device, by_pack, self.ir_drop_columns())
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """Return the parts one behind the other; the only part itself, where torch.cat would copy it."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)

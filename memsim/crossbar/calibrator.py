@@ -115,37 +115,33 @@ class Calibrator:
         cells = split_planes(arrays.difference(), arrays.spec.tile.rows)  # [row_tiles, rows, slices, out]
         for phase in drive.phases:
             signals = cells * drive(phase, one, 1)[0].flatten()
-            values = self._by_range(self._adc, signals).flatten(1)
-            histogram = self._count(values)
-            total = self._features * cells.shape[0] * cells.shape[2] * cells.shape[3] // len(values)
-            histogram.rest += max(0, total - values.shape[1])  # the other tiles, whose rows are at 0 V
+            histogram = self._count(self._adc, signals)
+            # the other tiles, whose rows are at 0 V
+            total = self._features * cells.shape[0] * cells.shape[2] * cells.shape[3]
+            histogram.rest.add_(max(0, total - signals.numel()) // len(histogram.rest))
 
     @torch.no_grad()
     def _add(self, rows: Tensor, weights: Tensor | None) -> None:
         assert self._signals is not None
         scaled, _ = self._arrays.in_range(rows)
-        signals = self._signals(scaled).unflatten(1, (-1, len(rows)))  # [row_tiles, phases, n, slices, out]
+        signals = self._signals(scaled)  # [row_tiles, phases * n, slices, out]
         if self._fit is not None:
-            self._fit_gain(self._fit, scaled, signals, weights)
-        if self._adc is None:
-            return
-        values = self._by_range(self._adc, signals.permute(0, 2, 3, 1, 4).flatten(3))
-        self._count(values.flatten(1), None if weights is None else weights.repeat_interleave(values.shape[2]))
+            self._fit_gain(self._fit, scaled, signals.unflatten(1, (-1, len(rows))), weights)
+        if self._adc is not None:
+            phases = signals.shape[1] // len(rows)
+            self._count(self._adc, signals, None if weights is None else weights.repeat(phases))
 
-    @staticmethod
-    def _by_range(config: CalibratedAdc, signals: Tensor) -> Tensor:
-        """Group signals [row_tiles, n, slices, values] by the full scale that they share: [groups, n, values]."""
-        if config.granularity == "layer":
-            return signals.transpose(0, 1).reshape(1, signals.shape[1], -1)
-        if config.granularity == "plane":
-            return signals.permute(2, 1, 0, 3).flatten(2)
-        return signals.transpose(1, 2).flatten(0, 1)
-
-    def _count(self, values: Tensor, weights: Tensor | None = None) -> MagnitudeHistogram:
-        """Count signals [groups, n], each `weights` [n] times; a group has one full scale."""
+    def _count(self, config: CalibratedAdc, signals: Tensor, weights: Tensor | None = None) -> MagnitudeHistogram:
+        """Count signals [row_tiles, n, slices, out], each `weights` [n] times, by the full scale that they share."""
+        tiles, n, slices, _ = signals.shape
+        groups = torch.arange(tiles * slices, dtype=torch.int32, device=signals.device).view(tiles, slices)
+        if config.granularity != "tile":
+            groups = (groups if config.granularity == "plane" else torch.zeros_like(groups))[:1].expand(tiles, slices)
         if self._histogram is None:
-            self._histogram = MagnitudeHistogram(len(values), MANTISSA_BITS, values.device)
-        self._histogram.add(values, weights)
+            self._histogram = MagnitudeHistogram(int(groups.max()) + 1, MANTISSA_BITS, signals.device)
+        of_rows = groups[:, None].expand(tiles, n, slices).flatten()
+        each = None if weights is None else weights[:, None].expand(tiles, n, slices).flatten()
+        self._histogram.add(signals.flatten(0, 2), of_rows, each)
         return self._histogram
 
     def _fit_gain(self, fit: GainFit, rows: Tensor, signals: Tensor, weights: Tensor | None) -> None:

@@ -53,16 +53,7 @@ def digitise(
     return in_threads(lambda first, last: _digitise(*arrays, first, last), len(product))
 
 
-def count(codes: Tensor, lowest: int, shift: int, weights: Tensor | None, bins: int) -> Tensor:
-    """Count magnitudes in histograms: see `elementwise.count`."""
-    counts = torch.zeros(len(codes), bins, dtype=torch.float64)
-    each = np.empty(0, np.float64) if weights is None else as_array(weights.double())
-    _count(as_array(codes), np.int32(lowest), np.int32(shift), each, counts.numpy())
-    return counts
-
-
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 @kernel
@@ -89,15 +80,6 @@ def _look_up(x, codes_per_input, tables, signals, noise_terms, first, last):  # 
             if len(noise_terms):
                 noise_terms[tile, n, rows] = constant
     return clipped
-
-
-@kernel
-def _count(codes, lowest, shift, weights, counts):  # type: ignore[no-untyped-def]
-    groups, n = codes.shape
-    for group in range(groups):
-        for i in range(n):
-            place = max(((codes[group, i] & _MAGNITUDE) >> shift) - lowest, 0)
-            counts[group, place] += weights[i] if len(weights) else 1.0
 
 
 @kernel

@@ -33,18 +33,6 @@ def look_up(
     return signals, noise_terms(*variances) if variances else None, clipped
 
 
-def count(codes: Tensor, lowest: int, shift: int, weights: Tensor | None, bins: int) -> Tensor:
-    """Count the magnitudes of float32 numbers in histograms [groups, bins], float64.
-
-    `codes` [groups, n] are the bits of the numbers. All bits of a number but the last `shift` give its bin: bin 0 has
-    the numbers up to `lowest`, bin 1 the next ones, and so on. Each number counts `weights` [n] times (None: once).
-    """
-    places = (((codes & 0x7FFFFFFF) >> shift) - lowest).clamp_(min=0).long()
-    places += bins * torch.arange(len(codes), device=codes.device)[:, None]
-    each = None if weights is None else weights.double().expand(len(codes), -1).reshape(-1)
-    return torch.bincount(places.view(-1), each, minlength=len(codes) * bins).view(len(codes), bins).double()
-
-
 def noise_terms(constant: Tensor, slope: Tensor) -> Tensor:
     """Join the variances [row_tiles, n, rows] of `MemristorCell.noise_variances` to noise terms [..., rows + 1]."""
     return torch.cat([slope, constant.sum(dim=2, keepdim=True)], dim=2)

@@ -11,11 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from memsim.crossbar.scale_search import least_squares_scale
 from memsim.hardware import HardwareSpec, Weights
-
-# Scales to try, as fractions of the MinMax scale: dense near 1, where the error at many bits has many local minima.
-_FRACTIONS = (*(1 - 0.005 * step for step in range(20)), *(0.9 - 0.02 * step for step in range(36)))
-_CHUNK_VALUES = 1 << 16  # a few of these stay in a core's cache
 
 
 def bits_of(spec: HardwareSpec) -> int:
@@ -50,26 +47,8 @@ def fit_scale(weight: Tensor, bits: int, config: Weights) -> Tensor:
     if config.scale_method == "minmax":
         scale = rows.abs().amax(dim=1) / max_level(bits)
     else:
-        parts = rows.split(max(1, _CHUNK_VALUES // rows.shape[1]))
-        scale = torch.cat([_least_squares_scale(part, max_level(bits)) for part in parts])
+        scale = least_squares_scale(rows, max_level(bits))
     return torch.where(scale > 0, scale, torch.ones_like(scale))
-
-
-def _least_squares_scale(rows: Tensor, largest: int) -> Tensor:
-    """Search the scale of each of `rows` [channels, values] that minimises ||row - scale * level||^2."""
-    minmax = rows.abs().amax(dim=1, keepdim=True) / largest
-    best_scale, best_error = minmax, torch.full_like(minmax, torch.inf)
-    together = max(1, _CHUNK_VALUES // rows.numel())  # in small matrices calls cost more than arithmetic
-    for fractions in torch.tensor(_FRACTIONS, device=rows.device).split(together):
-        levels = (rows / (minmax * fractions[:, None, None])).round_().clamp_(-largest, largest).nan_to_num_()
-        power = levels.square().sum(dim=2, keepdim=True)
-        fitted = (rows * levels).sum(dim=2, keepdim=True) / power
-        errors = (rows - fitted * levels).square_().sum(dim=2, keepdim=True)
-        error, index = torch.where(power > 0, errors, torch.inf).min(dim=0)
-        better = error < best_error
-        best_scale = torch.where(better, fitted.gather(0, index[None])[0], best_scale)
-        best_error = torch.where(better, error, best_error)
-    return best_scale.squeeze(1)
 
 
 def quantise(weight: Tensor, scale: Tensor, bits: int) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from memsim.crossbar.drive import steps
+from memsim.crossbar import counting
 
 OCTAVES = 48
 """Octaves that the bins span by default, from the largest magnitude down to 2^-48 of it."""
@@ -19,11 +22,6 @@ class MagnitudeHistogram:
     An octave has 2^`mantissa_bits` bins, and the leading bits of a float32 number give its bin. The bins span `octaves`
     octaves and move up when a larger value arrives. Memory is therefore bounded, and the result does not depend on how
     the values are split into parts.
-
-    Attributes:
-        counts: [groups, bins], float64; the last bin has the largest magnitude of all groups.
-        rest: [groups], float64, the count of values below the first bin, which include zeros.
-        largest: [groups], the largest magnitude, exact.
     """
 
     def __init__(
@@ -31,37 +29,62 @@ class MagnitudeHistogram:
     ) -> None:
         self._shift = 23 - mantissa_bits
         self._first = 1  # the leading bits of the values in the first bin; those of 0 are 0
-        self.counts = torch.zeros(groups, octaves << mantissa_bits, dtype=torch.float64, device=device)
-        self.rest = torch.zeros(groups, dtype=torch.float64, device=device)
-        self.largest = torch.zeros(groups, device=device)
+        self._table = torch.zeros(groups, 1 + (octaves << mantissa_bits) + 1, dtype=torch.float64, device=device)
+        self._largest = torch.zeros(groups, dtype=torch.int32, device=device)
 
-    def add(self, values: Tensor, weights: Tensor | None = None) -> None:
-        """Count `values` [groups, n], float32 and finite; each `weights` [n] times (default: once)."""
-        if not values.numel():
-            return
-        low, high = values.aminmax(dim=1)
-        self.largest = torch.maximum(self.largest, torch.maximum(-low, high))
-        self._reach(int(self.largest.max().view(torch.int32)) >> self._shift)
-        bins = self.counts.shape[1] + 1
-        found = steps(values).count(values.view(torch.int32), self._first - 1, self._shift, weights, bins)
-        self.rest += found[:, 0]
-        self.counts += found[:, 1:]
+    @property
+    def counts(self) -> Tensor:
+        """The counts [groups, bins], float64; the last bin has the largest magnitude of all groups."""
+        return self._table[:, 1:-1]
 
-    def _reach(self, code: int) -> None:
-        """Move the bins up until the last one is the bin of leading bits `code` or a higher one."""
-        bins = self.counts.shape[1]
-        up = code - (self._first + bins - 1)
+    @property
+    def rest(self) -> Tensor:
+        """The number of values below the first bin, [groups], float64, which include zeros."""
+        return self._table[:, 0]
+
+    @property
+    def largest(self) -> Tensor:
+        """The largest magnitude [groups], exact."""
+        return self._largest.view(torch.float32)
+
+    def add(self, values: Tensor, groups: Tensor | None = None, weights: Tensor | None = None) -> None:
+        """Count `values` [rows, n], float32 and finite.
+
+        Row i counts in group `groups` [rows] i (default: in group i), each of its values `weights` [rows] i times
+        (default: once).
+        """
+        if values.numel():
+            of_row = torch.arange(len(values), device=values.device) if groups is None else groups
+            each = None if weights is None else weights.double()
+            self._count(partial(counting.count, values=values, groups=of_row.int(), weights=each))
+
+    def add_by_sign(self, values: Tensor) -> None:
+        """Count `values` of any shape, float32 and finite: negative ones in group 0, the others in group 1."""
+        if values.numel():
+            self._count(partial(counting.count_by_sign, values=values.reshape(-1)))
+
+    def _count(self, count: Callable[..., None]) -> None:
+        """Add values by `count`; where some lie above the bins, move these up and count again for the new bins."""
+        count(self._table, self._largest, first=self._first, shift=self._shift)
+        bins = self._table.shape[1] - 2
+        up = (int(self._largest.max()) >> self._shift) - (self._first + bins - 1)
         if up <= 0:
             return
-        self.rest += self.counts[:, :up].sum(dim=1)
-        kept = self.counts[:, up:]
-        self.counts = torch.nn.functional.pad(kept, (0, bins - kept.shape[1]))
         self._first += up
+        again, above = torch.zeros_like(self._table), self._table[:, -1].clone()
+        count(again, self._largest, first=self._first, shift=self._shift)
+        kept, new = max(0, bins - up), min(up, bins)
+        self.rest.add_(self.counts[:, :up].sum(dim=1))
+        self.counts[:, :kept] = self.counts[:, bins - kept :].clone()
+        self.counts[:, kept:] = again[:, -1 - new : -1]
+        if up > bins:
+            self.rest.add_(above - self.counts.sum(dim=1))  # values between the old bins and the new ones
+        self._table[:, -1] = 0
 
     @property
     def edges(self) -> Tensor:
         """The magnitudes [bins + 1], float64, between which the bins lie."""
-        return _edges(self._first, self.counts.shape[1], self._shift).to(self.counts.device)
+        return _edges(self._first, self._table.shape[1] - 2, self._shift).to(self.counts.device)
 
     def percentile(self, percent: float) -> Tensor:
         """Return the smallest edge [groups] with at most 100 - `percent` % of the values above; 100 gives the maximum.

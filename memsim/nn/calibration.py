@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -63,14 +63,17 @@ class CalibrationData:
             self._run(name)
             self._progress(name, 1.0)
 
-    def statistics(self, most_rows: int = MOST_ROWS) -> dict[str, InputStatistics]:
+    def statistics(self, names: Container[str] | None = None, most_rows: int = MOST_ROWS) -> dict[str, InputStatistics]:
         """Return the statistics of each matrix's inputs, except matrices that the data never reach and embeddings.
 
-        The inputs of a convolution are its windows. In a recurrent layer, one matrix has the layer's inputs, another
-        its hidden states at all steps. `Plan.completed` adds those of embeddings. The sample of a matrix's inputs has
-        up to `most_rows` rows.
+        With `names`, only these matrices are measured: the windows of convolutions that stay digital are many times
+        the inputs of all other layers. The inputs of a convolution are its windows. In a recurrent layer, one matrix
+        has the layer's inputs, another its hidden states at all steps. `Plan.completed` adds those of embeddings. The
+        sample of a matrix's inputs has up to `most_rows` rows.
         """
         collectors = statistics_collectors(self._layers, most_rows)
+        if names is not None:
+            collectors = {name: collector for name, collector in collectors.items() if name in names}
         self.collect(collectors)
         quantised = quantised_matrices(self._layers)
         results = {name: collector.result() for name, collector in collectors.items()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -69,18 +68,20 @@ class StatisticsCollector:
         rows = x.detach().reshape(-1, x.shape[-1]).float().cpu()
         if not rows.numel():
             return
-        if not torch.isfinite(rows).all():
-            raise InputError("an input holds NaN or Inf")
-        flat = rows.reshape(-1)
-        self._histogram.add(torch.stack([-flat, flat]).clamp_(min=0))
-        places = torch.arange(self.rows, self.rows + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1)
+        # norms overflow where values are huge
+        if not torch.isfinite(norms).all() and not torch.isfinite(rows).all():
+            raise InputError("an input holds NaN or Inf")
+        self._histogram.add_by_sign(rows)
+        places = torch.arange(self.rows, self.rows + len(rows))
         keys = torch.rand(len(rows), generator=self._generator)
         size = min(self._most_rows, max(LEAST_ROWS, MOST_VALUES // rows.shape[1]))
         heavy, light = size // 4, size - size // 4
-        self._heavy = _Kept.best(heavy, self._heavy, _Kept(-norms, places, rows))
+        if self._heavy is None or self._drawn is None:
+            self._heavy, self._drawn = _Kept(heavy, rows.shape[1]), _Kept(light, rows.shape[1])
+        self._heavy.offer(-norms, places, rows)
         # the rows with the smallest random keys are a uniform sample of all; heavy ones among them leave it in `result`
-        self._drawn = _Kept.best(light, self._drawn, _Kept(keys, places, rows))
+        self._drawn.offer(keys, places, rows)
         self.rows += len(rows)
 
     def result(self) -> InputStatistics | None:
@@ -104,45 +105,63 @@ class StatisticsCollector:
         )
 
 
-@dataclass(frozen=True)
 class _Kept:
-    """Input rows [n, features], their places [n] in the stream, and the ranks [n], of which the smallest are kept."""
+    """The input rows of the smallest ranks so far; among equal ranks, those that came first.
 
-    ranks: Tensor
-    places: Tensor
-    rows: Tensor
+    Attributes:
+        ranks: [n], ascending.
+        places: [n], the places of the rows in the stream.
+    """
 
-    @classmethod
-    def best(cls, count: int, kept: _Kept | None, new: _Kept) -> _Kept:
-        """Return the `count` rows with the smallest ranks; among equal ranks, the rows that came first."""
-        if kept is not None and len(kept.ranks) >= count:
-            candidates = new.ranks < kept.ranks[-1]
-            new = cls(new.ranks[candidates], new.places[candidates], new.rows[candidates])
-        parts = [new] if kept is None else [kept, new]
-        ranks = torch.cat([part.ranks for part in parts])
-        chosen = ranks.sort(stable=True).indices[:count]
-        places = torch.cat([part.places for part in parts])[chosen]
-        return cls(ranks[chosen], places, torch.cat([part.rows for part in parts])[chosen])
+    def __init__(self, most: int, features: int) -> None:
+        """Keep up to `most` rows."""
+        self.ranks, self.places = torch.empty(0), torch.empty(0, dtype=torch.long)
+        self._stored, self._lines = torch.empty(most, features), torch.empty(0, dtype=torch.long)
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows [n, features]."""
+        return self._stored[self._lines]
+
+    def offer(self, ranks: Tensor, places: Tensor, rows: Tensor) -> None:
+        """Keep those of `rows` [m, features] whose `ranks` [m] are among the smallest now; `places` [m] are theirs."""
+        kept, most = len(self.ranks), len(self._stored)
+        ranks = torch.cat([self.ranks, ranks])
+        chosen = ranks.sort(stable=True).indices[:most]
+        is_new = chosen >= kept
+        new = chosen[is_new]
+        if not len(new):
+            return
+        # a new row is stored in the line of one that leaves, so that few rows are copied
+        is_free = torch.ones(most, dtype=torch.bool)
+        is_free[self._lines[chosen[~is_new]]] = False
+        lines = torch.cat([self._lines, torch.empty_like(places)])
+        lines[new] = is_free.nonzero()[: len(new), 0]
+        self._stored[lines[new]] = rows[new - kept]
+        self.ranks, self.places = ranks[chosen], torch.cat([self.places, places])[chosen]
+        self._lines = lines[chosen]
+
+
+class Recorded(BaseException):
+    """The end of a layer's run that has passed all input rows of its only matrix to a collector."""
 
 
 class Recorder(nn.Module):
     """A module that multiplies in place of a mapped matrix and passes its input rows to a collector.
 
-    Without `multiply`, a function of rows that returns their product, it returns zeros. That is enough for a layer of a
-    single matrix, whose output is not used.
+    `multiply` is a function of rows that returns their product. Without it, Recorded is raised where the product would
+    be returned: a layer of a single matrix need not run on, as its output is not used.
     """
 
     def __init__(
         self,
         name: str,
-        out_features: int,
         multiply: Callable[[Tensor], Tensor] | None,
         collector: Collector | None,
         reads: ReadContext | None = None,
     ) -> None:
         super().__init__()
         self._name = name
-        self._out_features = out_features
         self._multiply = multiply
         self._collector = collector
         self._reads = reads or ReadContext()
@@ -153,18 +172,25 @@ class Recorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply rows `x` [..., in], giving [..., out]. Raises InputError where they hold NaN or Inf."""
+        self._record(x)
+        if self._multiply is None:
+            raise Recorded
+        return self._multiply(x)
+
+    def _record(self, x: Tensor) -> None:
         if self._collector is not None:
             try:
                 self._collector.add(x[torch.isfinite(x).all(dim=-1)] if self._reads.has_masked_rows else x)
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from None
-        if self._multiply is None:
-            return x.new_zeros(()).expand(*x.shape[:-1], self._out_features)
-        return self._multiply(x)
 
     def stream(self, parts: Iterable[Tensor]) -> Tensor:
         """Multiply parts of the rows, as `MappedMatrix.stream`."""
-        return torch.cat([self(part) for part in parts])
+        if self._multiply is not None:
+            return torch.cat([self(part) for part in parts])
+        for part in parts:
+            self._record(part)
+        raise Recorded
 
 
 def statistics_collectors(
@@ -183,7 +209,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
     recorders, because the inputs of later matrices in a layer are known only there. Layers without a collector run
     once.
     """
-    sources, reads = matrix_sources(layers), ReadContext()
+    reads = ReadContext()
     layers = [layer for layer in layers if not collectors.keys().isdisjoint(layer.matrices.values())]
 
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
@@ -191,7 +217,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
         for local, name in layer.matrices.items():
             is_alone = len(layer.matrices) == 1 and not layer.keeps_forward
             multiply = None if is_alone else _multiplication(layer, local)
-            found[name] = Recorder(name, sources[name].shape[0], multiply, collectors.get(name), reads)
+            found[name] = Recorder(name, multiply, collectors.get(name), reads)
         return found
 
     def hook(layer: MappableLayer) -> Callable[..., None]:
@@ -200,7 +226,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
         recording.eval()
 
         def count(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-            with torch.no_grad():
+            with torch.no_grad(), suppress(Recorded):
                 recording(*inputs, **options)
 
         return count

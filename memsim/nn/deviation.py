@@ -43,12 +43,13 @@ def deviation(
     """
     rows = statistics.sample.to(matrix.levels.device)
     twin = matrix.under(matrix.spec.digital_twin(), seed, statistics)
-    digital = twin(rows).double()
-    to_digital = _deviation(*row_squares(matrix, statistics, digital, seed), statistics.weights)
-    if weight is None:
-        return Deviation(to_digital, None)
-    squares = row_squares(matrix, statistics, exact_product(matrix, rows, weight), seed)
-    return Deviation(to_digital, _deviation(*squares, statistics.weights))
+    product = _product(matrix, rows, seed)
+
+    def far_from(wanted: Tensor) -> float:
+        return _deviation(*_row_squares(product, statistics, wanted), statistics.weights)
+
+    to_digital = far_from(twin(rows).double())
+    return Deviation(to_digital, None if weight is None else far_from(exact_product(matrix, rows, weight)))
 
 
 def _deviation(errors: Tensor, sizes: Tensor, weights: Tensor) -> float:
@@ -90,14 +91,23 @@ def row_squares(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tenso
     Each is multiplied by the number of inputs that its row stands for. Read noise depends on the seed and the matrix
     alone.
     """
-    weights = statistics.weights.to(wanted.device).double()
+    return _row_squares(_product(matrix, statistics.sample.to(wanted.device), seed), statistics, wanted)
+
+
+def _product(matrix: MappedMatrix, rows: Tensor, seed: int) -> Tensor:
+    """Read `rows` [n, in] with the noise of this seed, giving [n, out] in float64; `matrix` keeps nothing of it."""
     own = matrix.reads
     matrix.reads = ReadContext(seed, batch="budget")
     try:
-        product = matrix(statistics.sample.to(wanted.device)).double()
+        product: Tensor = matrix(rows).double()
     finally:
         matrix.reads = own
     matrix.release()
+    return product
+
+
+def _row_squares(product: Tensor, statistics: InputStatistics, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    weights = statistics.weights.to(wanted.device).double()
     return (product - wanted).square().sum(dim=1) * weights, wanted.square().sum(dim=1) * weights
 
 

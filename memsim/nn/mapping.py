@@ -117,8 +117,8 @@ def map_model(
             statistics = given_statistics(calibration)
         elif calibration is not None:
             data = _calibration_data(model, layers, calibration, progress)
-            statistics = data.statistics()
-            _require_reached(statistics, layers)
+            statistics = data.statistics({layer.name for layer in plan.mapped})
+            _require_reached(statistics, (layer.source.is_lookup for layer in plan.mapped))
         statistics = plan.completed(statistics)
         doubts = [
             silent_inputs(plan, statistics),
@@ -214,11 +214,12 @@ def _calibration_data(
     return CalibrationData(_copied(model, kept), calibration, progress)
 
 
-def _require_reached(statistics: Mapping[str, InputStatistics], layers: Sequence[MappableLayer]) -> None:
-    if not statistics and any(not layer.is_lookup for layer in layers):
+def _require_reached(statistics: Mapping[str, InputStatistics], are_lookups: Iterable[bool]) -> None:
+    """Raise InputError where there are no statistics although there are layers that are no look-ups."""
+    if not statistics and not all(are_lookups):
         raise InputError(
-            "calibration: it ran none of the layers that can be mapped; give batches, or a function that runs the "
-            "network it is given"
+            "calibration: it ran none of the layers to be mapped; give batches, or a function that runs the network it "
+            "is given"
         )
 
 
@@ -247,7 +248,7 @@ def measure_inputs(
         _require_mappable(model)
         layers = mappable_layers(model)
         statistics = _calibration_data(model, layers, batches, progress).statistics()
-        _require_reached(statistics, layers)
+        _require_reached(statistics, (layer.is_lookup for layer in layers))
         return statistics
 
 

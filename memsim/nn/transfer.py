@@ -208,10 +208,9 @@ def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
 
 def _statistics_of(rows: Tensor, full_scale: float) -> InputStatistics:
     """Return the statistics of input rows [n, features], all of which are in the sample."""
-    flat = rows.flatten().cpu()
     histogram = MagnitudeHistogram(2, mantissa_bits=4)
-    histogram.add(torch.stack([-flat, flat]).clamp_min(0))
-    counts = (histogram.counts / len(flat)).float()
+    histogram.add_by_sign(rows.cpu())
+    counts = (histogram.counts / rows.numel()).float()
     absmax = float(histogram.largest.max())
     return InputStatistics(absmax, histogram.edges, counts, rows, torch.ones(len(rows)), full_scale)
 

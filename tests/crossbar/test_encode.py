@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsim.crossbar import encode
+from memsim.crossbar import encode, scale_search
 from memsim.hardware import Weights
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 17))
@@ -131,10 +131,37 @@ def test_channels_are_fitted_one_by_one_whatever_the_chunk(monkeypatch: pytest.M
     weight = torch.randn(7, 40, generator=torch.Generator().manual_seed(3))
     whole = encode.fit_scale(weight, 3, Weights())
     for values in (1, 80, 100):
-        monkeypatch.setattr(encode, "_CHUNK_VALUES", values)
+        monkeypatch.setattr(scale_search, "_CHUNK_VALUES", values)
         torch.testing.assert_close(encode.fit_scale(weight, 3, Weights()), whole, rtol=1e-5, atol=0)
     single = torch.cat([encode.fit_scale(row[None], 3, Weights()) for row in weight])
     torch.testing.assert_close(single, whole, rtol=1e-5, atol=0)
+
+
+@settings(deadline=None)
+@given(SHAPES, BITS, st.integers(0, 1000), st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 1e25]), st.booleans())
+def test_the_kernel_chooses_the_scale_of_the_search_by_sums(
+    shape: tuple[int, int], bits: int, seed: int, size: float, is_coarse: bool
+) -> None:
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    rows = ((3 * rows).round() if is_coarse else rows) * size  # with many ties, or hardly any
+    every = torch.tensor(scale_search.FRACTIONS).expand(len(rows), -1)
+    wanted = scale_search._search(rows, encode.max_level(bits), every)
+    assert torch.equal(scale_search.least_squares_scale(rows, encode.max_level(bits)), wanted)
+
+
+def test_few_rows_are_searched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched, search = [], scale_search._in_parts
+
+    def count(rows: Tensor, largest: int, fractions: Tensor) -> Tensor:
+        searched.append((len(rows), fractions.shape[1]))
+        return search(rows, largest, fractions)
+
+    monkeypatch.setattr(scale_search, "_in_parts", count)
+    encode.fit_scale(torch.randn(1000, 400, generator=torch.Generator().manual_seed(3)), 3, Weights())
+    (clear, fractions), (doubtful, all_fractions) = searched
+    assert (fractions, all_fractions) == (1, len(scale_search.FRACTIONS))
+    assert clear + doubtful == 1000
+    assert doubtful < 100
 
 
 @pytest.mark.parametrize("method", ["mse", "minmax"])

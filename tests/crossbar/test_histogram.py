@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsim.crossbar import compiled, elementwise
+from memsim.crossbar import counting
 from memsim.crossbar.histogram import MagnitudeHistogram
 
 
-def histogram_of(*parts: Tensor, weights: Tensor | None = None, mantissa_bits: int = 10) -> MagnitudeHistogram:
+def histogram_of(*parts: Tensor, mantissa_bits: int = 10) -> MagnitudeHistogram:
     histogram = MagnitudeHistogram(len(parts[0]), mantissa_bits)
     for part in parts:
-        histogram.add(part, weights)
+        histogram.add(part)
     return histogram
 
 
@@ -59,9 +61,13 @@ def test_parts_in_any_order_give_the_same_counts(seed: int, parts: int, growth: 
 
 
 def test_weights_count_as_copies_do() -> None:
-    values, weights = some(1, 2, 100), torch.randint(1, 5, (100,), generator=torch.Generator().manual_seed(2))
-    weighted, copied = histogram_of(values, weights=weights), histogram_of(values.repeat_interleave(weights, dim=1))
+    rows, weights = some(1, 100, 3), torch.randint(1, 5, (100,), generator=torch.Generator().manual_seed(2))
+    groups = torch.arange(100) % 2
+    weighted, copied = MagnitudeHistogram(2, 10), MagnitudeHistogram(2, 10)
+    weighted.add(rows, groups, weights)
+    copied.add(rows.repeat_interleave(weights, dim=0), groups.repeat_interleave(weights))
     assert torch.equal(weighted.counts, copied.counts)
+    assert torch.equal(weighted.rest, copied.rest)
     for percent in (50, 90, 99):
         assert torch.equal(weighted.percentile(percent), copied.percentile(percent))
 
@@ -90,11 +96,64 @@ def test_every_float_has_a_bin(value: float) -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 4), st.booleans())
-def test_compiled_and_plain_count_alike(seed: int, groups: int, weighted: bool) -> None:
-    codes = (some(seed, groups, 99) ** 3).view(torch.int32)
-    weights = some(seed + 1, 99).abs() if weighted else None
-    lowest, shift = (int(torch.tensor(1e-3).view(torch.int32)) >> 13), 13
-    bins = (int(codes.view(torch.float32).abs().max().view(torch.int32)) >> shift) - lowest + 1
-    expected = elementwise.count(codes, lowest, shift, weights, bins)
-    torch.testing.assert_close(compiled.count(codes, lowest, shift, weights, bins), expected, rtol=1e-12, atol=0)
+@given(st.integers(0, 1000), st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=4), st.booleans())
+def test_counts_are_those_of_the_definition(seed: int, sizes: list[float], is_weighted: bool) -> None:
+    """However far the bins move up, and however many threads count."""
+    few, many = MagnitudeHistogram(3, 2, octaves=5), MagnitudeHistogram(3, 2, octaves=5)
+    rows = torch.cat([size * some(seed + i, 9, 20) ** 3 for i, size in enumerate(sizes)])
+    rows[::4] = 0
+    groups = torch.arange(len(rows)) % 3
+    weights = some(seed + 1, len(rows)).abs() if is_weighted else torch.ones(len(rows))
+    for part in torch.arange(len(rows)).split(9):
+        given_weights = weights[part] if is_weighted else None
+        few.add(rows[part], groups[part], given_weights)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(counting, "WORTH_THREADS", 0)
+            patch.setattr(torch, "get_num_threads", lambda: 3)
+            many.add(rows[part], groups[part], given_weights)
+    assert torch.equal(many.counts, few.counts)
+    assert torch.equal(many.rest, few.rest)
+    for group in range(3):
+        own = groups == group
+        values, each = rows[own].abs().double(), weights[own].double()[:, None].expand(-1, 20)
+        edges = few.edges
+        inside = [each[(values >= low) & (values < high)].sum() for low, high in pairwise(edges.tolist())]
+        torch.testing.assert_close(few.counts[group], torch.stack(inside), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(few.rest[group], each[values < edges[0]].sum(), rtol=1e-9, atol=1e-9)
+        assert few.largest[group] == rows[own].abs().max()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 3), st.booleans())
+def test_signs_are_counted_apart(seed: int, threads: int, is_plain: bool) -> None:
+    values = some(seed, 7, 30).relu() - some(seed + 1, 7, 30).relu()
+    apart = MagnitudeHistogram(2, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "WORTH_THREADS", 0)
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        apart.add_by_sign(values)
+    wanted = histogram_of(torch.stack([-values.flatten(), values.flatten()]).clamp_(min=0), mantissa_bits=3)
+    assert torch.equal(apart.counts, wanted.counts)
+    assert torch.equal(apart.largest, wanted.largest)
+    assert apart.counts.sum() + apart.rest.sum() == values.numel()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.booleans())
+def test_compiled_and_plain_count_alike(seed: int, is_weighted: bool) -> None:
+    values = some(seed, 12, 33) ** 3
+    weights = some(seed + 1, 12).abs().double() if is_weighted else None
+    rows, signs = torch.arange(12, dtype=torch.int32) % 2, (values >= 0).int()
+    numbers = {"first": int(torch.tensor(1e-3).view(torch.int32)) >> 13, "shift": 13}
+
+    def table() -> tuple[Tensor, Tensor]:
+        return torch.zeros(2, 1 << 12, dtype=torch.float64), torch.zeros(2, dtype=torch.int32)
+
+    found, wanted = table(), table()
+    counting.count(*found, values, rows, weights, **numbers)
+    counting._count_on_device(*wanted, values, rows[:, None], weights, **numbers)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    found, wanted = table(), table()
+    counting.count_by_sign(*found, values.flatten(), **numbers)
+    counting._count_on_device(*wanted, values, signs, None, **numbers)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)

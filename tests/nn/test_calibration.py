@@ -12,7 +12,9 @@ from torch import Tensor, nn
 import memsim
 from memsim.asr.recogniser import build, load_model_config
 from memsim.asr.tokens import CharacterTokens
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
+from memsim.nn.collect import StatisticsCollector
 from memsim.nn.mapping import measure_inputs
 
 MAX = {"base": "ideal", "adc": {"bits": 8, "range": "calibrated", "method": "max"}}
@@ -205,6 +207,37 @@ def test_one_heavy_row_does_not_hide_that_the_others_are_lost() -> None:
     x[6] = -3e38
     with pytest.warns(UserWarning, match=r"the products of 0 "):
         memsim.map_model(net, {"base": "ideal", "adc": {"method": "max"}}, bits=6, calibration=[x])
+
+
+def test_only_matrices_on_arrays_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The windows of a convolution that stays digital are more values than all other inputs together."""
+    net, x = convolutional()
+    wanted = memsim.map_model(net, "physical", bits=4, calibration=[x]).mapping.layers["4"]
+    rows = dict[StatisticsCollector, int]()
+    add = StatisticsCollector.add
+
+    def count(self: StatisticsCollector, x: Tensor) -> None:
+        add(self, x)
+        rows[self] = self.rows
+
+    monkeypatch.setattr(StatisticsCollector, "add", count)
+    chip = memsim.map_model(net, {"base": "physical", "digital": ["0"]}, bits=4, calibration=[x])
+    assert list(rows.values()) == [len(x)]
+    assert torch.equal(chip.mapping.layers["4"].adc_range, wanted.adc_range)
+    with pytest.raises(InputError, match="ran none of the layers to be mapped"):
+        memsim.map_model(net, {"base": "physical", "digital": ["0"]}, calibration=lambda net: net[0](x))
+
+
+def test_a_deviation_takes_one_read_of_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = [], MappedMatrix.forward
+
+    def count(self: MappedMatrix, x: Tensor) -> Tensor:
+        reads.append(self.spec.cell)
+        return read(self, x)
+
+    monkeypatch.setattr(MappedMatrix, "forward", count)
+    memsim.map_model(nn.Linear(8, 4), "physical", bits=4, calibration=[torch.randn(20, 8)])
+    assert sorted(reads) == ["ideal", "synaptogen"]
 
 
 @pytest.mark.parametrize("ratio", [1e4, 1e8, 1e20])
