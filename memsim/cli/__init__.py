@@ -206,8 +206,8 @@ def main() -> None:
     The exit status is 0 for success, 1 for a failure, 2 for bad input (one line), 75 for a stop by a signal with the
     work saved, and 130 for an interruption by Ctrl-C.
     """
-    # Let idle threads of torch spin only briefly. On a busy machine, or beside the threads that draw read noise, they
-    # would otherwise take a core from threads that have work. libgomp reads this when torch is imported.
+    # Let idle threads of torch spin only briefly. On a busy machine they would otherwise take a core from threads that
+    # have work. libgomp reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _complete_streams()
     logging.basicConfig(format="memsim: %(message)s", level=logging.WARNING)

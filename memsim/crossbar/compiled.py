@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from numba import float32, uint32, uint64
+from numba import float32, int32, uint32, uint64
 from torch import Tensor
 
 from memsim.crossbar.convert import Conversion
@@ -105,6 +105,7 @@ def _digitise(  # type: ignore[no-untyped-def]
                 _standard_normals(normals, words, k0, k1, uint32(first_frame + n), uint32(tile))
             for plane in range(planes):
                 weight = weights[tile, plane]
+                beyond = int32(0)
                 for out in range(out_features):
                     column = plane * out_features + out
                     value = signals[tile, n, column]
@@ -117,7 +118,8 @@ def _digitise(  # type: ignore[no-untyped-def]
                         value += bow * of_full_scale * (_ONE - of_full_scale * of_full_scale)
                     if max_code:
                         value = np.rint(value)
-                        clipped += abs(value) > full_scale
+                        beyond = int32(beyond + int32(abs(value) > full_scale))
                         value = min(max(value, -full_scale), full_scale)
                     product[n, out] += weight * value
+                clipped += int(beyond)
     return clipped

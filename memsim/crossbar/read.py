@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from memsim import rng
-from memsim.crossbar import convert
+from memsim.crossbar import convert, many_frames
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
@@ -28,7 +28,9 @@ from memsim.crossbar.tiling import ALIGNED_COLUMNS, Tiling
 from memsim.hardware import Adc, ReadNoise
 
 CHUNK_VALUES = 1 << 20
-"""Approximate number of column values at a time on a CPU; changes speed and memory, never a result."""
+"""Approximate number of column values at a time on a CPU; changes speed and memory, never a result.
+
+`many_frames` has its own."""
 DEVICE_CHUNK_VALUES = 1 << 26
 """Approximate number of column values at a time on other devices, where chunks cost launches and memory is faster."""
 BLOCK_FRAMES = 32
@@ -150,25 +152,42 @@ class Operator:
         `noise_key` (64 bits) is the key of the read noise. The first row of `x` is frame `first_frame`, a multiple of
         BLOCK_FRAMES, of the read with that key.
         """
-        tiles, _, width = self.columns.shape
-        values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
-        chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
         product = x.new_zeros(len(x), self.out_features)
         keys = [noise_key, *(rng.derive_seed(noise_key, index) for index in range(1, len(self.drive.phases)))]
-        for first in range(0, len(x), chunk):
-            part, out = x[first : first + chunk], product[first : first + chunk]
-            for phase, key in zip(self.drive.phases, keys, strict=True):
-                # padding rows and frames are at 0 V, without signal and (see zero_current_total) without noise
-                signals, noise_terms, dac_clipped = self.drive(phase, _whole_blocks(part), self.rows)
-                adc_clipped = self._add(signals, noise_terms, key, first_frame + first, phase.significance, out)
-                if clips is not None:
-                    clips.dac_clipped = clips.dac_clipped + dac_clipped
-                    clips.adc_clipped = clips.adc_clipped + adc_clipped
+        dac_clipped: Tensor | int
+        adc_clipped: Tensor | int
+        if many_frames.can_read(self, -(-len(x) // BLOCK_FRAMES)):
+            rest = (keys, first_frame, BLOCK_FRAMES, product)
+            dac_clipped, adc_clipped = many_frames.read(self, _whole_blocks(x), *rest)
+        else:
+            dac_clipped, adc_clipped = self._read_in_chunks(x, keys, first_frame, product)
         if clips is not None:
             phases = len(self.drive.phases)
+            clips.dac_clipped = clips.dac_clipped + dac_clipped
+            clips.adc_clipped = clips.adc_clipped + adc_clipped
             clips.dac_total += phases * x.numel() if self.drive.dac is not None else 0
             clips.adc_total += phases * self.conversion.per_output * product.numel()
         return product
+
+    def _read_in_chunks(
+        self, x: Tensor, noise_keys: list[int], first_frame: int, product: Tensor
+    ) -> tuple[Tensor | int, Tensor | int]:
+        """Read [n, in] in whole blocks into `product` [n, out]; return the clipped inputs and clipped conversions."""
+        tiles, _, width = self.columns.shape
+        values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
+        chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
+        dac_clipped: Tensor | int = 0
+        adc_clipped: Tensor | int = 0
+        for first in range(0, len(x), chunk):
+            part, out = x[first : first + chunk], product[first : first + chunk]
+            for phase, key in zip(self.drive.phases, noise_keys, strict=True):
+                # padding rows and frames are at 0 V, without signal and (see zero_current_total) without noise
+                signals, noise_terms, beyond = self.drive(phase, _whole_blocks(part), self.rows)
+                dac_clipped = dac_clipped + beyond
+                adc_clipped = adc_clipped + self._add(
+                    signals, noise_terms, key, first_frame + first, phase.significance, out
+                )
+        return dac_clipped, adc_clipped
 
     def _add(
         self,
@@ -295,7 +314,8 @@ def split_planes(cells: Tensor, rows: int) -> Tensor:
 
 def _whole_blocks(rows: Tensor) -> Tensor:
     """Pad [n, in] with rows of zeros to a multiple of BLOCK_FRAMES."""
-    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % BLOCK_FRAMES))
+    missing = -len(rows) % BLOCK_FRAMES
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows  # pad would copy them
 
 
 def _aligned(columns: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -31,13 +33,74 @@ inlined = partial(kernel, inline="always")
 """Compile a function as a part of each kernel that calls it, whose `fastmath` then holds for it, too."""
 
 
-def in_threads(part: Callable[[int, int], int], n: int) -> int:
-    """Return the sum of `part(first, last)` over [0, n), which is cut into as many pieces as torch has threads."""
-    threads = torch.get_num_threads()
-    size = max(1, -(-n // threads))
-    bounds = [(first, min(first + size, n)) for first in range(0, n, size)]
-    others = [_pool(threads, os.getpid()).submit(part, *bound) for bound in bounds[1:]]
-    return sum([part(*bound) for bound in bounds[:1]] + [other.result() for other in others])
+def in_threads(part: Callable[[int, int], int], n: int, size: int | None = None) -> int:
+    """Return the sum of `part(first, last)` over [0, n), in pieces of `size` (by default one for each thread of torch).
+
+    A part that asks for threads itself gets none but its own.
+    """
+    threads = 1 if _this_thread.is_at_work else torch.get_num_threads()
+    size = size or max(1, -(-n // threads))
+    pieces = [(first, min(first + size, n)) for first in range(0, n, size)]
+    threads = min(threads, len(pieces))
+    if threads <= 1:
+        return sum(part(*piece) for piece in pieces)
+    rest, sums, errors = iter(pieces), list[int](), list[BaseException]()
+
+    def work() -> None:
+        _this_thread.is_at_work = True
+        try:
+            for piece in rest:  # a thread that is late takes fewer
+                sums.append(part(*piece))
+        except BaseException as error:  # none may pass through the foreign code that calls this
+            errors.append(error)
+        finally:
+            _this_thread.is_at_work = False
+
+    if has_torch_threads():
+        _start_torch_threads()(_Work(lambda _: work()), None, threads, 0)
+    else:
+        others = [_pool(threads, os.getpid()).submit(work) for _ in range(threads - 1)]
+        work()
+        for other in others:
+            other.result()
+    if errors:
+        raise errors[0]
+    return sum(sums)
+
+
+def has_torch_threads() -> bool:
+    """Whether `in_threads` runs on torch's own threads, within which an operation of torch takes only its own thread.
+
+    Threads of a pool, which do it otherwise, compete with torch's: GNU's OpenMP lets these spin for milliseconds after
+    each operation. A forked process inherits torch's threads without their bodies, so that using them would hang.
+    """
+    return os.getpid() == _PROCESS and _start_torch_threads() is not None
+
+
+class _ThisThread(threading.local):
+    is_at_work = False
+
+
+_this_thread = _ThisThread()
+_PROCESS = os.getpid()
+_Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def _start_torch_threads() -> Any:
+    """Return the function by which compiled code starts a parallel region of OpenMP; None where torch has none.
+
+    ``GOMP_parallel(function, data, threads, flags)`` calls `function(data)` in each thread. It is in the binary
+    interface of GNU's OpenMP, and LLVM's and Intel's on Linux have it, too.
+    """
+    if not torch.backends.openmp.is_available():
+        return None
+    try:
+        start = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # looked up in the libraries that torch was linked with
+    except (AttributeError, OSError):
+        return None
+    start.argtypes, start.restype = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return start
 
 
 @lru_cache(maxsize=1)

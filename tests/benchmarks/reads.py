@@ -1,4 +1,4 @@
-"""Reads as ratios to nn.Linear: by shape, frames, bits, tile and noise."""
+"""Reads as ratios to nn.Linear: by shape, frames, bits, tile, DAC and noise."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.benchmarks.timing import Benchmark, Row, times_plain
 
 NOISES: dict[str, dict[str, object]] = {
     "without noise": {"read_noise": None},
+    "linearised DAC, without noise": {"read_noise": None, "dac.transfer": "linearised"},  # as `best` has it
     "exact noise": {},
     "bfloat16 variances": {"read_noise.variance_product": "bfloat16"},
 }

@@ -7,6 +7,7 @@ import itertools
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memsim.crossbar import drive, elementwise, read
+from memsim.crossbar import drive, elementwise, many_frames, read
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.nn.linear import MappedLinear
@@ -272,12 +273,17 @@ def test_chunks_and_threads_change_nothing(
     x = inputs(201, shape[1])
     matrix.reads.begin("batch")
     whole = matrix(x)
-    for chunk_values, threads in ((1, 1), (1, 3), (50_000, 1), (1 << 20, 2), (1 << 20, 4)):
+    sizes = ((1, 1), (1, 3), (50_000, 1), (1 << 20, 2), (1 << 20, 4))
+    for (chunk_values, threads), in_threads in itertools.product(sizes, (True, False)):
         monkeypatch.setattr(read, "CHUNK_VALUES", chunk_values)
+        monkeypatch.setattr(many_frames, "PIECE_VALUES", chunk_values)
+        if not in_threads:  # in chunks, as where torch's threads cannot be used
+            monkeypatch.setattr(many_frames, "has_torch_threads", lambda: False)
         torch.set_num_threads(threads)
         matrix.reads.begin("batch")
         again = matrix(x)
         torch.set_num_threads(1)
+        monkeypatch.undo()
         assert torch.equal(again, whole)
 
 
@@ -289,6 +295,48 @@ def test_a_frame_alone_reads_as_in_company(adc: dict[str, Any] | None) -> None:
     for frame in (0, 1, 31, 32, 99):
         assert torch.equal(matrix(x[frame]), together[frame])
     assert torch.equal(matrix(x[30:37]), together[30:37])
+
+
+def test_reads_at_the_same_time_do_not_disturb_each_other() -> None:
+    matrices = [small_matrix(spec_of(3, 16), outputs, 40) for outputs in (70, 90)]
+    x = inputs(300, 40)
+    for matrix in matrices:
+        matrix.reads.begin("0")
+    wanted = [matrix(x) for matrix in matrices]
+
+    def read_again(index: int) -> list[Tensor]:
+        products = []
+        with torch.inference_mode(index == 0):
+            for _ in range(20):
+                matrices[index].reads.begin("0")
+                products.append(matrices[index](x))
+        return products
+
+    torch.set_num_threads(2)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(read_again, (0, 1)))
+    torch.set_num_threads(1)
+    for products, expected in zip(found, wanted, strict=True):
+        assert all(torch.equal(product, expected) for product in products)
+
+
+@pytest.mark.parametrize("dac", [{"bits": 8}, TWO_PHASE], ids=["one phase", "phases"])
+def test_clips_are_counted_whatever_the_threads(dac: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = small_matrix(spec_of(3, 16, adc={**FIXED, "range_bits": 1}, dac=dac), 70, 40)
+    matrix.reads.count_clips = True
+    counted = []
+    for threads, in_threads in ((1, True), (2, True), (2, False)):
+        matrix.clips = read.ClipCounts()
+        torch.set_num_threads(threads)
+        with monkeypatch.context() as patch:
+            if not in_threads:
+                patch.setattr(many_frames, "has_torch_threads", lambda: False)
+            matrix.reads.begin("0")
+            matrix(inputs(201, 40))
+        torch.set_num_threads(1)
+        counted.append(read.add_clips([matrix.clips]))
+    assert counted[1:] == counted[:1] * 2
+    assert min(counted[0].dac_clipped, counted[0].adc_clipped) > 10
 
 
 def test_memory_of_a_read_does_not_grow_with_the_batch() -> None:
