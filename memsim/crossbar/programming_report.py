@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,47 +116,67 @@ def _sum(reports: list[ProgrammingReport]) -> ProgrammingReport:
     )
 
 
-class Tally:
-    """A count of the outcomes of one scheme, chunk by chunk."""
+BLOCK = 1024
+"""Neighbouring cells whose sums are rounded together."""
 
-    def __init__(self, config: Scheme, programmer: Programmer) -> None:
-        self._config, self._programmer = config, programmer
-        self._cells = self._pulses = self._max_pulses = self._reads = self._failures = 0
-        self._joules = 0.0
-        self._levels = torch.zeros(3, len(programmer.targets), dtype=torch.float64)  # cells, deviations, squares
 
-    def add(self, digits: Tensor, outcome: Outcome) -> None:
-        """Count the `outcome` of cells programmed to `digits` [n]."""
-        self._cells += digits.numel()
-        if not digits.numel():
-            return
-        self._pulses += int(outcome.pulses.sum())
-        self._max_pulses = max(self._max_pulses, int(outcome.pulses.max()))
-        self._reads += int(outcome.verify_reads.sum())
-        self._failures += int(outcome.failed.sum())
-        self._joules += float(outcome.joules.sum(dtype=torch.float64))
-        currents = self._programmer.scale.currents(outcome.r)
-        for digit, target in enumerate(self._programmer.targets.tolist()):
-            here = (digits == digit).float()
-            deviations = (currents - target).mul_(here)
-            sums = (here.sum(), deviations.sum(), deviations.square().sum())
-            self._levels[:, digit] += torch.stack(sums).to(self._levels)
+@dataclass(frozen=True)
+class Counts:
+    """The counts of the outcomes of some cells.
 
-    def report(self) -> ProgrammingReport:
-        """Return the report of all outcomes added."""
-        config = self._config
-        read_seconds = 0.0 if config.verify is None else config.verify.read_seconds
-        return ProgrammingReport(
-            scheme=config.scheme,
-            cells=self._cells,
-            pulses=self._pulses,
-            max_pulses=self._max_pulses,
-            verify_reads=self._reads,
-            failures=None if config.verify is None else self._failures,
-            seconds=self._pulses * config.pulse_seconds + self._reads * read_seconds,
-            joules=self._joules,
-            levels=tuple(
-                LevelResult(float(target), int(cells), float(deviation), float(square))
-                for target, (cells, deviation, square) in zip(self._programmer.targets, self._levels.T, strict=True)
-            ),
-        )
+    Attributes:
+        pulses: the number of pulses.
+        max_pulses: the largest number of pulses of a cell.
+        verify_reads: the number of verify reads.
+        failures: the number of cells that failed.
+        cells: [levels], the number of cells of each digit.
+        sums: [blocks, 1 + 2 levels], float64, the sums over each BLOCK of cells: of the energy in joules, of the
+            deviations of each digit's currents from its target, and of their squares.
+    """
+
+    pulses: int
+    max_pulses: int
+    verify_reads: int
+    failures: int
+    cells: Tensor
+    sums: Tensor
+
+
+def count(digits: Tensor, outcome: Outcome, programmer: Programmer) -> Counts:
+    """Count the `outcome` of cells that `programmer` programmed to `digits` [n]."""
+    deviations = outcome.r * programmer.scale.slope + programmer.scale.offset
+    deviations -= programmer.targets.index_select(0, digits)
+    here = digits == torch.arange(len(programmer.targets), device=digits.device)[:, None]
+    by_digit = torch.where(here, deviations.double(), 0.0)
+    terms = torch.cat([outcome.joules.double()[None], by_digit, by_digit * by_digit])
+    terms = torch.nn.functional.pad(terms, (0, -terms.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    while (half := terms.shape[2] // 2) > 0:  # in a fixed order, which torch's own sums do not have
+        terms = terms[..., :half] + terms[..., half:]
+    return Counts(
+        int(outcome.pulses.sum()),
+        int(outcome.pulses.max()),
+        int(outcome.verify_reads.sum()),
+        int(outcome.failed.sum()),
+        here.sum(dim=1).cpu(),
+        terms[..., 0].T.cpu(),
+    )
+
+
+def report_of(counts: Sequence[Counts], config: Scheme, programmer: Programmer) -> ProgrammingReport:
+    """Return the report of the cells of all `counts` (at least one), whose sums are rounded once."""
+    pulses, verify_reads = (sum(getattr(part, name) for part in counts) for name in ("pulses", "verify_reads"))
+    joules, *sums = (math.fsum(column) for column in torch.cat([part.sums for part in counts]).T.tolist())
+    cells = [int(number) for number in torch.stack([part.cells for part in counts]).sum(dim=0)]
+    levels = zip(programmer.targets.tolist(), cells, sums[: len(cells)], sums[len(cells) :], strict=True)
+    return ProgrammingReport(
+        scheme=config.scheme,
+        cells=sum(cells),
+        pulses=pulses,
+        max_pulses=max(part.max_pulses for part in counts),
+        verify_reads=verify_reads,
+        failures=None if config.verify is None else sum(part.failures for part in counts),
+        seconds=pulses * config.pulse_seconds
+        + verify_reads * (0.0 if config.verify is None else config.verify.read_seconds),
+        joules=joules,
+        levels=tuple(LevelResult(*level) for level in levels),
+    )

@@ -149,29 +149,16 @@ class Tiling:
             pieces.append((magnitude >> (slice_ * self.cell_bits)) & self._max_digit)
         return torch.cat(pieces).int()
 
-    def digits_at(self, levels: Tensor, places: Tensor) -> Tensor:
-        """Return the digits, int32 [n], of the cells at `places` [n] of the flat `shape`, for `levels` [out, in]."""
-        row = places // self.out_features
-        values = levels[places % self.out_features, row % self.in_features].int()
-        array = row // self.in_features // self.copies
-        magnitude = torch.where(array % 2 == 1, -values, values).clamp(min=0)
-        return (magnitude >> (array // 2 * self.cell_bits).int()) & self._max_digit
+    def tile_of(self, cells: Tensor) -> Tensor:
+        """Return the tile [n] of each of `cells` [n], places in the flat `shape`.
 
-    def tile_cells(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the tile [n] and the place in the flat `shape` [n] (-1 if unused) of the physical cells `part`.
-
-        Physical cells are numbered tile by tile; tiles by slice, polarity, copy, row tile and column tile.
+        Tiles are numbered by slice, polarity, copy, row tile and column tile.
         """
-        cell = torch.arange(part.start, part.stop, device=device)
-        tile, within = cell // (self.rows * self.cols), cell % (self.rows * self.cols)
-        array, in_array = tile // self.tiles_per_slice, tile % self.tiles_per_slice
-        row = in_array // self.col_tiles * self.rows + within // self.cols
-        col_tile = in_array % self.col_tiles
-        in_pack = col_tile % self._col_tiles_per_pack * self.cols + within % self.cols
-        column = col_tile // self._col_tiles_per_pack * self.pack_outputs + in_pack
-        place = (array * self.in_features + row) * self.out_features + column
-        is_used = (row < self.in_features) & (in_pack < self.pack_outputs) & (column < self.out_features)
-        return tile, place.where(is_used, -1)
+        row = cells // self.out_features
+        array, row = row // self.in_features, row % self.in_features
+        return (array * self.row_tiles + row // self.rows) * self.col_tiles + self.col_tile_of(
+            cells % self.out_features
+        )
 
     @property
     def _max_digit(self) -> int:

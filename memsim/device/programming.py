@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from memsim import rng
 from memsim.device.cycles import CycleFeatures
 from memsim.device.features import draw_states, state_means
 from memsim.device.model import HRS, LRS, UR, DeviceModel
@@ -109,8 +110,11 @@ class Programmer:
         self._mean_set_joules = self._set.joules(torch.tensor(lrs, dtype=torch.float64)).item()
         self._mean_reset_joules = self._reset.joules(torch.tensor(hrs, dtype=torch.float64)).item()
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
-        """Program fresh cells to `digits` [n] (int32, below the number of levels)."""
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
+        """Program fresh cells to `digits` [n] (int32, below the number of levels).
+
+        A cell's draws depend on `key` and its counter, which `cells` [n] (int64) holds.
+        """
         raise NotImplementedError
 
 
@@ -121,9 +125,9 @@ class SinglePulseProgrammer(Programmer):
         super().__init__(config, device)
         self._config = config
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
-        return self.outcome(digits, draw_states(self._device, digits > 0, generator, self._config.history))
+        return self.outcome(digits, draw_states(self._device, digits > 0, cells, key, self._config.history))
 
     def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
         """Return the outcome of cells programmed to `digits` [n] that are in the states `r` [n]."""
@@ -140,8 +144,9 @@ class WriteVerifyProgrammer(Programmer):
         self._config = config
         self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
+        generator = _generator(cells, key)
         outcome = Outcome.start(digits.numel(), digits.device)
         for digit, feature in ((1, LRS), (0, HRS)):
             cells = (digits == digit).nonzero().squeeze(1)
@@ -186,8 +191,9 @@ class IncrementalResetProgrammer(Programmer):
         self._thresholds = self.scale.states(reach)
         self._ramp = ResetRamp(device, ramp_volts(config).to(device.device))
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
+        generator = _generator(cells, key)
         device, config = self._device, self._config
         outcome = Outcome.start(digits.numel(), digits.device)
         # in every try the cell goes from the LRS of one cycle, at its UR, to the HRS of the next
@@ -241,6 +247,11 @@ class IncrementalResetProgrammer(Programmer):
             for whole, part in ((sent, last_sent), (r, last), (measured, last_measured)):
                 whole.index_copy_(0, pulsed, part)
             ahead = AHEAD
+
+
+def _generator(cells: Tensor, key: int) -> Generator:
+    first = int(cells[0]) if cells.numel() else 0
+    return rng.generator(key, first, device=cells.device)
 
 
 def ramp_volts(config: IncrementalReset) -> Tensor:
