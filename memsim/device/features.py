@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from memsim.device import compiled
 from memsim.device.model import HRS, LRS, UR, US, DeviceModel, companion
 from memsim.portable import elementwise
 from memsim.portable.constants import LOW_32, WORD, WORDS
@@ -31,6 +34,7 @@ Polynomials of a device file are fitted to fewer cells and mean nothing further 
 """
 LARGEST_NORMAL = math.sqrt(-2.0 * math.log((LEAST_RADIUS_WORD + 0.5) * WORD))
 """The largest |x| of the normals that states are drawn from, 5.77."""
+
 LOG2_OF_10 = math.log2(10)
 
 
@@ -145,7 +149,10 @@ def draw_states(
     first cycle, any other cell in the HRS. This is the distribution of `Cells` after ``apply(-2.0)`` on the set cells,
     where about one cell in 10^6 needs more than -2 V.
     """
-    return state_law(device, history).states(set_mask, elementwise.random_words(key, cells))
+    law = state_law(device, history)
+    if cells.device.type == "cpu":
+        return compiled.draw_states(law.compiled_arguments, set_mask, cells, key)
+    return law.states(set_mask, elementwise.random_words(key, cells))
 
 
 @lru_cache(maxsize=32)
@@ -165,7 +172,7 @@ def state_means(device: DeviceModel, history: History = "stationary") -> tuple[f
     components = torch.arange(len(weights), device=device.device).repeat_interleave(len(x))
 
     def mean(feature: int) -> float:
-        law = _feature_law(device, feature, history)
+        law = _first_cycle_law(device, feature, history)
         r = law.states(components, x.repeat(len(weights)), z.repeat(len(weights))).view(len(weights), -1)
         drawn = density > 0
         return float((weights @ r[:, drawn]) @ (density[drawn] / density.sum()))
@@ -178,7 +185,7 @@ def fraction_below(device: DeviceModel, feature: int, value: float, history: His
 
     Given x, the feature is Gaussian within a component of the mixture; a trapezoid rule integrates over x, in float64.
     """
-    law = _feature_law(device, feature, history)
+    law = _first_cycle_law(device, feature, history)
     x = torch.linspace(-8, 8, 801, dtype=torch.float64, device=device.device)
     density = torch.exp(-x.square() / 2)
     components = torch.arange(device.mixture_weights.numel(), device=device.device)
@@ -188,7 +195,7 @@ def fraction_below(device: DeviceModel, feature: int, value: float, history: His
 
 
 @dataclass(frozen=True)
-class FeatureLaw:
+class FirstCycleLaw:
     """One feature of a fresh cell (and for HRS or LRS the state r) as a function of two normals, x and z.
 
     y = mu + sigma g(x), where (mu, sigma) is Gaussian within a component. Given x, y is therefore Gaussian too, with
@@ -235,11 +242,11 @@ class FeatureLaw:
 class StateLaw:
     """The states of fresh cells in HRS and LRS as a function of random words.
 
-    `bounds` are the `component_bounds` of the device.
+    `bounds` are the `component_bounds` of the device. `compiled` has the same for CPUs, with the same bits.
     """
 
-    hrs: FeatureLaw
-    lrs: FeatureLaw
+    hrs: FirstCycleLaw
+    lrs: FirstCycleLaw
     bounds: tuple[int, ...]
 
     def states(self, set_mask: Tensor, words: Words) -> Tensor:
@@ -250,15 +257,34 @@ class StateLaw:
         x, z = elementwise.normal_pair(words[1].clamp(min=LEAST_RADIUS_WORD), words[2])
         return torch.where(set_mask, self.lrs.states(component, x, z), self.hrs.states(component, x, z))
 
+    @cached_property
+    def compiled_arguments(self) -> compiled.StateArguments:
+        """The law for `compiled.draw_states`."""
+
+        def row(values: Sequence[float]) -> compiled.Row:
+            return tuple(np.float32(value) for value in values)
+
+        hrs, lrs = self.hrs, self.lrs
+        return compiled.StateArguments(
+            tuple(np.uint32(word) for word in (0, *self.bounds)),
+            np.uint32(LEAST_RADIUS_WORD),
+            row(hrs.gamma),
+            row(lrs.gamma),
+            *(tuple(row(values) for values in law.table.T.tolist()) for law in (hrs, lrs)),
+            *row([-LOG2_OF_10, hrs.open_state, hrs.state_per_siemens]),
+        )
+
 
 @lru_cache(maxsize=32)
 def state_law(device: DeviceModel, history: History = "stationary") -> StateLaw:
     """Return the law of the states that `draw_states` draws."""
-    return StateLaw(_feature_law(device, HRS, history), _feature_law(device, LRS, history), component_bounds(device))
+    return StateLaw(
+        _first_cycle_law(device, HRS, history), _first_cycle_law(device, LRS, history), component_bounds(device)
+    )
 
 
 @lru_cache(maxsize=32)
-def _feature_law(device: DeviceModel, feature: int, history: History) -> FeatureLaw:
+def _first_cycle_law(device: DeviceModel, feature: int, history: History) -> FirstCycleLaw:
     var = device.var_matrix()
     drawn = var[:, :4] @ var[:, :4].T if history == "zero" else stationary_covariance(device)[-4:, -4:]
     x_std = math.sqrt(drawn[feature, feature].item())
@@ -267,7 +293,7 @@ def _feature_law(device: DeviceModel, feature: int, history: History) -> Feature
     means, cholesky = marginal_mixture(device, (feature,), torch.float64)
     table = torch.stack([means[0], means[1], cholesky[:, 0, 0], cholesky[:, 1, 0], cholesky[:, 1, 1]])
     llrs, hhrs = device.reference_conductances_siemens
-    return FeatureLaw(
+    return FirstCycleLaw(
         feature,
         tuple(coefficient * x_std**power for coefficient, power in zip(gamma, powers, strict=True)),
         table,
