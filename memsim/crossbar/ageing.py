@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from memsim.crossbar import compiled_cells
 from memsim.device import DeviceModel
 from memsim.hardware import Retention
 from memsim.portable import elementwise
 from memsim.portable.chunks import of_chunks
+from memsim.portable.draws import standard_normals
 
 
 def relax(states: Tensor, fraction: float, device: DeviceModel, key: int) -> None:
@@ -21,13 +24,14 @@ def relax(states: Tensor, fraction: float, device: DeviceModel, key: int) -> Non
     """
     llrs, hhrs = device.reference_conductances_siemens
     open_state = llrs / (llrs - hhrs)  # without conductance
-    flat = states.view(-1)
+    law = compiled_cells.relaxed if states.device.type == "cpu" else relaxed
+    _change(states, lambda r, cells: law(r, cells, key, fraction, open_state))
 
-    def relax_part(part: slice) -> None:
-        change = (_normals(flat, part, key) * fraction + 1.0).clamp_(min=0)
-        flat[part] = (flat[part].float() - open_state) * change + open_state
 
-    of_chunks(relax_part, flat.numel(), flat.device)
+def relaxed(r: Tensor, cells: Tensor, key: int, fraction: float, open_state: float) -> Tensor:
+    """Return the states of `cells` (counters) in states `r`, all [n], after relaxation: see `relax`."""
+    change = (standard_normals(key, cells)[0] * fraction + 1.0).clamp_(min=0)
+    return (r - open_state) * change + open_state
 
 
 def age(states: Tensor, retention: Retention, key: int) -> None:
@@ -37,18 +41,25 @@ def age(states: Tensor, retention: Retention, key: int) -> None:
     fitted to the shipped devices.
     """
     log2_of_age = math.log2(1 + retention.age_seconds / retention.reference_seconds)
-    slope, offset = retention.exponent_std * log2_of_age, retention.exponent * log2_of_age
+    exponents = retention.exponent_std * log2_of_age, retention.exponent * log2_of_age
+    law = compiled_cells.aged if states.device.type == "cpu" else aged
+    _change(states, lambda r, cells: law(r, cells, key, *exponents))
+
+
+def aged(r: Tensor, cells: Tensor, key: int, exponent_std: float, exponent: float) -> Tensor:
+    """Return the states of `cells` (counters) in states `r`, all [n], after drift: see `age`.
+
+    The exponents are those of 2.
+    """
+    left = elementwise.exp2(standard_normals(key, cells)[0] * -exponent_std - exponent)
+    return (1.0 - r) * (1.0 - left) + r
+
+
+def _change(states: Tensor, law: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace `states` by what `law` gives for states and counters; a counter is a state's place."""
     flat = states.view(-1)
 
-    def age_part(part: slice) -> None:
-        r = flat[part].float()
-        left = elementwise.exp2(_normals(flat, part, key) * -slope - offset)
-        flat[part] = (1.0 - r) * (1.0 - left) + r
+    def change_part(part: slice) -> None:
+        flat[part] = law(flat[part].float(), torch.arange(part.start, part.stop, device=flat.device))
 
-    of_chunks(age_part, flat.numel(), flat.device)
-
-
-def _normals(flat: Tensor, part: slice, key: int) -> Tensor:
-    cells = torch.arange(part.start, part.stop, device=flat.device)
-    radius_words, angle_words, _, _ = elementwise.random_words(key, cells)
-    return elementwise.normal_pair(radius_words, angle_words)[0]
+    of_chunks(change_part, flat.numel(), flat.device)

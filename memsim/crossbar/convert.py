@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memsim.hardware import Adc, Dac, FixedAdc
-from memsim.portable import elementwise
+from memsim.portable.draws import standard_normals
 
 LEAST_RANGE = 1e-12
 """The smallest full scale of a converter."""
@@ -64,8 +64,7 @@ class AdcErrors:
         """
         if config is None or not (config.gain_error or config.offset_error_codes):
             return None
-        radius_words, angle_words, _, _ = elementwise.random_words(key, torch.arange(math.prod(shape), device=device))
-        gain, offset = elementwise.normal_pair(radius_words, angle_words)
+        gain, offset = standard_normals(key, torch.arange(math.prod(shape), device=device))
         return cls((gain * config.gain_error).view(shape), (offset * config.offset_error_codes).view(shape))
 
 

@@ -14,8 +14,8 @@ from memsim.device import UR, US, Cells, DeviceModel, draw_states, fraction_belo
 from memsim.device.features import History
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, IncrementalReset, Scheme
-from memsim.portable import elementwise
 from memsim.portable.constants import WORDS
+from memsim.portable.draws import random_words
 
 NEGLIGIBLE = 1e-4
 """The smallest fraction of disturbed cells that deserves a warning; at 0.4 V 4e-5 of the cells are, at 0.5 V 7e-4."""
@@ -74,7 +74,7 @@ def settle(
         may_set, may_move = torch.ones_like(digits, dtype=torch.bool), torch.zeros_like(digits, dtype=torch.bool)
     else:
         may_set, may_move = digits == 0, digits > 0
-    happens, choice, _, _ = elementwise.random_words(rng.derive_seed(key, "disturb"), cells)
+    happens, choice = random_words(rng.derive_seed(key, "disturb"), cells, 2)
     hrs_set = 1 - fraction_below(device, US, -negative, config.history) if negative else 0.0
     is_set = may_set & (happens < round(hrs_set * WORDS))
     after, set_cells = r.clone(), cells[is_set]

@@ -12,9 +12,9 @@ from memsim.crossbar.cell import zero_current_state
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, draw_states
 from memsim.hardware import Faults
-from memsim.portable import elementwise
 from memsim.portable.chunks import of_chunks
 from memsim.portable.constants import WORDS
+from memsim.portable.draws import random_words
 
 
 def apply_faults(states: Tensor, faults: Faults, tiling: Tiling, device: DeviceModel, key: int) -> None:
@@ -46,7 +46,7 @@ def _stick(flat: Tensor, faults: Faults, device: DeviceModel, key: int) -> None:
 
     def stick_part(part: slice) -> None:
         cells = torch.arange(part.start, part.stop, device=flat.device)
-        word = elementwise.random_words(key, cells)[0]
+        (word,) = random_words(key, cells, 1)
         stuck = (word < words).nonzero().squeeze(1)
         is_lrs = word.index_select(0, stuck) < lrs_words
         drawn = draw_states(device, is_lrs, cells.index_select(0, stuck), own_key)
@@ -57,5 +57,5 @@ def _stick(flat: Tensor, faults: Faults, device: DeviceModel, key: int) -> None:
 
 def _happens(fraction: float, shape: tuple[int, ...], key: int, device: torch.device) -> Tensor:
     """Return what happens with probability `fraction` in each place of `shape`, whose counter is its flat place."""
-    word = elementwise.random_words(key, torch.arange(math.prod(shape), device=device))[0]
+    (word,) = random_words(key, torch.arange(math.prod(shape), device=device), 1)
     return (word < round(fraction * WORDS)).view(shape)

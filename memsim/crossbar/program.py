@@ -18,7 +18,7 @@ from memsim.crossbar.disturb import read_pulses, settle
 from memsim.crossbar.faults import apply_faults
 from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.programming_report import Counts, ProgrammingReport, count, report_of
-from memsim.crossbar.tiling import Tiling, tiling_for
+from memsim.crossbar.tiling import Tiling, by_input, tiling_for
 from memsim.device import DeviceModel, draw_cycling_volts, load_device_on, pulse_cells, state_means
 from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
@@ -93,7 +93,7 @@ def program(
     ):
         act, read_volts = _by_pulse(tiling, config, device, key, read_volts), ()
     states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
-    flat = states.view(-1)
+    flat, levels = states.view(-1), by_input(levels)
 
     def program_part(part: slice) -> Counts:
         digits, cells = tiling.digits(levels, part), torch.arange(part.start, part.stop, device=levels.device)

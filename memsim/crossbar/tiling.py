@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from memsim.crossbar import compiled_cells
 from memsim.crossbar.encode import bits_of, slices_of
 from memsim.hardware import HardwareSpec
 
@@ -134,9 +135,15 @@ class Tiling:
     def digits(self, levels: Tensor, part: slice | None = None) -> Tensor:
         """Return the digits, int32 [n], of the cells `part` (default: all) of the flat `shape`, for `levels` [out, in].
 
-        It takes memory for the part only.
+        On a CPU it is fast where the levels of an input are neighbours in memory, as those of `by_input` are.
         """
         part = slice(0, math.prod(self.shape)) if part is None else part
+        if levels.device.type == "cpu":
+            return compiled_cells.digits(levels, part, self.copies, self.cell_bits)
+        return self.digits_by_definition(levels, part)
+
+    def digits_by_definition(self, levels: Tensor, part: slice) -> Tensor:
+        """Return what `digits` does, in torch operations for any device."""
         size = self.in_features * self.out_features
         pieces = []
         for array in range(part.start // size, -(-part.stop // size)):
@@ -180,6 +187,11 @@ def tiling_for(shape: Sequence[int], spec: HardwareSpec, groups: int = 1) -> Til
     in_features = blocks * block_inputs
     lines = (tile.rows, tile.cols, out_features, in_features)
     return Tiling(*lines, bits_of(spec), weights.cell_bits, weights.copies, groups, blocks)
+
+
+def by_input(levels: Tensor) -> Tensor:
+    """Return `levels` [out, in] with the levels of an input as neighbours in memory."""
+    return levels.T.contiguous().T
 
 
 def split_rows(x: Tensor, rows: int) -> Tensor:

@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import float32
 from torch import Tensor
 
 from memsim.portable.compiled import exp2, normal_pairs, random_words_of
-from memsim.portable.constants import split_key
+from memsim.portable.draws import key_words
 from memsim.portable.kernels import as_array, inlined, kernel
 
 Row = tuple[np.float32, ...]
@@ -38,9 +37,28 @@ _ZERO, _ONE, _FIRST = np.float32(0), np.float32(1), np.uint32(0)
 def draw_states(arguments: StateArguments, set_mask: Tensor, cells: Tensor, key: int) -> Tensor:
     """Draw the states r [n] of `cells` [n] with `key`, in LRS where `set_mask` [n], else in HRS."""
     r = torch.empty(len(cells))
-    low, high = (np.uint32(word) for word in split_key(key))
-    _draw_states(r.numpy(), as_array(set_mask), as_array(cells).view(np.uint64), low, high, arguments)
+    _draw_states(r.numpy(), as_array(set_mask), as_array(cells).view(np.uint64), *key_words(key), arguments)
     return r
+
+
+def single_pulse(digits: Tensor, r: Tensor, set_joules: tuple[float, float], reset_joules: float) -> tuple[Tensor, ...]:
+    """Return pulses, verify reads, failures and joules of cells: see `SinglePulseProgrammer.outcome_by_definition`."""
+    n = len(digits)
+    pulses, reads = torch.empty(2, n, dtype=torch.int32)
+    failed, joules = torch.empty(n, dtype=torch.bool), torch.empty(n)
+    energies = (np.float32(value) for value in (*set_joules, reset_joules))
+    arrays = (pulses.numpy(), reads.numpy(), failed.numpy(), joules.numpy(), as_array(digits), as_array(r))
+    _single_pulse(*arrays, *energies)
+    return pulses, reads, failed, joules
+
+
+@kernel
+def _single_pulse(pulses, reads, failed, joules, digits, r, window, llrs, reset):  # type: ignore[no-untyped-def]
+    for j in range(len(digits)):
+        pulses[j] = np.int32(digits[j] + np.int32(1))
+        reads[j] = np.int32(0)
+        failed[j] = False
+        joules[j] = (r[j] * window + llrs) * np.float32(digits[j]) + reset
 
 
 @kernel
@@ -71,7 +89,7 @@ def _limit(words, least):  # type: ignore[no-untyped-def]
 @kernel
 def _states(r, set_mask, words, x, z, law):  # type: ignore[no-untyped-def]
     for j in range(len(r)):
-        is_set = set_mask[j]
+        is_set = set_mask[j] != 0
         m_mu, m_sigma, a, b, c = _row_of(words[j], is_set, law)
         g = law.lrs_gamma[0] if is_set else law.hrs_gamma[0]
         for i in range(1, len(law.lrs_gamma)):

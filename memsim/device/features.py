@@ -8,8 +8,8 @@ device, whatever the other cells.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -145,7 +145,8 @@ def draw_states(
 ) -> Tensor:
     """Draw states r [n], float32, of fresh cells after one SET pulse on the cells in `set_mask` [n] (bool).
 
-    A cell's draw depends on `key` and its counter, which `cells` [n] (int64) holds. A set cell is in the LRS of its
+    `set_mask` may hold whole numbers, of which 0 is false. A cell's draw depends on `key` and its counter, which
+    `cells` [n] (int64) holds. A set cell is in the LRS of its
     first cycle, any other cell in the HRS. This is the distribution of `Cells` after ``apply(-2.0)`` on the set cells,
     where about one cell in 10^6 needs more than -2 V.
     """
@@ -255,7 +256,7 @@ class StateLaw:
         for bound in self.bounds:
             component += (words[0] >= bound).int()
         x, z = elementwise.normal_pair(words[1].clamp(min=LEAST_RADIUS_WORD), words[2])
-        return torch.where(set_mask, self.lrs.states(component, x, z), self.hrs.states(component, x, z))
+        return torch.where(set_mask != 0, self.lrs.states(component, x, z), self.hrs.states(component, x, z))
 
     @cached_property
     def compiled_arguments(self) -> compiled.StateArguments:
@@ -265,13 +266,12 @@ class StateLaw:
             return tuple(np.float32(value) for value in values)
 
         hrs, lrs = self.hrs, self.lrs
+        hrs_table, lrs_table = (tuple(map(row, law.table.T.tolist())) for law in (hrs, lrs))
+        first_words = tuple(np.uint32(word) for word in (0, *self.bounds))
+        of_siemens = row([-LOG2_OF_10, hrs.open_state, hrs.state_per_siemens])
+        least = np.uint32(LEAST_RADIUS_WORD)
         return compiled.StateArguments(
-            tuple(np.uint32(word) for word in (0, *self.bounds)),
-            np.uint32(LEAST_RADIUS_WORD),
-            row(hrs.gamma),
-            row(lrs.gamma),
-            *(tuple(row(values) for values in law.table.T.tolist()) for law in (hrs, lrs)),
-            *row([-LOG2_OF_10, hrs.open_state, hrs.state_per_siemens]),
+            first_words, least, row(hrs.gamma), row(lrs.gamma), hrs_table, lrs_table, *of_siemens
         )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from memsim import rng
+from memsim.device import compiled
 from memsim.device.cycles import CycleFeatures
 from memsim.device.features import draw_states, state_means
 from memsim.device.model import HRS, LRS, UR, DeviceModel
@@ -82,12 +83,12 @@ class FullPulse:
         edge = math.copysign(min(abs(volts), device.reset_full_volts), volts)
         at = torch.tensor(edge, dtype=torch.float64, device=device.device)
         scale = volts * seconds * (volts / edge)
-        self._llrs = scale * device.llrs_current_amperes(at).item()
-        self._window = scale * device.window_amperes(at).item()
+        self.llrs_joules = scale * device.llrs_current_amperes(at).item()
+        self.window_joules = scale * device.window_amperes(at).item()
 
     def joules(self, r: Tensor) -> Tensor:
         """Return the energy of pulses after which cells are in the states `r` (any shape)."""
-        return r * self._window + self._llrs
+        return r * self.window_joules + self.llrs_joules
 
 
 class Programmer:
@@ -127,10 +128,17 @@ class SinglePulseProgrammer(Programmer):
 
     def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
-        return self.outcome(digits, draw_states(self._device, digits > 0, cells, key, self._config.history))
+        return self.outcome(digits, draw_states(self._device, digits, cells, key, self._config.history))
 
     def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
         """Return the outcome of cells programmed to `digits` [n] that are in the states `r` [n]."""
+        if digits.device.type != "cpu":
+            return self.outcome_by_definition(digits, r)
+        energy = (self._set.window_joules, self._set.llrs_joules)
+        return Outcome(r, *compiled.single_pulse(digits, r, energy, self._mean_reset_joules))
+
+    def outcome_by_definition(self, digits: Tensor, r: Tensor) -> Outcome:
+        """Return what `outcome` does, in torch operations for any device."""
         joules = self._set.joules(r).mul_(digits).add_(self._mean_reset_joules)
         none = torch.zeros_like(digits)
         return Outcome(r, digits + 1, none, none.bool(), joules)
