@@ -81,7 +81,7 @@ FAULTS = {
         "crossbar/test_program.py",
     ),
     "relaxation in proportion to the state": Fault(
-        "crossbar/ageing.py", "(flat[part].float() - open_state) * change + open_state", "flat[part].float() * change",
+        "crossbar/compiled_cells.py", "after[j] = (r[j] - open_state) *", "after[j] = r[j] *",
         "crossbar/test_ageing.py",
     ),
 }  # fmt: skip

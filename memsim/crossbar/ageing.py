@@ -12,7 +12,7 @@ from memsim.crossbar import compiled_cells
 from memsim.device import DeviceModel
 from memsim.hardware import Retention
 from memsim.portable import elementwise
-from memsim.portable.chunks import of_chunks
+from memsim.portable.chunks import for_chunks
 from memsim.portable.draws import standard_normals
 
 
@@ -62,4 +62,4 @@ def _change(states: Tensor, law: Callable[[Tensor, Tensor], Tensor]) -> None:
     def change_part(part: slice) -> None:
         flat[part] = law(flat[part].float(), torch.arange(part.start, part.stop, device=flat.device))
 
-    of_chunks(change_part, flat.numel(), flat.device)
+    for_chunks(change_part, flat.numel(), flat.device)

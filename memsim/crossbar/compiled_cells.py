@@ -1,6 +1,6 @@
 """Work on the cells of a matrix compiled for CPUs by numba, one pass over them each.
 
-The functions with the definitions are `Tiling.digits_by_definition`, `programming_report.count_by_definition`,
+The functions with the definitions are `Tiling.digits_by_definition`, `programming_report.count`,
 `ageing.relaxed` and `ageing.aged`.
 """
 
@@ -17,44 +17,43 @@ from memsim.portable.draws import key_words
 from memsim.portable.kernels import as_array, kernel
 
 BLOCK = 1024
-"""Cells whose random words are in a core's cache together."""
+"""Neighbouring cells that are treated together, and whose sums are rounded together."""
 _ZERO = np.int32(0)
 _NOTHING, _ONE = np.float32(0), np.float32(1)
 
 
 def digits(levels: Tensor, part: slice, copies: int, cell_bits: int) -> Tensor:
     """Return the digits, int32 [n], of the cells `part` of a flat shape: see `Tiling.digits`."""
-    found = torch.empty(part.stop - part.start, dtype=torch.int32)
-    _digits(found.numpy(), as_array(levels.T).reshape(-1), part.start, copies, cell_bits)
-    return found
+    found = np.empty(part.stop - part.start, np.int32)
+    _digits(found, as_array(levels.T).reshape(-1), part.start, copies, cell_bits)
+    return torch.from_numpy(found)
 
 
 def count(
-    digits: Tensor, outcome: Outcome, slope: float, offset: float, targets: Tensor, block: int
-) -> tuple[int, int, int, int, Tensor, Tensor]:
-    """Count the `outcome` of cells programmed to `digits` [n]: see `programming_report.Counts`."""
-    blocks, levels = -(-len(digits) // block), len(targets)
-    cells = torch.zeros(levels, dtype=torch.int64)
-    sums = torch.empty(blocks, 1 + 2 * levels, dtype=torch.float64)
+    sums: Tensor, digits: Tensor, outcome: Outcome, slope: float, offset: float, targets: Tensor
+) -> tuple[int, ...]:
+    """Count the `outcome` of cells programmed to `digits` [n]: see `programming_report.count`."""
+    cells = np.zeros(len(targets), np.int64)
     columns = (digits, outcome.r, outcome.joules, outcome.pulses, outcome.verify_reads, outcome.failed)
     scale = (np.float32(slope), np.float32(offset), as_array(targets))
-    return (*_count(cells.numpy(), sums.numpy(), block, *map(as_array, columns), *scale), cells, sums)
+    totals = _count(cells, sums.numpy(), *map(as_array, columns), *scale)
+    return *totals, *cells.tolist()
 
 
 def relaxed(r: Tensor, cells: Tensor, key: int, fraction: float, open_state: float) -> Tensor:
     """Return the states [n] of `cells` [n] after relaxation: see `ageing.relaxed`."""
-    after = torch.empty_like(r)
+    after = np.empty(len(r), np.float32)
     law = np.float32(fraction), np.float32(open_state)
-    _relaxed(after.numpy(), as_array(r), as_array(cells).view(np.uint64), *key_words(key), *law)
-    return after
+    _relaxed(after, as_array(r), as_array(cells).view(np.uint64), *key_words(key), *law)
+    return torch.from_numpy(after)
 
 
 def aged(r: Tensor, cells: Tensor, key: int, exponent_std: float, exponent: float) -> Tensor:
     """Return the states [n] of `cells` [n] after drift: see `ageing.aged`."""
-    after = torch.empty_like(r)
+    after = np.empty(len(r), np.float32)
     law = np.float32(exponent_std), np.float32(exponent)
-    _aged(after.numpy(), as_array(r), as_array(cells).view(np.uint64), *key_words(key), *law)
-    return after
+    _aged(after, as_array(r), as_array(cells).view(np.uint64), *key_words(key), *law)
+    return torch.from_numpy(after)
 
 
 @kernel
@@ -116,14 +115,14 @@ def _digits_of_array(found, levels, sign, shift, largest):  # type: ignore[no-un
 
 @kernel
 def _count(  # type: ignore[no-untyped-def]
-    cells, sums, block, digits, r, joules, pulses, verify_reads, failed, slope, offset, targets
+    cells, sums, digits, r, joules, pulses, verify_reads, failed, slope, offset, targets
 ):
-    terms, squares = np.zeros(block, np.float64), np.zeros(block, np.float64)
+    terms, squares = np.zeros(BLOCK), np.zeros(BLOCK)
     levels = len(targets)
     for index in range(len(sums)):
-        first = index * block
-        last = min(first + block, len(digits))
-        if last - first < block:
+        first = index * BLOCK
+        last = min(first + BLOCK, len(digits))
+        if last - first < BLOCK:
             terms[:], squares[:] = 0.0, 0.0
         for j in range(last - first):
             terms[j] = joules[first + j]
@@ -144,7 +143,7 @@ def _totals(pulses, verify_reads, failed):  # type: ignore[no-untyped-def]
         most = max(most, pulses[j])
         reads += verify_reads[j]
         failures += failed[j]
-    return all_pulses, most, reads, failures
+    return most, all_pulses, reads, failures
 
 
 @kernel

@@ -12,7 +12,7 @@ from memsim.crossbar.cell import zero_current_state
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, draw_states
 from memsim.hardware import Faults
-from memsim.portable.chunks import of_chunks
+from memsim.portable.chunks import for_chunks
 from memsim.portable.constants import WORDS
 from memsim.portable.draws import random_words
 
@@ -52,7 +52,7 @@ def _stick(flat: Tensor, faults: Faults, device: DeviceModel, key: int) -> None:
         drawn = draw_states(device, is_lrs, cells.index_select(0, stuck), own_key)
         flat[part].index_copy_(0, stuck, drawn.to(flat.dtype))
 
-    of_chunks(stick_part, flat.numel(), flat.device)
+    for_chunks(stick_part, flat.numel(), flat.device)
 
 
 def _happens(fraction: float, shape: tuple[int, ...], key: int, device: torch.device) -> Tensor:

@@ -17,13 +17,13 @@ from memsim.crossbar.ageing import age, relax
 from memsim.crossbar.disturb import read_pulses, settle
 from memsim.crossbar.faults import apply_faults
 from memsim.crossbar.memory import keep_freed_memory
-from memsim.crossbar.programming_report import Counts, ProgrammingReport, count, report_of
+from memsim.crossbar.programming_report import ProgrammingReport, Tally
 from memsim.crossbar.tiling import Tiling, by_input, tiling_for
 from memsim.device import DeviceModel, draw_cycling_volts, load_device_on, pulse_cells, state_means
 from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, Scheme, SinglePulse
-from memsim.portable.chunks import of_chunks
+from memsim.portable.chunks import for_chunks
 
 STATE_DTYPE = torch.float16
 """The type of stored states. It rounds a state by 1.4e-4 (rms), 2e-4 of the full-scale current, where the least spread
@@ -94,15 +94,17 @@ def program(
         act, read_volts = _by_pulse(tiling, config, device, key, read_volts), ()
     states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
     flat, levels = states.view(-1), by_input(levels)
+    tally = Tally(config, programmer, flat.numel())
 
-    def program_part(part: slice) -> Counts:
+    def program_part(part: slice) -> None:
         digits, cells = tiling.digits(levels, part), torch.arange(part.start, part.stop, device=levels.device)
         outcome = act(digits, cells)
         r = settle(outcome.r, digits, cells, config, device, read_volts, key) if read_volts else outcome.r
         flat[part] = r
-        return count(digits, outcome, programmer)
+        tally.add(part.start, digits, outcome)
 
-    return states, report_of(of_chunks(program_part, flat.numel(), levels.device), config, programmer)
+    for_chunks(program_part, flat.numel(), levels.device)
+    return states, tally.report()
 
 
 def _in_mean_states(means: Tensor, digits: Tensor, _: Tensor) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar import compiled_cells
+from memsim.crossbar.compiled_cells import BLOCK
 from memsim.device.programming import Outcome, Programmer
 from memsim.hardware import Scheme
 
@@ -117,75 +118,63 @@ def _sum(reports: list[ProgrammingReport]) -> ProgrammingReport:
     )
 
 
-BLOCK = 1024
-"""Neighbouring cells whose sums are rounded together."""
+class Tally:
+    """The counts of the outcomes of `cells` cells, in parts that may come in any order and from several threads."""
+
+    def __init__(self, config: Scheme, programmer: Programmer, cells: int) -> None:
+        self._config, self._programmer = config, programmer
+        self._counts: list[tuple[int, ...]] = []
+        self._sums = torch.zeros(-(-cells // BLOCK), 1 + 2 * len(programmer.targets), dtype=torch.float64)
+
+    def add(self, first: int, digits: Tensor, outcome: Outcome) -> None:
+        """Count the `outcome` of the cells from `first`, a multiple of BLOCK, on, programmed to `digits` [n]."""
+        assert first % BLOCK == 0
+        sums = self._sums[first // BLOCK : -(-(first + len(digits)) // BLOCK)]
+        scale, targets = self._programmer.scale, self._programmer.targets
+        count_cells = compiled_cells.count if digits.device.type == "cpu" else count
+        self._counts.append(count_cells(sums, digits, outcome, scale.slope, scale.offset, targets))
+
+    def report(self) -> ProgrammingReport:
+        """Return the report of all outcomes added, whose sums are rounded once."""
+        config, targets = self._config, self._programmer.targets.tolist()
+        most, totals = (
+            max(counts[0] for counts in self._counts),
+            [sum(column) for column in zip(*self._counts, strict=True)],
+        )
+        _, pulses, verify_reads, failures, *cells = totals
+        joules, *sums = (math.fsum(column) for column in self._sums.T.tolist())
+        read_seconds = 0.0 if config.verify is None else config.verify.read_seconds
+        levels = zip(targets, cells, sums[: len(cells)], sums[len(cells) :], strict=True)
+        return ProgrammingReport(
+            scheme=config.scheme,
+            cells=sum(cells),
+            pulses=pulses,
+            max_pulses=most,
+            verify_reads=verify_reads,
+            failures=None if config.verify is None else failures,
+            seconds=pulses * config.pulse_seconds + verify_reads * read_seconds,
+            joules=joules,
+            levels=tuple(LevelResult(*level) for level in levels),
+        )
 
 
-@dataclass(frozen=True)
-class Counts:
-    """The counts of the outcomes of some cells.
+def count(
+    sums: Tensor, digits: Tensor, outcome: Outcome, slope: float, offset: float, targets: Tensor
+) -> tuple[int, ...]:
+    """Count the `outcome` of cells programmed to `digits` [n]; `compiled_cells.count` has the same for CPUs.
 
-    Attributes:
-        pulses: the number of pulses.
-        max_pulses: the largest number of pulses of a cell.
-        verify_reads: the number of verify reads.
-        failures: the number of cells that failed.
-        cells: [levels], the number of cells of each digit.
-        sums: [blocks, 1 + 2 levels], float64, the sums over each BLOCK of cells: of the energy in joules, of the
-            deviations of each digit's currents from its target, and of their squares.
+    A current is `slope` r + `offset`, and `targets` [levels] are those of the digits. Sets `sums` [blocks, 1 + 2
+    levels] (float64, on a CPU) to the sums over each BLOCK of cells: of the energy in joules, of the deviations of each
+    digit's currents from its target, and of their squares. Returns the largest number of pulses of a cell, the numbers of
+    pulses, verify reads and failed cells, and the number of cells of each digit.
     """
-
-    pulses: int
-    max_pulses: int
-    verify_reads: int
-    failures: int
-    cells: Tensor
-    sums: Tensor
-
-
-def count(digits: Tensor, outcome: Outcome, programmer: Programmer) -> Counts:
-    """Count the `outcome` of cells that `programmer` programmed to `digits` [n]."""
-    scale, targets = programmer.scale, programmer.targets
-    if digits.device.type == "cpu":
-        return Counts(*compiled_cells.count(digits, outcome, scale.slope, scale.offset, targets, BLOCK))
-    return count_by_definition(digits, outcome, programmer)
-
-
-def count_by_definition(digits: Tensor, outcome: Outcome, programmer: Programmer) -> Counts:
-    """Return what `count` does, in torch operations for any device."""
-    deviations = outcome.r * programmer.scale.slope + programmer.scale.offset
-    deviations -= programmer.targets.index_select(0, digits)
-    here = digits == torch.arange(len(programmer.targets), device=digits.device)[:, None]
+    deviations = outcome.r * slope + offset - targets.index_select(0, digits)
+    here = digits == torch.arange(len(targets), device=digits.device)[:, None]
     by_digit = torch.where(here, deviations.double(), 0.0)
     terms = torch.cat([outcome.joules.double()[None], by_digit, by_digit * by_digit])
     terms = torch.nn.functional.pad(terms, (0, -terms.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     while (half := terms.shape[2] // 2) > 0:  # in a fixed order, which torch's own sums do not have
         terms = terms[..., :half] + terms[..., half:]
-    return Counts(
-        int(outcome.pulses.sum()),
-        int(outcome.pulses.max()),
-        int(outcome.verify_reads.sum()),
-        int(outcome.failed.sum()),
-        here.sum(dim=1).cpu(),
-        terms[..., 0].T.cpu(),
-    )
-
-
-def report_of(counts: Sequence[Counts], config: Scheme, programmer: Programmer) -> ProgrammingReport:
-    """Return the report of the cells of all `counts` (at least one), whose sums are rounded once."""
-    pulses, verify_reads = (sum(getattr(part, name) for part in counts) for name in ("pulses", "verify_reads"))
-    joules, *sums = (math.fsum(column) for column in torch.cat([part.sums for part in counts]).T.tolist())
-    cells = [int(number) for number in torch.stack([part.cells for part in counts]).sum(dim=0)]
-    levels = zip(programmer.targets.tolist(), cells, sums[: len(cells)], sums[len(cells) :], strict=True)
-    return ProgrammingReport(
-        scheme=config.scheme,
-        cells=sum(cells),
-        pulses=pulses,
-        max_pulses=max(part.max_pulses for part in counts),
-        verify_reads=verify_reads,
-        failures=None if config.verify is None else sum(part.failures for part in counts),
-        seconds=pulses * config.pulse_seconds
-        + verify_reads * (0.0 if config.verify is None else config.verify.read_seconds),
-        joules=joules,
-        levels=tuple(LevelResult(*level) for level in levels),
-    )
+    sums.copy_(terms[..., 0].T)
+    counts = (outcome.pulses.max(), outcome.pulses.sum(), outcome.verify_reads.sum(), outcome.failed.sum())
+    return *(int(number) for number in counts), *here.sum(dim=1).tolist()

@@ -36,20 +36,17 @@ _ZERO, _ONE, _FIRST = np.float32(0), np.float32(1), np.uint32(0)
 
 def draw_states(arguments: StateArguments, set_mask: Tensor, cells: Tensor, key: int) -> Tensor:
     """Draw the states r [n] of `cells` [n] with `key`, in LRS where `set_mask` [n], else in HRS."""
-    r = torch.empty(len(cells))
-    _draw_states(r.numpy(), as_array(set_mask), as_array(cells).view(np.uint64), *key_words(key), arguments)
-    return r
+    r = np.empty(len(cells), np.float32)
+    _draw_states(r, as_array(set_mask), as_array(cells).view(np.uint64), *key_words(key), arguments)
+    return torch.from_numpy(r)
 
 
 def single_pulse(digits: Tensor, r: Tensor, set_joules: tuple[float, float], reset_joules: float) -> tuple[Tensor, ...]:
     """Return pulses, verify reads, failures and joules of cells: see `SinglePulseProgrammer.outcome_by_definition`."""
-    n = len(digits)
-    pulses, reads = torch.empty(2, n, dtype=torch.int32)
-    failed, joules = torch.empty(n, dtype=torch.bool), torch.empty(n)
+    columns = tuple(np.empty(len(digits), dtype) for dtype in (np.int32, np.int32, np.bool_, np.float32))
     energies = (np.float32(value) for value in (*set_joules, reset_joules))
-    arrays = (pulses.numpy(), reads.numpy(), failed.numpy(), joules.numpy(), as_array(digits), as_array(r))
-    _single_pulse(*arrays, *energies)
-    return pulses, reads, failed, joules
+    _single_pulse(*columns, as_array(digits), as_array(r), *energies)
+    return tuple(torch.from_numpy(column) for column in columns)
 
 
 @kernel

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import torch
 
 from memsim.portable.kernels import in_threads
-
-Result = TypeVar("Result")
 
 
 def chunks(n: int, device: torch.device) -> Iterator[slice]:
@@ -21,22 +18,18 @@ def chunks(n: int, device: torch.device) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def of_chunks(function: Callable[[slice], Result], n: int, device: torch.device) -> list[Result]:
-    """Return the result of `function` for each of the `chunks` of [0, n), in their order.
+def for_chunks(act: Callable[[slice], None], n: int, device: torch.device) -> None:
+    """Call `act` with each of the `chunks` of [0, n).
 
     On a CPU, chunks are divided among as many threads as torch has. They take turns, because neighbours take alike.
     """
     parts = list(chunks(n, device))
-    if device.type != "cpu":
-        return [function(part) for part in parts]
-    results: list[Result | None] = [None] * len(parts)
-    threads = torch.get_num_threads()
+    turns = torch.get_num_threads() if device.type == "cpu" else 1
 
     def take_turns(first: int, last: int) -> int:
-        for thread in range(first, last):
-            for index in range(thread, len(parts), threads):
-                results[index] = function(parts[index])
+        for turn in range(first, last):
+            for part in parts[turn::turns]:
+                act(part)
         return 0
 
-    in_threads(take_turns, threads)
-    return results  # type: ignore[return-value]
+    in_threads(take_turns, turns)

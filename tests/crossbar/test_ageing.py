@@ -6,8 +6,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from memsim.crossbar.ageing import age, relax
+from memsim.crossbar import ageing, compiled_cells
+from memsim.crossbar.ageing import age, relax, relaxed
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.device import DeviceModel
 from memsim.hardware import Retention
@@ -74,3 +77,11 @@ def test_every_cell_drifts_with_its_own_exponent() -> None:
     exponents = -(1 - after).log() / math.log(100)
     assert float(exponents.mean()) == pytest.approx(0.01, rel=0.01)
     assert float(exponents.std()) == pytest.approx(0.002, rel=0.02)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 2000))
+def test_compiled_changes_have_the_bits_of_the_definitions(key: int, first: int, n: int) -> None:
+    cells = torch.arange(first, first + n)
+    r = torch.linspace(-0.5, 1.5, n)
+    assert torch.equal(compiled_cells.relaxed(r, cells, key, 0.3, 0.89), relaxed(r, cells, key, 0.3, 0.89))
+    assert torch.equal(compiled_cells.aged(r, cells, key, 0.04, 0.1), ageing.aged(r, cells, key, 0.04, 0.1))

@@ -14,12 +14,14 @@ import torch
 
 from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix
-from memsim.crossbar.program import POPULATION_CELLS, STATE_DTYPE, mean_states, mean_window, program
+from memsim.crossbar.program import POPULATION_CELLS, STATE_DTYPE, mean_states, mean_window, program, program_matrix
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, state_means
+from memsim.device.features import state_law
 from memsim.device.programming import make_programmer
 from memsim.errors import InputError
 from memsim.hardware import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify, load_hardware
+from memsim.portable import elementwise
 from tests.crossbar.by_hand import spec_of
 
 SINGLE = SinglePulse()
@@ -205,6 +207,70 @@ def test_programming_is_a_function_of_the_key_whatever_the_threads(config: Schem
     torch.set_num_threads(1)
     assert torch.equal(programmed[0][0], programmed[1][0])
     assert programmed[0][1] == programmed[1][1]
+
+
+WITH_ALL = {
+    "programming": {"relaxation": 0.02},
+    "retention": {"age_seconds": 1e4, "exponent_std": 0.002},
+    "faults": {"stuck_lrs": 0.01, "stuck_hrs": 0.02, "dead_rows": 0.01, "dead_cols": 0.02},
+}
+"""All that is drawn for the cells of a chip after their programming."""
+
+
+@pytest.mark.parametrize("config", [SINGLE], ids=["single"])
+def test_a_chip_does_not_depend_on_chunks(config: Scheme, device: DeviceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = torch.randint(-3, 4, (90, 110), generator=generator())
+    tiling = Tiling(64, 64, 90, 110, 3)
+    whole = program(levels, tiling, config, device, 9)
+    for size in (1024, 3 * 1024):
+        monkeypatch.setattr(
+            "memsim.portable.chunks.chunks",
+            lambda n, _, size=size: (slice(i, min(i + size, n)) for i in range(0, n, size)),
+        )
+        states, report = program(levels, tiling, config, device, 9)
+        assert torch.equal(states, whole[0])
+        assert report == whole[1]
+
+
+def test_what_follows_programming_does_not_depend_on_chunks_or_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = torch.randint(-3, 4, (90, 110), generator=generator())
+    spec = spec_of(3, **WITH_ALL)
+    whole, _ = program_matrix("layer", levels, spec, 9)
+    assert whole is not None
+    monkeypatch.setattr(
+        "memsim.portable.chunks.chunks", lambda n, _: (slice(i, min(i + 1024, n)) for i in range(0, n, 1024))
+    )
+    torch.set_num_threads(2)
+    again, _ = program_matrix("layer", levels, spec, 9)
+    torch.set_num_threads(1)
+    assert again is not None
+    assert torch.equal(again, whole)
+
+
+def test_a_chip_is_what_its_definition_in_torch_operations_gives(device: DeviceModel) -> None:
+    """Single pulses, relaxation and drift with no compiled code: what a GPU computes."""
+    levels = torch.randint(-3, 4, (90, 110), generator=generator())
+    spec = spec_of(3, **{key: WITH_ALL[key] for key in ("programming", "retention")})
+    programmed, _ = program_matrix("layer", levels, spec, 9)
+    tiling = Tiling(spec.tile.rows, spec.tile.cols, 90, 110, 3)
+    cells = torch.arange(math.prod(tiling.shape))
+
+    def key(purpose: str) -> int:
+        return rng.derive_seed(9, "layer", purpose)
+
+    def normals(purpose: str) -> torch.Tensor:
+        return elementwise.normal_pair(*elementwise.random_words(key(purpose), cells)[:2])[0]
+
+    is_set = tiling.digits_by_definition(levels, slice(0, len(cells))) > 0
+    words = elementwise.random_words(key("programming"), cells)
+    r = state_law(device, spec.programming.history).states(is_set, words).half().float()
+    llrs, hhrs = device.reference_conductances_siemens
+    open_state = llrs / (llrs - hhrs)
+    r = (r - open_state) * (normals("relaxation") * 0.02 + 1.0).clamp(min=0) + open_state
+    age = math.log2(1 + 1e4)
+    left = elementwise.exp2(normals("retention") * (-0.002 * age) - 0.005 * age)
+    r = r.half().float()
+    assert torch.equal(programmed.flatten(), ((1.0 - r) * (1.0 - left) + r).half())
 
 
 MEMORY = """

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.crossbar.read import split_planes
-from memsim.crossbar.tiling import Tiling, split_rows, tiling_for
+from memsim.crossbar.tiling import Tiling, by_input, split_rows, tiling_for
 from memsim.hardware import load_hardware
 
 SIZES, SHAPES = st.integers(1, 7), st.integers(1, 15)
@@ -59,6 +59,8 @@ def test_the_digits_of_a_part_are_those_of_the_whole(tiling: Tiling, start: int,
     start %= len(whole)
     stop = start + 1 + more % (len(whole) - start)
     assert torch.equal(tiling.digits(levels, slice(start, stop)), whole[start:stop])
+    assert torch.equal(tiling.digits(by_input(levels), slice(start, stop)), whole[start:stop])
+    assert torch.equal(tiling.digits_by_definition(levels, slice(start, stop)), whole[start:stop])
 
 
 @settings(deadline=None)
