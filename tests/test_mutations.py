@@ -77,12 +77,12 @@ FAULTS = {
         "start_volts, start_r = self.features[UR].index_select(0, cells)", "device/test_cells.py",
     ),
     "cells programmed in reverse": Fault(
-        "crossbar/program.py", "digits = tiling.digits(levels, part)", "digits = tiling.digits(levels, part).flip(0)",
+        "crossbar/program.py", "= tiling.digits(levels, part),", "= tiling.digits(levels, part).flip(0),",
         "crossbar/test_program.py",
     ),
     "relaxation in proportion to the state": Fault(
-        "crossbar/program.py", "flat[part] = zero_current + (r - zero_current) *", "flat[part] = r *",
-        "crossbar/test_program.py",
+        "crossbar/compiled_cells.py", "after[j] = (r[j] - open_state) *", "after[j] = r[j] *",
+        "crossbar/test_ageing.py",
     ),
 }  # fmt: skip
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from memsim.hardware import Adc, Dac, FixedAdc
+from memsim.portable.draws import standard_normals
 
 LEAST_RANGE = 1e-12
 """The smallest full scale of a converter."""
@@ -55,12 +57,15 @@ class AdcErrors:
     offset_codes: Tensor
 
     @classmethod
-    def draw(cls, config: Adc | None, shape: tuple[int, int, int], generator: Generator) -> AdcErrors | None:
-        """Draw Gaussian errors with the deviations of the spec; None for converters without such errors."""
+    def draw(cls, config: Adc | None, shape: tuple[int, int, int], key: int, device: torch.device) -> AdcErrors | None:
+        """Draw Gaussian errors with the deviations of the spec; None for converters without such errors.
+
+        A converter's counter is its place in the flat `shape`.
+        """
         if config is None or not (config.gain_error or config.offset_error_codes):
             return None
-        drawn = torch.randn(2, *shape, generator=generator, device=generator.device)
-        return cls(drawn[0] * config.gain_error, drawn[1] * config.offset_error_codes)
+        gain, offset = standard_normals(key, torch.arange(math.prod(shape), device=device))
+        return cls((gain * config.gain_error).view(shape), (offset * config.offset_error_codes).view(shape))
 
 
 def dac_max_code(bits: int) -> int:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from memsim import rng
 from memsim.device import UR, US, Cells, DeviceModel, draw_states, fraction_below, load_device
 from memsim.device.features import History
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, IncrementalReset, Scheme
+from memsim.portable.constants import WORDS
+from memsim.portable.draws import random_words
 
 NEGLIGIBLE = 1e-4
 """The smallest fraction of disturbed cells that deserves a warning; at 0.4 V 4e-5 of the cells are, at 0.5 V 7e-4."""
@@ -45,9 +47,17 @@ def read_pulses(spec: HardwareSpec) -> tuple[float, ...]:
 
 
 def settle(
-    r: Tensor, digits: Tensor, config: Scheme, device: DeviceModel, read_volts: Sequence[float], generator: Generator
+    r: Tensor,
+    digits: Tensor,
+    cells: Tensor,
+    config: Scheme,
+    device: DeviceModel,
+    read_volts: Sequence[float],
+    key: int,
 ) -> Tensor:
     """Return the states [n] after reads at `read_volts` of cells that a closed loop programmed to `digits` [n].
+
+    A cell's draws depend on `key` and its counter, which `cells` [n] (int64) holds.
 
     The simulated closed loop does not keep the thresholds of its cells. The disturbed cells are therefore drawn at the
     rate of the population, independently of their states, and a cell that a read SETs takes an LRS drawn for a fresh
@@ -64,15 +74,16 @@ def settle(
         may_set, may_move = torch.ones_like(digits, dtype=torch.bool), torch.zeros_like(digits, dtype=torch.bool)
     else:
         may_set, may_move = digits == 0, digits > 0
-    u = torch.rand(r.shape, generator=generator, device=r.device)
+    happens, choice = random_words(rng.derive_seed(key, "disturb"), cells, 2)
     hrs_set = 1 - fraction_below(device, US, -negative, config.history) if negative else 0.0
-    is_set = may_set & (u < hrs_set)
-    after = r.clone()
-    after[is_set] = draw_states(device, torch.ones_like(r[is_set], dtype=torch.bool), generator, config.history)
-    moves = may_move & (u < fraction_below(device, UR, positive, config.history))
+    is_set = may_set & (happens < round(hrs_set * WORDS))
+    after, set_cells = r.clone(), cells[is_set]
+    in_lrs = torch.ones_like(set_cells, dtype=torch.bool)
+    after[is_set] = draw_states(device, in_lrs, set_cells, rng.derive_seed(key, "disturb LRS"), config.history)
+    moves = may_move & (happens < round(fraction_below(device, UR, positive, config.history) * WORDS))
     if moves.any():
         moved = _moved_states(device, positive, config.history)
-        after[moves] = moved[torch.randint(len(moved), (int(moves.sum()),), generator=generator, device=r.device)]
+        after[moves] = moved[(choice[moves] * len(moved)) >> 32]
     return after
 
 

@@ -1,51 +1,61 @@
-"""Faults and ageing of programmed cells."""
+"""Faults of programmed cells and of the lines of arrays."""
 
 from __future__ import annotations
 
-import torch
-from torch import Generator, Tensor
+import math
 
+import torch
+from torch import Tensor
+
+from memsim import rng
 from memsim.crossbar.cell import zero_current_state
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, draw_states
-from memsim.hardware import Faults, Retention
+from memsim.hardware import Faults
+from memsim.portable.chunks import for_chunks
+from memsim.portable.constants import WORDS
+from memsim.portable.draws import random_words
 
 
-def apply_faults(states: Tensor, faults: Faults, tiling: Tiling, device: DeviceModel, generator: Generator) -> Tensor:
-    """Return states [..., in, out] with faults, which are drawn independently for every array of the leading axes.
+def apply_faults(states: Tensor, faults: Faults, tiling: Tiling, device: DeviceModel, key: int) -> None:
+    """Change states [..., in, out] in place by faults, which are drawn for every array of the leading axes by itself.
 
     A stuck cell has the state of a fresh cell in LRS or HRS, whatever was written to it. The cells of a dead row or
     column conduct nothing.
     """
-    *arrays, in_features, out_features = states.shape
-    where = states.device
-
-    def happens(fraction: float, *shape: int) -> Tensor:
-        return torch.rand(*arrays, *shape, generator=generator, device=where) < fraction
-
-    faulty = states.clone()
     if faults.stuck_lrs or faults.stuck_hrs:
-        u = torch.rand(states.shape, generator=generator, device=where)
-        stuck = u < faults.stuck_lrs + faults.stuck_hrs
-        drawn = draw_states(device, (u < faults.stuck_lrs)[stuck], generator)
-        faulty[stuck] = drawn.to(states.dtype)
-    dead = torch.zeros(states.shape, dtype=torch.bool, device=where)
+        _stick(states.view(-1), faults, device, key)
+    *arrays, in_features, out_features = states.shape
+    conducts_nothing = float(zero_current_state(device))
+    outputs = torch.arange(out_features, device=states.device)
     if faults.dead_rows:
-        rows = happens(faults.dead_rows, in_features, tiling.col_tiles)
-        dead |= rows[..., tiling.col_tile_of(torch.arange(out_features, device=rows.device))]
+        shape = (*arrays, in_features, tiling.col_tiles)
+        rows = _happens(faults.dead_rows, shape, rng.derive_seed(key, "rows"), states.device)
+        states.masked_fill_(rows[..., tiling.col_tile_of(outputs)], conducts_nothing)
     if faults.dead_cols:
-        columns = happens(faults.dead_cols, tiling.row_tiles, out_features)
-        dead |= columns.repeat_interleave(tiling.rows, dim=-2)[..., :in_features, :]
-    return faulty.masked_fill_(dead, float(zero_current_state(device)))
+        shape = (*arrays, tiling.row_tiles, out_features)
+        columns = _happens(faults.dead_cols, shape, rng.derive_seed(key, "columns"), states.device)
+        columns = columns.repeat_interleave(tiling.rows, dim=-2)[..., :in_features, :]
+        states.masked_fill_(columns, conducts_nothing)
 
 
-def age(states: Tensor, retention: Retention, generator: Generator) -> Tensor:
-    """Return `states` (any shape) after `age_seconds`, in which 1 - r falls as (1 + age / reference)^-exponent.
+def _stick(flat: Tensor, faults: Faults, device: DeviceModel, key: int) -> None:
+    """Give the stuck cells among the states `flat` [n], whose counters are their places, the state that they keep."""
+    lrs_words, words = (round(share * WORDS) for share in (faults.stuck_lrs, faults.stuck_lrs + faults.stuck_hrs))
+    own_key = rng.derive_seed(key, "stuck")
 
-    Each cell has its own exponent. Drift of conductances is commonly described by this power law; the exponent is not
-    fitted to the shipped devices.
-    """
-    drawn = torch.randn(states.shape, generator=generator, device=states.device)
-    exponent = retention.exponent + retention.exponent_std * drawn
-    lost = 1 - (1 + retention.age_seconds / retention.reference_seconds) ** -exponent
-    return (states + (1 - states.float()) * lost).to(states.dtype)
+    def stick_part(part: slice) -> None:
+        cells = torch.arange(part.start, part.stop, device=flat.device)
+        (word,) = random_words(key, cells, 1)
+        stuck = (word < words).nonzero().squeeze(1)
+        is_lrs = word.index_select(0, stuck) < lrs_words
+        drawn = draw_states(device, is_lrs, cells.index_select(0, stuck), own_key)
+        flat[part].index_copy_(0, stuck, drawn.to(flat.dtype))
+
+    for_chunks(stick_part, flat.numel(), flat.device)
+
+
+def _happens(fraction: float, shape: tuple[int, ...], key: int, device: torch.device) -> Tensor:
+    """Return what happens with probability `fraction` in each place of `shape`, whose counter is its flat place."""
+    (word,) = random_words(key, torch.arange(math.prod(shape), device=device), 1)
+    return (word < round(fraction * WORDS)).view(shape)

@@ -147,8 +147,8 @@ class MappedMatrix(nn.Module):
 
     def _set_converters(self, seed: int, statistics: InputStatistics | None) -> None:
         shape = (self.tiling.row_tiles, self.tiling.slices, len(self.levels))
-        generator = rng.generator(seed, self.name, "converters", device=self.levels.device)
-        errors = AdcErrors.draw(self.spec.adc, shape, generator)
+        key = rng.derive_seed(seed, self.name, "converters")
+        errors = AdcErrors.draw(self.spec.adc, shape, key, self.levels.device)
         if errors is not None:
             self.adc_gain_error, self.adc_offset_codes = errors.gain, errors.offset_codes
         if statistics is not None:

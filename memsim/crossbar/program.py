@@ -1,28 +1,29 @@
 """Programming: from levels to the states of cells, with a report of the pulses and reads.
 
-Cells are programmed in chunks of a fixed size, one after the other, from one generator. Memory is therefore bounded for
-a matrix of any size, and the result depends on the generator alone.
+Cells are programmed in chunks of a fixed size, so memory is bounded for a matrix of any size. A cell is drawn from a
+key and its counter, which is its place in the flat `Tiling.shape`, so its state depends on neither chunks nor threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from memsim import rng
+from memsim.crossbar.ageing import age, relax
 from memsim.crossbar.disturb import read_pulses, settle
-from memsim.crossbar.faults import age, apply_faults
+from memsim.crossbar.faults import apply_faults
 from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.programming_report import ProgrammingReport, Tally
-from memsim.crossbar.tiling import Tiling, tiling_for
+from memsim.crossbar.tiling import Tiling, by_input, tiling_for
 from memsim.device import DeviceModel, draw_cycling_volts, load_device_on, pulse_cells, state_means
-from memsim.device.features import chunks
 from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, Scheme, SinglePulse
+from memsim.portable.chunks import for_chunks
 
 STATE_DTYPE = torch.float16
 """The type of stored states. It rounds a state by 1.4e-4 (rms), 2e-4 of the full-scale current, where the least spread
@@ -45,16 +46,16 @@ def program_matrix(
     """
     if spec.cell == "ideal":
         return None, None
-    config, device, where = spec.programming, load_device_on(spec.cell, levels.device), levels.device
+    config, device = spec.programming, load_device_on(spec.cell, levels.device)
     tiling = tiling_for(levels.shape, spec, groups)
-    generator = rng.generator(seed, name, "programming", device=where)
-    states, report = program(tiling.spread(levels), tiling, config, device, generator, read_pulses(spec))
+    key = rng.derive_seed(seed, name, "programming")
+    states, report = program(tiling.spread(levels), tiling, config, device, key, read_pulses(spec))
     if config.relaxation is not None:
-        relax(states, config.relaxation, device, rng.generator(seed, name, "relaxation", device=where))
+        relax(states, config.relaxation, device, rng.derive_seed(seed, name, "relaxation"))
     if spec.retention is not None:
-        states = age(states, spec.retention, rng.generator(seed, name, "retention", device=where))
+        age(states, spec.retention, rng.derive_seed(seed, name, "retention"))
     if spec.faults is not None:
-        states = apply_faults(states, spec.faults, tiling, device, rng.generator(seed, name, "faults", device=where))
+        apply_faults(states, spec.faults, tiling, device, rng.derive_seed(seed, name, "faults"))
     return states, report
 
 
@@ -68,34 +69,46 @@ def program(
     tiling: Tiling,
     config: Scheme,
     device: DeviceModel,
-    generator: Generator,
+    key: int,
     read_volts: Sequence[float] = (),
 ) -> tuple[Tensor, ProgrammingReport]:
-    """Program fresh cells to `levels` [out, in].
+    """Program fresh cells, drawn with `key`, to `levels` [out, in].
 
     `read_volts` are the pulses of disturbing reads that follow: see `settle`. Returns the states [slices, 2, copies,
     in, out], float16, and a report. Raises InputError where the pulses of a closed loop do not switch every cell.
     """
     keep_freed_memory()
-    if isinstance(config, SinglePulse):
-        if not config.exact and (config.cycling is not None or read_volts or not _switches_fully(config, device)):
-            return _program_by_pulse(levels, tiling, config, device, generator, read_volts)
-    elif not _switches_fully(config, device):
+    if not isinstance(config, SinglePulse) and not _switches_fully(config, device):
         raise InputError(
             f"programming: closed loops need pulses that switch every cell: set_volts at most {FULL_SET_VOLTS} (it is"
             f" {config.set_volts}), reset_volts at least {device.reset_full_volts} (it is {config.reset_volts})"
         )
     programmer = make_programmer(config, device, 1 << tiling.cell_bits)
-    means = torch.tensor(mean_states(config, device, tiling.cell_bits), device=device.device) if config.exact else None
-    tally = Tally(config, programmer)
+    act: Callable[[Tensor, Tensor], Outcome] = partial(programmer, key=key)
+    if config.exact:
+        means = torch.tensor(mean_states(config, device, tiling.cell_bits), device=device.device)
+        act = partial(_in_mean_states, means)
+    elif isinstance(config, SinglePulse) and (
+        config.cycling is not None or read_volts or not _switches_fully(config, device)
+    ):
+        act, read_volts = _by_pulse(tiling, config, device, key, read_volts), ()
     states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
-    flat = states.view(-1)
-    for part in chunks(flat.numel(), levels.device):
-        digits = tiling.digits(levels, part)
-        outcome = programmer(digits, generator) if means is None else Outcome.in_states(means[digits.long()])
-        tally.add(digits, outcome)
-        flat[part] = settle(outcome.r, digits, config, device, read_volts, generator) if read_volts else outcome.r
+    flat, levels = states.view(-1), by_input(levels)
+    tally = Tally(config, programmer, flat.numel())
+
+    def program_part(part: slice) -> None:
+        digits, cells = tiling.digits(levels, part), torch.arange(part.start, part.stop, device=levels.device)
+        outcome = act(digits, cells)
+        r = settle(outcome.r, digits, cells, config, device, read_volts, key) if read_volts else outcome.r
+        flat[part] = r
+        tally.add(part.start, digits, outcome)
+
+    for_chunks(program_part, flat.numel(), levels.device)
     return states, tally.report()
+
+
+def _in_mean_states(means: Tensor, digits: Tensor, _: Tensor) -> Outcome:
+    return Outcome.in_states(means.index_select(0, digits))
 
 
 def _switches_fully(config: Scheme, device: DeviceModel) -> bool:
@@ -103,55 +116,31 @@ def _switches_fully(config: Scheme, device: DeviceModel) -> bool:
     return config.set_volts <= FULL_SET_VOLTS and config.reset_volts >= device.reset_full_volts
 
 
-def _program_by_pulse(
-    levels: Tensor,
-    tiling: Tiling,
-    config: SinglePulse,
-    device: DeviceModel,
-    generator: Generator,
-    read_volts: Sequence[float],
-) -> tuple[Tensor, ProgrammingReport]:
-    """Program cells whose past or thresholds matter: every pulse acts on every cell of a tile, used or not."""
+def _by_pulse(
+    tiling: Tiling, config: SinglePulse, device: DeviceModel, key: int, read_volts: Sequence[float]
+) -> Callable[[Tensor, Tensor], Outcome]:
+    """Return a programmer of cells whose past or thresholds matter: every pulse acts on every cell of a tile."""
     programmer = SinglePulseProgrammer(config, device)
-    tally = Tally(config, programmer)
-    states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
-    flat = states.view(-1)
-    cycling = draw_cycling_volts(config.cycling, tiling.tiles, generator) if config.cycling else ()
-    for part in chunks(tiling.cells, levels.device):
-        tile, place = tiling.tile_cells(part, levels.device)
-        used = (place >= 0).nonzero().squeeze(1)
-        place = place.index_select(0, used)
-        digits = torch.zeros_like(tile, dtype=torch.int32)
-        digits.index_copy_(0, used, tiling.digits_at(levels, place))
+    cycling: Tensor | tuple[Tensor, ...] = ()
+    if config.cycling is not None:
+        draws = rng.generator(key, "cycling", device=device.device)
+        cycling = draw_cycling_volts(config.cycling, tiling.tiles, draws)
+
+    def act(digits: Tensor, cells: Tensor) -> Outcome:
+        tile = tiling.tile_of(cells)
         r = pulse_cells(
             device,
             digits > 0,
-            generator,
+            rng.generator(key, int(cells[0]), device=device.device),
             history=config.history,
             cycling_volts=(volts.index_select(0, tile) for volts in cycling),
             set_volts=config.set_volts,
             reset_volts=config.reset_volts,
             read_volts=read_volts,
         )
-        digits, r = digits.index_select(0, used), r.index_select(0, used)
-        flat.index_copy_(0, place, r.to(flat.dtype))
-        tally.add(digits, programmer.outcome(digits, r))
-    return states, tally.report()
+        return programmer.outcome(digits, r)
 
-
-def relax(states: Tensor, fraction: float, device: DeviceModel, generator: Generator) -> None:
-    """Change the conductance of each of `states` (any shape), in place, by a Gaussian fraction of itself.
-
-    `fraction` is the standard deviation. The conductance is taken at the device's reference voltage and does not become
-    negative. Real cells relax in this way after programming; the data that the device was fitted to do not contain it.
-    """
-    llrs, hhrs = device.reference_conductances_siemens
-    zero_current = llrs / (llrs - hhrs)  # the state without conductance
-    flat = states.view(-1)
-    for part in chunks(flat.numel(), states.device):
-        r = flat[part].float()
-        normal = torch.randn(r.shape, generator=generator, device=states.device)
-        flat[part] = zero_current + (r - zero_current) * (1 + fraction * normal).clamp_(min=0)
+    return act
 
 
 def mean_window(config: Scheme, device: DeviceModel, cell_bits: int = 1) -> float:
@@ -179,6 +168,7 @@ def mean_states(config: Scheme, device: DeviceModel, cell_bits: int = 1) -> tupl
 
     def mean(digit: int) -> float:
         digits = torch.full((POPULATION_CELLS,), digit, dtype=torch.int32)
-        return programmer(digits, rng.generator("population", digit)).r.double().mean().item()
+        cells = torch.arange(POPULATION_CELLS)
+        return programmer(digits, cells, rng.derive_seed("population", digit)).r.double().mean().item()
 
     return tuple(mean(digit) for digit in range(1 << cell_bits))

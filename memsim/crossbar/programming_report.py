@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memsim.crossbar import compiled_cells
+from memsim.crossbar.compiled_cells import BLOCK
 from memsim.device.programming import Outcome, Programmer
 from memsim.hardware import Scheme
 
@@ -117,46 +119,62 @@ def _sum(reports: list[ProgrammingReport]) -> ProgrammingReport:
 
 
 class Tally:
-    """A count of the outcomes of one scheme, chunk by chunk."""
+    """The counts of the outcomes of `cells` cells, in parts that may come in any order and from several threads."""
 
-    def __init__(self, config: Scheme, programmer: Programmer) -> None:
+    def __init__(self, config: Scheme, programmer: Programmer, cells: int) -> None:
         self._config, self._programmer = config, programmer
-        self._cells = self._pulses = self._max_pulses = self._reads = self._failures = 0
-        self._joules = 0.0
-        self._levels = torch.zeros(3, len(programmer.targets), dtype=torch.float64)  # cells, deviations, squares
+        self._counts: list[tuple[int, ...]] = []
+        self._sums = torch.zeros(-(-cells // BLOCK), 1 + 2 * len(programmer.targets), dtype=torch.float64)
 
-    def add(self, digits: Tensor, outcome: Outcome) -> None:
-        """Count the `outcome` of cells programmed to `digits` [n]."""
-        self._cells += digits.numel()
-        if not digits.numel():
-            return
-        self._pulses += int(outcome.pulses.sum())
-        self._max_pulses = max(self._max_pulses, int(outcome.pulses.max()))
-        self._reads += int(outcome.verify_reads.sum())
-        self._failures += int(outcome.failed.sum())
-        self._joules += float(outcome.joules.sum(dtype=torch.float64))
-        currents = self._programmer.scale.currents(outcome.r)
-        for digit, target in enumerate(self._programmer.targets.tolist()):
-            here = (digits == digit).float()
-            deviations = (currents - target).mul_(here)
-            sums = (here.sum(), deviations.sum(), deviations.square().sum())
-            self._levels[:, digit] += torch.stack(sums).to(self._levels)
+    def add(self, first: int, digits: Tensor, outcome: Outcome) -> None:
+        """Count the `outcome` of the cells from `first`, a multiple of BLOCK, on, programmed to `digits` [n]."""
+        assert first % BLOCK == 0
+        sums = self._sums[first // BLOCK : -(-(first + len(digits)) // BLOCK)]
+        scale, targets = self._programmer.scale, self._programmer.targets
+        count_cells = compiled_cells.count if digits.device.type == "cpu" else count
+        self._counts.append(count_cells(sums, digits, outcome, scale.slope, scale.offset, targets))
 
     def report(self) -> ProgrammingReport:
-        """Return the report of all outcomes added."""
-        config = self._config
+        """Return the report of all outcomes added, whose sums are rounded once."""
+        config, targets = self._config, self._programmer.targets.tolist()
+        most, totals = (
+            max(counts[0] for counts in self._counts),
+            [sum(column) for column in zip(*self._counts, strict=True)],
+        )
+        _, pulses, verify_reads, failures, *cells = totals
+        joules, *sums = (math.fsum(column) for column in self._sums.T.tolist())
         read_seconds = 0.0 if config.verify is None else config.verify.read_seconds
+        levels = zip(targets, cells, sums[: len(cells)], sums[len(cells) :], strict=True)
         return ProgrammingReport(
             scheme=config.scheme,
-            cells=self._cells,
-            pulses=self._pulses,
-            max_pulses=self._max_pulses,
-            verify_reads=self._reads,
-            failures=None if config.verify is None else self._failures,
-            seconds=self._pulses * config.pulse_seconds + self._reads * read_seconds,
-            joules=self._joules,
-            levels=tuple(
-                LevelResult(float(target), int(cells), float(deviation), float(square))
-                for target, (cells, deviation, square) in zip(self._programmer.targets, self._levels.T, strict=True)
-            ),
+            cells=sum(cells),
+            pulses=pulses,
+            max_pulses=most,
+            verify_reads=verify_reads,
+            failures=None if config.verify is None else failures,
+            seconds=pulses * config.pulse_seconds + verify_reads * read_seconds,
+            joules=joules,
+            levels=tuple(LevelResult(*level) for level in levels),
         )
+
+
+def count(
+    sums: Tensor, digits: Tensor, outcome: Outcome, slope: float, offset: float, targets: Tensor
+) -> tuple[int, ...]:
+    """Count the `outcome` of cells programmed to `digits` [n]; `compiled_cells.count` has the same for CPUs.
+
+    A current is `slope` r + `offset`, and `targets` [levels] are those of the digits. Sets `sums` [blocks, 1 + 2
+    levels] (float64, on a CPU) to the sums over each BLOCK of cells: of the energy in joules, of the deviations of each
+    digit's currents from its target, and of their squares. Returns the largest number of pulses of a cell, the numbers of
+    pulses, verify reads and failed cells, and the number of cells of each digit.
+    """
+    deviations = outcome.r * slope + offset - targets.index_select(0, digits)
+    here = digits == torch.arange(len(targets), device=digits.device)[:, None]
+    by_digit = torch.where(here, deviations.double(), 0.0)
+    terms = torch.cat([outcome.joules.double()[None], by_digit, by_digit * by_digit])
+    terms = torch.nn.functional.pad(terms, (0, -terms.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    while (half := terms.shape[2] // 2) > 0:  # in a fixed order, which torch's own sums do not have
+        terms = terms[..., :half] + terms[..., half:]
+    sums.copy_(terms[..., 0].T)
+    counts = (outcome.pulses.max(), outcome.pulses.sum(), outcome.verify_reads.sum(), outcome.failed.sum())
+    return *(int(number) for number in counts), *here.sum(dim=1).tolist()

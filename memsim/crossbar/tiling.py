@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from memsim.crossbar import compiled_cells
 from memsim.crossbar.encode import bits_of, slices_of
 from memsim.hardware import HardwareSpec
 
@@ -138,9 +139,15 @@ class Tiling:
     def digits(self, levels: Tensor, part: slice | None = None) -> Tensor:
         """Return the digits, int32 [n], of the cells `part` (default: all) of the flat `shape`, for `levels` [out, in].
 
-        It takes memory for the part only.
+        On a CPU it is fast where the levels of an input are neighbours in memory, as those of `by_input` are.
         """
         part = slice(0, math.prod(self.shape)) if part is None else part
+        if levels.device.type == "cpu":
+            return compiled_cells.digits(levels, part, self.copies, self.cell_bits)
+        return self.digits_by_definition(levels, part)
+
+    def digits_by_definition(self, levels: Tensor, part: slice) -> Tensor:
+        """Return what `digits` does, in torch operations for any device."""
         size = self.in_features * self.out_features
         pieces = []
         for array in range(part.start // size, -(-part.stop // size)):
@@ -153,29 +160,16 @@ class Tiling:
             pieces.append((magnitude >> (slice_ * self.cell_bits)) & self._max_digit)
         return torch.cat(pieces).int()
 
-    def digits_at(self, levels: Tensor, places: Tensor) -> Tensor:
-        """Return the digits, int32 [n], of the cells at `places` [n] of the flat `shape`, for `levels` [out, in]."""
-        row = places // self.out_features
-        values = levels[places % self.out_features, row % self.in_features].int()
-        array = row // self.in_features // self.copies
-        magnitude = torch.where(array % 2 == 1, -values, values).clamp(min=0)
-        return (magnitude >> (array // 2 * self.cell_bits).int()) & self._max_digit
+    def tile_of(self, cells: Tensor) -> Tensor:
+        """Return the tile [n] of each of `cells` [n], places in the flat `shape`.
 
-    def tile_cells(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the tile [n] and the place in the flat `shape` [n] (-1 if unused) of the physical cells `part`.
-
-        Physical cells are numbered tile by tile; tiles by slice, polarity, copy, row tile and column tile.
+        Tiles are numbered by slice, polarity, copy, row tile and column tile.
         """
-        cell = torch.arange(part.start, part.stop, device=device)
-        tile, within = cell // (self.rows * self.cols), cell % (self.rows * self.cols)
-        array, in_array = tile // self.tiles_per_slice, tile % self.tiles_per_slice
-        row = in_array // self.col_tiles * self.rows + within // self.cols
-        col_tile = in_array % self.col_tiles
-        in_pack = col_tile % self._col_tiles_per_pack * self.cols + within % self.cols
-        column = col_tile // self._col_tiles_per_pack * self.pack_outputs + in_pack
-        place = (array * self.in_features + row) * self.out_features + column
-        is_used = (row < self.in_features) & (in_pack < self.pack_outputs) & (column < self.out_features)
-        return tile, place.where(is_used, -1)
+        row = cells // self.out_features
+        array, row = row // self.in_features, row % self.in_features
+        return (array * self.row_tiles + row // self.rows) * self.col_tiles + self.col_tile_of(
+            cells % self.out_features
+        )
 
     @property
     def _max_digit(self) -> int:
@@ -197,6 +191,11 @@ def tiling_for(shape: Sequence[int], spec: HardwareSpec, groups: int = 1) -> Til
     in_features = blocks * block_inputs
     lines = (tile.rows, tile.cols, out_features, in_features)
     return Tiling(*lines, bits_of(spec), weights.cell_bits, weights.copies, groups, blocks)
+
+
+def by_input(levels: Tensor) -> Tensor:
+    """Return `levels` [out, in] with the levels of an input as neighbours in memory."""
+    return levels.T.contiguous().T
 
 
 def split_rows(x: Tensor, rows: int) -> Tensor:

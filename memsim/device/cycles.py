@@ -39,7 +39,8 @@ class CycleFeatures:
         self._features = tuple(dict.fromkeys(feature for round_ in rounds for feature, _ in round_))
         self._factor = _round_factor(device, tuple(rounds), history).tolist()
         means, cholesky = marginal_mixture(device, self._features)
-        component = draw_components(device, n, generator)
+        words = torch.randint(1 << 32, (n,), generator=generator, device=device.device)
+        component = draw_components(device, words)
         normals = torch.randn(len(means), n, generator=generator, device=device.device)
         drawn = torch.stack([row.index_select(0, component) for row in means])
         for i in range(len(means)):

@@ -1,53 +1,66 @@
 """Random features of cells: device to device (a Gaussian mixture) and cycle to cycle (a vector autoregression).
 
-Equations: Hennen et al., Front. Neurosci. 16:941753 (2022). All draws are float32 on the model's device and come from
-the generator given, which must be on that device. They are made in chunks of a fixed size, so memory is bounded and the
-result depends on the state of the generator alone.
+Equations: Hennen et al., Front. Neurosci. 16:941753 (2022). All draws are float32 on the model's device. States are
+drawn from the random words of a key and of each cell's counter (`memsim.portable`), so they are the same bits on every
+device, whatever the other cells.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from memsim.device.model import HRS, LRS, UR, US, DeviceModel, companion, polynomial
+from memsim.device import compiled
+from memsim.device.model import HRS, LRS, UR, US, DeviceModel, companion
+from memsim.portable import elementwise
+from memsim.portable.constants import LOW_32, WORD, WORDS
+from memsim.portable.elementwise import Words
 
 History = Literal["stationary", "zero"]
 """The start of a fresh cell's cycles: a stationary history, or zeros as in the published simulation (whose LRS variance
 after 10 cycles is 79 % of the stationary one)."""
 
-LARGEST_NORMAL = math.sqrt(2.0 * 24.0 * math.log(2.0))
-"""The largest |x| of a float32 Box-Muller normal, 5.77."""
+LEAST_RADIUS_WORD = 256
+"""The least random word that gives the radius of two normals; smaller words, one in 2^24, count as this one.
+
+Polynomials of a device file are fitted to fewer cells and mean nothing further out.
+"""
+LARGEST_NORMAL = math.sqrt(-2.0 * math.log((LEAST_RADIUS_WORD + 0.5) * WORD))
+"""The largest |x| of the normals that states are drawn from, 5.77."""
+
+LOG2_OF_10 = math.log2(10)
 
 
-def chunks(n: int, device: torch.device) -> Iterator[slice]:
-    """Cut [0, n) into slices of a fixed size, which fits a CPU's cache or fills a GPU.
+@lru_cache(maxsize=32)
+def component_bounds(device: DeviceModel) -> tuple[int, ...]:
+    """Return the K - 1 random words from which on a cell has a later component of the mixture.
 
-    On a CPU, torch runs operations of this size on one thread.
+    A component has as many of the 2^32 words as its weight, and the last one at least one.
     """
-    size = 2**15 if device.type == "cpu" else 2**19
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+    cumulative = device.mixture_weights.double().cumsum(0)[:-1].tolist()
+    return tuple(min(round(weight * WORDS), LOW_32) for weight in cumulative)
 
 
-def draw_components(device: DeviceModel, n: int, generator: Generator) -> Tensor:
-    """Draw the mixture component [n], int32, of each of `n` cells."""
-    u = torch.rand(n, generator=generator, device=device.device)
-    component = torch.zeros(n, dtype=torch.int32, device=device.device)
-    for boundary in device.mixture_weights.cumsum(0)[:-1].tolist():
-        component += (u >= boundary).int()
+def draw_components(device: DeviceModel, words: Tensor) -> Tensor:
+    """Return the mixture component [n], int32, of cells with the random `words` [n]."""
+    component = torch.zeros_like(words, dtype=torch.int32)
+    for bound in component_bounds(device):
+        component += (words >= bound).int()
     return component
 
 
 def draw_offsets_and_scales(device: DeviceModel, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """Draw the offsets mu and the scales sigma, [4, n] each, of the features from the mixture."""
     means, cholesky = marginal_mixture(device, (HRS, US, LRS, UR))
-    component = draw_components(device, n, generator)
+    words = torch.randint(1 << 32, (n,), generator=generator, device=device.device)
+    component = draw_components(device, words)
     z = torch.randn(means.shape[0], n, generator=generator, device=device.device)
     drawn = torch.zeros_like(z)
     for k in range(means.shape[1]):
@@ -128,30 +141,19 @@ def stationary_covariance(device: DeviceModel, order: int | None = None) -> Tens
 
 
 def draw_states(
-    device: DeviceModel,
-    set_mask: Tensor,
-    generator: Generator,
-    history: History = "stationary",
+    device: DeviceModel, set_mask: Tensor, cells: Tensor, key: int, history: History = "stationary"
 ) -> Tensor:
-    """Draw states r [...], float32, of fresh cells after one SET pulse on the cells in `set_mask` [...] (bool).
+    """Draw states r [n], float32, of fresh cells after one SET pulse on the cells in `set_mask` [n] (bool).
 
-    A set cell is in the LRS of its first cycle, any other cell in the HRS. This is the distribution of `Cells` after
-    ``apply(-2.0)`` on the set cells, where about one cell in 10^6 needs more than -2 V. Every cell takes two normals
-    and a uniform, set or not, so states from equal generators differ only where the masks do.
+    `set_mask` may hold whole numbers, of which 0 is false. A cell's draw depends on `key` and its counter, which
+    `cells` [n] (int64) holds. A set cell is in the LRS of its
+    first cycle, any other cell in the HRS. This is the distribution of `Cells` after ``apply(-2.0)`` on the set cells,
+    where about one cell in 10^6 needs more than -2 V.
     """
-    laws = {feature: _state_law(device, feature, history) for feature in (LRS, HRS)}
-    flat_mask = set_mask.reshape(-1)
-    r = torch.empty(flat_mask.shape, device=device.device)
-    for part in chunks(flat_mask.numel(), device.device):
-        is_set, out = flat_mask[part], r[part]
-        component = draw_components(device, out.numel(), generator)
-        x = torch.randn(out.shape, generator=generator, device=device.device)
-        z = torch.randn(out.shape, generator=generator, device=device.device)
-        for feature, mask in ((LRS, is_set), (HRS, ~is_set)):
-            cells = mask.nonzero().squeeze(1)
-            drawn = (value.index_select(0, cells) for value in (component, x, z))
-            out.index_copy_(0, cells, laws[feature](*drawn))
-    return r.view(set_mask.shape)
+    law = state_law(device, history)
+    if cells.device.type == "cpu":
+        return compiled.draw_states(law.compiled_arguments, set_mask, cells, key)
+    return law.states(set_mask, elementwise.random_words(key, cells))
 
 
 @lru_cache(maxsize=32)
@@ -159,20 +161,22 @@ def state_means(device: DeviceModel, history: History = "stationary") -> tuple[f
     """Return the mean r of set cells and of unset cells over the population that `draw_states` draws from.
 
     Strictly, 1/R of a polynomial of normals has no mean: far out, a resistance passes zero, or the exponential of the
-    HRS outgrows the normal density. No draw is so far out (float32 normals end at 5.77), so this is the mean over what
-    can be drawn: a trapezoid rule over both normals within that range and exact sums over the components, in float64.
+    HRS outgrows the normal density. No draw is so far out (two normals end at a radius of 5.77), so this is the mean
+    over what can be drawn: a trapezoid rule over both normals within that radius and exact sums over the components, in
+    float64.
     """
     grid = torch.linspace(-LARGEST_NORMAL, LARGEST_NORMAL, 401, dtype=torch.float64, device=device.device)
-    density = torch.exp(-grid.square() / 2)
-    density /= density.sum()
     x, z = torch.cartesian_prod(grid, grid).T  # (401 * 401)
+    squared_radius = x.square() + z.square()
+    density = torch.exp(-squared_radius / 2).masked_fill_(squared_radius > LARGEST_NORMAL**2, 0.0)
+    weights = device.mixture_weights / device.mixture_weights.sum()
+    components = torch.arange(len(weights), device=device.device).repeat_interleave(len(x))
 
     def mean(feature: int) -> float:
-        law = _state_law(device, feature, history)
-        components = torch.arange(device.mixture_weights.numel(), device=device.device)
-        r = law(components.repeat_interleave(x.numel()), x.repeat(len(components)), z.repeat(len(components)))
-        weights = device.mixture_weights / device.mixture_weights.sum()
-        return torch.einsum("kij,k,i,j->", r.view(-1, len(grid), len(grid)), weights, density, density).item()
+        law = _first_cycle_law(device, feature, history)
+        r = law.states(components, x.repeat(len(weights)), z.repeat(len(weights))).view(len(weights), -1)
+        drawn = density > 0
+        return float((weights @ r[:, drawn]) @ (density[drawn] / density.sum()))
 
     return mean(LRS), mean(HRS)
 
@@ -182,7 +186,7 @@ def fraction_below(device: DeviceModel, feature: int, value: float, history: His
 
     Given x, the feature is Gaussian within a component of the mixture; a trapezoid rule integrates over x, in float64.
     """
-    law = _state_law(device, feature, history)
+    law = _first_cycle_law(device, feature, history)
     x = torch.linspace(-8, 8, 801, dtype=torch.float64, device=device.device)
     density = torch.exp(-x.square() / 2)
     components = torch.arange(device.mixture_weights.numel(), device=device.device)
@@ -192,39 +196,110 @@ def fraction_below(device: DeviceModel, feature: int, value: float, history: His
 
 
 @dataclass(frozen=True)
-class _StateLaw:
+class FirstCycleLaw:
     """One feature of a fresh cell (and for HRS or LRS the state r) as a function of two normals, x and z.
 
     y = mu + sigma g(x), where (mu, sigma) is Gaussian within a component. Given x, y is therefore Gaussian too, with
-    mean m_mu + m_sigma g and standard deviation hypot(a + b g, c g), where [[a, 0], [b, c]] is the Cholesky factor of
+    mean m_mu + m_sigma g and variance (a + b g)^2 + (c g)^2, where [[a, 0], [b, c]] is the Cholesky factor of
     (mu, sigma). One normal z replaces the two of mu and sigma.
+
+    Attributes:
+        feature: HRS, US, LRS or UR.
+        gamma: the coefficients of g, highest power first.
+        table: [5, K], float64: m_mu, m_sigma, a, b and c of each component.
+        open_state: the state without conductance at the reference voltage.
+        state_per_siemens: the change of the state for each siemens less.
     """
 
-    device: DeviceModel
     feature: int
-    x_std: float
-    table: Tensor  # [5, K] m_mu, m_sigma, a, b, c
+    gamma: tuple[float, ...]
+    table: Tensor
+    open_state: float
+    state_per_siemens: float
 
-    def __call__(self, component: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    def states(self, component: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """Return states r [n] for components [n] (integers) and standard normals x and z [n], in the dtype of `x`."""
-        mean, spread = self.moments(component, x)
-        y = mean.addcmul_(spread, z)
-        return self.device.state_of_resistance(torch.pow(10.0, y) if self.feature == HRS else y)
+        mean, std = self.moments(component, x)
+        y = mean + std * z
+        if self.feature == LRS:
+            siemens = y.reciprocal()
+        else:
+            siemens = (elementwise.exp2 if y.dtype == torch.float32 else torch.exp2)(y * -LOG2_OF_10)
+        return self.open_state - siemens * self.state_per_siemens
 
     def moments(self, component: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation [n] of the feature given components [n] (integers) and x [n]."""
         m_mu, m_sigma, a, b, c = (row.index_select(0, component) for row in self.table.to(x.dtype))
-        g = polynomial(self.device.gamma[self.feature], x * self.x_std)
-        return m_mu.addcmul_(m_sigma, g), torch.hypot(a.addcmul_(b, g), c.mul_(g))
+        g = x * self.gamma[0] + self.gamma[1]
+        for coefficient in self.gamma[2:]:
+            g = g * x + coefficient
+        of_sigma, own = a + b * g, c * g
+        variance = of_sigma * of_sigma + own * own
+        std = elementwise.sqrt(variance) if x.dtype == torch.float32 else variance.sqrt()
+        return m_mu + m_sigma * g, std
+
+
+@dataclass(frozen=True)
+class StateLaw:
+    """The states of fresh cells in HRS and LRS as a function of random words.
+
+    `bounds` are the `component_bounds` of the device. `compiled` has the same for CPUs, with the same bits.
+    """
+
+    hrs: FirstCycleLaw
+    lrs: FirstCycleLaw
+    bounds: tuple[int, ...]
+
+    def states(self, set_mask: Tensor, words: Words) -> Tensor:
+        """Return states r [n], float32, of cells with random words [n], in LRS where `set_mask` [n], else in HRS."""
+        component = torch.zeros_like(words[0], dtype=torch.int32)
+        for bound in self.bounds:
+            component += (words[0] >= bound).int()
+        x, z = elementwise.normal_pair(words[1].clamp(min=LEAST_RADIUS_WORD), words[2])
+        return torch.where(set_mask != 0, self.lrs.states(component, x, z), self.hrs.states(component, x, z))
+
+    @cached_property
+    def compiled_arguments(self) -> compiled.StateArguments:
+        """The law for `compiled.draw_states`."""
+
+        def row(values: Sequence[float]) -> compiled.Row:
+            return tuple(np.float32(value) for value in values)
+
+        hrs, lrs = self.hrs, self.lrs
+        hrs_table, lrs_table = (tuple(map(row, law.table.T.tolist())) for law in (hrs, lrs))
+        first_words = tuple(np.uint32(word) for word in (0, *self.bounds))
+        of_siemens = row([-LOG2_OF_10, hrs.open_state, hrs.state_per_siemens])
+        least = np.uint32(LEAST_RADIUS_WORD)
+        return compiled.StateArguments(
+            first_words, least, row(hrs.gamma), row(lrs.gamma), hrs_table, lrs_table, *of_siemens
+        )
 
 
 @lru_cache(maxsize=32)
-def _state_law(device: DeviceModel, feature: int, history: History) -> _StateLaw:
+def state_law(device: DeviceModel, history: History = "stationary") -> StateLaw:
+    """Return the law of the states that `draw_states` draws."""
+    return StateLaw(
+        _first_cycle_law(device, HRS, history), _first_cycle_law(device, LRS, history), component_bounds(device)
+    )
+
+
+@lru_cache(maxsize=32)
+def _first_cycle_law(device: DeviceModel, feature: int, history: History) -> FirstCycleLaw:
     var = device.var_matrix()
     drawn = var[:, :4] @ var[:, :4].T if history == "zero" else stationary_covariance(device)[-4:, -4:]
+    x_std = math.sqrt(drawn[feature, feature].item())
+    gamma = device.gamma[feature].tolist()
+    powers = range(len(gamma) - 1, -1, -1)
     means, cholesky = marginal_mixture(device, (feature,), torch.float64)
     table = torch.stack([means[0], means[1], cholesky[:, 0, 0], cholesky[:, 1, 0], cholesky[:, 1, 1]])
-    return _StateLaw(device, feature, math.sqrt(drawn[feature, feature].item()), table)
+    llrs, hhrs = device.reference_conductances_siemens
+    return FirstCycleLaw(
+        feature,
+        tuple(coefficient * x_std**power for coefficient, power in zip(gamma, powers, strict=True)),
+        table,
+        llrs / (llrs - hhrs),
+        1 / (llrs - hhrs),
+    )
 
 
 @lru_cache(maxsize=32)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from memsim import rng
+from memsim.device import compiled
 from memsim.device.cycles import CycleFeatures
 from memsim.device.features import draw_states, state_means
 from memsim.device.model import HRS, LRS, UR, DeviceModel
@@ -81,12 +83,12 @@ class FullPulse:
         edge = math.copysign(min(abs(volts), device.reset_full_volts), volts)
         at = torch.tensor(edge, dtype=torch.float64, device=device.device)
         scale = volts * seconds * (volts / edge)
-        self._llrs = scale * device.llrs_current_amperes(at).item()
-        self._window = scale * device.window_amperes(at).item()
+        self.llrs_joules = scale * device.llrs_current_amperes(at).item()
+        self.window_joules = scale * device.window_amperes(at).item()
 
     def joules(self, r: Tensor) -> Tensor:
         """Return the energy of pulses after which cells are in the states `r` (any shape)."""
-        return r * self._window + self._llrs
+        return r * self.window_joules + self.llrs_joules
 
 
 class Programmer:
@@ -109,8 +111,11 @@ class Programmer:
         self._mean_set_joules = self._set.joules(torch.tensor(lrs, dtype=torch.float64)).item()
         self._mean_reset_joules = self._reset.joules(torch.tensor(hrs, dtype=torch.float64)).item()
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
-        """Program fresh cells to `digits` [n] (int32, below the number of levels)."""
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
+        """Program fresh cells to `digits` [n] (int32, below the number of levels).
+
+        A cell's draws depend on `key` and its counter, which `cells` [n] (int64) holds.
+        """
         raise NotImplementedError
 
 
@@ -121,12 +126,19 @@ class SinglePulseProgrammer(Programmer):
         super().__init__(config, device)
         self._config = config
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
-        return self.outcome(digits, draw_states(self._device, digits > 0, generator, self._config.history))
+        return self.outcome(digits, draw_states(self._device, digits, cells, key, self._config.history))
 
     def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
         """Return the outcome of cells programmed to `digits` [n] that are in the states `r` [n]."""
+        if digits.device.type != "cpu":
+            return self.outcome_by_definition(digits, r)
+        energy = (self._set.window_joules, self._set.llrs_joules)
+        return Outcome(r, *compiled.single_pulse(digits, r, energy, self._mean_reset_joules))
+
+    def outcome_by_definition(self, digits: Tensor, r: Tensor) -> Outcome:
+        """Return what `outcome` does, in torch operations for any device."""
         joules = self._set.joules(r).mul_(digits).add_(self._mean_reset_joules)
         none = torch.zeros_like(digits)
         return Outcome(r, digits + 1, none, none.bool(), joules)
@@ -140,8 +152,9 @@ class WriteVerifyProgrammer(Programmer):
         self._config = config
         self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
+        generator = _generator(cells, key)
         outcome = Outcome.start(digits.numel(), digits.device)
         for digit, feature in ((1, LRS), (0, HRS)):
             cells = (digits == digit).nonzero().squeeze(1)
@@ -186,8 +199,9 @@ class IncrementalResetProgrammer(Programmer):
         self._thresholds = self.scale.states(reach)
         self._ramp = ResetRamp(device, ramp_volts(config).to(device.device))
 
-    def __call__(self, digits: Tensor, generator: Generator) -> Outcome:
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
+        generator = _generator(cells, key)
         device, config = self._device, self._config
         outcome = Outcome.start(digits.numel(), digits.device)
         # in every try the cell goes from the LRS of one cycle, at its UR, to the HRS of the next
@@ -241,6 +255,11 @@ class IncrementalResetProgrammer(Programmer):
             for whole, part in ((sent, last_sent), (r, last), (measured, last_measured)):
                 whole.index_copy_(0, pulsed, part)
             ahead = AHEAD
+
+
+def _generator(cells: Tensor, key: int) -> Generator:
+    first = int(cells[0]) if cells.numel() else 0
+    return rng.generator(key, first, device=cells.device)
 
 
 def ramp_volts(config: IncrementalReset) -> Tensor:

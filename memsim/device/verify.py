@@ -24,15 +24,15 @@ class CurrentScale:
         llrs, window = device.llrs_current_amperes(at).item(), device.window_amperes(at).item()
         self.volts = volts
         self.full_scale_amperes = llrs + full_scale_state * window
-        self._offset, self._slope = llrs / self.full_scale_amperes, window / self.full_scale_amperes
+        self.offset, self.slope = llrs / self.full_scale_amperes, window / self.full_scale_amperes
 
     def currents(self, r: Tensor) -> Tensor:
         """Return the currents of cells in the states `r` (any shape), as fractions of full scale."""
-        return r * self._slope + self._offset
+        return r * self.slope + self.offset
 
     def states(self, currents: Tensor) -> Tensor:
         """Return the states of cells with these `currents` (any shape), fractions of full scale."""
-        return (currents - self._offset) / self._slope
+        return (currents - self.offset) / self.slope
 
 
 class VerifyRead:

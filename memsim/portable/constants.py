@@ -24,6 +24,8 @@ SINE = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
 COSINE = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568e-2)
 """The polynomials S and C of sin(a) = a + a^3 S(a^2) and cos(a) = 1 - a^2 / 2 + a^4 C(a^2), within pi/4 of 0."""
 
+WORDS = 2.0**32
+"""The number of 32-bit words."""
 WORD = 2.0**-32
 """A unit of a 32-bit word, as a fraction of all words."""
 TURN_OF_WORD = 2 * math.pi * 2.0**-32

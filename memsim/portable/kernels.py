@@ -111,4 +111,7 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
 
 def as_array(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     """Return the values of `tensor`, which is on a CPU, as a contiguous array."""
-    return tensor.detach().contiguous().numpy()
+    # torch's operations let other threads run, which costs a thread its turn: only those that are needed
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy()

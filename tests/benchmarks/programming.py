@@ -34,7 +34,7 @@ class Case:
         generator = torch.Generator().manual_seed(0)
         levels = torch.randint(-3, 4, (width, width), generator=generator).to(torch.int8)
         tiling = Tiling(128, 128, width, width, BITS, self.cell_bits)
-        return math.prod(tiling.shape), lambda: program(levels, tiling, config, device, rng.generator(0))
+        return math.prod(tiling.shape), lambda: program(levels, tiling, config, device, 0)
 
 
 SINGLE_PULSE = Case(1 << 22)

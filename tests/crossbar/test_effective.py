@@ -115,7 +115,8 @@ def test_the_documented_error(device: DeviceModel) -> None:
     weight = torch.randn(128, 128, generator=generator)
     levels = encode.quantise(weight, encode.fit_scale(weight, 3, Weights(bits=3)), 3)
     ones = encode.to_slices(levels, 3)[0].T
-    states = draw_states(device, torch.stack([ones > 0, ones < 0]), generator)
+    mask = torch.stack([ones > 0, ones < 0])
+    states = draw_states(device, mask.flatten(), torch.arange(mask.numel()), 0).view(mask.shape)
     arrays = IrDropArrays.make(device, states, 1.0, 0.4)
     columns = columns_of(arrays)
     gaussian = 0.4 * (torch.randn(64, 128, generator=generator) / 3.7).clamp(-1, 1)

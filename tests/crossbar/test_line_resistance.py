@@ -29,7 +29,8 @@ def programmed(
     """States of a quarter of cells in LRS, by default, the others in HRS."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(tiles, rows, cols, generator=generator) < density
-    return draw_states(device, mask, generator).to(dtype or torch.float64)
+    states = draw_states(device, mask.flatten(), torch.arange(mask.numel()), seed).view(mask.shape)
+    return states.to(dtype or torch.float64)
 
 
 def drives(tiles: int, n: int, rows: int, vmax: float, seed: int = 1) -> Tensor:

@@ -14,12 +14,14 @@ import torch
 
 from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix
-from memsim.crossbar.program import POPULATION_CELLS, STATE_DTYPE, mean_states, mean_window, program, relax
+from memsim.crossbar.program import POPULATION_CELLS, STATE_DTYPE, mean_states, mean_window, program, program_matrix
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, state_means
+from memsim.device.features import state_law
 from memsim.device.programming import make_programmer
 from memsim.errors import InputError
 from memsim.hardware import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify, load_hardware
+from memsim.portable import elementwise
 from tests.crossbar.by_hand import spec_of
 
 SINGLE = SinglePulse()
@@ -44,7 +46,7 @@ def generator(seed: int = 1) -> torch.Generator:
 def test_set_cells_are_in_lrs_and_the_others_in_hrs(config: Scheme, device: DeviceModel) -> None:
     """Cells of r < 0.5 are those that the level sets: orientation, polarity, planes, copies and tiles in one."""
     levels = torch.randint(-7, 8, (5, 9), generator=generator())
-    states, report = program(levels, Tiling(4, 2, 5, 9, 4, copies=2), config, device, generator())
+    states, report = program(levels, Tiling(4, 2, 5, 9, 4, copies=2), config, device, 1)
     assert states.shape == (3, 2, 2, 9, 5)
     assert report.cells == states.numel()
     assert states.dtype == STATE_DTYPE
@@ -63,7 +65,7 @@ def test_cells_of_several_levels_hold_the_digits(cell_bits: int, device: DeviceM
     """8-bit weights: 7 bits of magnitude in slices of 1 to 4 bits. A digit is the nearest of the targets."""
     levels = torch.randint(-127, 128, (11, 13), generator=generator())
     tiling = Tiling(4, 2, 11, 13, 8, cell_bits)
-    states, report = program(levels, tiling, INCREMENTAL, device, generator())
+    states, report = program(levels, tiling, INCREMENTAL, device, 1)
     programmer = make_programmer(INCREMENTAL, device, 2**cell_bits)
     currents = programmer.scale.currents(states.float())
     digits = (currents[..., None] - programmer.targets).abs().argmin(-1).squeeze(2)
@@ -78,14 +80,14 @@ def test_closed_loops_need_pulses_that_switch(device: DeviceModel) -> None:
     for changes in ({"set_volts": -1.9}, {"reset_volts": 1.4}):
         for config in (VERIFIED, INCREMENTAL):
             with pytest.raises(InputError, match=r"set_volts at most -2\.0 .*, reset_volts at least 1\.46"):
-                program(levels, Tiling(4, 4, 2, 2, 2), config.model_copy(update=changes), device, generator())
+                program(levels, Tiling(4, 4, 2, 2, 2), config.model_copy(update=changes), device, 1)
 
 
 def test_single_pulses_draw_what_full_simulation_draws(device: DeviceModel) -> None:
     levels = torch.randint(-1, 2, (100, 100), generator=generator())
     tiling = Tiling(64, 64, 100, 100, 2)
-    drawn = program(levels, tiling, SINGLE, device, generator())[0].float()
-    pulsed = program(levels, tiling, WEAKER, device, generator(2))[0].float()
+    drawn = program(levels, tiling, SINGLE, device, 1)[0].float()
+    pulsed = program(levels, tiling, WEAKER, device, 2)[0].float()
     is_set = tiling.digits(levels).view(tiling.shape) > 0
     for cells in (is_set, ~is_set):
         n, spread = int(cells.sum()), drawn[cells].std()
@@ -97,7 +99,7 @@ def test_single_pulses_draw_what_full_simulation_draws(device: DeviceModel) -> N
 def test_the_mean_window_is_that_of_many_cells(history: str, device: DeviceModel) -> None:
     config = SinglePulse(history=history)
     levels = torch.ones(200, 200, dtype=torch.int8)
-    states = program(levels, Tiling(128, 128, 200, 200, 2), config, device, generator())[0].float()
+    states = program(levels, Tiling(128, 128, 200, 200, 2), config, device, 1)[0].float()
     difference = states[0, 0] - states[0, 1]
     standard_error = float(difference.std()) / 200
     assert float(difference.mean()) == pytest.approx(mean_window(config, device), abs=5 * standard_error)
@@ -114,7 +116,7 @@ def test_the_mean_window_of_closed_loops_is_that_of_many_cells(
     spread = 0.0
     for digit, mean in zip(digits.tolist(), means, strict=True):
         drawn = make_programmer(config, device, len(digits))(
-            torch.full((20_000,), digit, dtype=torch.int32), generator()
+            torch.full((20_000,), digit, dtype=torch.int32), torch.arange(20_000), 1
         )
         spread = max(spread, drawn.r.std().item())
         standard_error = spread * math.sqrt(1 / 20_000 + 1 / POPULATION_CELLS)
@@ -135,7 +137,7 @@ def test_the_mean_window_does_not_depend_on_what_was_drawn_before(device: Device
     mean_states.cache_clear()
     first = mean_window(INCREMENTAL, device, 2)
     torch.rand(5)
-    program(torch.ones(9, 9, dtype=torch.int8), Tiling(8, 8, 9, 9, 2), INCREMENTAL, device, generator())
+    program(torch.ones(9, 9, dtype=torch.int8), Tiling(8, 8, 9, 9, 2), INCREMENTAL, device, 1)
     mean_states.cache_clear()
     assert mean_window(INCREMENTAL, device, 2) == first
 
@@ -147,9 +149,9 @@ def test_half_precision_states_are_close_to_the_drawn_ones(
     """Of the least spread, 1.2e-3 of the LRS current, they keep all but a hundredth."""
     levels = torch.randint(-3, 4, (40, 40), generator=generator())
     tiling = Tiling(8, 8, 40, 40, 3)
-    stored, _ = program(levels, tiling, config, device, generator())
+    stored, _ = program(levels, tiling, config, device, 1)
     monkeypatch.setattr("memsim.crossbar.program.STATE_DTYPE", torch.float32)
-    exact, report = program(levels, tiling, config, device, generator())
+    exact, report = program(levels, tiling, config, device, 1)
     difference = stored.double() - exact.double()
     assert difference.abs().max() <= 2.5e-4
     assert difference.square().mean().sqrt() < 1.5e-4
@@ -179,7 +181,7 @@ def test_states_are_a_function_of_seed_and_name() -> None:
 def test_the_cells_of_a_matrix_are_independent(config: Scheme, device: DeviceModel) -> None:
     """Correlations of states over 3,600 pairs: of the two cells of a pair, of copies, of planes, of neighbours."""
     levels = torch.full((60, 60), 3, dtype=torch.int8)
-    states = program(levels, Tiling(16, 16, 60, 60, 3, copies=2), config, device, generator())[0].double()
+    states = program(levels, Tiling(16, 16, 60, 60, 3, copies=2), config, device, 1)[0].double()
     pairs = [
         (states[0, 0, 0], states[0, 1, 0]),
         (states[0, 0, 0], states[0, 0, 1]),
@@ -192,62 +194,83 @@ def test_the_cells_of_a_matrix_are_independent(config: Scheme, device: DeviceMod
         assert abs(correlation) < 5 / math.sqrt(a.numel())
 
 
-# Relaxation
-
-
-def test_relaxation_spreads_currents_by_its_fraction(device: DeviceModel) -> None:
-    n = 100_000
-    volts = torch.tensor(device.reference_volts, dtype=torch.float64)
-    for state in (0.16, 0.7, 0.84):
-        before = torch.full((n,), state, dtype=torch.float32)
-        after = before.clone()
-        relax(after, 0.02, device, generator())
-        ratio = device.current_amperes(volts, after.double()) / device.current_amperes(volts, before.double())
-        assert ratio.mean().item() == pytest.approx(1, abs=5 * 0.02 / math.sqrt(n))
-        assert ratio.std().item() == pytest.approx(0.02, rel=5 / math.sqrt(2 * n))
-
-
-def test_no_relaxation_turns_a_current_round(device: DeviceModel) -> None:
-    states = torch.full((100_000,), 0.5)
-    relax(states, 0.5, device, generator())
-    volts = torch.tensor(device.reference_volts)
-    currents = device.current_amperes(volts, states)
-    assert currents.min() >= -1e-10  # beyond the rounding of currents of 5e-5 A
-    nothing = (currents < 1e-10).double().mean().item()
-    assert nothing == pytest.approx(0.0228, abs=5 * math.sqrt(0.0228 / 100_000))  # two standard deviations below
-
-
-def test_relaxation_comes_after_programming_and_its_draws_are_its_own() -> None:
-    """The same cells as without: its normals scale, and nothing else is drawn differently."""
-    levels = torch.randint(-3, 4, (40, 40), generator=generator())
-
-    def states(relaxation: float | None, seed: int = 1) -> torch.Tensor:
-        spec = spec_of(3, programming={"scheme": "incremental_reset", "relaxation": relaxation})
-        matrix = MappedMatrix.from_levels("layer", levels, torch.ones(40), spec, seed)
-        assert matrix.states is not None
-        return matrix.states.double()
-
-    plain, one, two = states(None), states(0.01), states(0.02)
-    torch.testing.assert_close(two - plain, 2 * (one - plain), rtol=0, atol=1.5e-3)  # three roundings to 16 bits
-    moved = (two - plain).flatten()
-    assert (moved != 0).double().mean() > 0.9
-    other = (states(0.02, seed=2) - states(None, seed=2)).flatten()
-    assert abs(float(torch.corrcoef(torch.stack([moved, other]))[0, 1])) < 5 / math.sqrt(moved.numel())
-
-
 # What it takes: order, threads, memory
 
 
 @pytest.mark.parametrize("config", SCHEMES.values(), ids=SCHEMES)
-def test_programming_is_a_function_of_the_generator_whatever_the_threads(config: Scheme, device: DeviceModel) -> None:
+def test_programming_is_a_function_of_the_key_whatever_the_threads(config: Scheme, device: DeviceModel) -> None:
     levels = torch.randint(-3, 4, (100, 120), generator=generator())
     programmed = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        programmed.append(program(levels, Tiling(64, 64, 100, 120, 3), config, device, generator(9)))
+        programmed.append(program(levels, Tiling(64, 64, 100, 120, 3), config, device, 9))
     torch.set_num_threads(1)
     assert torch.equal(programmed[0][0], programmed[1][0])
     assert programmed[0][1] == programmed[1][1]
+
+
+WITH_ALL = {
+    "programming": {"relaxation": 0.02},
+    "retention": {"age_seconds": 1e4, "exponent_std": 0.002},
+    "faults": {"stuck_lrs": 0.01, "stuck_hrs": 0.02, "dead_rows": 0.01, "dead_cols": 0.02},
+}
+"""All that is drawn for the cells of a chip after their programming."""
+
+
+@pytest.mark.parametrize("config", [SINGLE], ids=["single"])
+def test_a_chip_does_not_depend_on_chunks(config: Scheme, device: DeviceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = torch.randint(-3, 4, (90, 110), generator=generator())
+    tiling = Tiling(64, 64, 90, 110, 3)
+    whole = program(levels, tiling, config, device, 9)
+    for size in (1024, 3 * 1024):
+        monkeypatch.setattr(
+            "memsim.portable.chunks.chunks",
+            lambda n, _, size=size: (slice(i, min(i + size, n)) for i in range(0, n, size)),
+        )
+        states, report = program(levels, tiling, config, device, 9)
+        assert torch.equal(states, whole[0])
+        assert report == whole[1]
+
+
+def test_what_follows_programming_does_not_depend_on_chunks_or_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = torch.randint(-3, 4, (90, 110), generator=generator())
+    spec = spec_of(3, **WITH_ALL)
+    whole, _ = program_matrix("layer", levels, spec, 9)
+    assert whole is not None
+    monkeypatch.setattr(
+        "memsim.portable.chunks.chunks", lambda n, _: (slice(i, min(i + 1024, n)) for i in range(0, n, 1024))
+    )
+    torch.set_num_threads(2)
+    again, _ = program_matrix("layer", levels, spec, 9)
+    torch.set_num_threads(1)
+    assert again is not None
+    assert torch.equal(again, whole)
+
+
+def test_a_chip_is_what_its_definition_in_torch_operations_gives(device: DeviceModel) -> None:
+    """Single pulses, relaxation and drift with no compiled code: what a GPU computes."""
+    levels = torch.randint(-3, 4, (90, 110), generator=generator())
+    spec = spec_of(3, **{key: WITH_ALL[key] for key in ("programming", "retention")})
+    programmed, _ = program_matrix("layer", levels, spec, 9)
+    tiling = Tiling(spec.tile.rows, spec.tile.cols, 90, 110, 3)
+    cells = torch.arange(math.prod(tiling.shape))
+
+    def key(purpose: str) -> int:
+        return rng.derive_seed(9, "layer", purpose)
+
+    def normals(purpose: str) -> torch.Tensor:
+        return elementwise.normal_pair(*elementwise.random_words(key(purpose), cells)[:2])[0]
+
+    is_set = tiling.digits_by_definition(levels, slice(0, len(cells))) > 0
+    words = elementwise.random_words(key("programming"), cells)
+    r = state_law(device, spec.programming.history).states(is_set, words).half().float()
+    llrs, hhrs = device.reference_conductances_siemens
+    open_state = llrs / (llrs - hhrs)
+    r = (r - open_state) * (normals("relaxation") * 0.02 + 1.0).clamp(min=0) + open_state
+    age = math.log2(1 + 1e4)
+    left = elementwise.exp2(normals("retention") * (-0.002 * age) - 0.005 * age)
+    r = r.half().float()
+    assert torch.equal(programmed.flatten(), ((1.0 - r) * (1.0 - left) + r).half())
 
 
 MEMORY = """
@@ -275,7 +298,7 @@ def overhead_bytes(scheme, cells):
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before counts when it is used again
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = kilobytes("VmRSS")
-    states, _ = program(levels, Tiling(128, 128, width, width, 3), config, device, torch.Generator())
+    states, _ = program(levels, Tiling(128, 128, width, width, 3), config, device, 0)
     return 1024 * (kilobytes("VmHWM") - before) - states.numel() * states.element_size()
 
 torch.set_num_threads(1)

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from memsim.crossbar.programming_report import ProgrammingReport, Tally, total
+from memsim.crossbar import compiled_cells
+from memsim.crossbar.programming_report import BLOCK, ProgrammingReport, Tally, count, total
 from memsim.device import DeviceModel
 from memsim.device.programming import Outcome, make_programmer
 from memsim.hardware import IncrementalReset, Scheme, SinglePulse, Verify, WriteVerify
@@ -22,14 +23,15 @@ SCHEMES: dict[str, tuple[Scheme, int]] = {
 
 def programmed(config: Scheme, device: DeviceModel, levels: int, n: int = 5000) -> tuple[torch.Tensor, Outcome]:
     digits = torch.arange(n, dtype=torch.int32) ** 2 % levels
-    return digits, make_programmer(config, device, levels)(digits, torch.Generator().manual_seed(1))
+    return digits, make_programmer(config, device, levels)(digits, torch.arange(n), 1)
 
 
 def report_of(config: Scheme, device: DeviceModel, levels: int, parts: list[slice]) -> ProgrammingReport:
     digits, outcome = programmed(config, device, levels)
-    tally = Tally(config, make_programmer(config, device, levels))
+    tally = Tally(config, make_programmer(config, device, levels), len(digits))
     for part in parts:
-        tally.add(digits[part], Outcome(*(getattr(outcome, key)[part] for key in Outcome.__dataclass_fields__)))
+        of_part = Outcome(*(getattr(outcome, key)[part] for key in Outcome.__dataclass_fields__))
+        tally.add(part.start, digits[part], of_part)
     return tally.report()
 
 
@@ -37,7 +39,7 @@ def report_of(config: Scheme, device: DeviceModel, levels: int, parts: list[slic
 def test_everything_is_counted(config: Scheme, levels: int, device: DeviceModel) -> None:
     digits, outcome = programmed(config, device, levels)
     programmer = make_programmer(config, device, levels)
-    report = report_of(config, device, levels, [slice(0, 2000), slice(2000, 2000), slice(2000, None)])
+    report = report_of(config, device, levels, [slice(2048, None), slice(0, 2048)])
     assert (report.scheme, report.cells) == (config.scheme, 5000)
     assert report.pulses == outcome.pulses.sum()
     assert report.max_pulses == outcome.pulses.max()
@@ -67,7 +69,7 @@ def test_reports_of_one_scheme_and_its_levels_are_added_up(device: DeviceModel) 
     whole = {name: report_of(config, device, levels, [slice(0, None)]) for name, (config, levels) in SCHEMES.items()}
     parts = [
         report_of(config, device, levels, [part])
-        for part in (slice(0, 1000), slice(1000, None))
+        for part in (slice(0, 1024), slice(1024, None))
         for config, levels in SCHEMES.values()
     ]
     other_levels = report_of(SCHEMES["incremental_reset"][0], device, 2, [slice(0, None)])
@@ -90,6 +92,25 @@ def test_reports_of_one_scheme_and_its_levels_are_added_up(device: DeviceModel) 
                 assert level.mean == pytest.approx(one.mean, rel=1e-5)
                 assert level.spread == pytest.approx(one.spread, rel=1e-3)
     assert total([]) == []
+
+
+@pytest.mark.parametrize(("config", "levels"), SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("n", [1, BLOCK, 3 * BLOCK + 7])
+def test_compiled_counts_are_those_of_the_definition(config: Scheme, levels: int, n: int, device: DeviceModel) -> None:
+    digits, outcome = programmed(config, device, levels, n)
+    programmer = make_programmer(config, device, levels)
+    law = (digits, outcome, programmer.scale.slope, programmer.scale.offset, programmer.targets)
+    ours, theirs = torch.zeros(2, -(-n // BLOCK), 1 + 2 * levels, dtype=torch.float64)
+    assert compiled_cells.count(ours, *law) == count(theirs, *law)
+    assert torch.equal(ours, theirs)
+    assert ours.all(dim=0)[0]
+
+
+@pytest.mark.parametrize(("config", "levels"), SCHEMES.values(), ids=SCHEMES)
+def test_a_report_does_not_depend_on_chunks(config: Scheme, levels: int, device: DeviceModel) -> None:
+    whole = report_of(config, device, levels, [slice(0, None)])
+    cut = [slice(BLOCK, 4 * BLOCK), slice(4 * BLOCK, None), slice(0, BLOCK)]
+    assert report_of(config, device, levels, cut) == whole
 
 
 def test_a_report_is_json(device: DeviceModel) -> None:

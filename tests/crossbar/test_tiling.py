@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.crossbar.read import split_planes
-from memsim.crossbar.tiling import Tiling, split_rows, tiling_for
+from memsim.crossbar.tiling import Tiling, by_input, split_rows, tiling_for
 from memsim.hardware import load_hardware
 
 SIZES, SHAPES = st.integers(1, 7), st.integers(1, 15)
@@ -59,8 +59,8 @@ def test_the_digits_of_a_part_are_those_of_the_whole(tiling: Tiling, start: int,
     start %= len(whole)
     stop = start + 1 + more % (len(whole) - start)
     assert torch.equal(tiling.digits(levels, slice(start, stop)), whole[start:stop])
-    places = torch.arange(start, stop)
-    assert torch.equal(tiling.digits_at(levels, places), whole[places])
+    assert torch.equal(tiling.digits(by_input(levels), slice(start, stop)), whole[start:stop])
+    assert torch.equal(tiling.digits_by_definition(levels, slice(start, stop)), whole[start:stop])
 
 
 @settings(deadline=None)
@@ -76,12 +76,10 @@ def test_every_cell_lies_in_its_tile(tiling: Tiling) -> None:
                 part = array[top : top + tiling.rows, left : left + tiling.cols]
                 tile[: part.shape[0], : part.shape[1]] = part
                 expected.append(tile.flatten())
-    tile, place = tiling.tile_cells(slice(0, tiling.cells), torch.device("cpu"))
-    assert torch.equal(place, torch.cat(expected))
-    assert torch.equal(tile, torch.arange(tiling.tiles).repeat_interleave(tiling.rows * tiling.cols))
-    middle = slice(tiling.cells // 3, tiling.cells // 2)
-    for part, whole in zip(tiling.tile_cells(middle, torch.device("cpu")), (tile, place), strict=True):
-        assert torch.equal(part, whole[middle])
+    tile_of = tiling.tile_of(places.flatten())
+    assert len(tile_of) == math.prod(tiling.shape)
+    for number, tile in enumerate(expected):
+        assert (tile_of[tile[tile >= 0]] == number).all()
     assert tiling.tiles == len(expected)
     assert tiling.cells == sum(tile.numel() for tile in expected)
     assert tiling.tiles_per_slice == len(expected) / 2 / tiling.slices / tiling.copies
@@ -99,14 +97,14 @@ def test_blocks_are_packed_on_the_diagonal_of_tiles(tiling: Tiling) -> None:
     if tiling.packs > 1:  # no pack less would do
         room = min(tiling.rows // block_in, tiling.cols // block_out)
         assert (tiling.packs - 1) * max(room, 1) < tiling.groups
-    _, place = tiling.tile_cells(slice(0, tiling.tiles_per_slice * tiling.rows * tiling.cols), torch.device("cpu"))
-    tiles = place.view(tiling.tiles_per_slice, tiling.rows, tiling.cols)
-    assert torch.equal(place[place >= 0].sort().values, torch.arange(tiling.in_features * tiling.out_features))
+    cells = torch.arange(tiling.in_features * tiling.out_features)
+    tiles = [cells[tiling.tile_of(cells) == number] for number in range(tiling.tiles_per_slice)]
+    assert sum(map(len, tiles)) == len(cells)
     levels = 1 + torch.arange(tiling.out_features * block_in).view(tiling.out_features, block_in)
     stored = tiling.spread(levels)
     assert stored.shape == (tiling.out_features, tiling.in_features)
     assert torch.equal(stored[stored > 0].sort().values, levels.flatten())
-    outputs_of_tiles = [set((part[part >= 0] % tiling.out_features).tolist()) for part in tiles]
+    outputs_of_tiles = [set((part % tiling.out_features).tolist()) for part in tiles]
     for index in range(tiling.packs):
         pack, inputs, outputs = tiling.pack(index)
         wanted = torch.block_diag(*levels[outputs].split(block_out))
@@ -120,7 +118,7 @@ def test_blocks_are_packed_on_the_diagonal_of_tiles(tiling: Tiling) -> None:
         columns = tiling.col_tile_of(torch.tensor(sorted(here)))
         assert (columns == number % tiling.col_tiles).all()
     assert tiling.weights == levels.numel()
-    assert tiling.utilisation == pytest.approx(levels.numel() / tiles.numel())
+    assert tiling.utilisation == pytest.approx(levels.numel() / (len(tiles) * tiling.rows * tiling.cols))
 
 
 def test_more_bits_a_cell_take_fewer_cells_and_conversions() -> None:
