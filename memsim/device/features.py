@@ -1,6 +1,6 @@
 """Random features of cells: device to device (a Gaussian mixture) and cycle to cycle (a vector autoregression).
 
-Equations: Hennen et al., Front. Neurosci. 16:941753 (2022). All draws are float32 on the model's device. States are
+Equations: Hennen et al., Front. Neurosci. 16:941753 (2022). All draws are float32 on the model's device. Cells are
 drawn from the random words of a key and of each cell's counter (`memsim.portable`), so they are the same bits on every
 device, whatever the other cells.
 """
