@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import memsim
 from memsim.device import DeviceModel
@@ -38,7 +37,7 @@ def test_help_shows_what_is_exported() -> None:
 def test_examples_run(name: str, device: DeviceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("memsim.fit.goodness.LEAST_GENERATED", 60_000)
-    write([feature_table(device, 16, 20, torch.Generator().manual_seed(1))], tmp_path / "cycles.csv")
+    write([feature_table(device, 16, 20, 1)], tmp_path / "cycles.csv")
     found = doctest.DocTestFinder(recurse=False).find(getattr(memsim, name), name, globs={"memsim": memsim})
     assert sum(len(test.examples) for test in found) > 0
     said: list[str] = []

@@ -90,10 +90,9 @@ def settle(
 @lru_cache(maxsize=16)
 def _moved_states(device: DeviceModel, volts: float, history: History) -> Tensor:
     """Draw LRS cells until a read at `volts` has moved some of them, and return the states of those."""
-    generator = rng.generator("disturb", device=device.device)
-    moved: list[Tensor] = []
-    for _ in range(256):
-        cells = Cells(device, 1 << 15, generator, history)
+    key, moved = rng.derive_seed("disturb"), list[Tensor]()
+    for batch in torch.arange(1 << 23, device=device.device).split(1 << 15):
+        cells = Cells(device, batch, key, history)
         cells.apply(-2.0)
         before = cells.r.clone()
         cells.apply(volts)

@@ -121,23 +121,15 @@ def _by_pulse(
 ) -> Callable[[Tensor, Tensor], Outcome]:
     """Return a programmer of cells whose past or thresholds matter: every pulse acts on every cell of a tile."""
     programmer = SinglePulseProgrammer(config, device)
-    cycling: Tensor | tuple[Tensor, ...] = ()
+    # two sequences of pulses a tile: for cells of digit 0 and of digit 1
+    last = [[config.reset_volts, volts, *read_volts] for volts in (0.0, config.set_volts)]
+    volts = torch.tensor(last, device=device.device).repeat(tiling.tiles, 1)
     if config.cycling is not None:
-        draws = rng.generator(key, "cycling", device=device.device)
-        cycling = draw_cycling_volts(config.cycling, tiling.tiles, draws)
+        cycling = draw_cycling_volts(config.cycling, tiling.tiles, rng.derive_seed(key, "cycling"), device.device)
+        volts = torch.cat([cycling.repeat_interleave(2, dim=0), volts], dim=1)
 
     def act(digits: Tensor, cells: Tensor) -> Outcome:
-        tile = tiling.tile_of(cells)
-        r = pulse_cells(
-            device,
-            digits > 0,
-            rng.generator(key, int(cells[0]), device=device.device),
-            history=config.history,
-            cycling_volts=(volts.index_select(0, tile) for volts in cycling),
-            set_volts=config.set_volts,
-            reset_volts=config.reset_volts,
-            read_volts=read_volts,
-        )
+        r = pulse_cells(device, cells, key, volts, 2 * tiling.tile_of(cells) + digits, config.history)
         return programmer.outcome(digits, r)
 
     return act

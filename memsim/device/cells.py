@@ -6,42 +6,41 @@ The switching rules are those of Hennen et al., Front. Neurosci. 16:941753 (2022
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from memsim.device.features import History, draw_history, draw_offsets_and_scales
+from memsim.device import compiled_cells
+from memsim.device.features import History, draw_history, draw_normals, draw_offsets_and_scales, sum_of_products
 from memsim.device.model import HRS, LRS, UR, US, DeviceModel
 from memsim.hardware import Cycling
+from memsim.portable.elementwise import random_words, uniform
 
 
 class Cells:
     """`n` independent cells, which are fresh (in HRS) when made. All tensors are float32 on the model's device.
 
-    A cell takes about 240 bytes, because it remembers its last 10 cycles: simulate large arrays in `chunks`.
+    A cell's draws depend on `key` and its counter, which `cells` [n] (int64) holds, and on nothing else. A cell takes
+    about 240 bytes, because it remembers its last 10 cycles: simulate large arrays in chunks.
 
     Attributes:
         r: [n], the state, which gives the current.
         features: [4, n], the features of the present cycle: HRS (ohm), US (V), LRS (ohm), UR (V).
+        cycle: [n], int64, the number of the present cycle, from 0.
         set_volts: [n], the SET threshold: a pulse at or below it SETs the cell. It is -inf for a cell in LRS.
         reset_volts: [n], the RESET threshold: a pulse above it RESETs the cell. It is +inf for a cell in HRS.
     """
 
     def __init__(
-        self,
-        device: DeviceModel,
-        n: int,
-        generator: Generator,
-        history: History = "stationary",
-        order: int | None = None,
+        self, device: DeviceModel, cells: Tensor, key: int, history: History = "stationary", order: int | None = None
     ) -> None:
         self.device = device
-        self.generator = generator
+        self._cells, self._key = cells, key
         self._var = device.var_matrix(order).float()  # [B | A_p ... A_1]
-        self._mu, self._sigma = draw_offsets_and_scales(device, n, generator)  # (4, n) each
-        self._history = draw_history(device, n, generator, history, order)  # (n, 4p)
-        self.features = device.denormalise(self._history[:, -4:].T, self._mu, self._sigma)
+        self._mu, self._sigma = draw_offsets_and_scales(device, cells, key)  # (4, n) each
+        self._history = draw_history(device, cells, key, history, order)  # (4p, n)
+        self.features = device.denormalise(self._history[-4:], self._mu, self._sigma)
+        self.cycle = torch.zeros_like(cells)
         self.r = device.state_of_resistance(self.features[HRS])
         self.set_volts = self.features[US].clone()
         self.reset_volts = torch.full_like(self.r, math.inf)
@@ -56,11 +55,13 @@ class Cells:
 
         SET: a cell that is not in LRS takes its LRS at U <= US. RESET: a cell that is not in HRS takes its HRS at
         U >= Umax; at UR < U < Umax it moves along its transition, and from then on only a higher U moves it further. A
-        cell that leaves LRS starts its next cycle first, so its new HRS and its next SET are those of the next cycle.
+        cell that leaves LRS starts its next cycle first, so its new HRS and its next SET are those of the next cycle. A
+        pulse that SETs a cell does not RESET it.
         """
         volts = torch.as_tensor(volts, dtype=self.r.dtype, device=self.r.device).expand_as(self.r)
-        sets = (volts <= self.set_volts).nonzero().squeeze(1)
-        resets = (volts > self.reset_volts).nonzero().squeeze(1)
+        is_set = volts <= self.set_volts
+        sets = is_set.nonzero().squeeze(1)
+        resets = ((volts > self.reset_volts) & ~is_set).nonzero().squeeze(1)
         if sets.numel():
             self._set(sets)
         if resets.numel():
@@ -90,11 +91,12 @@ class Cells:
             self.reset_volts.index_copy_(0, partial, at)
 
     def _next_cycle(self, cells: Tensor) -> None:
-        """Draw x_{n+1} = B eps + sum_l A_l x_{n+1-l} and its features, and fit the transition from LRS to its HRS."""
-        past = self._history.index_select(0, cells)  # (m, 4p)
-        eps = torch.randn(4, cells.numel(), generator=self.generator, device=past.device)
-        x = torch.addmm(self._var[:, :4] @ eps, self._var[:, 4:], past.T)  # (4, m)
-        self._history.index_copy_(0, cells, torch.cat([past[:, 4:], x.T], dim=1))
+        """Draw the variates of the next cycle and its features, and fit the transition from LRS to its HRS."""
+        cycle = self.cycle.index_select(0, cells) + 1
+        past = self._history.index_select(1, cells)  # (4p, m)
+        x = _next_variates(self._var, past, self._cells.index_select(0, cells), self._key, cycle)
+        self.cycle.index_copy_(0, cells, cycle)
+        self._history.index_copy_(1, cells, torch.cat([past[4:], x]))
         mu, sigma = self._mu.index_select(1, cells), self._sigma.index_select(1, cells)
         self.features.index_copy_(1, cells, self.device.denormalise(x, mu, sigma))
         self.set_volts.index_copy_(0, cells, self.features[US].index_select(0, cells))
@@ -112,34 +114,58 @@ class Cells:
         return self.device.state_of_resistance(self.features[HRS].index_select(0, cells))
 
 
-def draw_cycling_volts(cycling: Cycling, tiles: int, generator: Generator) -> Tensor:
-    """Draw the voltages [pulses, tiles] of random switching from U(-vmax, vmax), each for all cells of a tile."""
-    uniform = torch.rand(cycling.rounds * cycling.pulses_per_round, tiles, generator=generator, device=generator.device)
-    return (2.0 * uniform - 1.0) * cycling.vmax_volts
+def draw_variates(
+    device: DeviceModel,
+    cells: Tensor,
+    key: int,
+    cycles: int,
+    history: History = "stationary",
+    order: int | None = None,
+) -> Tensor:
+    """Draw normal variates [4, n, cycles] of fresh `cells` [n] over their first `cycles` cycles."""
+    if device.device.type == "cpu":
+        return compiled_cells.draw_variates(device, cells, key, cycles, history, order)
+    var, past = device.var_matrix(order).float(), draw_history(device, cells, key, history, order)
+    drawn = torch.empty(4, len(cells), cycles, device=device.device)
+    for cycle in range(cycles):
+        if cycle:
+            past = torch.cat([past[4:], _next_variates(var, past, cells, key, cycle)])
+        drawn[:, :, cycle] = past[-4:]
+    return drawn
+
+
+def _next_variates(var: Tensor, past: Tensor, cells: Tensor, key: int, cycle: Tensor | int) -> Tensor:
+    """Draw x_c = B eps + sum_l A_l x_{c - l}, [4, n], of `cycle` c of `cells` [n] with the history `past` [4p, n]."""
+    rows = [*draw_normals(4, cells, key, stream=cycle), *past]
+    return torch.stack([sum_of_products(factors, rows) for factors in var.tolist()])
+
+
+def draw_cycles(device: DeviceModel, cells: Tensor, key: int, cycles: int) -> Tensor:
+    """Draw features [4, n, cycles] of fresh `cells` [n] over their cycles: HRS (ohm), US (V), LRS (ohm), UR (V)."""
+    mu, sigma = draw_offsets_and_scales(device, cells, key)  # (4, n) each
+    x = draw_variates(device, cells, key, cycles)
+    return device.denormalise(x, mu[..., None], sigma[..., None])
+
+
+def draw_cycling_volts(cycling: Cycling, tiles: int, key: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draw the voltages [tiles, pulses] of random switching from U(-vmax, vmax), each for all cells of a tile."""
+    pulse = torch.arange(cycling.rounds * cycling.pulses_per_round, device=device)
+    tile = torch.arange(tiles, device=device)[:, None]
+    return (uniform(random_words(key, tile, pulse)[0]) * 2.0 - 1.0) * cycling.vmax_volts
 
 
 def pulse_cells(
-    device: DeviceModel,
-    set_mask: Tensor,
-    generator: Generator,
-    *,
-    history: History = "stationary",
-    cycling_volts: Iterable[Tensor] = (),
-    set_volts: float = -2.0,
-    reset_volts: float = 2.0,
-    read_volts: Iterable[float] = (),
+    device: DeviceModel, cells: Tensor, key: int, volts: Tensor, sequence: Tensor, history: History = "stationary"
 ) -> Tensor:
-    """Program fresh cells pulse by pulse, and return their states r [n], float32.
+    """Apply pulses to fresh `cells` [n], and return their states r [n], float32.
 
-    The pulses are those of `cycling_volts` (each [n], in volts), a RESET of all cells, a SET of the cells in `set_mask`
-    [n] (bool), and reads at `read_volts`, which may disturb. All cells are simulated together: give large arrays in
-    `chunks`. Without cycling and reads, `draw_states` draws the same states far faster.
+    `volts` [sequences, pulses] are the pulses of each sequence, and `sequence` [n] (int64) is the index of each cell's.
+    The states are those of `Cells` after the same pulses. For cells that one SET pulse programs, `draw_states` draws
+    from the same distribution far faster.
     """
-    cells = Cells(device, set_mask.numel(), generator, history)
-    for volts in cycling_volts:
-        cells.apply(volts)
-    cells.apply(reset_volts)
-    cells.apply(set_mask * set_volts)
-    for read in read_volts:
-        cells.apply(read)
-    return cells.r
+    if device.device.type == "cpu":
+        return compiled_cells.pulse_cells(device, cells, key, volts, sequence, history)
+    fresh = Cells(device, cells, key, history)
+    for pulse in volts.T:
+        fresh.apply(pulse.index_select(0, sequence))
+    return fresh.r

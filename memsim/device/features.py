@@ -1,6 +1,6 @@
 """Random features of cells: device to device (a Gaussian mixture) and cycle to cycle (a vector autoregression).
 
-Equations: Hennen et al., Front. Neurosci. 16:941753 (2022). All draws are float32 on the model's device. States are
+Equations: Hennen et al., Front. Neurosci. 16:941753 (2022). All draws are float32 on the model's device. Cells are
 drawn from the random words of a key and of each cell's counter (`memsim.portable`), so they are the same bits on every
 device, whatever the other cells.
 """
@@ -15,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from memsim.device import compiled
-from memsim.device.model import HRS, LRS, UR, US, DeviceModel, companion
+from memsim.device.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel, companion
 from memsim.portable import elementwise
 from memsim.portable.constants import LOW_32, WORD, WORDS
 from memsim.portable.elementwise import Words
@@ -35,7 +35,11 @@ Polynomials of a device file are fitted to fewer cells and mean nothing further 
 LARGEST_NORMAL = math.sqrt(-2.0 * math.log((LEAST_RADIUS_WORD + 0.5) * WORD))
 """The largest |x| of the normals that states are drawn from, 5.77."""
 
-LOG2_OF_10 = math.log2(10)
+OFFSETS_DRAW, HISTORY_DRAW = 1, 3
+"""The first calls of Philox, in stream 0, for the offsets and scales and for the history of a fresh cell.
+
+Call 0 gives its component of the mixture. Each later cycle of a cell is a stream of its own.
+"""
 
 
 @lru_cache(maxsize=32)
@@ -56,57 +60,59 @@ def draw_components(device: DeviceModel, words: Tensor) -> Tensor:
     return component
 
 
-def draw_offsets_and_scales(device: DeviceModel, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Draw the offsets mu and the scales sigma, [4, n] each, of the features from the mixture."""
+def draw_offsets_and_scales(device: DeviceModel, cells: Tensor, key: int) -> tuple[Tensor, Tensor]:
+    """Draw the offsets mu and the scales sigma, [4, n] each, of the features of `cells` [n] from the mixture."""
     means, cholesky = marginal_mixture(device, (HRS, US, LRS, UR))
-    words = torch.randint(1 << 32, (n,), generator=generator, device=device.device)
-    component = draw_components(device, words)
-    z = torch.randn(means.shape[0], n, generator=generator, device=device.device)
-    drawn = torch.zeros_like(z)
-    for k in range(means.shape[1]):
-        drawn = torch.where(component == k, torch.addmm(means[:, k : k + 1], cholesky[k], z), drawn)
-    mu, sigma = drawn.chunk(2)
+    component = draw_components(device, elementwise.random_words(key, cells)[0])
+    normals = draw_normals(len(means), cells, key, draw=OFFSETS_DRAW)
+    rows = []
+    for i, mean in enumerate(means):
+        row = mean.index_select(0, component)
+        for factors, normal in zip(cholesky[:, i].T, normals[: i + 1], strict=False):
+            row = row + factors.index_select(0, component) * normal
+        rows.append(row)
+    mu, sigma = torch.stack(rows).chunk(2)
     return mu, sigma
 
 
 def draw_history(
-    device: DeviceModel, n: int, generator: Generator, history: History = "stationary", order: int | None = None
+    device: DeviceModel, cells: Tensor, key: int, history: History = "stationary", order: int | None = None
 ) -> Tensor:
-    """Draw the last p normal feature vectors [n, 4p] of `n` fresh cells, oldest to newest (the present cycle)."""
+    """Draw the last p normal feature vectors [4p, n] of fresh `cells` [n], oldest to newest (the present cycle)."""
+    factor = history_factor(device, history, order)
+    normals = draw_normals(factor.shape[1], cells, key, draw=HISTORY_DRAW)
+    return torch.stack([sum_of_products(row, normals) for row in factor.tolist()])
+
+
+@lru_cache(maxsize=32)
+def history_factor(device: DeviceModel, history: History, order: int | None = None) -> Tensor:
+    """Return the matrix [4p, normals], float32, that turns standard normals into the history of a fresh cell."""
     var = device.var_matrix(order)
     if history == "zero":
-        past = torch.zeros(n, var.shape[1] - 4, device=device.device)
-        past[:, -4:] = torch.randn(n, 4, generator=generator, device=device.device) @ var[:, :4].float().T
-        return past
+        return torch.cat([var.new_zeros(var.shape[1] - 8, 4), var[:, :4]]).float()
     factor: Tensor = torch.linalg.cholesky(stationary_covariance(device, order))
-    return torch.randn(n, factor.shape[0], generator=generator, device=device.device) @ factor.float().T
+    return factor.float()
 
 
-def draw_variates(
-    device: DeviceModel,
-    n: int,
-    cycles: int,
-    generator: Generator,
-    history: History = "stationary",
-    order: int | None = None,
-) -> Tensor:
-    """Draw normal variates [4, n, cycles] of `n` fresh cells over their first `cycles` cycles."""
-    var = device.var_matrix(order).float()
-    noise_factor, advance = var[:, :4].T.contiguous(), var[:, 4:].T.contiguous()
-    past = draw_history(device, n, generator, history, order)  # (n, 4p)
-    drawn = torch.empty(cycles, n, 4, device=device.device)
-    for cycle in range(cycles):
-        drawn[cycle] = past[:, -4:]
-        eps = torch.randn(n, 4, generator=generator, device=device.device)
-        past = torch.cat([past[:, 4:], torch.addmm(eps @ noise_factor, past, advance)], dim=1)
-    return drawn.permute(2, 1, 0).contiguous()
+def draw_normals(count: int, cells: Tensor, key: int, stream: Tensor | int = 0, draw: int = 0) -> list[Tensor]:
+    """Draw `count` standard normals, [n] each, of `cells` [n]: four from each call of Philox, from call `draw` on."""
+    normals: list[Tensor] = []
+    for call in range(draw, draw - (-count // 4)):
+        words = elementwise.random_words(key, cells, stream, call)
+        normals += [*elementwise.normal_pair(*words[:2]), *elementwise.normal_pair(*words[2:])]
+    return normals[:count]
 
 
-def draw_cycles(device: DeviceModel, n: int, cycles: int, generator: Generator) -> Tensor:
-    """Draw features [4, n, cycles] of `n` fresh cells over their cycles: HRS (ohm), US (V), LRS (ohm), UR (V)."""
-    mu, sigma = draw_offsets_and_scales(device, n, generator)  # (4, n) each
-    x = draw_variates(device, n, cycles, generator)
-    return device.denormalise(x, mu[..., None], sigma[..., None])
+def sum_of_products(factors: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
+    """Return the sum [n] of the `rows` [n] times their factors, added one after the other.
+
+    Unlike those of a matrix product, its bits depend on neither device nor threads.
+    """
+    total = torch.zeros_like(rows[0])
+    for factor, row in zip(factors, rows, strict=True):
+        if factor:
+            total = total + factor * row
+    return total
 
 
 @lru_cache(maxsize=32)

@@ -33,7 +33,7 @@ from memsim.fit.var import (
     stabilised,
     yule_walker,
 )
-from memsim.rng import derive_seed, generator
+from memsim.rng import derive_seed
 from memsim.units import counted
 
 LEAST_CYCLES = 20
@@ -292,7 +292,7 @@ def _with_base_devices(mixture: Mixture, measured: list[int], base: DeviceModel)
 
 def _require_possible(model: DeviceModel, measurements: Measurements, notes: list[str]) -> None:
     """Draw cells from `model`. Raise InputError for resistances at or below 0; note conductances beyond LLRS."""
-    features = Cells(model, DRAWN_CELLS, generator(0, "fit check")).features
+    features = Cells(model, torch.arange(DRAWN_CELLS), derive_seed(0, "fit check")).features
     for feature in (LRS, HRS):
         share = float((features[feature] <= 0).float().mean())
         if share:

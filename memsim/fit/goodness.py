@@ -14,16 +14,17 @@ from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from scipy.special import ndtr
 
-from memsim.device.features import draw_cycles
+from memsim.device.cells import draw_cycles
 from memsim.device.model import HRS
 from memsim.fit.arrays import Bools, Floats
 from memsim.fit.correlogram import Correlogram, CorrelogramSums
 from memsim.fit.fit import Fit
 from memsim.fit.measurements import NAMES, Measurements, Progress
 from memsim.fit.normalise import mid_distribution, standardise
-from memsim.rng import generator
+from memsim.rng import derive_seed
 
 Verdict = Literal["pass", "noise", "warn"]
 
@@ -177,11 +178,10 @@ def judge(
 def _drawn(fit: Fit, features: tuple[int, ...], gaps: Bools, count: int, seed: int) -> Iterator[Floats]:
     """Draw `count` devices in parts [F, devices, cycles]; each device has the gaps of a measured one."""
     _, devices, cycles = gaps.shape
-    random = generator(seed, "goodness")
-    at_once = max(1, _DRAWN_AT_ONCE // cycles)
-    for start in range(0, count, at_once):
-        some = np.arange(start, min(start + at_once, count)) % devices
-        drawn = draw_cycles(fit.model, len(some), cycles, random).numpy()
+    key = derive_seed(seed, "goodness")
+    for cells in torch.arange(count).split(max(1, _DRAWN_AT_ONCE // cycles)):
+        drawn = draw_cycles(fit.model, cells, key, cycles).numpy()
+        some = cells.numpy() % devices
         np.log10(drawn[HRS], out=drawn[HRS])
         y = drawn[list(features)]
         y[gaps[:, some]] = np.nan

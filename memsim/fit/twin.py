@@ -13,14 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from memsim.device import DeviceModel
-from memsim.device.features import draw_variates
+from memsim.device.cells import draw_variates
 from memsim.device.model import polynomial
 from memsim.fit.arrays import Floats
 from memsim.fit.normalise import NormalScores, normalised, standardise
 from memsim.fit.var import autocovariances, correlations
-from memsim.rng import generator
+from memsim.rng import derive_seed
 
 TWIN_CYCLES = 1_000_000
 """Least number of cycles of a twin; if the measurements have fewer, several copies are drawn."""
@@ -66,7 +67,8 @@ class Twin:
         """Draw a twin of `y` [F, devices, cycles] from the process and the polynomials of `model`."""
         _, devices, cycles = y.shape
         copies = max(1, -(-TWIN_CYCLES // (devices * cycles)))
-        x = draw_variates(model, devices * copies, cycles, generator(seed, "twin"), order=order)[measured]
+        cells = torch.arange(devices * copies)
+        x = draw_variates(model, cells, derive_seed(seed, "twin"), cycles, order=order)[measured]
         drawn = np.stack([polynomial(model.gamma[i], row).numpy() for i, row in zip(measured, x, strict=True)])
         gaps = np.isnan(y)
         if gaps.any():

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from memsim import rng
 from memsim.crossbar.program import program
 from memsim.crossbar.tiling import Tiling
 from memsim.device import Cells, draw_cycling_volts, load_device
@@ -50,14 +49,10 @@ CASES = {
 
 def cycles_per_cell(tiles: int = 200) -> float:
     """How often the random pulses take a cell through SET and RESET: how often it draws a next cycle."""
-    generator = rng.generator(0)
-    cells = Cells(load_device("synaptogen"), 100 * tiles, generator, "zero")
-    cycles = 0
-    for volts in draw_cycling_volts(Cycling(rounds=1, pulses_per_round=PULSES), tiles, generator):
-        before = cells.features.clone()
+    cells = Cells(load_device("synaptogen"), torch.arange(100 * tiles), 0, "zero")
+    for volts in draw_cycling_volts(Cycling(rounds=1, pulses_per_round=PULSES), tiles, 0).T:
         cells.apply(volts.repeat_interleave(100))
-        cycles += int((cells.features != before).any(0).sum())
-    return cycles / (100 * tiles)
+    return float(cells.cycle.double().mean())
 
 
 def _rows() -> Iterator[Row]:

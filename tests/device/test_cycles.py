@@ -19,7 +19,7 @@ ROUNDS = [((LRS, cycle), (UR, cycle), (HRS, cycle + 1)) for cycle in range(3)]
 
 def cycled(device: DeviceModel, generator: torch.Generator, history: History, cycles: int) -> torch.Tensor:
     """[cycles, 4, N] the features of fresh cells in their first cycles, by full SETs and RESETs."""
-    cells = Cells(device, N, generator, history)
+    cells = Cells(device, torch.arange(N), 1, history)
     features = [cells.features.clone()]
     for _ in range(cycles - 1):
         cells.apply(-5.0)

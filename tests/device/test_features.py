@@ -17,11 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import Cells, DeviceModel, draw_states, load_device, state_means
+from memsim.device.cells import draw_cycles, draw_variates
 from memsim.device.features import (
-    draw_cycles,
     draw_history,
     draw_offsets_and_scales,
-    draw_variates,
     stationary_autocovariances,
     stationary_covariance,
 )
@@ -39,9 +38,9 @@ def assert_same_distribution(a: torch.Tensor, b: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_fresh_features_are_distributed_as_the_published_ones(
-    name: str, device: DeviceModel, generator: torch.Generator, published: ModuleType
+    name: str, device: DeviceModel, published: ModuleType
 ) -> None:
-    ours = Cells(device, N, generator, history="zero").features[FEATURES[name]]
+    ours = Cells(device, torch.arange(N), 1, history="zero").features[FEATURES[name]]
     assert_same_distribution(ours, torch.from_numpy(getattr(published, name)(published.CellArrayCPU(N))))
 
 
@@ -54,18 +53,16 @@ def test_fresh_features_are_distributed_as_the_published_ones(
         ("UR", 0.632, 0.731, 0.881),
     ],
 )
-def test_stationary_quantiles(
-    name: str, low: float, median: float, high: float, device: DeviceModel, generator: torch.Generator
-) -> None:
+def test_stationary_quantiles(name: str, low: float, median: float, high: float, device: DeviceModel) -> None:
     """1 %, 50 % and 99 % quantiles, measured on 2^20 cells; the published ones (zero history) lie a little inside."""
-    features = Cells(device, N, generator).features[FEATURES[name]].double()
+    features = Cells(device, torch.arange(N), 1).features[FEATURES[name]].double()
     drawn = torch.quantile(features, torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64))
     # five standard errors at the tails are 2.5 % of the resistance for HRS, and below 1 % of all others
     assert drawn.tolist() == pytest.approx([low, median, high], rel=0.03 if name == "HRS" else 0.01)
 
 
-def test_offsets_and_scales_follow_the_mixture(device: DeviceModel, generator: torch.Generator) -> None:
-    mu, sigma = draw_offsets_and_scales(device, N, generator)
+def test_offsets_and_scales_follow_the_mixture(device: DeviceModel) -> None:
+    mu, sigma = draw_offsets_and_scales(device, torch.arange(N), 1)
     drawn = torch.cat([mu, sigma]).double()
     weights, means = device.mixture_weights, device.mixture_means
     mean = means @ weights
@@ -102,54 +99,52 @@ def test_stationary_correlations_are_the_measured_ones(device: DeviceModel) -> N
     assert lag_10.tolist() == pytest.approx([0.101, 0.135, 0.382, 0.281], abs=0.004)
 
 
-def test_cycling_keeps_a_stationary_history_stationary(device: DeviceModel, generator: torch.Generator) -> None:
-    cells = Cells(device, N, generator)
+def test_cycling_keeps_a_stationary_history_stationary(device: DeviceModel) -> None:
+    cells = Cells(device, torch.arange(N), 1)
     first = cells._history.clone()
     for _ in range(3):
         cells.apply(-2.0)
         cells.apply(2.0)
     expected = stationary_covariance(device)
-    remembered = (cells._history[:, :-12] == first[:, 12:]).all(1)
+    remembered = (cells._history[:-12] == first[12:]).all(0)
     assert remembered.sum() > N - 5  # one cell in some 10^6 needs more than -2 V, and does not cycle
-    error = torch.cov(cells._history.T.double()) - expected
+    error = torch.cov(cells._history.double()) - expected
     assert error.abs().max() < 5 * math.sqrt(2 / N)
 
 
 @pytest.mark.parametrize("order", [1, 10])
-def test_zero_history_becomes_stationary_as_slowly_as_published(
-    order: int, device: DeviceModel, generator: torch.Generator
-) -> None:
+def test_zero_history_becomes_stationary_as_slowly_as_published(order: int, device: DeviceModel) -> None:
     """The variance of a feature's variate in cycle n is a sum over the impulse response of the process."""
     cycles = 10
-    cells = Cells(device, N, generator, history="zero", order=order)
+    cells = Cells(device, torch.arange(N), 1, history="zero", order=order)
     for _ in range(cycles - 1):
         cells.apply(-2.0)
         cells.apply(2.0)
     step, var = companion(device.var[order]), device.var[order]
     powers = [torch.linalg.matrix_power(step, n)[-4:, -4:] @ var[:, :4] for n in range(cycles)]
     expected = sum(p.square().sum(1) for p in powers)
-    drawn = cells._history[:, -4:].double().var(0)
+    drawn = cells._history[-4:].double().var(1)
     assert (drawn / expected).tolist() == pytest.approx([1] * 4, abs=5 * math.sqrt(2 / N))
     if order == 10:
         stationary = stationary_covariance(device)[-4:, -4:].diagonal()
         assert (drawn / stationary)[LRS].item() == pytest.approx(0.79, abs=0.025)
 
 
-def test_zero_history_is_zero_but_for_the_first_cycle(device: DeviceModel, generator: torch.Generator) -> None:
-    history = draw_history(device, 1000, generator, "zero")
-    assert history.shape == (1000, 40)
-    assert not history[:, :-4].any()
-    assert history[:, -4:].all()
+def test_zero_history_is_zero_but_for_the_first_cycle(device: DeviceModel) -> None:
+    history = draw_history(device, torch.arange(1000), 1, "zero")
+    assert history.shape == (40, 1000)
+    assert not history[:-4].any()
+    assert history[-4:].all()
 
 
 # States after one pulse
 
 
 @pytest.mark.parametrize("history", ["stationary", "zero"])
-def test_draw_states_is_what_cells_become(history: str, device: DeviceModel, generator: torch.Generator) -> None:
+def test_draw_states_is_what_cells_become(history: str, device: DeviceModel) -> None:
     mask = torch.arange(2 * N) % 2 == 0
     drawn = draw_states(device, mask, torch.arange(2 * N), 1, history)
-    cells = Cells(device, 2 * N, generator, history)
+    cells = Cells(device, torch.arange(2 * N), 1, history)
     cells.apply(mask * -2.0)
     assert (cells.set_volts.isneginf() != mask).sum() < 5  # one cell in some 10^6 needs more than -2 V
     assert_same_distribution(drawn[mask], cells.r[mask])
@@ -207,12 +202,12 @@ def test_a_cell_does_not_depend_on_the_mask_of_the_others(mask: list[bool], flip
 # Series of cycles
 
 
-def test_drawn_cycles_are_those_of_cycled_cells(device: DeviceModel, generator: torch.Generator) -> None:
+def test_drawn_cycles_are_those_of_cycled_cells(device: DeviceModel) -> None:
     """After 30 cycles: distributions of each feature, and how two successive cycles go together."""
     n, cycles = 20_000, 30
-    drawn = draw_cycles(device, n, cycles, generator)
+    drawn = draw_cycles(device, torch.arange(n), 1, cycles)
     assert drawn.shape == (4, n, cycles)
-    cells = Cells(device, n, generator)
+    cells = Cells(device, torch.arange(n), 2)
     for _ in range(cycles - 2):
         cells.apply(-2.0)
         cells.apply(2.0)
@@ -225,10 +220,10 @@ def test_drawn_cycles_are_those_of_cycled_cells(device: DeviceModel, generator: 
 
 
 @pytest.mark.parametrize("order", [1, 10])
-def test_variates_follow_the_process(order: int, device: DeviceModel, generator: torch.Generator) -> None:
+def test_variates_follow_the_process(order: int, device: DeviceModel) -> None:
     """Each x less what the cycles before it predict is B eps: independent of them, with covariance B B^T."""
     n, cycles = 2000, 40
-    x = draw_variates(device, n, cycles, generator, order=order).double()
+    x = draw_variates(device, torch.arange(n), 1, cycles, order=order).double()
     var = device.var[order]
     past = torch.stack([x[:, :, start : start + order] for start in range(cycles - order)])  # (starts, 4, n, order)
     predicted = torch.einsum("ijk,sknj->sin", var[:, 4:].view(4, order, 4), past.permute(0, 1, 2, 3))
@@ -252,8 +247,8 @@ def test_autocovariances_are_those_of_the_stationary_history(device: DeviceModel
         )
 
 
-def test_a_zero_history_starts_a_series(device: DeviceModel, generator: torch.Generator) -> None:
+def test_a_zero_history_starts_a_series(device: DeviceModel) -> None:
     n = 50_000
-    first = draw_variates(device, n, 1, generator, "zero")[:, :, 0]
+    first = draw_variates(device, torch.arange(n), 1, 1, "zero")[:, :, 0]
     expected = device.var[10][:, :4] @ device.var[10][:, :4].T
     assert (torch.cov(first.double()) - expected).abs().max() < 5 * math.sqrt(2 / n)

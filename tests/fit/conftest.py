@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from memsim.device import DeviceModel
 from memsim.fit import Measurements, read_measurements
@@ -18,7 +17,7 @@ DEVICES, CYCLES = 128, 600
 
 @pytest.fixture(scope="session")
 def table(device: DeviceModel) -> Table:
-    return feature_table(device, DEVICES, CYCLES, torch.Generator().manual_seed(11))
+    return feature_table(device, DEVICES, CYCLES, 11)
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,8 @@ import torch
 from safetensors import safe_open
 
 from memsim.device import DeviceModel, load_device, save_device
-from memsim.device.features import (
-    draw_cycles,
-    draw_offsets_and_scales,
-    stationary_autocovariances,
-    stationary_covariance,
-)
+from memsim.device.cells import draw_cycles
+from memsim.device.features import draw_offsets_and_scales, stationary_autocovariances, stationary_covariance
 from memsim.device.model import HRS, LRS, UR, polynomial
 from memsim.errors import InputError
 from memsim.fit import Fit, FitOptions, Measurements, fit_model, read_measurements
@@ -67,7 +63,7 @@ def unit_variance(device: DeviceModel) -> DeviceModel:
 
 
 def test_the_convention_changes_no_feature(device: DeviceModel, unit_variance: DeviceModel) -> None:
-    ours, theirs = (draw_cycles(m, 2000, 2, torch.Generator().manual_seed(1)) for m in (unit_variance, device))
+    ours, theirs = (draw_cycles(m, torch.arange(2000), 1, 2) for m in (unit_variance, device))
     for a, b in zip(ours, theirs, strict=True):
         levels = torch.tensor([0.05, 0.5, 0.95])
         torch.testing.assert_close(a.flatten().quantile(levels), b.flatten().quantile(levels), rtol=0.01, atol=0)
@@ -123,7 +119,7 @@ def test_every_order_is_stored_and_stationary(fit: Fit) -> None:
 
 def drawn_devices(device: DeviceModel, seed: int, devices: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(mu, sigma) of the devices that `feature_table` drew with this seed."""
-    return draw_offsets_and_scales(device, devices, torch.Generator().manual_seed(seed))
+    return draw_offsets_and_scales(device, torch.arange(devices), seed)
 
 
 def true_moments(model: DeviceModel, mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -173,7 +169,7 @@ def test_the_fit_is_a_function_of_data_and_seed(fit: Fit, measured: Measurements
 
 @pytest.mark.slow
 def test_gaps_change_little(device: DeviceModel, tmp_path: Path, fit: Fit, unit_variance: DeviceModel) -> None:
-    table = feature_table(device, DEVICES, CYCLES, torch.Generator().manual_seed(11))
+    table = feature_table(device, DEVICES, CYCLES, 11)
     write([without_some(table, 0.15, np.random.default_rng(1))], tmp_path / "t.parquet")
     holes = fit_model(read_measurements(tmp_path / "t.parquet"))
     errors = coefficient_errors(unit_variance, DEVICES * CYCLES)
@@ -187,14 +183,14 @@ def test_what_was_not_measured_is_that_of_the_base_model(
     measured: Measurements, device: DeviceModel, tmp_path: Path
 ) -> None:
     rows = 30 * 300
-    table = feature_table(device, 30, 300, torch.Generator().manual_seed(4))
+    table = feature_table(device, 30, 300, 4)
     del table["ur_volts"]
     write([table], tmp_path / "t.npz")
     read = read_measurements(tmp_path / "t.npz", from_base=["ur"])
     assert read.rows == rows
     model = fit_model(read, FitOptions(order=3)).model
     assert list(model.var) == [1, 2, 3]
-    ours, theirs = (draw_cycles(m, 4000, 3, torch.Generator().manual_seed(9))[UR] for m in (model, device))
+    ours, theirs = (draw_cycles(m, torch.arange(4000), 9, 3)[UR] for m in (model, device))
     levels = torch.tensor([0.05, 0.5, 0.95])
     torch.testing.assert_close(ours.flatten().quantile(levels), theirs.flatten().quantile(levels), rtol=0.01, atol=0)
     correlation = correlations(stationary_autocovariances(model, 3).numpy())
@@ -285,7 +281,7 @@ def _same_quantiles(fit: Fit, features: np.ndarray) -> None:
 
     512 devices of the model are not the 512 that were measured, so many more are drawn.
     """
-    drawn = draw_cycles(fit.model, 50_000, 20, torch.Generator().manual_seed(2)).numpy()
+    drawn = draw_cycles(fit.model, torch.arange(50_000), 2, 20).numpy()
     levels = np.arange(1, 100) / 100
     for ours, theirs in zip(drawn, features, strict=True):
         assert np.abs(np.quantile(ours, levels) / np.nanquantile(theirs, levels) - 1).max() < 0.02
@@ -297,7 +293,7 @@ def test_the_published_parameters_come_back(
     device: DeviceModel, unit_variance: DeviceModel, tmp_path: Path, seed: int
 ) -> None:
     """512 devices x 3000 cycles. Devices against those that were drawn: 512 of them have other means than all."""
-    table = feature_table(device, 512, 3000, torch.Generator().manual_seed(seed))
+    table = feature_table(device, 512, 3000, seed)
     write([table], tmp_path / "t.parquet")
     read = read_measurements(tmp_path / "t.parquet")
     fit = fit_model(read)
@@ -314,7 +310,7 @@ def test_the_published_parameters_come_back_through_noisy_sweeps(
 ) -> None:
     """512 devices x 1000 cycles in steps of 20 mV: sampling errors are 1.7 times those of 3000 cycles."""
     devices, cycles, seed = 512, 1000, 3
-    blocks, features = sweeps(device, devices, cycles, torch.Generator().manual_seed(seed), volts=protocol()), []
+    blocks, features = sweeps(device, devices, cycles, seed, volts=protocol()), []
 
     def tables():
         for block in blocks:

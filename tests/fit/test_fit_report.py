@@ -10,7 +10,6 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-import torch
 
 from memsim.device import DeviceModel
 from memsim.errors import InputError
@@ -26,11 +25,10 @@ def judged(
     request: pytest.FixtureRequest, device: DeviceModel, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Fit, Goodness, Measurements]:
     path = tmp_path_factory.mktemp("report") / "some <cells>.parquet"
-    generator = torch.Generator().manual_seed(5)
     if request.param == "sweeps":
-        write((block.table() for block in sweeps(device, 20, 30, generator)), path)
+        write((block.table() for block in sweeps(device, 20, 30, 5)), path)
     else:
-        write([feature_table(device, 20, 60, generator)], path)
+        write([feature_table(device, 20, 60, 5)], path)
     patch = pytest.MonkeyPatch()
     patch.setattr(goodness_, "LEAST_GENERATED", 60_000)
     patch.setattr("memsim.fit.twin.TWIN_CYCLES", 60_000)

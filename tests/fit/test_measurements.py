@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,5 +130,5 @@ def test_any_order_of_devices_and_any_batches_give_the_same_grid(cycles, random,
 
 
 def test_an_example_is_a_function_of_its_seed(device: DeviceModel) -> None:
-    first, second = (feature_table(device, 3, 4, torch.Generator().manual_seed(2)) for _ in range(2))
+    first, second = (feature_table(device, 3, 4, 2) for _ in range(2))
     assert all((first[name] == second[name]).all() for name in first)

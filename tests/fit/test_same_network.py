@@ -34,7 +34,7 @@ def test_states_of_programmed_cells_are_as_before(measured: Measurements, device
 @pytest.mark.slow
 def test_word_error_rates_are_distributed_as_before(device: DeviceModel, tmp_path: Path) -> None:
     """Refitted from 512 devices x 3000 cycles: 3 bits, ten chips each, on the demo."""
-    write([feature_table(device, 512, 3000, torch.Generator().manual_seed(0))], tmp_path / "t.parquet")
+    write([feature_table(device, 512, 3000, 0)], tmp_path / "t.parquet")
     save_device(fit_model(read_measurements(tmp_path / "t.parquet")).model, tmp_path / "mine.safetensors")
     checkpoint = load_checkpoint(ASSETS / "checkpoints" / "demo-float.safetensors")
     corpus = load_corpus("demo")

@@ -23,7 +23,7 @@ DEVICES, CYCLES = 20, 20
 
 def swept(device: DeviceModel, devices: int = DEVICES, cycles: int = CYCLES, **options) -> tuple[Table, np.ndarray]:
     """(the samples, the cells' features [4, devices, cycles] with HRS in log10 ohm)."""
-    (block,) = sweeps(device, devices, cycles, torch.Generator().manual_seed(7), **options)
+    (block,) = sweeps(device, devices, cycles, 7, **options)
     truth = block.features.copy()
     truth[HRS] = np.log10(truth[HRS])
     return block.table(), truth
@@ -195,7 +195,7 @@ def test_features_scale_with_the_device(conductance: float, volts: float, seed: 
         scaled,
         4,
         5,
-        torch.Generator().manual_seed(seed),
+        seed,
         volts=protocol(-1.5 * volts, 1.5 * volts, 0.01 * volts),
         noise_amperes=1e-8 * conductance,
     )

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import DeviceModel
-from memsim.device.features import draw_variates, stationary_autocovariances
+from memsim.device.cells import draw_variates
+from memsim.device.features import stationary_autocovariances
 from memsim.device.model import companion
 from memsim.fit.var import (
     LARGEST_RADIUS,
@@ -37,7 +38,7 @@ def test_lower_orders_are_fitted_anew(device: DeviceModel) -> None:
 
 def test_autocovariances_are_those_of_the_process(device: DeviceModel) -> None:
     devices, cycles, lags = 300, 400, 3
-    x = draw_variates(device, devices, cycles, torch.Generator().manual_seed(1)).numpy()
+    x = draw_variates(device, torch.arange(devices), 1, cycles).numpy()
     exact = stationary_autocovariances(device, lags).numpy()
     assert np.abs(autocovariances(x, lags) - exact).max() < _five_errors(device, devices * cycles)
 
@@ -50,7 +51,7 @@ def _five_errors(device: DeviceModel, samples: int) -> float:
 
 def test_gaps_leave_them_unbiased(device: DeviceModel) -> None:
     devices, cycles, lags = 300, 400, 3
-    x = draw_variates(device, devices, cycles, torch.Generator().manual_seed(1)).numpy()
+    x = draw_variates(device, torch.arange(devices), 1, cycles).numpy()
     x[np.random.default_rng(0).random(x.shape) < 0.3] = np.nan
     exact = stationary_autocovariances(device, lags).numpy()
     assert np.abs(autocovariances(x, lags) - exact).max() < _five_errors(device, devices * cycles) / 0.7
@@ -105,7 +106,7 @@ def test_spectral_radius_is_that_of_the_companion(device: DeviceModel) -> None:
 
 def test_the_bayesian_criterion_finds_the_order(device: DeviceModel) -> None:
     devices, cycles = 200, 1000
-    x = draw_variates(device, devices, cycles, torch.Generator().manual_seed(5), order=3).numpy()
+    x = draw_variates(device, torch.arange(devices), 5, cycles, order=3).numpy()
     covariances = autocovariances(x, 6)
     criteria = information_criteria({p: yule_walker(covariances, p) for p in range(1, 7)}, devices * cycles)
     assert min(criteria, key=lambda p: criteria[p][1]) == 3

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from memsim.device import DeviceModel
 from memsim.fit import FitOptions, fit_model, judge, read_measurements
@@ -49,7 +48,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def fitted(device: DeviceModel, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("fit") / "cells.parquet"
-    write([feature_table(device, 20, 60, torch.Generator().manual_seed(5))], path)
+    write([feature_table(device, 20, 60, 5)], path)
     measured = read_measurements(path)
     fit = fit_model(measured, FitOptions(order=2))
     return fit_page(fit, judge(fit, measured), measured)

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from memsim.device import Cells, DeviceModel, load_device
-from memsim.device.features import draw_cycles
+from memsim.device.cells import draw_cycles
 
 Table = dict[str, NDArray[Any]]
 FEATURES = ("hrs_ohms", "us_volts", "lrs_ohms", "ur_volts")
@@ -33,9 +33,9 @@ STEP_SECONDS = 1e-6
 BLOCK_SAMPLES = 1 << 22  # of sweeps that are made and written at a time
 
 
-def feature_table(device: DeviceModel, devices: int, cycles: int, generator: torch.Generator) -> Table:
+def feature_table(device: DeviceModel, devices: int, cycles: int, seed: int) -> Table:
     """One row a device and cycle."""
-    drawn = draw_cycles(device, devices, cycles, generator).numpy()
+    drawn = draw_cycles(device, torch.arange(devices), seed, cycles).numpy()
     table: Table = {
         "device": np.repeat(np.arange(devices), cycles),
         "cycle": np.tile(np.arange(1, cycles + 1), devices),
@@ -82,7 +82,7 @@ def sweeps(
     device: DeviceModel,
     devices: int,
     cycles: int,
-    generator: torch.Generator,
+    seed: int,
     *,
     volts: NDArray[np.float64] | None = None,
     noise_amperes: float = 1e-7,
@@ -90,7 +90,7 @@ def sweeps(
 ) -> Iterator[Sweeps]:
     """Cells taken through whole sweeps; some cycles at a time, of all devices."""
     volts = protocol() if volts is None else volts
-    cells = Cells(device, devices, generator)
+    cells, generator = Cells(device, torch.arange(devices), seed), torch.Generator().manual_seed(seed)
     at_once = max(1, BLOCK_SAMPLES // (devices * len(volts)))
     for first in range(0, cycles, at_once):
         count = min(at_once, cycles - first)
@@ -145,23 +145,23 @@ def main() -> None:
     parser.add_argument("--step-volts", type=float, default=0.02, help="between the samples of a sweep")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    device, generator = load_device(arguments.cell), torch.Generator().manual_seed(arguments.seed)
+    device, seed = load_device(arguments.cell), arguments.seed
     tables: Iterable[Table]
     if arguments.sweeps:
         blocks = sweeps(
             device,
             arguments.devices,
             arguments.cycles,
-            generator,
+            seed,
             volts=protocol(step_volts=arguments.step_volts),
             noise_amperes=arguments.noise_amperes,
             compliance_amperes=arguments.compliance_amperes,
         )
         tables = (block.table() for block in blocks)
     else:
-        tables = [feature_table(device, arguments.devices, arguments.cycles, generator)]
+        tables = [feature_table(device, arguments.devices, arguments.cycles, seed)]
     if arguments.missing:
-        rng = np.random.default_rng(arguments.seed)
+        rng = np.random.default_rng(seed)
         tables = (without_some(table, arguments.missing, rng) for table in tables)
     write(tables, arguments.out)
 
