@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 
 import torch
@@ -21,6 +21,7 @@ from memsim.crossbar import convert
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
+from memsim.crossbar.few_frames import FewFrames
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.ir_drop import noise_terms as noise_with_ir_drop
 from memsim.crossbar.memory import keep_freed_memory
@@ -152,25 +153,45 @@ class Operator:
         `noise_key` (64 bits) is the key of the read noise. The first row of `x` is frame `first_frame`, a multiple of
         BLOCK_FRAMES, of the read with that key.
         """
-        tiles, _, width = self.columns.shape
-        values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
-        chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
         product = x.new_zeros(len(x), self.out_features)
         keys = [noise_key, *(rng.derive_seed(noise_key, index) for index in range(1, len(self.drive.phases)))]
-        for first in range(0, len(x), chunk):
-            part, out = x[first : first + chunk], product[first : first + chunk]
-            for phase, key in zip(self.drive.phases, keys, strict=True):
-                # padding rows and frames are at 0 V, without signal and (see zero_current_total) without noise
-                signals, noise_terms, dac_clipped = self.drive(phase, _whole_blocks(part), self.rows)
-                adc_clipped = self._add(signals, noise_terms, key, first_frame + first, phase.significance, out)
-                if clips is not None:
-                    clips.dac_clipped = clips.dac_clipped + dac_clipped
-                    clips.adc_clipped = clips.adc_clipped + adc_clipped
+        clipped: tuple[Tensor | int, Tensor | int] | None = None
+        if len(x) < BLOCK_FRAMES and self._few_frames is not None:
+            clipped = self._few_frames.read(x, keys, first_frame, product)
+        if clipped is None:
+            clipped = self._read_in_chunks(x, keys, first_frame, product)
         if clips is not None:
+            dac_clipped, adc_clipped = clipped
             phases = len(self.drive.phases)
+            clips.dac_clipped = clips.dac_clipped + dac_clipped
+            clips.adc_clipped = clips.adc_clipped + adc_clipped
             clips.dac_total += phases * x.numel() if self.drive.dac is not None else 0
             clips.adc_total += phases * self.conversion.per_output * product.numel()
         return product
+
+    @cached_property
+    def _few_frames(self) -> FewFrames | None:
+        return FewFrames.of(self)
+
+    def _read_in_chunks(
+        self, x: Tensor, noise_keys: list[int], first_frame: int, product: Tensor
+    ) -> tuple[Tensor | int, Tensor | int]:
+        """Read [n, in] in whole blocks into `product` [n, out]; return the clipped inputs and clipped conversions."""
+        tiles, _, width = self.columns.shape
+        values = CHUNK_VALUES if x.device.type == "cpu" else DEVICE_CHUNK_VALUES
+        chunk = BLOCK_FRAMES * max(1, values // (tiles * width * BLOCK_FRAMES))
+        dac_clipped: Tensor | int = 0
+        adc_clipped: Tensor | int = 0
+        for first in range(0, len(x), chunk):
+            part, out = x[first : first + chunk], product[first : first + chunk]
+            for phase, key in zip(self.drive.phases, noise_keys, strict=True):
+                # padding rows and frames are at 0 V, without signal and (see zero_current_total) without noise
+                signals, noise_terms, beyond = self.drive(phase, _whole_blocks(part), self.rows)
+                dac_clipped = dac_clipped + beyond
+                adc_clipped = adc_clipped + self._add(
+                    signals, noise_terms, key, first_frame + first, phase.significance, out
+                )
+        return dac_clipped, adc_clipped
 
     def _add(
         self,
