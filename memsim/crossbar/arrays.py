@@ -18,7 +18,6 @@ from memsim.crossbar.drive import Drive
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.power import RowLoads
 from memsim.crossbar.program import mean_window
-from memsim.crossbar.ranges import has_input_range
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.tiling import Tiling, tiling_for
 from memsim.device import load_device_on
@@ -86,17 +85,6 @@ class ProgrammedArrays:
         intended = self.tiling.spread(self.levels).T.float()
         size = float(intended.norm())
         return float((programmed - intended).norm()) / size if size else 0.0
-
-    def in_range(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale inputs [n, in] for the DAC where every vector has its own range.
-
-        Returns the inputs and the range of each [n, 1], or None where one range serves all vectors.
-        """
-        if self.spec.dac is None or has_input_range(self.spec):
-            return rows, None
-        largest = rows.abs().amax(dim=1, keepdim=True)
-        ranges = torch.where(largest > 0, largest, torch.ones_like(largest))
-        return rows / ranges, ranges
 
     def cell(self, gain_per_ampere: float) -> IdealCell | MemristorCell:
         """Return the law of the cells; currents are multiplied by `gain_per_ampere`, which ideal cells ignore."""

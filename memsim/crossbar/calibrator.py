@@ -17,7 +17,7 @@ from memsim.crossbar.arrays import ProgrammedArrays
 from memsim.crossbar.cell import GainFit
 from memsim.crossbar.drive import phase_count
 from memsim.crossbar.histogram import MagnitudeHistogram
-from memsim.crossbar.ranges import calibrated_adc_range, dac_range, has_input_range
+from memsim.crossbar.ranges import calibrated_adc_range, dac_range, has_input_range, in_range
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
@@ -123,7 +123,7 @@ class Calibrator:
     @torch.no_grad()
     def _add(self, rows: Tensor, weights: Tensor | None) -> None:
         assert self._signals is not None
-        scaled, _ = self._arrays.in_range(rows)
+        scaled, _ = in_range(self._arrays.spec.dac, rows)
         signals = self._signals(scaled)  # [row_tiles, phases * n, slices, out]
         if self._fit is not None:
             self._fit_gain(self._fit, scaled, signals.unflatten(1, (-1, len(rows))), weights)

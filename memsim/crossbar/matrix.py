@@ -18,9 +18,9 @@ from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.power import RowLoads, Work
 from memsim.crossbar.program import program_matrix, settings_of_states
 from memsim.crossbar.programming_report import ProgrammingReport
-from memsim.crossbar.ranges import has_input_range
+from memsim.crossbar.ranges import has_input_range, in_range
 from memsim.crossbar.read import ClipCounts, Operator, PackedOperator, packed, whole_blocks
-from memsim.crossbar.read_context import ReadContext
+from memsim.crossbar.read_context import ReadContext, full_precision
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import Tiling
 from memsim.crossbar.uncompiled import uncompiled
@@ -79,6 +79,7 @@ class MappedMatrix(nn.Module):
         for optional in (*RANGES, *ADC_ERRORS):
             self.register_buffer(optional, None)
         self._operator: Operator | PackedOperator | None = None
+        self._factor: Tensor | None = None
         self._ir_drop: list[IrDropColumns] = []
         self._row_loads: RowLoads | None = None
 
@@ -228,7 +229,7 @@ class MappedMatrix(nn.Module):
         """Set input range, gain and ADC range, which the next read then takes."""
         for name in RANGES:
             setattr(self, name, getattr(ranges, name))
-        self._operator = self._row_loads = None
+        self._operator = self._factor = self._row_loads = None
 
     def programming_error(self) -> float:
         """Return the relative error of the programmed matrix: see `ProgrammedArrays.programming_error`."""
@@ -256,6 +257,9 @@ class MappedMatrix(nn.Module):
             TypeError: `x` holds no floating-point numbers.
             FloatingPointError: `x` holds NaN or Inf.
         """
+        if x.ndim == 2:
+            product: Tensor = self.stream([x])
+            return product
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         return self.stream([rows]).view(*x.shape[:-1], self.out_features)
 
@@ -265,27 +269,33 @@ class MappedMatrix(nn.Module):
 
         The errors are those of `forward`.
         """
+        operator = self._operator or self._prepare()
+        noise_key = 0 if operator.noise_columns is None else self.reads.noise_key(self.name)
+        products: list[Tensor] = []
+        first_frame = 0
+        for rows in whole_blocks(parts):
+            products.append(self._read(operator, rows.detach(), noise_key, first_frame))
+            first_frame += len(rows)
+        return products[0] if len(products) == 1 else torch.cat(products)
+
+    def _prepare(self) -> Operator | PackedOperator:
+        """Return the operator of the next reads, and keep it."""
         if not self.is_calibrated:
             raise InputError(
                 f"{self.name}: the ranges of its converters are not calibrated; map the checkpoint with "
                 "--calibrate DATA (in Python: map_model(..., calibration=batches))"
             )
-        if self._operator is None:
-            # loading a mapped file does not look at the states
-            if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
-                raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
-            self._operator = self._make_operator()
-        noisy = self._operator.noise_columns is not None
-        noise_key = self.reads.noise_key(self.name) if noisy else 0
-        products: list[Tensor] = []
-        first_frame = 0
-        for rows in whole_blocks(parts):
-            products.append(self._read(self._operator, rows.detach(), noise_key, first_frame))
-            first_frame += len(rows)
-        return products[0] if len(products) == 1 else torch.cat(products)
+        # loading a mapped file does not look at the states
+        if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
+            raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
+        self._operator = self._make_operator()
+        return self._operator
 
     def _read(self, operator: Operator | PackedOperator, x: Tensor, noise_key: int, first_frame: int) -> Tensor:
-        """Multiply inputs [n, in], the frames of a read from `first_frame` on, to [n, out]."""
+        """Multiply inputs [n, in], the frames of a read from `first_frame` on, to [n, out].
+
+        A decoder reads one frame at a time, so every operation here counts: it takes a microsecond or two.
+        """
         if x.shape[1] != self.in_features:
             raise ValueError(
                 f"{self.name}: its input has {counted(x.shape[1], 'feature')}, the matrix has {self.in_features}"
@@ -294,18 +304,17 @@ class MappedMatrix(nn.Module):
             raise TypeError(f"{self.name}: its input is {x.dtype}; it must hold floating-point numbers")
         rows = x.float()
         masked: Tensor | None = None
-        if x.device.type != "cpu":  # raising an error would require waiting for the device
+        if not x.is_cpu:  # raising an error would require waiting for the device
             masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
         # a sum costs a quarter of a look at every value, but overflows where values are huge
-        elif not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
+        elif not math.isfinite(rows.sum()) and not torch.isfinite(rows).all():
             if not self.reads.has_masked_rows:
                 raise FloatingPointError(f"{self.name}: its input holds NaN or Inf")
             masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
             rows = rows.masked_fill(masked, 0)
         clips = self.clips if self.reads.count_clips else None
-        # the precision of the network does not apply to the arrays
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            rows_in_range, ranges = self.arrays.in_range(rows)
+        with full_precision(x.device.type):
+            rows_in_range, ranges = in_range(self.spec.dac, rows)
             product = operator.read(rows_in_range, noise_key, clips, first_frame)
             if self.reads.count_work:
                 self.work.vectors += len(rows)
@@ -314,15 +323,17 @@ class MappedMatrix(nn.Module):
             product.masked_fill_(masked, torch.nan)
         if ranges is not None:
             product.mul_(ranges)
-        scale = self.scale if self.input_range is None else self.scale * self.input_range
-        return product.mul_(scale).to(x.dtype)
+        if self._factor is None:
+            self._factor = self.scale if self.input_range is None else self.scale * self.input_range
+        product.mul_(self._factor)
+        return product if x.dtype == torch.float32 else product.to(x.dtype)
 
     def cell_watts(self, rows: Tensor) -> float:
         """Return the power of the cells in watts, summed over inputs [n, in] and over the phases of reading them.
 
         It is 0 for ideal cells. The matrix must be calibrated.
         """
-        return float(self._cell_watts(self.arrays.in_range(rows.float())[0]))
+        return float(self._cell_watts(in_range(self.spec.dac, rows.float())[0]))
 
     def _cell_watts(self, rows_in_range: Tensor) -> Tensor | float:
         if self.states is None:
@@ -362,7 +373,7 @@ class MappedMatrix(nn.Module):
 
     def release(self) -> None:
         """Free cached values; the next read computes them again, with the same result."""
-        self._operator = self._row_loads = None
+        self._operator = self._factor = self._row_loads = None
         self._ir_drop = []
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]

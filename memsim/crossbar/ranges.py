@@ -23,6 +23,18 @@ def has_input_range(spec: HardwareSpec) -> bool:
     return spec.dac is not None and spec.dac.range == "per_layer"
 
 
+def in_range(dac: Dac | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Scale inputs [n, in] for the DAC where every vector has its own range.
+
+    Returns the inputs and the range of each [n, 1], or None where one range serves all vectors.
+    """
+    if dac is None or dac.range == "per_layer":
+        return rows, None
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    ranges = torch.where(largest > 0, largest, torch.ones_like(largest))
+    return rows / ranges, ranges
+
+
 def dac_range(config: Dac, statistics: InputStatistics) -> float:
     """Return the input that drives full scale, above 0: the one that training learned, else the choice of the method.
 

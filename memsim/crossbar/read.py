@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 
 import torch
@@ -21,6 +21,7 @@ from memsim.crossbar import convert, many_frames
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
+from memsim.crossbar.few_frames import FewFrames
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.ir_drop import noise_terms as noise_with_ir_drop
 from memsim.crossbar.memory import keep_freed_memory
@@ -154,20 +155,25 @@ class Operator:
         """
         product = x.new_zeros(len(x), self.out_features)
         keys = [noise_key, *(rng.derive_seed(noise_key, index) for index in range(1, len(self.drive.phases)))]
-        dac_clipped: Tensor | int
-        adc_clipped: Tensor | int
-        if many_frames.can_read(self, -(-len(x) // BLOCK_FRAMES)):
-            rest = (keys, first_frame, BLOCK_FRAMES, product)
-            dac_clipped, adc_clipped = many_frames.read(self, _whole_blocks(x), *rest)
-        else:
-            dac_clipped, adc_clipped = self._read_in_chunks(x, keys, first_frame, product)
+        clipped: tuple[Tensor | int, Tensor | int] | None = None
+        if len(x) < BLOCK_FRAMES and self._few_frames is not None:
+            clipped = self._few_frames.read(x, keys, first_frame, product)
+        elif many_frames.can_read(self, -(-len(x) // BLOCK_FRAMES)):
+            clipped = many_frames.read(self, _whole_blocks(x), keys, first_frame, BLOCK_FRAMES, product)
+        if clipped is None:
+            clipped = self._read_in_chunks(x, keys, first_frame, product)
         if clips is not None:
+            dac_clipped, adc_clipped = clipped
             phases = len(self.drive.phases)
             clips.dac_clipped = clips.dac_clipped + dac_clipped
             clips.adc_clipped = clips.adc_clipped + adc_clipped
             clips.dac_total += phases * x.numel() if self.drive.dac is not None else 0
             clips.adc_total += phases * self.conversion.per_output * product.numel()
         return product
+
+    @cached_property
+    def _few_frames(self) -> FewFrames | None:
+        return FewFrames.of(self)
 
     def _read_in_chunks(
         self, x: Tensor, noise_keys: list[int], first_frame: int, product: Tensor

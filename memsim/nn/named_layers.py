@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from itertools import chain
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -36,11 +35,12 @@ def naming_its_layer(forward: Forward) -> Forward:
     @wraps(forward)
     def named(self: NamedLayer, *inputs: Any, **options: Any) -> Any:
         try:
-            if any(isinstance(value, Tensor) and value.is_nested for value in chain(inputs, options.values())):
-                raise InputError(
-                    "its input is a nested tensor, which layers on arrays do not take; pad it: "
-                    "torch.nested.to_padded_tensor(x, 0.0), with a mask where the network takes one"
-                )
+            for value in (*inputs, *options.values()):
+                if isinstance(value, Tensor) and value.is_nested:
+                    raise InputError(
+                        "its input is a nested tensor, which layers on arrays do not take; pad it: "
+                        "torch.nested.to_padded_tensor(x, 0.0), with a mask where the network takes one"
+                    )
             return forward(self, *inputs, **options)
         except _MISFITS as error:
             name, said, kind = self.layer_name, str(error), type(error)

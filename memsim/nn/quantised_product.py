@@ -112,7 +112,7 @@ def multiplied(x: Tensor, matrix: Tensor, groups: int = 1) -> Tensor:
 def finished(product: Tensor, bias: Tensor | None, output_quantiser: nn.Module | None = None) -> Tensor:
     """Add a bias [out] to `product` [..., out] and round the sum."""
     if bias is not None:
-        product = product + bias.to(product.dtype)
+        product = product + (bias if bias.dtype == product.dtype else bias.to(product.dtype))
     if output_quantiser is not None:
         product = output_quantiser(product)
     return product

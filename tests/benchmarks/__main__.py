@@ -22,7 +22,7 @@ from tests.benchmarks import cuda
 from tests.benchmarks.models import MANY_LAYERS, PAPER_SIZE
 from tests.benchmarks.peers import PROGRAMMING_OF_PEERS, READS_OF_PEERS
 from tests.benchmarks.programming import PROGRAMMING
-from tests.benchmarks.reads import READS
+from tests.benchmarks.reads import FEW_FRAMES, READS
 from tests.benchmarks.scaling import SCALING
 from tests.benchmarks.timing import Benchmark, Row
 from tests.benchmarks.wires import WIRES
@@ -30,6 +30,7 @@ from tests.benchmarks.wires import WIRES
 TABLES = {
     "reads": READS,
     "wires": WIRES,
+    "few_frames": FEW_FRAMES,
     "programming": PROGRAMMING,
     "paper_size": PAPER_SIZE,
     "many_layers": MANY_LAYERS,

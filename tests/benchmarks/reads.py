@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -37,10 +37,10 @@ class Case:
 
     def chip(self, settings: Mapping[str, object]) -> nn.Module:
         """The layer on `physical` hardware with `settings`."""
-        network, x = self.network()
+        network, _ = self.network()
         tile = {"tile.rows": self.tile, "tile.cols": self.tile}
         spec = memsim.load_hardware("physical").with_settings({**tile, **settings})
-        return memsim.map_model(network, spec, bits=self.bits, calibration=[x[:64]])
+        return memsim.map_model(network, spec, bits=self.bits, calibration=[torch.randn(64, self.in_features)])
 
 
 BASE = Case()
@@ -57,12 +57,13 @@ CASES = (
 )
 
 
-def _rows() -> Iterator[Row]:
-    for case in CASES:
+def _rows(cases: Sequence[Case], rounds: int, repeats: int) -> Iterator[Row]:
+    for case in cases:
         network, x = case.network()
         chips = {name: case.chip(settings) for name, settings in NOISES.items()}
+        reads = {name: partial(chip, x) for name, chip in chips.items()}
         with torch.inference_mode():
-            ratios = times_plain(partial(network, x), {name: partial(chip, x) for name, chip in chips.items()})
+            ratios = times_plain(partial(network, x), reads, rounds, repeats)
         shape = f"{case.out_features} x {case.in_features}"
         yield {"out x in": shape} | asdict(case) | ratios
 
@@ -70,5 +71,11 @@ def _rows() -> Iterator[Row]:
 READS = Benchmark(
     "reads: a mapped layer on `physical`, in times of nn.Linear",
     {"out x in": "", "frames": "", "bits": "", "tile": ""} | dict.fromkeys(NOISES, ".1f"),
-    _rows,
+    partial(_rows, CASES, rounds=9, repeats=1),
+)
+
+FEW_FRAMES = Benchmark(
+    "few frames, as decoders of text read them: a mapped layer on `physical`, in times of nn.Linear on as many",
+    READS.columns,
+    partial(_rows, [replace(BASE, frames=frames) for frames in (1, 2, 4, 8, 16, 32)], rounds=99, repeats=5),
 )

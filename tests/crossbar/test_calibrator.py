@@ -12,6 +12,7 @@ from torch import Tensor
 
 from memsim.crossbar.calibrator import Calibrator
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.ranges import in_range
 from memsim.crossbar.statistics import InputStatistics, one_hot_statistics
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
@@ -57,7 +58,7 @@ def chip(spec: HardwareSpec, x: Tensor, seed: int = 0, out: int = 6, parts: int 
 
 def clipped(matrix: MappedMatrix, x: Tensor) -> float:
     """The share of the conversions of `x` beyond the range, as a histogram of the noiseless signals has it."""
-    scaled, _ = matrix.arrays.in_range(x)
+    scaled, _ = in_range(matrix.spec.dac, x)
     gain = 1.0 if matrix.gain_per_ampere is None else float(matrix.gain_per_ampere)
     input_range = 1.0 if matrix.input_range is None else float(matrix.input_range)
     signals = matrix.arrays.signal_reader(input_range, gain)(scaled)
