@@ -8,6 +8,7 @@ its switching cycles: the resistances of both states and the voltages at which i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memsim.portable.elementwise import exp2, log2
+
 HRS, US, LRS, UR = range(4)
 """Rows of a feature tensor: high resistance (log10 ohm; ohm once de-normalised), SET voltage (negative), low
 resistance (ohm), RESET voltage."""
+
+LOG2_OF_10 = math.log2(10.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +31,8 @@ class DeviceModel:
     """One type of memristor.
 
     Its tensors are float64; results have the dtype of the voltages given (float32 in memsim). Polynomials have their
-    highest power first, and both envelopes pass through the origin.
+    highest power first, and both envelopes pass through the origin. Results in float32 have the same bits on every CPU
+    and GPU (see `memsim.portable`).
     """
 
     name: str
@@ -105,7 +111,7 @@ class DeviceModel:
     def state_of_resistance(self, ohms: Tensor) -> Tensor:
         """Return the state r whose resistance U0 / I(U0) is `ohms`: (G_LLRS - 1/R) / (G_LLRS - G_HHRS)."""
         llrs, hhrs = self.reference_conductances_siemens
-        return (llrs - 1.0 / ohms) / (llrs - hhrs)
+        return (llrs - 1.0 / ohms) * (1.0 / (llrs - hhrs))
 
     @cached_property
     def reference_conductances_siemens(self) -> tuple[float, float]:
@@ -118,8 +124,12 @@ class DeviceModel:
         return (amperes - self.llrs_current_amperes(volts)) / self.window_amperes(volts)
 
     def reset_distance(self, volts: Tensor) -> Tensor:
-        """Return |Umax - U|^eta of the transition I_tr(U) = a |Umax - U|^eta + c, from LRS at UR to HRS at Umax."""
-        return (self.reset_full_volts - volts).abs().pow_(self.reset_exponent)
+        """Return |Umax - U|^eta of the transition I_tr(U) = a |Umax - U|^eta + c, from LRS at UR to HRS at Umax.
+
+        `volts` (any shape) are float32.
+        """
+        distance = (self.reset_full_volts - volts).abs()
+        return exp2(log2(distance) * self.reset_exponent).masked_fill_(distance == 0, 0.0)
 
     def denormalise(self, x: Tensor, mu: Tensor, sigma: Tensor, features: Sequence[int] = (HRS, US, LRS, UR)) -> Tensor:
         """Turn normal variates `x` [F, n] into `features` [F, n] of cells with offsets `mu` and scales `sigma` [F, n].
@@ -130,7 +140,7 @@ class DeviceModel:
         y.mul_(sigma).add_(mu)
         for row, feature in enumerate(features):
             if feature == HRS:
-                y[row] = 10.0 ** y[row]
+                y[row] = power_of_10(y[row])
         return y
 
 
@@ -139,8 +149,13 @@ def polynomial(coefficients: Tensor, x: Tensor) -> Tensor:
     y = torch.zeros_like(x)
     for coefficient in coefficients.to(x.dtype):
         # in place where no gradient is needed, ten times faster on large tensors
-        y = torch.addcmul(coefficient, y, x, out=None if x.requires_grad else y)
+        y = y * x + coefficient if x.requires_grad else y.mul_(x).add_(coefficient)
     return y
+
+
+def power_of_10(x: Tensor) -> Tensor:
+    """Return 10^x in the dtype of `x`."""
+    return exp2(x * LOG2_OF_10) if x.dtype == torch.float32 else 10.0**x
 
 
 def companion(var: Tensor) -> Tensor:

@@ -85,6 +85,23 @@ def test_polynomial_is_polyval(coefficients: list[float], x: list[float]) -> Non
     np.testing.assert_allclose(ours, np.polyval(coefficients, x), rtol=1e-12, atol=1e-11)
 
 
+@given(st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
+def test_polynomial_rounds_every_product_and_sum_by_itself(coefficients: list[float], seed: int) -> None:
+    x = torch.randn(64, generator=torch.Generator().manual_seed(seed))
+    expected = np.zeros(64, np.float32)
+    for coefficient in coefficients:
+        expected = expected * x.numpy() + np.float32(coefficient)
+    assert np.array_equal(polynomial(torch.tensor(coefficients, dtype=torch.float64), x).numpy(), expected)
+
+
+def test_reset_distance_is_a_power_and_zero_at_the_full_reset(device: DeviceModel) -> None:
+    volts = torch.cat([torch.linspace(0.5, 1.6, 111), torch.tensor([device.reset_full_volts])])
+    distance = device.reset_distance(volts)
+    expected = (np.float32(device.reset_full_volts) - volts).abs().double() ** device.reset_exponent
+    torch.testing.assert_close(distance.double(), expected, rtol=2e-6, atol=0)
+    assert distance[-1] == 0
+
+
 def test_current_has_the_gradient_of_the_polynomial(device: DeviceModel) -> None:
     volts = torch.linspace(-0.6, 0.6, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda u: 1e4 * device.window_amperes(u), volts)
