@@ -310,13 +310,16 @@ def _pulses_to(ramp, digit, transitions):  # type: ignore[no-untyped-def]
     sent, row = np.zeros(n, np.int32), np.empty(n, np.uint32)
     for j in range(n):
         row[j] = uint32(digit[j]) * uint32(size)
-    step = size >> 1
-    while step:  # all cells a step at a time, so that they do not wait for memory one after the other
+    bit = 0
+    while size >> (bit + 1):
+        bit += 1
+    while bit:  # all cells a bit at a time, so that they do not wait for memory one after the other
+        bit -= 1
+        step = np.int32(1 << bit)
         for j in range(n):
-            pulse = uint32(sent[j] + np.int32(step - 1))
+            pulse = uint32(sent[j] + np.int32(step - np.int32(1)))
             falls_short = slope[j] * distance[pulse] + end[j] > bounds[uint32(row[j] + pulse)]
-            sent[j] += np.int32(step) if falls_short else np.int32(0)
-        step >>= 1
+            sent[j] += np.int32(falls_short) << np.int32(bit)  # by arithmetic: as a branch it could not be predicted
     most = np.int32(ramp.pulses)
     for j in range(n):
         is_there = lrs[j] >= ramp.thresholds[digit[j]]
