@@ -6,68 +6,138 @@ RESETs needs only a few features of a few cycles, whose normal variates are join
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from numpy.typing import NDArray
+from torch import Tensor
 
-from memsim.device.features import History, draw_components, marginal_mixture, stationary_covariance
-from memsim.device.model import DeviceModel
+from memsim.device.features import (
+    LEAST_RADIUS_WORD,
+    History,
+    component_bounds,
+    draw_components,
+    marginal_mixture,
+    stationary_covariance,
+)
+from memsim.device.model import HRS, DeviceModel
+from memsim.portable.elementwise import Words, normal_pair, random_words
 
 Round = tuple[tuple[int, int], ...]
-"""The (feature, cycle) pairs that are drawn together; a fresh cell is in cycle 0."""
+"""The (feature, cycle) pairs of a cell's first try, at most three. A fresh cell is in cycle 0, and every later try
+takes the same features a cycle later."""
+
+Row = tuple[np.float32, ...]
+
+
+class FeatureLaw(NamedTuple):
+    """The distribution of the F features of each try at fresh cells, in float32.
+
+    A feature is mu + sigma g(x). The offsets mu and scales sigma of a cell come from a mixture of Gaussians, and x is a
+    sum of standard normals: those of this try and of the tries before it. Tuples are for loops that compiled code
+    unrolls.
+    """
+
+    bounds: NDArray[np.uint32]  # [K - 1] `component_bounds`
+    mixture: tuple[tuple[Row, ...], ...]  # [2 F][K] rows of a mean and 2 F factors, for (mu, sigma)
+    factor: NDArray[np.float32]  # [F tries, F tries], lower triangular
+    gamma: tuple[Row, ...]  # [F] rows of coefficients, highest power first
+    is_exponent: NDArray[np.bool_]  # [F]: the feature is log10 of its ohms
+    draws: int  # of four words each, for the offsets and scales
+
+
+@lru_cache(maxsize=64)
+def feature_law(device: DeviceModel, round_: Round, tries: int, history: History = "stationary") -> FeatureLaw:
+    """Return the distribution of the features of `round_` and of the later tries."""
+    features = tuple(feature for feature, _ in round_)
+    assert len(features) <= 3  # a draw gives four normals, one of which is for a verify read
+    places = [4 * (cycle + attempt) + feature for attempt in range(tries) for feature, cycle in round_]
+    covariance = cycle_covariance(device, max(places) // 4 + 1, history)[places][:, places]
+    means, cholesky = marginal_mixture(device, features)
+    mixture = torch.cat([means.T[:, :, None], cholesky], dim=2).transpose(0, 1)  # (2 F, K, 1 + 2 F)
+    return FeatureLaw(
+        bounds=np.array(component_bounds(device), np.uint32),
+        mixture=tuple(_rows(components) for components in mixture),
+        factor=torch.linalg.cholesky(covariance).float().cpu().numpy(),
+        gamma=_rows(device.gamma[list(features)]),
+        is_exponent=np.array([feature == HRS for feature in features]),
+        draws=len(features) // 2 + 1,
+    )
 
 
 class CycleFeatures:
-    """Features of `n` fresh cells in rounds, so that later rounds can be drawn for some of the cells only.
+    """Features of fresh cells try by try, so that later tries can be drawn for some of the cells only.
 
-    Each round is drawn from its distribution given all earlier rounds of the same cell. No matrix product is used,
-    because its rounding may depend on the number of threads.
+    A cell draws its offsets and scales in the first draws of stream 0. Try t is the draw after them of stream t: a
+    normal for each feature, and the next one for the first verify read. Further reads take the draws after that.
     """
 
     def __init__(
         self,
         device: DeviceModel,
-        n: int,
-        rounds: Sequence[Round],
-        generator: Generator,
+        round_: Round,
+        tries: int,
+        cells: Tensor,
+        key: int,
         history: History = "stationary",
     ) -> None:
-        self._device, self._generator = device, generator
-        self._rounds = iter(rounds)
-        self._features = tuple(dict.fromkeys(feature for round_ in rounds for feature, _ in round_))
-        self._factor = _round_factor(device, tuple(rounds), history).tolist()
-        means, cholesky = marginal_mixture(device, self._features)
-        words = torch.randint(1 << 32, (n,), generator=generator, device=device.device)
-        component = draw_components(device, words)
-        normals = torch.randn(len(means), n, generator=generator, device=device.device)
-        drawn = torch.stack([row.index_select(0, component) for row in means])
-        for i in range(len(means)):
-            for j in range(i + 1):
-                drawn[i].addcmul_(cholesky[:, i, j].index_select(0, component), normals[j])
-        self._mu, self._sigma = drawn.chunk(2)  # (F, n) each
-        self._normals = normals[:0]  # those drawn so far
+        """Prepare `tries` tries at cells with the counters `cells` [n] (int64) of `key`."""
+        self._device, self._cells, self._key = device, cells, key
+        self._features = [feature for feature, _ in round_]
+        self._law = law = feature_law(device, round_, tries, history)
+        self._attempt = 0
+        self._normals: list[Tensor] = []  # of the features of all tries so far: [n] each
+        draws = [random_words(key, cells, 0, draw) for draw in range(law.draws)]
+        component = draw_components(device, draws[0][0])
+        normals = [normal for words in draws for normal in _normals(words)]
+        del normals[:2]  # the words of the component
+        drawn = []
+        for components in law.mixture:
+            columns = torch.tensor(components, dtype=torch.float32, device=cells.device).T  # (1 + 2 F, K)
+            mean, *factors = (column.index_select(0, component) for column in columns)
+            for factor, normal in zip(factors, normals, strict=False):
+                mean = mean + factor * normal
+            drawn.append(mean)
+        self._mu, self._sigma = torch.stack(drawn).chunk(2)  # (F, n) each
 
-    def draw(self) -> Tensor:
-        """Draw the features [len(round), n] of the next round, in its order: HRS and LRS in ohm, US and UR in V."""
-        round_ = next(self._rounds)
-        drawn, n = self._normals.shape
-        fresh = torch.randn(len(round_), n, generator=self._generator, device=self._mu.device)
-        self._normals = torch.cat([self._normals, fresh])
-        x = torch.zeros_like(fresh)
-        for i in range(len(round_)):
-            for weight, normals in zip(self._factor[drawn + i], self._normals[: drawn + i + 1], strict=False):
-                x[i].add_(normals, alpha=weight)
-        features = [feature for feature, _ in round_]
-        rows = [self._features.index(feature) for feature in features]
-        return self._device.denormalise(x, self._mu[rows], self._sigma[rows], features)
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Draw a try: the features [F, n], in ohm and volts, and the standard normals [n] of the first verify read."""
+        size = len(self._features)
+        normals = _normals(random_words(self._key, self._cells, self._attempt, self._law.draws))
+        self._normals += normals[:size]
+        x = torch.zeros_like(self._mu)
+        for row in range(size):
+            weights = self._law.factor[size * self._attempt + row].tolist()
+            for weight, normal in zip(weights, self._normals[: len(self._normals) - size + row + 1], strict=False):
+                x[row] = x[row] + weight * normal
+        self._attempt += 1
+        return self._device.denormalise(x, self._mu, self._sigma, self._features), normals[size]
+
+    def read_normals(self, cells: Tensor, draw: int) -> list[Tensor]:
+        """Return four normals [m] for the reads 4 draw + 1 to 4 draw + 4 of this try at `cells` (indices [m])."""
+        counters = self._cells.index_select(0, cells)
+        return _normals(random_words(self._key, counters, self._attempt - 1, self._law.draws + 1 + draw))
 
     def keep(self, cells: Tensor) -> None:
-        """Keep only `cells` (indices [m]) for the rounds to come."""
-        self._mu, self._sigma, self._normals = (
-            rows.index_select(1, cells) for rows in (self._mu, self._sigma, self._normals)
-        )
+        """Keep only `cells` (indices [m]) for the tries to come."""
+        self._cells = self._cells.index_select(0, cells)
+        self._mu, self._sigma = self._mu.index_select(1, cells), self._sigma.index_select(1, cells)
+        self._normals = [normals.index_select(0, cells) for normals in self._normals]
+
+
+def _normals(words: Words) -> list[Tensor]:
+    """Return the four standard normals of four random words."""
+    first, second, third, fourth = words
+    return [
+        *normal_pair(first.clamp(min=LEAST_RADIUS_WORD), second),
+        *normal_pair(third.clamp(min=LEAST_RADIUS_WORD), fourth),
+    ]
+
+
+def _rows(table: Tensor) -> tuple[Row, ...]:
+    return tuple(tuple(np.float32(value) for value in row) for row in table.tolist())
 
 
 @lru_cache(maxsize=64)
@@ -91,12 +161,3 @@ def cycle_covariance(
         response[now, own] = var[:, :4]
     cycle_rows = response[4 * (p - 1) :]
     return cycle_rows @ cycle_rows.T
-
-
-@lru_cache(maxsize=64)
-def _round_factor(device: DeviceModel, rounds: tuple[Round, ...], history: History) -> Tensor:
-    """Return the Cholesky factor [m, m], float64, of the covariance of the m features of all rounds."""
-    places = [4 * cycle + feature for round_ in rounds for feature, cycle in round_]
-    covariance = cycle_covariance(device, max(cycle for round_ in rounds for _, cycle in round_) + 1, history)
-    factor: Tensor = torch.linalg.cholesky(covariance[places][:, places])
-    return factor

@@ -13,21 +13,29 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from numpy.typing import NDArray
+from torch import Tensor
 
-from memsim import rng
-from memsim.device import compiled
-from memsim.device.cycles import CycleFeatures
+from memsim.device import compiled, compiled_schemes
+from memsim.device.compiled_schemes import OutcomeArrays, SchemeConstants, StateConstants, TryCost
+from memsim.device.cycles import CycleFeatures, feature_law
 from memsim.device.features import draw_states, state_means
 from memsim.device.model import HRS, LRS, UR, DeviceModel
 from memsim.device.ramp import RampCells, ResetRamp
 from memsim.device.verify import CurrentScale, VerifyRead
 from memsim.hardware import IncrementalReset, Scheme, SinglePulse, WriteVerify
+from memsim.portable.constants import split_key
+from memsim.portable.kernels import as_array
 
-AHEAD = 16
-"""Verify reads that are drawn at a time; changes speed and the assignment of random numbers."""
+Digits = NDArray[np.int32]
+Counters = NDArray[np.int64]
+Key = tuple[np.uint32, np.uint32]
+"""The two words of a key, the lower one first."""
 
 
 @dataclass(frozen=True)
@@ -144,122 +152,190 @@ class SinglePulseProgrammer(Programmer):
         return Outcome(r, digits + 1, none, none.bool(), joules)
 
 
-class WriteVerifyProgrammer(Programmer):
+class ClosedLoopProgrammer(Programmer):
+    """A scheme that verifies its cells, by compiled code on CPUs."""
+
+    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
+        """Program fresh cells to `digits` [n]: see `Programmer`."""
+        if digits.device.type != "cpu":
+            return self.by_definition(digits, cells, key)
+        outcome = Outcome.start(digits.numel(), digits.device)
+        arrays = OutcomeArrays(**{name: tensor.numpy() for name, tensor in vars(outcome).items()})
+        low, high = (np.uint32(word) for word in split_key(key))
+        self._compiled(as_array(digits), as_array(cells), (low, high), arrays)
+        return outcome
+
+    def by_definition(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
+        """Program fresh cells by torch operations, which run on any device and are the definition of the scheme."""
+        raise NotImplementedError
+
+    def _compiled(self, digits: Digits, cells: Counters, key: Key, outcome: OutcomeArrays) -> None:
+        """Program fresh cells by compiled code: fill `outcome`, which is that of untouched cells."""
+        raise NotImplementedError
+
+
+class _Approach(NamedTuple):
+    """The way of write-verify to one digit: the feature of its state and the pulses of a try."""
+
+    feature: int
+    last_pulse: FullPulse
+    earlier_pulses: tuple[int, int]  # in the first and in later tries
+    earlier_joules: tuple[float, float]
+
+
+class WriteVerifyProgrammer(ClosedLoopProgrammer):
     """The scheme that cycles a cell until its current is near the mean of its digit."""
 
     def __init__(self, config: WriteVerify, device: DeviceModel) -> None:
         super().__init__(config, device)
         self._config = config
         self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
+        set_joules, reset_joules = self._mean_set_joules, self._mean_reset_joules
+        self._approaches = (
+            _Approach(HRS, self._reset, (0, 1), (0.0, set_joules)),
+            _Approach(LRS, self._set, (1, 1), (reset_joules, reset_joules)),
+        )
 
-    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
-        """Program fresh cells to `digits` [n]: see `Programmer`."""
-        generator = _generator(cells, key)
+    def by_definition(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
+        """Program fresh cells by torch operations: see `ClosedLoopProgrammer`."""
         outcome = Outcome.start(digits.numel(), digits.device)
-        for digit, feature in ((1, LRS), (0, HRS)):
-            cells = (digits == digit).nonzero().squeeze(1)
-            if cells.numel():
-                self._cycle(cells, digit, feature, outcome, generator)
+        for digit in range(len(self._approaches)):
+            places = (digits == digit).nonzero().squeeze(1)
+            if places.numel():
+                self._cycle(places, cells.index_select(0, places), key, digit, outcome)
         return outcome
 
-    def _cycle(self, cells: Tensor, digit: int, feature: int, outcome: Outcome, generator: Generator) -> None:
-        """Program `cells` (indices [m]) to one digit, whose state is that of `feature` (LRS or HRS)."""
-        config = self._config
-        rounds = [((feature, cycle),) for cycle in range(config.tries)]
-        features = CycleFeatures(self._device, cells.numel(), rounds, generator, config.history)
+    def _cycle(self, places: Tensor, cells: Tensor, key: int, digit: int, outcome: Outcome) -> None:
+        """Program the `cells` [m] that have these `places` [m] in the outcome to one digit."""
+        config, approach = self._config, self._approaches[digit]
+        features = CycleFeatures(self._device, ((approach.feature, 0),), config.tries, cells, key, config.history)
         for attempt in range(config.tries):
-            r = self._device.state_of_resistance(features.draw()[0])
-            one = torch.ones_like(cells, dtype=torch.int32)
-            if digit == 1:
-                outcome.add(cells, r, 2 * one, one, self._set.joules(r) + self._mean_reset_joules)
-            elif attempt == 0:
-                outcome.add(cells, r, one, one, self._reset.joules(r))
-            else:
-                outcome.add(cells, r, 2 * one, one, self._reset.joules(r) + self._mean_set_joules)
-            missed = _outside(self._read(r, generator), self.targets[digit], config.tolerance)
-            cells = cells.index_select(0, missed)
-            if not cells.numel():
+            (ohms,), normals = features.draw()
+            r = self._device.state_of_resistance(ohms)
+            one, later = torch.ones_like(places, dtype=torch.int32), min(attempt, 1)
+            joules = approach.last_pulse.joules(r) + approach.earlier_joules[later]
+            outcome.add(places, r, one + approach.earlier_pulses[later], one, joules)
+            missed = _outside(self._read(r, normals), self.targets[digit], config.tolerance)
+            places = places.index_select(0, missed)
+            if not places.numel():
                 return
             features.keep(missed)
-        outcome.failed.index_fill_(0, cells, True)
+        outcome.failed.index_fill_(0, places, True)
+
+    def _compiled(self, digits: Digits, cells: Counters, key: Key, outcome: OutcomeArrays) -> None:
+        for digit, arguments in enumerate(self._arguments):
+            compiled_schemes.write_verify(*arguments, digit, digits, cells, key, outcome)
+
+    @cached_property
+    def _arguments(self) -> list[tuple[Any, ...]]:
+        """The arguments of compiled code for each digit."""
+        config, device = self._config, self._device
+        return [
+            (
+                feature_law(device, ((approach.feature, 0),), config.tries, config.history),
+                StateConstants.of(device),
+                self._read.constants(),
+                TryCost.of(approach.last_pulse, approach.earlier_pulses, approach.earlier_joules),
+                np.float32(target),
+                np.float32(config.tolerance),
+                config.tries,
+            )
+            for approach, target in zip(self._approaches, self.targets.tolist(), strict=True)
+        ]
 
 
-class IncrementalResetProgrammer(Programmer):
+class IncrementalResetProgrammer(ClosedLoopProgrammer):
     """The scheme of RESET, SET, and rising pulses until a cell reads at most its target.
 
     A cell that ends outside the tolerance starts again, up to `retries` times.
     """
 
+    _ROUND = ((LRS, 0), (UR, 0), (HRS, 1))
+    """In a try a cell goes from the LRS of one cycle, at its UR, to the HRS of the next."""
+
     def __init__(self, config: IncrementalReset, device: DeviceModel, levels: int) -> None:
         super().__init__(config, device)
         self._config = config
-        self.targets = torch.linspace(config.low_level, config.high_level, levels, device=device.device)
+        self.targets = torch.linspace(config.low_level, config.high_level, levels).to(device.device)
         self._read = VerifyRead(self.scale, config.verify.noise, config.verify.adc)
-        reach = self._read.within_reach(self._read.highest_current(self.targets))
+        reach = self._read.within_reach(self._read.highest_current(self.targets.double()))
         self._thresholds = self.scale.states(reach)
         self._ramp = ResetRamp(device, ramp_volts(config).to(device.device))
 
-    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
-        """Program fresh cells to `digits` [n]: see `Programmer`."""
-        generator = _generator(cells, key)
+    def by_definition(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
+        """Program fresh cells by torch operations: see `ClosedLoopProgrammer`."""
         device, config = self._device, self._config
         outcome = Outcome.start(digits.numel(), digits.device)
-        # in every try the cell goes from the LRS of one cycle, at its UR, to the HRS of the next
-        rounds = [((LRS, cycle), (UR, cycle), (HRS, cycle + 1)) for cycle in range(config.retries + 1)]
-        features = CycleFeatures(device, digits.numel(), rounds, generator, config.history)
-        cells = torch.arange(digits.numel(), device=digits.device)
-        for _ in rounds:
-            lrs_ohms, reset_volts, hrs_ohms = features.draw()
+        features = CycleFeatures(device, self._ROUND, config.retries + 1, cells, key, config.history)
+        places = torch.arange(digits.numel(), device=digits.device)
+        for _ in range(config.retries + 1):
+            (lrs_ohms, reset_volts, hrs_ohms), normals = features.draw()
             lrs, hrs = device.state_of_resistance(lrs_ohms), device.state_of_resistance(hrs_ohms)
             in_lrs = self._ramp.cells(lrs, reset_volts, hrs)
-            sent, r, measured = self._stop(in_lrs, digits, generator)
-            joules = self._ramp.work(in_lrs, sent).mul_(config.pulse_seconds)
-            joules.add_(self._set.joules(lrs)).add_(self._mean_reset_joules)
-            outcome.add(cells, r, sent + 2, sent + 1, joules)
+            sent, r, measured = self._stop(in_lrs, digits, features, normals)
+            joules = self._ramp.work(in_lrs, sent) * config.pulse_seconds
+            joules = joules + self._set.joules(lrs) + self._mean_reset_joules
+            outcome.add(places, r, sent + 2, sent + 1, joules)
             missed = _outside(measured, self.targets.index_select(0, digits), config.tolerance)
-            cells, digits = cells.index_select(0, missed), digits.index_select(0, missed)
-            if not cells.numel():
+            places, digits = places.index_select(0, missed), digits.index_select(0, missed)
+            if not places.numel():
                 return outcome
             features.keep(missed)
-        outcome.failed.index_fill_(0, cells, True)
+        outcome.failed.index_fill_(0, places, True)
         return outcome
 
-    def _stop(self, cells: RampCells, digits: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _stop(
+        self, cells: RampCells, digits: Tensor, features: CycleFeatures, normals: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the pulses sent, states and measured currents, [n] each, when the programmer stops at each cell.
 
         Reads begin where noise can make the programmer stop (see NOISE_REACH); earlier reads are not drawn. Nearly all
-        cells stop there or a pulse later. For the others, AHEAD reads are drawn at a time.
+        cells stop there or a pulse later. The n-th read that is drawn takes the n-th normal of its cell's try.
         """
         ramp, targets = self._ramp, self.targets.index_select(0, digits)
         sent = ramp.pulses_to(cells, self._thresholds, digits).clamp_(max=len(ramp))
         r = ramp.states(cells, sent)
-        measured = self._read(r, generator)
+        measured = self._read(r, normals)
         if not self._read.is_noisy:
             return sent, r, measured
-        pulsed = torch.arange(len(sent), device=sent.device)
-        last_sent, last_measured, ahead = sent, measured, 1
+        places = torch.arange(len(sent), device=sent.device)
+        last_sent, last_measured, draw = sent, measured, 0
         while True:
             going_on = ((last_measured > targets) & (last_sent < len(ramp))).nonzero().squeeze(1)
             if not going_on.numel():
                 return sent, r, measured
-            pulsed, targets = pulsed.index_select(0, going_on), targets.index_select(0, going_on)
+            places, targets = places.index_select(0, going_on), targets.index_select(0, going_on)
             cells = cells.select(going_on)
-            steps = torch.arange(1, ahead + 1, dtype=torch.int32, device=sent.device)[:, None]
-            trail = (last_sent.index_select(0, going_on) + steps).clamp_(max=len(ramp))  # (ahead, m)
+            ahead = torch.stack(features.read_normals(places, draw))  # (4, m)
+            steps = torch.arange(1, len(ahead) + 1, dtype=torch.int32, device=sent.device)[:, None]
+            trail = (last_sent.index_select(0, going_on) + steps).clamp_(max=len(ramp))
             states = ramp.states(cells, trail)
-            reads = self._read(states, generator)
+            reads = self._read(states, ahead)
             stops = (reads <= targets) | (trail == len(ramp))
             stops[-1] = True  # or continue from there
             stop = stops.int().argmax(dim=0, keepdim=True)
             last_sent, last, last_measured = (x.gather(0, stop).squeeze(0) for x in (trail, states, reads))
             for whole, part in ((sent, last_sent), (r, last), (measured, last_measured)):
-                whole.index_copy_(0, pulsed, part)
-            ahead = AHEAD
+                whole.index_copy_(0, places, part)
+            draw += 1
 
+    def _compiled(self, digits: Digits, cells: Counters, key: Key, outcome: OutcomeArrays) -> None:
+        compiled_schemes.incremental_reset(*self._arguments, digits, cells, key, outcome)
 
-def _generator(cells: Tensor, key: int) -> Generator:
-    first = int(cells[0]) if cells.numel() else 0
-    return rng.generator(key, first, device=cells.device)
+    @cached_property
+    def _arguments(self) -> tuple[Any, ...]:
+        """The arguments of compiled code."""
+        config, device, tries = self._config, self._device, self._config.retries + 1
+        return (
+            feature_law(device, self._ROUND, tries, config.history),
+            StateConstants.of(device),
+            self._ramp.tables(self._thresholds),
+            self._read.constants(),
+            TryCost.of(self._set, (1, 1), (self._mean_reset_joules, self._mean_reset_joules)),
+            SchemeConstants(
+                as_array(self.targets), np.float32(config.tolerance), tries, np.float32(config.pulse_seconds)
+            ),
+        )
 
 
 def ramp_volts(config: IncrementalReset) -> Tensor:

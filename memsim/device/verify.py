@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from memsim.device.model import DeviceModel
 from memsim.device.noise import read_noise_std_amperes
 from memsim.hardware import Noise, VerifyAdc
+from memsim.portable import elementwise
 
 NOISE_REACH = 6.0
 """Standard deviations beyond which noise is neglected; it reaches further once in 10^9 reads."""
@@ -35,6 +38,18 @@ class CurrentScale:
         return (currents - self.offset) / self.slope
 
 
+class ReadConstants(NamedTuple):
+    """The numbers of a verify read, whose currents are fractions of full scale."""
+
+    slope: np.float32  # of the current over the state
+    offset: np.float32
+    is_noisy: bool
+    variance_per_current: np.float32
+    codes_per_current: np.float32  # 0 without an ADC
+    step: np.float32
+    max_code: np.float32
+
+
 class VerifyRead:
     """Reads on a `CurrentScale` with the noise and the ADC of a programmer, each of which may be None."""
 
@@ -49,15 +64,29 @@ class VerifyRead:
         self._max_code = 0 if adc is None else (1 << adc.bits) - 1
         self._step = 0.0 if adc is None else adc.full_scale / self._max_code
 
-    def __call__(self, r: Tensor, generator: Generator) -> Tensor:
-        """Measure the currents of cells in the states `r` (any shape), as fractions of full scale."""
+    def __call__(self, r: Tensor, normals: Tensor) -> Tensor:
+        """Measure the currents of cells in the states `r` (any shape), as fractions of full scale.
+
+        The noise is that of the standard `normals` (as `r`).
+        """
         currents = self._scale.currents(r)
         if self.is_noisy:
-            normal = torch.randn(r.shape, generator=generator, device=r.device)
-            currents += normal.mul_((currents.clamp(min=0) * self._variance_per_current).sqrt_())
+            currents = currents + normals * elementwise.sqrt(currents.clamp(min=0) * self._variance_per_current)
         if self._step:
-            currents = (currents / self._step).round_().clamp_(0, self._max_code).mul_(self._step)
+            currents = (currents * (1 / self._step)).round_().clamp_(0, self._max_code).mul_(self._step)
         return currents
+
+    def constants(self) -> ReadConstants:
+        """Return the numbers of the read for compiled code."""
+        return ReadConstants(
+            np.float32(self._scale.slope),
+            np.float32(self._scale.offset),
+            self.is_noisy,
+            np.float32(self._variance_per_current),
+            np.float32(1 / self._step if self._step else 0.0),
+            np.float32(self._step),
+            np.float32(self._max_code),
+        )
 
     def highest_current(self, measured: Tensor) -> Tensor:
         """Return the largest current that reads, without noise, as at most `measured`."""

@@ -44,6 +44,7 @@ CASES = {
     "write-verify": Case(1 << 20, {"scheme": "write_verify"}),
     "incremental reset": Case(1 << 19, {"scheme": "incremental_reset"}),
     "incremental reset, 2 bits a cell": Case(1 << 20, {"scheme": "incremental_reset"}, 2),
+    "incremental reset of `best`": Case(1 << 19, load_hardware("best").programming.model_dump()),
 }
 
 

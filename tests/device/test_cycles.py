@@ -14,7 +14,12 @@ from memsim.device.features import History, stationary_covariance
 from memsim.device.model import HRS, LRS, UR, US
 
 N = 100_000
-ROUNDS = [((LRS, cycle), (UR, cycle), (HRS, cycle + 1)) for cycle in range(3)]
+ROUND = ((LRS, 0), (UR, 0), (HRS, 1))
+TRIES = 3
+
+
+def features_of(device: DeviceModel, history: History = "stationary") -> CycleFeatures:
+    return CycleFeatures(device, ROUND, TRIES, torch.arange(N), 2, history)
 
 
 def cycled(device: DeviceModel, generator: torch.Generator, history: History, cycles: int) -> torch.Tensor:
@@ -56,27 +61,48 @@ def test_rounds_are_distributed_as_cycled_cells(
 
     Rank correlations of N independent pairs have a standard error of 1 / sqrt(N); five of the difference of two.
     """
-    features = CycleFeatures(device, N, ROUNDS, generator, history)
-    ours = torch.cat([features.draw() for _ in ROUNDS])
+    features = features_of(device, history)
+    draws = [features.draw() for _ in range(TRIES)]
+    ours = torch.cat([drawn for drawn, _ in draws])
     reference = cycled(device, generator, history, 4)
-    theirs = torch.stack([reference[cycle, feature] for round_ in ROUNDS for feature, cycle in round_])
+    theirs = torch.stack([reference[cycle + attempt, feature] for attempt in range(TRIES) for feature, cycle in ROUND])
     for mine, other in zip(ours, theirs, strict=True):
         assert scipy.stats.ks_2samp(mine.numpy(), other.numpy()).statistic < 2.2 * math.sqrt(2 / N)
     ranks = [torch.corrcoef(rows.argsort(1).argsort(1).double()) for rows in (ours, theirs)]
     assert (ranks[0] - ranks[1]).abs().max() < 5 * math.sqrt(2 / N)
     assert ranks[0][0, 3] > 0.5  # of the LRS of two cycles, by device and by history
+    for normals in (normals for _, normals in draws):  # for verify reads: independent of the features
+        assert scipy.stats.kstest(normals.numpy(), "norm").statistic < 2.2 / math.sqrt(N)
+        rows = torch.cat([normals[None], ours]).argsort(1).argsort(1).double()
+        assert torch.corrcoef(rows)[0, 1:].abs().max() < 5 / math.sqrt(N)
+
+
+def test_normals_of_further_reads_are_independent_of_all_else(device: DeviceModel) -> None:
+    features = features_of(device)
+    rows = []
+    for _ in range(2):
+        drawn, normals = features.draw()
+        rows += [*drawn, normals, *(row for draw in range(2) for row in features.read_normals(torch.arange(N), draw))]
+    for normals in rows[3:12]:
+        assert scipy.stats.kstest(normals.numpy(), "norm").statistic < 2.2 / math.sqrt(N)
+    ranks = torch.corrcoef(torch.stack(rows).argsort(1).argsort(1).double())
+    reads = [*range(3, 12), *range(15, 24)]
+    ranks[range(len(rows)), range(len(rows))] = 0
+    assert ranks[reads].abs().max() < 5 / math.sqrt(N)
+    some = torch.arange(0, N, 7)
+    assert torch.equal(features.read_normals(some, 1)[2], rows[-2][some])
 
 
 def test_kept_cells_go_on_with_what_they_are(device: DeviceModel, generator: torch.Generator) -> None:
     """Cells of low LRS stay low; if the normals or the offsets went to other cells, they would not."""
-    features = CycleFeatures(device, N, ROUNDS, generator)
-    first = features.draw()
+    features = features_of(device)
+    first, _ = features.draw()
     low = (first[0] < first[0].quantile(0.1)).nonzero().squeeze(1)
     features.keep(low)
-    second = features.draw()
-    assert second.shape == (3, low.numel())
+    second, normals = features.draw()
+    assert second.shape == (3, len(normals)) == (3, low.numel())
     features.keep(torch.arange(0, low.numel(), 2))
-    third = features.draw()
+    third, _ = features.draw()
     reference = cycled(device, generator, "stationary", 4)
     theirs = reference[:, :, reference[0, LRS] < reference[0, LRS].quantile(0.1)]
     for mine, cycle in ((second, 1), (third, 2)):
@@ -86,13 +112,9 @@ def test_kept_cells_go_on_with_what_they_are(device: DeviceModel, generator: tor
     assert second[0].mean() < first[0].mean() - 2 * first[0].std() / math.sqrt(low.numel())
 
 
-def test_features_may_come_in_any_order(device: DeviceModel, generator: torch.Generator) -> None:
-    (us, hrs), (lrs,) = (
-        features.draw()
-        for features in (
-            CycleFeatures(device, 1000, [((US, 0), (HRS, 2))], generator),
-            CycleFeatures(device, 1000, [((LRS, 5),)], generator),
-        )
+def test_features_may_come_in_any_order(device: DeviceModel) -> None:
+    ((us, hrs), _), ((lrs,), _) = (
+        CycleFeatures(device, round_, 1, torch.arange(1000), 1).draw() for round_ in (((US, 0), (HRS, 2)), ((LRS, 5),))
     )
     assert (us < 0).all()
     assert 50e3 < hrs.median() < 100e3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +14,14 @@ from memsim.device import Cells, DeviceModel, draw_states, state_means
 from memsim.device import programming as programming_module
 from memsim.device.cycles import Round
 from memsim.device.model import HRS, LRS
-from memsim.device.programming import FullPulse, Outcome, Programmer, make_programmer, ramp_volts
+from memsim.device.programming import (
+    ClosedLoopProgrammer,
+    FullPulse,
+    Outcome,
+    Programmer,
+    make_programmer,
+    ramp_volts,
+)
 from memsim.device.verify import VerifyRead
 from memsim.hardware import IncrementalReset, Noise, Scheme, SinglePulse, Verify, VerifyAdc, WriteVerify
 
@@ -66,17 +72,17 @@ def by_hand(config: Scheme, cells: Cells, digits: torch.Tensor, generator: torch
                 pulse(config.set_volts, active & (digits == 0))
             pulse(config.reset_volts, active)
             pulse(config.set_volts, active & (digits == 1))
-            measured = read(cells.r, generator)
+            measured = read(cells.r, torch.randn(n, generator=generator))
             reads += active
         else:
             pulse(config.reset_volts, active)
             pulse(config.set_volts, active)
-            measured = read(cells.r, generator)
+            measured = read(cells.r, torch.randn(n, generator=generator))
             reads += active
             above = active & (measured > target)
             for volts in ramp_volts(config).tolist():
                 pulse(volts, above)
-                measured = torch.where(above, read(cells.r, generator), measured)
+                measured = torch.where(above, read(cells.r, torch.randn(n, generator=generator)), measured)
                 reads += above
                 above &= measured > target
         active &= (measured - target).abs() > config.tolerance
@@ -87,15 +93,14 @@ class Replay:
     """In place of CycleFeatures: the features that given cells had, cycle by cycle."""
 
     record: torch.Tensor  # [cycles, 4, n]
-    offered: list[torch.Tensor]  # which cells are programmed together, in the order of their programming
 
-    def __init__(self, device: DeviceModel, n: int, rounds: Sequence[Round], *_: object) -> None:
-        self._rounds = iter(rounds)
-        self._cells = self.offered.pop(0)
-        assert len(self._cells) == n
+    def __init__(self, _: DeviceModel, round_: Round, tries: int, cells: torch.Tensor, *__: object) -> None:
+        self._rounds = iter([[(feature, cycle + attempt) for feature, cycle in round_] for attempt in range(tries)])
+        self._cells = cells
 
-    def draw(self) -> torch.Tensor:
-        return torch.stack([self.record[cycle, feature, self._cells] for feature, cycle in next(self._rounds)])
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        features = [self.record[cycle, feature, self._cells] for feature, cycle in next(self._rounds)]
+        return torch.stack(features), torch.zeros(len(self._cells))
 
     def keep(self, cells: torch.Tensor) -> None:
         self._cells = self._cells[cells]
@@ -138,13 +143,11 @@ def test_without_noise_every_pulse_and_state_is_that_of_pulse_by_pulse(
         record.append(recorded.features.clone())
     expected = by_hand(config, cells, digits, torch.Generator(), levels)
 
-    everything = torch.arange(n)
     Replay.record = torch.stack(record)
-    Replay.offered = (
-        [everything] if isinstance(config, IncrementalReset) else [everything[digits == 1], everything[digits == 0]]
-    )
     monkeypatch.setattr(programming_module, "CycleFeatures", Replay)
-    outcome = outcome_of(make_programmer(config, device, levels), digits)
+    programmer = make_programmer(config, device, levels)
+    assert isinstance(programmer, ClosedLoopProgrammer)
+    outcome = programmer.by_definition(digits, torch.arange(n), key=0)
     same = outcome.pulses == expected.pulses
     # a current within 1e-7 of a threshold may round to either side
     assert (~same).sum() <= 2
@@ -189,7 +192,7 @@ def test_with_noise_outcomes_are_distributed_as_pulse_by_pulse(
     errors. With 30 times the shot noise, 2 % of the LRS current, most cells are stopped by it."""
     digits = digits_of(n, levels)
     expected = by_hand(config, Cells(device, torch.arange(n), 1, config.history), digits, generator, levels)
-    outcome = outcome_of(make_programmer(config, device, levels), digits)
+    outcome = outcome_of(make_programmer(config, device, levels), digits, key=2)
     for level in range(levels):
         here = digits == level
         for mine, other in (

@@ -83,10 +83,9 @@ def test_states_rise_along_the_ramp(device: DeviceModel) -> None:
     """
     ramp = ramp_of(device, 0.4, 0.01, 1.6)
     sent = torch.arange(len(ramp) + 1, dtype=torch.int32)[:, None].expand(-1, N)
-    generator = torch.Generator().manual_seed(3)
     falling = 0
-    for _ in range(10):
-        lrs, ur, hrs = CycleFeatures(device, N, [((LRS, 0), (UR, 0), (HRS, 1))], generator).draw()
+    for cells in torch.arange(10 * N).split(N):
+        (lrs, ur, hrs), _ = CycleFeatures(device, ((LRS, 0), (UR, 0), (HRS, 1)), 1, cells, key=3).draw()
         in_lrs = ramp.cells(device.state_of_resistance(lrs), ur, device.state_of_resistance(hrs))
         falls = (ramp.states(in_lrs, sent).diff(dim=0) < -3e-6).any(0)
         assert (hrs[falls] < 10e3).all()
