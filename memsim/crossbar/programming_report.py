@@ -165,8 +165,8 @@ def count(
 
     A current is `slope` r + `offset`, and `targets` [levels] are those of the digits. Sets `sums` [blocks, 1 + 2
     levels] (float64, on a CPU) to the sums over each BLOCK of cells: of the energy in joules, of the deviations of each
-    digit's currents from its target, and of their squares. Returns the largest number of pulses of a cell, the numbers of
-    pulses, verify reads and failed cells, and the number of cells of each digit.
+    digit's currents from its target, and of their squares. Returns the largest number of pulses of a cell, the numbers
+    of pulses, verify reads and failed cells, and the number of cells of each digit.
     """
     deviations = outcome.r * slope + offset - targets.index_select(0, digits)
     here = digits == torch.arange(len(targets), device=digits.device)[:, None]
