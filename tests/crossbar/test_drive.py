@@ -191,12 +191,12 @@ def test_gain_and_offset_errors_are_each_converters_own() -> None:
 
 def test_converter_errors_have_the_deviation_of_the_spec() -> None:
     adc = load_hardware({"adc": {"gain_error": 0.02, "offset_error_codes": 0.7}}).adc
-    errors = convert.AdcErrors.draw(adc, (10, 2, 1000), torch.Generator().manual_seed(0))
+    errors = convert.AdcErrors.draw(adc, (10, 2, 1000), 0, torch.device("cpu"))
     assert errors is not None
     assert float(errors.gain.std()) == pytest.approx(0.02, rel=0.03)
     assert float(errors.offset_codes.std()) == pytest.approx(0.7, rel=0.03)
     assert abs(float(torch.corrcoef(torch.stack([errors.gain.flatten(), errors.offset_codes.flatten()]))[0, 1])) < 0.03
-    assert convert.AdcErrors.draw(load_hardware({}).adc, (1, 1, 1), torch.Generator()) is None
+    assert convert.AdcErrors.draw(load_hardware({}).adc, (1, 1, 1), 0, torch.device("cpu")) is None
 
 
 def test_nonlinearity_bends_by_so_many_codes() -> None:
