@@ -63,6 +63,7 @@ class HardwareTransfer(nn.Module):
         self.register_buffer("gain_per_ampere", torch.ones(()))
         self.register_buffer("adc_range", torch.ones(shape))
         self._drive: Drive | None = None
+        self._bank: PairBank | None = None
         self._is_silent: bool | None = None
 
     def calibrate(self, levels: Tensor, scale: Tensor, statistics: InputStatistics) -> None:
@@ -96,10 +97,11 @@ class HardwareTransfer(nn.Module):
             drive = replace(self._base_drive(), input_range=full_scale)
             tiling = tiling_for(levels.shape, spec, self.groups)
             difference = self._difference(tiling.spread(levels))
+            rows = min(spec.tile.rows, tiling.in_features)  # nothing is added by the rows that a matrix does not use
 
             def operator(_: int, outputs: slice) -> Operator:
                 adc = (significances, spec.adc, self.adc_range)
-                return Operator.make(drive, difference[..., outputs], None, spec.tile.rows, *adc)
+                return Operator.make(drive, difference[..., outputs], None, rows, *adc)
 
             return packed(tiling, operator)
 
@@ -141,30 +143,33 @@ class HardwareTransfer(nn.Module):
         return self._drive
 
     def _difference(self, levels: Tensor) -> Tensor:
-        """Return r_pos - r_neg [slices, in, out] of the cells that hold `levels`."""
-        spec = self.spec
-        digits = encode.to_slices(levels, bits_of(spec), spec.weights.cell_bits).transpose(1, 2).contiguous()
+        """Return r_pos - r_neg [slices, in, out] of the cells that hold `levels` [out, in]."""
+        spec, where = self.spec, levels.device
+        bits = bits_of(spec)
+        largest = encode.max_level(bits)
+        possible = torch.arange(-largest, largest + 1, device=where)[:, None]
+        digits = encode.to_slices(possible, bits, spec.weights.cell_bits)[..., 0]  # [slices, levels]
+        places = (levels.T + largest).int().flatten()
+        shape = (len(digits), *levels.T.shape)
         if spec.cell == "ideal":
-            return digits.float()
-        magnitudes = digits.abs().int()
-        bank = pair_bank(spec, str(levels.device))
-        difference = bank.means[magnitudes]
-        if self.spread is not None and self.spread.size > 0:
-            draws = rng.generator(self.spread.key, self.name, device=levels.device)
-            pairs = bank.deviations.shape[1]
-            chosen = torch.randint(pairs, digits.shape, generator=draws, dtype=torch.int32, device=levels.device).add_(
-                magnitudes, alpha=pairs
-            )
-            deviation = bank.deviations.view(-1).index_select(0, chosen.view(-1)).view_as(difference)
-            difference.add_(deviation, alpha=self.spread.size)
-        return torch.where(digits < 0, -difference, difference)
+            return _looked_up(digits.float(), places).view(shape)
+        self._bank = self._bank or pair_bank(spec, str(where))
+        states = self._bank.states(0.0 if self.spread is None else self.spread.size)
+        rows = digits.int() + len(states) // 2
+        if self.spread is None or self.spread.size == 0:
+            return _looked_up(states[:, 0][rows], places).view(shape)
+        pairs = states.shape[1]
+        draws = rng.generator(self.spread.key, self.name, device=where)
+        chosen = torch.randint(pairs, shape, generator=draws, dtype=torch.int32, device=where)
+        chosen.view(len(digits), -1).add_(_looked_up(pairs * rows, places))
+        return states.view(-1).index_select(0, chosen.view(-1)).view(shape)
 
     def _load_from_state_dict(self, *arguments) -> None:  # type: ignore[no-untyped-def]
         self._drive = self._is_silent = None  # both are computed from the tensors that are replaced
         super()._load_from_state_dict(*arguments)
 
     def _apply(self, fn, recurse: bool = True) -> HardwareTransfer:  # type: ignore[no-untyped-def]
-        self._drive = None  # it is on the device where the tensors were
+        self._drive = self._bank = None  # they are on the device where the tensors were
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -173,7 +178,12 @@ class HardwareTransfer(nn.Module):
         return f"hardware={self.spec.name}"
 
 
-@dataclass(frozen=True)
+def _looked_up(tables: Tensor, places: Tensor) -> Tensor:
+    """Return the values of each of `tables` [n, values] at `places` [m], giving [n, m]."""
+    return torch.stack([table.index_select(0, places) for table in tables])
+
+
+@dataclass(frozen=True, eq=False)
 class PairBank:
     """Programmed pairs of cells, of which the positive one holds a digit and the negative one holds 0.
 
@@ -183,6 +193,18 @@ class PairBank:
 
     means: Tensor
     deviations: Tensor
+
+    @lru_cache(maxsize=2)  # noqa: B019  # the banks are kept, too
+    def states(self, size: float) -> Tensor:
+        """Return r_pos - r_neg [2 * digits - 1, pairs], or of one pair in the mean state where `size` is 0.
+
+        The rows are those of the digits from the largest negative one, whose cells are exchanged, to the largest.
+        `size` is the factor on the deviations.
+        """
+        states = self.means[:, None]
+        if size > 0:
+            states = states.expand_as(self.deviations).add(self.deviations, alpha=size)
+        return torch.cat([-states[1:].flip(0), states])
 
 
 @lru_cache(maxsize=16)
