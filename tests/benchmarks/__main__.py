@@ -25,6 +25,7 @@ from tests.benchmarks.programming import PROGRAMMING
 from tests.benchmarks.reads import READS
 from tests.benchmarks.scaling import SCALING
 from tests.benchmarks.timing import Benchmark, Row
+from tests.benchmarks.training import TRAINING
 
 TABLES = {
     "reads": READS,
@@ -32,6 +33,7 @@ TABLES = {
     "paper_size": PAPER_SIZE,
     "many_layers": MANY_LAYERS,
     "scaling": SCALING,
+    "training": TRAINING,
     "cuda_reads": Benchmark("reads on CUDA, 4096 x 4096, 8192 frames", cuda.COLUMNS, cuda.rows),
     "peer_reads": READS_OF_PEERS,
     "peer_programming": PROGRAMMING_OF_PEERS,
