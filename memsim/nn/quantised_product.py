@@ -138,7 +138,8 @@ def _rounded_for_product(quantiser: nn.Module, values: Tensor) -> Tensor:
     if not torch.is_autocast_enabled(device) or values.dtype == torch.float64 or not values.is_floating_point():
         return quantiser(values)  # type: ignore[no-any-return]
     dtype = torch.get_autocast_dtype(device)
-    return quantiser(values, dtype) if isinstance(quantiser, QUANTISERS) else quantiser(values).to(dtype)
+    in_dtype: Tensor = quantiser(values, dtype) if isinstance(quantiser, QUANTISERS) else quantiser(values).to(dtype)
+    return in_dtype
 
 
 def multiplied(x: Tensor, matrix: Tensor, groups: int = 1) -> Tensor:

@@ -6,6 +6,7 @@ spread, every step can have cells as on another chip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,7 +27,7 @@ from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
 from memsim.hardware import CalibratedAdc, HardwareSpec
 
-BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit
+BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit; a power of 2
 CALIBRATION_ROWS = 64  # the rows of a step that calibrate a layer whose signal has become other than 0
 
 
@@ -159,10 +160,9 @@ class HardwareTransfer(nn.Module):
         if self.spread is None or self.spread.size == 0:
             return _looked_up(states[:, 0][rows], places).view(shape)
         pairs = states.shape[1]
-        draws = rng.generator(self.spread.key, self.name, device=where)
-        chosen = torch.randint(pairs, shape, generator=draws, dtype=torch.int32, device=where)
+        chosen = _drawn_below(pairs, math.prod(shape), rng.generator(self.spread.key, self.name, device=where))
         chosen.view(len(digits), -1).add_(_looked_up(pairs * rows, places))
-        return states.view(-1).index_select(0, chosen.view(-1)).view(shape)
+        return states.view(-1).index_select(0, chosen).view(shape)
 
     def _load_from_state_dict(self, *arguments) -> None:  # type: ignore[no-untyped-def]
         self._drive = self._is_silent = None  # both are computed from the tensors that are replaced
@@ -176,6 +176,13 @@ class HardwareTransfer(nn.Module):
     def extra_repr(self) -> str:
         """Return the name of the hardware."""
         return f"hardware={self.spec.name}"
+
+
+def _drawn_below(bound: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw whole numbers [count], int32, below `bound`, a power of 2 up to 2^16: four from each word of 64 bits."""
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    words.random_(-(1 << 63), None, generator=generator)
+    return words.view(torch.int16)[:count].int().bitwise_and_(bound - 1)
 
 
 def _looked_up(tables: Tensor, places: Tensor) -> Tensor:

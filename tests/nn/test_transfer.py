@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.mapping import map_model
 from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser
-from memsim.nn.transfer import HardwareTransfer, Spread, pair_bank, require_trainable
+from memsim.nn.transfer import HardwareTransfer, Spread, _drawn_below, pair_bank, require_trainable
 from tests.crossbar.by_hand import statistics_of
 
 SPECS = ["physical", "paper", "multilevel", "ideal"]
@@ -96,6 +97,19 @@ def test_the_spread_is_that_of_chips_and_is_drawn_by_its_key() -> None:
     assert of_spread / of_chips == pytest.approx(1, abs=0.05)
     half = torch.stack([product(key, 0.5) - mean for key in range(8)]).std()
     assert half / of_spread == pytest.approx(0.5, abs=0.05)
+
+
+def test_draws_of_pairs_are_uniform_and_independent() -> None:
+    drawn = _drawn_below(1 << 15, 400_003, rng.generator(1)).view(-1)
+    assert len(drawn) == 400_003
+    assert (int(drawn.min()), int(drawn.max())) == (0, (1 << 15) - 1)
+    counts = torch.bincount(drawn >> 9, minlength=64).double()
+    expected = len(drawn) / 64
+    assert float(((counts - expected).square() / expected).sum()) < 113  # chi-squared of 63, once in 10^4
+    centred = drawn.double() - (2**15 - 1) / 2
+    for lag in (1, 2, 3, 4):  # numbers of one word, and of the next
+        correlation = float((centred[lag:] * centred[:-lag]).mean() / centred.square().mean())
+        assert abs(correlation) < 4 / math.sqrt(len(drawn))
 
 
 def quantised(spec: HardwareSpec, hardware: bool) -> nn.Sequential:
