@@ -26,6 +26,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
 from memsim.hardware import CalibratedAdc, HardwareSpec
+from memsim.nn import compiled_cells
 
 BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit; a power of 2
 CALIBRATION_ROWS = 64  # the rows of a step that calibrate a layer whose signal has become other than 0
@@ -97,12 +98,14 @@ class HardwareTransfer(nn.Module):
             significances = encode.slice_significances(bits_of(spec), spec.weights.cell_bits).to(where)
             drive = replace(self._base_drive(), input_range=full_scale)
             tiling = tiling_for(levels.shape, spec, self.groups)
-            difference = self._difference(tiling.spread(levels))
+            cells = self._cells(tiling.spread(levels))
             rows = min(spec.tile.rows, tiling.in_features)  # nothing is added by the rows that a matrix does not use
 
             def operator(_: int, outputs: slice) -> Operator:
-                adc = (significances, spec.adc, self.adc_range)
-                return Operator.make(drive, difference[..., outputs], None, rows, *adc)
+                part, adc = cells.of_outputs(outputs), spec.adc
+                if adc is None or where.type != "cpu":
+                    return Operator.make(drive, part.difference(), None, rows, significances, adc, self.adc_range)
+                return Operator.of_columns(drive, rows, part.shape, part.columns, significances, adc, self.adc_range)
 
             return packed(tiling, operator)
 
@@ -143,26 +146,22 @@ class HardwareTransfer(nn.Module):
             self._drive = arrays.drive(1.0, float(self.gain_per_ampere))
         return self._drive
 
-    def _difference(self, levels: Tensor) -> Tensor:
-        """Return r_pos - r_neg [slices, in, out] of the cells that hold `levels` [out, in]."""
+    def _cells(self, levels: Tensor) -> _Cells:
+        """Return the cells of the step that hold `levels` [out, in]."""
         spec, where = self.spec, levels.device
-        bits = bits_of(spec)
-        largest = encode.max_level(bits)
-        possible = torch.arange(-largest, largest + 1, device=where)[:, None]
-        digits = encode.to_slices(possible, bits, spec.weights.cell_bits)[..., 0]  # [slices, levels]
-        places = (levels.T + largest).int().flatten()
-        shape = (len(digits), *levels.T.shape)
+        rows_of_states = _rows_of_states(bits_of(spec), spec.weights.cell_bits, where)
+        size = 0.0 if self.spread is None else self.spread.size
         if spec.cell == "ideal":
-            return _looked_up(digits.float(), places).view(shape)
-        self._bank = self._bank or pair_bank(spec, str(where))
-        states = self._bank.states(0.0 if self.spread is None else self.spread.size)
-        rows = digits.int() + len(states) // 2
-        if self.spread is None or self.spread.size == 0:
-            return _looked_up(states[:, 0][rows], places).view(shape)
-        pairs = states.shape[1]
-        chosen = _drawn_below(pairs, math.prod(shape), rng.generator(self.spread.key, self.name, device=where))
-        chosen.view(len(digits), -1).add_(_looked_up(pairs * rows, places))
-        return states.view(-1).index_select(0, chosen).view(shape)
+            size, largest_digit = 0.0, (1 << spec.weights.cell_bits) - 1
+            states = torch.arange(-largest_digit, largest_digit + 1.0, device=where)[:, None]
+        else:
+            self._bank = self._bank or pair_bank(spec, str(where))
+            states = self._bank.states(size)
+        draws = None
+        if self.spread is not None and size > 0:
+            shape = (len(rows_of_states), levels.shape[1], levels.shape[0])
+            draws = _drawn(math.prod(shape), rng.generator(self.spread.key, self.name, device=where)).view(shape)
+        return _Cells(levels, rows_of_states, draws, states)
 
     def _load_from_state_dict(self, *arguments) -> None:  # type: ignore[no-untyped-def]
         self._drive = self._is_silent = None  # both are computed from the tensors that are replaced
@@ -178,16 +177,56 @@ class HardwareTransfer(nn.Module):
         return f"hardware={self.spec.name}"
 
 
-def _drawn_below(bound: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw whole numbers [count], int32, below `bound`, a power of 2 up to 2^16: four from each word of 64 bits."""
+@dataclass(frozen=True)
+class _Cells:
+    """The pairs of cells that hold `levels` [out, in] in a step of training.
+
+    `rows_of_states` [slices, levels] are the rows of `states` [signed digits, pairs] for each level, from the most
+    negative one; the last bits of `draws` [slices, in, out], int16, are the pairs, and None is the first pair.
+    """
+
+    levels: Tensor
+    rows_of_states: Tensor
+    draws: Tensor | None
+    states: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The numbers of slices, inputs and outputs."""
+        return len(self.rows_of_states), self.levels.shape[1], self.levels.shape[0]
+
+    def of_outputs(self, outputs: slice) -> _Cells:
+        """Return the cells of some outputs."""
+        draws = None if self.draws is None else self.draws[..., outputs]
+        return replace(self, levels=self.levels[outputs], draws=draws)
+
+    def difference(self) -> Tensor:
+        """Return r_pos - r_neg [slices, in, out]."""
+        pairs = self.states.shape[1]
+        places = (self.levels.T + self.rows_of_states.shape[1] // 2).int().flatten()
+        chosen = torch.stack([row.index_select(0, places) for row in pairs * self.rows_of_states]).view(self.shape)
+        if self.draws is not None:
+            chosen += self.draws.int().bitwise_and_(pairs - 1)
+        return self.states.view(-1).index_select(0, chosen.view(-1)).view(self.shape)
+
+    def columns(self, factors: Tensor, result: Tensor) -> None:
+        """Write r_pos - r_neg times `factors` [row_tiles, slices * out] to `result`: see `compiled_cells.columns`."""
+        compiled_cells.columns(self.levels, self.rows_of_states, self.draws, self.states, factors, result)
+
+
+@lru_cache(maxsize=64)
+def _rows_of_states(bits: int, cell_bits: int, where: torch.device) -> Tensor:
+    """Return the row [slices, levels], int32, of each level's digit in a table of the signed digits in their order."""
+    largest = encode.max_level(bits)
+    levels = torch.arange(-largest, largest + 1, device=where)[:, None]
+    return encode.to_slices(levels, bits, cell_bits)[..., 0].int() + ((1 << cell_bits) - 1)
+
+
+def _drawn(count: int, generator: torch.Generator) -> Tensor:
+    """Draw 16 random bits [count], int16: four from each word of 64 bits."""
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
     words.random_(-(1 << 63), None, generator=generator)
-    return words.view(torch.int16)[:count].int().bitwise_and_(bound - 1)
-
-
-def _looked_up(tables: Tensor, places: Tensor) -> Tensor:
-    """Return the values of each of `tables` [n, values] at `places` [m], giving [n, m]."""
-    return torch.stack([table.index_select(0, places) for table in tables])
+    return words.view(torch.int16)[:count]
 
 
 @dataclass(frozen=True, eq=False)
