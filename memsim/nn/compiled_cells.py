@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memsim.portable.kernels import as_array, in_threads, kernel
 
-BLOCK_ROWS = 16  # inputs at a time, whose levels lie together in a cache line
+BLOCK_ROWS = 16  # inputs at a time: their levels of one output lie in a cache line
 
 
 def columns(
