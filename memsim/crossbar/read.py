@@ -127,6 +127,32 @@ class Operator:
         return cls(drive, rows, out_features, _aligned(columns), noise_columns, conversion)
 
     @classmethod
+    def of_columns(
+        cls,
+        drive: Drive,
+        rows: int,
+        cells: tuple[int, int, int],
+        write: Callable[[Tensor, Tensor], None],
+        significances: Tensor,
+        adc: Adc,
+        adc_range: Tensor | None,
+    ) -> Operator:
+        """Prepare the read without noise of `cells` (planes, in, out) whose columns `write` writes.
+
+        `write` gets factors [row_tiles, planes * out] and zeros [row_tiles, rows, planes * out, aligned], and writes
+        r_pos - r_neg times the factors. The other arguments are those of `make`.
+        """
+        keep_freed_memory()
+        planes, in_features, out_features = cells
+        shape = (-(-in_features // rows), planes, out_features)
+        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, None)
+        width = planes * out_features
+        padded = width + -width % ALIGNED_COLUMNS
+        columns = torch.zeros(shape[0], rows, padded, device=codes_per_signal.device)
+        write(codes_per_signal[:, 0], columns)
+        return cls(drive, rows, out_features, columns, None, conversion)
+
+    @classmethod
     def with_ir_drop(
         cls,
         drive: Drive,
@@ -319,9 +345,9 @@ def split_planes(cells: Tensor, rows: int) -> Tensor:
 
 
 def _whole_blocks(rows: Tensor) -> Tensor:
-    """Pad [n, in] with rows of zeros to a multiple of BLOCK_FRAMES."""
+    """Pad [n, in] with rows of zeros to a multiple of BLOCK_FRAMES; return `rows` where it is one."""
     missing = -len(rows) % BLOCK_FRAMES
-    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows  # pad would copy them
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 def _aligned(columns: Tensor) -> Tensor:

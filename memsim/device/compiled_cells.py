@@ -24,7 +24,8 @@ from memsim.device.features import (
     marginal_mixture,
 )
 from memsim.device.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel
-from memsim.portable.compiled import exp2, log2, normal_pairs, random_words_of
+from memsim.device.normals import fill_cell_normals
+from memsim.portable.compiled import exp2, log2, random_words_of
 from memsim.portable.constants import split_key
 from memsim.portable.kernels import as_array, inlined, kernel
 
@@ -206,8 +207,7 @@ def _fill_normals(normals, block, draw, k0, k1):  # type: ignore[no-untyped-def]
     """Fill `normals` [4 calls, B] from the calls `draw` and those after it, of stream 0."""
     for row in range(0, len(normals), 4):
         random_words_of(block.words, block.counters, _NO_DRAW, uint32(draw + uint32(row // 4)), k0, k1)
-        normal_pairs(normals[row], normals[row + 1], block.words[0], block.words[1])
-        normal_pairs(normals[row + 2], normals[row + 3], block.words[2], block.words[3])
+        fill_cell_normals(normals[row : row + 4], block.words)
 
 
 @kernel
@@ -221,8 +221,7 @@ def _next_variates(block, cycle, k0, k1, process):  # type: ignore[no-untyped-de
     """Draw the normal variates of the `cycle` of all cells, which takes the place of the oldest in their history."""
     words, normals, x, var = block.words, block.normals, block.x, process.var
     random_words_of(words, block.counters, uint32(cycle), _NO_DRAW, k0, k1)
-    normal_pairs(normals[0], normals[1], words[0], words[1])
-    normal_pairs(normals[2], normals[3], words[2], words[3])
+    fill_cell_normals(normals, words)
     x[:] = _ZERO
     _add_products(x, var, 0, normals)
     order = len(block.history)

@@ -13,9 +13,9 @@ import numpy as np
 from numba import float32, uint32
 from numpy.typing import NDArray
 
-from memsim.device.features import LEAST_RADIUS_WORD
 from memsim.device.model import LOG2_OF_10, DeviceModel
-from memsim.portable.compiled import exp2, log2, normal_pairs, random_words_of
+from memsim.device.normals import fill_cell_normals
+from memsim.portable.compiled import exp2, log2, random_words_of
 from memsim.portable.kernels import inlined, kernel
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ BLOCK = 512
 """Cells that are programmed together."""
 
 _LOG2_OF_10, _ZERO, _ONE = np.float32(LOG2_OF_10), np.float32(0), np.float32(1)
-_LEAST_RADIUS_WORD = np.uint32(LEAST_RADIUS_WORD)
 
 
 class StateConstants(NamedTuple):
@@ -169,7 +168,7 @@ def _features(law, counters, attempt, key):  # type: ignore[no-untyped-def]
     words, normals = np.empty((4, n), np.uint32), np.empty((each * (attempt + 1), n), np.float32)
     for earlier in range(attempt + 1):
         random_words_of(words, counters, uint32(earlier), uint32(law.draws), key[0], key[1])
-        _fill_normals(normals[each * earlier : each * (earlier + 1)], words)
+        fill_cell_normals(normals[each * earlier : each * (earlier + 1)], words)
     drawn, x = np.empty((size, n), np.float32), np.empty(n, np.float32)
     for feature in range(size):
         row = size * attempt + feature
@@ -192,10 +191,10 @@ def _offsets_and_scales(law, counters, key):  # type: ignore[no-untyped-def]
     random_words_of(words, counters, uint32(0), uint32(0), key[0], key[1])
     for bound in law.bounds:
         _count_reached(component, words[0], bound)
-    _fill_normals(normals[:2], words[2:])
+    fill_cell_normals(normals[:2], words[2:])
     for draw in range(1, law.draws):
         random_words_of(words, counters, uint32(0), uint32(draw), key[0], key[1])
-        _fill_normals(normals[4 * draw - 2 : 4 * draw + 2], words)
+        fill_cell_normals(normals[4 * draw - 2 : 4 * draw + 2], words)
     for row in range(len(law.mixture)):
         _mix(drawn[row], component, normals, law.mixture[row])
     return drawn
@@ -217,16 +216,6 @@ def _of_component(components, component, column):  # type: ignore[no-untyped-def
     for k in range(1, len(components)):
         value = components[k][column] if component >= np.int32(k) else value
     return value
-
-
-@kernel
-def _fill_normals(normals, words):  # type: ignore[no-untyped-def]
-    """Fill two or four rows of standard normals from as many rows of random words, as `cycles` does."""
-    for row in range(0, len(normals), 2):
-        radius_words = words[row]
-        for j in range(len(radius_words)):
-            radius_words[j] = max(radius_words[j], _LEAST_RADIUS_WORD)
-        normal_pairs(normals[row], normals[row + 1], radius_words, words[row + 1])
 
 
 @kernel
@@ -357,7 +346,7 @@ def _read_on(ramp, read, targets, counters, attempt, draw, key, transitions, sto
         for i in range(left):
             own[i], column[i] = counters[going_on[i]], uint32(i)
         random_words_of(words, own, uint32(attempt), uint32(draw), key[0], key[1])
-        _fill_normals(normals, words)
+        fill_cell_normals(normals, words)
         for ahead in range(4):
             still = 0
             for i in range(left):

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memsim.device.features import (
-    LEAST_RADIUS_WORD,
     History,
     component_bounds,
     draw_components,
@@ -23,7 +22,8 @@ from memsim.device.features import (
     stationary_covariance,
 )
 from memsim.device.model import HRS, DeviceModel
-from memsim.portable.elementwise import Words, normal_pair, random_words
+from memsim.device.normals import cell_normals
+from memsim.portable.elementwise import random_words
 
 Round = tuple[tuple[int, int], ...]
 """The (feature, cycle) pairs of a cell's first try, at most three. A fresh cell is in cycle 0, and every later try
@@ -91,7 +91,7 @@ class CycleFeatures:
         self._normals: list[Tensor] = []  # of the features of all tries so far: [n] each
         draws = [random_words(key, cells, 0, draw) for draw in range(law.draws)]
         component = draw_components(device, draws[0][0])
-        normals = [normal for words in draws for normal in _normals(words)]
+        normals = [normal for words in draws for normal in cell_normals(*words)]
         del normals[:2]  # the words of the component
         drawn = []
         for components in law.mixture:
@@ -105,7 +105,7 @@ class CycleFeatures:
     def draw(self) -> tuple[Tensor, Tensor]:
         """Draw a try: the features [F, n], in ohm and volts, and the standard normals [n] of the first verify read."""
         size = len(self._features)
-        normals = _normals(random_words(self._key, self._cells, self._attempt, self._law.draws))
+        normals = cell_normals(*random_words(self._key, self._cells, self._attempt, self._law.draws))
         self._normals += normals[:size]
         x = torch.zeros_like(self._mu)
         for row in range(size):
@@ -118,22 +118,13 @@ class CycleFeatures:
     def read_normals(self, cells: Tensor, draw: int) -> list[Tensor]:
         """Return four normals [m] for the reads 4 draw + 1 to 4 draw + 4 of this try at `cells` (indices [m])."""
         counters = self._cells.index_select(0, cells)
-        return _normals(random_words(self._key, counters, self._attempt - 1, self._law.draws + 1 + draw))
+        return cell_normals(*random_words(self._key, counters, self._attempt - 1, self._law.draws + 1 + draw))
 
     def keep(self, cells: Tensor) -> None:
         """Keep only `cells` (indices [m]) for the tries to come."""
         self._cells = self._cells.index_select(0, cells)
         self._mu, self._sigma = self._mu.index_select(1, cells), self._sigma.index_select(1, cells)
         self._normals = [normals.index_select(0, cells) for normals in self._normals]
-
-
-def _normals(words: Words) -> list[Tensor]:
-    """Return the four standard normals of four random words."""
-    first, second, third, fourth = words
-    return [
-        *normal_pair(first.clamp(min=LEAST_RADIUS_WORD), second),
-        *normal_pair(third.clamp(min=LEAST_RADIUS_WORD), fourth),
-    ]
 
 
 def _rows(table: Tensor) -> tuple[Row, ...]:

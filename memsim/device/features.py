@@ -19,21 +19,15 @@ from torch import Tensor
 
 from memsim.device import compiled
 from memsim.device.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel, companion
+from memsim.device.normals import LARGEST_NORMAL, LEAST_RADIUS_WORD, cell_normals
 from memsim.portable import elementwise
-from memsim.portable.constants import LOW_32, WORD, WORDS
+from memsim.portable.constants import LOW_32, WORDS
 from memsim.portable.elementwise import Words
 
 History = Literal["stationary", "zero"]
 """The start of a fresh cell's cycles: a stationary history, or zeros as in the published simulation (whose LRS variance
 after 10 cycles is 79 % of the stationary one)."""
 
-LEAST_RADIUS_WORD = 256
-"""The least random word that gives the radius of two normals; smaller words, one in 2^24, count as this one.
-
-Polynomials of a device file are fitted to fewer cells and mean nothing further out.
-"""
-LARGEST_NORMAL = math.sqrt(-2.0 * math.log((LEAST_RADIUS_WORD + 0.5) * WORD))
-"""The largest |x| of the normals that states are drawn from, 5.77."""
 
 OFFSETS_DRAW, HISTORY_DRAW = 1, 3
 """The first calls of Philox, in stream 0, for the offsets and scales and for the history of a fresh cell.
@@ -99,7 +93,7 @@ def draw_normals(count: int, cells: Tensor, key: int, stream: Tensor | int = 0, 
     normals: list[Tensor] = []
     for call in range(draw, draw - (-count // 4)):
         words = elementwise.random_words(key, cells, stream, call)
-        normals += [*elementwise.normal_pair(*words[:2]), *elementwise.normal_pair(*words[2:])]
+        normals += cell_normals(*words)
     return normals[:count]
 
 
@@ -261,7 +255,7 @@ class StateLaw:
         component = torch.zeros_like(words[0], dtype=torch.int32)
         for bound in self.bounds:
             component += (words[0] >= bound).int()
-        x, z = elementwise.normal_pair(words[1].clamp(min=LEAST_RADIUS_WORD), words[2])
+        x, z = cell_normals(words[1], words[2])
         return torch.where(set_mask != 0, self.lrs.states(component, x, z), self.hrs.states(component, x, z))
 
     @cached_property

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from memsim.nn.named_layers import NamedLayer
-from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser, dtype_of_state
+from memsim.nn.rounding import QUANTISERS, ActivationQuantiser, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
 from memsim.nn.transfer import HardwareTransfer
 
@@ -67,7 +67,7 @@ class RoundedMatrix:
         self._product = product
         self._matrix = matrix
         self._groups = groups
-        self._rounded: Tensor = product.weight_quantiser(matrix)
+        self._rounded = _rounded_for_product(product.weight_quantiser, matrix)
 
     def __call__(
         self,
@@ -80,13 +80,15 @@ class RoundedMatrix:
         A layer whose input is not rows, such as a convolution, says how it multiplies: `multiply` computes the product
         of the rounded input and the rounded matrix, `in_rows` that of the input `x` by a function that multiplies rows.
         """
-        product = (multiply or self._multiply)(self._product.input_quantiser(x), self._rounded)
+        rounded = _rounded_for_product(self._product.input_quantiser, x)
+        multiply = multiply or self._multiply
         if self._product.transfer is None:
-            return product
-        product = product.to(dtype_of_state(product))
+            return multiply(rounded, self._rounded)
         with torch.no_grad():
-            on_hardware = (in_rows or _as_rows)(x, self._stream_on_hardware)
-        return product + (on_hardware - product).detach()
+            on_hardware = (in_rows or _as_rows)(x, self._stream_on_hardware).to(dtype_of_state(rounded))
+        if multiply == self._multiply and self._groups == 1:
+            return _LinearOnHardware.apply(rounded, self._rounded, on_hardware)  # type: ignore[no-any-return]
+        return _OnHardware.apply(multiply(rounded, self._rounded), on_hardware)  # type: ignore[no-any-return]
 
     def _multiply(self, x: Tensor, matrix: Tensor) -> Tensor:
         return multiplied(x, matrix, self._groups)
@@ -99,6 +101,45 @@ class RoundedMatrix:
         scale = product.weight_quantiser.positive_scale().detach()
         levels = product.weight_quantiser.levels(self._matrix)
         return product.transfer.programmed(levels, scale, product.full_scale or 1.0)
+
+
+class _OnHardware(torch.autograd.Function):
+    """The value that the hardware computes for a product, with the gradient of the product."""
+
+    @staticmethod
+    def forward(ctx: Any, product: Tensor, on_hardware: Tensor) -> Tensor:
+        ctx.dtype = product.dtype
+        return on_hardware
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.to(ctx.dtype), None
+
+
+class _LinearOnHardware(torch.autograd.Function):
+    """As `_OnHardware`, for the product of `x` [..., in] with a `matrix` [out, in], which need not be computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, on_hardware: Tensor) -> Tensor:
+        ctx.save_for_backward(x, matrix)
+        return on_hardware
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, matrix = ctx.saved_tensors
+        rows = gradient.to(x.dtype).flatten(0, -2)
+        of_x = (rows @ matrix).view(x.shape)
+        return of_x, (x.flatten(0, -2).T @ rows).T, None
+
+
+def _rounded_for_product(quantiser: nn.Module, values: Tensor) -> Tensor:
+    """Return `values` as the quantiser rounds them, in the dtype in which autocast multiplies them."""
+    device = values.device.type
+    if not torch.is_autocast_enabled(device) or values.dtype == torch.float64 or not values.is_floating_point():
+        return quantiser(values)  # type: ignore[no-any-return]
+    dtype = torch.get_autocast_dtype(device)
+    in_dtype: Tensor = quantiser(values, dtype) if isinstance(quantiser, QUANTISERS) else quantiser(values).to(dtype)
+    return in_dtype
 
 
 def multiplied(x: Tensor, matrix: Tensor, groups: int = 1) -> Tensor:

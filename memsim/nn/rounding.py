@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from memsim.crossbar import convert, encode
 from memsim.hardware import BinaryPlanes, Weights
+from memsim.nn import compiled_rounding
 
 Method = Literal["lsq", "minmax"]
 
@@ -28,36 +29,62 @@ FOLLOWED_VALUES = 1 << 16  # the number of values of a batch, roughly, of which 
 
 
 class _Rounding(torch.autograd.Function):
-    """The product codes * step with the gradients of LSQ (Esser et al., ICLR 2020, equations 3 and 5).
+    """The multiples of a step nearest to `x`, with the gradients of LSQ (Esser et al., ICLR 2020, equations 3 and 5).
 
-    The gradient with respect to `x` passes where `x` is in range, and where `passes` is true. The gradient with respect
-    to `step`, codes - x / step in range and codes beyond, is multiplied by `gradient_scale`.
+    `x` has one `step` for all its values or, as [rows, 1], one for each of its rows. The code of a value is the value
+    times `per_step` or, where that is None, divided by `step`, rounded and limited to +-`largest`. The gradient with
+    respect to `x` passes where `x` is in range, and where `passes` is true. The gradient with respect to `step`,
+    codes - x / step in range and codes beyond, is multiplied by `gradient_scale`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step: Tensor, codes: Tensor, largest: int, gradient_scale: float, passes: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        step: Tensor,
+        per_step: Tensor | None,
+        largest: int,
+        gradient_scale: float,
+        passes: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
-        ctx.save_for_backward(x, step, codes, passes)
+        ctx.save_for_backward(x, step, per_step, passes)
         ctx.largest, ctx.gradient_scale = largest, gradient_scale
-        return codes * step
+        if compiled_rounding.can_round(x, dtype):
+            return compiled_rounding.rounded(x, step, per_step, largest, dtype)
+        return (_codes(x, step, per_step, largest) * step).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, step, codes, passes = ctx.saved_tensors
-        fraction = x / step
-        inside = fraction.abs() <= ctx.largest
-        of_step = None
-        if ctx.needs_input_grad[1]:
-            of_step = (gradient * (codes - fraction * inside)).sum_to_size(step.shape) * ctx.gradient_scale
-        if passes is not None:
-            inside = inside | passes
-        return gradient * inside, of_step, None, None, None, None
+        x, step, per_step, passes = ctx.saved_tensors
+        needs_step = ctx.needs_input_grad[1]
+        if compiled_rounding.can_round(x, gradient.dtype):
+            of_x, terms = compiled_rounding.gradients(gradient, x, step, per_step, ctx.largest, passes, needs_step)
+        else:
+            gradient, fraction = gradient.to(step.dtype), x / step
+            inside = fraction.abs() <= ctx.largest
+            terms = gradient * (_codes(x, step, per_step, ctx.largest) - fraction * inside) if needs_step else None
+            of_x = gradient * (inside if passes is None else inside | passes)
+        of_step = None if terms is None else terms.sum_to_size(step.shape) * ctx.gradient_scale
+        return of_x, of_step, None, None, None, None, None
 
 
-def _rounded(x: Tensor, step: Tensor, codes: Tensor, largest: int, values: int, passes: Tensor | None = None) -> Tensor:
-    """Return `codes` * `step` with the gradients of `_Rounding`; `values` is the number of values that share a step."""
-    result: Tensor = _Rounding.apply(x, step, codes, largest, (values * largest) ** -0.5, passes)
+def _codes(x: Tensor, step: Tensor, per_step: Tensor | None, largest: int) -> Tensor:
+    return (x / step if per_step is None else x * per_step).round_().clamp_(-largest, largest)
+
+
+def _rounded(
+    x: Tensor,
+    step: Tensor,
+    largest: int,
+    values: int,
+    dtype: torch.dtype | None,
+    per_step: Tensor | None = None,
+    passes: Tensor | None = None,
+) -> Tensor:
+    """Return `x` as `_Rounding` rounds it, in `dtype`, by default that of the steps; `values` share a step."""
+    gradient_scale = (values * largest) ** -0.5
+    result: Tensor = _Rounding.apply(x, step, per_step, largest, gradient_scale, passes, dtype or step.dtype)
     return result
 
 
@@ -124,8 +151,11 @@ class WeightQuantiser(nn.Module):
         (followed,) = torch.nonzero(largest < NEGLIGIBLE / math.sqrt(weight.shape[1]), as_tuple=True)
         return cls(bits, scale, method, followed if method == "lsq" and len(followed) else None)
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Round `weight` [out, in]; in training, first observe or follow it."""
+    def forward(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Round `weight` [out, in] to numbers of `dtype`, by default that of the scale.
+
+        In training, first observe or follow it.
+        """
         if self.method == "minmax" and self.training:
             self._observe(weight.detach())
         passes = None
@@ -135,7 +165,7 @@ class WeightQuantiser(nn.Module):
             passes = torch.zeros_like(self.scale, dtype=torch.bool).index_fill_(0, self.followed, True)[:, None]
         scale = self.positive_scale()
         values = weight.numel() // len(scale)
-        return _rounded(weight, scale[:, None], self.levels(weight), self.largest, values, passes)
+        return _rounded(weight, scale[:, None], self.largest, values, dtype, passes=passes)
 
     def positive_scale(self) -> Tensor:
         """Return `scale`, or LEAST where training has made it smaller."""
@@ -204,8 +234,11 @@ class ActivationQuantiser(nn.Module):
         self.register_buffer("bits", torch.tensor(bits))
         _hold(self, "range", range_, method)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Round `x` [..., features]; in training, first observe or follow it."""
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Round `x` [..., features] to numbers of `dtype`, by default `dtype_of_state(x)`.
+
+        In training, first observe or follow it.
+        """
         x = x.to(dtype_of_state(x))
         if self.method == "minmax" and self.training:
             self.range.copy_(torch.maximum(self.range, x.detach().abs().amax()))
@@ -213,9 +246,8 @@ class ActivationQuantiser(nn.Module):
             self._follow(x.detach(), self.followed_percentile)
         full_scale = self.positive_range()
         largest = convert.dac_max_code(self.dac_bits)
-        with torch.no_grad():
-            codes = convert.dac_codes(x, full_scale, self.dac_bits)
-        return _rounded(x, full_scale / largest, codes, largest, x.shape[-1])
+        per_step = largest / full_scale.detach()  # as `convert.dac_codes`
+        return _rounded(x, full_scale / largest, largest, x.shape[-1], dtype, per_step)
 
     def positive_range(self) -> Tensor:
         """Return `range`, or LEAST where training has made it smaller."""

@@ -6,6 +6,7 @@ spread, every step can have cells as on another chip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,8 +26,9 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
 from memsim.hardware import CalibratedAdc, HardwareSpec
+from memsim.nn import compiled_cells
 
-BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit
+BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit; a power of 2
 CALIBRATION_ROWS = 64  # the rows of a step that calibrate a layer whose signal has become other than 0
 
 
@@ -63,6 +65,7 @@ class HardwareTransfer(nn.Module):
         self.register_buffer("gain_per_ampere", torch.ones(()))
         self.register_buffer("adc_range", torch.ones(shape))
         self._drive: Drive | None = None
+        self._bank: PairBank | None = None
         self._is_silent: bool | None = None
 
     def calibrate(self, levels: Tensor, scale: Tensor, statistics: InputStatistics) -> None:
@@ -95,11 +98,14 @@ class HardwareTransfer(nn.Module):
             significances = encode.slice_significances(bits_of(spec), spec.weights.cell_bits).to(where)
             drive = replace(self._base_drive(), input_range=full_scale)
             tiling = tiling_for(levels.shape, spec, self.groups)
-            difference = self._difference(tiling.spread(levels))
+            cells = self._cells(tiling.spread(levels))
+            rows = min(spec.tile.rows, tiling.in_features)  # nothing is added by the rows that a matrix does not use
 
             def operator(_: int, outputs: slice) -> Operator:
-                adc = (significances, spec.adc, self.adc_range)
-                return Operator.make(drive, difference[..., outputs], None, spec.tile.rows, *adc)
+                part, adc = cells.of_outputs(outputs), spec.adc
+                if adc is None or where.type != "cpu":
+                    return Operator.make(drive, part.difference(), None, rows, significances, adc, self.adc_range)
+                return Operator.of_columns(drive, rows, part.shape, part.columns, significances, adc, self.adc_range)
 
             return packed(tiling, operator)
 
@@ -140,31 +146,29 @@ class HardwareTransfer(nn.Module):
             self._drive = arrays.drive(1.0, float(self.gain_per_ampere))
         return self._drive
 
-    def _difference(self, levels: Tensor) -> Tensor:
-        """Return r_pos - r_neg [slices, in, out] of the cells that hold `levels`."""
-        spec = self.spec
-        digits = encode.to_slices(levels, bits_of(spec), spec.weights.cell_bits).transpose(1, 2).contiguous()
+    def _cells(self, levels: Tensor) -> _Cells:
+        """Return the cells of the step that hold `levels` [out, in]."""
+        spec, where = self.spec, levels.device
+        rows_of_states = _rows_of_states(bits_of(spec), spec.weights.cell_bits, where)
+        size = 0.0 if self.spread is None else self.spread.size
         if spec.cell == "ideal":
-            return digits.float()
-        magnitudes = digits.abs().int()
-        bank = pair_bank(spec, str(levels.device))
-        difference = bank.means[magnitudes]
-        if self.spread is not None and self.spread.size > 0:
-            draws = rng.generator(self.spread.key, self.name, device=levels.device)
-            pairs = bank.deviations.shape[1]
-            chosen = torch.randint(pairs, digits.shape, generator=draws, dtype=torch.int32, device=levels.device).add_(
-                magnitudes, alpha=pairs
-            )
-            deviation = bank.deviations.view(-1).index_select(0, chosen.view(-1)).view_as(difference)
-            difference.add_(deviation, alpha=self.spread.size)
-        return torch.where(digits < 0, -difference, difference)
+            size, largest_digit = 0.0, (1 << spec.weights.cell_bits) - 1
+            states = torch.arange(-largest_digit, largest_digit + 1.0, device=where)[:, None]
+        else:
+            self._bank = self._bank or pair_bank(spec, str(where))
+            states = self._bank.states(size)
+        draws = None
+        if self.spread is not None and size > 0:
+            shape = (len(rows_of_states), levels.shape[1], levels.shape[0])
+            draws = _drawn(math.prod(shape), rng.generator(self.spread.key, self.name, device=where)).view(shape)
+        return _Cells(levels, rows_of_states, draws, states)
 
     def _load_from_state_dict(self, *arguments) -> None:  # type: ignore[no-untyped-def]
         self._drive = self._is_silent = None  # both are computed from the tensors that are replaced
         super()._load_from_state_dict(*arguments)
 
     def _apply(self, fn, recurse: bool = True) -> HardwareTransfer:  # type: ignore[no-untyped-def]
-        self._drive = None  # it is on the device where the tensors were
+        self._drive = self._bank = None  # they are on the device where the tensors were
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -174,6 +178,58 @@ class HardwareTransfer(nn.Module):
 
 
 @dataclass(frozen=True)
+class _Cells:
+    """The pairs of cells that hold `levels` [out, in] in a step of training.
+
+    `rows_of_states` [slices, levels] are the rows of `states` [signed digits, pairs] for each level, from the most
+    negative one; the last bits of `draws` [slices, in, out], int16, are the pairs, and None is the first pair.
+    """
+
+    levels: Tensor
+    rows_of_states: Tensor
+    draws: Tensor | None
+    states: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The numbers of slices, inputs and outputs."""
+        return len(self.rows_of_states), self.levels.shape[1], self.levels.shape[0]
+
+    def of_outputs(self, outputs: slice) -> _Cells:
+        """Return the cells of some outputs."""
+        draws = None if self.draws is None else self.draws[..., outputs]
+        return replace(self, levels=self.levels[outputs], draws=draws)
+
+    def difference(self) -> Tensor:
+        """Return r_pos - r_neg [slices, in, out]."""
+        pairs = self.states.shape[1]
+        places = (self.levels.T + self.rows_of_states.shape[1] // 2).int().flatten()
+        chosen = torch.stack([row.index_select(0, places) for row in pairs * self.rows_of_states]).view(self.shape)
+        if self.draws is not None:
+            chosen += self.draws.int().bitwise_and_(pairs - 1)
+        return self.states.view(-1).index_select(0, chosen.view(-1)).view(self.shape)
+
+    def columns(self, factors: Tensor, result: Tensor) -> None:
+        """Write r_pos - r_neg times `factors` [row_tiles, slices * out] to `result`: see `compiled_cells.columns`."""
+        compiled_cells.columns(self.levels, self.rows_of_states, self.draws, self.states, factors, result)
+
+
+@lru_cache(maxsize=64)
+def _rows_of_states(bits: int, cell_bits: int, where: torch.device) -> Tensor:
+    """Return the row [slices, levels], int32, of each level's digit in a table of the signed digits in their order."""
+    largest = encode.max_level(bits)
+    levels = torch.arange(-largest, largest + 1, device=where)[:, None]
+    return encode.to_slices(levels, bits, cell_bits)[..., 0].int() + ((1 << cell_bits) - 1)
+
+
+def _drawn(count: int, generator: torch.Generator) -> Tensor:
+    """Draw 16 random bits [count], int16: four from each word of 64 bits."""
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    words.random_(-(1 << 63), None, generator=generator)
+    return words.view(torch.int16)[:count]
+
+
+@dataclass(frozen=True, eq=False)
 class PairBank:
     """Programmed pairs of cells, of which the positive one holds a digit and the negative one holds 0.
 
@@ -183,6 +239,18 @@ class PairBank:
 
     means: Tensor
     deviations: Tensor
+
+    @lru_cache(maxsize=2)  # noqa: B019  # the banks are kept, too
+    def states(self, size: float) -> Tensor:
+        """Return r_pos - r_neg [2 * digits - 1, pairs], or of one pair in the mean state where `size` is 0.
+
+        The rows are those of the digits from the largest negative one, whose cells are exchanged, to the largest.
+        `size` is the factor on the deviations.
+        """
+        states = self.means[:, None]
+        if size > 0:
+            states = states.expand_as(self.deviations).add(self.deviations, alpha=size)
+        return torch.cat([-states[1:].flip(0), states])
 
 
 @lru_cache(maxsize=16)

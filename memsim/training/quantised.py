@@ -38,6 +38,7 @@ class QuantisedTraining(Hooks):
     _teacher: nn.Module | None = field(default=None, init=False)
     _recogniser: Recogniser | None = field(default=None, init=False)
     _calibration: tuple[Sequence[Utterance], FeatureSource] | None = field(default=None, init=False)
+    _searched: tuple[nn.Module, list[nn.Module]] | None = field(default=None, init=False)
 
     def prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
         """Quantise the recogniser's model, and keep a copy as the teacher where the recipe has one."""
@@ -75,7 +76,7 @@ class QuantisedTraining(Hooks):
         hardware = self.quantisation.config.hardware
         if hardware is None or not hardware.transfer:
             return
-        transfers = [module for module in model.modules() if isinstance(module, HardwareTransfer)]
+        transfers = [module for module in self._modules_of(model) if isinstance(module, HardwareTransfer)]
         if any(int(transfer.epoch) != moment.epoch for transfer in transfers):
             self.quantisation.calibrate(model, self._statistics_without_hardware(model))
         ramp = 1.0 if hardware.spread_ramp == 0 else min(1.0, moment.fraction / hardware.spread_ramp)
@@ -121,5 +122,11 @@ class QuantisedTraining(Hooks):
 
     def maxima(self, model: nn.Module) -> list[Tensor]:
         """Return the ranges that observe activations; scales that observe weights are alike in all processes."""
-        quantisers = (module for module in model.modules() if isinstance(module, ActivationQuantiser))
+        quantisers = (module for module in self._modules_of(model) if isinstance(module, ActivationQuantiser))
         return [quantiser.range.detach() for quantiser in quantisers if quantiser.is_observed]
+
+    def _modules_of(self, model: nn.Module) -> list[nn.Module]:
+        """Return the modules of `model`, which is searched once: training does not replace any."""
+        if self._searched is None or self._searched[0] is not model:
+            self._searched = model, list(model.modules())
+        return self._searched[1]

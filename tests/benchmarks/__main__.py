@@ -25,6 +25,7 @@ from tests.benchmarks.programming import PROGRAMMING
 from tests.benchmarks.reads import FEW_FRAMES, READS
 from tests.benchmarks.scaling import SCALING
 from tests.benchmarks.timing import Benchmark, Row
+from tests.benchmarks.training import TRAINING
 from tests.benchmarks.wires import WIRES
 
 TABLES = {
@@ -36,6 +37,7 @@ TABLES = {
     "many_layers": MANY_LAYERS,
     "scaling": SCALING,
     **{f"cuda_{name}": table for name, table in cuda.TABLES.items()},
+    "training": TRAINING,
     "peer_reads": READS_OF_PEERS,
     "peer_programming": PROGRAMMING_OF_PEERS,
 }

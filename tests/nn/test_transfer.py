@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.read import split_planes
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.mapping import map_model
 from memsim.nn.rounding import ActivationQuantiser, WeightQuantiser
-from memsim.nn.transfer import HardwareTransfer, Spread, pair_bank, require_trainable
+from memsim.nn.transfer import HardwareTransfer, Spread, _drawn, pair_bank, require_trainable
 from tests.crossbar.by_hand import statistics_of
 
 SPECS = ["physical", "paper", "multilevel", "ideal"]
@@ -96,6 +98,38 @@ def test_the_spread_is_that_of_chips_and_is_drawn_by_its_key() -> None:
     assert of_spread / of_chips == pytest.approx(1, abs=0.05)
     half = torch.stack([product(key, 0.5) - mean for key in range(8)]).std()
     assert half / of_spread == pytest.approx(0.5, abs=0.05)
+
+
+def test_draws_of_pairs_are_uniform_and_independent() -> None:
+    drawn = _drawn(400_003, rng.generator(1)).int().bitwise_and_((1 << 15) - 1)
+    assert len(drawn) == 400_003
+    assert (int(drawn.min()), int(drawn.max())) == (0, (1 << 15) - 1)
+    counts = torch.bincount(drawn >> 9, minlength=64).double()
+    expected = len(drawn) / 64
+    assert float(((counts - expected).square() / expected).sum()) < 113  # chi-squared of 63, once in 10^4
+    centred = drawn.double() - (2**15 - 1) / 2
+    for lag in (1, 2, 3, 4):  # numbers of one word, and of the next
+        correlation = float((centred[lag:] * centred[:-lag]).mean() / centred.square().mean())
+        assert abs(correlation) < 4 / math.sqrt(len(drawn))
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("spread", [None, Spread(1, 0.7)])
+@pytest.mark.parametrize("shape", [(20, 300), (33, 5)])
+def test_compiled_columns_have_the_bits_of_torch_operations(
+    name: str, spread: Spread | None, shape: tuple[int, int]
+) -> None:
+    transfer = HardwareTransfer("layer", spec_of(name), 3)
+    transfer.spread = spread
+    levels = torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(3)).float()
+    cells = transfer._cells(levels).of_outputs(slice(4, 19))
+    slices, inputs, outputs = cells.shape
+    factors = torch.rand(-(-inputs // 128), slices * outputs)
+    found = torch.zeros(len(factors), 128, slices * outputs + 5)
+    cells.columns(factors, found)
+    expected = split_planes(cells.difference(), 128).flatten(2) * factors[:, None]
+    assert expected.any()
+    assert torch.equal(found, torch.nn.functional.pad(expected, (0, 5)))
 
 
 def quantised(spec: HardwareSpec, hardware: bool) -> nn.Sequential:
