@@ -1,7 +1,7 @@
 """Standard normals of cells, two for each two random words.
 
-They end at 5.77, as do those that torch draws. Further out, where one cell in 10^8 would be, the polynomials of a device
-model have no meaning: the resistance of a real cell is positive, that of a polynomial fitted to cells need not be.
+They end at 5.77, as do those that torch draws. Further out, where one cell in 10^8 would be, the polynomials of a
+device model have no meaning: the resistance of a real cell is positive, that of a polynomial need not be.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ WITH_ALL = {
 """All that is drawn for the cells of a chip after their programming."""
 
 
-@pytest.mark.parametrize("config", [SINGLE], ids=["single"])
+@pytest.mark.parametrize("config", SCHEMES.values(), ids=SCHEMES)
 def test_a_chip_does_not_depend_on_chunks(config: Scheme, device: DeviceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = torch.randint(-3, 4, (90, 110), generator=generator())
     tiling = Tiling(64, 64, 90, 110, 3)
