@@ -9,6 +9,7 @@ import torch
 from numba import float32, int32, uint32, uint64
 from torch import Tensor
 
+from memsim.crossbar import elementwise
 from memsim.crossbar.convert import Conversion
 from memsim.portable.compiled import normal_pairs, random_words
 from memsim.portable.constants import split_key
@@ -34,6 +35,19 @@ def look_up(
     return signals, noise_terms if len(tables) > 1 else None, clipped
 
 
+def variances(noise_terms: Tensor, noise_columns: Tensor) -> Tensor:
+    """Multiply noise terms and columns: see `elementwise.variances`.
+
+    In float32 the constant is added after the product of the rows, as `_digitise` does it for `many_frames`.
+    """
+    if noise_columns.dtype != torch.float32:
+        return elementwise.variances(noise_terms, noise_columns)
+    product = torch.bmm(noise_terms[..., :-1], noise_columns[:, :-1])
+    arrays = (product.numpy(), as_array(noise_terms[..., -1]), as_array(noise_columns[:, -1]))
+    in_threads(lambda first, last: _add_constant(*arrays, first, last), product.shape[1])
+    return product
+
+
 def digitise(
     signals: Tensor,
     variances: Tensor | None,
@@ -45,11 +59,12 @@ def digitise(
 ) -> int:
     """Convert column signals and add them up: see `elementwise.digitise`. Does not overwrite its arguments."""
     spread = np.empty((0, 0, 0), np.float32) if variances is None else as_array(variances.float())
-    offsets = np.empty((0, 0), np.float32) if conversion.offsets is None else as_array(conversion.offsets)
+    none = np.empty((0, 0), np.float32)
+    offsets = none if conversion.offsets is None else as_array(conversion.offsets)
     key = (np.uint32(word) for word in split_key(noise_key))
     weights = as_array(significance * conversion.weights)
     adc = (conversion.max_code or 0, offsets, np.float32(conversion.bow))
-    arrays = (as_array(signals), spread, *key, first_frame, weights, *adc, product.detach().numpy())
+    arrays = (as_array(signals), spread, none, none, *key, first_frame, 0, weights, *adc, product.detach().numpy())
     return in_threads(lambda first, last: _digitise(*arrays, first, last), len(product))
 
 
@@ -91,8 +106,32 @@ def _standard_normals(out, words, k0, k1, frame, tile):  # type: ignore[no-untyp
 
 
 @partial(kernel, fastmath={"contract"})
+def _add_constant(variances, constant_terms, constant_columns, first, last):  # type: ignore[no-untyped-def]
+    for tile in range(len(variances)):
+        for n in range(first, last):
+            constant = constant_terms[tile, n]
+            for column in range(variances.shape[2]):
+                variances[tile, n, column] += constant * constant_columns[tile, column]
+    return 0
+
+
+@partial(kernel, fastmath={"contract"})
 def _digitise(  # type: ignore[no-untyped-def]
-    signals, variances, k0, k1, first_frame, weights, max_code, offsets, bow, product, first, last
+    signals,
+    variances,
+    constant_terms,
+    constant_columns,
+    k0,
+    k1,
+    first_frame,
+    first_tile,
+    weights,
+    max_code,
+    offsets,
+    bow,
+    product,
+    first,
+    last,
 ):
     tiles, _, columns = signals.shape
     planes, out_features = weights.shape[1], product.shape[1]
@@ -101,8 +140,9 @@ def _digitise(  # type: ignore[no-untyped-def]
     clipped = 0
     for n in range(first, last):
         for tile in range(tiles):
+            constant = constant_terms[tile, n] if len(constant_terms) else _ZERO
             if len(variances):
-                _standard_normals(normals, words, k0, k1, uint32(first_frame + n), uint32(tile))
+                _standard_normals(normals, words, k0, k1, uint32(first_frame + n), uint32(first_tile + tile))
             for plane in range(planes):
                 weight = weights[tile, plane]
                 beyond = int32(0)
@@ -110,7 +150,10 @@ def _digitise(  # type: ignore[no-untyped-def]
                     column = plane * out_features + out
                     value = signals[tile, n, column]
                     if len(variances):
-                        value += np.sqrt(max(variances[tile, n, column], _ZERO)) * normals[column]
+                        variance = variances[tile, n, column]
+                        if len(constant_terms):
+                            variance += constant * constant_columns[tile, column]
+                        value += np.sqrt(max(variance, _ZERO)) * normals[column]
                     if len(offsets):
                         value += offsets[tile, column]
                     if bow != _ZERO:

@@ -38,6 +38,14 @@ def noise_terms(constant: Tensor, slope: Tensor) -> Tensor:
     return torch.cat([slope, constant.sum(dim=2, keepdim=True)], dim=2)
 
 
+def variances(noise_terms: Tensor, noise_columns: Tensor) -> Tensor:
+    """Return the variances [row_tiles, n, columns] of `noise_terms` [row_tiles, n, rows + 1] at `noise_columns`.
+
+    The columns are those of `read.Operator`, whose precision the product has.
+    """
+    return torch.bmm(noise_terms.to(noise_columns.dtype), noise_columns)
+
+
 def digitise(
     signals: Tensor,
     variances: Tensor | None,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 _NO_NOISE: Array = np.empty((0, 0, 0), np.float32)
+_NONE: Array = np.empty((0, 0), np.float32)
 
 FRAMES_OF_A_BLOCKS_TIME = 40
 """The number of frames that take one thread as long here as a padded block of 32 takes `torch.bmm`."""
@@ -41,7 +42,8 @@ class FewFrames:
         tables: the tables [1 or 3, codes] of each phase.
         weights: the weights [row_tiles, planes] of the conversion in each phase.
         columns: [row_tiles, rows, width].
-        noise_columns: [row_tiles, rows + 1, width]; empty without noise.
+        noise_columns: [row_tiles, rows + 1, width], of which the last row is that of the constant; empty without noise.
+        constant_columns: [row_tiles, width], that row; empty without noise.
         max_code, offsets, bow: those of the `Conversion`; 0 and empty where it has none.
     """
 
@@ -50,6 +52,7 @@ class FewFrames:
     weights: tuple[Array, ...]
     columns: Array
     noise_columns: Array
+    constant_columns: Array
     max_code: int
     offsets: Array
     bow: np.float32
@@ -74,8 +77,9 @@ class FewFrames:
             tuple(as_array(phase.significance * conversion.weights) for phase in drive.phases),
             as_array(operator.columns),
             _NO_NOISE if noise_columns is None else as_array(noise_columns),
+            _NONE if noise_columns is None else as_array(noise_columns[:, -1]),
             conversion.max_code or 0,
-            np.empty((0, 0), np.float32) if conversion.offsets is None else as_array(conversion.offsets),
+            _NONE if conversion.offsets is None else as_array(conversion.offsets),
             np.float32(conversion.bow),
         )
 
@@ -90,33 +94,35 @@ class FewFrames:
             return None
         precision = torch.get_float32_matmul_precision()
         part = rows_of_sum(*self.columns.shape, precision)
-        noise_part = rows_of_sum(*self.noise_columns.shape, precision) if self.is_noisy else part
-        if not part or not noise_part:
+        if not part:
             return None
         inputs, outputs = as_array(x), product.numpy()
         tiles, rows, _ = self.columns.shape
         signals = np.empty((tiles, n, rows), np.float32)
         noise_terms = variances = np.empty((tiles, n, rows + 1), np.float32) if self.is_noisy else _NO_NOISE
+        constant_terms = noise_terms[:, :, -1] if self.is_noisy else _NONE
         low = high = 0
         dac_clipped = adc_clipped = 0
         for tables, weights, key in zip(self.tables, self.weights, noise_keys, strict=True):
             dac_clipped += compiled._look_up(inputs, self.codes_per_input, tables, signals, noise_terms, 0, n)
-            column_signals = multiply(signals, self.columns, part)
+            column_signals = multiply(signals, self.columns, rows, part)
             if self.is_noisy:
-                variances = multiply(noise_terms, self.noise_columns, noise_part)
+                variances = multiply(noise_terms, self.noise_columns, rows, part)
                 low, high = split_key(key)
+            noise = (variances, constant_terms, self.constant_columns, np.uint32(low), np.uint32(high), first_frame, 0)
             adc = (weights, self.max_code, self.offsets, self.bow)
-            adc_clipped += compiled._digitise(
-                column_signals, variances, np.uint32(low), np.uint32(high), first_frame, *adc, outputs, 0, n
-            )
+            adc_clipped += compiled._digitise(column_signals, *noise, *adc, outputs, 0, n)
         return dac_clipped, adc_clipped
 
 
-def multiply(signals: Array, columns: Array, rows_of_sum: int) -> Array:
-    """Multiply [row_tiles, n, rows] @ [row_tiles, rows, width], in sums of `rows_of_sum` rows, as `torch.bmm` does."""
+def multiply(signals: Array, columns: Array, rows: int, rows_of_sum: int) -> Array:
+    """Multiply [row_tiles, n, rows] @ [row_tiles, rows, width], in sums of `rows_of_sum` rows, as `torch.bmm` does.
+
+    Both may have more than `rows` rows, which are left out.
+    """
     tiles, n, _ = signals.shape
     products = np.empty((tiles, n, columns.shape[2]), np.float32)
-    _multiply(signals, columns, rows_of_sum, products)
+    _multiply(signals, columns, rows, rows_of_sum, products)
     return products
 
 
@@ -136,7 +142,9 @@ def rows_of_sum(tiles: int, rows: int, width: int, precision: str) -> int:
         [*(-(-rows // sums) for sums in range(1, 5)), *(rows // sums for sums in range(2, 5)), *_SIZES]
     )
     found = int(_rows_of_sum(frames[0, 0], as_array(columns[0, :, :16]), wanted[0, 0, :16], candidates))
-    if found and all(np.array_equal(multiply(frames[t : t + 1], one[None], found)[0], wanted[t]) for t in range(tiles)):
+    if found and all(
+        np.array_equal(multiply(frames[t : t + 1], one[None], rows, found)[0], wanted[t]) for t in range(tiles)
+    ):
         return found
     return 0
 
@@ -168,8 +176,8 @@ def _rows_of_sum(signals, columns, wanted, candidates):  # type: ignore[no-untyp
 
 
 @_contracting
-def _multiply(signals, columns, rows_of_sum, products):  # type: ignore[no-untyped-def]
-    tiles, rows, width = columns.shape
+def _multiply(signals, columns, rows, rows_of_sum, products):  # type: ignore[no-untyped-def]
+    tiles, _, width = columns.shape
     frames = signals.shape[1]
     sums = np.empty((2, _LANES), np.float32)
     for tile in range(tiles):

@@ -173,21 +173,26 @@ class Operator:
         rows, out_features = ir_drop.tiling.rows, ir_drop.tiling.out_features
         return cls(drive, rows, out_features, columns, noise_columns, conversion, ir_drop)
 
+    @cached_property
+    def prepared(self) -> many_frames.Prepared:
+        """This operator in the form that `many_frames` takes; made by its first read of many frames."""
+        return many_frames.Prepared.make(self)
+
     def read(self, x: Tensor, noise_key: int = 0, clips: ClipCounts | None = None, first_frame: int = 0) -> Tensor:
         """Read inputs [n, in] in chunks of whole blocks, to [n, out] in units of (weight 1 x full-scale input).
 
         `noise_key` (64 bits) is the key of the read noise. The first row of `x` is frame `first_frame`, a multiple of
         BLOCK_FRAMES, of the read with that key.
         """
-        product = x.new_zeros(len(x), self.out_features)
         keys = [noise_key, *(rng.derive_seed(noise_key, index) for index in range(1, len(self.drive.phases)))]
+        product = x.new_empty(len(x), self.out_features)
         clipped: tuple[Tensor | int, Tensor | int] | None = None
         if len(x) < BLOCK_FRAMES and self._few_frames is not None:
-            clipped = self._few_frames.read(x, keys, first_frame, product)
-        elif many_frames.can_read(self, -(-len(x) // BLOCK_FRAMES)):
+            clipped = self._few_frames.read(x, keys, first_frame, product.zero_())
+        if clipped is None and many_frames.can_read(self, -(-len(x) // BLOCK_FRAMES)):
             clipped = many_frames.read(self, _whole_blocks(x), keys, first_frame, BLOCK_FRAMES, product)
         if clipped is None:
-            clipped = self._read_in_chunks(x, keys, first_frame, product)
+            clipped = self._read_in_chunks(x, keys, first_frame, product.zero_())
         if clips is not None:
             dac_clipped, adc_clipped = clipped
             phases = len(self.drive.phases)
@@ -253,7 +258,7 @@ class Operator:
         variances = None
         if self.noise_columns is not None:
             assert noise_terms is not None  # the drive has the noise of the columns
-            variances = torch.bmm(noise_terms.to(self.noise_columns.dtype), self.noise_columns)
+            variances = steps(signals).variances(noise_terms, self.noise_columns)
         return torch.bmm(signals, self.columns), variances
 
 

@@ -261,15 +261,15 @@ def test_without_read_noise_there_is_none() -> None:
 # Chunks
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (35, 5), (66, 128), (73, 16), (200, 33), (384, 128)])
+@pytest.mark.parametrize("shape", [(3, 5), (35, 5), (66, 128), (73, 16), (200, 33), (384, 128), (40, 500)])
 @pytest.mark.parametrize("adc", [None, CALIBRATED], ids=["none", "calibrated"])
 @pytest.mark.parametrize("noise", [None, {}], ids=["noiseless", "noisy"])
 def test_chunks_and_threads_change_nothing(
     noise: dict[str, Any] | None, adc: dict[str, Any] | None, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit: 201 frames make a last chunk of 9, and 35 columns dealt out to threads odd parts, which on their own
-    round differently."""
-    matrix = small_matrix(spec_of(3, 128, adc=adc, read_noise=noise), *shape)
+    round differently. So does a product of more than 256 rows with one more row, that of the constant variance."""
+    matrix = small_matrix(spec_of(3, 256 if shape[1] > 128 else 128, adc=adc, read_noise=noise), *shape)
     x = inputs(201, shape[1])
     matrix.reads.begin("batch")
     whole = matrix(x)
@@ -285,6 +285,30 @@ def test_chunks_and_threads_change_nothing(
         torch.set_num_threads(1)
         monkeypatch.undo()
         assert torch.equal(again, whole)
+
+
+def test_memory_that_threads_keep_is_bounded_and_leaves_no_trace() -> None:
+    matrices = [small_matrix(spec_of(3, 16), outputs, 40) for outputs in (20, 70, 90)]
+    batches = [inputs(frames, 40) for frames in (64, 128, 300)]
+
+    def reads() -> list[Tensor]:
+        for matrix in matrices:
+            matrix.reads.begin("0")
+        return [matrix(x) for matrix in matrices for x in batches]
+
+    torch.set_num_threads(2)
+    many_frames._spare_memories.cache_clear()
+    first, again = reads(), reads()
+    torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert 0 < many_frames._spare_memories.cache_info().currsize <= 2
+
+    x, operator = inputs(64, 40), matrices[0]._operator
+    assert isinstance(operator, read.Operator)
+    products = [torch.full((60, 20), value) for value in (0.0, torch.nan)]
+    for product in products:
+        many_frames.read(operator, x, [5], 0, read.BLOCK_FRAMES, product)
+    assert torch.equal(*products)
 
 
 @pytest.mark.parametrize("adc", [None, FIXED, CALIBRATED], ids=["none", "fixed", "calibrated"])
