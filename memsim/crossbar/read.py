@@ -187,10 +187,11 @@ class Operator:
         keys = [noise_key, *(rng.derive_seed(noise_key, index) for index in range(1, len(self.drive.phases)))]
         product = x.new_empty(len(x), self.out_features)
         clipped: tuple[Tensor | int, Tensor | int] | None = None
-        if len(x) < BLOCK_FRAMES and self._few_frames is not None:
-            clipped = self._few_frames.read(x, keys, first_frame, product.zero_())
-        if clipped is None and many_frames.can_read(self, -(-len(x) // BLOCK_FRAMES)):
-            clipped = many_frames.read(self, _whole_blocks(x), keys, first_frame, BLOCK_FRAMES, product)
+        if _fused(x) is None:
+            if len(x) < BLOCK_FRAMES and self._few_frames is not None:
+                clipped = self._few_frames.read(x, keys, first_frame, product.zero_())
+            if clipped is None and many_frames.can_read(self, -(-len(x) // BLOCK_FRAMES)):
+                clipped = many_frames.read(self, _whole_blocks(x), keys, first_frame, BLOCK_FRAMES, product)
         if clipped is None:
             clipped = self._read_in_chunks(x, keys, first_frame, product.zero_())
         if clips is not None:

@@ -161,7 +161,7 @@ def test_a_transducer_is_trained_for_few_bits(learnt: dict[str, Path], corpus: C
     recogniser = replace(given, model=given.model.train())
     out = tmp_path / "few.safetensors"
     watching = run(job(corpus, out, config, recogniser=recogniser, hooks=hooks))
-    assert watching.epochs[-1].train_loss < watching.epochs[0].train_loss
+    assert watching.epochs[-1].train_loss < 0.02  # it starts from a network that has learnt the texts
     assert watching.epochs[0].extra_loss > 0
     trained = load_recogniser(load_checkpoint(out))
     names = {name for name, _ in quantised_layers(trained.model)}
