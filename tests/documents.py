@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "configs").glob("*/README.md")))
+CONFIG_GUIDES = sorted((REPOSITORY / "configs").glob("*/README.md"))
+DOCUMENTS = (REPOSITORY / "README.md", REPOSITORY / "tests" / "benchmarks" / "README.md", *CONFIG_GUIDES)
 _COMMAND = re.compile(r" {4}((?:memsim|python|torchrun|sbatch|make|pip|head) .*|\(.*\) \| .*)")
 
 

@@ -17,8 +17,9 @@ from memsim.nn.plan import Selection, plan_modules
 from memsim.storage.checkpoint import FORMAT
 from memsim.training.recipe import load_train_config
 from tests.asr.networks import tiny
+from tests.benchmarks.__main__ import TABLES
 from tests.cli.speech import tedlium_of_demo
-from tests.documents import DOCUMENTS, REPOSITORY, commands, mentioned, name_of, prose
+from tests.documents import CONFIG_GUIDES, DOCUMENTS, REPOSITORY, commands, mentioned, name_of, prose
 from tests.tools.example_measurements import feature_table, write
 from tests.tools.hardware_reference import BEGIN, END, comments, reference
 
@@ -32,9 +33,15 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def test_there_is_a_guide_for_each_kind_of_config():
-    assert {document.parent for document in DOCUMENTS[1:]} == {
+    assert {document.parent for document in CONFIG_GUIDES} == {
         p for p in (REPOSITORY / "configs").iterdir() if p.is_dir()
     }
+
+
+def test_the_guide_of_speed_names_every_table():
+    guide = prose(REPOSITORY / "tests" / "benchmarks" / "README.md")
+    assert all(f"`{name}`" in guide for name in TABLES if not name.startswith("cuda_"))
+    assert "`cuda_*`" in guide
 
 
 @each_document
@@ -87,6 +94,7 @@ def test_the_commands_name_real_options(document):
 def test_commands_are_found():
     found = {name_of(document): len(commands(document)) for document in DOCUMENTS}
     assert found.pop("README.md") >= 20
+    assert found.pop("tests/benchmarks/README.md") == 0  # it quotes them in sentences
     assert all(count >= 2 for count in found.values()), found
 
 
