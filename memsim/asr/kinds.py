@@ -40,6 +40,11 @@ class Kind(Protocol):
 
     loss_name: str
 
+    def encode(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's result for features [batch, frames, ...] of `lengths` [batch]: `encoded` and `frames`."""
+        encoded, frames = model(features, lengths)
+        return encoded, frames
+
     def outputs(self, model: nn.Module, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Outputs:
         """Return the distributions that the losses of `targets` need, from the network's result for a batch."""
 
@@ -140,5 +145,5 @@ class TrainingPass(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Outputs:
         """Return the distributions of a batch, from its features [batch, frames, mel_bins] and lengths [batch]."""
-        encoded, frames = self.model(features, lengths)
+        encoded, frames = self.kind.encode(self.model, features, lengths)
         return self.kind.outputs(self.model, encoded, frames, targets)

@@ -34,8 +34,7 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
         if isinstance(mapping, ChipMapping):
             mapping.begin_batch(batch.key)
         with torch.inference_mode():
-            encoded, frames = recogniser.model(batch.features.to(device), batch.lengths.to(device))
-        return encoded, frames
+            return recogniser.kind.encode(recogniser.model, batch.features.to(device), batch.lengths.to(device))
 
     for batch in batches:
         encoded, frames = run(batch)
@@ -76,7 +75,7 @@ def calibration_data(
         name = f"calibration, pass {next(passes)}"
         for done, utterance in enumerate(chosen, start=1):
             features, lengths = pad([source(utterance)])
-            encoded, frames = model(features.to(device), lengths.to(device))
+            encoded, frames = recogniser.kind.encode(model, features.to(device), lengths.to(device))
             recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
             progress(name, done / len(chosen))
 

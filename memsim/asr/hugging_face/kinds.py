@@ -1,0 +1,184 @@
+"""The two kinds of Hugging Face recognisers: CTC, and encoder-decoders that generate text.
+
+Results are `encoded` [batch, frames', ...] and `frames` [batch], as of memsim's own recognisers: log-probabilities with
+the blank first for CTC, the encoder's hidden states for encoder-decoders, whose decoder then runs token by token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from memsim.asr.hugging_face.features import padded_to
+from memsim.asr.hugging_face.files import quiet
+from memsim.asr.hugging_face.tokens import HuggingFaceTokens
+from memsim.asr.kinds import CTC, Kind, Outputs
+from memsim.asr.models.frontend import frame_mask
+from memsim.asr.tokens import Tokens
+
+TOKENS_PER_SECOND = 6.5
+"""The fastest speech that is written down, in tokens a second of audio; fast English speech takes about 5."""
+SECONDS_PER_FRAME = {"whisper": 0.02, "speech_to_text": 0.04, "moonshine": 0.024}
+"""The time between two of an encoder's frames, by model type."""
+DEFAULT_SECONDS_PER_FRAME = 0.04
+LEAST_TOKENS = 12
+"""The number of tokens that any utterance may have beside those of its length."""
+
+
+class HuggingFaceCTC(CTC):
+    """A CTC network of transformers: Wav2Vec2, HuBERT, WavLM, Wav2Vec2-BERT, Parakeet and others."""
+
+    def encode(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities [batch, frames, tokens], the blank first, and the frames [batch].
+
+        Networks that normalise the first layer over time (wav2vec 2.0 base) have no mask in transformers, where their
+        results depend on the padding; here they hear each utterance by itself.
+        """
+        network = cast(Any, model)
+        if getattr(network.config, "feat_extract_norm", "layer") == "group" and len(features) > 1:
+            alone = [
+                self.encode(model, x[None, :n], n[None]) for x, n in zip(features, lengths, strict=True)
+            ]
+            padded = pad_sequence([log_probs[0] for log_probs, _ in alone], batch_first=True)
+            return padded, torch.cat([frames for _, frames in alone])
+        mask = frame_mask(lengths, features.shape[1]).long()
+        given = {network.main_input_name: features}
+        if getattr(network.config, "feat_extract_norm", "layer") != "group":
+            given["attention_mask"] = mask
+        log_probs = network(**given).logits.float().log_softmax(dim=-1)
+        blank = network.config.pad_token_id
+        order = torch.arange(log_probs.shape[-1], device=log_probs.device)
+        order[0], order[blank] = blank, 0
+        return log_probs[..., order], _output_lengths(network, lengths).clamp(max=log_probs.shape[1])
+
+
+def _output_lengths(network: Any, lengths: Tensor) -> Tensor:
+    """Return the numbers of frames [batch] that a CTC network gives for inputs of `lengths` [batch]."""
+    for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
+        for holder in (network, getattr(network, "encoder", None), getattr(network, network.base_model_prefix, None)):
+            if (count := getattr(holder, name, None)) is not None:
+                found: Tensor = count(lengths)
+                return found
+    return lengths
+
+
+class HuggingFaceSeq2Seq(Kind):
+    """An encoder-decoder of transformers that generates text: Whisper, Moonshine, Speech2Text and others."""
+
+    loss_name = "cross-entropy"
+
+    def encode(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the encoder's hidden states [batch, frames, width] and the frames [batch] of each utterance.
+
+        Whisper hears 30 s, of which an utterance's frames are the first.
+        """
+        network = cast(Any, model)
+        encoder = network.get_encoder()
+        if (whole := _fixed_frames(network)) is not None:
+            features = padded_to(features, lengths, whole)
+            hidden = encoder(features.transpose(1, 2)).last_hidden_state
+            return hidden, -(-lengths.clamp(max=whole) * hidden.shape[1] // whole)
+        mask = frame_mask(lengths, features.shape[1]).long()
+        hidden = encoder(features, attention_mask=mask).last_hidden_state
+        frames = _output_lengths(network, lengths)
+        if frames is lengths:  # one convolution stack after the other, as in the mask that the encoder makes
+            frames = -(-lengths * hidden.shape[1] // features.shape[1])
+        return hidden, frames.clamp(max=hidden.shape[1])
+
+    def outputs(self, model: nn.Module, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Outputs:
+        """Return the log-probabilities [batch, tokens, vocabulary] of each target token, given those before it."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        network = cast(Any, model)
+        start = network.generation_config.decoder_start_token_id
+        labels = [target[1:] if len(target) and int(target[0]) == start else target for target in targets]
+        padded = pad_sequence(list(labels), batch_first=True, padding_value=0).to(encoded.device)
+        begun = torch.cat([padded.new_full((len(padded), 1), start), padded[:, :-1]], dim=1)
+        counts = torch.tensor([len(label) for label in labels], device=encoded.device)
+        result = network(
+            encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=begun, use_cache=False, **_mask(network, encoded, frames)
+        )
+        valid = frame_mask(counts, padded.shape[1])
+        return Outputs(result.logits.float().log_softmax(dim=-1), valid, frames)
+
+    def losses(self, outputs: Outputs, targets: Sequence[Tensor]) -> Tensor:
+        """Return the mean cross-entropy of each utterance's target tokens [batch], by teacher forcing."""
+        log_probs, valid, _ = outputs
+        width = log_probs.shape[1]
+        labels = pad_sequence([target[len(target) - int(n) :] for target, n in zip(targets, valid.sum(1), strict=True)], batch_first=True)
+        chosen = log_probs.gather(2, labels.to(log_probs.device)[:, :width, None]).squeeze(2)
+        return -(chosen * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
+
+    def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
+        """Return 0: a decoder may write any text for any audio."""
+        return 0
+
+    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
+        """Return the texts that the network generates greedily."""
+        return generated(model, encoded, frames, tokens)
+
+
+def generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens, beams: int = 1) -> list[str]:
+    """Return the texts that a network generates for its encoder's result, with a beam of `beams` hypotheses.
+
+    Decoding begins with the tokens that the tokenizer puts before any text (for Whisper language, task and no
+    timestamps). The number of tokens is limited by the length of the audio, so that a broken network does not write for
+    minutes.
+    """
+    from transformers import GenerationMixin
+    from transformers.modeling_outputs import BaseModelOutput
+
+    network = cast(Any, model)
+    assert isinstance(tokens, HuggingFaceTokens)
+    prompt = torch.tensor([prompt_of(network, tokens)], device=encoded.device).expand(len(encoded), -1)
+    seconds = float(frames.max()) * SECONDS_PER_FRAME.get(network.config.model_type, DEFAULT_SECONDS_PER_FRAME)
+    longest = math.ceil(seconds * TOKENS_PER_SECOND) + LEAST_TOKENS
+    if (room := _most_positions(network)) is not None:
+        longest = min(longest, room - prompt.shape[1])
+    with quiet():
+        # the generic loop: Whisper's own one cuts recordings of more than 30 s into segments, which utterances are not
+        ids = GenerationMixin.generate(
+            network,
+            decoder_input_ids=prompt,
+            encoder_outputs=BaseModelOutput(encoded),
+            max_new_tokens=longest,
+            num_beams=beams,
+            do_sample=False,
+            **_mask(network, encoded, frames),
+        )
+    return [" ".join(tokens.decode(row.tolist()).split()) for row in ids[:, prompt.shape[1] :]]
+
+
+def prompt_of(network: Any, tokens: HuggingFaceTokens) -> list[int]:
+    """Return the tokens that decoding begins with: the start, and what the tokenizer puts before any text."""
+    start = network.generation_config.decoder_start_token_id
+    before = list(getattr(tokens.tokenizer, "prefix_tokens", ()))
+    return before if before[:1] == [start] else [start, *before]
+
+
+def _most_positions(network: Any) -> int | None:
+    """Return the largest number of tokens that the decoder has positions for; None where any number will do."""
+    for key in ("max_target_positions", "max_position_embeddings"):
+        if (most := getattr(network.config, key, None)) is not None:
+            return int(most)
+    return None
+
+
+def _fixed_frames(network: Any) -> int | None:
+    """Return the number of input frames that an encoder always hears, as Whisper's does; None for any other."""
+    encoder = network.get_encoder()
+    if network.config.model_type != "whisper":
+        return None
+    return int(network.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0])
+
+
+def _mask(network: Any, encoded: Tensor, frames: Tensor) -> dict[str, Tensor]:
+    """Return the mask of the encoder's frames for the decoder; none where it hears the padding, too."""
+    if _fixed_frames(network) is not None:
+        return {}
+    return {"attention_mask": frame_mask(frames, encoded.shape[1]).long()}
