@@ -144,6 +144,8 @@ def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:
 
 def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
     """Return the config of the architecture that `checkpoint` names. Raises InputError when it has none."""
+    if checkpoint.cannot_run is not None:
+        raise InputError(checkpoint.cannot_run)
     if "architecture" not in checkpoint.metadata:
         raise InputError(
             f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; a checkpoint written "

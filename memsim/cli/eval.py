@@ -43,7 +43,7 @@ def command(
             "--split", metavar="SPLIT", help="Split of the corpus, such as train, dev (default) or test."
         ),
     ] = None,
-    text_style: options.TextStyle = "kaldi",
+    text_style: options.TextStyle = None,
     limit: Annotated[
         int | None, options.data_option("--limit", metavar="N", help="Use only the first N utterances.")
     ] = None,

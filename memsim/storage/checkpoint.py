@@ -58,6 +58,8 @@ class Checkpoint:
     """The prefixes that wrappers of the network, such as DistributedDataParallel, have put before the names."""
     stored: Mapping[str, str] = field(default_factory=dict)
     """The name in the file of each tensor, where there are such prefixes."""
+    cannot_run: str | None = None
+    """The reason why the recogniser that it seems to be cannot be run; None where there is none."""
 
     @property
     def kind(self) -> str:

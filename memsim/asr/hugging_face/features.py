@@ -9,6 +9,7 @@ from torch import Tensor
 
 from memsim.asr.hugging_face.files import PREPROCESSOR, as_folder, require_transformers
 from memsim.config.schema import Section
+from memsim.errors import InputError
 
 
 class HuggingFaceFeatures(Section):
@@ -42,6 +43,24 @@ class HuggingFaceExtractor:
         if is_bins_first(self._extract):
             features = features.T
         return _without_padding(features)
+
+
+def features_of(preprocessor: str) -> HuggingFaceFeatures:
+    """Return the settings of the features that the text of a `preprocessor_config.json` describes.
+
+    Raises InputError where transformers has no such feature extractor.
+    """
+    try:
+        extract = load_extractor({PREPROCESSOR[0]: preprocessor})
+        rate, inputs = int(extract.sampling_rate), extract.model_input_names[0]
+    except InputError:
+        raise
+    except Exception as error:  # transformers may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{PREPROCESSOR[0]}: no feature extractor can be made of it ({reason:.100})") from None
+    return HuggingFaceFeatures(
+        kind="hugging_face", sample_rate_hz=rate, preprocessor=preprocessor, by_frames=inputs != "input_values"
+    )
 
 
 def is_bins_first(extract: Any) -> bool:

@@ -41,9 +41,7 @@ class HuggingFaceCTC(CTC):
         """
         network = cast(Any, model)
         if getattr(network.config, "feat_extract_norm", "layer") == "group" and len(features) > 1:
-            alone = [
-                self.encode(model, x[None, :n], n[None]) for x, n in zip(features, lengths, strict=True)
-            ]
+            alone = [self.encode(model, x[None, :n], n[None]) for x, n in zip(features, lengths, strict=True)]
             padded = pad_sequence([log_probs[0] for log_probs, _ in alone], batch_first=True)
             return padded, torch.cat([frames for _, frames in alone])
         mask = frame_mask(lengths, features.shape[1]).long()
@@ -101,7 +99,10 @@ class HuggingFaceSeq2Seq(Kind):
         begun = torch.cat([padded.new_full((len(padded), 1), start), padded[:, :-1]], dim=1)
         counts = torch.tensor([len(label) for label in labels], device=encoded.device)
         result = network(
-            encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=begun, use_cache=False, **_mask(network, encoded, frames)
+            encoder_outputs=BaseModelOutput(encoded),
+            decoder_input_ids=begun,
+            use_cache=False,
+            **_mask(network, encoded, frames),
         )
         valid = frame_mask(counts, padded.shape[1])
         return Outputs(result.logits.float().log_softmax(dim=-1), valid, frames)
@@ -110,7 +111,9 @@ class HuggingFaceSeq2Seq(Kind):
         """Return the mean cross-entropy of each utterance's target tokens [batch], by teacher forcing."""
         log_probs, valid, _ = outputs
         width = log_probs.shape[1]
-        labels = pad_sequence([target[len(target) - int(n) :] for target, n in zip(targets, valid.sum(1), strict=True)], batch_first=True)
+        labels = pad_sequence(
+            [target[len(target) - int(n) :] for target, n in zip(targets, valid.sum(1), strict=True)], batch_first=True
+        )
         chosen = log_probs.gather(2, labels.to(log_probs.device)[:, :width, None]).squeeze(2)
         return -(chosen * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
 

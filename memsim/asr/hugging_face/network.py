@@ -46,17 +46,18 @@ def made_config(config: Mapping[str, Any]) -> Any:
     try:
         kind = transformers.CONFIG_MAPPING[config["model_type"]]
     except KeyError:
-        raise ValueError(f"transformers {transformers.__version__} knows no model type {config['model_type']}") from None
+        raise ValueError(
+            f"transformers {transformers.__version__} knows no model type {config['model_type']}"
+        ) from None
     made = kind.from_dict(dict(config))
     made.dtype = torch.float32
     return made
 
 
 def hugging_face_network(config: HuggingFaceConfig) -> nn.Module:
-    """Build the network with memory that is reserved, and values that are not set, but for those that it computes.
+    """Build the network without the values of parameters, which are on the meta device; its buffers have values.
 
-    The arithmetic is that of eager attention, which memsim's layers replace product by product. Raises InputError where
-    transformers cannot build it.
+    Raises InputError where transformers cannot build it.
     """
     from transformers.initialization import no_init_weights
 
@@ -77,5 +78,17 @@ def hugging_face_network(config: HuggingFaceConfig) -> nn.Module:
     except Exception as error:  # transformers may raise anything for a config
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{config.network} cannot be built ({reason:.150})") from None
+    _forget_values(network)
     built: nn.Module = network.train(False)
     return built
+
+
+def _forget_values(network: nn.Module) -> None:
+    """Move the parameters of `network` to the meta device; those that layers share stay shared."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter not in made:
+                made[parameter] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+            if parameter is not None:
+                module._parameters[name] = made[parameter]

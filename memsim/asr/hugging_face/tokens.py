@@ -35,6 +35,11 @@ class HuggingFaceTokens(Tokens):
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 raise InputError(f"tokenizer: cannot be made from {', '.join(self.files)} ({reason:.100})") from None
 
+    @property
+    def writes_case(self) -> bool:
+        """Whether the tokens tell upper from lower case."""
+        return True
+
     def __getstate__(self) -> dict[str, Any]:
         return {"files": self.files}
 
@@ -86,11 +91,16 @@ class HuggingFaceCTCTokens(HuggingFaceTokens):
             raise InputError("tokenizer: has no pad token, which is the blank of CTC networks")
         return int(pad)
 
-    @cached_property
+    @property
     def writes_case(self) -> bool:
-        """Whether the tokens tell upper from lower case; where all are upper, texts are taken as lower case."""
-        texts = "".join(token for token in self.tokenizer.get_vocab() if not token.startswith("<"))
-        return texts != texts.upper()
+        """Whether the tokens tell upper from lower case; where all are of one case, texts are lower case."""
+        return self._case is None
+
+    @cached_property
+    def _case(self) -> str | None:
+        """The one case of all tokens, `upper` or `lower`; None where they have both."""
+        texts = "".join(token for token in self.tokenizer.get_vocab() if not token.startswith(("<", "[")))
+        return "upper" if texts == texts.upper() else "lower" if texts == texts.lower() else None
 
     @property
     def separator_id(self) -> int | None:
@@ -123,7 +133,7 @@ class HuggingFaceCTCTokens(HuggingFaceTokens):
         return [character for character in word if unknown in self._ids_of(character)]
 
     def _ids_of(self, text: str) -> list[int]:
-        cased = text if self.writes_case else text.upper()
+        cased = text.upper() if self._case == "upper" else text
         ids: list[int] = self.tokenizer(cased, add_special_tokens=False).input_ids
         return ids
 

@@ -1,0 +1,121 @@
+"""Recognition of a Hugging Face folder as a speech recogniser, and the metadata with which a checkpoint can be run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from memsim.asr.hugging_face.files import (
+    CONFIG,
+    GENERATION,
+    PREPROCESSOR,
+    REMEDY,
+    TOKENIZER,
+    read_files,
+)
+from memsim.config.json_input import parse_json_object
+from memsim.errors import InputError
+from memsim.storage.checkpoint import FORMAT, Checkpoint
+from memsim.storage.files import is_file
+
+CTC, SEQ2SEQ = "hugging_face_ctc", "hugging_face_seq2seq"
+"""The architectures of the two kinds of recognisers."""
+
+
+def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
+    """Return `checkpoint` as that of a recogniser where the files beside it describe one; else as it is.
+
+    Its `cannot_run` then says in one line what a recogniser lacks. Raises InputError for weights that were quantised
+    for other hardware, and for networks that need code of the folder's own.
+    """
+    folder = checkpoint.path.parent
+    if checkpoint.kind != "foreign" or not is_file(folder / CONFIG):
+        return checkpoint
+    try:
+        text = read_files(folder, (CONFIG,))[CONFIG]
+        config = parse_json_object(text, CONFIG)
+    except InputError:
+        return checkpoint  # any file may have that name
+    if not isinstance(config.get("model_type"), str):
+        return checkpoint
+    if isinstance(config.get("quantization_config"), dict):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise InputError(
+            f"{folder / CONFIG}: its weights were quantised ({method!s:.40}); take the checkpoint in 16 or 32 bits that "
+            "it was made from"
+        )
+    name, architecture = _recogniser_of(config)
+    if architecture is None:
+        return checkpoint
+    if "auto_map" in config:
+        raise InputError(f"{folder / CONFIG}: needs code that comes with the folder (auto_map), which is never run")
+    try:
+        metadata = _metadata(folder, name, architecture, text, config)
+    except InputError as error:
+        return replace(checkpoint, cannot_run=str(error))
+    return replace(checkpoint, metadata={**checkpoint.metadata, "format": FORMAT, "kind": "model", **metadata})
+
+
+def _recogniser_of(config: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the network class that a config names and its kind of recogniser, None where it is of neither kind."""
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    if name.endswith("ForCTC"):
+        return name, CTC
+    # the endings of encoder-decoders are those of text models, too: the families that hear are known by name
+    if config["model_type"] in ("whisper", "moonshine", "speech_to_text") and name.endswith("ForConditionalGeneration"):
+        return name, SEQ2SEQ
+    return name, None
+
+
+def _metadata(folder: Path, name: str, architecture: str, text: str, config: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata of the recogniser in `folder`. Raises InputError where a file that it needs is missing."""
+    from importlib.util import find_spec
+
+    if find_spec("transformers") is None:
+        raise InputError(f"{folder}: to run {name}, transformers is needed; {REMEDY}")
+    tokenizer = read_files(folder, TOKENIZER)
+    if not {"tokenizer.json", "vocab.json"} & tokenizer.keys():
+        raise InputError(f"{folder}: has no tokenizer (tokenizer.json or vocab.json), so its outputs cannot be read")
+    found = read_files(folder, PREPROCESSOR)
+    if not found:
+        raise InputError(f"{folder}: has no {PREPROCESSOR[0]}, which says what its network hears")
+    generation = read_files(folder, (GENERATION,)).get(GENERATION)
+
+    from memsim.asr.hugging_face.features import features_of
+    from memsim.asr.hugging_face.network import HuggingFaceConfig
+    from memsim.asr.hugging_face.tokens import HuggingFaceCTCTokens, HuggingFaceTokens
+
+    tokens = (HuggingFaceCTCTokens if architecture == CTC else HuggingFaceTokens)(tokenizer)
+    described = HuggingFaceConfig(
+        features=features_of(next(iter(found.values()))),
+        tokens=len(tokens),
+        network=name,
+        config=text,
+        generation=generation,
+    )
+    return {
+        "architecture": architecture,
+        "architecture_config": described.model_dump_json(),
+        "tokens": tokens.to_json(),
+        "text_style": "whisper" if tokens.writes_case else "kaldi",
+    }
+
+
+def weights_in(folder: Path) -> Path:
+    """Return the weights in a folder: `model.safetensors`, or the index of several files.
+
+    Raises InputError that says what to do where there are none, or only pickles.
+    """
+    for name in ("model.safetensors.index.json", "model.safetensors"):
+        if is_file(folder / name):
+            return folder / name
+    pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickles:
+        raise InputError(
+            f"{folder}: its weights are a pickle ({pickles[0]}); pickles can run code and are refused, convert it: "
+            f"AutoModel.from_pretrained({json.dumps(str(folder))}).save_pretrained(...) of transformers writes safetensors"
+        )
+    raise InputError(f"{folder}: a folder without model.safetensors; name a .safetensors file")
