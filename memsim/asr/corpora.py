@@ -218,8 +218,8 @@ def load_corpus(
 
     Args:
         data: a name in `NAMES`, with `:SPLIT` or without, or the path of a manifest (.tsv or .jsonl).
-        split: for a name without one, `train`, `dev` or `test`, or a folder's own name. Of librispeech they mean `train-clean-100`,
-            `dev-clean` and `test-clean`. The demo and manifests are one split, `all`.
+        split: for a name without one, `train`, `dev` or `test`, or a folder's own name. Of librispeech they mean
+            `train-clean-100`, `dev-clean` and `test-clean`. The demo and manifests are one split, `all`.
         root: the folder of the corpus, or the one that holds it; without it, `$MEMSIM_DATA/<data>`. For a manifest,
             the folder that its relative audio paths start from, in place of the manifest's own.
         text_style: the convention of the transcripts, a key of `memsim.asr.text.TEXT_STYLES`.

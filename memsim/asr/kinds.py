@@ -41,7 +41,7 @@ class Kind(Protocol):
     loss_name: str
 
     def encode(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the network's result for features [batch, frames, ...] of `lengths` [batch]: `encoded` and `frames`."""
+        """Return `encoded` and `frames` of a batch of features [batch, frames, ...] and their lengths [batch]."""
         encoded, frames = model(features, lengths)
         return encoded, frames
 

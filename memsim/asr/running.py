@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from memsim.asr.corpora import Corpus, load_corpus, root_of
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
@@ -80,6 +82,14 @@ def calibration_data(
             progress(name, done / len(chosen))
 
     return CalibrationData(recogniser.model, run)
+
+
+def corpus_for_calibration(recogniser: Recogniser, data: str, root: Path | None) -> Corpus:
+    """Load the corpus `data` for calibration, of which the split dev is taken where it names none.
+
+    Raises InputError where it cannot be read.
+    """
+    return load_corpus(data, root=root_of(data, root), text_style=recogniser.text_style)
 
 
 def input_statistics(

@@ -59,8 +59,8 @@ TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _sp
 - `kaldi`: a word that begins with an apostrophe is joined to the one before: `it 's` -> `it's`
   (Kaldi, egs/tedlium/s5_r2, local/join_suffix.py).
 - `rwth`: words stay as the corpus splits them: `it 's`.
-- `whisper`: case, punctuation, fillers, spelling variants and ways of writing numbers are taken away, for recognisers that
-  write text as people do (Radford et al., arXiv 2212.04356, appendix C). Hypotheses are brought into it, too.
+- `whisper`: case, punctuation, fillers, spelling variants and ways of writing numbers are taken away, for recognisers
+  that write text as people do (Radford et al., arXiv 2212.04356, appendix C). Hypotheses are brought into it, too.
 """
 
 STYLES_OF_HYPOTHESES = ("whisper",)

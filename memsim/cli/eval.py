@@ -44,6 +44,7 @@ def command(
         ),
     ] = None,
     text_style: options.TextStyle = None,
+    calibrate: options.Calibrate = None,
     limit: Annotated[
         int | None, options.data_option("--limit", metavar="N", help="Use only the first N utterances.")
     ] = None,
@@ -87,7 +88,10 @@ def command(
     ] = False,
     loss: Annotated[
         bool,
-        typer.Option("--loss", help="Also show the mean CTC or RNN-T loss per token, a finer measure than the WER."),
+        typer.Option(
+            "--loss",
+            help="Also show the mean loss per token (CTC, RNN-T, cross-entropy), a finer measure than the WER.",
+        ),
     ] = False,
     cost: options.Cost = False,
     compute: options.Compute = "auto",
@@ -153,6 +157,7 @@ def command(
                 data_root=data_root,
                 split=split,
                 text_style=text_style,
+                calibrate=calibrate,
                 limit=limit,
                 architecture=architecture,
                 architecture_config=architecture_config,

@@ -34,14 +34,7 @@ def command(
         list[str] | None,
         typer.Option("--exclude", metavar="GLOB", help="Keep layers whose names match digital. Repeatable."),
     ] = None,
-    calibrate: Annotated[
-        str | None,
-        options.data_option(
-            "--calibrate",
-            metavar="DATA",
-            help="Run the recogniser on the dev split of this data to set converter ranges.",
-        ),
-    ] = None,
+    calibrate: options.Calibrate = None,
     data_root: options.DataRoot = None,
     architecture: options.Architecture = None,
     architecture_config: options.ArchitectureConfig = None,

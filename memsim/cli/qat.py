@@ -34,7 +34,7 @@ def command(
         str | None,
         options.data_option("--dev", metavar="DATA", help="Dev set. Default: the dev split of the first corpus."),
     ] = None,
-    text_style: options.TextStyle = "kaldi",
+    text_style: options.TextStyle = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +115,7 @@ def command(
             config=config,
             data_root=data_root,
             dev=dev,
-            text_style=text_style,
+            text_style=text_style or "kaldi",
             architecture=architecture,
             architecture_config=architecture_config,
             hardware=hardware,

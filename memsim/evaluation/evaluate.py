@@ -65,6 +65,7 @@ def evaluate(
     data_root: str | Path | None = None,
     split: str | None = None,
     text_style: str | None = None,
+    calibrate: str | Path | None = None,
     limit: int | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
@@ -104,6 +105,8 @@ def evaluate(
         split: the split of a corpus, such as `train`, `dev` (default) or `test`.
         text_style: the convention of the transcripts: `kaldi`, `rwth` or `whisper`; by default `whisper` for a recogniser
             that writes case or punctuation, else `kaldi`.
+        calibrate: data to run an unmapped recogniser on to set converter ranges, named as `data` is; their split is dev
+            unless NAME:SPLIT names another. Without it the statistics in the checkpoint set them.
         limit: the number of utterances, from the first on.
         architecture: the network of a checkpoint that memsim did not write.
         architecture_config: its features, characters and options, a YAML file.
@@ -150,7 +153,7 @@ def evaluate(
     findings, sharing = findings or Findings(), sharing or Sharing()
     if isinstance(checkpoint, nn.Module):
         given = {
-            "data_root": data_root, "split": split, "text_style": text_style, "limit": limit,
+            "data_root": data_root, "split": split, "text_style": text_style, "calibrate": calibrate, "limit": limit,
             "architecture": architecture, "architecture_config": architecture_config, "reference": reference,
             "decoding": decoding != Decoding(),
             "findings.cost": findings.cost, "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
@@ -209,6 +212,9 @@ def evaluate(
         if reference is not None:
             compared = open_network(str(reference), "--reference", architecture, architecture_config)
         networks = CheckpointNetworks(opened, compared)
+        if calibrate is not None:
+            with listener.working():
+                networks = networks.calibrated(str(calibrate), data_root, listener.progress)
         target = networks.target(points[0].spec if points else None, seed)
         corpus = with_unwritable(corpus, target.template.tokens)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)

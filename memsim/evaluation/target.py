@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from memsim.asr.data import FeatureSource
 from memsim.asr.recogniser import Decoder, Recogniser, load_recogniser
+from memsim.asr.running import Progress, calibration_data, corpus_for_calibration
 from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
@@ -85,6 +87,26 @@ class CheckpointNetworks:
     """Another checkpoint, which full precision is taken from."""
     decoder: Decoder | None = None
     """The beam search; None for greedy decoding."""
+    measured: Mapping[str, InputStatistics] | None = None
+    """The statistics of the inputs of layers, where they were measured; None takes those in the file."""
+
+    def calibrated(self, data: str, root: str | Path | None, progress: Progress) -> CheckpointNetworks:
+        """Return the same networks with statistics measured on `data`.
+
+        Raises InputError for a mapped file, whose ranges are set, and where the data cannot be read.
+        """
+        if self.checkpoint.kind == "mapped":
+            raise InputError(
+                f"--calibrate {data}: {self.checkpoint.path} is mapped, and its converter ranges are set; calibrate when "
+                "it is mapped (memsim map --calibrate)"
+            )
+        recogniser = self._unmapped
+        corpus = corpus_for_calibration(recogniser, data, None if root is None else Path(root))
+        source = FeatureSource(recogniser.features)
+        measured = calibration_data(recogniser, corpus.utterances, source, progress).statistics()
+        networks = replace(self, measured=measured)
+        networks.__dict__["_unmapped"] = recogniser  # built once
+        return networks
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
@@ -159,10 +181,11 @@ class CheckpointNetworks:
             if spec is None:
                 raise ValueError("an unmapped checkpoint needs a hardware spec")
             recogniser, seed = self._unmapped, seed or 0
+            statistics = stored_statistics(self.checkpoint) if self.measured is None else self.measured
             if self._is_full_precision:
                 full_precision = recogniser
-            digital, spec, statistics = digital_twin(recogniser.model, spec, stored_statistics(self.checkpoint), seed)
-            remedy = "map it with `memsim map --calibrate DATA` and evaluate the file that this writes"
+            digital, spec, statistics = digital_twin(recogniser.model, spec, statistics, seed)
+            remedy = "add --calibrate DATA, which measures them"
         path = self.checkpoint.path
         target = Target(path, spec, seed, statistics, digital, recogniser, full_precision, remedy, programmed)
         _require_statistics(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,8 @@ def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
     if isinstance(config.get("quantization_config"), dict):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise InputError(
-            f"{folder / CONFIG}: its weights were quantised ({method!s:.40}); take the checkpoint in 16 or 32 bits that "
-            "it was made from"
+            f"{folder / CONFIG}: its weights were quantised ({method!s:.40}); take the checkpoint in 16 or 32 bits "
+            "that it was made from"
         )
     name, architecture = _recogniser_of(config)
     if architecture is None:
@@ -115,7 +114,7 @@ def weights_in(folder: Path) -> Path:
     pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if pickles:
         raise InputError(
-            f"{folder}: its weights are a pickle ({pickles[0]}); pickles can run code and are refused, convert it: "
-            f"AutoModel.from_pretrained({json.dumps(str(folder))}).save_pretrained(...) of transformers writes safetensors"
+            f"{folder}: its weights are a pickle ({pickles[0]}), which can run code and is refused; convert it: in "
+            f"transformers, AutoModel.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER) writes safetensors"
         )
     raise InputError(f"{folder}: a folder without model.safetensors; name a .safetensors file")

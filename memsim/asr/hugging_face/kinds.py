@@ -110,11 +110,10 @@ class HuggingFaceSeq2Seq(Kind):
     def losses(self, outputs: Outputs, targets: Sequence[Tensor]) -> Tensor:
         """Return the mean cross-entropy of each utterance's target tokens [batch], by teacher forcing."""
         log_probs, valid, _ = outputs
-        width = log_probs.shape[1]
-        labels = pad_sequence(
-            [target[len(target) - int(n) :] for target, n in zip(targets, valid.sum(1), strict=True)], batch_first=True
-        )
-        chosen = log_probs.gather(2, labels.to(log_probs.device)[:, :width, None]).squeeze(2)
+        counts = valid.sum(dim=1).tolist()
+        labels = [target[len(target) - count :] for target, count in zip(targets, counts, strict=True)]
+        padded = pad_sequence(labels, batch_first=True).to(log_probs.device)
+        chosen = log_probs.gather(2, padded[:, :, None]).squeeze(2)
         return -(chosen * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
 
     def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
