@@ -14,7 +14,7 @@ from torch import Tensor
 from memsim.arguments import require_types
 from memsim.asr.data import FeatureSource
 from memsim.asr.input_rates import vectors_per_audio_second
-from memsim.asr.running import calibration_data
+from memsim.asr.running import calibration_data, corpus_for_calibration
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import total
 from memsim.crossbar.statistics import InputStatistics

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.architectures import find_architecture
-from memsim.asr.features import FeatureConfig, WaveformConfig
+from memsim.asr.features import Features
 from memsim.asr.kinds import Kind
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.tokens import Tokens, tokens_from_json
@@ -45,7 +45,7 @@ class Recogniser:
     """The decoder; None for greedy decoding."""
 
     @property
-    def features(self) -> FeatureConfig | WaveformConfig:
+    def features(self) -> Features:
         """The settings of the features that the network reads."""
         return self.config.features
 

@@ -50,8 +50,8 @@ TextStyle = Annotated[
     data_option(
         "--text-style",
         metavar="kaldi|rwth|whisper",
-        help="Style of the transcripts: kaldi joins it 's to it's, rwth keeps it split, whisper takes case, punctuation "
-        "and ways of writing numbers away. Default: kaldi; whisper for a recogniser that writes case.",
+        help="Style of the transcripts: kaldi joins it 's to it's, rwth keeps it split, whisper takes case, "
+        "punctuation and ways of writing numbers away. Default: kaldi; whisper for a recogniser that writes case.",
     ),
 ]
 Architecture = Annotated[

@@ -103,8 +103,8 @@ def evaluate(
             targets.
         data_root: the root of the corpus; by default $MEMSIM_DATA/NAME.
         split: the split of a corpus, such as `train`, `dev` (default) or `test`.
-        text_style: the convention of the transcripts: `kaldi`, `rwth` or `whisper`; by default `whisper` for a recogniser
-            that writes case or punctuation, else `kaldi`.
+        text_style: the convention of the transcripts: `kaldi`, `rwth` or `whisper`; by default `whisper` for a
+            recogniser that writes case or punctuation, else `kaldi`.
         calibrate: data to run an unmapped recogniser on to set converter ranges, named as `data` is; their split is dev
             unless NAME:SPLIT names another. Without it the statistics in the checkpoint set them.
         limit: the number of utterances, from the first on.

@@ -97,8 +97,8 @@ class CheckpointNetworks:
         """
         if self.checkpoint.kind == "mapped":
             raise InputError(
-                f"--calibrate {data}: {self.checkpoint.path} is mapped, and its converter ranges are set; calibrate when "
-                "it is mapped (memsim map --calibrate)"
+                f"--calibrate {data}: {self.checkpoint.path} is mapped, and its converter ranges are set; calibrate "
+                "when it is mapped (memsim map --calibrate)"
             )
         recogniser = self._unmapped
         corpus = corpus_for_calibration(recogniser, data, None if root is None else Path(root))
