@@ -165,12 +165,19 @@ def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
         raise _unusable(checkpoint, error) from None
 
 
-def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:
+def load_weights(
+    recogniser: Recogniser,
+    checkpoint: Checkpoint,
+    renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> Recogniser:
     """Load the weights of a checkpoint, in float32, with the quantisers that the network was trained with.
 
-    Raises InputError when tensors are missing or misshapen.
+    `renamed` makes the network's state of the tensors of a file that has other names for them. Raises InputError when
+    tensors are missing or misshapen.
     """
     weights = weights_of(checkpoint)
+    if renamed is not None:
+        weights = renamed(weights)
     for name in taken_over(weights, ()):
         del weights[name]
     restore_quantisers(recogniser.model, weights)

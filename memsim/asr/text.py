@@ -63,8 +63,10 @@ TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _sp
   that write text as people do (Radford et al., arXiv 2212.04356, appendix C). Hypotheses are brought into it, too.
 """
 
-STYLES_OF_HYPOTHESES = ("whisper",)
-"""The styles that hypotheses are brought into before they are compared with transcripts."""
+
+def as_scored(hypothesis: str, style: str) -> str:
+    """Return a hypothesis as it is compared with transcripts of `style`: as written, or in the style `whisper`."""
+    return normalise(hypothesis, style) if style == "whisper" else hypothesis
 
 
 def normalise(text: str, style: str = "kaldi") -> str:

@@ -115,7 +115,7 @@ def command(
             config=config,
             data_root=data_root,
             dev=dev,
-            text_style=text_style or "kaldi",
+            text_style=text_style,
             architecture=architecture,
             architecture_config=architecture_config,
             hardware=hardware,

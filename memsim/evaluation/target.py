@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from memsim.asr.data import FeatureSource
-from memsim.asr.recogniser import Decoder, Recogniser, load_recogniser
+from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import Progress, calibration_data, corpus_for_calibration
 from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
@@ -21,6 +21,7 @@ from memsim.errors import InputError
 from memsim.evaluation.task import CheckpointFacts, System
 from memsim.hardware import HardwareSpec
 from memsim.networks.mapped_file import load_chip, stored_seed, stored_spec
+from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
 from memsim.nn.chip import mapping_of, remap
@@ -142,7 +143,7 @@ class CheckpointNetworks:
 
     @cached_property
     def _unmapped(self) -> Recogniser:
-        return load_recogniser(self.checkpoint)
+        return OpenedNetwork(self.checkpoint).recogniser
 
     @cached_property
     def _mapped(self) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
@@ -150,7 +151,7 @@ class CheckpointNetworks:
 
     @cached_property
     def _reference(self) -> Recogniser | None:
-        return None if self.reference is None else load_recogniser(self.reference)
+        return None if self.reference is None else OpenedNetwork(self.reference).recogniser
 
     def target(self, spec: HardwareSpec | None = None, seed: int | None = None) -> Target:
         """Load the checkpoint for evaluation on chips with the seeds `seed` (default 0), `seed` + 1, ...

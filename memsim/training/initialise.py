@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.hugging_face.folder import CTC, SEQ2SEQ
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.recogniser import (
     Recogniser,
@@ -21,6 +23,7 @@ from memsim.asr.recogniser import (
 from memsim.asr.tokens import CharacterTokens, Tokens
 from memsim.errors import InputError
 from memsim.networks.open_checkpoint import open_network
+from memsim.networks.opened_network import OpenedNetwork
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.rng import derive_seed
 from memsim.storage.checkpoint import Checkpoint
@@ -45,6 +48,8 @@ def from_checkpoint(
     """
     option = f"--init {init}"
     checkpoint = open_network(str(init), "--init")
+    if architecture in (CTC, SEQ2SEQ):
+        return _hugging_face(checkpoint), checkpoint
     different: list[str] = []
     tokens: Tokens = config.own_tokens or CharacterTokens.from_texts(texts)
     if (given := checkpoint.metadata.get("architecture")) is not None:
@@ -68,6 +73,25 @@ def from_checkpoint(
         raise InputError(f"{option}: is not a {model}: {problems}")
     recogniser.model.load_state_dict(weights)
     return recogniser, checkpoint
+
+
+def recogniser_of_hugging_face(init: str | Path) -> Checkpoint | None:
+    """Return the checkpoint `init` if it is a recogniser of Hugging Face's, and None for other checkpoints."""
+    checkpoint = open_network(str(init), "--init")
+    return checkpoint if checkpoint.metadata.get("architecture") in (CTC, SEQ2SEQ) else None
+
+
+def _hugging_face(checkpoint: Checkpoint) -> Recogniser:
+    """Return the recogniser of a folder with weights of its own in memory, without the quantisers of a training."""
+    if quantiser_tensors(checkpoint.names):
+        raise InputError(f"--init {checkpoint.path}: was trained for few bits; start from the folder itself")
+    recogniser = OpenedNetwork(checkpoint).recogniser
+    shared: dict[nn.Parameter, nn.Parameter] = {}
+    for module in recogniser.model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:  # it may be a view of the file
+                module._parameters[name] = shared.setdefault(parameter, nn.Parameter(parameter.detach().clone()))
+    return recogniser
 
 
 def load_encoder(recogniser: Recogniser, init_encoder: str | Path, model: str) -> Checkpoint:

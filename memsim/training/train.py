@@ -12,7 +12,7 @@ import torch
 from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, has_one_split, load_corpus, root_of, with_unwritable
 from memsim.asr.external import load_architecture
-from memsim.asr.recogniser import load_model_config
+from memsim.asr.recogniser import load_model_config, stored_config
 from memsim.asr.tokens import Tokens
 from memsim.distributed import choose_device, joined_workers
 from memsim.errors import InputError
@@ -23,6 +23,7 @@ from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.outputs import require_safetensors
 from memsim.training import initialise, loop
 from memsim.training.hooks import Hooks
+from memsim.training.initialise import recogniser_of_hugging_face
 from memsim.training.narrator import Narrator
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import TargetsConfig, TrainConfig, load_train_config
@@ -41,7 +42,7 @@ def train(
     config: str | Path | Mapping[str, Any] | None = None,
     data_root: str | Path | None = None,
     dev: str | Path | None = None,
-    text_style: str = "kaldi",
+    text_style: str | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
     hardware: str | Path | Mapping[str, Any] | HardwareSpec | None = None,
@@ -133,7 +134,11 @@ def train(
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
         if (network := model or architecture) is not None:
             recipe = recipe.model_copy(update={"model": str(network)})
-        if architecture is not None:
+        given = None if init is None or network is not None else recogniser_of_hugging_face(init)
+        if given is not None:
+            model_kind, model_config = given.metadata["architecture"], stored_config(given)
+            recipe = recipe.model_copy(update={"model": given.path.parent.name or str(given.path)})
+        elif architecture is not None:
             model_kind, model_config = load_architecture(architecture, architecture_config)
         else:
             model_kind, model_config = load_model_config(recipe.model)
@@ -147,7 +152,10 @@ def train(
         elif recipe.quantisation is not None:
             raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")
         root = None if data_root is None else Path(data_root)
-        speech = _load_speech(names, str(dev or names[0]), root, text_style)
+        own_style = "kaldi" if given is None else given.metadata["text_style"]
+        dev_style = text_style or own_style
+        text_style = text_style or "kaldi"
+        speech = _load_speech(names, str(dev or names[0]), root, text_style, dev_style)
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, names))}
         start: Checkpoint | None = None
         if init is None:
@@ -232,14 +240,14 @@ class _Speech:
         return _Speech([kept[corpus.name] for corpus in self.train], dev)
 
 
-def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_style: str) -> _Speech:
-    """Load the corpora called `names`, each once, and the dev set."""
+def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_style: str, dev_style: str) -> _Speech:
+    """Load the corpora called `names`, each once, and the dev set, which is scored in `dev_style`."""
 
-    def load(name: str, split: str) -> Corpus:
-        return load_corpus(name, split=split, root=root_of(name, data_root), text_style=text_style)
+    def load(name: str, split: str, style: str) -> Corpus:
+        return load_corpus(name, split=split, root=root_of(name, data_root), text_style=style)
 
-    corpora = {name: load(name, "train") for name in dict.fromkeys(names)}
-    return _Speech([corpora[name] for name in names], load(dev, "dev"))
+    corpora = {name: load(name, "train", text_style) for name in dict.fromkeys(names)}
+    return _Speech([corpora[name] for name in names], load(dev, "dev", dev_style))
 
 
 def _without_place(name: str) -> str:

@@ -103,6 +103,11 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
     }
 
 
+def is_in_a_folder(checkpoint: Checkpoint) -> bool:
+    """Return whether `checkpoint` is a recogniser by the files beside it, and was not written by memsim."""
+    return checkpoint.metadata.get("architecture") in (CTC, SEQ2SEQ) and "memsim_version" not in checkpoint.metadata
+
+
 def weights_in(folder: Path) -> Path:
     """Return the weights in a folder: `model.safetensors`, or the index of several files.
 

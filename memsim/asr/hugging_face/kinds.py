@@ -7,7 +7,8 @@ the blank first for CTC, the encoder's hidden states for encoder-decoders, whose
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -75,9 +76,24 @@ class HuggingFaceSeq2Seq(Kind):
 
         Whisper hears 30 s, of which an utterance's frames are the first.
         """
+        return self._encoded(cast(Any, model), features, lengths, _fixed_frames(model))
+
+    def encode_for_training(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `encode` does; of Whisper's 30 s only those of the longest utterance of the batch are heard."""
+        most = _fixed_frames(model)
+        if most is None:
+            return self.encode(model, features, lengths)
         network = cast(Any, model)
+        stride = most // network.config.max_source_positions
+        frames = min(most, -(-features.shape[1] // stride) * stride)
+        with _shortened(network, frames // stride):
+            return self._encoded(network, features, lengths, frames)
+
+    @staticmethod
+    def _encoded(network: Any, features: Tensor, lengths: Tensor, whole: int | None) -> tuple[Tensor, Tensor]:
+        """Return the encoder's result, where it hears `whole` frames; None for as many as the batch has."""
         encoder = network.get_encoder()
-        if (whole := _fixed_frames(network)) is not None:
+        if whole is not None:
             features = padded_to(features, lengths, whole)
             hidden = encoder(features.transpose(1, 2)).last_hidden_state
             return hidden, -(-lengths.clamp(max=whole) * hidden.shape[1] // whole)
@@ -169,6 +185,18 @@ def _most_positions(network: Any) -> int | None:
         if (most := getattr(network.config, key, None)) is not None:
             return int(most)
     return None
+
+
+@contextmanager
+def _shortened(network: Any, positions: int) -> Iterator[None]:
+    """Let Whisper's encoder hear the first `positions` of its positions alone, inside the block."""
+    config, table = network.config, network.get_encoder().embed_positions
+    kept = config.max_source_positions, table.num_embeddings
+    config.max_source_positions, table.num_embeddings = positions, positions
+    try:
+        yield
+    finally:
+        config.max_source_positions, table.num_embeddings = kept
 
 
 def _fixed_frames(network: Any) -> int | None:
