@@ -1,0 +1,150 @@
+"""Recognisers in folders of Hugging Face's: opened, mapped, evaluated and trained, and what cannot be run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import memsim
+from memsim.errors import InputError
+
+pytest.importorskip("transformers", reason="transformers is not installed (pip install memsim[hf])")
+
+import transformers
+
+from memsim.asr.audio import read_audio
+from memsim.asr.corpora import load_corpus
+from memsim.asr.data import FeatureSource, pad
+from memsim.networks.open_checkpoint import open_checkpoint
+from memsim.networks.opened_network import OpenedNetwork
+from tests.asr.hugging_face_folders import FAMILIES, GENERATING, save_folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("hugging_face")
+    return {family: save_folder(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture
+def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the Whisper folder, to be damaged."""
+    return Path(shutil.copytree(folders["whisper"], tmp_path / "whisper"))
+
+
+def features_of(recogniser: Any, count: int = 3) -> list[torch.Tensor]:
+    source = FeatureSource(recogniser.features)
+    return [source(utterance) for utterance in load_corpus("demo", limit=count).utterances]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_network_gives_what_transformers_gives(family: str, folders: dict[str, Path]) -> None:
+    """Its outputs on the folder's own features, by transformers' own loading of the folder."""
+    recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
+    (features,) = features_of(recogniser, 1)
+    batch, lengths = pad([features])
+    auto = transformers.AutoModelForSpeechSeq2Seq if family in GENERATING else transformers.AutoModelForCTC
+    theirs = auto.from_pretrained(folders[family]).eval()
+    extract = transformers.AutoFeatureExtractor.from_pretrained(folders[family])
+    (utterance,) = load_corpus("demo", limit=1).utterances
+    inputs = extract(read_audio(utterance, 16000).numpy(), sampling_rate=16000, return_tensors="pt")
+    with torch.inference_mode():
+        encoded, frames = recogniser.kind.encode(recogniser.model, batch, lengths)
+        if family in GENERATING:
+            expected = theirs.get_encoder()(inputs[theirs.main_input_name]).last_hidden_state
+        else:
+            expected = theirs(**inputs).logits.log_softmax(dim=-1)
+    assert encoded.shape == expected.shape
+    torch.testing.assert_close(encoded, expected, rtol=1e-4, atol=1e-4)
+    assert 0 < int(frames) <= encoded.shape[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_in_a_batch_changes_nothing(family: str, folders: dict[str, Path]) -> None:
+    recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
+    features = features_of(recogniser)
+    with torch.inference_mode():
+        together, frames = recogniser.kind.encode(recogniser.model, *pad(features))
+        for i, own in enumerate(features):
+            alone, count = recogniser.kind.encode(recogniser.model, *pad([own]))
+            assert int(count) == int(frames[i])
+            torch.testing.assert_close(together[i, : int(count)], alone[0, : int(count)], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folders_are_mapped_and_evaluated(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """On ideal cells with 16 bits, chips write what full precision writes."""
+    out = tmp_path / "mapped.safetensors"
+    result = memsim.map_checkpoint(folders[family], "ideal", bits=16, calibrate="demo", out=out)
+    reasons = {layer.reason for layer in result.plan.digital if layer.weights and layer.source is not None}
+    assert {"digital: output* (hardware spec)", "digital: frontend.* (hardware spec)"} <= reasons
+    from_folder = memsim.evaluate(
+        folders[family],
+        "demo",
+        hardware="ideal",
+        bits=16,
+        calibrate="demo",
+        limit=3,
+        findings=memsim.Findings(loss=True),
+    )
+    from_file = memsim.evaluate(out, "demo", limit=3, findings=memsim.Findings(loss=True))
+    assert from_folder.full_precision is not None
+    loss = from_folder.full_precision.loss
+    for score in (from_folder.digital, from_folder.trials[0].score, from_file.digital, from_file.trials[0].score):
+        assert score.loss == pytest.approx(loss, rel=1e-3)
+    assert from_file.trials[0].score.hypotheses == from_folder.trials[0].score.hypotheses
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "whisper"])
+def test_folders_are_trained_for_few_bits(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """The checkpoint that a training writes is mapped and evaluated without the folder."""
+    recipe = {"base": "robust", "epochs": 1, "batch_seconds": 30, "average_decay": 0, "augment": {"speeds": [1.0]}}
+    out = tmp_path / "trained.safetensors"
+    memsim.train(data="demo", dev="demo", init=folders[family], bits=4, config=recipe, out=out)
+    mapped = tmp_path / "mapped.safetensors"
+    memsim.map_checkpoint(out, "ideal", out=mapped)
+    result = memsim.evaluate(mapped, "demo", limit=2)
+    assert result.digital.loss is None
+    assert len(result.trials) == 1
+
+
+def test_generated_texts_are_limited_by_the_audio(folders: dict[str, Path]) -> None:
+    """A random network never stops by itself."""
+    result = memsim.evaluate(folders["whisper"], "demo", hardware="ideal", bits=8, calibrate="demo", limit=2)
+    seconds = max(utterance.end_seconds or 10.0 for utterance in load_corpus("demo", limit=2).utterances)
+    assert all(len(text) < 64 * seconds for text in result.digital.hypotheses)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
+        (lambda f: _edit(f, auto_map={"AutoModel": "x.Y"}), "needs code that comes with the folder"),
+        (lambda f: _edit(f, quantization_config={"quant_method": "gptq"}), "its weights were quantised (gptq)"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "its weights are a pickle"),
+        (lambda f: (f / "model.safetensors").unlink(), "a folder without model.safetensors"),
+        (lambda f: _edit(f, d_model=64), "does not hold the network of its config.json"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(change: Any, message: str, folder: Path) -> None:
+    change(folder)
+    with pytest.raises(InputError) as caught:
+        memsim.evaluate(folder, "demo", hardware="ideal", limit=1)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_a_folder_without_a_tokenizer_can_still_be_mapped(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert len(memsim.map_checkpoint(folder, "ideal", bits=4).plan.mapped) > 20
