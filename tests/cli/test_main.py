@@ -80,6 +80,18 @@ def test_the_core_imports_without_torchaudio():
     assert done.returncode == 0, done.stderr
 
 
+def test_own_networks_run_without_transformers(tmp_path):
+    code = (
+        "import sys; sys.modules['transformers'] = None; sys.modules['tokenizers'] = None\n"
+        "import memsim\n"
+        "assert 'torchaudio' not in sys.modules\n"
+        "memsim.map_checkpoint('demo', 'ideal', out='m.safetensors')\n"
+        "memsim.evaluate('m.safetensors', 'demo', limit=2)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("signal_", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_map_leaves_nothing_half_written(tmp_path, signal_):
     save_file({f"layers.{i}.weight": torch.randn(1024, 1024) for i in range(24)}, tmp_path / "big.safetensors")
