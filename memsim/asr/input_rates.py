@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from memsim import rng
-from memsim.asr.data import Batch
-from memsim.asr.features import FeatureConfig, LogMel
+from memsim.asr.data import Batch, pad
+from memsim.asr.features import extractor
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import transcribe
 from memsim.nn.collect import RowCounter, collecting
@@ -20,8 +20,8 @@ def vectors_per_audio_second(recogniser: Recogniser) -> dict[str, float]:
     """Count the input vectors of every matrix in a second of audio, on an utterance of RATE_SECONDS of noise."""
     config = recogniser.features
     noise = torch.randn(round(RATE_SECONDS * config.sample_rate_hz), generator=rng.generator("cost"))
-    features = (LogMel(config)(noise) if isinstance(config, FeatureConfig) else noise)[None]
-    utterance = Batch("noise", (0,), features, torch.tensor([features.shape[1]]))
+    features, lengths = pad([extractor(config)(noise)])
+    utterance = Batch("noise", (0,), features, lengths)
     layers = mappable_layers(recogniser.model)
     counters = {name: RowCounter() for name in matrix_sources(layers)}
     with collecting(layers, counters):

@@ -22,7 +22,7 @@ CONVOLUTIONS = {
     **{"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "pad_token_id": 0},
 }
 GENERATING = ("whisper", "moonshine", "speech_to_text")
-CTC = ("wav2vec2", "wav2vec2-masked", "hubert", "wavlm", "wav2vec2-bert")
+CTC = ("wav2vec2", "wav2vec2-masked", "hubert", "wavlm", "wav2vec2-bert", "parakeet")
 FAMILIES = (*CTC, *GENERATING)
 
 
@@ -30,7 +30,10 @@ def save_folder(folder: Path, family: str) -> Path:
     """Save a random recogniser of `family` with its tokenizer and feature extractor; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    tokens = _characters(folder) if family in CTC else _pieces(folder)
+    if family == "parakeet":
+        tokens = _pieces(folder, transformers.ParakeetTokenizer)
+    else:
+        tokens = _characters(folder) if family in CTC else _pieces(folder)
     model, extractor = _made(family, tokens)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
@@ -58,6 +61,10 @@ def _made(family: str, tokens: int) -> tuple[Any, Any]:
     if family == "wav2vec2-bert":
         config = t.Wav2Vec2BertConfig(vocab_size=tokens, feature_projection_input_dim=160, pad_token_id=0, **SIZES)
         return t.Wav2Vec2BertForCTC(config), t.SeamlessM4TFeatureExtractor()
+    if family == "parakeet":
+        encoder = {**SIZES, "num_mel_bins": 80, "subsampling_conv_channels": 8}
+        config = t.ParakeetCTCConfig(vocab_size=tokens, pad_token_id=tokens - 1, encoder_config=encoder)
+        return t.ParakeetForCTC(config), t.ParakeetFeatureExtractor(feature_size=80)
     masked = family == "wav2vec2-masked"
     name = {"hubert": "Hubert", "wavlm": "WavLM"}.get(family, "Wav2Vec2")
     more = {"feat_extract_norm": "layer", "do_stable_layer_norm": True} if masked else {}
@@ -73,20 +80,19 @@ def _characters(folder: Path) -> int:
     return len(characters)
 
 
-def _pieces(folder: Path) -> int:
-    """Save a tokenizer of byte pairs; returns the number of tokens."""
+def _pieces(folder: Path, kind: Any = transformers.PreTrainedTokenizerFast) -> int:
+    """Save a tokenizer of byte pairs, whose blank is the last token for Parakeet; returns the number of tokens."""
+    special = ["<s>", "</s>"] if kind is transformers.ParakeetTokenizer else ["<pad>", "<s>", "</s>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300,
-        special_tokens=["<pad>", "<s>", "</s>"],
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+    fast = kind(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     fast.save_pretrained(folder)
     return len(fast)

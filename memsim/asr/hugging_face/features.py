@@ -26,8 +26,8 @@ class HuggingFaceFeatures(Section):
 class HuggingFaceExtractor:
     """The features of one utterance: [samples] -> [frames, bins], or [samples] normalised as the network wants them.
 
-    Extractors that pad to a fixed length (Whisper's 30 s) fill the padding with one frame, which is kept once: the last
-    frame stands for all that follow.
+    Frames that the extractor masks as padding are left out. Whisper's, which the network hears, are all equal and kept
+    once: the last frame stands for all that follow.
     """
 
     def __init__(self, config: HuggingFaceFeatures) -> None:
@@ -37,12 +37,11 @@ class HuggingFaceExtractor:
     def __call__(self, waveform: Tensor) -> Tensor:
         """Return the features of a waveform [samples]."""
         values = self._extract(waveform.numpy(), sampling_rate=self._config.sample_rate_hz, return_tensors="pt")
-        features: Tensor = values[getattr(self._extract, "model_input_names", ["input_features"])[0]][0].float()
-        if not self._config.by_frames:
-            return features
+        features: Tensor = values[self._extract.model_input_names[0]][0].float()
         if is_bins_first(self._extract):
-            features = features.T
-        return _without_padding(features)
+            return _without_padding(features.T)
+        mask = values.get("attention_mask")
+        return features if mask is None else features[: int(mask[0].sum())]
 
 
 def features_of(preprocessor: str) -> HuggingFaceFeatures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from memsim.storage.files import is_file
 
 CTC, SEQ2SEQ = "hugging_face_ctc", "hugging_face_seq2seq"
 """The architectures of the two kinds of recognisers."""
+SEQ2SEQ_FAMILIES = ("whisper", "moonshine", "speech_to_text")
+"""The model types of the encoder-decoders that are run."""
+LANGUAGE = "en"
+"""The language that a multilingual Whisper writes where its files name none: that of the corpora with names."""
 
 
 def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
@@ -47,7 +52,9 @@ def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
         )
     name, architecture = _recogniser_of(config)
     if architecture is None:
-        return checkpoint
+        known = f"CTC networks (...ForCTC), {', '.join(SEQ2SEQ_FAMILIES)}"
+        reason = f"{folder / CONFIG}: {name or config['model_type']} is no speech recogniser that can be run: {known}"
+        return replace(checkpoint, cannot_run=reason)
     if "auto_map" in config:
         raise InputError(f"{folder / CONFIG}: needs code that comes with the folder (auto_map), which is never run")
     try:
@@ -64,7 +71,7 @@ def _recogniser_of(config: dict[str, Any]) -> tuple[str, str | None]:
     if name.endswith("ForCTC"):
         return name, CTC
     # the endings of encoder-decoders are those of text models, too: the families that hear are known by name
-    if config["model_type"] in ("whisper", "moonshine", "speech_to_text") and name.endswith("ForConditionalGeneration"):
+    if config["model_type"] in SEQ2SEQ_FAMILIES and name.endswith("ForConditionalGeneration"):
         return name, SEQ2SEQ
     return name, None
 
@@ -87,6 +94,7 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
     from memsim.asr.hugging_face.network import HuggingFaceConfig
     from memsim.asr.hugging_face.tokens import HuggingFaceCTCTokens, HuggingFaceTokens
 
+    tokenizer = _with_language(tokenizer, generation)
     tokens = (HuggingFaceCTCTokens if architecture == CTC else HuggingFaceTokens)(tokenizer)
     described = HuggingFaceConfig(
         features=features_of(next(iter(found.values()))),
@@ -101,6 +109,21 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
         "tokens": tokens.to_json(),
         "text_style": "whisper" if tokens.writes_case else "kaldi",
     }
+
+
+def _with_language(tokenizer: dict[str, str], generation: str | None) -> dict[str, str]:
+    """Return the files of a tokenizer, where that of a multilingual Whisper puts a language before any text.
+
+    The language is that of the tokenizer, else of the generation config, else LANGUAGE; none is detected, so that a
+    loss and a training know it, too.
+    """
+    options = json.loads(generation or "{}")
+    settings = json.loads(tokenizer.get(TOKENIZER[1], "{}"))
+    if not options.get("lang_to_id") or settings.get("language"):
+        return tokenizer
+    language = str(options.get("language") or LANGUAGE).strip("<|>")
+    settings |= {"language": language, "task": str(options.get("task") or "transcribe")}
+    return {**tokenizer, TOKENIZER[1]: json.dumps(settings)}
 
 
 def is_in_a_folder(checkpoint: Checkpoint) -> bool:

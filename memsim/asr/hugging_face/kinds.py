@@ -6,9 +6,9 @@ the blank first for CTC, the encoder's hidden states for encoder-decoders, whose
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,8 @@ from memsim.asr.kinds import CTC, Kind, Outputs
 from memsim.asr.models.frontend import frame_mask
 from memsim.asr.tokens import Tokens
 
+BEAM_WIDTH = 5
+"""The number of hypotheses that beam search keeps by default, as in OpenAI's Whisper."""
 TOKENS_PER_SECOND = 6.5
 """The fastest speech that is written down, in tokens a second of audio; fast English speech takes about 5."""
 SECONDS_PER_FRAME = {"whisper": 0.02, "speech_to_text": 0.04, "moonshine": 0.024}
@@ -35,25 +37,40 @@ class HuggingFaceCTC(CTC):
     """A CTC network of transformers: Wav2Vec2, HuBERT, WavLM, Wav2Vec2-BERT, Parakeet and others."""
 
     def encode(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities [batch, frames, tokens], the blank first, and the frames [batch].
-
-        Networks that normalise the first layer over time (wav2vec 2.0 base) have no mask in transformers, where their
-        results depend on the padding; here they hear each utterance by itself.
-        """
+        """Return log-probabilities [batch, frames, tokens], the blank first, and the frames [batch]."""
         network = cast(Any, model)
-        if getattr(network.config, "feat_extract_norm", "layer") == "group" and len(features) > 1:
-            alone = [self.encode(model, x[None, :n], n[None]) for x, n in zip(features, lengths, strict=True)]
-            padded = pad_sequence([log_probs[0] for log_probs, _ in alone], batch_first=True)
-            return padded, torch.cat([frames for _, frames in alone])
-        mask = frame_mask(lengths, features.shape[1]).long()
-        given = {network.main_input_name: features}
-        if getattr(network.config, "feat_extract_norm", "layer") != "group":
-            given["attention_mask"] = mask
-        log_probs = network(**given).logits.float().log_softmax(dim=-1)
+        logits, frames = _by_utterances(network, network, "logits", features, lengths)
+        log_probs = logits.float().log_softmax(dim=-1)
         blank = network.config.pad_token_id
         order = torch.arange(log_probs.shape[-1], device=log_probs.device)
         order[0], order[blank] = blank, 0
-        return log_probs[..., order], _output_lengths(network, lengths).clamp(max=log_probs.shape[1])
+        return log_probs[..., order], frames
+
+
+def _by_utterances(network: Any, part: Any, result: str, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the `result` [batch, frames, ...] of a part of `network` and the frames [batch] of each utterance.
+
+    Utterances of different lengths are heard one by one where padding changes what transformers gives.
+    """
+    if _hears_padding(network) and len(features) > 1:
+        alone = [part(x[None, :n])[result][0] for x, n in zip(features, lengths.tolist(), strict=True)]
+        frames = torch.tensor([len(one) for one in alone], device=features.device)
+        return pad_sequence(alone, batch_first=True), frames
+    if _hears_padding(network):
+        found: Tensor = part(features)[result]
+        return found, lengths.new_full((1,), found.shape[1])
+    found = part(features, attention_mask=frame_mask(lengths, features.shape[1]).long())[result]
+    return found, _output_lengths(network, lengths).clamp(max=found.shape[1])
+
+
+def _hears_padding(network: Any) -> bool:
+    """Return whether padding changes the results of `network` in transformers in spite of masks.
+
+    Moonshine and wav2vec 2.0 base normalise over time before there is a mask, and Speech2Text's second convolution
+    reads what the first one makes of the padding.
+    """
+    config = network.config
+    return config.model_type in ("moonshine", "speech_to_text") or getattr(config, "feat_extract_norm", "") == "group"
 
 
 def _output_lengths(network: Any, lengths: Tensor) -> Tensor:
@@ -62,7 +79,7 @@ def _output_lengths(network: Any, lengths: Tensor) -> Tensor:
         for holder in (network, getattr(network, "encoder", None), getattr(network, network.base_model_prefix, None)):
             if (count := getattr(holder, name, None)) is not None:
                 found: Tensor = count(lengths)
-                return found
+                return found.to(lengths)
     return lengths
 
 
@@ -97,12 +114,7 @@ class HuggingFaceSeq2Seq(Kind):
             features = padded_to(features, lengths, whole)
             hidden = encoder(features.transpose(1, 2)).last_hidden_state
             return hidden, -(-lengths.clamp(max=whole) * hidden.shape[1] // whole)
-        mask = frame_mask(lengths, features.shape[1]).long()
-        hidden = encoder(features, attention_mask=mask).last_hidden_state
-        frames = _output_lengths(network, lengths)
-        if frames is lengths:  # one convolution stack after the other, as in the mask that the encoder makes
-            frames = -(-lengths * hidden.shape[1] // features.shape[1])
-        return hidden, frames.clamp(max=hidden.shape[1])
+        return _by_utterances(network, encoder, "last_hidden_state", features, lengths)
 
     def outputs(self, model: nn.Module, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Outputs:
         """Return the log-probabilities [batch, tokens, vocabulary] of each target token, given those before it."""
@@ -141,6 +153,19 @@ class HuggingFaceSeq2Seq(Kind):
         return generated(model, encoded, frames, tokens)
 
 
+@dataclass(frozen=True)
+class GenerationBeam:
+    """The decoder of a generating network by the beam search of transformers."""
+
+    tokens: Tokens
+    width: int = BEAM_WIDTH
+
+    def __call__(self, model: nn.Module, encoded: Tensor, frames: Tensor) -> list[str]:
+        """Return the best text of each utterance, from the encoder's result for a batch."""
+        with torch.inference_mode():
+            return generated(model, encoded, frames, self.tokens, self.width)
+
+
 def generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens, beams: int = 1) -> list[str]:
     """Return the texts that a network generates for its encoder's result, with a beam of `beams` hypotheses.
 
@@ -154,22 +179,28 @@ def generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens,
     network = cast(Any, model)
     assert isinstance(tokens, HuggingFaceTokens)
     prompt = torch.tensor([prompt_of(network, tokens)], device=encoded.device).expand(len(encoded), -1)
-    seconds = float(frames.max()) * SECONDS_PER_FRAME.get(network.config.model_type, DEFAULT_SECONDS_PER_FRAME)
-    longest = math.ceil(seconds * TOKENS_PER_SECOND) + LEAST_TOKENS
+    most = _most_tokens(network, frames)
     if (room := _most_positions(network)) is not None:
-        longest = min(longest, room - prompt.shape[1])
+        most = most.clamp(max=room - prompt.shape[1])
     with quiet():
         # the generic loop: Whisper's own one cuts recordings of more than 30 s into segments, which utterances are not
         ids = GenerationMixin.generate(
             network,
             decoder_input_ids=prompt,
             encoder_outputs=BaseModelOutput(encoded),
-            max_new_tokens=longest,
+            max_new_tokens=int(most.max()),
             num_beams=beams,
             do_sample=False,
             **_mask(network, encoded, frames),
         )
-    return [" ".join(tokens.decode(row.tolist()).split()) for row in ids[:, prompt.shape[1] :]]
+    rows = zip(ids[:, prompt.shape[1] :].tolist(), most.tolist(), strict=True)
+    return [" ".join(tokens.decode(row[:own]).split()) for row, own in rows]
+
+
+def _most_tokens(network: Any, frames: Tensor) -> Tensor:
+    """Return the most tokens [batch] that utterances of so many encoder frames [batch] may have."""
+    seconds = SECONDS_PER_FRAME.get(network.config.model_type, DEFAULT_SECONDS_PER_FRAME)
+    return (frames * seconds * TOKENS_PER_SECOND).ceil().long() + LEAST_TOKENS
 
 
 def prompt_of(network: Any, tokens: HuggingFaceTokens) -> list[int]:

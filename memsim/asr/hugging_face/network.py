@@ -61,13 +61,15 @@ def hugging_face_network(config: HuggingFaceConfig) -> nn.Module:
     """
     from transformers.initialization import no_init_weights
 
+    from memsim.asr.hugging_face.attention import call_layers
+
     data = parse_json_object(config.config, "config.json")
     try:
         with quiet(), torch.device("cpu"), no_init_weights():  # buffers such as rotary angles are computed here
             made = made_config(data)
-            made._attn_implementation = "sdpa"
             network: Any = class_named(data, config.network)(made)
             network.tie_weights()
+            call_layers(network)
             if config.generation is not None and hasattr(network, "generation_config"):
                 with as_folder({GENERATION: config.generation}) as folder:
                     network.generation_config = require_transformers("generation").GenerationConfig.from_pretrained(

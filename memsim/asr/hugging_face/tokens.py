@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -102,6 +103,12 @@ class HuggingFaceCTCTokens(HuggingFaceTokens):
         texts = "".join(token for token in self.tokenizer.get_vocab() if not token.startswith(("<", "[")))
         return "upper" if texts == texts.upper() else "lower" if texts == texts.lower() else None
 
+    @cached_property
+    def _without_merging(self) -> dict[str, bool]:
+        """The option of tokenizers that would merge repeated tokens, which decoders have done by then."""
+        merging = "group_tokens" in inspect.signature(self.tokenizer._decode).parameters
+        return {"group_tokens": False} if merging else {}
+
     @property
     def separator_id(self) -> int | None:
         """The id of the word delimiter; None where the tokenizer has none."""
@@ -117,8 +124,7 @@ class HuggingFaceCTCTokens(HuggingFaceTokens):
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; blanks and special tokens spell nothing."""
         own = [self._exchanged(i) for i in ids if i != BLANK]
-        options = {"group_tokens": False} if getattr(self.tokenizer, "word_delimiter_token", None) else {}
-        text: str = self.tokenizer.decode(own, skip_special_tokens=True, **options)
+        text: str = self.tokenizer.decode(own, skip_special_tokens=True, **self._without_merging)
         return text if self.writes_case else text.lower()
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
