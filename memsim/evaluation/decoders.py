@@ -19,6 +19,7 @@ from memsim.asr.prior import measure_log_prior, stored_log_prior
 from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import Progress, outputs
 from memsim.asr.scoring import score
+from memsim.asr.text import as_scored
 from memsim.asr.tokens import Tokens
 from memsim.evaluation.options import Decoding
 from memsim.evaluation.result import Evaluation
@@ -118,7 +119,8 @@ def tune(
         texts: dict[int, str] = {}
         for indices, log_probs, lengths in digital:
             texts |= zip(indices, search.texts(log_probs, lengths), strict=True)
-        found = score(references, [texts[i] for i in range(len(texts))])
+        heard = [as_scored(texts[i], digital.corpus.text_style) for i in range(len(texts))]
+        found = score(references, heard)
         points.append(GridPoint(lm_weight, prior_weight, found.wer, found.cer))
         progress("tuning", len(points) / total)
     tuning = Tuning(digital.corpus, tuple(points))

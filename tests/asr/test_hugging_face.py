@@ -16,6 +16,7 @@ from memsim.errors import InputError
 pytest.importorskip("transformers", reason="transformers is not installed (pip install memsim[hf])")
 
 import transformers
+from tokenizers import pre_tokenizers
 
 from memsim.asr.audio import read_audio
 from memsim.asr.corpora import load_corpus
@@ -68,6 +69,23 @@ def test_the_network_gives_what_transformers_gives(family: str, folders: dict[st
     torch.testing.assert_close(encoded[:, :count], expected[:, :count], rtol=1e-4, atol=1e-4)
     if family != "whisper":  # which hears 30 s whatever is said
         assert count >= expected.shape[1] - 1
+
+
+@pytest.mark.parametrize("family", GENERATING)
+def test_the_loss_is_that_of_transformers(family: str, folders: dict[str, Path]) -> None:
+    """For each utterance of a batch, whose shorter ones are padded."""
+    recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
+    theirs = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(folders[family]).eval()
+    extract = transformers.AutoFeatureExtractor.from_pretrained(folders[family])
+    utterances = load_corpus("demo", limit=3).utterances
+    targets = [torch.tensor(recogniser.tokens.encode(utterance.text)) for utterance in utterances]
+    encoded = recogniser.kind.encode(recogniser.model, *pad(features_of(recogniser)))
+    losses = recogniser.losses(*encoded, targets)
+    for utterance, target, loss in zip(utterances, targets, losses, strict=True):
+        inputs = extract(read_audio(utterance, 16000).numpy(), sampling_rate=16000, return_tensors="pt")
+        with torch.inference_mode():
+            expected = theirs(**inputs, labels=target[None]).loss
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -129,10 +147,35 @@ def test_folders_are_trained_for_few_bits(family: str, folders: dict[str, Path],
 
 
 def test_generated_texts_are_limited_by_the_audio(folders: dict[str, Path]) -> None:
-    """A random network never stops by itself."""
-    result = memsim.evaluate(folders["whisper"], "demo", hardware="ideal", bits=8, calibrate="demo", limit=2)
-    seconds = max(utterance.end_seconds or 10.0 for utterance in load_corpus("demo", limit=2).utterances)
-    assert all(len(text) < 64 * seconds for text in result.digital.hypotheses)
+    """A decoder that always writes one letter never stops by itself; each utterance has a limit of its own."""
+    recogniser = OpenedNetwork(open_checkpoint(folders["whisper"])[0]).recogniser
+    model: Any = recogniser.model
+    (letter,) = (i for i in recogniser.tokens.encode("a") if recogniser.tokens.decode([i]) == "a")
+    decoder = model.get_decoder()
+    with torch.no_grad():
+        decoder.embed_tokens.weight[letter] = 1.0
+        decoder.layer_norm.weight.zero_()
+        decoder.layer_norm.bias.fill_(1.0)
+    lengths = torch.tensor([100, 300])  # of 10 ms
+    texts = recogniser.transcribe(*recogniser.kind.encode(model, torch.zeros(2, 300, 80), lengths))
+    assert texts == ["a" * (7 + 12), "a" * (20 + 12)]
+
+
+def test_a_multilingual_whisper_writes_the_language_of_its_files(folder: Path) -> None:
+    special = ["<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    letters = ["<|endoftext|>", *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = transformers.WhisperTokenizer(vocab={token: i for i, token in enumerate(letters)}, merges=[])
+    tokenizer.add_special_tokens({"extra_special_tokens": special})
+    tokenizer.save_pretrained(folder)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    generation["lang_to_id"] = {"<|en|>": 2, "<|de|>": 3}
+
+    def prefix(**changes: str) -> list[int]:
+        (folder / "generation_config.json").write_text(json.dumps(generation | changes))
+        return tokens_from_json(open_checkpoint(folder)[0].metadata["tokens"]).encode("")[:4]
+
+    assert prefix() == [1, 2, 4, 5]
+    assert prefix(language="<|de|>") == prefix(language="de") == [1, 3, 4, 5]
 
 
 def test_beam_search_of_generated_texts(folders: dict[str, Path]) -> None:

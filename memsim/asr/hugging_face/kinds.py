@@ -118,8 +118,6 @@ class HuggingFaceSeq2Seq(Kind):
 
     def outputs(self, model: nn.Module, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Outputs:
         """Return the log-probabilities [batch, tokens, vocabulary] of each target token, given those before it."""
-        from transformers.modeling_outputs import BaseModelOutput
-
         network = cast(Any, model)
         start = network.generation_config.decoder_start_token_id
         labels = [target[1:] if len(target) and int(target[0]) == start else target for target in targets]
@@ -127,10 +125,9 @@ class HuggingFaceSeq2Seq(Kind):
         begun = torch.cat([padded.new_full((len(padded), 1), start), padded[:, :-1]], dim=1)
         counts = torch.tensor([len(label) for label in labels], device=encoded.device)
         result = network(
-            encoder_outputs=BaseModelOutput(encoded),
             decoder_input_ids=begun,
             use_cache=False,
-            **_mask(network, encoded, frames),
+            **_encoder_result(network, encoded, frames),
         )
         valid = frame_mask(counts, padded.shape[1])
         return Outputs(result.logits.float().log_softmax(dim=-1), valid, frames)
@@ -174,7 +171,6 @@ def generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens,
     minutes.
     """
     from transformers import GenerationMixin
-    from transformers.modeling_outputs import BaseModelOutput
 
     network = cast(Any, model)
     assert isinstance(tokens, HuggingFaceTokens)
@@ -187,11 +183,10 @@ def generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens,
         ids = GenerationMixin.generate(
             network,
             decoder_input_ids=prompt,
-            encoder_outputs=BaseModelOutput(encoded),
             max_new_tokens=int(most.max()),
             num_beams=beams,
             do_sample=False,
-            **_mask(network, encoded, frames),
+            **_encoder_result(network, encoded, frames),
         )
     rows = zip(ids[:, prompt.shape[1] :].tolist(), most.tolist(), strict=True)
     return [" ".join(tokens.decode(row[:own]).split()) for row, own in rows]
@@ -238,8 +233,19 @@ def _fixed_frames(network: Any) -> int | None:
     return int(network.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0])
 
 
-def _mask(network: Any, encoded: Tensor, frames: Tensor) -> dict[str, Tensor]:
-    """Return the mask of the encoder's frames for the decoder; none where it hears the padding, too."""
-    if _fixed_frames(network) is not None:
-        return {}
-    return {"attention_mask": frame_mask(frames, encoded.shape[1]).long()}
+def _encoder_result(network: Any, encoded: Tensor, frames: Tensor) -> dict[str, Any]:
+    """Return the arguments that give the decoder the encoder's result and the mask of its frames.
+
+    Whisper's decoder hears all frames. Moonshine's takes the mask from the result; Speech2Text computes it from a mask
+    of the inputs, of which a frame is made of four.
+    """
+    from transformers.modeling_outputs import BaseModelOutput
+    from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderModelOutput
+
+    mask = frame_mask(frames, encoded.shape[1]).long()
+    if network.config.model_type == "moonshine":
+        return {"encoder_outputs": MoonshineEncoderModelOutput(encoded, attention_mask=mask)}
+    result: dict[str, Any] = {"encoder_outputs": BaseModelOutput(encoded)}
+    if network.config.model_type == "speech_to_text":
+        result["attention_mask"] = mask.repeat_interleave(4, dim=1)
+    return result
