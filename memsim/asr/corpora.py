@@ -200,9 +200,17 @@ def chosen_split(data: str, split: str | None, option: str = "--split") -> tuple
     name, own = name_and_split(data)
     if own is not None and split is not None:
         raise InputError(f"{option} {split}: {data} names a split already; leave one of the two out")
-    if (wanted := own or split) is not None and has_one_split(name):
-        raise InputError(f"{option} {wanted}: {name} is not divided into splits; leave the split out")
-    return name, wanted
+    if split is not None and has_one_split(name):
+        raise InputError(f"{option} {split}: {name} is not divided into splits; leave {option} out")
+    if own is not None:
+        _require_splits(name, own)
+    return name, own or split
+
+
+def _require_splits(name: str, split: str) -> None:
+    """Raise InputError where the data `name` of `name:split` are not divided into splits."""
+    if has_one_split(name):
+        raise InputError(f"{name}:{split}: {name} is not divided into splits; leave the split out")
 
 
 def has_one_split(data: str) -> bool:
@@ -231,8 +239,8 @@ def load_corpus(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1")
     data, own = name_and_split(data)
-    if own is not None and has_one_split(data):
-        raise InputError(f"{data}:{own}: {data} is not divided into splits; leave the split out")
+    if own is not None:
+        _require_splits(data, own)
     split = own or split
     if data == "demo":
         if root is not None:

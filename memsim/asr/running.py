@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from memsim.asr.corpora import Corpus, load_corpus, root_of
+from memsim.asr.corpora import Corpus, load_corpus
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
@@ -89,7 +89,7 @@ def corpus_for_calibration(recogniser: Recogniser, data: str, root: Path | None)
 
     Raises InputError where it cannot be read.
     """
-    return load_corpus(data, root=root_of(data, root), text_style=recogniser.text_style)
+    return load_corpus(data, root=root, text_style=recogniser.text_style)
 
 
 def input_statistics(

@@ -101,7 +101,8 @@ def evaluate(
         lower_is_better: whether a smaller `score` is a better one.
         calibration: for a module: what `map_model` takes, to set converter ranges; by default `data` without its
             targets.
-        data_root: the root of the corpus; by default $MEMSIM_DATA/NAME.
+        data_root: the root of the corpus; by default $MEMSIM_DATA/NAME. It is that of `calibrate`, too, where both are
+            corpora with names or both manifests.
         split: the split of a corpus, such as `train`, `dev` (default) or `test`.
         text_style: the convention of the transcripts: `kaldi`, `rwth` or `whisper`; by default `whisper` for a
             recogniser that writes case or punctuation, else `kaldi`.
@@ -213,8 +214,9 @@ def evaluate(
             compared = open_network(str(reference), "--reference", architecture, architecture_config)
         networks = CheckpointNetworks(opened, compared)
         if calibrate is not None:
+            same_kind = has_one_split(str(calibrate)) == has_one_split(data) and str(calibrate) != "demo"
             with listener.working():
-                networks = networks.calibrated(str(calibrate), data_root, listener.progress)
+                networks = networks.calibrated(str(calibrate), data_root if same_kind else None, listener.progress)
         target = networks.target(points[0].spec if points else None, seed)
         corpus = with_unwritable(corpus, target.template.tokens)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)

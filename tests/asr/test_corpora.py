@@ -212,7 +212,7 @@ def test_data_may_name_a_split(librispeech: Path) -> None:
     assert chosen_split("a.tsv", None) == ("a.tsv", None)
     with pytest.raises(InputError, match="--split dev: librispeech:test names a split already; leave one of the two"):
         chosen_split("librispeech:test", "dev")
-    with pytest.raises(InputError, match="--split dev: demo is not divided into splits; leave the split out"):
+    with pytest.raises(InputError, match="--split dev: demo is not divided into splits; leave --split out"):
         chosen_split("demo", "dev")
 
 

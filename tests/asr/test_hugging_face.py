@@ -26,12 +26,20 @@ from memsim.asr.tokens import tokens_from_json
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
 from tests.asr.hugging_face_folders import FAMILIES, GENERATING, save_folder
+from tests.cli.speech import few_utterances
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("hugging_face")
     return {family: save_folder(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A manifest of three utterances."""
+    few_utterances(tmp_path, 3)
+    return tmp_path / "few.tsv"
 
 
 @pytest.fixture
@@ -110,22 +118,21 @@ def test_the_network_calls_each_of_its_layers(family: str, folders: dict[str, Pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_folders_are_mapped_and_evaluated(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_folders_are_mapped_and_evaluated(family: str, folders: dict[str, Path], few: Path, tmp_path: Path) -> None:
     """On ideal cells with 16 bits, chips write what full precision writes."""
     out = tmp_path / "mapped.safetensors"
-    result = memsim.map_checkpoint(folders[family], "ideal", bits=16, calibrate="demo", out=out)
+    result = memsim.map_checkpoint(folders[family], "ideal", bits=16, calibrate=few, out=out)
     reasons = {layer.reason for layer in result.plan.digital if layer.weights and layer.source is not None}
     assert {"digital: output* (hardware spec)", "digital: frontend.* (hardware spec)"} <= reasons
     from_folder = memsim.evaluate(
         folders[family],
-        "demo",
+        few,
         hardware="ideal",
         bits=16,
-        calibrate="demo",
-        limit=3,
+        calibrate=few,
         findings=memsim.Findings(loss=True),
     )
-    from_file = memsim.evaluate(out, "demo", limit=3, findings=memsim.Findings(loss=True))
+    from_file = memsim.evaluate(out, few, findings=memsim.Findings(loss=True))
     assert from_folder.full_precision is not None
     loss = from_folder.full_precision.loss
     for score in (from_folder.digital, from_folder.trials[0].score, from_file.digital, from_file.trials[0].score):
@@ -134,14 +141,14 @@ def test_folders_are_mapped_and_evaluated(family: str, folders: dict[str, Path],
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "whisper"])
-def test_folders_are_trained_for_few_bits(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_folders_are_trained_for_few_bits(family: str, folders: dict[str, Path], few: Path, tmp_path: Path) -> None:
     """The checkpoint that a training writes is mapped and evaluated without the folder."""
     recipe = {"base": "robust", "epochs": 1, "batch_seconds": 30, "average_decay": 0, "augment": {"speeds": [1.0]}}
     out = tmp_path / "trained.safetensors"
-    memsim.train(data="demo", dev="demo", init=folders[family], bits=4, config=recipe, out=out)
+    memsim.train(data=few, dev=few, init=folders[family], bits=4, config=recipe, out=out)
     mapped = tmp_path / "mapped.safetensors"
     memsim.map_checkpoint(out, "ideal", out=mapped)
-    result = memsim.evaluate(mapped, "demo", limit=2)
+    result = memsim.evaluate(mapped, few)
     assert result.digital.loss is None
     assert len(result.trials) == 1
 
@@ -162,20 +169,20 @@ def test_generated_texts_are_limited_by_the_audio(folders: dict[str, Path]) -> N
 
 
 def test_a_multilingual_whisper_writes_the_language_of_its_files(folder: Path) -> None:
-    special = ["<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    special = ["<|startoftranscript|>", "<|en|>", "<|zh|>", "<|transcribe|>", "<|notimestamps|>"]
     letters = ["<|endoftext|>", *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = transformers.WhisperTokenizer(vocab={token: i for i, token in enumerate(letters)}, merges=[])
     tokenizer.add_special_tokens({"extra_special_tokens": special})
     tokenizer.save_pretrained(folder)
     generation = json.loads((folder / "generation_config.json").read_text())
-    generation["lang_to_id"] = {"<|en|>": 2, "<|de|>": 3}
+    generation["lang_to_id"] = {"<|en|>": 2, "<|zh|>": 3}
 
     def prefix(**changes: str) -> list[int]:
         (folder / "generation_config.json").write_text(json.dumps(generation | changes))
         return tokens_from_json(open_checkpoint(folder)[0].metadata["tokens"]).encode("")[:4]
 
     assert prefix() == [1, 2, 4, 5]
-    assert prefix(language="<|de|>") == prefix(language="de") == [1, 3, 4, 5]
+    assert prefix(language="<|zh|>") == prefix(language="zh") == [1, 3, 4, 5]
 
 
 def test_beam_search_of_generated_texts(folders: dict[str, Path]) -> None:

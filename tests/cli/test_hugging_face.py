@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     save_folder(tmp_path / "whisper-tiny.en", "whisper")
     librispeech_of_demo(tmp_path / "ROOT", "part-train", "part-dev", "part-test")
     tedlium_of_demo(tmp_path / "ROOT")
-    (tmp_path / "short.yaml").write_text("base: robust\nepochs: 1\n")
+    (tmp_path / "short.yaml").write_text("base: robust\nepochs: 1\naugment: {speeds: [1.0]}\n")
     return tmp_path
 
 
