@@ -14,7 +14,10 @@ from memsim.storage.outputs import require_outputs, require_page, write_json
 def command(
     checkpoint: Annotated[
         str,
-        typer.Argument(metavar="CHECKPOINT", help="Any safetensors file, or a bundled checkpoint: demo, demo-float."),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Any safetensors file, a folder of Hugging Face's, or a bundled checkpoint: demo, demo-float.",
+        ),
     ],
     out: Annotated[
         Path | None,

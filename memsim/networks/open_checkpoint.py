@@ -50,6 +50,7 @@ def mapped_path(name: str | Path) -> Path:
     That of a bundled checkpoint is in the current folder.
     """
     path, _ = find_checkpoint(name)
+    path = path if path.name.strip(".") else path.resolve()  # of the current folder
     folder = path.parent if Path(name).exists() else Path()
     stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
     return folder / f"{stem}.mapped.safetensors"
