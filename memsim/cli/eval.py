@@ -24,8 +24,7 @@ def command(
         typer.Argument(
             metavar="CHECKPOINT",
             help="A mapped or unmapped safetensors file, a folder of Hugging Face's, or a bundled checkpoint: demo, "
-            "demo-float. Default: "
-            "$MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors in this folder, else demo.",
+            "demo-float. Default: $MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors in this folder, else demo.",
             show_default=False,
         ),
     ] = None,

@@ -25,8 +25,8 @@ Decoder = Annotated[
     decoding_option(
         "--decoder",
         metavar="greedy|beam",
-        help="greedy: best path (default). beam: beam search, with a lexicon for CTC, num_beams of transformers where text "
-        "is generated.",
+        help="greedy: best path (default). beam: beam search, with a lexicon for CTC; num_beams of transformers "
+        "where text is generated.",
     ),
 ]
 Lm = Annotated[

@@ -60,8 +60,8 @@ def command(
         typer.Option(
             "--init",
             metavar="CHECKPOINT",
-            help="Start from the weights and tokens of this checkpoint, which has the same architecture, or of a folder "
-            "of Hugging Face's, which names the network, too.",
+            help="Start from the weights and tokens of this checkpoint, which has the same architecture, or of a "
+            "folder of Hugging Face's, which names the network, too.",
         ),
     ] = None,
     init_encoder: Annotated[
