@@ -25,7 +25,7 @@ from memsim.asr.input_rates import vectors_per_audio_second
 from memsim.asr.tokens import tokens_from_json
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
-from tests.asr.hugging_face_folders import FAMILIES, GENERATING, save_folder
+from tests.asr.hugging_face_folders import FAMILIES, GENERATING, TEXTS, save_folder
 from tests.cli.speech import few_utterances
 
 
@@ -204,6 +204,38 @@ def test_texts_become_tokens_and_texts_again(family: str, folders: dict[str, Pat
     assert 0 not in tokens.encode("all bees sleep")
     assert tokens.decode([0, *tokens.encode("all bees sleep"), 0]) == "all bees sleep"
     assert tokens_from_json(tokens.to_json()).encode("bee") == tokens.encode("bee")
+
+
+def test_a_processor_in_one_file(folder: Path) -> None:
+    """As transformers 5 saves a processor, with the settings of the feature extractor in it."""
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": settings}))
+    assert features_of(OpenedNetwork(open_checkpoint(folder)[0]).recogniser, 1)[0].shape[1] == 80
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "WhisperProcessor"}))
+    assert open_checkpoint(folder)[0].cannot_run is not None
+
+
+def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Speech2Text's has a file that is no text."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="the extra lm is not installed")
+    folder = Path(shutil.copytree(folders["speech_to_text"], tmp_path / "folder"))
+    (folder / "tokenizer.json").unlink()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 9),
+        model_prefix=str(tmp_path / "pieces"),
+        vocab_size=40,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "pieces.model"))
+    names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, 40))]
+    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    made = transformers.Speech2TextTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "pieces.model"))
+    made.save_pretrained(folder)
+    tokens = tokens_from_json(open_checkpoint(folder)[0].metadata["tokens"])
+    assert tokens.encode("the cat") == made("the cat").input_ids
+    assert tokens.decode(tokens.encode("the cat")) == "the cat"
 
 
 @pytest.mark.parametrize(

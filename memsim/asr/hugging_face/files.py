@@ -9,6 +9,7 @@ import contextlib
 import logging
 import tempfile
 import warnings
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +24,10 @@ GENERATION = "generation_config.json"
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
-    *("added_tokens.json", "normalizer.json"),
+    *("added_tokens.json", "normalizer.json", "sentencepiece.bpe.model"),
 )
+BINARY = ".model"
+"""The suffix of files that are no text; their contents are kept in Base64."""
 REMEDY = "pip install 'memsim[hf]' installs it"
 
 
@@ -38,7 +41,7 @@ def require_transformers(purpose: str) -> Any:
 
 
 def read_files(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the texts of those of the files `names` that are in `folder`.
+    """Return the texts of those of the files `names` that are in `folder`, BINARY ones in Base64.
 
     Raises InputError for one that is no text, and for a JSON file that holds no object.
     """
@@ -47,7 +50,10 @@ def read_files(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
         path = folder / name
         if is_file(path):
             try:
-                found[name] = path.read_text(encoding="utf-8")
+                if name.endswith(BINARY):
+                    found[name] = b64encode(path.read_bytes()).decode()
+                else:
+                    found[name] = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: cannot be read ({error})") from None
             if name.endswith(".json"):
@@ -60,7 +66,7 @@ def as_folder(files: Mapping[str, str]) -> Iterator[str]:
     """Give the path of a temporary folder that holds `files`; transformers is quiet meanwhile."""
     with tempfile.TemporaryDirectory(prefix="memsim-") as name, quiet():
         for file, text in files.items():
-            (Path(name) / file).write_text(text, encoding="utf-8")
+            (Path(name) / file).write_bytes(b64decode(text) if file.endswith(BINARY) else text.encode())
         yield name
 
 

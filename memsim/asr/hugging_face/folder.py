@@ -85,9 +85,7 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
     tokenizer = read_files(folder, TOKENIZER)
     if not {"tokenizer.json", "vocab.json"} & tokenizer.keys():
         raise InputError(f"{folder}: has no tokenizer (tokenizer.json or vocab.json), so its outputs cannot be read")
-    found = read_files(folder, PREPROCESSOR)
-    if not found:
-        raise InputError(f"{folder}: has no {PREPROCESSOR[0]}, which says what its network hears")
+    preprocessor = _preprocessor_in(folder)
     generation = read_files(folder, (GENERATION,)).get(GENERATION)
 
     from memsim.asr.hugging_face.features import features_of
@@ -97,7 +95,7 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
     tokenizer = _with_language(tokenizer, generation)
     tokens = (HuggingFaceCTCTokens if architecture == CTC else HuggingFaceTokens)(tokenizer)
     described = HuggingFaceConfig(
-        features=features_of(next(iter(found.values()))),
+        features=features_of(preprocessor),
         tokens=len(tokens),
         network=name,
         config=text,
@@ -109,6 +107,21 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
         "tokens": tokens.to_json(),
         "text_style": "whisper" if tokens.writes_case else "kaldi",
     }
+
+
+def _preprocessor_in(folder: Path) -> str:
+    """Return the text of a feature extractor's settings, from a file of their own or that of the whole processor.
+
+    Raises InputError where neither file has them.
+    """
+    own, whole = PREPROCESSOR
+    found = read_files(folder, PREPROCESSOR)
+    settings = parse_json_object(found.get(whole, "{}"), whole).get("feature_extractor")
+    if isinstance(settings, dict):
+        return json.dumps(settings)
+    if own not in found:
+        raise InputError(f"{folder}: has no {own}, which says what its network hears")
+    return found[own]
 
 
 def _with_language(tokenizer: dict[str, str], generation: str | None) -> dict[str, str]:
