@@ -36,18 +36,22 @@ def fresh(architecture: str, config: RecogniserConfig, tokens: Tokens, text_styl
 
 
 def from_checkpoint(
-    init: str | Path, architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, model: str
+    checkpoint: Checkpoint,
+    option: str,
+    architecture: str,
+    config: RecogniserConfig,
+    texts: Iterable[str],
+    text_style: str,
+    model: str,
 ) -> tuple[Recogniser, Checkpoint]:
-    """Return the recipe's model with the weights of the checkpoint `init`, and that checkpoint.
+    """Return the recipe's model with the weights of a checkpoint, and that checkpoint, with prefixes if the model has.
 
     Its tokens are the checkpoint's; where that has none (an external file), the config's, else the characters of
-    `texts`. Dropout may differ, and is the recipe's.
+    `texts`. Dropout may differ, and is the recipe's. `option` is what users typed to name the checkpoint.
 
     Raises:
         InputError: The file does not hold that model.
     """
-    option = f"--init {init}"
-    checkpoint = open_network(str(init), "--init")
     if architecture in (CTC, SEQ2SEQ):
         return _hugging_face(checkpoint), checkpoint
     different: list[str] = []
@@ -75,10 +79,9 @@ def from_checkpoint(
     return recogniser, checkpoint
 
 
-def recogniser_of_hugging_face(init: str | Path) -> Checkpoint | None:
-    """Return the checkpoint `init` if it is a recogniser of Hugging Face's, and None for other checkpoints."""
-    checkpoint = open_network(str(init), "--init")
-    return checkpoint if checkpoint.metadata.get("architecture") in (CTC, SEQ2SEQ) else None
+def is_hugging_face(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint is a recogniser of Hugging Face's, which names its network itself."""
+    return checkpoint.metadata.get("architecture") in (CTC, SEQ2SEQ)
 
 
 def _hugging_face(checkpoint: Checkpoint) -> Recogniser:

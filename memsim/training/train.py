@@ -18,12 +18,12 @@ from memsim.distributed import choose_device, joined_workers
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 from memsim.listener import Listener
+from memsim.networks.open_checkpoint import open_network
 from memsim.nn.quantisation import Quantisation
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.outputs import require_safetensors
 from memsim.training import initialise, loop
 from memsim.training.hooks import Hooks
-from memsim.training.initialise import recogniser_of_hugging_face
 from memsim.training.narrator import Narrator
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import TargetsConfig, TrainConfig, load_train_config
@@ -135,7 +135,8 @@ def train(
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
         if (network := model or architecture) is not None:
             recipe = recipe.model_copy(update={"model": str(network)})
-        given = None if init is None or network is not None else recogniser_of_hugging_face(init)
+        opened = None if init is None else open_network(str(init), "--init")
+        given = opened if opened is not None and network is None and initialise.is_hugging_face(opened) else None
         if given is not None:
             model_kind, model_config = given.metadata["architecture"], stored_config(given)
             recipe = recipe.model_copy(update={"model": given.path.parent.name or str(given.path)})
@@ -160,7 +161,7 @@ def train(
         speech = _load_speech(names, dev, root, text_style, dev_style)
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, names))}
         start: Checkpoint | None = None
-        if init is None:
+        if opened is None:
             tokens = model_config.own_tokens or make_tokens(targets, speech.texts, names[0], root_of(names[0], root))
             recogniser = initialise.fresh(model_kind, model_config, tokens, text_style, seed)
             if init_encoder is not None:
@@ -168,7 +169,7 @@ def train(
                 provenance["init_encoder_sha256"] = start.sha256
         else:
             recogniser, start = initialise.from_checkpoint(
-                init, model_kind, model_config, speech.texts, text_style, recipe.model
+                opened, f"--init {init}", model_kind, model_config, speech.texts, text_style, recipe.model
             )
             provenance["init_sha256"] = start.sha256
         speech = speech.usable(recogniser.tokens, listener)

@@ -43,8 +43,9 @@ def save_folder(folder: Path, family: str) -> Path:
 def _made(family: str, tokens: int) -> tuple[Any, Any]:
     t = transformers
     if family == "whisper":
-        config = t.WhisperConfig(vocab_size=tokens, max_target_positions=64, **DECODER_SIZES)
-        return t.WhisperForConditionalGeneration(config), t.WhisperFeatureExtractor()
+        positions = {"max_source_positions": 500, "max_target_positions": 64}  # it hears 10 s
+        config = t.WhisperConfig(vocab_size=tokens, **positions, **DECODER_SIZES)
+        return t.WhisperForConditionalGeneration(config), t.WhisperFeatureExtractor(chunk_length=10)
     if family == "speech_to_text":
         config = t.Speech2TextConfig(vocab_size=tokens, conv_channels=16, **DECODER_SIZES)
         return t.Speech2TextForConditionalGeneration(config), t.Speech2TextFeatureExtractor()

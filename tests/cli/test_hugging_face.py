@@ -34,7 +34,7 @@ def test_the_guides_commands_run(memsim, folder):
     said = []
     for line in COMMANDS:
         words = shlex.split(line.replace("--trials 3", "--trials 1"))
-        words += ["--config", "short.yaml"] if words[0] == "qat" else ["--limit", "2"] if words[0] == "eval" else []
+        words += ["--config", "short.yaml"] if words[0] == "qat" else ["--limit", "1"] if words[0] == "eval" else []
         done = memsim(*words)
         assert done.status == 0, (line, done.err)
         said.append(done.said)
@@ -68,6 +68,8 @@ def test_the_guides_commands_run(memsim, folder):
                 "whisper-tiny.en",
                 "--data",
                 "librispeech:part-train",
+                "--bits",
+                "3",
                 "--data-root",
                 "ROOT",
                 "-o",
