@@ -245,7 +245,10 @@ def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) ->
         (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
         (lambda f: _edit(f, auto_map={"AutoModel": "x.Y"}), "needs code that comes with the folder"),
         (lambda f: _edit(f, quantization_config={"quant_method": "gptq"}), "its weights were quantised (gptq)"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "its weights are a pickle"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "convert it: transformers.WhisperForConditionalGeneration.from_pretrained(",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "a folder without model.safetensors"),
         (lambda f: (f / "config.json").unlink(), "names no architecture"),
         (lambda f: _edit(f, model_type="murmur"), "is no speech recogniser that can be run"),

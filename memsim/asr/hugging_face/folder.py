@@ -66,14 +66,19 @@ def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
 
 def _recogniser_of(config: dict[str, Any]) -> tuple[str, str | None]:
     """Return the network class that a config names and its kind of recogniser, None where it is of neither kind."""
-    names = config.get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else ""
+    name = _class_of(config)
     if name.endswith("ForCTC"):
         return name, CTC
     # the endings of encoder-decoders are those of text models, too: the families that hear are known by name
     if config["model_type"] in SEQ2SEQ_FAMILIES and name.endswith("ForConditionalGeneration"):
         return name, SEQ2SEQ
     return name, None
+
+
+def _class_of(config: dict[str, Any]) -> str:
+    """Return the class of transformers that a config names; empty where it names none."""
+    names = config.get("architectures")
+    return f"{names[0]!s:.80}" if isinstance(names, list) and names else ""
 
 
 def _metadata(folder: Path, name: str, architecture: str, text: str, config: dict[str, Any]) -> dict[str, str]:
@@ -154,8 +159,18 @@ def weights_in(folder: Path) -> Path:
             return folder / name
     pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if pickles:
+        convert = f"transformers.{_class_named_in(folder)}.from_pretrained({str(folder)!r})"
         raise InputError(
-            f"{folder}: its weights are a pickle ({pickles[0]}), which can run code and is refused; convert it: in "
-            f"transformers, AutoModel.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER) writes safetensors"
+            f"{folder}: its weights are a pickle ({pickles[0]}), which can run code and is refused; convert it: "
+            f"{convert}.save_pretrained({str(folder)!r}) writes model.safetensors beside it"
         )
     raise InputError(f"{folder}: a folder without model.safetensors; name a .safetensors file")
+
+
+def _class_named_in(folder: Path) -> str:
+    """Return the class of transformers that the config in a folder names, AutoModel without one."""
+    try:
+        config = parse_json_object(read_files(folder, (CONFIG,)).get(CONFIG, "{}"), CONFIG)
+    except InputError:
+        return "AutoModel"
+    return _class_of(config) or "AutoModel"
