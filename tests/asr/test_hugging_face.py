@@ -206,6 +206,21 @@ def test_texts_become_tokens_and_texts_again(family: str, folders: dict[str, Pat
     assert tokens_from_json(tokens.to_json()).encode("bee") == tokens.encode("bee")
 
 
+def test_files_that_name_no_classes(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As in folders of wav2vec 2.0's time: the model type tells which classes they are of."""
+    folder = Path(shutil.copytree(folders["wav2vec2-masked"], tmp_path / "folder"))
+    before = OpenedNetwork(open_checkpoint(folder)[0]).recogniser
+    for name in ("preprocessor_config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text())
+        for key in ("feature_extractor_type", "tokenizer_class", "processor_class"):
+            settings.pop(key, None)
+        (folder / name).write_text(json.dumps(settings))
+    after = OpenedNetwork(open_checkpoint(folder)[0]).recogniser
+    torch.testing.assert_close(features_of(before), features_of(after))
+    tokens = tokens_from_json(after.tokens.to_json())
+    assert tokens.encode("bee") == before.tokens.encode("bee")
+
+
 def test_a_processor_in_one_file(folder: Path) -> None:
     """As transformers 5 saves a processor, with the settings of the feature extractor in it."""
     settings = json.loads((folder / "preprocessor_config.json").read_text())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from memsim.asr.hugging_face.files import PREPROCESSOR, as_folder, require_transformers
+from memsim.asr.hugging_face.files import CONFIG, PREPROCESSOR, as_folder, require_transformers
+from memsim.config.json_input import parse_json_object
 from memsim.config.schema import Section
 from memsim.errors import InputError
 
@@ -19,8 +21,6 @@ class HuggingFaceFeatures(Section):
     sample_rate_hz: int
     preprocessor: str
     """The text of `preprocessor_config.json`."""
-    by_frames: bool
-    """Whether the extractor gives [frames, bins]; otherwise it gives the waveform [samples]."""
 
 
 class HuggingFaceExtractor:
@@ -44,22 +44,23 @@ class HuggingFaceExtractor:
         return features if mask is None else features[: int(mask[0].sum())]
 
 
-def features_of(preprocessor: str) -> HuggingFaceFeatures:
+def features_of(preprocessor: str, config: str) -> HuggingFaceFeatures:
     """Return the settings of the features that the text of a `preprocessor_config.json` describes.
 
-    Raises InputError where transformers has no such feature extractor.
+    Where it names no class, as in older folders, the text of `config.json` tells which it is. Raises InputError where
+    transformers has no such feature extractor.
     """
     try:
-        extract = load_extractor({PREPROCESSOR[0]: preprocessor})
-        rate, inputs = int(extract.sampling_rate), extract.model_input_names[0]
+        extract = load_extractor({PREPROCESSOR[0]: preprocessor, CONFIG: config})
+        settings = parse_json_object(preprocessor, PREPROCESSOR[0])
+        settings.setdefault("feature_extractor_type", type(extract).__name__)
+        rate = int(extract.sampling_rate)
     except InputError:
         raise
     except Exception as error:  # transformers may raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{PREPROCESSOR[0]}: no feature extractor can be made of it ({reason:.100})") from None
-    return HuggingFaceFeatures(
-        kind="hugging_face", sample_rate_hz=rate, preprocessor=preprocessor, by_frames=inputs != "input_values"
-    )
+    return HuggingFaceFeatures(kind="hugging_face", sample_rate_hz=rate, preprocessor=json.dumps(settings))
 
 
 def is_bins_first(extract: Any) -> bool:

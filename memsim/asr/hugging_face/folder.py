@@ -98,9 +98,13 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
     from memsim.asr.hugging_face.tokens import HuggingFaceCTCTokens, HuggingFaceTokens
 
     tokenizer = _with_language(tokenizer, generation)
+    if "tokenizer_class" not in parse_json_object(tokenizer.get(TOKENIZER[1], "{}"), TOKENIZER[1]):
+        # older folders leave it to the config which tokenizer it is
+        kept = ("model_type", "tokenizer_class", "architectures")
+        tokenizer[CONFIG] = json.dumps({key: config[key] for key in kept if key in config})
     tokens = (HuggingFaceCTCTokens if architecture == CTC else HuggingFaceTokens)(tokenizer)
     described = HuggingFaceConfig(
-        features=features_of(preprocessor),
+        features=features_of(preprocessor, text),
         tokens=len(tokens),
         network=name,
         config=text,
