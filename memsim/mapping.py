@@ -41,7 +41,7 @@ from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
-from memsim.storage.checkpoint import Checkpoint, save_checkpoint
+from memsim.storage.checkpoint import Checkpoint, save_checkpoint, shown_name
 from memsim.storage.outputs import require_outputs, require_page, require_safetensors, write_text
 from memsim.units import counted
 
@@ -135,7 +135,7 @@ class MapResult:
     @property
     def title(self) -> str:
         """The name of the file and of the hardware."""
-        return f"{self.checkpoint.path.name} on {self.spec.title}"
+        return f"{shown_name(self.checkpoint.path)} on {self.spec.title}"
 
     def parts(self, *, verbose: bool = False) -> list[RenderableType]:
         """Return the tables and lines that show the result, one below the other; with `verbose`, of every layer."""

@@ -146,6 +146,12 @@ class Checkpoint:
             raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
 
 
+def shown_name(path: Path) -> str:
+    """Return the name of a checkpoint for users: its folder's, where that is one of Hugging Face's, else its own."""
+    in_folder = path.name.startswith("model.safetensors") and path.parent.name and is_file(path.parent / "config.json")
+    return path.parent.name if in_folder else path.name
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Open a safetensors file, or the index of several (`model.safetensors.index.json`).
 
