@@ -52,5 +52,5 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-slow: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev,foreign,fuzz]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,external,fuzz]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev

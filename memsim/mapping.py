@@ -12,10 +12,9 @@ from rich.text import Text
 from torch import Tensor
 
 from memsim.arguments import require_types
-from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource
 from memsim.asr.input_rates import vectors_per_audio_second
-from memsim.asr.running import calibration_data
+from memsim.asr.running import calibration_data, corpus_for_calibration
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import total
 from memsim.crossbar.statistics import InputStatistics
@@ -42,7 +41,7 @@ from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
-from memsim.storage.checkpoint import Checkpoint, save_checkpoint
+from memsim.storage.checkpoint import Checkpoint, save_checkpoint, shown_name
 from memsim.storage.outputs import require_outputs, require_page, require_safetensors, write_text
 from memsim.units import counted
 
@@ -136,7 +135,7 @@ class MapResult:
     @property
     def title(self) -> str:
         """The name of the file and of the hardware."""
-        return f"{self.checkpoint.path.name} on {self.spec.title}"
+        return f"{shown_name(self.checkpoint.path)} on {self.spec.title}"
 
     def parts(self, *, verbose: bool = False) -> list[RenderableType]:
         """Return the tables and lines that show the result, one below the other; with `verbose`, of every layer."""
@@ -222,8 +221,8 @@ def map_checkpoint(
         set: changes of single keys of the spec, such as `["adc.bits=6"]`.
         include: globs; only layers that match one of them are mapped.
         exclude: globs; layers that match one of them stay digital.
-        calibrate: data to run the recogniser on (its dev split) to set converter ranges: `demo`, the name of a corpus,
-            or a manifest. Without it the input statistics in the checkpoint set them.
+        calibrate: data to run the recogniser on to set converter ranges: `demo`, the name of a corpus (NAME:SPLIT, by
+            default its dev split), or a manifest. Without it the input statistics in the checkpoint set them.
         data_root: the root of that corpus; otherwise `$MEMSIM_DATA/NAME`.
         architecture: the network of a file that does not say which it is; see `memsim map --help`.
         architecture_config: a YAML file with its features, characters and options.
@@ -309,8 +308,7 @@ def _calibration_data(
     network: OpenedNetwork, data: str | Path, root: str | Path | None, listener: Listener
 ) -> CalibrationData:
     recogniser = network.recogniser
-    folder = None if root is None else Path(root)
-    corpus = load_corpus(str(data), split="dev", root=folder, text_style=recogniser.text_style)
+    corpus = corpus_for_calibration(recogniser, str(data), None if root is None else Path(root))
     return calibration_data(recogniser, corpus.utterances, FeatureSource(recogniser.features), listener.progress)
 
 

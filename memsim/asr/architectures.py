@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from memsim.asr.hugging_face.kinds import HuggingFaceCTC, HuggingFaceSeq2Seq
+from memsim.asr.hugging_face.network import HuggingFaceConfig, hugging_face_network
 from memsim.asr.kinds import CTC, RNNT, Kind
 from memsim.asr.models.conformer import ConformerConfig, ConformerCTC, ConformerEncoder
 from memsim.asr.models.frontend import RecogniserConfig
@@ -41,6 +43,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "conformer_transducer": Architecture(ConformerTransducerConfig, ConformerTransducer, RNNT(), ConformerEncoder),
     "lstm_transducer": Architecture(LSTMTransducerConfig, LSTMTransducer, RNNT(), LSTMEncoder),
     "wav2vec2_ctc": Architecture(Wav2Vec2Config, wav2vec2_ctc, CTC()),
+    "hugging_face_ctc": Architecture(HuggingFaceConfig, hugging_face_network, HuggingFaceCTC()),
+    "hugging_face_seq2seq": Architecture(HuggingFaceConfig, hugging_face_network, HuggingFaceSeq2Seq()),
 }
 
 

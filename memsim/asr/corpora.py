@@ -182,13 +182,41 @@ CORPORA = {
 }
 NAMES = ("demo", *CORPORA)
 """The corpora that `load_corpus` knows by name."""
-DATA = f"{', '.join(NAMES)}, or a manifest (.tsv, .jsonl)"
+DATA = f"{', '.join(NAMES)}, each with :SPLIT if wanted, or a manifest (.tsv, .jsonl)"
 """The values of `data`, for messages and the help of commands."""
+
+
+def name_and_split(data: str) -> tuple[str, str | None]:
+    """Return the name and the split of `NAME:SPLIT`; the split is None where there is none, as of manifests."""
+    name, colon, split = data.partition(":")
+    return (name, split) if colon and name in NAMES else (data, None)
+
+
+def chosen_split(data: str, split: str | None, option: str = "--split") -> tuple[str, str | None]:
+    """Return the name of `data`, and the split that it or the option `split` names.
+
+    Raises InputError where both name one, and where the data are not divided into splits.
+    """
+    name, own = name_and_split(data)
+    if own is not None and split is not None:
+        raise InputError(f"{option} {split}: {data} names a split already; leave one of the two out")
+    if split is not None and has_one_split(name):
+        raise InputError(f"{option} {split}: {name} is not divided into splits; leave {option} out")
+    if own is not None:
+        _require_splits(name, own)
+    return name, own or split
+
+
+def _require_splits(name: str, split: str) -> None:
+    """Raise InputError where the data `name` of `name:split` are not divided into splits."""
+    if has_one_split(name):
+        raise InputError(f"{name}:{split}: {name} is not divided into splits; leave the split out")
 
 
 def has_one_split(data: str) -> bool:
     """Return whether `data` is not divided into train, dev and test: the demo and manifests are not."""
-    return data == "demo" or data.endswith(SUFFIXES)
+    name, _ = name_and_split(data)
+    return name == "demo" or name.endswith(SUFFIXES)
 
 
 def load_corpus(
@@ -197,9 +225,9 @@ def load_corpus(
     """Load the utterances of a corpus.
 
     Args:
-        data: a name in `NAMES`, or the path of a manifest (.tsv or .jsonl).
-        split: `train`, `dev` or `test`, or a folder's own name. Of librispeech they mean `train-clean-100`,
-            `dev-clean` and `test-clean`. The demo and manifests are one split, `all`.
+        data: a name in `NAMES`, with `:SPLIT` or without, or the path of a manifest (.tsv or .jsonl).
+        split: for a name without one, `train`, `dev` or `test`, or a folder's own name. Of librispeech they mean
+            `train-clean-100`, `dev-clean` and `test-clean`. The demo and manifests are one split, `all`.
         root: the folder of the corpus, or the one that holds it; without it, `$MEMSIM_DATA/<data>`. For a manifest,
             the folder that its relative audio paths start from, in place of the manifest's own.
         text_style: the convention of the transcripts, a key of `memsim.asr.text.TEXT_STYLES`.
@@ -210,6 +238,10 @@ def load_corpus(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1")
+    data, own = name_and_split(data)
+    if own is not None:
+        _require_splits(data, own)
+    split = own or split
     if data == "demo":
         if root is not None:
             raise InputError("the demo is bundled with memsim and has no root; leave --data-root out")
@@ -239,7 +271,7 @@ def with_unwritable(corpus: Corpus, tokens: Tokens) -> Corpus:
 def corpus_lexicon(data: str, root: Path | None = None) -> Path:
     """Return the pronunciation lexicon that comes with the corpus `data`. Raises InputError where there is none."""
     remedy = "name a lexicon file, or cmudict"
-    corpus = CORPORA.get(data)
+    corpus = CORPORA.get(name_and_split(data)[0])
     if corpus is None or corpus.lexicon is None:
         raise InputError(f"{data}: comes without a pronunciation lexicon; {remedy}")
     path = corpus.locate(root) / corpus.lexicon

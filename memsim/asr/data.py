@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.audio import duration_seconds, read_audio
-from memsim.asr.features import FeatureConfig, WaveformConfig, extractor, perturb_speed
+from memsim.asr.features import FeatureConfig, Features, extractor, perturb_speed
 from memsim.asr.tokens import Tokens
 from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
@@ -49,7 +49,7 @@ class FeatureSource:
     may call it at once.
     """
 
-    def __init__(self, config: FeatureConfig | WaveformConfig, *, cache_bytes: float = 0) -> None:
+    def __init__(self, config: Features, *, cache_bytes: float = 0) -> None:
         self._sample_rate_hz = config.sample_rate_hz
         self._extract = extractor(config)
         self._dtype = torch.float16 if isinstance(config, FeatureConfig) else torch.float32

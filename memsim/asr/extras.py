@@ -1,4 +1,4 @@
-"""Import of the packages that only the extra `lm` installs."""
+"""Import of the packages that only the extras `lm` and `hf` install."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import Any
 
 from memsim.errors import InputError
 
-_PACKAGES = {"flashlight": "flashlight-text (for Python 3.12 and older)"}
+_PACKAGES = {
+    "flashlight": "flashlight-text (for Python 3.12 and older)",
+    "whisper_normalizer": "whisper-normalizer",
+}
 """Packages by the module that they install, where the names differ."""
 
 
-def require(module: str, purpose: str) -> Any:
-    """Import and return `module`. Raises InputError that says what to install for `purpose` when it is missing."""
+def require(module: str, purpose: str, extra: str = "lm") -> Any:
+    """Import and return `module`, which the extra `extra` installs.
+
+    Raises InputError that says what to install for `purpose` when it is missing.
+    """
     try:
         return importlib.import_module(module)
     except ImportError:
         top = module.partition(".")[0]
         package = _PACKAGES.get(top, top)
-        raise InputError(f"{purpose}: needs the package {package}; pip install 'memsim[lm]' installs it") from None
+        raise InputError(f"{purpose}: needs the package {package}; pip install 'memsim[{extra}]' installs it") from None

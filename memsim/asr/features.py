@@ -14,6 +14,7 @@ from pydantic import Field, Tag, model_validator
 from pydantic.types import Strict
 from torch import Tensor
 
+from memsim.asr.hugging_face.features import HuggingFaceExtractor, HuggingFaceFeatures
 from memsim.config.schema import Section, Within, kind_of, problem
 
 MOST_MASKED_AT_ONCE = 0.2
@@ -50,8 +51,10 @@ class WaveformConfig(Section):
 
 
 Features = Annotated[
-    Annotated[FeatureConfig, Tag("FeatureConfig")] | Annotated[WaveformConfig, Tag("WaveformConfig")],
-    kind_of("kind", FeatureConfig, WaveformConfig),
+    Annotated[FeatureConfig, Tag("FeatureConfig")]
+    | Annotated[WaveformConfig, Tag("WaveformConfig")]
+    | Annotated[HuggingFaceFeatures, Tag("HuggingFaceFeatures")],
+    kind_of("kind", FeatureConfig, WaveformConfig, HuggingFaceFeatures),
 ]
 
 
@@ -92,8 +95,10 @@ class LogMel:
         return log_mel
 
 
-def extractor(config: FeatureConfig | WaveformConfig) -> Callable[[Tensor], Tensor]:
+def extractor(config: FeatureConfig | WaveformConfig | HuggingFaceFeatures) -> Callable[[Tensor], Tensor]:
     """Return the function that maps a waveform [samples] to features [frames, mel_bins], or to itself."""
+    if isinstance(config, HuggingFaceFeatures):
+        return HuggingFaceExtractor(config)
     return LogMel(config) if isinstance(config, FeatureConfig) else lambda waveform: waveform
 
 

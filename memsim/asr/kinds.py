@@ -40,6 +40,15 @@ class Kind(Protocol):
 
     loss_name: str
 
+    def encode(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `encoded` and `frames` of a batch of features [batch, frames, ...] and their lengths [batch]."""
+        encoded, frames = model(features, lengths)
+        return encoded, frames
+
+    def encode_for_training(self, model: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `encode` does, where padding to a fixed length may be left out to save time."""
+        return self.encode(model, features, lengths)
+
     def outputs(self, model: nn.Module, encoded: Tensor, frames: Tensor, targets: Sequence[Tensor]) -> Outputs:
         """Return the distributions that the losses of `targets` need, from the network's result for a batch."""
 
@@ -140,5 +149,5 @@ class TrainingPass(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Outputs:
         """Return the distributions of a batch, from its features [batch, frames, mel_bins] and lengths [batch]."""
-        encoded, frames = self.model(features, lengths)
+        encoded, frames = self.kind.encode_for_training(self.model, features, lengths)
         return self.kind.outputs(self.model, encoded, frames, targets)

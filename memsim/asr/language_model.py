@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from memsim.arguments import require_types
-from memsim.asr.corpora import has_one_split, load_corpus, root_of
+from memsim.asr.corpora import has_one_split, load_corpus, name_and_split, root_of
 from memsim.asr.lexicon import Lexicon, load_lexicon
 from memsim.asr.ngram import NgramModel, witten_bell
 from memsim.errors import InputError
@@ -74,7 +74,7 @@ def estimate_language_model(
         order: Words in the longest n-gram.
         data_root: The folder of the corpora; None is `$MEMSIM_DATA/NAME`.
         split: The split, of corpora that have several; None is `train`.
-        text_style: The convention of the transcripts, `kaldi` or `rwth`.
+        text_style: The convention of the transcripts, a key of `memsim.asr.text.TEXT_STYLES`.
         lexicon: A lexicon, a file or `cmudict`, that the words take their pronunciations from.
         write_lexicon: The file of the lexicon.
         write_texts: The file of the transcripts, a line each; `-` is standard output.
@@ -91,6 +91,8 @@ def estimate_language_model(
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if split is not None and all(map(has_one_split, names)):
         raise InputError(f"--split {split}: {', '.join(names)} is not divided into splits; leave --split out")
+    if split is not None and (own := [name for name in names if name_and_split(name)[1] is not None]):
+        raise InputError(f"--split {split}: {own[0]} names a split already; leave one of the two out")
     files = [None if path is None else Path(path) for path in (out, write_lexicon, write_texts)]
     require_outputs(files, force)
     model_file, lexicon_file, texts_file = files

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.architectures import find_architecture
-from memsim.asr.features import FeatureConfig, WaveformConfig
+from memsim.asr.features import Features
 from memsim.asr.kinds import Kind
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.tokens import Tokens, tokens_from_json
@@ -45,7 +45,7 @@ class Recogniser:
     """The decoder; None for greedy decoding."""
 
     @property
-    def features(self) -> FeatureConfig | WaveformConfig:
+    def features(self) -> Features:
         """The settings of the features that the network reads."""
         return self.config.features
 
@@ -144,6 +144,8 @@ def _unusable(checkpoint: Checkpoint, error: Exception) -> InputError:
 
 def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
     """Return the config of the architecture that `checkpoint` names. Raises InputError when it has none."""
+    if checkpoint.cannot_run is not None:
+        raise InputError(checkpoint.cannot_run)
     if "architecture" not in checkpoint.metadata:
         raise InputError(
             f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; a checkpoint written "
@@ -163,12 +165,19 @@ def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
         raise _unusable(checkpoint, error) from None
 
 
-def load_weights(recogniser: Recogniser, checkpoint: Checkpoint) -> Recogniser:
+def load_weights(
+    recogniser: Recogniser,
+    checkpoint: Checkpoint,
+    renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> Recogniser:
     """Load the weights of a checkpoint, in float32, with the quantisers that the network was trained with.
 
-    Raises InputError when tensors are missing or misshapen.
+    `renamed` makes the network's state of the tensors of a file that has other names for them. Raises InputError when
+    tensors are missing or misshapen.
     """
     weights = weights_of(checkpoint)
+    if renamed is not None:
+        weights = renamed(weights)
     for name in taken_over(weights, ()):
         del weights[name]
     restore_quantisers(recogniser.model, weights)

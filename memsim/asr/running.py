@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from memsim.asr.corpora import Corpus, load_corpus
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
@@ -34,8 +36,7 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
         if isinstance(mapping, ChipMapping):
             mapping.begin_batch(batch.key)
         with torch.inference_mode():
-            encoded, frames = recogniser.model(batch.features.to(device), batch.lengths.to(device))
-        return encoded, frames
+            return recogniser.kind.encode(recogniser.model, batch.features.to(device), batch.lengths.to(device))
 
     for batch in batches:
         encoded, frames = run(batch)
@@ -76,11 +77,19 @@ def calibration_data(
         name = f"calibration, pass {next(passes)}"
         for done, utterance in enumerate(chosen, start=1):
             features, lengths = pad([source(utterance)])
-            encoded, frames = model(features.to(device), lengths.to(device))
+            encoded, frames = recogniser.kind.encode(model, features.to(device), lengths.to(device))
             recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
             progress(name, done / len(chosen))
 
     return CalibrationData(recogniser.model, run)
+
+
+def corpus_for_calibration(recogniser: Recogniser, data: str, root: Path | None) -> Corpus:
+    """Load the corpus `data` for calibration, of which the split dev is taken where it names none.
+
+    Raises InputError where it cannot be read.
+    """
+    return load_corpus(data, root=root, text_style=recogniser.text_style)
 
 
 def input_statistics(

@@ -6,10 +6,15 @@ them, keep them split, which gives more and easier words. The same recogniser ha
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from memsim.asr.extras import require
 from memsim.errors import InputError
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u02bc\uff07", "'"))
@@ -32,13 +37,36 @@ def _joined(text: str) -> str:
     return re.sub(r" (?=')", "", _split(text))
 
 
-TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _split}
-"""Functions that bring a transcript into a style, by the style's name. Both lower-case it and leave single spaces.
+def _whisper(text: str) -> str:
+    return str(_whisper_normaliser()(canonical(text)))
+
+
+@cache
+def _whisper_normaliser() -> Any:
+    """Return the English normaliser of transformers with OpenAI's map of British to American spellings.
+
+    Raises InputError where a package is not installed.
+    """
+    normaliser = require("transformers.models.whisper.english_normalizer", "text style whisper", "hf")
+    package = require("whisper_normalizer", "text style whisper", "hf")
+    spellings = Path(package.__file__).parent / "normalizers" / "english.json"
+    return normaliser.EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
+
+
+TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _split, "whisper": _whisper}
+"""Functions that bring a transcript into a style, by the style's name. All lower-case it and leave single spaces.
 
 - `kaldi`: a word that begins with an apostrophe is joined to the one before: `it 's` -> `it's`
   (Kaldi, egs/tedlium/s5_r2, local/join_suffix.py).
 - `rwth`: words stay as the corpus splits them: `it 's`.
+- `whisper`: case, punctuation, fillers, spelling variants and ways of writing numbers are taken away, for recognisers
+  that write text as people do (Radford et al., arXiv 2212.04356, appendix C). Hypotheses are brought into it, too.
 """
+
+
+def as_scored(hypothesis: str, style: str) -> str:
+    """Return a hypothesis as it is compared with transcripts of `style`: as written, or in the style `whisper`."""
+    return normalise(hypothesis, style) if style == "whisper" else hypothesis
 
 
 def normalise(text: str, style: str = "kaldi") -> str:

@@ -333,6 +333,10 @@ def tokens_from_json(document: str) -> Tokens:
     """Return the tokens of a document that `to_json` wrote. Raises InputError for any other."""
     fields = parse_json(document, "tokens")
     kind = fields.get("kind") if isinstance(fields, dict) else None
+    if kind in ("hugging_face", "hugging_face_ctc"):
+        from memsim.asr.hugging_face.tokens import HuggingFaceCTCTokens, HuggingFaceTokens  # they import this module
+
+        return (HuggingFaceCTCTokens if kind == "hugging_face_ctc" else HuggingFaceTokens).from_fields(fields)
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"tokens: kind is {kind!r}; known are {', '.join(_KINDS)}")
     return _KINDS[kind].from_fields(fields)

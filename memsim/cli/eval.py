@@ -23,8 +23,8 @@ def command(
         str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A mapped or unmapped safetensors file, or a bundled checkpoint: demo, demo-float. Default: "
-            "$MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors in this folder, else demo.",
+            help="A mapped or unmapped safetensors file, a folder of Hugging Face's, or a bundled checkpoint: demo, "
+            "demo-float. Default: $MEMSIM_CHECKPOINT, else the newest *.mapped.safetensors in this folder, else demo.",
             show_default=False,
         ),
     ] = None,
@@ -43,7 +43,8 @@ def command(
             "--split", metavar="SPLIT", help="Split of the corpus, such as train, dev (default) or test."
         ),
     ] = None,
-    text_style: options.TextStyle = "kaldi",
+    text_style: options.TextStyle = None,
+    calibrate: options.Calibrate = None,
     limit: Annotated[
         int | None, options.data_option("--limit", metavar="N", help="Use only the first N utterances.")
     ] = None,
@@ -87,7 +88,10 @@ def command(
     ] = False,
     loss: Annotated[
         bool,
-        typer.Option("--loss", help="Also show the mean CTC or RNN-T loss per token, a finer measure than the WER."),
+        typer.Option(
+            "--loss",
+            help="Also show the mean loss per token (CTC, RNN-T, cross-entropy), a finer measure than the WER.",
+        ),
     ] = False,
     cost: options.Cost = False,
     compute: options.Compute = "auto",
@@ -153,6 +157,7 @@ def command(
                 data_root=data_root,
                 split=split,
                 text_style=text_style,
+                calibrate=calibrate,
                 limit=limit,
                 architecture=architecture,
                 architecture_config=architecture_config,

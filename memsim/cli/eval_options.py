@@ -25,7 +25,8 @@ Decoder = Annotated[
     decoding_option(
         "--decoder",
         metavar="greedy|beam",
-        help="greedy: best path (default). beam: beam search, with a lexicon for CTC.",
+        help="greedy: best path (default). beam: beam search, with a lexicon for CTC; num_beams of transformers "
+        "where text is generated.",
     ),
 ]
 Lm = Annotated[
@@ -50,7 +51,10 @@ PriorWeight = Annotated[
     ),
 ]
 BeamSize = Annotated[
-    int | None, decoding_option("--beam-size", metavar="N", help="Maximum number of hypotheses. Default: 1024.")
+    int | None,
+    decoding_option(
+        "--beam-size", metavar="N", help="Maximum number of hypotheses. Default: 1024; 5 where text is generated."
+    ),
 ]
 BeamTokens = Annotated[
     int | None, decoding_option("--beam-tokens", metavar="N", help="Maximum number of tokens per frame. Default: 12.")

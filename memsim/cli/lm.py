@@ -35,7 +35,7 @@ def command(
         str | None,
         options.data_option("--split", metavar="SPLIT", help="Split of a corpus that has splits (default train)."),
     ] = None,
-    text_style: options.TextStyle = "kaldi",
+    text_style: options.TextStyle = None,
     lexicon: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +75,7 @@ def command(
         order=order,
         data_root=data_root,
         split=split,
-        text_style=text_style,
+        text_style=text_style or "kaldi",
         lexicon=lexicon,
         write_lexicon=write_lexicon,
         write_texts=write_texts,

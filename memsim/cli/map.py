@@ -14,7 +14,10 @@ from memsim.storage.outputs import require_outputs, require_page, write_json
 def command(
     checkpoint: Annotated[
         str,
-        typer.Argument(metavar="CHECKPOINT", help="Any safetensors file, or a bundled checkpoint: demo, demo-float."),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Any safetensors file, a folder of Hugging Face's, or a bundled checkpoint: demo, demo-float.",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -34,14 +37,7 @@ def command(
         list[str] | None,
         typer.Option("--exclude", metavar="GLOB", help="Keep layers whose names match digital. Repeatable."),
     ] = None,
-    calibrate: Annotated[
-        str | None,
-        options.data_option(
-            "--calibrate",
-            metavar="DATA",
-            help="Run the recogniser on the dev split of this data to set converter ranges.",
-        ),
-    ] = None,
+    calibrate: options.Calibrate = None,
     data_root: options.DataRoot = None,
     architecture: options.Architecture = None,
     architecture_config: options.ArchitectureConfig = None,

@@ -37,12 +37,21 @@ DataRoot = Annotated[
     Path | None,
     data_option("--data-root", metavar="DIR", help="Root folder of the corpus. Default: $MEMSIM_DATA/NAME."),
 ]
+Calibrate = Annotated[
+    str | None,
+    data_option(
+        "--calibrate",
+        metavar="DATA",
+        help="Run the recogniser on this data (NAME:SPLIT, by default its dev split) to set converter ranges.",
+    ),
+]
 TextStyle = Annotated[
-    str,
+    str | None,
     data_option(
         "--text-style",
-        metavar="kaldi|rwth",
-        help="Style of the transcripts: kaldi joins it 's to it's, rwth keeps it split.",
+        metavar="kaldi|rwth|whisper",
+        help="Style of the transcripts: kaldi joins it 's to it's, rwth keeps it split, whisper takes case, "
+        "punctuation and ways of writing numbers away. Default: kaldi; whisper for a recogniser that writes case.",
     ),
 ]
 Architecture = Annotated[

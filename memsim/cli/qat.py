@@ -34,7 +34,7 @@ def command(
         str | None,
         options.data_option("--dev", metavar="DATA", help="Dev set. Default: the dev split of the first corpus."),
     ] = None,
-    text_style: options.TextStyle = "kaldi",
+    text_style: options.TextStyle = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +60,8 @@ def command(
         typer.Option(
             "--init",
             metavar="CHECKPOINT",
-            help="Start from the weights and tokens of this checkpoint, which has the same architecture.",
+            help="Start from the weights and tokens of this checkpoint, which has the same architecture, or of a "
+            "folder of Hugging Face's, which names the network, too.",
         ),
     ] = None,
     init_encoder: Annotated[

@@ -13,11 +13,13 @@ from torch import Tensor
 from memsim.asr.beam import BeamOptions, BeamSearch, words_to_recognise
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource, evaluation_batches
+from memsim.asr.hugging_face.kinds import GenerationBeam, HuggingFaceSeq2Seq
 from memsim.asr.kinds import RNNT, TransducerBeam
 from memsim.asr.prior import measure_log_prior, stored_log_prior
 from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import Progress, outputs
 from memsim.asr.scoring import score
+from memsim.asr.text import as_scored
 from memsim.asr.tokens import Tokens
 from memsim.evaluation.options import Decoding
 from memsim.evaluation.result import Evaluation
@@ -117,7 +119,8 @@ def tune(
         texts: dict[int, str] = {}
         for indices, log_probs, lengths in digital:
             texts |= zip(indices, search.texts(log_probs, lengths), strict=True)
-        found = score(references, [texts[i] for i in range(len(texts))])
+        heard = [as_scored(texts[i], digital.corpus.text_style) for i in range(len(texts))]
+        found = score(references, heard)
         points.append(GridPoint(lm_weight, prior_weight, found.wer, found.cer))
         progress("tuning", len(points) / total)
     tuning = Tuning(digital.corpus, tuple(points))
@@ -141,10 +144,11 @@ def make_decoder(
     if options.decoder == "greedy":
         return None, dict(GREEDY)
     if isinstance(target.template.kind, RNNT):
-        options.require_transducers()
-        beam = TransducerBeam(target.template.tokens)
-        beam = beam if options.beam_size is None else replace(beam, width=options.beam_size)
-        return beam, {"decoder": "beam", "options": {"beam_size": beam.width}}
+        options.require_beam_size_alone("a Transducer")
+        return _of_width(TransducerBeam(target.template.tokens), options)
+    if isinstance(target.template.kind, HuggingFaceSeq2Seq):
+        options.require_beam_size_alone("a recogniser that generates text")
+        return _of_width(GenerationBeam(target.template.tokens), options)
     tokens, lm = target.template.tokens, None if options.lm is None else Path(options.lm)
     names = ("lm_weight", "prior_weight", "beam_size", "beam_tokens", "beam_threshold")
     given = {name: getattr(options, name) for name in names}
@@ -167,6 +171,12 @@ def make_decoder(
     if options.tune:
         facts["tuned"] = tune(search, outputs, LM_WEIGHTS if lm else (0.0,), progress=progress).to_dict()
     return search, facts | {"options": asdict(search.options)}
+
+
+def _of_width(beam: TransducerBeam | GenerationBeam, options: Decoding) -> tuple[Decoder, dict[str, Any]]:
+    """Return a beam search that keeps as many hypotheses as `options` ask for, and its description for results."""
+    beam = beam if options.beam_size is None else replace(beam, width=options.beam_size)
+    return beam, {"decoder": "beam", "options": {"beam_size": beam.width}}
 
 
 def hypotheses(

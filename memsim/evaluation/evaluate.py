@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from memsim.arguments import require_types
-from memsim.asr.corpora import Corpus, has_one_split, load_corpus, with_unwritable
+from memsim.asr.corpora import Corpus, chosen_split, has_one_split, load_corpus, with_unwritable
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
@@ -64,7 +64,8 @@ def evaluate(
     calibration: Calibration | None = None,
     data_root: str | Path | None = None,
     split: str | None = None,
-    text_style: str = "kaldi",
+    text_style: str | None = None,
+    calibrate: str | Path | None = None,
     limit: int | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
@@ -100,9 +101,13 @@ def evaluate(
         lower_is_better: whether a smaller `score` is a better one.
         calibration: for a module: what `map_model` takes, to set converter ranges; by default `data` without its
             targets.
-        data_root: the root of the corpus; by default $MEMSIM_DATA/NAME.
+        data_root: the root of the corpus; by default $MEMSIM_DATA/NAME. It is that of `calibrate`, too, where both are
+            corpora with names or both manifests.
         split: the split of a corpus, such as `train`, `dev` (default) or `test`.
-        text_style: the convention of the transcripts, `kaldi` or `rwth`.
+        text_style: the convention of the transcripts: `kaldi`, `rwth` or `whisper`; by default `whisper` for a
+            recogniser that writes case or punctuation, else `kaldi`.
+        calibrate: data to run an unmapped recogniser on to set converter ranges, named as `data` is; their split is dev
+            unless NAME:SPLIT names another. Without it the statistics in the checkpoint set them.
         limit: the number of utterances, from the first on.
         architecture: the network of a checkpoint that memsim did not write.
         architecture_config: its features, characters and options, a YAML file.
@@ -149,7 +154,7 @@ def evaluate(
     findings, sharing = findings or Findings(), sharing or Sharing()
     if isinstance(checkpoint, nn.Module):
         given = {
-            "data_root": data_root, "split": split, "text_style": text_style != "kaldi", "limit": limit,
+            "data_root": data_root, "split": split, "text_style": text_style, "calibrate": calibrate, "limit": limit,
             "architecture": architecture, "architecture_config": architecture_config, "reference": reference,
             "decoding": decoding != Decoding(),
             "findings.cost": findings.cost, "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
@@ -183,16 +188,18 @@ def evaluate(
     data = default_data(name) if data is None else str(data)
     if decoding.tune and has_one_split(data):
         raise InputError(f"--tune: {data} has no dev split to tune on; give --lm-weight and --prior-weight")
-    if split is not None and has_one_split(data):
-        raise InputError(f"--split {split}: {data} is not divided into splits; leave --split out")
+    data, split = chosen_split(data, split)
     with _joined(sharing, listener, force=force) as (workers, listener):
         opened, said = open_checkpoint(name, architecture, architecture_config)
         for line in filter(None, (said, opened.prefix_note)):
             listener.say(line)
 
+        writes_as_people = opened.metadata.get("text_style") == "whisper"
+        style = text_style or ("whisper" if writes_as_people else "kaldi")
+
         def load(part: str, limit: int | None = None) -> Corpus:
             root = None if data_root is None else Path(data_root)
-            return load_corpus(data, split=part, root=root, text_style=text_style, limit=limit)
+            return load_corpus(data, split=part, root=root, text_style=style, limit=limit)
 
         corpus = load(split or "dev", limit)
         dev = load("dev") if decoding.tune else None
@@ -206,6 +213,10 @@ def evaluate(
         if reference is not None:
             compared = open_network(str(reference), "--reference", architecture, architecture_config)
         networks = CheckpointNetworks(opened, compared)
+        if calibrate is not None:
+            same_kind = has_one_split(str(calibrate)) == has_one_split(data) and str(calibrate) != "demo"
+            with listener.working():
+                networks = networks.calibrated(str(calibrate), data_root if same_kind else None, listener.progress)
         target = networks.target(points[0].spec if points else None, seed)
         corpus = with_unwritable(corpus, target.template.tokens)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)

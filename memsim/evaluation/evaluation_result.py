@@ -15,6 +15,7 @@ from memsim.evaluation.study import PointFacts
 from memsim.hardware import HardwareSpec
 from memsim.nn.budget import Budget
 from memsim.nn.layer_cost import Cost
+from memsim.storage.checkpoint import shown_name
 from memsim.storage.outputs import require_page, write_text
 from memsim.units import counted
 from memsim.version import __version__
@@ -186,11 +187,12 @@ class EvaluationResult:
         first = self.points[0].evaluation
         if len(self.points) > 1:
             keys = ", ".join(self.points[0].settings)
-            return f"EvaluationResult({first.checkpoint.path.name}: {counted(len(self.points), 'point')} over {keys})"
+            points = counted(len(self.points), "point")
+            return f"EvaluationResult({shown_name(first.checkpoint.path)}: {points} over {keys})"
         measure, mean = first.measure, first.spread()["mean"]
         values = f"{measure.title} {measure.show(first.digital.rates[measure.key])} digital, {measure.show(mean)} on"
         return (
-            f"EvaluationResult({first.checkpoint.path.name} on {first.spec.title}: {values} "
+            f"EvaluationResult({shown_name(first.checkpoint.path)} on {first.spec.title}: {values} "
             f"{counted(len(first.trials), 'chip')})"
         )
 

@@ -15,7 +15,7 @@ from memsim.storage.outputs import require_new
 from memsim.units import counted
 
 _CTC_ONLY = ("lm", "lexicon", "lm_weight", "prior_weight", "beam_tokens", "beam_threshold", "tune", "nbest")
-"""The options of beam search that a Transducer, which has a beam search of its own, does not take."""
+"""The options of beam search that recognisers with a beam search of their own do not take."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Decoding:
     """
 
     decoder: str = "greedy"
-    """`greedy` (best path) or `beam` (beam search, with a lexicon for CTC)."""
+    """`greedy` (best path) or `beam` (beam search, with a lexicon for CTC, by transformers for generated text)."""
     lm: str | Path | None = None
     """N-gram language model: ARPA, or KenLM's binary."""
     lexicon: str | Path | None = None
@@ -65,10 +65,10 @@ class Decoding:
         order = [name for name in self.__dataclass_fields__ if name in names]
         return [f"--{name.replace('_', '-')}" for name in order if getattr(self, name) not in (None, False)]
 
-    def require_transducers(self) -> None:
-        """Raise InputError for options that a Transducer's beam search does not have."""
+    def require_beam_size_alone(self, recogniser: str) -> None:
+        """Raise InputError for options that the beam search of a recogniser other than CTC does not have."""
         if given := self.given(*_CTC_ONLY):
-            raise InputError(f"{given[0]}: only for CTC; the beam search of a Transducer takes --beam-size")
+            raise InputError(f"{given[0]}: only for CTC; the beam search of {recogniser} takes --beam-size")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from memsim.asr.data import BATCH_SECONDS, FeatureSource, bucket, encode_text, e
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import outputs
 from memsim.asr.scoring import TextErrors
+from memsim.asr.text import as_scored
 from memsim.asr.utterances import Utterance
 from memsim.evaluation.measure import CER, WER
 from memsim.evaluation.options import describe_decoding
@@ -156,7 +157,8 @@ class SpeechTask(Task):
         """Make outcomes of texts and losses by number."""
         if not texts:
             return {}
-        errors = scoring.count_errors([self.corpus.utterances[i].text for i in texts], list(texts.values()))
+        heard = [as_scored(text, self.corpus.text_style) for text in texts.values()]
+        errors = scoring.count_errors([self.corpus.utterances[i].text for i in texts], heard)
         return {i: Transcript(texts[i], own, losses.get(i)) for i, own in zip(texts, errors, strict=True)}
 
     def score(self, outcomes: Mapping[int, Transcript]) -> SpeechScore:

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from memsim.asr.recogniser import Decoder, Recogniser, load_recogniser
+from memsim.asr.data import FeatureSource
+from memsim.asr.recogniser import Decoder, Recogniser
+from memsim.asr.running import Progress, calibration_data, corpus_for_calibration
 from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
@@ -19,6 +21,7 @@ from memsim.errors import InputError
 from memsim.evaluation.task import CheckpointFacts, System
 from memsim.hardware import HardwareSpec
 from memsim.networks.mapped_file import load_chip, stored_seed, stored_spec
+from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
 from memsim.nn.chip import mapping_of, remap
@@ -85,6 +88,26 @@ class CheckpointNetworks:
     """Another checkpoint, which full precision is taken from."""
     decoder: Decoder | None = None
     """The beam search; None for greedy decoding."""
+    measured: Mapping[str, InputStatistics] | None = None
+    """The statistics of the inputs of layers, where they were measured; None takes those in the file."""
+
+    def calibrated(self, data: str, root: str | Path | None, progress: Progress) -> CheckpointNetworks:
+        """Return the same networks with statistics measured on `data`.
+
+        Raises InputError for a mapped file, whose ranges are set, and where the data cannot be read.
+        """
+        if self.checkpoint.kind == "mapped":
+            raise InputError(
+                f"--calibrate {data}: {self.checkpoint.path} is mapped, and its converter ranges are set; calibrate "
+                "when it is mapped (memsim map --calibrate)"
+            )
+        recogniser = self._unmapped
+        corpus = corpus_for_calibration(recogniser, data, None if root is None else Path(root))
+        source = FeatureSource(recogniser.features)
+        measured = calibration_data(recogniser, corpus.utterances, source, progress).statistics()
+        networks = replace(self, measured=measured)
+        networks.__dict__["_unmapped"] = recogniser  # built once
+        return networks
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
@@ -120,7 +143,7 @@ class CheckpointNetworks:
 
     @cached_property
     def _unmapped(self) -> Recogniser:
-        return load_recogniser(self.checkpoint)
+        return OpenedNetwork(self.checkpoint).recogniser
 
     @cached_property
     def _mapped(self) -> tuple[Recogniser, Mapping[str, InputStatistics]]:
@@ -128,7 +151,7 @@ class CheckpointNetworks:
 
     @cached_property
     def _reference(self) -> Recogniser | None:
-        return None if self.reference is None else load_recogniser(self.reference)
+        return None if self.reference is None else OpenedNetwork(self.reference).recogniser
 
     def target(self, spec: HardwareSpec | None = None, seed: int | None = None) -> Target:
         """Load the checkpoint for evaluation on chips with the seeds `seed` (default 0), `seed` + 1, ...
@@ -159,10 +182,11 @@ class CheckpointNetworks:
             if spec is None:
                 raise ValueError("an unmapped checkpoint needs a hardware spec")
             recogniser, seed = self._unmapped, seed or 0
+            statistics = stored_statistics(self.checkpoint) if self.measured is None else self.measured
             if self._is_full_precision:
                 full_precision = recogniser
-            digital, spec, statistics = digital_twin(recogniser.model, spec, stored_statistics(self.checkpoint), seed)
-            remedy = "map it with `memsim map --calibrate DATA` and evaluate the file that this writes"
+            digital, spec, statistics = digital_twin(recogniser.model, spec, statistics, seed)
+            remedy = "add --calibrate DATA, which measures them"
         path = self.checkpoint.path
         target = Target(path, spec, seed, statistics, digital, recogniser, full_precision, remedy, programmed)
         _require_statistics(target)

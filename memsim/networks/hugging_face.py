@@ -6,24 +6,21 @@ own is run.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from memsim.asr.hugging_face.files import CONFIG, quiet
+from memsim.asr.hugging_face.network import class_named, made_config
 from memsim.config.json_input import parse_json_object
 from memsim.errors import InputError
 from memsim.networks.stored_network import StoredNetwork
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.files import is_file
-
-CONFIG = "config.json"
 
 
 def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
@@ -49,7 +46,7 @@ def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | 
             f"{CONFIG} beside it names {name}; with transformers installed its layers are known; until then {told}",
         )
     try:
-        with _quiet():
+        with quiet():
             model = _built(config, name, len(checkpoint.names))
             network = _found_in(checkpoint, model)
     except Exception as error:  # transformers may raise anything for a config
@@ -60,23 +57,28 @@ def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | 
     return network, f"network: {name}, by the {CONFIG} beside the file"
 
 
+def network_of_recogniser(checkpoint: Checkpoint, model: nn.Module) -> StoredNetwork:
+    """Return the network `model` of a folder's recogniser, with the tensors of the file.
+
+    Raises InputError where the file lacks one of its matrices, or has one of another shape.
+    """
+    with quiet():
+        network = _found_in(checkpoint, model)
+    if misfit := _misfit(network):
+        raise InputError(f"{checkpoint.path}: does not hold the network of its {CONFIG}, which {misfit}")
+    return network
+
+
 def _built(config: Mapping[str, Any], name: str, tensors: int) -> nn.Module:
     """Build the network without values.
 
     Raises ValueError where transformers has no such network, and where the config describes one that is much larger
     than a file of so many `tensors` can hold.
     """
-    import transformers
-
     numbers = [value for part in (config, *config.values()) if isinstance(part, dict) for value in part.items()]
     if any(key.endswith(("layers", "experts")) and isinstance(n, int) and n > max(1000, tensors) for key, n in numbers):
         raise ValueError(f"it has more layers than the file has tensors, {tensors}")
-    if any(part.get("use_pretrained_backbone") for part in (config, *config.values()) if isinstance(part, dict)):
-        raise ValueError("it would download its backbone")
-    kind = getattr(transformers, name, None)
-    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
-        raise ValueError("transformers has no such network")
-    made = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    kind, made = class_named(config, name), made_config(config)
     with torch.device("meta"):
         model = kind(made)
     model.tie_weights()
@@ -135,17 +137,3 @@ def _misfit(network: StoredNetwork) -> str | None:
         if found is not None and wanted not in (None, found):
             return f"has {name} of {list(wanted)}, but the file of {list(found)}"
     return None
-
-
-@contextmanager
-def _quiet() -> Any:
-    """Return a context in which transformers logs and warns of nothing."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -50,6 +50,7 @@ def mapped_path(name: str | Path) -> Path:
     That of a bundled checkpoint is in the current folder.
     """
     path, _ = find_checkpoint(name)
+    path = path if path.name.strip(".") else path.resolve()  # of the current folder
     folder = path.parent if Path(name).exists() else Path()
     stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
     return folder / f"{stem}.mapped.safetensors"
@@ -91,13 +92,16 @@ def open_checkpoint(
     An open checkpoint is returned itself. `architecture` names the network of a file that does not name one. Raises
     InputError where the file cannot be read or does not fit.
     """
+    from memsim.asr.hugging_face.folder import weights_in, with_recogniser_beside
     from memsim.storage.checkpoint import Checkpoint, load_checkpoint
 
     if isinstance(name, Checkpoint):
         checkpoint, said = name, None
     else:
         path, said = find_checkpoint(name)
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(weights_in(path) if path.is_dir() else path)
+        if architecture is None:
+            checkpoint = with_recogniser_beside(checkpoint)
     if checkpoint.kind == "training":
         raise InputError(f"{checkpoint.path}: the state of a stopped training; name the checkpoint that lies beside it")
     if architecture is not None or architecture_config is not None:

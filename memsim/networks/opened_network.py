@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.hugging_face.folder import is_in_a_folder
 from memsim.asr.recogniser import Recogniser, load_weights, skeleton
-from memsim.networks.hugging_face import network_beside
+from memsim.networks.hugging_face import network_beside, network_of_recogniser
 from memsim.networks.stored_network import StoredNetwork
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
 from memsim.storage.checkpoint import Checkpoint
@@ -22,6 +23,11 @@ class OpenedNetwork:
     def is_recogniser(self) -> bool:
         """Whether the checkpoint names an architecture that memsim knows, so that it can be run."""
         return self.checkpoint.metadata.get("architecture") in ARCHITECTURES
+
+    @property
+    def _is_in_a_folder(self) -> bool:
+        """Whether it is a recogniser in a folder of Hugging Face's, whose tensors may have other names than its own."""
+        return self.is_recogniser and is_in_a_folder(self.checkpoint)
 
     @property
     def stored(self) -> StoredNetwork | None:
@@ -42,7 +48,8 @@ class OpenedNetwork:
 
         Filling in the weights does not change `stored`.
         """
-        return load_weights(self._skeleton, self.checkpoint)
+        stored = self.stored if self._is_in_a_folder else None
+        return load_weights(self._skeleton, self.checkpoint, None if stored is None else stored.state)
 
     @cached_property
     def _skeleton(self) -> Recogniser:
@@ -52,7 +59,9 @@ class OpenedNetwork:
     def _found(self) -> tuple[StoredNetwork | None, str | None]:
         checkpoint = self.checkpoint
         network: StoredNetwork | None
-        if self.is_recogniser:
+        if self._is_in_a_folder:
+            network, remark = network_of_recogniser(checkpoint, self._skeleton.model), None
+        elif self.is_recogniser:
             network, remark = StoredNetwork(checkpoint, self._skeleton.model), None
         else:
             network, remark = network_beside(checkpoint)

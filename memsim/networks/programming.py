@@ -160,7 +160,11 @@ def program_checkpoint(
         if found is not None:
             deviations[name] = found
         on_layer(weight_of(layer), matrix)
-    tensors |= _carried_over(plan, network.stored, source, values)
+    carried_over = _carried_over(plan, network.stored, source, values)
+    if network.is_recogniser and network.stored is not None:  # which is loaded by the names of its own tensors
+        own = {stored: name for name, stored in network.stored.renamed.items()}
+        carried_over = {own.get(name, name): tensor for name, tensor in carried_over.items()}
+    tensors |= carried_over
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)

@@ -74,6 +74,10 @@ class StoredNetwork:
         stored = {part: self.value(part, source) for part in stored_parts(self.model, tensor)}
         return computed_from(self.model, tensor, stored)
 
+    def state(self, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state dict of the network, made from the tensors `source` of the file, as far as they give it."""
+        return {name: self.value(name, source) for name in self.model.state_dict() if self.parts(name)}
+
     def shared_with(self, mapped: Collection[str]) -> tuple[list[str], dict[str, str]]:
         """Return the tensors that the matrices `mapped` share with other layers.
 

@@ -26,6 +26,7 @@ from memsim.nn.layer_adapters import (
     why_its_own,
 )
 from memsim.nn.quantisers import quantiser_tensors
+from memsim.nn.roles import role_name
 from memsim.nn.rounding import QUANTISERS
 from memsim.nn.sources import WeightSource
 from memsim.nn.tensor_names import Shapes, matrices_by_tensor, tables_perhaps_tied
@@ -236,7 +237,8 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
         if 0 in source.shape:
             reason: str | None = "empty"
         else:
-            reason = selection.reason_to_skip(names[name], spec)
+            role = role_name(model, name)
+            reason = selection.reason_to_skip([*names[name], *([] if role is None else [role])], spec)
         if reason is None:
             trained = quantised[name].trained_scale if name in quantised else None
             mapped.append(MappedLayer.make(name, source, spec, trained_bits=trained and trained[0]))

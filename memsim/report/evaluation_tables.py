@@ -23,6 +23,7 @@ from memsim.nn.budget import Budget
 from memsim.report.cells import ablation_head, ablation_rows, interval_name, sensitivity_head, sensitivity_row
 from memsim.report.tables import WORST_LAYERS, budget_parts, cost_parts
 from memsim.report.text import note, percent, table_of
+from memsim.storage.checkpoint import shown_name
 from memsim.units import counted
 
 
@@ -53,7 +54,7 @@ def _heading(points: Sequence[EvaluatedPoint]) -> Text:
     changes = without(result.spec.changes, "weights.bits", *first.settings)  # bits have a place of their own
     over = f", over {', '.join(first.settings)}" if first.settings else ""
     return Text(
-        f"{result.task.describe()}\n{result.checkpoint.path.name} on {title(result.spec.name, changes)}{over}, "
+        f"{result.task.describe()}\n{shown_name(result.checkpoint.path)} on {title(result.spec.name, changes)}{over}, "
         f"{bits}-bit weights, {onto}",
         style="bold",
         no_wrap=True,

@@ -58,6 +58,8 @@ class Checkpoint:
     """The prefixes that wrappers of the network, such as DistributedDataParallel, have put before the names."""
     stored: Mapping[str, str] = field(default_factory=dict)
     """The name in the file of each tensor, where there are such prefixes."""
+    cannot_run: str | None = None
+    """The reason why the recogniser that it seems to be cannot be run; None where there is none."""
 
     @property
     def kind(self) -> str:
@@ -142,6 +144,12 @@ class Checkpoint:
         values = tensor.float() if tensor.element_size() in (1, 8) else tensor
         if not torch.isfinite(values).all():
             raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
+
+
+def shown_name(path: Path) -> str:
+    """Return the name of a checkpoint for users: its folder's, where that is one of Hugging Face's, else its own."""
+    in_folder = path.name.startswith("model.safetensors") and path.parent.name and is_file(path.parent / "config.json")
+    return path.parent.name if in_folder else path.name
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from memsim.asr.architectures import ARCHITECTURES
+from memsim.asr.hugging_face.folder import CTC, SEQ2SEQ
 from memsim.asr.models.frontend import RecogniserConfig
 from memsim.asr.recogniser import (
     Recogniser,
@@ -21,6 +23,7 @@ from memsim.asr.recogniser import (
 from memsim.asr.tokens import CharacterTokens, Tokens
 from memsim.errors import InputError
 from memsim.networks.open_checkpoint import open_network
+from memsim.networks.opened_network import OpenedNetwork
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.rng import derive_seed
 from memsim.storage.checkpoint import Checkpoint
@@ -33,18 +36,24 @@ def fresh(architecture: str, config: RecogniserConfig, tokens: Tokens, text_styl
 
 
 def from_checkpoint(
-    init: str | Path, architecture: str, config: RecogniserConfig, texts: Iterable[str], text_style: str, model: str
+    checkpoint: Checkpoint,
+    option: str,
+    architecture: str,
+    config: RecogniserConfig,
+    texts: Iterable[str],
+    text_style: str,
+    model: str,
 ) -> tuple[Recogniser, Checkpoint]:
-    """Return the recipe's model with the weights of the checkpoint `init`, and that checkpoint.
+    """Return the recipe's model with the weights of a checkpoint, and that checkpoint, with prefixes if the model has.
 
     Its tokens are the checkpoint's; where that has none (an external file), the config's, else the characters of
-    `texts`. Dropout may differ, and is the recipe's.
+    `texts`. Dropout may differ, and is the recipe's. `option` is what users typed to name the checkpoint.
 
     Raises:
         InputError: The file does not hold that model.
     """
-    option = f"--init {init}"
-    checkpoint = open_network(str(init), "--init")
+    if architecture in (CTC, SEQ2SEQ):
+        return _hugging_face(checkpoint), checkpoint
     different: list[str] = []
     tokens: Tokens = config.own_tokens or CharacterTokens.from_texts(texts)
     if (given := checkpoint.metadata.get("architecture")) is not None:
@@ -68,6 +77,24 @@ def from_checkpoint(
         raise InputError(f"{option}: is not a {model}: {problems}")
     recogniser.model.load_state_dict(weights)
     return recogniser, checkpoint
+
+
+def is_hugging_face(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint is a recogniser of Hugging Face's, which names its network itself."""
+    return checkpoint.metadata.get("architecture") in (CTC, SEQ2SEQ)
+
+
+def _hugging_face(checkpoint: Checkpoint) -> Recogniser:
+    """Return the recogniser of a folder with weights of its own in memory, without the quantisers of a training."""
+    if quantiser_tensors(checkpoint.names):
+        raise InputError(f"--init {checkpoint.path}: was trained for few bits; start from the folder itself")
+    recogniser = OpenedNetwork(checkpoint).recogniser
+    shared: dict[nn.Parameter, nn.Parameter] = {}
+    for module in recogniser.model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:  # it may be a view of the file
+                module._parameters[name] = shared.setdefault(parameter, nn.Parameter(parameter.detach().clone()))
+    return recogniser
 
 
 def load_encoder(recogniser: Recogniser, init_encoder: str | Path, model: str) -> Checkpoint:

@@ -22,6 +22,7 @@ from memsim.asr.prior import to_metadata
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import input_statistics, output_prior, transcribe
 from memsim.asr.scoring import Score, score
+from memsim.asr.text import as_scored
 from memsim.distributed import Workers
 from memsim.errors import InputError, Stopped
 from memsim.nn.finite import first_not_finite
@@ -288,7 +289,8 @@ class _Training:
         mine = transcribe(self.evaluated, itertools.takewhile(lambda _: self.stop_request() is None, batches))
         self._heed_stop()
         texts = {index: text for part in self.workers.gather(mine) for index, text in part.items()}
-        return score([u.text for u in utterances], [texts[i] for i in range(len(utterances))])
+        heard = [as_scored(texts[i], self.job.dev.text_style) for i in range(len(utterances))]
+        return score([u.text for u in utterances], heard)
 
     def _finish(self, best: Best) -> None:
         """Add the input statistics, the best epoch and, with CTC, the prior of the outputs to the best checkpoint.

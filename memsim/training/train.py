@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from memsim.arguments import require_types
-from memsim.asr.corpora import Corpus, has_one_split, load_corpus, root_of, with_unwritable
+from memsim.asr.corpora import Corpus, has_one_split, load_corpus, name_and_split, root_of, with_unwritable
 from memsim.asr.external import load_architecture
-from memsim.asr.recogniser import load_model_config
+from memsim.asr.recogniser import load_model_config, stored_config
 from memsim.asr.tokens import Tokens
 from memsim.distributed import choose_device, joined_workers
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 from memsim.listener import Listener
+from memsim.networks.open_checkpoint import open_network
 from memsim.nn.quantisation import Quantisation
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.outputs import require_safetensors
@@ -41,7 +42,7 @@ def train(
     config: str | Path | Mapping[str, Any] | None = None,
     data_root: str | Path | None = None,
     dev: str | Path | None = None,
-    text_style: str = "kaldi",
+    text_style: str | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
     hardware: str | Path | Mapping[str, Any] | HardwareSpec | None = None,
@@ -74,15 +75,16 @@ def train(
 
     Args:
         model: The network, a shipped name or a YAML file; None is the recipe's.
-        data: One or more of `demo`, names of corpora and manifests (.tsv, .jsonl). All are trained on (a name
-            that comes twice counts twice); the first gives the dev set.
+        data: One or more of `demo`, names of corpora (NAME:SPLIT, by default their split train) and manifests
+            (.tsv, .jsonl). All are trained on (a name that comes twice counts twice); the first gives the dev set.
         out: The best checkpoint, a name that ends in .safetensors.
         bits: Weight bits, 2 to 16, or `float` for full precision.
         config: The training recipe: a shipped name, a YAML file or a mapping; None is `robust`, of full precision
             `float`.
         data_root: The folder of the corpora; None is `$MEMSIM_DATA/NAME`.
         dev: The dev set, where it is not the dev split of the first corpus.
-        text_style: The convention of the transcripts, `kaldi` or `rwth`.
+        text_style: The convention of the transcripts, `kaldi`, `rwth` or `whisper`; None is `kaldi`, and on the dev
+            set `whisper` for a recogniser that writes case or punctuation.
         architecture: A network that memsim did not make, in place of `model`: a bundle of torchaudio's, or
             MODULE:FACTORY.
         architecture_config: The YAML file with the features, characters and options of `architecture`.
@@ -133,7 +135,12 @@ def train(
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
         if (network := model or architecture) is not None:
             recipe = recipe.model_copy(update={"model": str(network)})
-        if architecture is not None:
+        opened = None if init is None else open_network(str(init), "--init")
+        given = opened if opened is not None and network is None and initialise.is_hugging_face(opened) else None
+        if given is not None:
+            model_kind, model_config = given.metadata["architecture"], stored_config(given)
+            recipe = recipe.model_copy(update={"model": given.path.parent.name or str(given.path)})
+        elif architecture is not None:
             model_kind, model_config = load_architecture(architecture, architecture_config)
         else:
             model_kind, model_config = load_model_config(recipe.model)
@@ -147,10 +154,14 @@ def train(
         elif recipe.quantisation is not None:
             raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")
         root = None if data_root is None else Path(data_root)
-        speech = _load_speech(names, str(dev or names[0]), root, text_style)
+        own_style = "kaldi" if given is None else given.metadata["text_style"]
+        dev_style = text_style or own_style
+        text_style = text_style or "kaldi"
+        dev = str(dev or name_and_split(names[0])[0])
+        speech = _load_speech(names, dev, root, text_style, dev_style)
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, names))}
         start: Checkpoint | None = None
-        if init is None:
+        if opened is None:
             tokens = model_config.own_tokens or make_tokens(targets, speech.texts, names[0], root_of(names[0], root))
             recogniser = initialise.fresh(model_kind, model_config, tokens, text_style, seed)
             if init_encoder is not None:
@@ -158,7 +169,7 @@ def train(
                 provenance["init_encoder_sha256"] = start.sha256
         else:
             recogniser, start = initialise.from_checkpoint(
-                init, model_kind, model_config, speech.texts, text_style, recipe.model
+                opened, f"--init {init}", model_kind, model_config, speech.texts, text_style, recipe.model
             )
             provenance["init_sha256"] = start.sha256
         speech = speech.usable(recogniser.tokens, listener)
@@ -227,19 +238,19 @@ class _Speech:
         dev = with_unwritable(self.dev, tokens)
         for message in dev.warnings():
             listener.warn(message)
-        corpora = {corpus.name: corpus for corpus in self.train}
+        corpora = {(corpus.name, corpus.split): corpus for corpus in self.train}
         kept = {name: pronounceable(corpus, tokens, listener) for name, corpus in corpora.items()}
-        return _Speech([kept[corpus.name] for corpus in self.train], dev)
+        return _Speech([kept[corpus.name, corpus.split] for corpus in self.train], dev)
 
 
-def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_style: str) -> _Speech:
-    """Load the corpora called `names`, each once, and the dev set."""
+def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_style: str, dev_style: str) -> _Speech:
+    """Load the corpora called `names`, each once, and the dev set, which is scored in `dev_style`."""
 
-    def load(name: str, split: str) -> Corpus:
-        return load_corpus(name, split=split, root=root_of(name, data_root), text_style=text_style)
+    def load(name: str, split: str, style: str) -> Corpus:
+        return load_corpus(name, split=split, root=root_of(name, data_root), text_style=style)
 
-    corpora = {name: load(name, "train") for name in dict.fromkeys(names)}
-    return _Speech([corpora[name] for name in names], load(dev, "dev"))
+    corpora = {name: load(name, "train", text_style) for name in dict.fromkeys(names)}
+    return _Speech([corpora[name] for name in names], load(dev, "dev", dev_style))
 
 
 def _without_place(name: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from memsim.asr import corpora
 from memsim.asr.corpora import (
     Unwritable,
+    chosen_split,
     corpus_lexicon,
     load_corpus,
     with_unwritable,
@@ -200,6 +201,19 @@ def test_librispeech(librispeech: Path) -> None:
     first = corpus.utterances[0]
     assert first.audio == librispeech / "LibriSpeech/dev-clean/84/12/84-12-0000.flac"
     assert (first.speaker, first.start_seconds, first.end_seconds) == ("84", None, None)
+
+
+def test_data_may_name_a_split(librispeech: Path) -> None:
+    assert load_corpus("librispeech:test-other", root=librispeech).split == "test-other"
+    assert load_corpus("librispeech:dev", split="test", root=librispeech).split == "dev-clean"
+    with pytest.raises(InputError, match="demo:dev: demo is not divided into splits; leave the split out"):
+        load_corpus("demo:dev")
+    assert chosen_split("librispeech", "dev") == chosen_split("librispeech:dev", None) == ("librispeech", "dev")
+    assert chosen_split("a.tsv", None) == ("a.tsv", None)
+    with pytest.raises(InputError, match="--split dev: librispeech:test names a split already; leave one of the two"):
+        chosen_split("librispeech:test", "dev")
+    with pytest.raises(InputError, match="--split dev: demo is not divided into splits; leave --split out"):
+        chosen_split("demo", "dev")
 
 
 def test_librispeech_splits_by_their_own_names(librispeech: Path) -> None:

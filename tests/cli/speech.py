@@ -40,3 +40,17 @@ def tedlium_of_demo(folder: Path) -> None:
             (folder / "TEDLIUM_release2" / split / kind).mkdir(parents=True)
         (folder / "TEDLIUM_release2" / split / "stm" / f"{split}.stm").write_text("".join(lines))
         soundfile.write(folder / "TEDLIUM_release2" / split / "sph" / f"{split}.wav", np.concatenate(samples), 16000)
+
+
+def librispeech_of_demo(folder: Path, *splits: str) -> None:
+    """The demo's speech as LibriSpeech has its own: two utterances of each split."""
+    utterances = load_corpus("demo", limit=2 * len(splits)).utterances
+    for number, split in enumerate(splits):
+        chapter = folder / "LibriSpeech" / split / str(number) / "1"
+        chapter.mkdir(parents=True)
+        lines = []
+        for i, utterance in enumerate(utterances[2 * number : 2 * number + 2]):
+            audio, rate = soundfile.read(utterance.audio)
+            soundfile.write(chapter / f"{number}-1-{i:04}.flac", audio, rate)
+            lines.append(f"{number}-1-{i:04} {utterance.text.upper()}\n")
+        (chapter / f"{number}-1.trans.txt").write_text("".join(lines))

@@ -470,7 +470,7 @@ def test_what_a_recogniser_cannot_write_is_said_once(memsim, tmp_path, monkeypat
         (["demo", "--reference", "device.safetensors"], "--reference device.safetensors: a device model, not a recogn"),
         (["demo", "--quiet", "--verbose"], "--quiet --verbose: contradict each other; leave one out"),
         (["demo", "-v", "-q", "--merge", "x.jsonl"], "--quiet --verbose: contradict each other; leave one out"),
-        (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "map it with `memsim map --calibrate DATA`"),
+        (["bare.safetensors", *DEMO, "--hardware", "ideal", "--budget"], "add --calibrate DATA, which measures them"),
         (["demo-flaot", *DEMO], "(nearest: demo-float; available: demo-float, demo)"),
         (["device", *DEMO], "(nearest: the file device.safetensors; available: demo-float, demo)"),
         (["demo", "--data", "audio"], f"(nearest: the file audio.tsv; available: {', '.join(NAMES)})"),

@@ -32,7 +32,8 @@ def test_help_imports_nothing_heavy(arguments):
         "import sys; from memsim.cli import main\n"
         f"sys.argv = ['memsim', *{arguments}, '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'numpy', 'torchaudio', 'matplotlib', 'scipy', 'sklearn', 'pyarrow'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'numpy', 'torchaudio', 'transformers', 'matplotlib', 'scipy', 'sklearn', 'pyarrow'}\n"
+        "heavy &= sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -77,6 +78,18 @@ def test_the_core_imports_without_torchaudio():
         "assert chip(torch.randn(2, 5)).shape == (2, 3)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_own_networks_run_without_transformers(tmp_path):
+    code = (
+        "import sys; sys.modules['transformers'] = None; sys.modules['tokenizers'] = None\n"
+        "import memsim\n"
+        "assert 'torchaudio' not in sys.modules\n"
+        "memsim.map_checkpoint('demo', 'ideal', out='m.safetensors')\n"
+        "memsim.evaluate('m.safetensors', 'demo', limit=2)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -149,7 +149,7 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
     [
         (["foreign.safetensors", "-q", "-v"], "--quiet --verbose: contradict each other; leave one out"),
         (["nosuch.safetensors"], "nosuch.safetensors: no such file"),
-        (["."], ".: a folder; name the file in it: model.safetensors.index.json"),
+        (["."], "names model-1.safetensors, which is not beside it"),
         (["model.pt"], "model.pt: a pickle (torch.save)"),
         (["cut.safetensors"], "cut.safetensors: not a complete safetensors file"),
         (["text.safetensors"], "text.safetensors: not a complete safetensors file"),

@@ -89,7 +89,7 @@ NETWORKS: dict[str, tuple[str, Mapping[str, Any]]] = {
 def offline() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        pytest.importorskip("transformers", reason="pip install 'memsim[foreign]'")
+        pytest.importorskip("transformers", reason="pip install 'memsim[hf]'")
         yield
 
 

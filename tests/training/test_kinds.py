@@ -172,7 +172,8 @@ def test_a_transducer_is_trained_for_few_bits(learnt: dict[str, Path], corpus: C
 
 
 def test_every_shipped_architecture_is_tried_here() -> None:
-    tried_elsewhere = {"conformer_ctc", "wav2vec2_ctc"}  # tests/training/test_loop.py, tests/asr/test_wav2vec2.py
+    # tests/training/test_loop.py, tests/asr/test_wav2vec2.py, tests/asr/test_hugging_face.py
+    tried_elsewhere = {"conformer_ctc", "wav2vec2_ctc", "hugging_face_ctc", "hugging_face_seq2seq"}
     assert CONFIGS.keys() == ARCHITECTURES.keys() - tried_elsewhere
 
 
