@@ -311,7 +311,8 @@ def _described(file: Path) -> bytes:
     with safe_open(file, framework="pt") as opened:
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
         tensors = {name: [part.get_dtype(), part.get_shape()] for name, part in slices.items()}
-        return json.dumps({"metadata": opened.metadata(), "tensors": tensors}).encode()
+        # safetensors gives the metadata in another order each time
+        return json.dumps({"metadata": opened.metadata(), "tensors": tensors}, sort_keys=True).encode()
 
 
 def _assembled(document: bytes, original: Path) -> bytes:
