@@ -19,10 +19,12 @@ from memsim.asr.recogniser import Recogniser, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.errors import InputError
 from memsim.networks.mapped_file import load_chip
+from memsim.networks.open_checkpoint import open_network
 from memsim.networks.programming import plan_checkpoint, program_checkpoint
 from memsim.nn.chip import mapping_of
 from memsim.nn.mapping import measure_inputs
 from memsim.nn.plan import Plan, Selection
+from memsim.storage.checkpoint import Checkpoint
 from memsim.training import initialise
 
 SPEC = load_hardware({"base": "physical", "digital": [], "tile": {"rows": 16, "cols": 16}, "weights": {"bits": 4}})
@@ -128,6 +130,12 @@ def test_tensors_of_no_layer_are_named(tmp_path: Path, tied: Recogniser) -> None
     ]
 
 
+def start_from(path: Path, architecture: str, config: ConformerConfig) -> tuple[Recogniser, Checkpoint]:
+    option = f"--init {path}"
+    checkpoint = open_network(str(path), "--init")
+    return initialise.from_checkpoint(checkpoint, option, architecture, config, ["abc"], "kaldi", architecture)
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
 @pytest.mark.parametrize("left_out", [HEAD, TABLE, None])
 def test_training_starts_from_a_file_with_shared_weights(
@@ -136,7 +144,7 @@ def test_training_starts_from_a_file_with_shared_weights(
     path = tmp_path / "a.safetensors"
     tensors = {f"{prefix}{name}": tensor.clone() for name, tensor in stored(tied, left_out).items()}
     save_file(tensors, path)
-    given, _ = initialise.from_checkpoint(str(path), "tied", tied.config, ["abc"], "kaldi", "tied")
+    given, _ = start_from(path, "tied", tied.config)
     assert given.model.head.weight is given.model.decoder.table.weight
     for name, tensor in given.model.state_dict().items():
         assert torch.equal(tensor, tied.model.state_dict()[name])
@@ -144,7 +152,7 @@ def test_training_starts_from_a_file_with_shared_weights(
     wrong = tensors | {f"{prefix}{HEAD}": torch.zeros(shape), f"{prefix}{TABLE}": torch.ones(shape)}
     save_file(wrong, path)
     with pytest.raises(InputError, match=r"--init .*head\.weight.* differ|differ, but the architecture has one tensor"):
-        initialise.from_checkpoint(str(path), "tied", tied.config, ["abc"], "kaldi", "tied")
+        start_from(path, "tied", tied.config)
 
 
 def test_names_that_save_model_left_out(tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_a_prefix_that_is_the_networks_own(tmp_path: Path, monkeypatch: pytest.M
     config = load_model_config("conformer-small")[1]
     net = build("inside", config, CharacterTokens.from_texts(["abc"]), "kaldi").model
     save_file({name: tensor.clone() for name, tensor in net.state_dict().items()}, tmp_path / "a.safetensors")
-    given, _ = initialise.from_checkpoint(str(tmp_path / "a.safetensors"), "inside", config, ["abc"], "kaldi", "inside")
+    given, _ = start_from(tmp_path / "a.safetensors", "inside", config)
     assert torch.equal(given.model.module.head.weight, net.module.head.weight)
 
 
