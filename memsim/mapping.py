@@ -14,7 +14,7 @@ from torch import Tensor
 from memsim.arguments import require_types
 from memsim.asr.data import FeatureSource
 from memsim.asr.input_rates import vectors_per_audio_second
-from memsim.asr.running import calibration_data, corpus_for_calibration
+from memsim.asr.running import STATISTICS_UTTERANCES, calibration_data, corpus_for_calibration
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import total
 from memsim.crossbar.statistics import InputStatistics
@@ -194,6 +194,7 @@ def map_checkpoint(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     calibrate: str | Path | None = None,
+    calibration_utterances: int = STATISTICS_UTTERANCES,
     data_root: str | Path | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
@@ -223,6 +224,7 @@ def map_checkpoint(
         exclude: globs; layers that match one of them stay digital.
         calibrate: data to run the recogniser on to set converter ranges: `demo`, the name of a corpus (NAME:SPLIT, by
             default its dev split), or a manifest. Without it the input statistics in the checkpoint set them.
+        calibration_utterances: the largest number of utterances of it that are run, evenly spaced.
         data_root: the root of that corpus; otherwise `$MEMSIM_DATA/NAME`.
         architecture: the network of a file that does not say which it is; see `memsim map --help`.
         architecture_config: a YAML file with its features, characters and options.
@@ -264,7 +266,11 @@ def map_checkpoint(
     cost = cost is None or cost
     with listener.working():
         rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
-        data = None if calibrate is None else _calibration_data(network, calibrate, data_root, listener)
+        data = (
+            None
+            if calibrate is None
+            else _calibration_data(network, calibrate, data_root, calibration_utterances, listener)
+        )
         names = {layer.name for layer in plan.mapped}
         statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics(names))
         if budget:
@@ -305,11 +311,12 @@ def map_checkpoint(
 
 
 def _calibration_data(
-    network: OpenedNetwork, data: str | Path, root: str | Path | None, listener: Listener
+    network: OpenedNetwork, data: str | Path, root: str | Path | None, utterances: int, listener: Listener
 ) -> CalibrationData:
     recogniser = network.recogniser
     corpus = corpus_for_calibration(recogniser, str(data), None if root is None else Path(root))
-    return calibration_data(recogniser, corpus.utterances, FeatureSource(recogniser.features), listener.progress)
+    source = FeatureSource(recogniser.features)
+    return calibration_data(recogniser, corpus.utterances, source, listener.progress, utterances)
 
 
 def _are_known(plan: Plan, statistics: Mapping[str, InputStatistics]) -> bool:

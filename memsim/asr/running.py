@@ -15,6 +15,7 @@ from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
+from memsim.errors import InputError
 from memsim.nn.batches import Progress as Progress
 from memsim.nn.calibration import CalibrationData
 from memsim.nn.chip import ChipMapping
@@ -64,13 +65,17 @@ def calibration_data(
     utterances: Sequence[Utterance],
     source: FeatureSource,
     progress: Progress = lambda name, done: None,
+    count: int = STATISTICS_UTTERANCES,
 ) -> CalibrationData:
-    """Return calibration data of about 200 utterances, evenly spaced, one at a time, so that there is no padding.
+    """Return calibration data of `count` utterances, evenly spaced, one at a time, so that there is no padding.
 
-    The utterances are transcribed, so that layers that only decoding calls are measured, too.
+    The utterances are transcribed, so that layers that only decoding calls are measured, too. Raises InputError
+    where `count` is below 1.
     """
+    if count < 1:
+        raise InputError(f"calibration_utterances {count}: expected at least 1")
     device = _device(recogniser.model)
-    chosen = _evenly(utterances, STATISTICS_UTTERANCES)
+    chosen = _evenly(utterances, count)
     passes = itertools.count(1)
 
     def run(model: nn.Module) -> None:
@@ -106,5 +111,5 @@ def output_prior(recogniser: Recogniser, utterances: Sequence[Utterance], source
 
 
 def _evenly(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
-    """Return about `count` of the utterances, evenly spaced; all where there are fewer."""
-    return utterances[:: max(1, len(utterances) // count)]
+    """Return `count` of the utterances, evenly spaced; all where there are fewer."""
+    return [utterances[i * len(utterances) // count] for i in range(count)] if count < len(utterances) else utterances

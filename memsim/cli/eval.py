@@ -45,6 +45,7 @@ def command(
     ] = None,
     text_style: options.TextStyle = None,
     calibrate: options.Calibrate = None,
+    calibration_utterances: options.CalibrationUtterances = 200,
     limit: Annotated[
         int | None, options.data_option("--limit", metavar="N", help="Use only the first N utterances.")
     ] = None,
@@ -158,6 +159,7 @@ def command(
                 split=split,
                 text_style=text_style,
                 calibrate=calibrate,
+                calibration_utterances=calibration_utterances,
                 limit=limit,
                 architecture=architecture,
                 architecture_config=architecture_config,

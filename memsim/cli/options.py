@@ -45,6 +45,15 @@ Calibrate = Annotated[
         help="Run the recogniser on this data (NAME:SPLIT, by default its dev split) to set converter ranges.",
     ),
 ]
+CalibrationUtterances = Annotated[
+    int,
+    data_option(
+        "--calibration-utterances",
+        metavar="N",
+        min=1,
+        help="Run at most this many of those utterances, evenly spaced.",
+    ),
+]
 TextStyle = Annotated[
     str | None,
     data_option(

@@ -16,6 +16,7 @@ from torch import nn
 
 from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, chosen_split, has_one_split, load_corpus, with_unwritable
+from memsim.asr.running import STATISTICS_UTTERANCES
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
@@ -66,6 +67,7 @@ def evaluate(
     split: str | None = None,
     text_style: str | None = None,
     calibrate: str | Path | None = None,
+    calibration_utterances: int = STATISTICS_UTTERANCES,
     limit: int | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
@@ -108,6 +110,7 @@ def evaluate(
             recogniser that writes case or punctuation, else `kaldi`.
         calibrate: data to run an unmapped recogniser on to set converter ranges, named as `data` is; their split is dev
             unless NAME:SPLIT names another. Without it the statistics in the checkpoint set them.
+        calibration_utterances: the largest number of utterances of it that are run, evenly spaced.
         limit: the number of utterances, from the first on.
         architecture: the network of a checkpoint that memsim did not write.
         architecture_config: its features, characters and options, a YAML file.
@@ -216,7 +219,8 @@ def evaluate(
         if calibrate is not None:
             same_kind = has_one_split(str(calibrate)) == has_one_split(data) and str(calibrate) != "demo"
             with listener.working():
-                networks = networks.calibrated(str(calibrate), data_root if same_kind else None, listener.progress)
+                root = data_root if same_kind else None
+                networks = networks.calibrated(str(calibrate), root, calibration_utterances, listener.progress)
         target = networks.target(points[0].spec if points else None, seed)
         corpus = with_unwritable(corpus, target.template.tokens)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)

@@ -91,8 +91,8 @@ class CheckpointNetworks:
     measured: Mapping[str, InputStatistics] | None = None
     """The statistics of the inputs of layers, where they were measured; None takes those in the file."""
 
-    def calibrated(self, data: str, root: str | Path | None, progress: Progress) -> CheckpointNetworks:
-        """Return the same networks with statistics measured on `data`.
+    def calibrated(self, data: str, root: str | Path | None, utterances: int, progress: Progress) -> CheckpointNetworks:
+        """Return the same networks with statistics measured on that many `utterances` of `data`.
 
         Raises InputError for a mapped file, whose ranges are set, and where the data cannot be read.
         """
@@ -104,7 +104,7 @@ class CheckpointNetworks:
         recogniser = self._unmapped
         corpus = corpus_for_calibration(recogniser, data, None if root is None else Path(root))
         source = FeatureSource(recogniser.features)
-        measured = calibration_data(recogniser, corpus.utterances, source, progress).statistics()
+        measured = calibration_data(recogniser, corpus.utterances, source, progress, utterances).statistics()
         networks = replace(self, measured=measured)
         networks.__dict__["_unmapped"] = recogniser  # built once
         return networks

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from memsim.asr.corpora import load_corpus
 from memsim.crossbar.encode import fit_scale, quantise
+from memsim.errors import InputError
 from memsim.hardware import load_hardware
+from memsim.mapping import map_checkpoint
 
 
 def test_a_foreign_checkpoint_is_mapped_and_explained(memsim, foreign):
@@ -321,6 +323,21 @@ def test_calibration_data_give_the_budget_its_inputs(memsim, tiny_recogniser, tm
     manifest.write_text(f"audio\ttext\n{utterance.audio}\t{utterance.text}\n")
     done = memsim("map", "bare.safetensors", "--hardware", "ideal", "--budget", "--calibrate", "one.tsv", "--json", "-")
     assert [entry["effect"] for entry in json.loads(done.out)["budget"]["effects"]] == ["quantisation"]
+
+
+def test_some_of_the_utterances_calibrate(memsim, tiny_recogniser, tmp_path):
+    first, *_ = load_corpus("demo", limit=2).utterances
+    (tmp_path / "one.tsv").write_text(f"audio\ttext\n{first.audio}\t{first.text}\n")
+    some = ("--calibrate", "demo", "--calibration-utterances", "1")
+    for out, data in (("a", ("--calibrate", "one.tsv")), ("b", some), ("c", ("--calibrate", "demo"))):
+        assert memsim("map", tiny_recogniser, "--bits", "3", "-o", f"{out}.safetensors", *data).status == 0
+    by_one, by_some, by_all = (load_file(tmp_path / f"{out}.safetensors") for out in "abc")
+    assert all(torch.equal(tensor, by_some[name]) for name, tensor in by_one.items())
+    assert not all(torch.equal(tensor, by_all[name]) for name, tensor in by_one.items() if name in by_all)
+    refused = memsim("map", tiny_recogniser, "--bits", "3", "--calibrate", "demo", "--calibration-utterances", "0")
+    assert refused.status == 2
+    with pytest.raises(InputError, match="calibration_utterances 0"):
+        map_checkpoint(tiny_recogniser, bits=3, calibrate="demo", calibration_utterances=0)
 
 
 def test_the_share_of_the_weights_on_arrays_is_said(memsim, foreign):
