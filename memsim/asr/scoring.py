@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import jiwer
@@ -11,6 +12,11 @@ import jiwer
 from memsim.asr.text import canonical
 from memsim.errors import InputError
 from memsim.units import counted
+
+BABBLE = 2.0
+"""The length, in lengths of the reference, above which a hypothesis counts as babbling."""
+BABBLE_WORDS = 10
+"""The number of words beyond that length from which the hypothesis of a single utterance counts as babbling."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,31 @@ class Score:
             loss=loss,
         )
 
-    def to_dict(self) -> dict[str, float | int]:
+    @cached_property
+    def babbling(self) -> tuple[int, ...]:
+        """The numbers of utterances whose hypothesis has over BABBLE_WORDS more than BABBLE times the reference's."""
+        return tuple(
+            i
+            for i, (text, (_, words)) in enumerate(zip(self.hypotheses, self.utterance_errors, strict=True))
+            if len(text.split()) > BABBLE * words + BABBLE_WORDS
+        )
+
+    @property
+    def wer_without_babbling(self) -> float | None:
+        """The WER of the utterances that are not `babbling`; None where their references hold no words."""
+        kept = [each for i, each in enumerate(self.utterance_errors) if i not in self.babbling]
+        words = sum(words for _, words in kept)
+        return sum(errors for errors, _ in kept) / words if words else None
+
+    def to_dict(self) -> dict[str, Any]:
         """Return the entries of a result file."""
         names = ["wer", "cer", "hits", "substitutions", "insertions", "deletions"]
         if self.loss is not None:
             names.append("loss")
-        return {name: getattr(self, name) for name in names}
+        found: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.babbling:
+            found |= {"babbling": len(self.babbling), "wer_without_babbling": self.wer_without_babbling}
+        return found
 
     def worst(self, count: int) -> list[int]:
         """Return the numbers of at most `count` utterances with word errors, the most errors first."""

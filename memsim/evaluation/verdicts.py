@@ -21,10 +21,6 @@ MOST = 0.5
 """The fraction of utterances or words that counts as most of them."""
 
 
-BABBLE = 2.0
-"""The length, in lengths of the references, above which texts count as babbling."""
-
-
 def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
     """Return why a network with these scores (one per chip) is too bad for ratios of its WER, or None."""
     wer = fmean(score.wer for score in scores)
@@ -37,7 +33,7 @@ def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
 
 
 def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, baseline_name: str = "") -> dict[str, str]:
-    """Find what is wrong with the texts of a network, by kind: empty, repeated, babbling, short, or lost.
+    """Find what is wrong with the texts of a network, by kind: empty, repeated, babbling, short, lost, or some babble.
 
     `baseline` is a network that this one is made from, on the same utterances; words that it wrote can be lost.
     """
@@ -53,7 +49,7 @@ def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, basel
         said["repeated"] = f"{times} of {len(texts)} transcripts are the same text, {_quoted(text)}"
     written = sum(len(text.split()) for text in texts)
     times_longer = max(written / found.words, sum(map(len, texts)) / max(found.characters, 1))
-    if times_longer > BABBLE:
+    if times_longer > scoring.BABBLE:
         said["babbling"] = f"the transcripts are {times_longer:.1f} times as long as their references (babbling)"
     if not said and written < MOST * found.words:
         said["short"] = (
@@ -64,6 +60,11 @@ def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, basel
         if kept.hits < (1 - MOST) * kept.words:
             lost = kept.words - kept.hits
             said["lost"] = f"{lost} of the {counted(kept.words, 'word')} of the {baseline_name} text are lost"
+    if "babbling" not in said and found.babbling and (others := found.wer_without_babbling) is not None:
+        said["some babble"] = (
+            f"{counted(len(found.babbling), 'transcript is', 'transcripts are')} more than twice as long as the "
+            f"reference (babbling); the others have a WER of {others:.2%}"
+        )
     return said
 
 

@@ -17,7 +17,11 @@ WORDS = sum(len(text.split()) for text in REFERENCES)
 
 
 def heard(*texts: str) -> SpeechScore:
-    return SpeechScore.of(count_errors(REFERENCES, list(texts)))
+    return score_of(REFERENCES, list(texts))
+
+
+def score_of(references: list[str], texts: list[str]) -> SpeechScore:
+    return SpeechScore.of(count_errors(references, texts))
 
 
 RIGHT = heard(*REFERENCES)
@@ -70,6 +74,23 @@ def test_texts_that_are_lost(texts: list[str], kind: str, said: str) -> None:
 )
 def test_texts_that_are_only_wrong(texts: list[str]) -> None:
     assert not lost_text(heard(*texts), RIGHT, "digital")
+
+
+def test_some_babble_is_said_and_counted_apart() -> None:
+    """A hypothesis babbles from twice the words of its reference and ten more on."""
+    long = ["alpha bravo charlie delta echo foxtrot golf hotel india juliett"] * 20
+    loop = [f"{long[0]} {' '.join(['and so'] * 10)}", long[0][:-8], *long[2:]]
+    assert not lost_text(score_of(long, loop))
+    loop[0] += " on"
+    found = score_of(long, loop)
+    assert found.babbling == (0,)
+    assert found.wer_without_babbling == 1 / 190
+    assert lost_text(found) == {
+        "some babble": "1 transcript is more than twice as long as the reference (babbling); "
+        "the others have a WER of 0.53%"
+    }
+    assert found.to_dict()["babbling"] == 1
+    assert "babbling" not in score_of(long, long).to_dict()
 
 
 def test_one_command_said_by_all_is_no_repetition() -> None:
