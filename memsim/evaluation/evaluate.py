@@ -16,6 +16,7 @@ from torch import nn
 
 from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, chosen_split, has_one_split, load_corpus, with_unwritable
+from memsim.asr.data import with_unheard
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
@@ -218,7 +219,7 @@ def evaluate(
             with listener.working():
                 networks = networks.calibrated(str(calibrate), data_root if same_kind else None, listener.progress)
         target = networks.target(points[0].spec if points else None, seed)
-        corpus = with_unwritable(corpus, target.template.tokens)
+        corpus = with_unheard(with_unwritable(corpus, target.template.tokens), target.template.features)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)
         study = Study(task, networks, points, trials, seed)
         if not mapping_of(target.digital).mapped:

@@ -124,8 +124,8 @@ class SpeechTask(Task):
         return self.loss_name if self.with_losses else ""
 
     def warnings(self) -> list[str]:
-        """A warning about words that the recogniser cannot write, which always count as errors."""
-        return [] if self.corpus.unwritable is None else [f"{self.name}: {self.corpus.unwritable}"]
+        """Warnings about words that the recogniser cannot write or hear, which always count as errors."""
+        return [f"{self.name}: {message}" for message in self.corpus.distortions()]
 
     @cached_property
     def source(self) -> FeatureSource:
@@ -203,6 +203,7 @@ class SpeechTask(Task):
                 "skipped": corpus.skipped,
                 "simplified": corpus.simplified,
                 "unwritable": None if corpus.unwritable is None else asdict(corpus.unwritable),
+                **({} if corpus.unheard is None else {"unheard": asdict(corpus.unheard)}),
                 "seconds": self.seconds,
                 "utterances": [
                     [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker] for u in corpus.utterances
@@ -262,6 +263,7 @@ class SpeechTask(Task):
             "seconds": round(self.seconds, 3),
             "utterance_words": [words for _, words in score.utterance_errors],
             **({} if corpus.unwritable is None else {"unwritable": asdict(corpus.unwritable)}),
+            **({} if corpus.unheard is None else {"unheard": asdict(corpus.unheard)}),
         }
 
     def describe(self) -> str:
