@@ -36,6 +36,8 @@ GREEDY = {"decoder": "greedy"}
 
 SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
 
+STRIPPED = "transcripts as they are scored, without the case and punctuation that the recogniser writes"
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -278,7 +280,10 @@ class SpeechTask(Task):
 
     def notes(self) -> list[str]:
         """See `Task`."""
-        return [SYNTHETIC] if self.corpus.synthetic else []
+        found = [SYNTHETIC] if self.corpus.synthetic else []
+        if self.losses and self.corpus.text_style == "whisper":
+            found.append(f"{self.losses} is that of the {STRIPPED}")
+        return found
 
     def remarks(self) -> list[str]:
         """A line on the beam search."""

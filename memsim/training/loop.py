@@ -101,7 +101,7 @@ def run(
 class _Step:
     """Measurements of a step over its whole batch."""
 
-    loss: float  # mean loss per character
+    loss: float  # mean loss per token
     extra_loss: float
     gradient_norm: float  # before it was clipped
     learning_rate: float

@@ -218,7 +218,13 @@ def test_speech_beyond_what_whisper_hears_is_said(folders: dict[str, Path], tmp_
     listener = Warned()
     results = memsim.Sharing(results=tmp_path / "results.jsonl")
     result = memsim.evaluate(
-        folders["whisper"], tmp_path / "long.tsv", hardware="ideal", bits=8, sharing=results, listener=listener
+        folders["whisper"],
+        tmp_path / "long.tsv",
+        hardware="ideal",
+        bits=8,
+        findings=memsim.Findings(loss=True),
+        sharing=results,
+        listener=listener,
     )
     said = (
         "the recogniser hears the first 10 s of an utterance: 2.0 s at the end of 1 utterance are not heard, and their "
@@ -228,6 +234,7 @@ def test_speech_beyond_what_whisper_hears_is_said(folders: dict[str, Path], tmp_
     for one in (result, memsim.merge_results(tmp_path / "results.jsonl")):
         assert said in one.to_dict()["warnings"][0]
         assert one.to_dict()["data"]["unheard"] == {"longest_seconds": 10.0, "seconds": {"long": 2.0}}
+        assert "cross-entropy is that of the transcripts as they are scored, without the case" in str(one)
 
     def train(name: str) -> Any:
         return memsim.train(
