@@ -42,6 +42,25 @@ class Unwritable:
 
 
 @dataclass(frozen=True)
+class Unheard:
+    """Ends of utterances that a recogniser does not hear, because they are longer than what it hears of each."""
+
+    longest_seconds: float
+    """The length of what is heard."""
+    seconds: Mapping[str, float]
+    """The length of each such end, by the id of its utterance."""
+
+    def __str__(self) -> str:
+        some = [f"{name} {seconds:.1f} s" for name, seconds in list(self.seconds.items())[:3]]
+        shown = ", ".join(some) + (", ..." if len(self.seconds) > 3 else "")
+        return (
+            f"the recogniser hears the first {self.longest_seconds:g} s of an utterance: "
+            f"{sum(self.seconds.values()):.1f} s at the end of {counted(len(self.seconds), 'utterance')} are not "
+            f"heard, and their words count as errors ({shown})"
+        )
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A split of a corpus, in an order that is a function of its files alone."""
 
@@ -57,6 +76,8 @@ class Corpus:
     """The number of alternatives (`{a / b}`, the first is taken) and optional words (`(uh)`, kept) in STM files."""
     unwritable: Unwritable | None = None
     """The parts of transcripts that a recogniser cannot write, as `with_unwritable` finds; None without any."""
+    unheard: Unheard | None = None
+    """The ends of utterances that a recogniser does not hear, as `data.with_unheard` finds; None without any."""
 
     @property
     def words(self) -> int:
@@ -64,12 +85,16 @@ class Corpus:
         return sum(len(utterance.text.split()) for utterance in self.utterances)
 
     def warnings(self) -> list[str]:
-        """Return what to know of the transcripts: words that cannot be written, and marks that were simplified."""
-        found = [str(self.unwritable)] if self.unwritable is not None else []
+        """Return what to know of the data: their `distortions`, and marks in transcripts that were simplified."""
+        found = self.distortions()
         if self.simplified:
             marks = counted(self.simplified, "alternative or optional word", "alternatives and optional words")
             found.append(f"{marks} in the transcripts: the first alternative and every optional word counts as said")
         return [f"{self.name} {self.split}: {message}" for message in found]
+
+    def distortions(self) -> list[str]:
+        """Return what makes every score worse: words that cannot be written, and speech that is not heard."""
+        return [str(found) for found in (self.unwritable, self.unheard) if found is not None]
 
 
 def root_of(data: str, data_root: Path | None) -> Path | None:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from memsim.asr.audio import duration_seconds, read_audio
-from memsim.asr.features import FeatureConfig, Features, extractor, perturb_speed
+from memsim.asr.corpora import Corpus, Unheard
+from memsim.asr.features import FeatureConfig, Features, extractor, longest_seconds, perturb_speed
 from memsim.asr.tokens import Tokens
 from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
@@ -83,6 +84,18 @@ def encode_text(tokens: Tokens, utterance: Utterance) -> Tensor:
         return torch.tensor(tokens.encode(utterance.text), dtype=torch.long)
     except InputError as error:
         raise InputError(f"{utterance.audio}: {utterance.id}: {error}") from None
+
+
+def with_unheard(corpus: Corpus, features: Features) -> Corpus:
+    """Return `corpus` with the ends of utterances that a recogniser with these `features` does not hear.
+
+    Raises InputError where audio cannot be read.
+    """
+    if (longest := longest_seconds(features)) is None:
+        return corpus
+    beyond = {u.id: duration_seconds(u) - longest for u in corpus.utterances}
+    unheard = {name: round(seconds, 3) for name, seconds in beyond.items() if seconds > 0}
+    return replace(corpus, unheard=Unheard(longest, unheard) if unheard else None)
 
 
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -102,6 +102,11 @@ def extractor(config: FeatureConfig | WaveformConfig | HuggingFaceFeatures) -> C
     return LogMel(config) if isinstance(config, FeatureConfig) else lambda waveform: waveform
 
 
+def longest_seconds(config: FeatureConfig | WaveformConfig | HuggingFaceFeatures) -> float | None:
+    """Return the length of speech beyond which nothing is heard, in seconds; None where there is no such limit."""
+    return config.longest_seconds if isinstance(config, HuggingFaceFeatures) else None
+
+
 class AugmentConfig(Section):
     """The settings of SpecAugment, speed perturbation and warping of the mel axis; a maximum of 0 switches one off."""
 

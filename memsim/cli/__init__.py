@@ -170,8 +170,9 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     ),
     "qat": (
         qat_command,
-        "in the recipe (--config FILE) a larger `accumulate` splits each batch into more parts, a smaller "
-        f"`batch_seconds` makes batches shorter, and a smaller `feature_cache_gigabytes` caches less; {_ON_GPU}",
+        "in the recipe (--config FILE) a larger `accumulate` splits each batch into more parts, "
+        "`gradient_checkpointing: true` keeps fewer activations, a smaller `batch_seconds` makes batches shorter, "
+        f"and a smaller `feature_cache_gigabytes` caches less; {_ON_GPU}",
     ),
     "eval": (evaluate_command, f"--jobs 1 and smaller --beam-size and --nbest need less memory; {_ON_GPU}"),
     "lm": (lm_command, "--order 2 needs less memory; for text that does not fit in memory use KenLM's lmplz"),

@@ -16,6 +16,7 @@ from torch import nn
 
 from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, chosen_split, has_one_split, load_corpus, with_unwritable
+from memsim.asr.data import with_unheard
 from memsim.asr.running import STATISTICS_UTTERANCES
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
 from memsim.errors import InputError
@@ -222,7 +223,7 @@ def evaluate(
                 root = data_root if same_kind else None
                 networks = networks.calibrated(str(calibrate), root, calibration_utterances, listener.progress)
         target = networks.target(points[0].spec if points else None, seed)
-        corpus = with_unwritable(corpus, target.template.tokens)
+        corpus = with_unheard(with_unwritable(corpus, target.template.tokens), target.template.features)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)
         study = Study(task, networks, points, trials, seed)
         if not mapping_of(target.digital).mapped:

@@ -36,6 +36,8 @@ GREEDY = {"decoder": "greedy"}
 
 SYNTHETIC = "the speech is synthetic: this shows that the chain works, and says little of real speech"
 
+STRIPPED = "transcripts as they are scored, without the case and punctuation that the recogniser writes"
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -124,8 +126,8 @@ class SpeechTask(Task):
         return self.loss_name if self.with_losses else ""
 
     def warnings(self) -> list[str]:
-        """A warning about words that the recogniser cannot write, which always count as errors."""
-        return [] if self.corpus.unwritable is None else [f"{self.name}: {self.corpus.unwritable}"]
+        """Warnings about words that the recogniser cannot write or hear, which always count as errors."""
+        return [f"{self.name}: {message}" for message in self.corpus.distortions()]
 
     @cached_property
     def source(self) -> FeatureSource:
@@ -203,6 +205,7 @@ class SpeechTask(Task):
                 "skipped": corpus.skipped,
                 "simplified": corpus.simplified,
                 "unwritable": None if corpus.unwritable is None else asdict(corpus.unwritable),
+                **({} if corpus.unheard is None else {"unheard": asdict(corpus.unheard)}),
                 "seconds": self.seconds,
                 "utterances": [
                     [u.id, str(u.audio), u.text, u.start_seconds, u.end_seconds, u.speaker] for u in corpus.utterances
@@ -262,6 +265,7 @@ class SpeechTask(Task):
             "seconds": round(self.seconds, 3),
             "utterance_words": [words for _, words in score.utterance_errors],
             **({} if corpus.unwritable is None else {"unwritable": asdict(corpus.unwritable)}),
+            **({} if corpus.unheard is None else {"unheard": asdict(corpus.unheard)}),
         }
 
     def describe(self) -> str:
@@ -276,7 +280,10 @@ class SpeechTask(Task):
 
     def notes(self) -> list[str]:
         """See `Task`."""
-        return [SYNTHETIC] if self.corpus.synthetic else []
+        found = [SYNTHETIC] if self.corpus.synthetic else []
+        if self.losses and self.corpus.text_style == "whisper":
+            found.append(f"{self.losses} is that of the {STRIPPED}")
+        return found
 
     def remarks(self) -> list[str]:
         """A line on the beam search."""

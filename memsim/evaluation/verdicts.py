@@ -143,7 +143,7 @@ def _items(sensitivity: Mapping[str, Any]) -> str:
 
 def noise_note(sensitivity: Mapping[str, Any]) -> str:
     """Explain the columns of a table of layers."""
-    of = "per character" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
+    of = "per token" if _items(sensitivity) == "utterances" else f"of {_items(sensitivity)}"
     return (
         f"{sensitivity['loss_name']} loss: the mean {of}, by which layers are sorted; added loss: in % of the "
         f"digital network's loss, with a {sensitivity['confidence']:.0%} interval over {sensitivity['over']}; "

@@ -26,13 +26,14 @@ from memsim.asr.text import as_scored
 from memsim.distributed import Workers
 from memsim.errors import InputError, Stopped
 from memsim.nn.finite import first_not_finite
-from memsim.rng import derive_seed
+from memsim.rng import derive_seed, seed_global_generators
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.epoch_batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
 from memsim.training.hooks import Hooks, Moment
 from memsim.training.narrator import Narrator
 from memsim.training.optimiser import averaged, make_optimiser, set_learning_rate
 from memsim.training.recipe import TrainConfig
+from memsim.training.recomputation import blocks_of, computed_again
 from memsim.training.state import Best, EpochResult, Progress, Trained, finished_training
 from memsim.training.training_files import TrainingFiles
 from memsim.training.training_log import TrainingLog
@@ -100,7 +101,7 @@ def run(
 class _Step:
     """Measurements of a step over its whole batch."""
 
-    loss: float  # mean loss per character
+    loss: float  # mean loss per token
     extra_loss: float
     gradient_norm: float  # before it was clipped
     learning_rate: float
@@ -123,6 +124,7 @@ class _Training:
         self.model = job.hooks.prepare(recogniser, self.data.utterances, self.data.source).to(workers.device)
         average = averaged(self.model, config.average_decay)
         self.evaluated = replace(recogniser, model=average.module)
+        self.blocks = blocks_of(self.model, config.model) if config.gradient_checkpointing else ()
         groups = job.hooks.parameter_groups(self.model, config)
         self.trained = Trained(self.model, average, make_optimiser(self.model, groups, config))
         self.parallel = workers.parallel(TrainingPass(self.model, recogniser.kind))
@@ -195,8 +197,8 @@ class _Training:
         config, hooks, workers = self.job.config, self.job.hooks, self.workers
         torch.manual_seed(derive_seed(moment.seed, "before step", moment.step))
         hooks.before_step(self.model, moment)
-        # Dropout draws from torch's own generator: a step is a function of the seed, its number and the process.
-        torch.manual_seed(derive_seed(moment.seed, "step", moment.step, workers.rank))
+        # Dropout draws from a global generator: a step is a function of the seed, its number and the process.
+        seed_global_generators(moment.seed, "step", moment.step, workers.rank)
         self.trained.optimiser.zero_grad()
         sums = [0.0, 0.0, 0.0]  # of losses, extra losses and utterances that are too short
         for number, piece in enumerate(pieces, start=1):
@@ -221,7 +223,8 @@ class _Training:
 
     def _losses(self, piece: TrainingBatch, moment: Moment) -> tuple[Tensor, Tensor, int]:
         """Return the losses and extra losses of a piece's utterances [batch], and how many are too short."""
-        with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.job.config.precision == "bfloat16"):
+        bfloat16 = self.job.config.precision == "bfloat16"
+        with computed_again(self.blocks), torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bfloat16):
             outputs: Outputs = self.parallel(piece.features, piece.lengths, piece.targets)
         kind = self.job.recogniser.kind
         extra_losses = self.job.hooks.extra_losses(piece, outputs, moment)

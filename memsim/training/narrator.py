@@ -26,7 +26,7 @@ class Narrator:
             self._listener.say(f"resumed in epoch {progress.epoch}, after {progress.batches} of its batches")
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """Report a step: of `total` batches of `epoch`, `done` are done; the mean loss a character is `loss`."""
+        """Report a step: of `total` batches of `epoch`, `done` are done; the mean loss a token is `loss`."""
         fraction = (epoch - 1 + done / total) / self._epochs
         fraction = min(fraction, 0.999999)  # the last epoch is still to be evaluated
         dev = f", dev WER {self.results[-1].dev_wer:.2%}" if self.results else ""

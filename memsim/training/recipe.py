@@ -38,6 +38,7 @@ class TrainConfig(Section):
     epochs: Annotated[int, Within(1)]
     batch_seconds: Annotated[float, Within(above=0)]  # seconds of audio per step, over all processes
     accumulate: Annotated[int, Within(1)] = 1  # number of parts of a process's share of a batch
+    gradient_checkpointing: bool = False  # compute each block's activations again in the backward pass
     optimiser: Literal["adamw", "radam"] = "adamw"
     learning_rate: Annotated[tuple[Pair, ...], Strict(False)]  # (fraction of the training, rate), linear between them
     weight_decay: Annotated[float, Within(low=0)] = 0.01

@@ -28,7 +28,7 @@ class EpochResult:
     epoch: int
     seconds: float
     learning_rate: float
-    train_loss: float  # mean loss per character
+    train_loss: float  # mean loss per token
     extra_loss: float  # mean of what the training method adds to it
     dev_wer: float
     dev_cer: float

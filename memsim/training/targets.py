@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Corpus, corpus_lexicon
+from memsim.asr.features import Features, longest_seconds
 from memsim.asr.lexicon import load_lexicon
 from memsim.asr.tokens import CharacterTokens, PhonemeTokens, PieceTokens, Tokens
 from memsim.errors import InputError
@@ -54,4 +56,26 @@ def pronounceable(corpus: Corpus, tokens: Tokens, listener: Listener) -> Corpus:
         )
     if missing:
         listener.warn(f"{where}: {left_out} have words that the lexicon lacks ({some}) and are left out")
+    return replace(corpus, utterances=kept)
+
+
+def heard_whole(corpus: Corpus, features: Features, slowest: float, listener: Listener) -> Corpus:
+    """Return the utterances that a recogniser with `features` hears whole at `slowest` times their speed.
+
+    A text whose end is not heard would teach a network to make up words. Warns of the utterances that are left out.
+
+    Raises:
+        InputError: None is left, or audio cannot be read.
+    """
+    if (longest := longest_seconds(features)) is None:
+        return corpus
+    kept = tuple(u for u in corpus.utterances if duration_seconds(u) <= longest * slowest)
+    where, limit = f"{corpus.name} {corpus.split}", f"{longest * slowest:g} s"
+    if not kept:
+        raise InputError(f"{where}: all utterances are longer than {limit}, so the recogniser hears none to its end")
+    if left_out := len(corpus.utterances) - len(kept):
+        listener.warn(
+            f"{where}: {left_out} of {counted(len(corpus.utterances), 'utterance')} are longer than {limit}, so that "
+            "the recogniser would not hear their ends, and are left out"
+        )
     return replace(corpus, utterances=kept)

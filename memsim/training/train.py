@@ -11,15 +11,17 @@ import torch
 
 from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, has_one_split, load_corpus, name_and_split, root_of, with_unwritable
+from memsim.asr.data import with_unheard
 from memsim.asr.external import load_architecture
-from memsim.asr.recogniser import load_model_config, stored_config
-from memsim.asr.tokens import Tokens
+from memsim.asr.features import longest_seconds
+from memsim.asr.recogniser import Recogniser, load_model_config, stored_config
 from memsim.distributed import choose_device, joined_workers
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import open_network
 from memsim.nn.quantisation import Quantisation
+from memsim.rng import global_generators_kept
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.outputs import require_safetensors
 from memsim.training import initialise, loop
@@ -28,7 +30,7 @@ from memsim.training.narrator import Narrator
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import TargetsConfig, TrainConfig, load_train_config
 from memsim.training.result import TrainingResult
-from memsim.training.targets import make_tokens, pronounceable
+from memsim.training.targets import heard_whole, make_tokens, pronounceable
 from memsim.training.training_files import TrainingFiles
 from memsim.units import counted
 
@@ -131,7 +133,7 @@ def train(
     listener = listener or Listener()
     device = choose_device(compute)
     cuda = [torch.cuda.current_device()] if device == "cuda" else []
-    with files.held(), torch.random.fork_rng(cuda):  # the caller's random numbers go on as if nothing had been trained
+    with files.held(), global_generators_kept(cuda):  # the caller's random numbers go on as if nothing had been trained
         recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
         if (network := model or architecture) is not None:
             recipe = recipe.model_copy(update={"model": str(network)})
@@ -172,7 +174,7 @@ def train(
                 opened, f"--init {init}", model_kind, model_config, speech.texts, text_style, recipe.model
             )
             provenance["init_sha256"] = start.sha256
-        speech = speech.usable(recogniser.tokens, listener)
+        speech = speech.usable(recogniser, min(recipe.augment.speeds), listener)
         hooks = Hooks()
         if quantisation is not None:
             provenance |= {"trained_bits": str(weight_bits), "trained_hardware": quantisation.spec.to_json()}
@@ -182,6 +184,9 @@ def train(
             if start is not None and (note := start.prefix_note):
                 listener.say(note)
             listener.say(_summary(job))
+            if (longest := longest_seconds(recogniser.features)) is not None:
+                left_out = f"the silence that fills {longest:g} s up behind a batch's longest utterance"
+                listener.say(f"training leaves out {left_out}")
             if force and workers.is_first:
                 files.state.unlink(missing_ok=True)
             workers.wait()
@@ -233,13 +238,19 @@ class _Speech:
         """The transcripts that are trained on."""
         return [utterance.text for corpus in self.train for utterance in corpus.utterances]
 
-    def usable(self, tokens: Tokens, listener: Listener) -> _Speech:
-        """Return the utterances that a recogniser with `tokens` can learn from, and warn of unwritable words."""
-        dev = with_unwritable(self.dev, tokens)
+    def usable(self, recogniser: Recogniser, slowest: float, listener: Listener) -> _Speech:
+        """Return the utterances that a recogniser can learn from, and warn of words that it cannot write or hear.
+
+        They are played at `slowest` times their speed, or faster.
+        """
+        dev = with_unheard(with_unwritable(self.dev, recogniser.tokens), recogniser.features)
         for message in dev.warnings():
             listener.warn(message)
         corpora = {(corpus.name, corpus.split): corpus for corpus in self.train}
-        kept = {name: pronounceable(corpus, tokens, listener) for name, corpus in corpora.items()}
+        kept = {}
+        for name, corpus in corpora.items():
+            heard = heard_whole(corpus, recogniser.features, slowest, listener)
+            kept[name] = pronounceable(heard, recogniser.tokens, listener)
         return _Speech([kept[corpus.name, corpus.split] for corpus in self.train], dev)
 
 

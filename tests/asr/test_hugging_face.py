@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import memsim
-from memsim.errors import InputError
+from memsim.errors import InputError, Stopped
+from memsim.listener import Listener
 
 pytest.importorskip("transformers", reason="transformers is not installed (pip install memsim[hf])")
 
@@ -25,6 +30,7 @@ from memsim.asr.input_rates import vectors_per_audio_second
 from memsim.asr.tokens import tokens_from_json
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
+from memsim.storage.checkpoint import load_checkpoint
 from tests.asr.hugging_face_folders import FAMILIES, GENERATING, TEXTS, save_folder
 from tests.cli.speech import few_utterances
 
@@ -46,6 +52,16 @@ def few(tmp_path: Path) -> Path:
 def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of the Whisper folder, to be damaged."""
     return Path(shutil.copytree(folders["whisper"], tmp_path / "whisper"))
+
+
+class Warned(Listener):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def features_of(recogniser: Any, count: int = 3) -> list[torch.Tensor]:
@@ -140,10 +156,13 @@ def test_folders_are_mapped_and_evaluated(family: str, folders: dict[str, Path],
     assert from_file.trials[0].score.hypotheses == from_folder.trials[0].score.hypotheses
 
 
+SHORT = {"base": "robust", "epochs": 1, "batch_seconds": 30, "average_decay": 0, "augment": {"speeds": [1.0]}}
+
+
 @pytest.mark.parametrize("family", ["wav2vec2", "whisper"])
 def test_folders_are_trained_for_few_bits(family: str, folders: dict[str, Path], few: Path, tmp_path: Path) -> None:
     """The checkpoint that a training writes is mapped and evaluated without the folder."""
-    recipe = {"base": "robust", "epochs": 1, "batch_seconds": 30, "average_decay": 0, "augment": {"speeds": [1.0]}}
+    recipe = {**SHORT, "accumulate": 2, "gradient_checkpointing": True}
     out = tmp_path / "trained.safetensors"
     memsim.train(data=few, dev=few, init=folders[family], bits=4, config=recipe, out=out)
     mapped = tmp_path / "mapped.safetensors"
@@ -151,6 +170,27 @@ def test_folders_are_trained_for_few_bits(family: str, folders: dict[str, Path],
     result = memsim.evaluate(mapped, few)
     assert result.digital.loss is None
     assert len(result.trials) == 1
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "whisper"])
+def test_a_stopped_training_of_a_folder_resumes_exactly(
+    family: str, folders: dict[str, Path], few: Path, tmp_path: Path
+) -> None:
+    asked = itertools.count()
+
+    def train(name: str, **how: Any) -> Path:
+        recipe = {**SHORT, "epochs": 2, "batch_seconds": 1, "gradient_checkpointing": True}
+        out = tmp_path / f"{name}.safetensors"
+        memsim.train(data=few, dev=few, init=folders[family], bits=4, config=recipe, out=out, **how)
+        return out
+
+    whole = train("whole")
+    with pytest.raises(Stopped, match="stopped in epoch 1, after 2 of its batches"):
+        train("stopped", stop_request=lambda: signal.SIGTERM if next(asked) == 2 else None)
+    resumed = train("stopped", resume=True)
+    first, second = (load_checkpoint(path).tensors() for path in (whole, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_generated_texts_are_limited_by_the_audio(folders: dict[str, Path]) -> None:
@@ -166,6 +206,63 @@ def test_generated_texts_are_limited_by_the_audio(folders: dict[str, Path]) -> N
     lengths = torch.tensor([100, 300])  # of 10 ms
     texts = recogniser.transcribe(*recogniser.kind.encode(model, torch.zeros(2, 300, 80), lengths))
     assert texts == ["a" * (7 + 12), "a" * (20 + 12)]
+
+
+def test_speech_beyond_what_whisper_hears_is_said(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The network hears 10 s: the end of an utterance of 12 s counts as errors, and is not trained on."""
+    (first, second) = load_corpus("demo", limit=2).utterances
+    samples = np.concatenate([read_audio(first, 16000).numpy()] * 12)[: 12 * 16000]
+    soundfile.write(tmp_path / "long.wav", samples, 16000)
+    texts = f"{second.audio}\t{second.text}\nlong.wav\t{first.text}\n"
+    (tmp_path / "long.tsv").write_text("audio\ttext\n" + texts)
+    listener = Warned()
+    results = memsim.Sharing(results=tmp_path / "results.jsonl")
+    result = memsim.evaluate(
+        folders["whisper"],
+        tmp_path / "long.tsv",
+        hardware="ideal",
+        bits=8,
+        findings=memsim.Findings(loss=True),
+        sharing=results,
+        listener=listener,
+    )
+    said = (
+        "the recogniser hears the first 10 s of an utterance: 2.0 s at the end of 1 utterance are not heard, and their "
+        "words count as errors (long 2.0 s)"
+    )
+    assert [said in warning for warning in listener.warnings] == [True]
+    for one in (result, memsim.merge_results(tmp_path / "results.jsonl")):
+        assert said in one.to_dict()["warnings"][0]
+        assert one.to_dict()["data"]["unheard"] == {"longest_seconds": 10.0, "seconds": {"long": 2.0}}
+        assert "cross-entropy is that of the transcripts as they are scored, without the case" in str(one)
+
+    def train(name: str) -> Any:
+        return memsim.train(
+            init=folders["whisper"],
+            data=tmp_path / name,
+            dev=tmp_path / "long.tsv",
+            bits="float",
+            config={"base": "float", "epochs": 1},
+            out=tmp_path / "trained.safetensors",
+            listener=listener,
+            force=True,
+        )
+
+    train("long.tsv")
+    assert said in listener.warnings[-2]
+    assert "1 of 2 utterances are longer than 9 s, so that" in listener.warnings[-1]  # at 0.9 times their speed, 10 s
+    (tmp_path / "longer.tsv").write_text(f"audio\ttext\nlong.wav\t{first.text}\n")
+    with pytest.raises(InputError, match="all utterances are longer than 9 s, so the recogniser hears none to its"):
+        train("longer.tsv")
+
+
+def test_the_first_word_has_a_space_where_each_has_one(folders: dict[str, Path]) -> None:
+    """As in Whisper's training, where a token of a word holds the space before it."""
+    tokens = OpenedNetwork(open_checkpoint(folders["whisper"])[0]).recogniser.tokens
+    ids = tokens.encode("the cat")
+    assert ids == tokens.tokenizer(" the cat").input_ids != tokens.tokenizer("the cat").input_ids
+    assert tokens.decode(ids) == " the cat"
+    assert tokens.encode("") == tokens.tokenizer("").input_ids
 
 
 def test_a_multilingual_whisper_writes_the_language_of_its_files(folder: Path) -> None:

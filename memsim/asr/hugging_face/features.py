@@ -13,6 +13,9 @@ from memsim.config.json_input import parse_json_object
 from memsim.config.schema import Section
 from memsim.errors import InputError
 
+WHISPER = "WhisperFeatureExtractor"
+"""The class of the extractor that gives [bins, frames], of as many seconds of any utterance."""
+
 
 class HuggingFaceFeatures(Section):
     """The settings of a feature extractor of transformers, as the text of its file."""
@@ -21,6 +24,14 @@ class HuggingFaceFeatures(Section):
     sample_rate_hz: int
     preprocessor: str
     """The text of `preprocessor_config.json`."""
+
+    @property
+    def longest_seconds(self) -> float | None:
+        """The length of an utterance beyond which nothing is heard, 30 s for Whisper; None without a limit."""
+        settings = parse_json_object(self.preprocessor, PREPROCESSOR[0])
+        if settings.get("feature_extractor_type") != WHISPER:
+            return None
+        return float(settings.get("chunk_length", 30))
 
 
 class HuggingFaceExtractor:
@@ -65,7 +76,7 @@ def features_of(preprocessor: str, config: str) -> HuggingFaceFeatures:
 
 def is_bins_first(extract: Any) -> bool:
     """Return whether an extractor of transformers gives [bins, frames], as Whisper's does."""
-    return type(extract).__name__ == "WhisperFeatureExtractor"
+    return type(extract).__name__ == WHISPER
 
 
 def load_extractor(files: dict[str, str]) -> Any:

@@ -13,6 +13,9 @@ from memsim.asr.hugging_face.files import as_folder, require_transformers
 from memsim.asr.tokens import BLANK, Tokens
 from memsim.errors import InputError
 
+WORD_MARKS = ("\u0120", "\u2581")
+"""Beginnings of tokens that hold the space before a word: of byte pairs, and of SentencePiece."""
+
 
 @dataclass(frozen=True, eq=False)
 class HuggingFaceTokens(Tokens):
@@ -48,9 +51,19 @@ class HuggingFaceTokens(Tokens):
         return len(self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, with the tokens that the tokenizer puts before and behind it."""
-        ids: list[int] = self.tokenizer(text).input_ids
+        """Return the ids of `text`, with the tokens that the tokenizer puts before and behind it.
+
+        Whisper's tokens of words hold the space before them, and in its training the first word had one, too.
+        """
+        ids: list[int] = self.tokenizer(f" {text}" if text and self._first_word_needs_space else text).input_ids
         return ids
+
+    @cached_property
+    def _first_word_needs_space(self) -> bool:
+        """Whether the tokenizer writes a space with every word but the first."""
+        ids = self.tokenizer("a a", add_special_tokens=False).input_ids
+        written: list[str] = self.tokenizer.convert_ids_to_tokens(ids)
+        return sum(token.startswith(WORD_MARKS) for token in written) == 1
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; special tokens spell nothing."""
