@@ -45,6 +45,14 @@ Calibrate = Annotated[
         help="Run the recogniser on this data (NAME:SPLIT, by default its dev split) to set converter ranges.",
     ),
 ]
+Mapping = Annotated[
+    str | None,
+    hardware_option(
+        "--mapping",
+        metavar="NAME|FILE",
+        help="Recipe by which weights become levels: nearest (default), feedback, or a YAML file.",
+    ),
+]
 TextStyle = Annotated[
     str | None,
     data_option(
