@@ -203,7 +203,8 @@ def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer]) -> Mappi
     """Return the report of what `recipe` did with all `layers`."""
     layers = list(layers)
     fits = {layer.name: layer.fit for layer in layers}
-    return MappingReport(recipe, fits, sum(layer.fit_seconds for layer in layers))
+    seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_moments else None
+    return MappingReport(recipe, fits, seconds)
 
 
 def program(

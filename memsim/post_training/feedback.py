@@ -98,10 +98,14 @@ def _feed_back_of(values, steps, factor, largest, levels, first, last):  # type:
                 levels[row, i], errors[i - start] = level, error
                 for j in range(i + 1, end):
                     values[row, j] -= error * factor[i, j]
-            for i in range(start, end):
-                error = errors[i - start]
+            for i in range(0, BLOCK, 4):  # four at once, so that values are loaded and stored less often
+                if end == inputs:
+                    break
+                first_, second, third, fourth = errors[i], errors[i + 1], errors[i + 2], errors[i + 3]
+                at = start + i
                 for j in range(end, inputs):
-                    values[row, j] -= error * factor[i, j]
+                    made_up = first_ * factor[at, j] + second * factor[at + 1, j]
+                    values[row, j] -= made_up + (third * factor[at + 2, j] + fourth * factor[at + 3, j])
 
 
 _feed_back = kernel(_feed_back_of)

@@ -54,7 +54,7 @@ class MappingReport:
     recipe: MappingRecipe
     layers: Mapping[str, LayerFit]
     seconds: float | None = field(default=None, compare=False)
-    """The seconds that it took; None for a mapped file that was read."""
+    """The seconds that it took; None for a recipe that only rounds, and for a mapped file that was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
