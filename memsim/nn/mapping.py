@@ -48,6 +48,7 @@ from memsim.nn.plan import (
     unmatched_globs,
     usable_scale,
 )
+from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
 from memsim.post_training.moments import MOST_INPUTS, moments_of
@@ -210,7 +211,7 @@ def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer]) -> Mappi
 def program(
     plan: Plan,
     weight_of: Callable[[MappedLayer], Tensor],
-    trained: Mapping[str, tuple[int, Tensor] | None],
+    trained: Mapping[str, TrainedScale | None],
     seed: int,
     statistics: Mapping[str, InputStatistics],
     data: CalibrationData | None,
@@ -222,7 +223,7 @@ def program(
     Args:
         plan: the layers.
         weight_of: gives the weight of a layer, [out, in / groups]; it is called again for the deviation.
-        trained: by matrix, for those that were trained with quantisers: the bits and the scale.
+        trained: what matrices were trained for, by name, for those that were trained with quantisers.
         seed: the seed of the chip.
         statistics: the inputs, by matrix; a matrix without them stays uncalibrated, and its deviation is None.
         data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.

@@ -113,21 +113,20 @@ def fitted(
         groups: the number of blocks.
         why_without: the reason why there are no moments.
     """
-    bits, config = encode.bits_of(spec), spec.weights
+    bits, config, tile_rows = encode.bits_of(spec), spec.weights, spec.tile.rows
     if trained is not None:
-        return _rounded(weight, trained, bits, LayerFit(TRAINED))
+        return _rounded(weight, trained, spec, LayerFit(TRAINED))
     if moments is None or not recipe.needs_moments:
         reason = why_without if recipe.needs_moments else None
-        return _rounded(weight, encode.fit_scale(weight, bits, config), bits, LayerFit(NEAREST, reason))
+        return _rounded(weight, encode.fit_scale(weight, bits, config, tile_rows), spec, LayerFit(NEAREST, reason))
     moments = moments.cpu()
     values = weight.detach().cpu().float()
     if recipe.scale_error == "inputs" and config.scale_method == "mse":
         scale = _weighted_scale(values, moments, spec)
     else:
-        scale = encode.fit_scale(values, bits, config)
-    step = scale.view(-1, scale.shape[-1]).T.expand(len(values), -1)
-    step = step.repeat_interleave(-(-values.shape[1] // step.shape[1]), dim=1)[:, : values.shape[1]]
-    nearest = encode.quantise(values, scale, bits)
+        scale = encode.fit_scale(values, bits, config, tile_rows)
+    step = encode.scale_of_weights(scale, values.shape[1], tile_rows).expand_as(values)
+    nearest = encode.quantise(values, scale, bits, tile_rows)
     levels, damping = nearest, None
     if recipe.feedback is not None:
         largest, by_importance = encode.max_level(bits), recipe.feedback.order == "importance"
@@ -149,13 +148,13 @@ def fitted(
 
     method = NEAREST if recipe.feedback is None else FEEDBACK
     fit = LayerFit(method, None, error(levels), error(nearest), damping)
-    used_scale = encode.without_idle_channels(scale, levels)
+    used_scale = encode.without_idle_channels(scale, levels, tile_rows)
     return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit)
 
 
-def _rounded(weight: Tensor, scale: Tensor, bits: int, fit: LayerFit) -> FittedMatrix:
-    levels = encode.quantise(weight, scale, bits)
-    return FittedMatrix(levels, encode.without_idle_channels(scale, levels), fit)
+def _rounded(weight: Tensor, scale: Tensor, spec: HardwareSpec, fit: LayerFit) -> FittedMatrix:
+    levels = encode.quantise(weight, scale, encode.bits_of(spec), spec.tile.rows)
+    return FittedMatrix(levels, encode.without_idle_channels(scale, levels, spec.tile.rows), fit)
 
 
 def _weighted_scale(weight: Tensor, moments: Tensor, spec: HardwareSpec) -> Tensor:
@@ -165,6 +164,12 @@ def _weighted_scale(weight: Tensor, moments: Tensor, spec: HardwareSpec) -> Tens
         each = importance.repeat_interleave(len(weight) // len(importance), dim=0)
         scale = weighted_scale(weight.reshape(-1, 1), each.reshape(-1), largest)
     else:
-        blocks = zip(weight.chunk(len(importance)), importance, strict=True)
-        scale = torch.cat([weighted_scale(rows.T, own, largest) for rows, own in blocks])
+        inputs = weight.shape[1]
+        size = spec.tile.rows if spec.weights.scale == "per_tile" else inputs
+        parts = [slice(first, first + size) for first in range(0, inputs, size)]
+        blocks = list(zip(weight.chunk(len(importance)), importance, strict=True))
+        tiles = [
+            torch.cat([weighted_scale(rows[:, part].T, own[part], largest) for rows, own in blocks]) for part in parts
+        ]
+        scale = torch.stack(tiles) if spec.weights.scale == "per_tile" else tiles[0]
     return torch.where(scale > 0, scale, torch.ones_like(scale))

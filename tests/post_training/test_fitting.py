@@ -25,7 +25,7 @@ FEEDBACK = load_mapping("feedback")
 
 
 def spec_of(**weights: object) -> memsim.HardwareSpec:
-    return memsim.load_hardware({"base": "ideal", "weights": {"bits": 4, **weights}})
+    return memsim.load_hardware({"base": "ideal", "weights": {"bits": 4, **weights}, "tile": {"rows": 16}})
 
 
 def problem(out: int, features: int, groups: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,20 +37,20 @@ def problem(out: int, features: int, groups: int = 1) -> tuple[torch.Tensor, tor
     return weight, x.mT @ x / 500
 
 
-@pytest.mark.parametrize("scale", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("scale", ["per_tile", "per_channel", "per_tensor"])
 @pytest.mark.parametrize("scale_method", ["mse", "minmax"])
 def test_nearest_rounds_as_ever(scale: str, scale_method: str) -> None:
     weight, moments = problem(12, 30)
     weight[3] = 0
     spec = spec_of(scale=scale, scale_method=scale_method)
     found = fitted(weight, spec, NEAREST, moments)
-    expected = encode.fit_scale(weight, 4, spec.weights)
-    assert torch.equal(found.levels, encode.quantise(weight, expected, 4))
-    assert torch.equal(found.scale, encode.without_idle_channels(expected, found.levels))
+    expected = encode.fit_scale(weight, 4, spec.weights, 16)
+    assert torch.equal(found.levels, encode.quantise(weight, expected, 4, 16))
+    assert torch.equal(found.scale, encode.without_idle_channels(expected, found.levels, 16))
     assert found.fit == LayerFit("nearest")
 
 
-@pytest.mark.parametrize("scale", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("scale", ["per_tile", "per_channel", "per_tensor"])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_each_key_lowers_the_error_of_the_product(scale: str, groups: int) -> None:
     weight, moments = problem(12, 60, groups)
@@ -62,7 +62,7 @@ def test_each_key_lowers_the_error_of_the_product(scale: str, groups: int) -> No
     }
     error = {}
     for name, each in found.items():
-        change = each.levels * (each.scale[:, None] if len(each.scale) > 1 else each.scale) - weight
+        change = each.levels * encode.scale_of_weights(each.scale, weight.shape[1], 16) - weight
         parts = [
             (product_errors(own, m).sum(), product_errors(exact, m).sum())
             for own, exact, m in zip(change.chunk(groups), weight.chunk(groups), moments, strict=True)
