@@ -171,8 +171,8 @@ class MappedMatrix(nn.Module):
         if scale.ndim == 2 and spec.tile.rows != rows:
             if len(scale) > 1:
                 raise InputError(
-                    f"{self.name}: its scales are those of tiles of {rows} rows, but hardware {spec.name} has tiles of "
-                    f"{spec.tile.rows}; keep them (--set tile.rows={rows}) or map the unmapped checkpoint"
+                    f"{self.name}: its scales are those of tiles of {rows} rows, not of {spec.tile.rows}; keep them "
+                    f"(--set tile.rows={rows}), or map the unmapped checkpoint"
                 )
             scale = scale[0]  # one tile holds whole columns
         return self.from_levels(self.name, self.levels, scale, spec, seed, statistics, self.groups)

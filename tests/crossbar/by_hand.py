@@ -87,8 +87,11 @@ def column_signals(matrix: MappedMatrix, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shift_add(matrix: MappedMatrix, signal: Tensor) -> Tensor:
-    """[n, out] from signals [row_tiles, n, slices, out]: the ADC of every tile and slice, then the digital sum."""
-    adc = matrix.spec.adc
+    """[n, out] from signals [row_tiles, n, slices, out]: the ADC of every tile and slice, then the digital sum.
+
+    It is in units of (weight 1 x full-scale input) or, with scales for each tile, in those of the weights.
+    """
+    adc, factors = matrix.spec.adc, tile_factors(matrix)
     total = torch.zeros(signal.shape[1], signal.shape[3], dtype=torch.float64)
     for tile in range(signal.shape[0]):
         for slice_ in range(signal.shape[2]):
@@ -101,8 +104,20 @@ def shift_add(matrix: MappedMatrix, signal: Tensor) -> Tensor:
                 largest = 2 ** (adc.bits - 1) - 1
                 step = float(matrix.adc_range[0, slice_]) / largest
                 value = (value / step).round().clamp(-largest, largest) * step
-            total += value * 2 ** (cell_bits(matrix) * slice_)
+            total += factors[tile] * value * 2 ** (cell_bits(matrix) * slice_)
     return total
+
+
+def tile_factors(matrix: MappedMatrix) -> Tensor:
+    """What the results of each row tile are multiplied by before they are added, [row_tiles, out]."""
+    tiles, out_features = matrix.tiling.row_tiles, matrix.out_features
+    factors = torch.ones(tiles, out_features, dtype=torch.float64)
+    for tile, out in product(range(tiles), range(out_features)):
+        if matrix.scale.ndim == 2:
+            factors[tile, out] *= float(matrix.scale[tile, out])
+        if matrix.gain_trim is not None:
+            factors[tile, out] *= float(matrix.gain_trim[tile, out])
+    return factors
 
 
 def cell_bits(matrix: MappedMatrix) -> int:
@@ -111,6 +126,8 @@ def cell_bits(matrix: MappedMatrix) -> int:
 
 
 def in_weights_and_inputs(matrix: MappedMatrix, product: Tensor) -> Tensor:
-    """`product` [n, out], in units of (weight 1 x full-scale input), in the units of x @ W.T."""
+    """The sum `product` [n, out] of `shift_add`, in the units of x @ W.T, with the chip's offsets."""
     input_range = 1.0 if matrix.input_range is None else float(matrix.input_range)
-    return product * matrix.scale.double() * input_range
+    scale = 1.0 if matrix.scale.ndim == 2 else matrix.scale.double()
+    offset = 0.0 if matrix.offset_trim is None else matrix.offset_trim.double()
+    return product * scale * input_range + offset

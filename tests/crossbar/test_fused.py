@@ -75,6 +75,7 @@ def test_it_draws_the_same_numbers() -> None:
 
 
 @pytest.mark.parametrize(("max_code", "erring"), [(None, False), (7, False), (7, True), (127, True)])
+@pytest.mark.parametrize("with_factors", [False, True])
 @pytest.mark.parametrize("precision", [None, torch.float32, torch.bfloat16], ids=["noiseless", "float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("rows", "planes", "out_features", "width"), [(5, 2, 15, 32), (16, 1, 16, 16), (37, 3, 50, 160)]
@@ -87,6 +88,7 @@ def test_digitising_products(
     precision: torch.dtype | None,
     max_code: int | None,
     erring: bool,
+    with_factors: bool,
 ) -> None:
     """Frames and columns beyond the product's are padding and must count for nothing, whatever is in them."""
     tiles, frames, padded = 2, 90, 96
@@ -109,6 +111,9 @@ def test_digitising_products(
     if erring:
         offsets = torch.randn(tiles, width, generator=generator).to(WHERE)
         conversion = dataclasses.replace(conversion, offsets=offsets, nonlinearity_codes=-1.5)
+    if with_factors:
+        factors = 1 + torch.rand(tiles, out_features, generator=generator)
+        conversion = dataclasses.replace(conversion, tile_factors=factors.to(WHERE))
     got, expected = torch.ones(2, frames, out_features, device=WHERE)
     clipped = fused.multiply_and_digitise(signals, noise[0], columns, noise[1], 9, 64, conversion, -0.5, got)
     products = torch.bmm(signals, columns)
@@ -245,7 +250,7 @@ for Driver.capability, precision, max_code in ((80, torch.float32, 127), (90, to
     signals, columns = torch.ones(2, 64, 128), torch.ones(2, 128, 64)
     noise_terms, noise_columns = torch.ones(2, 64, 129), torch.ones(2, 129, 64, dtype=precision)
     operands = signals, noise_terms, columns, noise_columns
-    conversion = Conversion(torch.ones(2, 2), max_code, torch.ones(2, 64), 0.5)
+    conversion = Conversion(torch.ones(2, 2), max_code, torch.ones(2, 64), 0.5, torch.ones(2, 30))
     assert fused.multiply_and_digitise(*operands, 1 << 63, 64, conversion, 1.0, torch.zeros(60, 30)) == 0
 """
 

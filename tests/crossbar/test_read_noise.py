@@ -92,7 +92,8 @@ def test_looking_up(width: int, rows: int, tables: int) -> None:
 @pytest.mark.parametrize("max_code", [None, 7, 127])
 @pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("erring", [False, True])
-def test_digitising(erring: bool, noisy: bool, max_code: int | None) -> None:
+@pytest.mark.parametrize("with_factors", [False, True])
+def test_digitising(with_factors: bool, erring: bool, noisy: bool, max_code: int | None) -> None:
     generator = torch.Generator().manual_seed(3)
     signals = 30 * torch.randn(2, 96, 32, generator=generator)
     variances = torch.rand(2, 96, 32, generator=generator) if noisy else None
@@ -102,6 +103,8 @@ def test_digitising(erring: bool, noisy: bool, max_code: int | None) -> None:
     if erring and max_code is not None:
         offsets = torch.randn(2, 32, generator=generator)
         conversion = dataclasses.replace(conversion, offsets=offsets, nonlinearity_codes=-1.5)
+    if with_factors:
+        conversion = dataclasses.replace(conversion, tile_factors=torch.randn(2, 15, generator=generator))
     products = [torch.ones(90, 15), torch.ones(90, 15)]
     clipped = compiled.digitise(signals, variances, 9, 64, conversion, -0.5, products[0])
     expected_clipped = elementwise.digitise(signals, variances, 9, 64, conversion, -0.5, products[1])

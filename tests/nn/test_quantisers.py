@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from memsim.crossbar import convert, encode
+from memsim.errors import InputError
 from memsim.hardware import BinaryPlanes
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, trained_scales
@@ -75,6 +76,69 @@ def test_weight_gradients_are_those_of_lsq(channels: int) -> None:
     shared = weight.numel() // channels
     assert torch.allclose(quantiser.scale.grad, found / (shared * 3) ** 0.5, rtol=1e-6)
     assert torch.equal(weight.grad, towards * (held.abs() <= 3 * scale[:, None]))
+
+
+@pytest.mark.parametrize("rows", [7, 10, 40, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_scales_per_tile_are_those_of_the_plain_formula(dtype: torch.dtype, rows: int) -> None:
+    """Against autograd of each tile alone, with its rounding error held fixed; the last tile may have fewer inputs."""
+    weight = WEIGHT.to(dtype, copy=True).requires_grad_()
+    config = BinaryPlanes(scale="per_tile")
+    quantiser = WeightQuantiser.fitted(weight, 3, "lsq", config, rows)
+    tiles = -(-weight.shape[1] // rows)
+    assert quantiser.scale.shape == (tiles, len(weight))
+    towards = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    rounded = quantiser(weight)
+    (rounded * towards).sum().backward()
+    levels = encode.quantise(weight.detach(), quantiser.scale.detach(), 3, rows)
+    assert torch.equal(quantiser.levels(weight.detach()), levels.to(dtype))
+    for tile in range(tiles):
+        part = slice(tile * rows, min((tile + 1) * rows, weight.shape[1]))
+        held, at = weight.detach()[:, part], quantiser.scale.detach()[tile]
+        step = at.clone().requires_grad_()
+        plain = soft(held, step[:, None], held, at[:, None], 3)
+        assert torch.allclose(rounded[:, part], plain, atol=1e-6)
+        (plain * towards[:, part]).sum().backward()
+        wanted = step.grad / (held.shape[1] * 3) ** 0.5
+        assert torch.allclose(quantiser.scale.grad[tile], wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(weight.grad[:, part], towards[:, part] * (held.abs() <= 3 * at[:, None]))
+
+
+@pytest.mark.parametrize("method", ["lsq", "minmax"])
+def test_scales_of_tiles_of_zeros_follow_what_comes(method: Method) -> None:
+    config = BinaryPlanes(scale="per_tile", scale_method="mse" if method == "lsq" else "minmax")
+    weight = WEIGHT.clone()
+    weight[:3, 14:21] = 0
+    quantiser = WeightQuantiser.fitted(weight, 4, method, config, 7).train()
+    first = quantiser.scale.detach().clone()
+    assert (first[2, :3] == 0).all()
+    quantiser(weight)
+    assert torch.equal(quantiser.scale, first)
+    quantiser(WEIGHT)
+    wanted = encode.fit_scale(WEIGHT, 4, config, 7)
+    assert torch.allclose(quantiser.scale[2, :3], wanted[2, :3])
+    assert len(quantiser.learned_from_the_start()) == first.numel() - 3 * (method == "lsq")
+
+
+def test_scales_per_tile_are_stored_with_the_rows_of_their_tiles() -> None:
+    net = nn.Sequential(layer_of(3, nn.Linear(40, 6)))
+    config = BinaryPlanes(scale="per_tile")
+    net[0].weight_quantiser = WeightQuantiser.fitted(net[0].weight, 3, "lsq", config, 16)
+    state = net.state_dict()
+    (found,) = trained_scales(state).values()
+    assert (found.bits, found.tile_rows) == (3, 16)
+    assert torch.equal(found.scale, net[0].weight_quantiser.scale)
+    other = nn.Sequential(nn.Linear(40, 6))
+    restore_quantisers(other, state)
+    other.load_state_dict(state, assign=True)
+    x = torch.randn(5, 40)
+    assert torch.equal(other.eval()(x), net.eval()(x))
+    without = {name: tensor for name, tensor in state.items() if not name.endswith("tile_rows")}
+    for broken in (without, state | {"0.weight_quantiser.tile_rows": torch.tensor(0)}):
+        with pytest.raises(InputError, match="tile_rows"):
+            trained_scales(broken)
+        with pytest.raises(InputError, match="tile_rows"):
+            restore_quantisers(nn.Sequential(nn.Linear(40, 6)), broken)
 
 
 def test_range_gradients_are_those_of_lsq() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memsim import rng
+from memsim.crossbar import encode
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read import split_planes
 from memsim.errors import InputError
@@ -135,7 +136,7 @@ def test_compiled_columns_have_the_bits_of_torch_operations(
 def quantised(spec: HardwareSpec, hardware: bool) -> nn.Sequential:
     torch.manual_seed(0)
     layer = QuantisedLinear.from_float(nn.Linear(300, 20))
-    layer.weight_quantiser = WeightQuantiser.fitted(layer.weight, 3, "lsq", spec.weights)
+    layer.weight_quantiser = WeightQuantiser.fitted(layer.weight, 3, "lsq", spec.weights, spec.tile.rows)
     with torch.no_grad():
         layer.weight_quantiser.scale.mul_(0.9)  # as training may leave it
     layer.input_quantiser = ActivationQuantiser(8, torch.tensor(2.1))
@@ -154,6 +155,27 @@ def test_training_and_ideal_hardware_agree_to_rounding() -> None:
         assert chip.mapping.layers["0"].input_range == pytest.approx(2.1)
         assert torch.equal(chip.mapping.layers["0"].levels.float(), net[0].weight_quantiser.levels(net[0].weight))
         assert torch.allclose(chip(X), net(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ideal", "physical"])
+def test_scales_per_tile_are_trained_through_the_hardware_and_kept_by_chips_with_these_tiles(name: str) -> None:
+    weights = {"bits": 3, "scale": "per_tile"}
+    spec = load_hardware({"base": name, "weights": weights, "digital": [], "dac": {"bits": 8}, "read_noise": None})
+    exact = spec if name == "ideal" else spec.with_settings({"programming.exact": True})
+    net = quantised(spec, hardware=True)
+    quantiser = net[0].weight_quantiser
+    assert quantiser.scale.shape == (3, 20)
+    chip = map_model(net, exact, calibration=[X])
+    matrix = chip.mapping.layers["0"]
+    assert torch.equal(matrix.scale, quantiser.scale)
+    assert torch.equal(matrix.levels.float(), quantiser.levels(net[0].weight))
+    found, expected = net(X), chip(X)
+    assert (found - expected).norm() / expected.norm() < 3e-3
+    found.square().sum().backward()
+    assert (quantiser.scale.grad != 0).all()
+    other = map_model(net, exact.with_settings({"tile.rows": 100}), calibration=[X]).mapping.layers["0"]
+    assert other.scale.shape == (3, 20)  # as many tiles, of other inputs
+    assert torch.equal(other.scale, encode.fit_scale(net[0].weight.detach(), 3, spec.weights, 100))
 
 
 def test_the_bits_a_layer_was_trained_for_are_its_bits_and_others_are_fitted_anew() -> None:
