@@ -15,6 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from memsim.arguments import require_types
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.ranges import needs_inputs
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
@@ -173,6 +174,10 @@ def program(
 ) -> Iterator[tuple[MappedLayer, MappedMatrix, Deviation | None]]:
     """Program the layers of `plan`, calibrate them, and yield each with its matrix on arrays and its deviation.
 
+    Each layer is finished and yielded before the next is programmed, and nothing of it is kept. Only where `data` run
+    through the cells of all layers, to set ranges that depend on whole inputs (see `needs_inputs`), are all layers
+    programmed first; each is let go when it is yielded.
+
     Args:
         plan: the layers.
         weight_of: gives the weight of a layer, [out, in / groups]; it is called again for the deviation.
@@ -182,21 +187,25 @@ def program(
         data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
         progress: is called with the fraction of the cells that is programmed.
     """
-    matrices, done, cells = {}, 0, plan.cells
-    for layer in plan.mapped:
-        weight = weight_of(layer)
-        scale = usable_scale(layer, trained.get(layer.name))
-        groups = layer.source.groups
-        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
-        done += layer.tiling.cells
-        progress(done / cells)
-    calibrate(matrices, statistics, data)
-    for layer in plan.mapped:
-        matrix, found = matrices[layer.name], None
-        if layer.name in statistics:
-            exact = None if layer.name in trained else weight_of(layer)
-            found = deviation(matrix, statistics[layer.name], exact, seed)
-        yield layer, matrix, found
+    done, cells = 0, plan.cells
+    are_held = data is not None and any(layer.name in statistics and needs_inputs(layer.spec) for layer in plan.mapped)
+    for layers in [plan.mapped] if are_held else [(layer,) for layer in plan.mapped]:
+        matrices: dict[str, MappedMatrix] = {}
+        for layer in layers:
+            scale, groups = usable_scale(layer, trained.get(layer.name)), layer.source.groups
+            matrices[layer.name] = MappedMatrix.from_weight(
+                layer.name, weight_of(layer), layer.spec, seed, None, groups, scale
+            )
+            done += layer.tiling.cells
+            progress(done / cells)
+        calibrate(matrices, statistics, data)
+        for layer in layers:
+            found = None
+            if layer.name in statistics:
+                exact = None if layer.name in trained else weight_of(layer)
+                found = deviation(matrices[layer.name], statistics[layer.name], exact, seed)
+                del exact
+            yield layer, matrices.pop(layer.name), found
 
 
 def _calibration_data(

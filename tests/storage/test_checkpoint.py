@@ -185,11 +185,11 @@ def test_8_bit_floats(path: Path) -> None:
 def test_a_failure_leaves_the_old_file_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(path, TENSORS, {"seed": "1"})
 
-    def fail(tensors: object, target: Path, metadata: object) -> None:
-        Path(target).write_bytes(b"half")
+    def fail(file: FileIO, tensor: object) -> None:
+        file.write(b"half")
         raise MemoryError
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoint, "_put", fail)
     with pytest.raises(MemoryError):
         save_checkpoint(path, TENSORS, {"seed": "2"})
     assert load_checkpoint(path).metadata["seed"] == "1"
