@@ -54,7 +54,7 @@ def fit_scale(weight: Tensor, bits: int, config: Weights) -> Tensor:
 def quantise(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Round `weight` [out, in] to levels [out, in], int8 up to 8 bits and int16 beyond."""
     largest = max_level(bits)
-    levels = (weight.float() / scale[:, None]).round().clamp(-largest, largest)
+    levels = (weight.float() / scale[:, None]).round_().clamp_(-largest, largest)
     return levels.to(torch.int8 if bits <= 8 else torch.int16)
 
 

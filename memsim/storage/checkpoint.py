@@ -43,7 +43,7 @@ _WRAPPERS = {
 }
 """Wrappers of networks, by the prefix that they put before the names of tensors."""
 _TENSORS_OF_WRAPPERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
-_COPIED_BYTES = 1 << 24  # at a time
+_COPIED_BYTES = _CHECKED_VALUES = 1 << 24  # at a time
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Checkpoint:
             return
         # isfinite does not take 8-bit floats, and values beyond float32 would become infinite later
         values = tensor.float() if tensor.element_size() in (1, 8) else tensor
-        if not torch.isfinite(values).all():
+        if not all(torch.isfinite(part).all() for part in values.reshape(-1).split(_CHECKED_VALUES)):
             raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
 
 
