@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,7 @@ from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
 from memsim.post_training.recipe import MappingRecipe, load_mapping
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
-from memsim.storage.checkpoint import Checkpoint, save_checkpoint, shown_name
+from memsim.storage.checkpoint import Checkpoint, shown_name, writing_checkpoint
 from memsim.storage.outputs import require_outputs, require_page, require_safetensors, write_text
 from memsim.units import counted
 
@@ -67,7 +68,10 @@ class MapResult:
     seed: int
     """The seed of the chip."""
     mapped: MappedTensors | None = None
-    """The contents of the mapped file and of the programming; None after a dry run."""
+    """The contents of the mapped file and of the programming; None after a dry run.
+
+    Tensors that were written to `out` are in that file alone.
+    """
     out: Path | None = None
     """The file that was written, or None."""
     budget: Budget | None = None
@@ -272,7 +276,7 @@ def map_checkpoint(
     if dry_run:
         return MapResult(opened, spec, plan, seed)
     cost = cost is None or cost
-    with listener.working():
+    with listener.working(), nullcontext() if out is None else writing_checkpoint(out) as file:
         rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
         data = None
         if calibrate is not None:
@@ -306,9 +310,10 @@ def map_checkpoint(
             recipe=recipe,
             progress=lambda done: listener.progress("programming", done, total=plan.cells, unit="cells"),
             on_layer=count,
+            keep=None if file is None else file.add,
         )
-    if out is not None:
-        save_checkpoint(out, mapped.tensors, mapped.metadata)
+        if file is not None:
+            file.metadata = mapped.metadata
     for doubt in (silent_inputs(plan, statistics), deviating(mapped.deviations, for_command=True)):
         if doubt is not None:
             listener.warn(doubt)

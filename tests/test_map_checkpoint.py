@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import multiprocessing
+import resource
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import memsim
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.cli import main
+from memsim.crossbar.matrix import MappedMatrix
 from memsim.listener import Listener
 from memsim.networks.opened_network import OpenedNetwork
 from tests.evaluation.calls import prepare
@@ -159,3 +166,59 @@ def test_a_network_is_the_same_whatever_is_asked_of_it_first(built: list[object]
         assert network.stored.model is network.recogniser.model
         assert not any(tensor.is_meta for tensor in network.recogniser.model.state_dict().values())
         assert len(built) == 1
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hardware", ["physical", "ideal"])
+def test_memory_holds_one_layer_at_a_time(hardware: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled recogniser has statistics, so that each layer is calibrated, read and counted, too."""
+    programmed: list[weakref.ref[MappedMatrix]] = []
+    make = MappedMatrix.from_weight
+
+    def from_weight(*arguments: Any) -> MappedMatrix:
+        gc.collect()
+        assert [matrix().name for matrix in programmed if matrix() is not None] == []
+        matrix = make(*arguments)
+        programmed.append(weakref.ref(matrix))
+        return matrix
+
+    monkeypatch.setattr(MappedMatrix, "from_weight", from_weight)
+    out = tmp_path / "out.safetensors"
+    include = ["blocks.0.*"]
+    result = memsim.map_checkpoint("demo", hardware, include=include, out=out, budget=True, cost=True)
+    assert len(programmed) == len(result.plan.mapped) == 10
+    assert result.mapped is not None
+    assert result.mapped.tensors == {}
+    held = memsim.map_checkpoint("demo", hardware, include=include)
+    assert held.mapped is not None
+    stored = memsim.load_checkpoint(out)
+    memsim.save_checkpoint(tmp_path / "held.safetensors", held.mapped.tensors, held.mapped.metadata)
+    assert (tmp_path / "held.safetensors").read_bytes() == stored.path.read_bytes()
+
+
+def _mapped_peak(source: Path, out: Path, peak: Any) -> None:
+    torch.set_num_threads(1)
+    memsim.map_checkpoint(source, "physical", bits=4, out=out, listener=Notes())
+    peak.value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the peak in kB")
+def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
+    """The weights of a layer are 8 MB here, and its cells at 4 bits 25 MB; all 12 layers' are 400 MB."""
+    context = multiprocessing.get_context("spawn")
+    peaks = []
+    for layers in (2, 12):
+        source, out = tmp_path / f"{layers}.safetensors", tmp_path / f"{layers}.mapped.safetensors"
+        weights = {f"layers.{index}.weight": torch.randn(1024, 2048) for index in range(layers)}
+        memsim.save_checkpoint(source, weights, {"format": "pt"})
+        peak = context.Value("q")
+        process = context.Process(target=_mapped_peak, args=(source, out, peak))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert memsim.load_checkpoint(out).kind == "mapped"
+        peaks.append(peak.value)
+    assert peaks[1] - peaks[0] < 60_000

@@ -23,6 +23,8 @@ from memsim.crossbar.tiling import Tiling, tiling_for
 from memsim.device import load_device_on
 from memsim.hardware import HardwareSpec
 
+_CHUNK_WEIGHTS = 1 << 22
+
 
 @dataclass(frozen=True, eq=False)
 class ProgrammedArrays:
@@ -59,7 +61,7 @@ class ProgrammedArrays:
     def difference(self) -> Tensor:
         """Return r_pos - r_neg [slices, in, out], the mean over copies; for ideal cells, the digits of the levels."""
         if self.states is not None:
-            return (self.states[:, 0].float() - self.states[:, 1].float()).mean(dim=1)
+            return _difference(self.states)
         levels = self.tiling.spread(self.levels)
         return encode.to_slices(levels, encode.bits_of(self.spec), self.spec.weights.cell_bits).transpose(1, 2).float()
 
@@ -81,10 +83,15 @@ class ProgrammedArrays:
         if self.states is None:
             return 0.0
         weights = self.significances() / self.mean_window()
-        programmed = torch.einsum("s,sio->io", weights, self.difference())
+        states, outputs = self.states, self.states.shape[-1]
+        programmed = torch.empty(states.shape[-2:], device=self.device)
+        rows = max(1, _CHUNK_WEIGHTS // outputs)  # at a time, as memory for all may be short
+        for first in range(0, len(programmed), rows):
+            part = _difference(states[..., first : first + rows, :])
+            programmed[first : first + rows] = torch.einsum("s,sio->io", weights, part)
         intended = self.tiling.spread(self.levels).T.float()
         size = float(intended.norm())
-        return float((programmed - intended).norm()) / size if size else 0.0
+        return float(programmed.sub_(intended).norm()) / size if size else 0.0
 
     def cell(self, gain_per_ampere: float) -> IdealCell | MemristorCell:
         """Return the law of the cells; currents are multiplied by `gain_per_ampere`, which ideal cells ignore."""
@@ -160,6 +167,14 @@ class ProgrammedArrays:
         drive = self.drive(input_range, 1.0, gives_volts=True)
         device = load_device_on(self.spec.cell, self.device)
         return RowLoads(drive, device, by_pack, self.ir_drop_columns())
+
+
+def _difference(states: Tensor) -> Tensor:
+    """Return r_pos - r_neg [slices, in, out] of `states` [slices, 2, copies, in, out], the mean over copies."""
+    difference = torch.empty(len(states), *states.shape[3:], device=states.device)
+    for own, pairs in zip(difference, states, strict=True):  # one at a time, as memory for all may be short
+        torch.mean(pairs[0].float() - pairs[1].float(), dim=0, out=own)
+    return difference
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -17,7 +17,14 @@ from memsim.crossbar.arrays import ProgrammedArrays
 from memsim.crossbar.cell import GainFit
 from memsim.crossbar.drive import phase_count
 from memsim.crossbar.histogram import MagnitudeHistogram
-from memsim.crossbar.ranges import calibrated_adc_range, dac_range, has_input_range, in_range
+from memsim.crossbar.ranges import (
+    calibrated_adc_range,
+    dac_range,
+    fits_gain,
+    has_input_range,
+    in_range,
+    needs_inputs,
+)
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
@@ -77,10 +84,10 @@ class Calibrator:
         if spec.cell != "ideal":
             if spec.gain_per_ampere != "calibrated":
                 self._gain = spec.gain_per_ampere
-            elif spec.wires is None and has_input_range(spec):
-                self._gain = self._gain_of(*statistics.values())
-            else:
+            elif fits_gain(spec):
                 self._fit = GainFit()
+            else:
+                self._gain = self._gain_of(*statistics.values())
         self._adc = spec.adc if isinstance(spec.adc, CalibratedAdc) else None
         self._signals = arrays.signal_reader(self._input_range, 1.0) if self.needs_inputs else None
         self._histogram: MagnitudeHistogram | None = None
@@ -88,7 +95,7 @@ class Calibrator:
     @property
     def needs_inputs(self) -> bool:
         """Whether the gain or the range of the ADC depends on whole inputs."""
-        return self._fit is not None or self._adc is not None
+        return needs_inputs(self._arrays.spec)
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Read inputs `x` [..., in] without noise; each counts `weights` [n] times (default: once)."""

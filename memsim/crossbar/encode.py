@@ -82,7 +82,7 @@ def quantise(weight: Tensor, scale: Tensor, bits: int, tile_rows: int | None = N
     """
     largest = max_level(bits)
     steps = scale_of_weights(scale, weight.shape[1], tile_rows or weight.shape[1])
-    levels = (weight.float() / steps).round().clamp(-largest, largest)
+    levels = (weight.float() / steps).round_().clamp_(-largest, largest)
     return levels.to(torch.int8 if bits <= 8 else torch.int16)
 
 

@@ -341,7 +341,8 @@ class MappedMatrix(nn.Module):
                 "--calibrate DATA (in Python: map_model(..., calibration=batches))"
             )
         # loading a mapped file does not look at the states
-        if self.states is not None and not torch.isfinite(self.states.sum(dtype=torch.float32)):
+        # slice by slice, as the sum makes a copy of its summands in float32
+        if self.states is not None and not all(torch.isfinite(own.sum(dtype=torch.float32)) for own in self.states):
             raise InputError(f"{self.name}: its cell states hold NaN or Inf; the file is damaged, map it again")
         self._operator = self._make_operator()
         return self._operator

@@ -18,6 +18,17 @@ def needs_calibration(spec: HardwareSpec) -> bool:
     return spec.dac is not None or spec.adc is not None or spec.cell != "ideal"
 
 
+def fits_gain(spec: HardwareSpec) -> bool:
+    """Whether the gain of a layer's resolved spec is fitted to whole inputs, not to their single values."""
+    calibrated = spec.cell != "ideal" and spec.gain_per_ampere == "calibrated"
+    return calibrated and not (spec.wires is None and has_input_range(spec))
+
+
+def needs_inputs(spec: HardwareSpec) -> bool:
+    """Whether the gain or the range of the ADC of a layer's resolved spec depends on whole inputs."""
+    return fits_gain(spec) or isinstance(spec.adc, CalibratedAdc)
+
+
 def has_input_range(spec: HardwareSpec) -> bool:
     """Whether one input, the same for all vectors, drives full scale."""
     return spec.dac is not None and spec.dac.range == "per_layer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -23,7 +24,8 @@ from memsim.nn.mapping import program, report_of
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors
 from memsim.nn.quantisers import quantiser_tensors, taken_over, trained_scales
 from memsim.nn.rounding import TrainedScale
-from memsim.post_training.fitting import MappingReport
+from memsim.nn.sources import WeightSource
+from memsim.post_training.fitting import LayerFit, MappingReport
 from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.storage.checkpoint import Checkpoint
 
@@ -33,6 +35,7 @@ class MappedTensors:
     """The contents of a mapped file, and the measurements of its programming."""
 
     tensors: dict[str, Tensor]
+    """The tensors of the file by name; none where they went to `keep` of `program_checkpoint`."""
     metadata: dict[str, str]
     plan: Plan
     programming_errors: dict[str, float]
@@ -114,8 +117,12 @@ def program_checkpoint(
     recipe: MappingRecipe = NEAREST,
     progress: Callable[[float], None] = lambda done: None,
     on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
+    keep: Callable[[str, Tensor], None] | None = None,
 ) -> MappedTensors:
     """Program every layer of `plan` and carry every other tensor over as it is.
+
+    With `keep`, memory holds no more than one layer at a time, its weight and its cells, except as `program` says of
+    `data`. These also need the whole network in memory.
 
     Args:
         checkpoint: the file that `plan` was made for.
@@ -127,6 +134,8 @@ def program_checkpoint(
         recipe: the way in which weights become levels.
         progress: is called with the fraction of the cells that is programmed.
         on_layer: is called with the weight of each layer [out, in] and its matrix on arrays.
+        keep: is called with the name and the values of each tensor of the mapped file as soon as it is known, so that
+            it need not stay in memory; of several with one name, the last is meant. None collects them in the result.
 
     Raises:
         InputError: when there is nothing to map, for weights that hold NaN or Inf, and where `recipe` needs inputs
@@ -140,7 +149,9 @@ def program_checkpoint(
             "that can be mapped and is wanted on arrays; --dry-run lists them with the reasons"
         )
     spec = chosen_bits(spec, plan)
-    source = checkpoint.tensors()
+    source = checkpoint.one_by_one()
+    for name in source:
+        _ = source[name]  # raises InputError for NaN and Inf before the long work
     values = _Values(network.stored, source)
 
     def weight_of(layer: MappedLayer) -> Tensor:
@@ -154,14 +165,17 @@ def program_checkpoint(
 
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
     tensors: dict[str, Tensor] = {}
+    keep = keep or tensors.__setitem__
     for layer_name, measured in statistics.items():
-        tensors |= measured.to_tensors(layer_name)
+        for key, value in measured.to_tensors(layer_name).items():
+            keep(key, value)
     errors, reports, uncalibrated, deviations = {}, {}, [], {}
-    done = []
+    fits: dict[str, tuple[LayerFit, float]] = {}
     for programmed in program(plan, weight_of, trained_scales(source), seed, statistics, data, progress, recipe):
         name, matrix = programmed.name, programmed.matrix
-        done.append(programmed)
-        tensors |= {f"{name}{MATRIX}{key}": value for key, value in matrix.state_dict().items()}
+        fits[name] = programmed.fit, programmed.fit_seconds
+        for key, value in matrix.state_dict().items():
+            keep(f"{name}{MATRIX}{key}", value)
         errors[name] = matrix.programming_error()
         if matrix.programming is not None:
             reports[name] = matrix.programming
@@ -170,16 +184,18 @@ def program_checkpoint(
         if programmed.deviation is not None:
             deviations[name] = programmed.deviation
         on_layer(weight_of(programmed.layer), matrix)
-    report = report_of(recipe, done)
-    carried_over = _carried_over(plan, network.stored, source, values)
+        del programmed, matrix, value  # the next layer is about to be programmed
+    report = report_of(recipe, fits)
+    own: dict[str, str] = {}
     if network.is_recogniser and network.stored is not None:  # which is loaded by the names of its own tensors
         own = {stored: name for name, stored in network.stored.renamed.items()}
-        carried_over = {own.get(name, name): tensor for name, tensor in carried_over.items()}
-    tensors |= carried_over
+    for name, read in _carried_over(plan, network.stored, source, values).items():
+        keep(own.get(name, name), read())
     device_metadata: dict[str, str] = {}
     if spec.cell != "ideal":
         cell, device, device_metadata = embedded(spec.cell)
-        tensors |= device
+        for name, value in device.items():
+            keep(name, value)
         spec = spec.with_settings({"cell": json.dumps(cell)}).with_changes(spec.changes)  # the same cell
     carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
     metadata = carried | {
@@ -198,28 +214,33 @@ def program_checkpoint(
 
 def _carried_over(
     plan: Plan, network: StoredNetwork | None, source: Mapping[str, Tensor], values: _Values
-) -> dict[str, Tensor]:
-    """Return the tensors of a mapped file that are not on arrays, from those `source` of the unmapped file."""
+) -> dict[str, Callable[[], Tensor]]:
+    """Return readers of the tensors of a mapped file that are not on arrays, from `source` of the unmapped file."""
     split = {layer.source.tensor for layer in plan.mapped}
     on_arrays = {layer.name for layer in plan.mapped}
     left_out = split | set(taken_over(source, on_arrays))
     left_out -= {layer.name for layer in plan.digital if layer.source is None}  # a table that an output layer shares
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Callable[[], Tensor]] = {}
     if network is not None:
         made = [tensor for tensor in split if tensor in network.converted or tensor not in source]
         taken, kept = network.shared_with(on_arrays)
         left_out |= {*taken, *(part for tensor in made for part in network.parts(tensor))}
-        tensors |= {name: source[stored] for name, stored in kept.items()}
-    tensors |= {name: tensor for name, tensor in source.items() if not name.startswith(PREFIX) and name not in left_out}
-    for left in plan.digital:
-        if left.source is None:
+        tensors |= {name: partial(source.__getitem__, stored) for name, stored in kept.items()}
+    left = [name for name in source if not name.startswith(PREFIX) and name not in left_out]
+    tensors |= {name: partial(source.__getitem__, name) for name in left}
+    for layer in plan.digital:
+        if layer.source is None:
             continue
-        tensor = left.source.tensor
-        if left.source.is_part and tensor in split:  # of a tensor of several matrices, some of which are mapped
-            tensors[f"{left.name}_weight"] = left.source.matrix(values[tensor])
+        tensor = layer.source.tensor
+        if layer.source.is_part and tensor in split:  # of a tensor of several matrices, some of which are mapped
+            tensors[f"{layer.name}_weight"] = partial(_matrix_of, layer.source, values)
         elif network is not None and not left_out.isdisjoint(network.converted.get(tensor, ())):
-            tensors[tensor] = values[tensor]
+            tensors[tensor] = partial(values.__getitem__, tensor)
     return tensors
+
+
+def _matrix_of(source: WeightSource, values: _Values) -> Tensor:
+    return source.matrix(values[source.tensor])
 
 
 class _Values:

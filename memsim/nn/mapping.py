@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from memsim.arguments import require_types
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.ranges import needs_inputs
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
@@ -153,9 +154,9 @@ def map_model(
         matrices, deviations = {}, {}
         on_cells = functools.partial(progress, "programming")
         on_cells(0.0)
-        done = list(program(plan, weight_of, trained, seed, statistics, data, on_cells, recipe))
-        for layer in done:
-            matrices[layer.name] = layer.matrix
+        fits: dict[str, tuple[LayerFit, float]] = {}
+        for layer in program(plan, weight_of, trained, seed, statistics, data, on_cells, recipe):
+            matrices[layer.name], fits[layer.name] = layer.matrix, (layer.fit, layer.fit_seconds)
             if layer.deviation is not None:
                 deviations[layer.name] = layer.deviation
         if not plan.cells:
@@ -169,7 +170,7 @@ def map_model(
         for old in layers:
             if (new := replaced.get(id(old.module))) is not None:
                 old.part_from(new, memo)
-        report = report_of(recipe, done)
+        report = report_of(recipe, fits)
         on_chip = ChipMapping(
             plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations, report
         )
@@ -200,12 +201,10 @@ class ProgrammedLayer:
         return self.layer.name
 
 
-def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer]) -> MappingReport:
-    """Return the report of what `recipe` did with all `layers`."""
-    layers = list(layers)
-    fits = {layer.name: layer.fit for layer in layers}
-    seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_moments else None
-    return MappingReport(recipe, fits, seconds)
+def report_of(recipe: MappingRecipe, fits: Mapping[str, tuple[LayerFit, float]]) -> MappingReport:
+    """Return the report of what `recipe` did with each layer, and in how many seconds."""
+    seconds = sum(took for _, took in fits.values()) if recipe.needs_moments else None
+    return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, seconds)
 
 
 def program(
@@ -219,6 +218,10 @@ def program(
     recipe: MappingRecipe = NEAREST,
 ) -> Iterator[ProgrammedLayer]:
     """Fit the layers of `plan` as `recipe` says, program and calibrate them, and yield each.
+
+    Each layer is finished and yielded before the next is programmed, and nothing of it is kept. Only where `data` run
+    through the cells of all layers, to set ranges that depend on whole inputs (see `needs_inputs`), are all layers
+    programmed first; each is let go when it is yielded.
 
     Args:
         plan: the layers.
@@ -236,23 +239,28 @@ def program(
     scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
     if recipe.needs_moments:
         _require_inputs(recipe, [layer.name for layer in plan.mapped if scales[layer.name] is None], statistics)
-    matrices, fits, done, cells = {}, {}, 0, plan.cells
-    for layer in plan.mapped:
-        name, groups, own = layer.name, layer.source.groups, statistics.get(layer.name)
-        started = time.perf_counter()
-        moments = moments_of(own, groups) if own is not None and recipe.needs_moments else None
-        found = fitted(weight_of(layer), layer.spec, recipe, moments, scales[name], groups, _why_without(own))
-        fits[name] = found.fit, time.perf_counter() - started
-        matrices[name] = MappedMatrix.from_levels(name, found.levels, found.scale, layer.spec, seed, None, groups)
-        done += layer.tiling.cells
-        progress(done / cells)
-    calibrate(matrices, statistics, data)
-    for layer in plan.mapped:
-        matrix, deviates = matrices[layer.name], None
-        if layer.name in statistics:
-            exact = None if layer.name in trained else weight_of(layer)
-            deviates = deviation(matrix, statistics[layer.name], exact, seed)
-        yield ProgrammedLayer(layer, matrix, deviates, *fits[layer.name])
+    done, cells = 0, plan.cells
+    are_held = data is not None and any(layer.name in statistics and needs_inputs(layer.spec) for layer in plan.mapped)
+    for layers in [plan.mapped] if are_held else [(layer,) for layer in plan.mapped]:
+        matrices, fits = dict[str, MappedMatrix](), dict[str, tuple[LayerFit, float]]()
+        for layer in layers:
+            name, groups, own = layer.name, layer.source.groups, statistics.get(layer.name)
+            started = time.perf_counter()
+            moments = moments_of(own, groups) if own is not None and recipe.needs_moments else None
+            found = fitted(weight_of(layer), layer.spec, recipe, moments, scales[name], groups, _why_without(own))
+            fits[name] = found.fit, time.perf_counter() - started
+            matrices[name] = MappedMatrix.from_levels(name, found.levels, found.scale, layer.spec, seed, None, groups)
+            del found
+            done += layer.tiling.cells
+            progress(done / cells)
+        calibrate(matrices, statistics, data)
+        for layer in layers:
+            deviates = None
+            if layer.name in statistics:
+                exact = None if layer.name in trained else weight_of(layer)
+                deviates = deviation(matrices[layer.name], statistics[layer.name], exact, seed)
+                del exact
+            yield ProgrammedLayer(layer, matrices.pop(layer.name), deviates, *fits[layer.name])
 
 
 def _require_inputs(recipe: MappingRecipe, names: Sequence[str], statistics: Mapping[str, InputStatistics]) -> None:

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from memsim.arguments import require_types
 from memsim.config.json_input import parse_json_object
 from memsim.errors import InputError
-from memsim.storage.files import file_sha256, is_file, read_text, require_format, writing
+from memsim.storage.files import file_sha256, is_file, read_text, replacing, require_format, write_errors, writing
 from memsim.version import __version__
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ _WRAPPERS = {
 }
 """Wrappers of networks, by the prefix that they put before the names of tensors."""
 _TENSORS_OF_WRAPPERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
+_COPIED_BYTES = _CHECKED_VALUES = 1 << 24  # at a time
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,14 @@ class Checkpoint:
     def views(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return tensors by name, like `tensors`, without reading their values, and so without a check for NaN or Inf.
 
-        The operating system reads a page when it is used. Writing to a view changes memory, never the file.
+        The operating system reads a page when it is used. Writing to a view changes memory, never the file. The pages
+        that were read stay in memory until the last of the views is gone.
         """
         return self._each(self.names if names is None else names, lambda file, name: file.get_tensor(name))
+
+    def one_by_one(self) -> Mapping[str, Tensor]:
+        """Return all tensors by name, each of which is read, like `tensors`, when it is asked for, and not kept."""
+        return _OneByOne(self)
 
     def _each(self, names: Iterable[str], read: Callable[[Any, str], T]) -> dict[str, T]:
         """Return the results of `read(opened file, name in the file)` for these tensors.
@@ -142,8 +150,30 @@ class Checkpoint:
             return
         # isfinite does not take 8-bit floats, and values beyond float32 would become infinite later
         values = tensor.float() if tensor.element_size() in (1, 8) else tensor
-        if not torch.isfinite(values).all():
+        if not all(torch.isfinite(part).all() for part in values.reshape(-1).split(_CHECKED_VALUES)):
             raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
+
+
+class _OneByOne(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by name, which are views that share no pages with one another."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._names = dict.fromkeys(checkpoint.names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._checkpoint.tensors([name])[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def shown_name(path: Path) -> str:
@@ -270,24 +300,101 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: M
     Raises InputError when the file cannot be written there.
     """
     require_types(save_checkpoint, locals())
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in stored.values())
-    stored = {n: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for n, t in stored.items()}
     with writing(path) as temporary:
-        try:
-            save_file(stored, temporary, {"format": FORMAT, "memsim_version": __version__, **metadata})
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
-        _sort_metadata(temporary)
+        kinds = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        _write(temporary, kinds, metadata, lambda file, name: _put(file, tensors[name]))
 
 
-def _sort_metadata(path: Path) -> None:
-    """Sort the header's metadata in place, as safetensors writes it in another order each time."""
-    with path.open("r+b") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # the content is the same, so the length differs by padding alone
-            file.seek(8)
-            file.write(text.ljust(length))
+@contextmanager
+def writing_checkpoint(path: str | Path) -> Iterator[CheckpointWriter]:
+    """Open a block that writes a safetensors file tensor by tensor, whole or not at all, as `save_checkpoint` does.
+
+    Raises InputError when the file cannot be written there.
+    """
+    with replacing(path) as temporary:
+        with write_errors(path):
+            waiting = (temporary.parent / f"{temporary.name}.tensors").open("w+b", buffering=0)
+        with waiting:
+            writer = CheckpointWriter(path, waiting)
+            yield writer
+            with write_errors(path):
+                writer.finish(temporary)
+
+
+class CheckpointWriter:
+    """A safetensors file that takes one tensor at a time, in any order, and keeps none of them in memory.
+
+    The header is the first thing in such a file, and it names all tensors. So their values wait in another file, and
+    are copied behind the header when there are no more.
+    """
+
+    metadata: Mapping[str, str]
+    """The metadata of the file, to be set before the block of `writing_checkpoint` ends."""
+
+    def __init__(self, path: str | Path, waiting: FileIO) -> None:
+        self.metadata = {}
+        self._path = path
+        self._waiting = waiting
+        self._kinds: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take the tensor `name`, in place of one of the same name. Raises OSError with the path on a full disk."""
+        with write_errors(self._path):
+            first = self._waiting.tell()
+            _put(self._waiting, tensor)
+            self._kinds[name] = tensor.dtype, tuple(tensor.shape)
+            self._places[name] = first, self._waiting.tell()
+
+    def finish(self, path: Path) -> None:
+        """Write the file with all tensors to `path`."""
+        _write(path, self._kinds, self.metadata, self._copy)
+
+    def _copy(self, file: FileIO, name: str) -> None:
+        first, last = self._places[name]
+        self._waiting.seek(first)
+        while first < last:
+            part = self._waiting.read(min(_COPIED_BYTES, last - first))
+            _put_bytes(file, part)
+            first += len(part)
+
+
+def _write(
+    path: Path,
+    kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    put: Callable[[FileIO, str], None],
+) -> None:
+    """Write a safetensors file to `path`, with tensors of the dtypes and shapes `kinds`, whose values `put` writes.
+
+    The order of the tensors, and the names of the dtypes, are those that safetensors itself gives empty ones.
+    """
+    empty = {name: torch.empty(0, dtype=dtype) for name, (dtype, _) in kinds.items()}
+    made = save(empty, {"format": FORMAT, "memsim_version": __version__, **metadata})
+    (length,) = struct.unpack_from("<Q", made)
+    header = json.loads(made[8 : 8 + length])
+    # safetensors writes the metadata in another order each time
+    metadata = dict(sorted(header.pop("__metadata__").items()))
+    end = 0
+    for name, entry in header.items():
+        dtype, shape = kinds[name]
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entry |= {"shape": shape, "data_offsets": (start, end)}
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+    with path.open("wb", buffering=0) as file:
+        text = text.ljust(-(-len(text) // 8) * 8)
+        _put_bytes(file, struct.pack("<Q", len(text)) + text)
+        for name in header:
+            put(file, name)
+
+
+def _put(file: FileIO, tensor: Tensor) -> None:
+    """Write the values of `tensor`, row by row."""
+    _put_bytes(file, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _put_bytes(file: FileIO, values: Any) -> None:
+    """Write all bytes of a buffer: one call may write fewer."""
+    rest = memoryview(values)
+    while rest:
+        rest = rest[file.write(rest) :]

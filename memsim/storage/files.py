@@ -18,12 +18,24 @@ from memsim.version import __version__
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
+    """Open a block that writes a temporary file, which replaces `path` as that of `replacing` does.
+
+    Raises InputError when nothing can be written there, OSError (with the path) when writing fails, as on a full disk.
+    """
+    with replacing(path) as temporary, write_errors(path):
+        yield temporary
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
     """Open a block with a temporary file that replaces `path` when the block ends, and is removed if it fails.
 
     Readers of `path` see the old file or the new one, whole. A link is followed and still points at the file. A killed
-    process leaves a hidden folder beside `path`, which the next process that writes there removes.
+    process leaves a hidden folder beside `path`, which the next process that writes there removes. The folder of the
+    temporary file is the block's own, and whatever else it leaves there is removed.
 
-    Raises InputError when nothing can be written there, OSError (with the path) when writing fails, as on a full disk.
+    Raises InputError when nothing can be written there, OSError (with the path) when `path` cannot be replaced. Errors
+    of the block pass through.
     """
     path = Path(path)
     with ExitStack() as stack:
@@ -35,17 +47,24 @@ def writing(path: str | Path) -> Iterator[Path]:
             temporary.touch()
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-        try:
-            yield temporary
+        yield temporary
+        with write_errors(path):
             with temporary.open("rb") as written:  # opened again, as the writer may have replaced the file
                 os.fsync(written.fileno())
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
             temporary.replace(target)
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"{path}: could not be written ({reason}); no part of it was kept") from None
+
+
+@contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Raise an OSError of the block again with the `path` that it could not write."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path}: could not be written ({reason}); no part of it was kept") from None
 
 
 @contextmanager

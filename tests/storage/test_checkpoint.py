@@ -5,6 +5,9 @@ import json
 import os
 import pickle
 import threading
+import weakref
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from safetensors.torch import save_file
 from memsim import __version__
 from memsim.errors import InputError
 from memsim.storage import checkpoint
-from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint, writing_checkpoint
 
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "levels": torch.tensor([[-3, 3]], dtype=torch.int8)}
 
@@ -185,15 +188,93 @@ def test_8_bit_floats(path: Path) -> None:
 def test_a_failure_leaves_the_old_file_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(path, TENSORS, {"seed": "1"})
 
-    def fail(tensors: object, target: Path, metadata: object) -> None:
-        Path(target).write_bytes(b"half")
+    def fail(file: FileIO, tensor: object) -> None:
+        file.write(b"half")
         raise MemoryError
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoint, "_put", fail)
     with pytest.raises(MemoryError):
         save_checkpoint(path, TENSORS, {"seed": "2"})
     assert load_checkpoint(path).metadata["seed"] == "1"
     assert list(path.parent.iterdir()) == [path]
+
+
+OF_ALL_KINDS = {
+    **{f"of {dtype}".removeprefix("of torch."): torch.arange(6).view(2, 3).to(dtype) for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+        torch.uint8, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.uint16,
+    )},
+    "one number": torch.tensor(3.0),
+    "empty": torch.ones(2, 0),
+    "ein Maß\n": torch.ones(3, 2).T,
+}  # fmt: skip
+
+
+def test_the_file_is_the_one_of_safetensors(path: Path, tmp_path: Path) -> None:
+    save_checkpoint(path, OF_ALL_KINDS, {"note": "é"})
+    metadata = {"format": "memsim/1", "memsim_version": __version__, "note": "é"}
+    save_file({name: tensor.contiguous() for name, tensor in OF_ALL_KINDS.items()}, tmp_path / "theirs", metadata)
+    ours, theirs = path.read_bytes(), (tmp_path / "theirs").read_bytes()
+    length = 8 + int.from_bytes(ours[:8], "little")
+    assert ours[:8] == theirs[:8]
+    assert json.loads(ours[8:length]) == json.loads(theirs[8:length])
+    assert list(json.loads(ours[8:length])) == list(json.loads(theirs[8:length]))
+    assert ours[length:] == theirs[length:]
+
+
+def test_tensors_in_any_order_make_the_same_file(path: Path, tmp_path: Path) -> None:
+    save_checkpoint(path, OF_ALL_KINDS, {"note": "é"})
+    with writing_checkpoint(tmp_path / "b") as file:
+        file.add("one number", torch.ones(7, 7))  # which the one below replaces
+        for name, tensor in reversed(OF_ALL_KINDS.items()):
+            file.add(name, tensor)
+        file.metadata = {"note": "é"}
+    assert (tmp_path / "b").read_bytes() == path.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "b"]
+
+
+def test_a_file_that_takes_tensors_keeps_none_of_them(path: Path) -> None:
+    with writing_checkpoint(path) as file:
+        tensor = torch.ones(100)
+        kept = weakref.ref(tensor)
+        file.add("w", tensor)
+        del tensor
+        assert kept() is None
+    assert load_checkpoint(path).tensors()["w"].sum() == 100
+
+
+def test_an_error_between_tensors_leaves_nothing_and_keeps_its_text(path: Path) -> None:
+    for error in (KeyboardInterrupt(), BrokenPipeError("the reader has left")):
+        stack = ExitStack()
+        stack.enter_context(writing_checkpoint(path)).add("w", torch.ones(2))
+        with pytest.raises(type(error)) as caught, stack:
+            raise error
+        assert caught.value is error
+        assert list(path.parent.iterdir()) == []
+
+
+def test_a_writer_says_what_the_disk_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: FileIO, values: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_put_bytes", fail)
+    wanted = rf"^{path}: could not be written \(No space left on device\); no part of it was kept$"
+    with pytest.raises(OSError, match=wanted), writing_checkpoint(path) as file:
+        file.add("w", torch.ones(2))
+    assert list(path.parent.iterdir()) == []
+
+
+def test_tensors_that_are_read_one_by_one(path: Path) -> None:
+    save_checkpoint(path, TENSORS | {"bad": torch.tensor([0, torch.nan])}, {})
+    tensors = load_checkpoint(path).one_by_one()
+    assert sorted(tensors) == ["bad", "levels", "weight"]
+    assert "weights" not in tensors
+    assert torch.equal(tensors["weight"], TENSORS["weight"])
+    assert tensors["weight"].untyped_storage().data_ptr() != tensors["levels"].untyped_storage().data_ptr()
+    with pytest.raises(InputError, match="tensor bad holds NaN or Inf"):
+        tensors["bad"]
+    with pytest.raises(KeyError):
+        tensors["bad.weight"]
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
