@@ -53,8 +53,8 @@ def bits_warnings(plan: Plan, checkpoint: Checkpoint) -> list[str]:
     if others:
         name, rows = others[0].name, others[0].spec.tile.rows
         warnings.append(
-            f"{counted(len(others), 'layer has', 'layers have')} other tiles than their scales were trained for "
-            f"({name}: {rows} rows, not {trained[name].tile_rows}): their scales are fitted anew"
+            f"{counted(len(others), 'layer has', 'layers have')} tiles of other rows than in training "
+            f"({name}: {rows}, not {trained[name].tile_rows}): their scales are fitted anew"
         )
     untrained = [layer for layer in plan.mapped if trained and layer.name not in trained]
     if untrained:
