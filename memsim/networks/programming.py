@@ -22,6 +22,7 @@ from memsim.nn.deviation import Deviation
 from memsim.nn.mapping import program
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors
 from memsim.nn.quantisers import quantiser_tensors, taken_over, trained_scales
+from memsim.nn.rounding import TrainedScale
 from memsim.storage.checkpoint import Checkpoint
 
 
@@ -54,7 +55,7 @@ def plan_checkpoint(checkpoint: Checkpoint | OpenedNetwork, spec: HardwareSpec, 
     if network.stored is not None:
         plan = network.stored.plan(spec, selection)
     else:
-        trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
+        trained = {layer: found.bits for layer, found in trained_scales_of(checkpoint).items()}
         shapes = checkpoint.shapes | {name: checkpoint.shapes[kept] for name, kept in _second_names(checkpoint).items()}
         plan = plan_tensors(shapes, spec, selection, checkpoint.integers, trained)
         plan = _of_stored_tensors(plan, checkpoint)
@@ -88,7 +89,7 @@ def is_full_precision(checkpoint: Checkpoint) -> bool:
     return not quantiser_tensors(checkpoint.names)
 
 
-def trained_scales_of(checkpoint: Checkpoint) -> dict[str, tuple[int, Tensor]]:
+def trained_scales_of(checkpoint: Checkpoint) -> dict[str, TrainedScale]:
     """Return the bits that each layer's weight was trained for and its scale, by layer."""
     return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
 

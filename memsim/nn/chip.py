@@ -159,13 +159,14 @@ def remap(
 ) -> nn.Module:
     """Program another chip with the levels and scales of `chip` under `spec` from `seed`; `chip` is untouched.
 
-    Each layer keeps its bits, and the layers on arrays stay those of `chip`.
+    Each layer keeps its bits, and the layers on arrays stay those of `chip`. Trims, which belong to the cells of one
+    chip, are left behind. Raises InputError where `chip` has scales for each row tile and the tiles of `spec` have
+    other rows.
     """
     known = mapping_of(chip).plan.completed(statistics or {})
 
     def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
-        own = known.get(layer.name)
-        return MappedMatrix.from_levels(layer.name, old.levels, old.scale, layer.spec, seed, own, old.groups)
+        return old.programmed_again(layer.spec, seed, known.get(layer.name))
 
     return _with_matrices(chip, spec, seed, trial, program)
 

@@ -46,6 +46,7 @@ from memsim.nn.plan import (
     unmatched_globs,
     usable_scale,
 )
+from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
 
 
@@ -165,7 +166,7 @@ def map_model(
 def program(
     plan: Plan,
     weight_of: Callable[[MappedLayer], Tensor],
-    trained: Mapping[str, tuple[int, Tensor] | None],
+    trained: Mapping[str, TrainedScale | None],
     seed: int,
     statistics: Mapping[str, InputStatistics],
     data: CalibrationData | None,
@@ -176,7 +177,7 @@ def program(
     Args:
         plan: the layers.
         weight_of: gives the weight of a layer, [out, in / groups]; it is called again for the deviation.
-        trained: by matrix, for those that were trained with quantisers: the bits and the scale.
+        trained: what matrices were trained for, by name, for those that were trained with quantisers.
         seed: the seed of the chip.
         statistics: the inputs, by matrix; a matrix without them stays uncalibrated, and its deviation is None.
         data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
