@@ -7,7 +7,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from memsim.nn.plan import (
 from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
+from memsim.post_training.inputs import chosen_transform
 from memsim.post_training.moments import MOST_INPUTS, moments_of
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping
 
@@ -204,7 +205,7 @@ def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer]) -> Mappi
     """Return the report of what `recipe` did with all `layers`."""
     layers = list(layers)
     fits = {layer.name: layer.fit for layer in layers}
-    seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_moments else None
+    seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_moments or recipe.changes_inputs else None
     return MappingReport(recipe, fits, seconds)
 
 
@@ -231,19 +232,27 @@ def program(
         recipe: the way in which weights become levels.
 
     Raises:
-        InputError: where the recipe needs second moments of inputs, and nothing is known of them.
+        InputError: where the recipe needs the inputs of layers, and nothing is known of them.
     """
     scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
-    if recipe.needs_moments:
+    if recipe.needs_inputs:
         _require_inputs(recipe, [layer.name for layer in plan.mapped if scales[layer.name] is None], statistics)
     matrices, fits, done, cells = {}, {}, 0, plan.cells
     for layer in plan.mapped:
         name, groups, own = layer.name, layer.source.groups, statistics.get(layer.name)
         started = time.perf_counter()
         moments = moments_of(own, groups) if own is not None and recipe.needs_moments else None
-        found = fitted(weight_of(layer), layer.spec, recipe, moments, scales[name], groups, _why_without(own))
-        fits[name] = found.fit, time.perf_counter() - started
-        matrices[name] = MappedMatrix.from_levels(name, found.levels, found.scale, layer.spec, seed, None, groups)
+        weight, is_trained = weight_of(layer), scales[name] is not None
+        transform, changed = chosen_transform(
+            name, weight, layer.spec, recipe, own, groups=groups, is_trained=is_trained
+        )
+        if transform is not None:
+            weight = transform.weight(weight)
+            moments = None if moments is None else transform.moments(moments)
+        found = fitted(weight, layer.spec, recipe, moments, scales[name], groups, _why_without(own))
+        fits[name] = replace(found.fit, inputs=changed), time.perf_counter() - started
+        on_arrays = found.levels, found.scale, layer.spec, seed, None, groups, transform
+        matrices[name] = MappedMatrix.from_levels(name, *on_arrays)
         done += layer.tiling.cells
         progress(done / cells)
     calibrate(matrices, statistics, data)
