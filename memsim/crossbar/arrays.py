@@ -15,6 +15,7 @@ from torch import Tensor
 from memsim.crossbar import encode
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.drive import Drive
+from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.power import RowLoads
 from memsim.crossbar.program import mean_window
@@ -39,6 +40,7 @@ class ProgrammedArrays:
         groups: number of equal blocks on the diagonal of the matrix.
         ir_drop: the solved columns of each pack where the lines have a resistance. Filled when first needed; matrices
             with the same cells, lines and voltages may share the list.
+        input_transform: what the inputs go through before the DAC; None where they reach it as they are.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ProgrammedArrays:
     states: Tensor | None
     groups: int = 1
     ir_drop: list[IrDropColumns] = field(default_factory=list)
+    input_transform: InputTransform | None = None
 
     @property
     def device(self) -> torch.device:

@@ -73,11 +73,13 @@ class Calibrator:
                 f"the matrix has {self._features}; calibrate again"
             )
         spec = arrays.spec
+        transform = arrays.input_transform
+        at_dac = statistics if transform is None else transform.statistics(statistics)
         self._arrays = arrays
         self._statistics = statistics
         self._dac_range: Tensor | None = None
         if spec.dac is not None and has_input_range(spec):
-            self._dac_range = torch.tensor(dac_range(spec.dac, statistics), device=arrays.device)
+            self._dac_range = torch.tensor(dac_range(spec.dac, at_dac), device=arrays.device)
         self._input_range = 1.0 if self._dac_range is None else float(self._dac_range)
         self._gain: float | None = None
         self._fit: GainFit | None = None
@@ -87,7 +89,7 @@ class Calibrator:
             elif fits_gain(spec):
                 self._fit = GainFit()
             else:
-                self._gain = self._gain_of(*statistics.values())
+                self._gain = self._gain_of(*at_dac.values())
         self._adc = spec.adc if isinstance(spec.adc, CalibratedAdc) else None
         self._signals = arrays.signal_reader(self._input_range, 1.0) if self.needs_inputs else None
         self._histogram: MagnitudeHistogram | None = None
@@ -101,6 +103,8 @@ class Calibrator:
         """Read inputs `x` [..., in] without noise; each counts `weights` [n] times (default: once)."""
         arrays = self._arrays
         rows = x.detach().reshape(-1, x.shape[-1]).float().to(arrays.device)
+        if arrays.input_transform is not None:
+            rows = arrays.input_transform(rows)
         tiling = arrays.tiling
         values = tiling.row_tiles * tiling.slices * tiling.out_features * phase_count(arrays.spec.dac)
         chunk = max(1, _CHUNK_VALUES // values)

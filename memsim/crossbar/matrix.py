@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from memsim.crossbar.arrays import ProgrammedArrays
 from memsim.crossbar.calibrator import RANGES, Calibrator, ConverterRanges
 from memsim.crossbar.cell import MemristorCell
 from memsim.crossbar.convert import AdcErrors
+from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.power import RowLoads, Work
 from memsim.crossbar.program import program_matrix, settings_of_states
@@ -35,6 +36,7 @@ TRIMS = ("gain_trim", "offset_trim")
 """Names of the tensors that correct the results of one chip."""
 
 _OPTIONAL = (*RANGES, *ADC_ERRORS, *TRIMS)
+_TRANSFORM = "input_transform."
 
 
 class MappedMatrix(nn.Module):
@@ -56,6 +58,8 @@ class MappedMatrix(nn.Module):
         gain_trim: [row_tiles, out], a factor of the results of each row tile beside the scale; None for 1. See
             `set_trims`.
         offset_trim: [out], a number that is added to each output, in units of the output; None for 0.
+        input_transform: the digital transform of the inputs before the DAC, for which levels and scale are those of the
+            transformed weight; None where inputs reach the DAC as they are.
         programming: the report of the programming; None for ideal cells and for a matrix that was loaded.
 
     The tensors are those of a mapped checkpoint.
@@ -73,7 +77,14 @@ class MappedMatrix(nn.Module):
     offset_trim: Tensor | None
 
     def __init__(
-        self, name: str, spec: HardwareSpec, levels: Tensor, scale: Tensor, states: Tensor | None, groups: int = 1
+        self,
+        name: str,
+        spec: HardwareSpec,
+        levels: Tensor,
+        scale: Tensor,
+        states: Tensor | None,
+        groups: int = 1,
+        input_transform: InputTransform | None = None,
     ) -> None:
         """Take programmed cells; `spec` is resolved for this layer: its bits are set and no overrides are left."""
         super().__init__()
@@ -89,6 +100,7 @@ class MappedMatrix(nn.Module):
         self.register_buffer("states", states)
         for optional in _OPTIONAL:
             self.register_buffer(optional, None)
+        self.input_transform = None if input_transform is None else input_transform.sharing_tensors()
         self._operator: Operator | PackedOperator | None = None
         self._factor: Tensor | None = None
         self._ir_drop: list[IrDropColumns] = []
@@ -104,18 +116,21 @@ class MappedMatrix(nn.Module):
         statistics: InputStatistics | None = None,
         groups: int = 1,
         scale: Tensor | None = None,
+        input_transform: InputTransform | None = None,
     ) -> MappedMatrix:
         """Quantise `weight` [out, in / groups] to the bits of `spec`, and program it.
 
         `scale` ([out], [1] or [row_tiles, out]) is fitted where it is None. The arguments and errors are those of
-        `from_levels`.
+        `from_levels`, but that `weight` is the plain one, which `input_transform` transforms.
         """
         bits, rows = encode.bits_of(spec), spec.tile.rows
+        if input_transform is not None:
+            weight = input_transform.weight(weight)
         if scale is None:
             scale = encode.fit_scale(weight, bits, spec.weights, rows)
         levels = encode.quantise(weight, scale, bits, rows)
         used = encode.without_idle_channels(scale, levels, rows)
-        return cls.from_levels(name, levels, used, spec, seed, statistics, groups)
+        return cls.from_levels(name, levels, used, spec, seed, statistics, groups, input_transform)
 
     @classmethod
     def from_levels(
@@ -127,14 +142,16 @@ class MappedMatrix(nn.Module):
         seed: int,
         statistics: InputStatistics | None = None,
         groups: int = 1,
+        input_transform: InputTransform | None = None,
     ) -> MappedMatrix:
         """Program `levels` [out, in / groups] on fresh cells, drawn by (seed, name).
 
-        The matrix is calibrated where `statistics` are given. Raises InputError where the spec's pulses do not switch
-        every cell that a closed loop programs, or where `statistics` do not fit.
+        They are those of the weight as `input_transform` transforms it. The matrix is calibrated where `statistics` are
+        given, which are those of the inputs before `input_transform`. Raises InputError where the spec's pulses do not
+        switch every cell that a closed loop programs, or where `statistics` do not fit.
         """
         states, report = program_matrix(name, levels, spec, seed, groups)
-        matrix = cls(name, spec, levels, scale, states, groups)
+        matrix = cls(name, spec, levels, scale, states, groups, input_transform)
         matrix.programming = report
         matrix._set_converters(seed, statistics)
         return matrix
@@ -149,7 +166,8 @@ class MappedMatrix(nn.Module):
             statistics = statistics.taken_as_all()  # so that both are compared on these rows
         if settings_of_states(spec) != settings_of_states(self.spec):
             return self.programmed_again(spec, seed, statistics)
-        matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states, self.groups)
+        transform = self.input_transform
+        matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states, self.groups, transform)
         matrix.programming = self.programming
         matrix.set_trims(self.gain_trim, self.offset_trim)
         if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
@@ -175,7 +193,8 @@ class MappedMatrix(nn.Module):
                     f"(--set tile.rows={rows}), or map the unmapped checkpoint"
                 )
             scale = scale[0]  # one tile holds whole columns
-        return self.from_levels(self.name, self.levels, scale, spec, seed, statistics, self.groups)
+        own = self.groups, self.input_transform
+        return self.from_levels(self.name, self.levels, scale, spec, seed, statistics, *own)
 
     def _set_converters(self, seed: int, statistics: InputStatistics | None) -> None:
         shape = (self.tiling.row_tiles, self.tiling.slices, len(self.levels))
@@ -221,12 +240,28 @@ class MappedMatrix(nn.Module):
             if value.shape not in shapes[optional] or (optional in RANGES and not (value > 0).all()):
                 raise InputError(f"{name}: {optional} is {list(value.shape)}, or not above 0; map it again")
             setattr(matrix, optional, value)
+        matrix._take_input_transform(tensors)
         return matrix
+
+    def _take_input_transform(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the transform among the `tensors` of a matrix; raise InputError where it does not fit this one."""
+        found = {key.removeprefix(_TRANSFORM): tensor for key, tensor in tensors.items() if key.startswith(_TRANSFORM)}
+        if not found:
+            self.input_transform = None
+            return
+        if self.groups != 1:
+            raise InputError(f"{self.name}: a matrix of groups has no input_transform; map it again")
+        try:
+            transform = InputTransform.from_tensors(found, self.out_features, self.in_features)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}; map it again") from None
+        self.input_transform = transform.to(self.levels.device)
 
     @property
     def arrays(self) -> ProgrammedArrays:
         """The programmed cells, without the converter ranges."""
-        return ProgrammedArrays(self.name, self.spec, self.levels, self.states, self.groups, self._ir_drop)
+        own = self.groups, self._ir_drop, self.input_transform
+        return ProgrammedArrays(self.name, self.spec, self.levels, self.states, *own)
 
     @property
     def tiling(self) -> Tiling:
@@ -282,9 +317,10 @@ class MappedMatrix(nn.Module):
         self._operator = self._factor = None
 
     def quantised_weight(self) -> Tensor:
-        """Return the weight [out, in / groups], float64, that levels and scales stand for."""
+        """Return the weight [out, in / groups], float64, of plain inputs that levels and scales stand for."""
         scale = encode.scale_of_weights(self.scale.double(), self.levels.shape[1], self.spec.tile.rows)
-        return self.levels.double() * scale
+        weight = self.levels.double() * scale
+        return weight if self.input_transform is None else self.input_transform.plain_weight(weight)
 
     def programming_error(self) -> float:
         """Return the relative error of the programmed matrix: see `ProgrammedArrays.programming_error`."""
@@ -369,8 +405,9 @@ class MappedMatrix(nn.Module):
             masked = ~torch.isfinite(rows).all(dim=1, keepdim=True)
             rows = rows.masked_fill(masked, 0)
         clips = self.clips if self.reads.count_clips else None
+        transform = self.input_transform
         with full_precision(x.device.type):
-            rows_in_range, ranges = in_range(self.spec.dac, rows)
+            rows_in_range, ranges = in_range(self.spec.dac, rows if transform is None else transform(rows))
             product = operator.read(rows_in_range, noise_key, clips, first_frame)
             if self.reads.count_work:
                 self.work.vectors += len(rows)
@@ -385,6 +422,8 @@ class MappedMatrix(nn.Module):
         product.mul_(self._factor)
         if self.offset_trim is not None:
             product.add_(self.offset_trim)
+        if transform is not None and (digital := transform.digital_product(rows)) is not None:
+            product.add_(digital)
         return product if x.dtype == torch.float32 else product.to(x.dtype)
 
     def _scales(self) -> tuple[Tensor | None, Tensor]:
@@ -401,7 +440,10 @@ class MappedMatrix(nn.Module):
 
         It is 0 for ideal cells. The matrix must be calibrated.
         """
-        return float(self._cell_watts(in_range(self.spec.dac, rows.float())[0]))
+        rows = rows.float()
+        if self.input_transform is not None:
+            rows = self.input_transform(rows)
+        return float(self._cell_watts(in_range(self.spec.dac, rows)[0]))
 
     def _cell_watts(self, rows_in_range: Tensor) -> Tensor | float:
         if self.states is None:
@@ -454,6 +496,13 @@ class MappedMatrix(nn.Module):
         for name in _OPTIONAL:
             if (stored := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(stored, device=self.levels.device))
+        if levels is not None:  # a state without levels leaves the weight, and so its transform
+            start = prefix + _TRANSFORM
+            own = {key.removeprefix(prefix): state_dict[key].clone() for key in state_dict if key.startswith(start)}
+            try:
+                self._take_input_transform(own)
+            except InputError as error:
+                errors.append(str(error))
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def _apply(self, fn, recurse: bool = True) -> MappedMatrix:  # type: ignore[no-untyped-def]

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import frexp, inf
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memsim.crossbar.histogram import bin_edges
+from memsim.crossbar.histogram import MagnitudeHistogram, bin_edges
 from memsim.errors import InputError
 
 PREFIX = "statistics/"
@@ -24,6 +25,7 @@ MANTISSA_BITS = 3
 ONE_HOT_ROWS = 64
 """Rows in the sample of one-hot statistics."""
 _ONE_HOT_CHUNK = 256
+_NEGLIGIBLE = 1e-6  # the share of the values other than 0, the smallest, that are counted as 0
 _LINEAR_BINS = 256  # size of the histogram that memsim 0.1 reads
 _STORED_ROWS = torch.float8_e4m3fn
 
@@ -117,6 +119,19 @@ class InputStatistics:
             f"{PREFIX}{layer}/weights": torch.tensor([(self.weights == 1).sum(), self.weights.max()]),
             f"{PREFIX}{layer}/scales": torch.tensor([limit, self.absmax, step, *learned], dtype=torch.float32),
         }
+
+
+def distribution(histogram: MagnitudeHistogram, values: float) -> dict[str, Any]:
+    """Return `absmax`, `edges` and `histogram` of the statistics of so many `values`, counted by sign."""
+    counts, edges = histogram.counts, histogram.edges
+    cumulative = counts.sum(dim=0).cumsum(0)
+    first = int((cumulative < _NEGLIGIBLE * cumulative[-1]).sum())
+    last = max(first + 1, int((cumulative < cumulative[-1]).sum()) + 1)
+    return {
+        "absmax": float(histogram.largest.max()),
+        "edges": edges[first : last + 1],
+        "histogram": (counts[:, first:last] / values).float(),
+    }
 
 
 def one_hot_statistics(features: int) -> InputStatistics:

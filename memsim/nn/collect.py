@@ -12,13 +12,10 @@ from torch import Tensor, nn
 from memsim import rng
 from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
 from memsim.crossbar.read_context import ReadContext
-from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics
+from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics, distribution
 from memsim.errors import InputError
 from memsim.nn.layer_adapters import MappableLayer, matrix_sources
 from memsim.nn.quantised_product import QuantisedLayer, RoundedMatrix, multiplied
-
-_NEGLIGIBLE = 1e-6  # the share of the values other than 0, the smallest, that are counted as 0
-
 
 MOST_ROWS, LEAST_ROWS, MOST_VALUES = 256, 8, 1 << 18
 """The sizes of a sample: at most MOST_ROWS rows, at least LEAST_ROWS, and between them at most MOST_VALUES values.
@@ -104,16 +101,10 @@ class StatisticsCollector:
         is_light = ~torch.isin(drawn.places, heavy.places)
         light = drawn.rows[is_light]
         each = (self.rows - len(heavy.rows)) / max(1, len(light))
-        counts, edges = self._histogram.counts, self._histogram.edges
-        cumulative = counts.sum(dim=0).cumsum(0)
-        first = int((cumulative < _NEGLIGIBLE * cumulative[-1]).sum())
-        last = max(first + 1, int((cumulative < cumulative[-1]).sum()) + 1)
         return InputStatistics(
-            float(self._histogram.largest.max()),
-            edges[first : last + 1],
-            (counts[:, first:last] / (self.rows * heavy.rows.shape[1])).float(),
-            torch.cat([heavy.rows, light]),
-            torch.cat([torch.ones(len(heavy.rows)), torch.full((len(light),), each)]),
+            sample=torch.cat([heavy.rows, light]),
+            weights=torch.cat([torch.ones(len(heavy.rows)), torch.full((len(light),), each)]),
+            **distribution(self._histogram, self.rows * heavy.rows.shape[1]),
         )
 
 

@@ -7,7 +7,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from memsim.nn.plan import (
 from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
+from memsim.post_training.inputs import chosen_transform
 from memsim.post_training.moments import MOST_INPUTS, moments_of
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping
 
@@ -203,7 +204,7 @@ class ProgrammedLayer:
 
 def report_of(recipe: MappingRecipe, fits: Mapping[str, tuple[LayerFit, float]]) -> MappingReport:
     """Return the report of what `recipe` did with each layer, and in how many seconds."""
-    seconds = sum(took for _, took in fits.values()) if recipe.needs_moments else None
+    seconds = sum(took for _, took in fits.values()) if recipe.needs_moments or recipe.changes_inputs else None
     return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, seconds)
 
 
@@ -234,10 +235,10 @@ def program(
         recipe: the way in which weights become levels.
 
     Raises:
-        InputError: where the recipe needs second moments of inputs, and nothing is known of them.
+        InputError: where the recipe needs the inputs of layers, and nothing is known of them.
     """
     scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
-    if recipe.needs_moments:
+    if recipe.needs_inputs:
         _require_inputs(recipe, [layer.name for layer in plan.mapped if scales[layer.name] is None], statistics)
     done, cells = 0, plan.cells
     are_held = data is not None and any(layer.name in statistics and needs_inputs(layer.spec) for layer in plan.mapped)
@@ -247,10 +248,18 @@ def program(
             name, groups, own = layer.name, layer.source.groups, statistics.get(layer.name)
             started = time.perf_counter()
             moments = moments_of(own, groups) if own is not None and recipe.needs_moments else None
-            found = fitted(weight_of(layer), layer.spec, recipe, moments, scales[name], groups, _why_without(own))
-            fits[name] = found.fit, time.perf_counter() - started
-            matrices[name] = MappedMatrix.from_levels(name, found.levels, found.scale, layer.spec, seed, None, groups)
-            del found
+            weight, is_trained = weight_of(layer), scales[name] is not None
+            transform, changed = chosen_transform(
+                name, weight, layer.spec, recipe, own, groups=groups, is_trained=is_trained
+            )
+            if transform is not None:
+                weight = transform.weight(weight)
+                moments = None if moments is None else transform.moments(moments)
+            found = fitted(weight, layer.spec, recipe, moments, scales[name], groups, _why_without(own))
+            fits[name] = replace(found.fit, inputs=changed), time.perf_counter() - started
+            on_arrays = found.levels, found.scale, layer.spec, seed, None, groups, transform
+            matrices[name] = MappedMatrix.from_levels(name, *on_arrays)
+            del weight, moments, found, on_arrays
             done += layer.tiling.cells
             progress(done / cells)
         calibrate(matrices, statistics, data)

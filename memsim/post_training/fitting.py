@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from memsim.crossbar import encode
 from memsim.hardware import HardwareSpec
 from memsim.post_training.feedback import feedback, product_errors
+from memsim.post_training.inputs import InputFit
 from memsim.post_training.recipe import MappingRecipe
 from memsim.post_training.scales import weighted_scale
 from memsim.units import counted
@@ -34,6 +35,7 @@ class LayerFit:
             their second moments are not known.
         rounding_error: the same for rounding each weight with these scales.
         damping: the part of the mean of the moments' diagonal that was added to it.
+        inputs: what it did with the inputs; None for a recipe that leaves inputs as they are.
     """
 
     method: str
@@ -41,10 +43,14 @@ class LayerFit:
     product_error: float | None = None
     rounding_error: float | None = None
     damping: float | None = None
+    inputs: InputFit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without those that are None."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        own = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.inputs is not None:
+            own["inputs"] = {key: value for key, value in own["inputs"].items() if value is not None}
+        return own
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,22 @@ class MappingReport:
         """A line such as `mapping feedback: 40 layers by error feedback, 2 with scales of training; 12.0 s`."""
         counts = Counter(fit.method for fit in self.layers.values())
         said = [f"{counted(counts[method], 'layer')} {words}" for method, words in _WORDS.items() if counts[method]]
+        said += _said_of_inputs([fit.inputs for fit in self.layers.values() if fit.inputs is not None])
         took = "" if self.seconds is None else f"; {self.seconds:.1f} s"
         return f"mapping {self.recipe.name}: {', '.join(said)}{took}"
+
+
+def _said_of_inputs(fits: Sequence[InputFit]) -> list[str]:
+    """Return phrases that say how the inputs of layers were changed: `inputs of 40 rotated`."""
+    numbers = {
+        "scaled": sum(fit.scaled for fit in fits),
+        "rotated": sum(fit.block > 1 for fit in fits),
+        "as they are": sum(fit.reason is not None for fit in fits),
+    }
+    said = [f"inputs of {count} {words}" for words, count in numbers.items() if count]
+    if digital := sum(fit.digital for fit in fits):
+        said.append(f"{digital / sum(fit.inputs for fit in fits):.2%} of the inputs digital")
+    return said
 
 
 _WORDS = {

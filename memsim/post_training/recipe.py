@@ -23,6 +23,13 @@ class FeedbackConfig(Section):
     order: Literal["importance", "given"] = "importance"  # of the inputs; importance: the largest second moment first
 
 
+class InputScalesConfig(Section):
+    """The keys of input scales: see `memsim.post_training.inputs`."""
+
+    strength: Annotated[float, Within(0, 1)] = 0.5  # 0: scales by the weights alone, 1: by the inputs alone
+    powers_of_two: bool = False  # scales that are shifts of binary numbers
+
+
 class MappingRecipe(Section):
     """How trained weights become levels on arrays (configs/mapping/*.yaml); `load_mapping` makes it."""
 
@@ -30,11 +37,24 @@ class MappingRecipe(Section):
     scale: Literal["per_tile", "per_channel", "per_tensor"] | None = None  # none: the spec's weights.scale
     scale_error: Literal["weights", "inputs"] = "weights"  # the error that the search for scales minimises
     feedback: FeedbackConfig | None = None  # none: weights are rounded one by one
+    input_scales: InputScalesConfig | None = None  # none: inputs reach the DAC as large as they are
+    rotation: Literal["hadamard"] | None = None  # of blocks of a tile's inputs
+    digital_rows: Annotated[float, Within(0, 0.5)] = 0.0  # the share of the inputs whose product is computed digitally
 
     @property
     def needs_moments(self) -> bool:
         """Whether it needs the second moments of the layers' inputs."""
         return self.scale_error == "inputs" or self.feedback is not None
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether it needs to know the layers' inputs."""
+        return self.needs_moments or self.input_scales is not None or self.digital_rows > 0
+
+    @property
+    def changes_inputs(self) -> bool:
+        """Whether inputs go through a digital transform before the DAC."""
+        return self.input_scales is not None or self.rotation is not None or self.digital_rows > 0
 
     def on(self, spec: HardwareSpec, settings: Sequence[str] = ()) -> HardwareSpec:
         """Return `spec` with the scales that the recipe names.
