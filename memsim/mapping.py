@@ -39,6 +39,7 @@ from memsim.nn.deviation import deviating
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
+from memsim.post_training.recipe import MappingRecipe, load_mapping
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
 from memsim.storage.checkpoint import Checkpoint, save_checkpoint, shown_name
@@ -100,6 +101,7 @@ class MapResult:
             ],
             "seed": self.seed,
         }
+        result |= {"mapping": mapped.report.to_dict() | {"seconds": mapped.report.seconds}} if mapped else {}
         result |= {"budget": self.budget.to_dict()} if self.budget else {}
         return result | ({"cost": self.cost.to_dict()} if self.cost else {})
 
@@ -152,6 +154,8 @@ class MapResult:
         if self.cost:
             parts += cost_parts(self.cost, verbose=verbose)
         parts += summary_lines(self.plan, verbose=verbose)
+        if mapped is not None:
+            parts.append(str(mapped.report))
         if keys := unfitted(self.spec):
             parts.append(unfitted_note(keys))
         parts += self.plan.remarks
@@ -196,6 +200,7 @@ def map_checkpoint(
     calibrate: str | Path | None = None,
     calibration_utterances: int = STATISTICS_UTTERANCES,
     data_root: str | Path | None = None,
+    mapping: MappingRecipe | str | Path | Mapping[str, Any] | None = None,
     architecture: str | None = None,
     architecture_config: str | Path | None = None,
     seed: int = 0,
@@ -226,6 +231,8 @@ def map_checkpoint(
             default its dev split), or a manifest. Without it the input statistics in the checkpoint set them.
         calibration_utterances: the largest number of utterances of it that are run, evenly spaced.
         data_root: the root of that corpus; otherwise `$MEMSIM_DATA/NAME`.
+        mapping: the recipe by which weights become levels: a name, a file or a mapping (see configs/mapping). None is
+            `nearest`.
         architecture: the network of a file that does not say which it is; see `memsim map --help`.
         architecture_config: a YAML file with its features, characters and options.
         seed: the seed of the chip.
@@ -248,13 +255,14 @@ def map_checkpoint(
             raise InputError(f"{flag} --dry-run: the {flag[2:]} needs programmed arrays; leave out one of the two")
     if data_root is not None and calibrate is None:
         raise InputError(f"--data-root {data_root}: only used by --calibrate; add --calibrate DATA")
+    recipe = load_mapping(mapping)
     network = OpenedNetwork(open_checkpoint(checkpoint, architecture, architecture_config)[0])
     opened = network.checkpoint
     if out is not None:
         out = Path(out)
         require_safetensors(out)
         require_outputs([None if dry_run else out], force, inputs=opened.files)
-    spec = choose_hardware(hardware, bits, cell, set)
+    spec = recipe.on(choose_hardware(hardware, bits, cell, set), set)
     plan = plan_checkpoint(network, spec, Selection(include, exclude))
     spec = chosen_bits(spec, plan)
     if (wrapped := opened.wrapped_by) is not None:
@@ -271,8 +279,11 @@ def map_checkpoint(
             if calibrate is None
             else _calibration_data(network, calibrate, data_root, calibration_utterances, listener)
         )
-        names = {layer.name for layer in plan.mapped}
-        statistics = plan.completed(stored_statistics(opened) if data is None else data.statistics(names))
+        if data is None:
+            measured = stored_statistics(opened)
+        else:
+            measured = data.statistics({layer.name for layer in plan.mapped}, with_moments=recipe.needs_moments)
+        statistics = plan.completed(measured)
         if budget:
             _require_samples(opened, plan, statistics)
         steps = spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {}
@@ -294,6 +305,7 @@ def map_checkpoint(
             seed=seed,
             statistics=statistics,
             data=data,
+            recipe=recipe,
             progress=lambda done: listener.progress("programming", done, total=plan.cells, unit="cells"),
             on_layer=count,
         )

@@ -58,7 +58,7 @@ def test_recognisers_compute_what_they_did(published: Path, expected: dict[str, 
     assert checkpoint.kind == "model"
     torch.testing.assert_close(log_probabilities(load_recogniser(checkpoint)), expected[name], rtol=0, atol=2e-3)
     assert stored_statistics(checkpoint)
-    assert {bits for bits, _ in trained_scales_of(checkpoint).values()} == ({3} if name == "trained" else set())
+    assert {found.bits for found in trained_scales_of(checkpoint).values()} == ({3} if name == "trained" else set())
 
 
 def test_chips_compute_what_they_did(published: Path, expected: dict[str, object]) -> None:

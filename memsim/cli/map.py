@@ -29,6 +29,7 @@ def command(
     bits: options.Bits = None,
     cell: options.Cell = None,
     set_: options.Set = None,
+    mapping: options.Mapping = None,
     include: Annotated[
         list[str] | None,
         typer.Option("--include", metavar="GLOB", help="Map only layers whose names match. Repeatable."),
@@ -80,6 +81,7 @@ def command(
         calibrate=calibrate,
         calibration_utterances=calibration_utterances,
         data_root=data_root,
+        mapping=mapping,
         seed=seed,
         out=out,
         budget=budget or with_report,

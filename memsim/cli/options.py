@@ -54,6 +54,14 @@ CalibrationUtterances = Annotated[
         help="Run at most this many of those utterances, evenly spaced.",
     ),
 ]
+Mapping = Annotated[
+    str | None,
+    hardware_option(
+        "--mapping",
+        metavar="NAME|FILE",
+        help="Recipe by which weights become levels: nearest (default), feedback, or a YAML file.",
+    ),
+]
 TextStyle = Annotated[
     str | None,
     data_option(

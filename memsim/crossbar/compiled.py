@@ -63,8 +63,9 @@ def digitise(
     offsets = none if conversion.offsets is None else as_array(conversion.offsets)
     key = (np.uint32(word) for word in split_key(noise_key))
     weights = as_array(significance * conversion.weights)
-    adc = (conversion.max_code or 0, offsets, np.float32(conversion.bow))
-    arrays = (as_array(signals), spread, none, none, *key, first_frame, 0, weights, *adc, product.detach().numpy())
+    factors = none if conversion.tile_factors is None else as_array(conversion.tile_factors)
+    adc = (weights, factors, conversion.max_code or 0, offsets, np.float32(conversion.bow))
+    arrays = (as_array(signals), spread, none, none, *key, first_frame, 0, *adc, product.detach().numpy())
     return in_threads(lambda first, last: _digitise(*arrays, first, last), len(product))
 
 
@@ -126,6 +127,7 @@ def _digitise(  # type: ignore[no-untyped-def]
     first_frame,
     first_tile,
     weights,
+    factors,
     max_code,
     offsets,
     bow,
@@ -137,9 +139,14 @@ def _digitise(  # type: ignore[no-untyped-def]
     planes, out_features = weights.shape[1], product.shape[1]
     full_scale = float32(max_code)
     normals, words = np.zeros(columns, np.float32), np.empty((4, columns // 4), np.uint32)
+    of_tile = np.empty(out_features, np.float32)
     clipped = 0
     for n in range(first, last):
         for tile in range(tiles):
+            total = product[n]
+            if len(factors):
+                total = of_tile
+                total[:] = _ZERO
             constant = constant_terms[tile, n] if len(constant_terms) else _ZERO
             if len(variances):
                 _standard_normals(normals, words, k0, k1, uint32(first_frame + n), uint32(first_tile + tile))
@@ -163,6 +170,9 @@ def _digitise(  # type: ignore[no-untyped-def]
                         value = np.rint(value)
                         beyond = int32(beyond + int32(abs(value) > full_scale))
                         value = min(max(value, -full_scale), full_scale)
-                    product[n, out] += weight * value
+                    total[out] += weight * value
                 clipped += int(beyond)
+            if len(factors):
+                for out in range(out_features):
+                    product[n, out] += factors[tile, out] * of_tile[out]
     return clipped

@@ -26,12 +26,14 @@ class Conversion:
         max_code: the largest code; None without an ADC.
         offsets: [row_tiles, columns], offset errors in codes.
         nonlinearity_codes: the largest deviation of the characteristic from a straight line, in codes.
+        tile_factors: [row_tiles, out], digital factors of the sum over the planes of each tile; None without any.
     """
 
     weights: Tensor
     max_code: int | None = None
     offsets: Tensor | None = None
     nonlinearity_codes: float = 0.0
+    tile_factors: Tensor | None = None
 
     @property
     def planes(self) -> int:

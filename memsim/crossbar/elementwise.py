@@ -75,7 +75,10 @@ def digitise(
         used = signals.round_()[:, :n, : conversion.planes * out_features]
         clipped = (used.abs() > conversion.max_code).sum()
         signals.clamp_(-conversion.max_code, conversion.max_code)
-    for codes, weights in zip(signals, conversion.weights, strict=True):
+    for tile, (codes, weights) in enumerate(zip(signals, conversion.weights, strict=True)):
+        total = product if conversion.tile_factors is None else torch.zeros_like(product)
         for plane, weight in enumerate(weights):
-            product.addcmul_(codes[:n, plane * out_features : (plane + 1) * out_features], weight, value=significance)
+            total.addcmul_(codes[:n, plane * out_features : (plane + 1) * out_features], weight, value=significance)
+        if conversion.tile_factors is not None:
+            product.addcmul_(total, conversion.tile_factors[tile])
     return clipped

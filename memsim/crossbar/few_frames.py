@@ -44,6 +44,7 @@ class FewFrames:
         columns: [row_tiles, rows, width].
         noise_columns: [row_tiles, rows + 1, width], of which the last row is that of the constant; empty without noise.
         constant_columns: [row_tiles, width], that row; empty without noise.
+        factors: [row_tiles, out], the digital factors of the tiles; empty without any.
         max_code, offsets, bow: those of the `Conversion`; 0 and empty where it has none.
     """
 
@@ -53,6 +54,7 @@ class FewFrames:
     columns: Array
     noise_columns: Array
     constant_columns: Array
+    factors: Array
     max_code: int
     offsets: Array
     bow: np.float32
@@ -78,6 +80,7 @@ class FewFrames:
             as_array(operator.columns),
             _NO_NOISE if noise_columns is None else as_array(noise_columns),
             _NONE if noise_columns is None else as_array(noise_columns[:, -1]),
+            _NONE if conversion.tile_factors is None else as_array(conversion.tile_factors),
             conversion.max_code or 0,
             _NONE if conversion.offsets is None else as_array(conversion.offsets),
             np.float32(conversion.bow),
@@ -110,7 +113,7 @@ class FewFrames:
                 variances = multiply(noise_terms, self.noise_columns, rows, part)
                 low, high = split_key(key)
             noise = (variances, constant_terms, self.constant_columns, np.uint32(low), np.uint32(high), first_frame, 0)
-            adc = (weights, self.max_code, self.offsets, self.bow)
+            adc = (weights, self.factors, self.max_code, self.offsets, self.bow)
             adc_clipped += compiled._digitise(column_signals, *noise, *adc, outputs, 0, n)
         return dac_clipped, adc_clipped
 

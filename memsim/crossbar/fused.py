@@ -57,7 +57,8 @@ def multiply_and_digitise(
     assert padded % FRAMES == 0
     if noise_terms is not None and noise_columns is not None:
         noise_terms = noise_terms.to(noise_columns.dtype)
-    operands = (signals, noise_terms, columns, noise_columns, conversion.weights, conversion.offsets)
+    digital = (conversion.weights, conversion.tile_factors, conversion.offsets)
+    operands = (signals, noise_terms, columns, noise_columns, *digital)
     max_code = None if conversion.max_code is None else float(conversion.max_code)
     sums = columns.new_empty(frames, width)
     clipped = torch.zeros((), dtype=torch.int64, device=signals.device)
@@ -84,6 +85,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     columns,
     noise_columns,
     weights,
+    tile_factors,
     offsets,
     sums,
     clipped,
@@ -101,7 +103,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Fill `sums` [frames, width] with the sum over row tiles of every column's codes times their weight."""
+    """Fill `sums` [frames, width] with the sum over row tiles of every column's codes times their digital factors."""
     frame = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
     padded = tl.num_programs(0) * FRAMES
     lane = tl.program_id(1) * LANES + tl.arange(0, LANES)
@@ -137,6 +139,9 @@ def _kernel(  # type: ignore[no-untyped-def]
             code = tl.minimum(code, max_code)
             signal = tl.where(signal < 0, -code, code)
         weight = tl.load(weights + tile * planes + plane, mask=plane < planes, other=0.0)
+        if tile_factors is not None:
+            of_output = tile_factors + tile * out_features + column % out_features
+            weight *= tl.load(of_output, mask=plane < planes, other=0.0)
         total += weight[None, :] * signal
     is_wanted = (frame < frames)[:, None] & is_column[None, :]
     tl.store(sums + frame[:, None] * width + column[None, :], total, mask=is_wanted)

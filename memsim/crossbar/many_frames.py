@@ -52,6 +52,7 @@ class Tile:
         noise_columns: those of the rows, likewise; None without noise.
         constant: [1, columns], the last row of the noise columns; empty without noise.
         weights: for each phase, the weights [1, planes].
+        factors: [1, out], the digital factors of the tile; empty without any.
         offsets: [1, columns], those of the ADC; empty without any.
     """
 
@@ -59,6 +60,7 @@ class Tile:
     noise_columns: Tensor | None
     constant: Array
     weights: tuple[Array, ...]
+    factors: Array
     offsets: Array
 
 
@@ -84,6 +86,7 @@ class Prepared:
     def make(cls, operator: Operator) -> Prepared:
         """Prepare `operator`, which `can_read` accepts."""
         conversion, noise, offsets = operator.conversion, operator.noise_columns, operator.conversion.offsets
+        factors = conversion.tile_factors
         tables = tuple(as_array(torch.stack(phase.tables)) for phase in operator.drive.phases if phase.tables)
         weights = [as_array(phase.significance * conversion.weights) for phase in operator.drive.phases]
         tiles = tuple(
@@ -92,6 +95,7 @@ class Prepared:
                 None if noise is None else noise[i : i + 1, :-1],
                 _NONE if noise is None else as_array(noise[i : i + 1, -1]),
                 tuple(weight[i : i + 1] for weight in weights),
+                _NONE if factors is None else as_array(factors[i : i + 1]),
                 _NONE if offsets is None else as_array(offsets[i : i + 1]),
             )
             for i in range(len(operator.columns))
@@ -130,7 +134,7 @@ def read(
                 if tile.noise_columns is not None:
                     torch.bmm(rows.slopes, tile.noise_columns, out=memory.variance_product)
                 noise = (memory.variances, rows.constants, tile.constant, *key, frame, index)
-                adc = (tile.weights[phase], prepared.max_code, tile.offsets, prepared.bow)
+                adc = (tile.weights[phase], tile.factors, prepared.max_code, tile.offsets, prepared.bow)
                 adc_clipped.append(compiled._digitise(memory.column_signals, *noise, *adc, of_product, 0, n))
         spare.append(memory)
         return dac_clipped

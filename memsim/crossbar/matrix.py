@@ -31,6 +31,11 @@ from memsim.units import counted
 ADC_ERRORS = ("adc_gain_error", "adc_offset_codes")
 """Names of the tensors of converters with errors of gain or offset."""
 
+TRIMS = ("gain_trim", "offset_trim")
+"""Names of the tensors that correct the results of one chip."""
+
+_OPTIONAL = (*RANGES, *ADC_ERRORS, *TRIMS)
+
 
 class MappedMatrix(nn.Module):
     """A [out, in] matrix on simulated arrays: ``matrix(x)`` is x @ W.T as the chip computes it.
@@ -40,13 +45,17 @@ class MappedMatrix(nn.Module):
 
     Attributes:
         levels: [out, in / groups], whole numbers.
-        scale: [out] or [1], the step between levels.
+        scale: [out], [1] or [row_tiles, out], the step between levels. With scales for each row tile, the results of
+            its ADCs are multiplied by them before tiles are added.
         states: [slices, 2, copies, in, out] (see `Tiling.shape`), float16: the states r of the cells, those of the
             positive array first; None for ideal cells.
         input_range, gain_per_ampere, adc_range: those of `ConverterRanges`; None until `calibrate` has set them, and
             where the spec has no use for them.
         adc_gain_error: [row_tiles, slices, out], relative; None where the spec has no such errors.
         adc_offset_codes: [row_tiles, slices, out]; None where the spec has no such errors.
+        gain_trim: [row_tiles, out], a factor of the results of each row tile beside the scale; None for 1. See
+            `set_trims`.
+        offset_trim: [out], a number that is added to each output, in units of the output; None for 0.
         programming: the report of the programming; None for ideal cells and for a matrix that was loaded.
 
     The tensors are those of a mapped checkpoint.
@@ -60,6 +69,8 @@ class MappedMatrix(nn.Module):
     adc_range: Tensor | None
     adc_gain_error: Tensor | None
     adc_offset_codes: Tensor | None
+    gain_trim: Tensor | None
+    offset_trim: Tensor | None
 
     def __init__(
         self, name: str, spec: HardwareSpec, levels: Tensor, scale: Tensor, states: Tensor | None, groups: int = 1
@@ -76,7 +87,7 @@ class MappedMatrix(nn.Module):
         self.register_buffer("levels", levels)
         self.register_buffer("scale", scale)
         self.register_buffer("states", states)
-        for optional in (*RANGES, *ADC_ERRORS):
+        for optional in _OPTIONAL:
             self.register_buffer(optional, None)
         self._operator: Operator | PackedOperator | None = None
         self._factor: Tensor | None = None
@@ -96,13 +107,14 @@ class MappedMatrix(nn.Module):
     ) -> MappedMatrix:
         """Quantise `weight` [out, in / groups] to the bits of `spec`, and program it.
 
-        `scale` ([out] or [1]) is fitted where it is None. The arguments and errors are those of `from_levels`.
+        `scale` ([out], [1] or [row_tiles, out]) is fitted where it is None. The arguments and errors are those of
+        `from_levels`.
         """
-        bits = encode.bits_of(spec)
+        bits, rows = encode.bits_of(spec), spec.tile.rows
         if scale is None:
-            scale = encode.fit_scale(weight, bits, spec.weights)
-        levels = encode.quantise(weight, scale, bits)
-        used = encode.without_idle_channels(scale, levels)
+            scale = encode.fit_scale(weight, bits, spec.weights, rows)
+        levels = encode.quantise(weight, scale, bits, rows)
+        used = encode.without_idle_channels(scale, levels, rows)
         return cls.from_levels(name, levels, used, spec, seed, statistics, groups)
 
     @classmethod
@@ -130,14 +142,16 @@ class MappedMatrix(nn.Module):
     def under(self, spec: HardwareSpec, seed: int, statistics: InputStatistics | None = None) -> MappedMatrix:
         """Return the levels of this matrix under another spec, on the same cells where that programs them alike.
 
-        Everything else is drawn by (seed, name); `seed` is the one that this matrix was programmed from.
+        Trims stay with the cells. Everything else is drawn by (seed, name); `seed` is the one that this matrix was
+        programmed from. Raises InputError as `programmed_again` does.
         """
         if statistics is not None and getattr(spec.adc, "method", None) == "max":
             statistics = statistics.taken_as_all()  # so that both are compared on these rows
         if settings_of_states(spec) != settings_of_states(self.spec):
-            return self.from_levels(self.name, self.levels, self.scale, spec, seed, statistics, self.groups)
+            return self.programmed_again(spec, seed, statistics)
         matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states, self.groups)
         matrix.programming = self.programming
+        matrix.set_trims(self.gain_trim, self.offset_trim)
         if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
             matrix._ir_drop = self._ir_drop
             if (spec.adc, spec.gain_per_ampere) == (self.spec.adc, self.spec.gain_per_ampere) and self.is_calibrated:
@@ -145,6 +159,23 @@ class MappedMatrix(nn.Module):
                 statistics = None
         matrix._set_converters(seed, statistics)
         return matrix
+
+    def programmed_again(
+        self, spec: HardwareSpec, seed: int, statistics: InputStatistics | None = None
+    ) -> MappedMatrix:
+        """Program the levels of this matrix on fresh cells, without its trims: see `from_levels`.
+
+        Raises InputError where the matrix has scales for each row tile and the tiles of `spec` have other rows.
+        """
+        scale, rows = self.scale, self.spec.tile.rows
+        if scale.ndim == 2 and spec.tile.rows != rows:
+            if len(scale) > 1:
+                raise InputError(
+                    f"{self.name}: its scales are those of tiles of {rows} rows, but hardware {spec.name} has tiles of "
+                    f"{spec.tile.rows}; keep them (--set tile.rows={rows}) or map the unmapped checkpoint"
+                )
+            scale = scale[0]  # one tile holds whole columns
+        return self.from_levels(self.name, self.levels, scale, spec, seed, statistics, self.groups)
 
     def _set_converters(self, seed: int, statistics: InputStatistics | None) -> None:
         shape = (self.tiling.row_tiles, self.tiling.slices, len(self.levels))
@@ -168,8 +199,9 @@ class MappedMatrix(nn.Module):
         expected = None if spec.cell == "ideal" else list(tiling.shape)
         if found != expected:
             raise InputError(f"{name}: states are {found}, but {tiling.bits} bits need {expected}; map it again")
-        if matrix.scale.shape not in ((1,), (tiling.out_features,)):
-            wanted = f"[{tiling.out_features}] or [1]"
+        of_tiles = (tiling.row_tiles, tiling.out_features)
+        if matrix.scale.shape not in ((1,), (tiling.out_features,), of_tiles):
+            wanted = f"[{tiling.out_features}], [1] or {list(of_tiles)}"
             raise InputError(f"{name}: scale is {list(matrix.scale.shape)}, but it must be {wanted}; map it again")
         if misfit := _misfit(levels, spec):
             raise InputError(f"{name}: levels are {misfit}; map it again")
@@ -178,9 +210,11 @@ class MappedMatrix(nn.Module):
             "input_range": {()},
             "gain_per_ampere": {()},
             "adc_range": {(rows, digits) for rows in (1, lines) for digits in (1, slices)},
+            "gain_trim": {of_tiles},
+            "offset_trim": {(tiling.out_features,)},
         }
         shapes |= {error: {(lines, slices, tiling.out_features)} for error in ADC_ERRORS}
-        for optional in (*RANGES, *ADC_ERRORS):
+        for optional in _OPTIONAL:
             if optional not in tensors:
                 continue
             value = tensors[optional].float()
@@ -230,6 +264,27 @@ class MappedMatrix(nn.Module):
         for name in RANGES:
             setattr(self, name, getattr(ranges, name))
         self._operator = self._factor = self._row_loads = None
+
+    def set_trims(self, gain: Tensor | None, offset: Tensor | None) -> None:
+        """Set what corrects the results of this chip digitally, from the next read on; None takes a trim away.
+
+        The results of each row tile are multiplied by `gain` [row_tiles, out], a part of their scale, and `offset`
+        [out], in units of the output, is added to the outputs. Copies and mapped files keep both. Raises ValueError
+        where a shape is another, or a number is not finite.
+        """
+        shapes = ((self.tiling.row_tiles, self.out_features), (self.out_features,))
+        for name, value, shape in zip(TRIMS, (gain, offset), shapes, strict=True):
+            if value is not None and (value.shape != shape or not torch.isfinite(value).all()):
+                raise ValueError(
+                    f"{self.name}: {name} is {list(value.shape)}; it must be {list(shape)} and hold finite numbers"
+                )
+            setattr(self, name, None if value is None else value.detach().to(self.levels.device, torch.float32))
+        self._operator = self._factor = None
+
+    def quantised_weight(self) -> Tensor:
+        """Return the weight [out, in / groups], float64, that levels and scales stand for."""
+        scale = encode.scale_of_weights(self.scale.double(), self.levels.shape[1], self.spec.tile.rows)
+        return self.levels.double() * scale
 
     def programming_error(self) -> float:
         """Return the relative error of the programmed matrix: see `ProgrammedArrays.programming_error`."""
@@ -324,9 +379,21 @@ class MappedMatrix(nn.Module):
         if ranges is not None:
             product.mul_(ranges)
         if self._factor is None:
-            self._factor = self.scale if self.input_range is None else self.scale * self.input_range
+            _, scale = self._scales()
+            self._factor = scale if self.input_range is None else scale * self.input_range
         product.mul_(self._factor)
+        if self.offset_trim is not None:
+            product.add_(self.offset_trim)
         return product if x.dtype == torch.float32 else product.to(x.dtype)
+
+    def _scales(self) -> tuple[Tensor | None, Tensor]:
+        """Return the factors [row_tiles, out] of the results of tiles, None where all are 1, and those of their sum."""
+        of_tiles, of_sum = self.gain_trim, self.scale
+        if of_sum.ndim == 2:
+            of_tiles, of_sum = (of_sum if of_tiles is None else of_sum * of_tiles), of_sum.new_ones(1)
+        if of_tiles is not None and len(of_tiles) == 1:
+            return None, of_sum * of_tiles[0]
+        return of_tiles, of_sum
 
     def cell_watts(self, rows: Tensor) -> float:
         """Return the power of the cells in watts, summed over inputs [n, in] and over the phases of reading them.
@@ -350,12 +417,14 @@ class MappedMatrix(nn.Module):
         gain = 1.0 if self.gain_per_ampere is None else float(self.gain_per_ampere)
         drive = arrays.drive(self._full_scale_input(), gain)
         difference, significances, ir_drop = arrays.difference(), arrays.significances(), arrays.ir_drop_columns()
+        factors, _ = self._scales()
 
         def operator(pack: int, outputs: slice) -> Operator:
             errors = None
             if self.adc_gain_error is not None and self.adc_offset_codes is not None:
                 errors = AdcErrors(self.adc_gain_error[..., outputs], self.adc_offset_codes[..., outputs])
-            adc = (significances, spec.adc, self.adc_range, errors)
+            own_factors = None if factors is None else factors[:, outputs]
+            adc = (significances, spec.adc, self.adc_range, errors, own_factors)
             if ir_drop:
                 return Operator.with_ir_drop(drive, ir_drop[pack], *adc)
             below_zero_current = None
@@ -381,7 +450,7 @@ class MappedMatrix(nn.Module):
         levels = state_dict.get(prefix + "levels")
         if levels is not None and (misfit := _misfit(levels, self.spec)):
             errors.append(f"{prefix}levels are {misfit}")
-        for name in (*RANGES, *ADC_ERRORS):
+        for name in _OPTIONAL:
             if (stored := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(stored, device=self.levels.device))
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)

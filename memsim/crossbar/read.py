@@ -3,7 +3,8 @@
 x -> DAC codes -> f(U) of the row voltages -> columns, per row tile and plane (+ read noise) -> ADC codes -> shift-add
 
 Row tiles are the batch of a `bmm`, and planes lie side by side on its output axis, so there is no [batch, in, out]
-tensor. Without an ADC, tiles and planes need not be read separately, and they are summed before the read.
+tensor. Without an ADC, tiles and planes need not be read separately, and they are summed before the read. Digital
+factors of the tiles are multiplied in after the ADC; without one, they are factors of the columns.
 """
 
 from __future__ import annotations
@@ -98,12 +99,14 @@ class Operator:
         adc: Adc | None,
         adc_range: Tensor | None,
         errors: AdcErrors | None = None,
+        tile_factors: Tensor | None = None,
     ) -> Operator:
         """Prepare the read of `difference`, r_pos - r_neg, with read noise where `below_zero_current` is given.
 
         `below_zero_current` is zero_current_total - r_pos - r_neg; both are [planes, in, out]. `significances` [planes]
-        are the factors of the planes in the sum. `adc_range` [row_tiles or 1, planes or 1] is full scale in units of
-        (weight 1 x full-scale input), and `errors` are those of the converters.
+        are the factors of the planes in the sum, and `tile_factors` [row_tiles, out] those of the tiles. `adc_range`
+        [row_tiles or 1, planes or 1] is full scale in units of (weight 1 x full-scale input), and `errors` are those of
+        the converters.
         """
         keep_freed_memory()
         out_features = difference.shape[2]
@@ -113,12 +116,18 @@ class Operator:
             if below_zero_current is not None:
                 noise = torch.einsum("p,pio->io", significances.square(), below_zero_current)[None]
             constant = significances.square().sum().expand(1, 1, out_features)
+            if tile_factors is not None:
+                factors = tile_factors.repeat_interleave(rows, dim=0)[: columns.shape[1]]
+                columns = columns * factors
+                if noise is not None:  # the noise of a tile has its factor, so that tiles are read separately
+                    columns, noise = (split_planes(part, rows)[:, :, 0] for part in (columns, noise * factors.square()))
+                    constant = constant * tile_factors.square()[:, None]
             noise_columns = _with_constant(noise, constant, drive.noise)
-            conversion = Conversion(columns.new_ones(1, 1))
+            conversion = Conversion(columns.new_ones(len(columns), 1))
             return cls(drive, columns.shape[1], out_features, _aligned(columns), noise_columns, conversion)
         columns = split_planes(difference, rows)
         shape = (len(columns), len(significances), out_features)
-        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, errors)
+        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, errors, tile_factors)
         columns = columns.flatten(2) * codes_per_signal
         noise = None
         if below_zero_current is not None:
@@ -136,6 +145,7 @@ class Operator:
         significances: Tensor,
         adc: Adc,
         adc_range: Tensor | None,
+        tile_factors: Tensor | None = None,
     ) -> Operator:
         """Prepare the read without noise of `cells` (planes, in, out) whose columns `write` writes.
 
@@ -145,7 +155,7 @@ class Operator:
         keep_freed_memory()
         planes, in_features, out_features = cells
         shape = (-(-in_features // rows), planes, out_features)
-        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, None)
+        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, None, tile_factors)
         width = planes * out_features
         padded = width + -width % ALIGNED_COLUMNS
         columns = torch.zeros(shape[0], rows, padded, device=codes_per_signal.device)
@@ -161,11 +171,12 @@ class Operator:
         adc: Adc | None,
         adc_range: Tensor | None,
         errors: AdcErrors | None = None,
+        tile_factors: Tensor | None = None,
     ) -> Operator:
         """Prepare the read of columns with line resistance; the other arguments are those of `make`."""
         assert isinstance(drive.cell, MemristorCell)  # specs with ideal cells have no line resistance
         shape = (ir_drop.tiling.row_tiles, len(significances), ir_drop.tiling.out_features)
-        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, errors)
+        codes_per_signal, conversion = _conversion(shape, significances, adc, adc_range, errors, tile_factors)
         columns = _aligned(codes_per_signal * drive.cell.gain_per_ampere)
         noise_columns = None
         if drive.noise is not None:
@@ -309,14 +320,17 @@ def _conversion(
     adc: Adc | None,
     adc_range: Tensor | None,
     errors: AdcErrors | None,
+    tile_factors: Tensor | None,
 ) -> tuple[Tensor, Conversion]:
     """Return the codes per unit of signal [row_tiles, 1, planes * out] and the conversion.
 
-    `shape` is (row_tiles, planes, out).
+    `shape` is (row_tiles, planes, out). Without an ADC, a code is a unit of signal times the factor of the tile.
     """
     row_tiles, planes, _ = shape
     if adc is None:
-        return significances.new_ones(shape).flatten(1)[:, None], Conversion(significances.expand(row_tiles, planes))
+        units = significances.new_ones(shape)
+        units = units if tile_factors is None else units * tile_factors[:, None]
+        return units.flatten(1)[:, None], Conversion(significances.expand(row_tiles, planes))
     assert adc_range is not None  # a calibrated matrix has one for its ADC
     code, max_code = convert.adc_steps(adc, adc_range.expand(row_tiles, planes))
     codes_per_signal = (1 / code)[:, :, None].expand(shape)
@@ -324,7 +338,7 @@ def _conversion(
     if errors is not None:
         codes_per_signal = codes_per_signal * (1 + errors.gain)
         offsets = _aligned(errors.offset_codes.flatten(1)[:, None])[:, 0]
-    conversion = Conversion(code * significances, max_code, offsets, adc.nonlinearity_codes)
+    conversion = Conversion(code * significances, max_code, offsets, adc.nonlinearity_codes, tile_factors)
     return codes_per_signal.flatten(1)[:, None], conversion
 
 

@@ -43,6 +43,8 @@ class InputStatistics:
             are those of largest norm, and one same number for the others.
         full_scale: the input at the DAC's full scale that training chose, if any.
         is_one_hot: whether the input rows are all rows with a single 1, of which the sample has some.
+        moments: [groups, in / groups, in / groups], the mean of x x^T over all input rows, by block of the matrix; None
+            where it was not asked for. Files do not hold it.
     """
 
     absmax: float
@@ -52,6 +54,7 @@ class InputStatistics:
     weights: Tensor
     full_scale: float | None = None
     is_one_hot: bool = False
+    moments: Tensor | None = None
 
     @property
     def is_complete(self) -> bool:

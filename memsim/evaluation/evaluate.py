@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -32,16 +32,17 @@ from memsim.evaluation.results_file import remove_results
 from memsim.evaluation.run import run_study
 from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.study import Point, PointFacts, Study
-from memsim.evaluation.sweep import points_of, sweep_points
+from memsim.evaluation.sweep import mapped_hardware, points_of, sweep_points
 from memsim.evaluation.target import CheckpointNetworks, Target, with_decoder
 from memsim.evaluation.task import Task
-from memsim.hardware.options import Hardware, choose_hardware
+from memsim.hardware.options import Hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
 from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.chip import mapping_of
+from memsim.post_training.recipe import MappingRecipe, load_mapping
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -76,6 +77,7 @@ def evaluate(
     bits: int | None = None,
     cell: str | Path | None = None,
     set: Sequence[str] = (),
+    mapping: MappingRecipe | str | Path | Mapping[str, Any] | None = None,
     trials: int = 1,
     seed: int | None = None,
     decoding: Decoding | None = None,
@@ -120,6 +122,8 @@ def evaluate(
         cell: the device model of the cells, a name or a file, in place of the spec's.
         set: changes of single keys, such as `adc.bits=6`. `KEY=V1,V2,...` evaluates each value, and of several such
             keys the whole grid.
+        mapping: the recipe by which the weights of an unmapped network become levels: a name, a file or a mapping (see
+            configs/mapping). None is `nearest`.
         trials: the number of chips, with the seeds `seed`, `seed` + 1, ...
         seed: the seed of the first chip; by default 0, or that of a mapped file.
         decoding: the decoder.
@@ -155,6 +159,7 @@ def evaluate(
     trials, seed = int(trials), None if seed is None else int(seed)  # of numpy's numbers
     listener, decoding = listener or Listener(), decoding or Decoding()
     findings, sharing = findings or Findings(), sharing or Sharing()
+    recipe = load_mapping(mapping)
     if isinstance(checkpoint, nn.Module):
         given = {
             "data_root": data_root, "split": split, "text_style": text_style, "calibrate": calibrate, "limit": limit,
@@ -170,8 +175,8 @@ def evaluate(
         if calibration is None:
             listener.say("converter ranges are set by the data itself; use calibration= for other batches")
             calibration = calibration_of(batches)
-        modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__)
-        points = sweep_points(set, partial(choose_hardware, hardware, bits, cell))
+        modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__, recipe)
+        points = sweep_points(set, partial(mapped_hardware, recipe, hardware, bits, cell))
         with _joined(sharing, listener, force=force) as (workers, listener):
             work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
             work.require_possible(points)
@@ -208,14 +213,19 @@ def evaluate(
         dev = load("dev") if decoding.tune else None
         if opened.kind == "device":
             raise InputError(f"{opened.path}: a device model; eval takes a recogniser (use it with --cell)")
-        points = points_of(opened, hardware, bits, cell, set)
+        if opened.kind == "mapped" and mapping is not None:
+            raise InputError(
+                f"--mapping {recipe.name}: {opened.path} is mapped, and its levels are set; name the recipe when it is "
+                "mapped (memsim map --mapping)"
+            )
+        points = points_of(opened, hardware, bits, cell, set, recipe)
         work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
         work.require_possible(points)
         device = work.device
         compared = None
         if reference is not None:
             compared = open_network(str(reference), "--reference", architecture, architecture_config)
-        networks = CheckpointNetworks(opened, compared)
+        networks = CheckpointNetworks(opened, compared, recipe=recipe)
         if calibrate is not None:
             same_kind = has_one_split(str(calibrate)) == has_one_split(data) and str(calibrate) != "demo"
             with listener.working():

@@ -28,6 +28,7 @@ from memsim.nn.calibration import Calibration, given_statistics
 from memsim.nn.chip import ChipMapping
 from memsim.nn.finite import first_not_finite
 from memsim.nn.mapping import measure_inputs
+from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.units import counted, si
 
 ScoreFunction = Callable[[Any, Any], Any]
@@ -348,6 +349,8 @@ class ModuleNetworks:
     calibration: Calibration
     """Batches, a function that runs the network, or the statistics that `measure_inputs` gives."""
     label: str
+    recipe: MappingRecipe = NEAREST
+    """The way in which weights become levels."""
 
     @cached_property
     def facts(self) -> CheckpointFacts:
@@ -375,11 +378,14 @@ class ModuleNetworks:
     def statistics(self) -> Mapping[str, InputStatistics]:
         """The statistics of the inputs of all matrices, measured once for all chips."""
         given = self.calibration
-        return given_statistics(given) if isinstance(given, Mapping) else measure_inputs(self.model, given)
+        if isinstance(given, Mapping):
+            return given_statistics(given)
+        return measure_inputs(self.model, given, with_moments=self.recipe.needs_moments)
 
     def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
         """See `Networks`. Raises InputError as `map_model` does."""
-        digital, chosen, statistics = digital_twin(self.model, spec or self.stored_spec, self.statistics, seed or 0)
+        given = spec or self.stored_spec
+        digital, chosen, statistics = digital_twin(self.model, given, self.statistics, seed or 0, self.recipe)
         network = RunningModule(copy.deepcopy(self.model).eval())
         remedy = "use calibration data that reach them"
         return Target(self.facts.path, chosen, seed or 0, statistics, digital, network, network, remedy)

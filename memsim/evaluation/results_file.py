@@ -22,6 +22,7 @@ from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.study import PointFacts, StudyFacts
 from memsim.evaluation.task import CheckpointFacts, System
+from memsim.post_training.recipe import NEAREST
 from memsim.storage.files import require_format, writing
 from memsim.storage.locks import held_file, lock
 from memsim.units import counted
@@ -60,6 +61,7 @@ class Header:
             "seed": facts.seed,
             "as_it_is": facts.as_it_is,
             "full_precision": facts.full_precision,
+            "mapping": facts.mapping,
             **({} if facts.task.kind == SPEECH else {"task": facts.task.kind}),
             **facts.task.to_dict(),
         }
@@ -91,6 +93,7 @@ class Header:
             "reference": (facts.reference_sha256 or "none")[:12],
             **facts.task.identity(),
             "seed": facts.seed,
+            "mapping": facts.mapping,
             "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
         }
 
@@ -108,6 +111,7 @@ class _WrittenHeader:
     full_precision: bool
     shard: Shard | None
     memsim: str
+    mapping: str = NEAREST.identity
 
 
 _HEADER = TypeAdapter(_WrittenHeader)

@@ -14,6 +14,7 @@ from memsim.evaluation.result import Evaluation, Trial
 from memsim.evaluation.target import Target
 from memsim.evaluation.task import CheckpointFacts, Score, System, Task
 from memsim.hardware import HardwareSpec
+from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.units import counted
 
 IMBALANCE = 1.1
@@ -79,6 +80,8 @@ class StudyFacts:
     as_it_is: bool
     """Whether the first chip is the one in the mapped file."""
     full_precision: bool
+    mapping: str = NEAREST.identity
+    """The recipe by which weights become levels, by its name and a hash of its keys."""
 
     def systems(self) -> Iterator[System]:
         """Yield all systems to run, in the order of the points; lazily, as a file may claim any number of trials."""
@@ -123,6 +126,10 @@ class Networks(Protocol):
     @property
     def has_full_precision(self) -> bool:
         """Whether full-precision weights are at hand."""
+
+    @property
+    def recipe(self) -> MappingRecipe:
+        """The way in which weights become levels."""
 
     @property
     def stored_spec(self) -> HardwareSpec:
@@ -171,6 +178,7 @@ class Study:
             seed=self.networks.stored_seed if self.seed is None else self.seed,
             as_it_is=not self.points and self.seed is None,
             full_precision=self.networks.has_full_precision,
+            mapping=self.networks.recipe.identity,
         )
 
     def target(self, point: int = 0) -> Target:

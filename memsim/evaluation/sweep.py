@@ -14,6 +14,7 @@ from memsim.evaluation.study import Point
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.hardware.options import Hardware, change_hardware, choose_hardware
 from memsim.networks.mapped_file import stored_spec
+from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.storage.checkpoint import Checkpoint
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
@@ -86,16 +87,24 @@ def points_of(
     bits: int | None,
     cell: str | Path | None,
     settings: Sequence[str],
+    recipe: MappingRecipe = NEAREST,
 ) -> tuple[Point, ...]:
     """Return the points that the hardware options describe for `checkpoint`; none for an unchanged mapped file.
 
     Raises InputError for a spec that cannot be read or would change what a mapped file holds.
     """
     if checkpoint.kind != "mapped":
-        return sweep_points(settings, partial(choose_hardware, hardware, bits, cell))
+        return sweep_points(settings, partial(mapped_hardware, recipe, hardware, bits, cell))
     if settings or any(option is not None for option in (hardware, bits, cell)):
         return sweep_points(settings, partial(_hardware_for_mapped, checkpoint, hardware, bits, cell))
     return ()
+
+
+def mapped_hardware(
+    recipe: MappingRecipe, hardware: Hardware | None, bits: int | None, cell: str | Path | None, settings: Sequence[str]
+) -> HardwareSpec:
+    """Return the spec that the hardware options describe, with the scales that `recipe` names."""
+    return recipe.on(choose_hardware(hardware, bits, cell, settings), settings)
 
 
 def _hardware_for_mapped(

@@ -27,6 +27,7 @@ from memsim.nn.budget import require_samples
 from memsim.nn.chip import mapping_of, remap
 from memsim.nn.mapping import map_model
 from memsim.nn.plan import chosen_bits
+from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -90,6 +91,8 @@ class CheckpointNetworks:
     """The beam search; None for greedy decoding."""
     measured: Mapping[str, InputStatistics] | None = None
     """The statistics of the inputs of layers, where they were measured; None takes those in the file."""
+    recipe: MappingRecipe = NEAREST
+    """The way in which weights become levels."""
 
     def calibrated(self, data: str, root: str | Path | None, utterances: int, progress: Progress) -> CheckpointNetworks:
         """Return the same networks with statistics measured on that many `utterances` of `data`.
@@ -104,7 +107,8 @@ class CheckpointNetworks:
         recogniser = self._unmapped
         corpus = corpus_for_calibration(recogniser, data, None if root is None else Path(root))
         source = FeatureSource(recogniser.features)
-        measured = calibration_data(recogniser, corpus.utterances, source, progress, utterances).statistics()
+        calibration = calibration_data(recogniser, corpus.utterances, source, progress, utterances)
+        measured = calibration.statistics(with_moments=self.recipe.needs_moments)
         networks = replace(self, measured=measured)
         networks.__dict__["_unmapped"] = recogniser  # built once
         return networks
@@ -185,7 +189,7 @@ class CheckpointNetworks:
             statistics = stored_statistics(self.checkpoint) if self.measured is None else self.measured
             if self._is_full_precision:
                 full_precision = recogniser
-            digital, spec, statistics = digital_twin(recogniser.model, spec, statistics, seed)
+            digital, spec, statistics = digital_twin(recogniser.model, spec, statistics, seed, self.recipe)
             remedy = "add --calibrate DATA, which measures them"
         path = self.checkpoint.path
         target = Target(path, spec, seed, statistics, digital, recogniser, full_precision, remedy, programmed)
@@ -196,16 +200,20 @@ class CheckpointNetworks:
 
 
 def digital_twin(
-    model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], seed: int
+    model: nn.Module,
+    spec: HardwareSpec,
+    statistics: Mapping[str, InputStatistics],
+    seed: int,
+    recipe: MappingRecipe = NEAREST,
 ) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
     """Return `model` as quantised digital layers, from which `memsim.nn.mapping.remap` programs chips.
 
-    It holds the levels that every chip of `spec` is programmed with. The other values are `spec` with its weight bits
-    chosen, and `statistics` with those of embeddings.
+    It holds the levels that every chip of `spec` is programmed with, as `recipe` chooses them. The other values are
+    `spec` with its weight bits chosen, and `statistics` with those of embeddings.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` has them
-        digital = map_model(model, spec.digital_twin(), calibration=statistics, seed=seed)
+        digital = map_model(model, spec.digital_twin(), calibration=statistics, mapping=recipe, seed=seed)
     plan = mapping_of(digital).plan
     return digital, chosen_bits(spec, plan), plan.completed(statistics)
 

@@ -32,7 +32,7 @@ class Weights(Section):
     """The keys of every encoding of weights as cells."""
 
     bits: Annotated[int, Within(2, 16)] | None = None  # None: the checkpoint's own, else 8
-    scale: Literal["per_channel", "per_tensor"] = "per_channel"
+    scale: Literal["per_channel", "per_tensor", "per_tile"] = "per_channel"
     scale_method: Literal["mse", "minmax"] = "mse"
     copies: Annotated[int, Within(1, 1024)] = 1
 

@@ -25,6 +25,7 @@ from memsim.nn.mapping import install
 from memsim.nn.plan import DigitalLayer, MappedLayer, Plan, Selection, plan_modules
 from memsim.nn.quantisers import restore_quantisers
 from memsim.nn.sources import WeightSource
+from memsim.post_training.fitting import MappingReport
 from memsim.storage.checkpoint import Checkpoint
 
 MATRIX = ".matrix."
@@ -80,8 +81,8 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
     ]
     # a layer that the spec keeps digital now may have been mapped before the spec changed
     left += [layer for layer in planned.digital if layer.name not in matrices]
-    found = stored_deviations(checkpoint)
-    mapping = ChipMapping(Plan(tuple(plan), tuple(left)), spec, seed, matrices, ReadContext(seed), found)
+    found, report = stored_deviations(checkpoint), stored_report(checkpoint)
+    mapping = ChipMapping(Plan(tuple(plan), tuple(left)), spec, seed, matrices, ReadContext(seed), found, report)
     with_mapping(recogniser.model, mapping)
     return recogniser, statistics
 
@@ -121,6 +122,22 @@ def stored_deviations(checkpoint: Checkpoint) -> dict[str, Deviation]:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{checkpoint.path}: its metadata has unreadable deviations ({reason}); map it again"
+        ) from None
+
+
+def stored_report(checkpoint: Checkpoint) -> MappingReport | None:
+    """Return what the mapping recipe did with the layers of a mapped file; None for a file that memsim 0.1 wrote.
+
+    Raises InputError where it cannot be read.
+    """
+    if "mapping" not in checkpoint.metadata:
+        return None
+    try:
+        return MappingReport.from_dict(parse_json_object(checkpoint.metadata["mapping"], "mapping"))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{checkpoint.path}: its metadata has an unreadable mapping ({reason}); map it again"
         ) from None
 
 

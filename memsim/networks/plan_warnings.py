@@ -5,7 +5,7 @@ from __future__ import annotations
 from memsim.crossbar.disturb import disturb_risk
 from memsim.hardware import HardwareSpec
 from memsim.networks.programming import trained_scales_of
-from memsim.nn.plan import Plan, unmatched_globs
+from memsim.nn.plan import Plan, fits_tiles, unmatched_globs
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -35,18 +35,26 @@ def disturbance_warnings(plan: Plan, spec: HardwareSpec) -> list[str]:
 
 
 def bits_warnings(plan: Plan, checkpoint: Checkpoint) -> list[str]:
-    """Return warnings about layers that get other weight bits than they were trained for, or were not trained for any.
+    """Return warnings about layers that get other weight bits or tiles than they were trained for, or had no training.
 
     A checkpoint that was trained in full precision has none.
     """
     trained = trained_scales_of(checkpoint)
     warnings = []
-    other = [layer for layer in plan.mapped if trained.get(layer.name, (layer.tiling.bits,))[0] != layer.tiling.bits]
+    known = [layer for layer in plan.mapped if layer.name in trained]
+    other = [layer for layer in known if trained[layer.name].bits != layer.tiling.bits]
     if other:
         name, bits = other[0].name, other[0].tiling.bits
         warnings.append(
             f"{counted(len(other), 'layer has', 'layers have')} other weight bits than they were trained for ({name}: "
-            f"{bits}, not {trained[name][0]}): their scales are fitted anew"
+            f"{bits}, not {trained[name].bits}): their scales are fitted anew"
+        )
+    others = [layer for layer in known if layer not in other and not fits_tiles(layer, trained[layer.name])]
+    if others:
+        name, rows = others[0].name, others[0].spec.tile.rows
+        warnings.append(
+            f"{counted(len(others), 'layer has', 'layers have')} other tiles than their scales were trained for "
+            f"({name}: {rows} rows, not {trained[name].tile_rows}): their scales are fitted anew"
         )
     untrained = [layer for layer in plan.mapped if trained and layer.name not in trained]
     if untrained:

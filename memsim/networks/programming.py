@@ -19,9 +19,12 @@ from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.stored_network import StoredNetwork
 from memsim.nn.calibration import CalibrationData
 from memsim.nn.deviation import Deviation
-from memsim.nn.mapping import program
+from memsim.nn.mapping import program, report_of
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors
 from memsim.nn.quantisers import quantiser_tensors, taken_over, trained_scales
+from memsim.nn.rounding import TrainedScale
+from memsim.post_training.fitting import MappingReport
+from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.storage.checkpoint import Checkpoint
 
 
@@ -40,6 +43,8 @@ class MappedTensors:
     """The layers whose converter ranges are not set."""
     deviations: dict[str, Deviation]
     """The deviation of each layer's product, for layers whose inputs are known."""
+    report: MappingReport
+    """What the mapping recipe did."""
 
 
 def plan_checkpoint(checkpoint: Checkpoint | OpenedNetwork, spec: HardwareSpec, selection: Selection) -> Plan:
@@ -54,7 +59,7 @@ def plan_checkpoint(checkpoint: Checkpoint | OpenedNetwork, spec: HardwareSpec, 
     if network.stored is not None:
         plan = network.stored.plan(spec, selection)
     else:
-        trained = {layer: bits for layer, (bits, _) in trained_scales_of(checkpoint).items()}
+        trained = {layer: found.bits for layer, found in trained_scales_of(checkpoint).items()}
         shapes = checkpoint.shapes | {name: checkpoint.shapes[kept] for name, kept in _second_names(checkpoint).items()}
         plan = plan_tensors(shapes, spec, selection, checkpoint.integers, trained)
         plan = _of_stored_tensors(plan, checkpoint)
@@ -88,7 +93,7 @@ def is_full_precision(checkpoint: Checkpoint) -> bool:
     return not quantiser_tensors(checkpoint.names)
 
 
-def trained_scales_of(checkpoint: Checkpoint) -> dict[str, tuple[int, Tensor]]:
+def trained_scales_of(checkpoint: Checkpoint) -> dict[str, TrainedScale]:
     """Return the bits that each layer's weight was trained for and its scale, by layer."""
     return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
 
@@ -106,6 +111,7 @@ def program_checkpoint(
     seed: int = 0,
     statistics: Mapping[str, InputStatistics] | None = None,
     data: CalibrationData | None = None,
+    recipe: MappingRecipe = NEAREST,
     progress: Callable[[float], None] = lambda done: None,
     on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
 ) -> MappedTensors:
@@ -118,11 +124,13 @@ def program_checkpoint(
         seed: the seed of the chip.
         statistics: the layers' inputs, which set the ranges of the converters; None takes those in the file.
         data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
+        recipe: the way in which weights become levels.
         progress: is called with the fraction of the cells that is programmed.
         on_layer: is called with the weight of each layer [out, in] and its matrix on arrays.
 
     Raises:
-        InputError: when there is nothing to map, and for weights that hold NaN or Inf.
+        InputError: when there is nothing to map, for weights that hold NaN or Inf, and where `recipe` needs inputs
+            of which nothing is known.
     """
     network = checkpoint if isinstance(checkpoint, OpenedNetwork) else OpenedNetwork(checkpoint)
     checkpoint = network.checkpoint
@@ -149,17 +157,20 @@ def program_checkpoint(
     for layer_name, measured in statistics.items():
         tensors |= measured.to_tensors(layer_name)
     errors, reports, uncalibrated, deviations = {}, {}, [], {}
-    for layer, matrix, found in program(plan, weight_of, trained_scales(source), seed, statistics, data, progress):
-        name = layer.name
+    done = []
+    for programmed in program(plan, weight_of, trained_scales(source), seed, statistics, data, progress, recipe):
+        name, matrix = programmed.name, programmed.matrix
+        done.append(programmed)
         tensors |= {f"{name}{MATRIX}{key}": value for key, value in matrix.state_dict().items()}
         errors[name] = matrix.programming_error()
         if matrix.programming is not None:
             reports[name] = matrix.programming
         if not matrix.is_calibrated:
             uncalibrated.append(name)
-        if found is not None:
-            deviations[name] = found
-        on_layer(weight_of(layer), matrix)
+        if programmed.deviation is not None:
+            deviations[name] = programmed.deviation
+        on_layer(weight_of(programmed.layer), matrix)
+    report = report_of(recipe, done)
     carried_over = _carried_over(plan, network.stored, source, values)
     if network.is_recogniser and network.stored is not None:  # which is loaded by the names of its own tensors
         own = {stored: name for name, stored in network.stored.renamed.items()}
@@ -179,9 +190,10 @@ def program_checkpoint(
         "seed": str(seed),
         "source_sha256": checkpoint.sha256,
         "deviations": json.dumps({name: found.to_dict() for name, found in deviations.items()}),
+        "mapping": json.dumps(report.to_dict()),
         **device_metadata,
     }
-    return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations)
+    return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations, report)
 
 
 def _carried_over(

@@ -141,7 +141,7 @@ def layer_budget(
     quantisation is left out. They are 0 where that product is 0.
     """
     rows = statistics.sample.to(matrix.levels.device)
-    weight_of = matrix.levels.double() * matrix.scale.double()[:, None] if weight is None else weight
+    weight_of = matrix.quantised_weight() if weight is None else weight
     wanted = exact_product(matrix, rows, weight_of)
     errors: dict[str, float] = {}
     before: HardwareSpec | None = None

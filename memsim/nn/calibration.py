@@ -16,10 +16,11 @@ from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.nn.batches import Progress, reported, run_batch
-from memsim.nn.collect import MOST_ROWS, Collector, collecting, statistics_collectors
+from memsim.nn.collect import MOST_ROWS, Collector, Collectors, collecting, statistics_collectors
 from memsim.nn.deviation import first_few
-from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
+from memsim.nn.layer_adapters import mappable_layers, matrix_sources, quantised_matrices
 from memsim.nn.plan import Plan
+from memsim.post_training.moments import MomentCollector
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
 
@@ -63,25 +64,33 @@ class CalibrationData:
             self._run(name)
             self._progress(name, 1.0)
 
-    def statistics(self, names: Container[str] | None = None, most_rows: int = MOST_ROWS) -> dict[str, InputStatistics]:
+    def statistics(
+        self, names: Container[str] | None = None, most_rows: int = MOST_ROWS, *, with_moments: bool = False
+    ) -> dict[str, InputStatistics]:
         """Return the statistics of each matrix's inputs, except matrices that the data never reach and embeddings.
 
         With `names`, only these matrices are measured: the windows of convolutions that stay digital are many times
         the inputs of all other layers. The inputs of a convolution are its windows. In a recurrent layer, one matrix
         has the layer's inputs, another its hidden states at all steps. `Plan.completed` adds those of embeddings. The
-        sample of a matrix's inputs has up to `most_rows` rows.
+        sample of a matrix's inputs has up to `most_rows` rows. `with_moments`, their second moments are measured in the
+        same run.
         """
         collectors = statistics_collectors(self._layers, most_rows)
         if names is not None:
             collectors = {name: collector for name, collector in collectors.items() if name in names}
-        self.collect(collectors)
+        sources = matrix_sources(self._layers)
+        moments = {name: MomentCollector(sources[name].groups) for name in collectors} if with_moments else {}
+        self.collect(
+            {name: Collectors(own, moments[name]) for name, own in collectors.items()} if moments else collectors
+        )
         quantised = quantised_matrices(self._layers)
-        results = {name: collector.result() for name, collector in collectors.items()}
-        return {
-            name: replace(result, full_scale=quantised[name].full_scale) if name in quantised else result
-            for name, result in results.items()
-            if result is not None
-        }
+        results = {}
+        for name, collector in collectors.items():
+            if (result := collector.result()) is not None:
+                full_scale = quantised[name].full_scale if name in quantised else None
+                found = moments[name].result() if moments else None
+                results[name] = replace(result, full_scale=full_scale, moments=found)
+        return results
 
 
 def given_statistics(calibration: Mapping[str, InputStatistics]) -> dict[str, InputStatistics]:

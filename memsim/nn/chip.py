@@ -22,6 +22,7 @@ from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.deviation import Deviation
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import DigitalLayer, MappedLayer, Plan
+from memsim.post_training.fitting import MappingReport
 from memsim.report.text import as_html, as_text
 from memsim.units import counted
 
@@ -53,6 +54,8 @@ class ChipMapping:
     reads: ReadContext = field(default_factory=ReadContext)
     deviations: Mapping[str, Deviation] = field(default_factory=dict)
     """The deviation of each product from the exact one on calibration inputs; empty without calibration."""
+    report: MappingReport | None = None
+    """What the mapping recipe did; None for a mapped file of memsim 0.1."""
 
     def __post_init__(self) -> None:
         for matrix in self.layers.values():
@@ -74,7 +77,8 @@ class ChipMapping:
     def _parts(self) -> list[RenderableType]:
         reports = {name: matrix.programming for name, matrix in self.layers.items() if matrix.programming is not None}
         parts = mapping_parts(self.plan, self.programming_errors(), reports, self.deviations)
-        return [f"{self.spec.title}, seed {self.seed}", *parts, *summary_lines(self.plan)]
+        report = [] if self.report is None else [str(self.report)]
+        return [f"{self.spec.title}, seed {self.seed}", *parts, *summary_lines(self.plan), *report]
 
     @property
     def mapped(self) -> tuple[MappedLayer, ...]:
@@ -159,13 +163,14 @@ def remap(
 ) -> nn.Module:
     """Program another chip with the levels and scales of `chip` under `spec` from `seed`; `chip` is untouched.
 
-    Each layer keeps its bits, and the layers on arrays stay those of `chip`.
+    Each layer keeps its bits, and the layers on arrays stay those of `chip`. Trims, which belong to the cells of one
+    chip, are left behind. Raises InputError where `chip` has scales for each row tile and the tiles of `spec` have
+    other rows.
     """
     known = mapping_of(chip).plan.completed(statistics or {})
 
     def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
-        own = known.get(layer.name)
-        return MappedMatrix.from_levels(layer.name, old.levels, old.scale, layer.spec, seed, own, old.groups)
+        return old.programmed_again(layer.spec, seed, known.get(layer.name))
 
     return _with_matrices(chip, spec, seed, trial, program)
 
@@ -192,7 +197,8 @@ def _with_matrices(
     old = mapping_of(chip)
     layers = [layer.on(spec) for layer in old.mapped]
     matrices = {layer.name: make(old.layers[layer.name], layer) for layer in layers}
-    mapping = ChipMapping(Plan(tuple(layers), old.digital), spec, seed, matrices, ReadContext(seed, trial))
+    plan, reads = Plan(tuple(layers), old.digital), ReadContext(seed, trial)
+    mapping = ChipMapping(plan, spec, seed, matrices, reads, report=old.report)
     memo: dict[int, Any] = {id(old.layers[name]): matrix for name, matrix in matrices.items()}
     return copy.deepcopy(chip, memo | {id(old): mapping})
 

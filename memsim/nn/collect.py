@@ -38,6 +38,18 @@ class Collector(Protocol):
         """Add the rows of `x` [..., features]. Raises InputError where they hold NaN or Inf."""
 
 
+class Collectors:
+    """Several collectors of the same rows."""
+
+    def __init__(self, *collectors: Collector) -> None:
+        self._collectors = collectors
+
+    def add(self, x: Tensor) -> None:
+        """Add the rows of `x` [..., features] to each."""
+        for collector in self._collectors:
+            collector.add(x)
+
+
 class RowCounter:
     """A counter of the input rows of a matrix."""
 

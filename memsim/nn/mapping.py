@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from memsim.nn.calibration import (
     without_ranges,
 )
 from memsim.nn.chip import ChipMapping, with_mapping
-from memsim.nn.deviation import Deviation, deviating, deviation
+from memsim.nn.deviation import Deviation, deviating, deviation, first_few
 from memsim.nn.layer_adapters import (
     MappableLayer,
     mappable_layers,
@@ -46,7 +48,11 @@ from memsim.nn.plan import (
     unmatched_globs,
     usable_scale,
 )
+from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
+from memsim.post_training.fitting import LayerFit, MappingReport, fitted
+from memsim.post_training.moments import MOST_INPUTS, moments_of
+from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping
 
 
 def map_model(
@@ -57,6 +63,7 @@ def map_model(
     seed: int = 0,
     trial: int = 0,
     calibration: Calibration | None = None,
+    mapping: MappingRecipe | str | Path | Mapping[str, Any] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     progress: Progress = lambda name, done: None,
@@ -84,6 +91,7 @@ def map_model(
             twice: ADC ranges come from the noiseless read of all inputs through the cells of this chip. Statistics (see
             `measure_inputs`) hold a sample of the inputs, and no maximum of a signal. Without it a spec with converters
             cannot be run.
+        mapping: the recipe by which weights become levels, as `load_mapping` takes it; None rounds to the nearest.
         include: globs over the names of matrices; only matrices that match one of them are mapped. A matrix has the
             name of its layer; where a layer has several, their names are like `encoder.lstm.weight_hh_l0` and
             `encoder.attention.q_proj`. A matrix in several places, or that several layers share, goes by all of its
@@ -106,6 +114,8 @@ def map_model(
     spec = load_hardware(spec)
     if bits is not None:
         spec = spec.with_settings({"weights.bits": int(bits)})
+    recipe = load_mapping(mapping)
+    spec = recipe.on(spec)
     with evaluating(model):
         _require_mappable(model)
         layers = mappable_layers(model)
@@ -117,7 +127,7 @@ def map_model(
             statistics = given_statistics(calibration)
         elif calibration is not None:
             data = _calibration_data(model, layers, calibration, progress)
-            statistics = data.statistics({layer.name for layer in plan.mapped})
+            statistics = data.statistics({layer.name for layer in plan.mapped}, with_moments=recipe.needs_moments)
             _require_reached(statistics, (layer.source.is_lookup for layer in plan.mapped))
         statistics = plan.completed(statistics)
         doubts = [
@@ -143,10 +153,11 @@ def map_model(
         matrices, deviations = {}, {}
         on_cells = functools.partial(progress, "programming")
         on_cells(0.0)
-        for layer, matrix, found in program(plan, weight_of, trained, seed, statistics, data, on_cells):
-            matrices[layer.name] = matrix
-            if found is not None:
-                deviations[layer.name] = found
+        done = list(program(plan, weight_of, trained, seed, statistics, data, on_cells, recipe))
+        for layer in done:
+            matrices[layer.name] = layer.matrix
+            if layer.deviation is not None:
+                deviations[layer.name] = layer.deviation
         if not plan.cells:
             on_cells(1.0)
         if (warning := deviating(deviations)) is not None:
@@ -158,45 +169,106 @@ def map_model(
         for old in layers:
             if (new := replaced.get(id(old.module))) is not None:
                 old.part_from(new, memo)
-        mapping = ChipMapping(plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations)
-        return with_mapping(chip, mapping)
+        report = report_of(recipe, done)
+        on_chip = ChipMapping(
+            plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations, report
+        )
+        return with_mapping(chip, on_chip)
+
+
+@dataclass(frozen=True)
+class ProgrammedLayer:
+    """A layer of a plan with its matrix on arrays.
+
+    Attributes:
+        layer: the layer.
+        matrix: the calibrated matrix.
+        deviation: that of its product; None where its inputs are not known.
+        fit: what the mapping recipe did.
+        fit_seconds: the seconds that it took.
+    """
+
+    layer: MappedLayer
+    matrix: MappedMatrix
+    deviation: Deviation | None
+    fit: LayerFit
+    fit_seconds: float
+
+    @property
+    def name(self) -> str:
+        """The name of the layer."""
+        return self.layer.name
+
+
+def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer]) -> MappingReport:
+    """Return the report of what `recipe` did with all `layers`."""
+    layers = list(layers)
+    fits = {layer.name: layer.fit for layer in layers}
+    seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_moments else None
+    return MappingReport(recipe, fits, seconds)
 
 
 def program(
     plan: Plan,
     weight_of: Callable[[MappedLayer], Tensor],
-    trained: Mapping[str, tuple[int, Tensor] | None],
+    trained: Mapping[str, TrainedScale | None],
     seed: int,
     statistics: Mapping[str, InputStatistics],
     data: CalibrationData | None,
     progress: Callable[[float], None],
-) -> Iterator[tuple[MappedLayer, MappedMatrix, Deviation | None]]:
-    """Program the layers of `plan`, calibrate them, and yield each with its matrix on arrays and its deviation.
+    recipe: MappingRecipe = NEAREST,
+) -> Iterator[ProgrammedLayer]:
+    """Fit the layers of `plan` as `recipe` says, program and calibrate them, and yield each.
 
     Args:
         plan: the layers.
         weight_of: gives the weight of a layer, [out, in / groups]; it is called again for the deviation.
-        trained: by matrix, for those that were trained with quantisers: the bits and the scale.
+        trained: what matrices were trained for, by name, for those that were trained with quantisers.
         seed: the seed of the chip.
         statistics: the inputs, by matrix; a matrix without them stays uncalibrated, and its deviation is None.
         data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
         progress: is called with the fraction of the cells that is programmed.
+        recipe: the way in which weights become levels.
+
+    Raises:
+        InputError: where the recipe needs second moments of inputs, and nothing is known of them.
     """
-    matrices, done, cells = {}, 0, plan.cells
+    scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
+    if recipe.needs_moments:
+        _require_inputs(recipe, [layer.name for layer in plan.mapped if scales[layer.name] is None], statistics)
+    matrices, fits, done, cells = {}, {}, 0, plan.cells
     for layer in plan.mapped:
-        weight = weight_of(layer)
-        scale = usable_scale(layer, trained.get(layer.name))
-        groups = layer.source.groups
-        matrices[layer.name] = MappedMatrix.from_weight(layer.name, weight, layer.spec, seed, None, groups, scale)
+        name, groups, own = layer.name, layer.source.groups, statistics.get(layer.name)
+        started = time.perf_counter()
+        moments = moments_of(own, groups) if own is not None and recipe.needs_moments else None
+        found = fitted(weight_of(layer), layer.spec, recipe, moments, scales[name], groups, _why_without(own))
+        fits[name] = found.fit, time.perf_counter() - started
+        matrices[name] = MappedMatrix.from_levels(name, found.levels, found.scale, layer.spec, seed, None, groups)
         done += layer.tiling.cells
         progress(done / cells)
     calibrate(matrices, statistics, data)
     for layer in plan.mapped:
-        matrix, found = matrices[layer.name], None
+        matrix, deviates = matrices[layer.name], None
         if layer.name in statistics:
             exact = None if layer.name in trained else weight_of(layer)
-            found = deviation(matrix, statistics[layer.name], exact, seed)
-        yield layer, matrix, found
+            deviates = deviation(matrix, statistics[layer.name], exact, seed)
+        yield ProgrammedLayer(layer, matrix, deviates, *fits[layer.name])
+
+
+def _require_inputs(recipe: MappingRecipe, names: Sequence[str], statistics: Mapping[str, InputStatistics]) -> None:
+    """Raise InputError where `recipe` is to fit the layers `names`, and nothing is known of the inputs of any."""
+    if names and not any(name in statistics for name in names):
+        raise InputError(
+            f"mapping {recipe.name}: needs the inputs of {first_few(names)}, which are not known; calibrate "
+            "(--calibrate DATA; in Python, calibration=batches), or use the mapping nearest"
+        )
+
+
+def _why_without(statistics: InputStatistics | None) -> str:
+    """Return why there are no second moments of the inputs."""
+    if statistics is None:
+        return "not reached by calibration"
+    return "one-hot inputs" if statistics.is_one_hot else f"more than {MOST_INPUTS} inputs"
 
 
 def _calibration_data(
@@ -227,6 +299,7 @@ def measure_inputs(
     model: nn.Module,
     batches: Callable[[nn.Module], object] | Iterable[Any],
     *,
+    with_moments: bool = False,
     progress: Progress = lambda name, done: None,
 ) -> dict[str, InputStatistics]:
     """Measure the inputs of each layer of `model`, once for the calibration of any number of chips.
@@ -238,8 +311,10 @@ def measure_inputs(
 
     The statistics are by the names of matrices, and hold for any hardware. `batches` are what `map_model` takes as
     `calibration`: batches to run `model` on, or a function that runs the network it is given. A copy runs, in
-    evaluation mode. `progress` is called with "calibration" and the fraction of the batches that have run. Raises
-    InputError where no layer is reached that can be mapped.
+    evaluation mode. `progress` is called with "calibration" and the fraction of the batches that have run. With
+    `with_moments`, the second moments of the inputs are measured in the same run, which mapping recipes other than
+    `nearest` use; each takes the square of the number of inputs in memory. Raises InputError where no layer is reached
+    that can be mapped.
     """
     require_types(measure_inputs, locals())
     if isinstance(batches, Mapping):
@@ -247,7 +322,8 @@ def measure_inputs(
     with evaluating(model):
         _require_mappable(model)
         layers = mappable_layers(model)
-        statistics = _calibration_data(model, layers, batches, progress).statistics()
+        data = _calibration_data(model, layers, batches, progress)
+        statistics = data.statistics(with_moments=with_moments)
         _require_reached(statistics, (layer.is_lookup for layer in layers))
         return statistics
 

@@ -27,7 +27,7 @@ from memsim.nn.layer_adapters import (
 )
 from memsim.nn.quantisers import quantiser_tensors
 from memsim.nn.roles import role_name
-from memsim.nn.rounding import QUANTISERS
+from memsim.nn.rounding import QUANTISERS, TrainedScale
 from memsim.nn.sources import WeightSource
 from memsim.nn.tensor_names import Shapes, matrices_by_tensor, tables_perhaps_tied
 
@@ -241,7 +241,7 @@ def plan_modules(model: nn.Module, spec: HardwareSpec, selection: Selection) -> 
             reason = selection.reason_to_skip([*names[name], *([] if role is None else [role])], spec)
         if reason is None:
             trained = quantised[name].trained_scale if name in quantised else None
-            mapped.append(MappedLayer.make(name, source, spec, trained_bits=trained and trained[0]))
+            mapped.append(MappedLayer.make(name, source, spec, trained_bits=trained and trained.bits))
         else:
             digital.append(DigitalLayer(name, source.shape, reason, source, math.prod(source.shape)))
     counted = {id(parameter) for layer in layers for parameter in layer.own_parameters()}
@@ -294,11 +294,25 @@ def _description(module: nn.Module) -> str:
     return kind.__name__ if is_of_torch or not hasattr(nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
 
 
-def usable_scale(layer: MappedLayer, trained: tuple[int, Tensor] | None) -> Tensor | None:
-    """Return the scale that a matrix was `trained` with; None unless it has the bits that it was trained for."""
-    if trained is None or trained[0] != layer.tiling.bits or len(trained[1]) not in (1, layer.source.shape[0]):
+def usable_scale(layer: MappedLayer, trained: TrainedScale | None) -> Tensor | None:
+    """Return the scale that a matrix was `trained` with; None unless it has the bits that it was trained for.
+
+    Scales for each of several row tiles need tiles of the same rows, too.
+    """
+    if trained is None or trained.bits != layer.tiling.bits:
         return None
-    return trained[1]
+    scale, outputs = trained.scale, layer.source.shape[0]
+    if scale.ndim == 2 and len(scale) == 1:
+        scale = scale[0]  # one tile held whole columns
+    if scale.ndim == 2 and not fits_tiles(layer, trained):
+        return None
+    shapes = ((1,), (outputs,), (layer.tiling.row_tiles, outputs))
+    return scale if tuple(scale.shape) in shapes else None
+
+
+def fits_tiles(layer: MappedLayer, trained: TrainedScale) -> bool:
+    """Return whether the tiles of `layer` have the rows of those that the scales of `trained` belong to, if any."""
+    return trained.tile_rows in (None, layer.spec.tile.rows) or len(trained.scale) == 1
 
 
 def chosen_bits(spec: HardwareSpec, plan: Plan) -> HardwareSpec:

@@ -49,7 +49,7 @@ class WeightsConfig(Section):
     """The rounding of weights: `lsq` learns the scales, `minmax` observes them."""
 
     method: Method = "lsq"
-    scale: Literal["per_channel", "per_tensor"] = "per_channel"
+    scale: Literal["per_channel", "per_tensor", "per_tile"] = "per_channel"
 
 
 class InputsConfig(Section):
@@ -254,7 +254,9 @@ class Quantisation:
         """Put quantisers for `matrix` [out, in / groups] into `product`; `usual_input` is the median input range."""
         config = self.config
         weights = BinaryPlanes(scale=config.weights.scale, scale_method=_FIRST_SCALE[config.weights.method])
-        product.weight_quantiser = WeightQuantiser.fitted(matrix, bits_of(spec), config.weights.method, weights)
+        product.weight_quantiser = WeightQuantiser.fitted(
+            matrix, bits_of(spec), config.weights.method, weights, spec.tile.rows
+        )
         if config.inputs is not None and input_bits is not None and not source.is_lookup:
             learned = config.inputs.method == "lsq"
             first = statistics.percentile(config.inputs.percentile) if learned else statistics.absmax

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from memsim.nn.named_layers import NamedLayer
-from memsim.nn.rounding import QUANTISERS, ActivationQuantiser, WeightQuantiser, dtype_of_state
+from memsim.nn.rounding import QUANTISERS, ActivationQuantiser, TrainedScale, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
 from memsim.nn.transfer import HardwareTransfer
 
@@ -48,12 +48,10 @@ class QuantisedProduct(nn.Module):
         return None
 
     @property
-    def trained_scale(self) -> tuple[int, Tensor] | None:
-        """The bits that the matrix was trained for, and its scale [out] or [1]; None where it was not quantised."""
+    def trained_scale(self) -> TrainedScale | None:
+        """The bits that the matrix was trained for, and its scale; None where it was not quantised."""
         quantiser = self.weight_quantiser
-        if not isinstance(quantiser, WeightQuantiser):
-            return None
-        return quantiser.weight_bits, quantiser.positive_scale().detach().float()
+        return quantiser.trained if isinstance(quantiser, WeightQuantiser) else None
 
 
 class RoundedMatrix:

@@ -18,7 +18,12 @@ from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, replace_modules
 from memsim.nn.quantised_product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
-from memsim.nn.rounding import LEAST, ActivationQuantiser, WeightQuantiser
+from memsim.nn.rounding import LEAST, ActivationQuantiser, TrainedScale, WeightQuantiser
+
+BITS = (2, 16)
+"""The least and the largest number of bits of a quantiser."""
+MOST_ROWS = 65536
+"""The largest number of rows of a tile."""
 
 _SUFFIX = "_quantiser"
 _OF_PRODUCTS = tuple(f"{part}{_SUFFIX}" for part in ("weight", "input", "output"))
@@ -43,17 +48,18 @@ def quantiser_tensors(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.rpartition(".")[0].endswith(_SUFFIX) or _TRANSFER in name]
 
 
-def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor]]:
-    """Return the bits that each matrix was trained for and its scale [out] or [1], by the matrix's name.
+def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, TrainedScale]:
+    """Return the bits that each matrix was trained for and its scale, by the matrix's name.
 
-    Raises InputError for an invalid number of bits.
+    Raises InputError for an invalid number of bits, or of the rows of a tile that has scales of its own.
     """
     end = f".weight{_SUFFIX}.scale"
     products = [name.removesuffix(end) for name in tensors if name.endswith(end)]
     return {
-        _matrix_of(product): (
-            _stored_bits(f"{product}.weight{_SUFFIX}.bits", tensors),
+        _matrix_of(product): TrainedScale(
+            _stored_number(f"{product}.weight{_SUFFIX}.bits", tensors, *BITS),
             tensors[product + end].float().clamp_min(LEAST),
+            _tile_rows(f"{product}.weight{_SUFFIX}", tensors),
         )
         for product in products
         if f"{product}.weight{_SUFFIX}.bits" in tensors
@@ -73,12 +79,23 @@ def taken_over(names: Iterable[str], mapped: Container[str]) -> list[str]:
     ]
 
 
-def _stored_bits(name: str, tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of bits in the tensor `name`. Raises InputError unless it is a whole number from 2 to 16."""
-    bits = tensors[name].reshape(-1).tolist()
-    if len(bits) != 1 or bits[0] not in range(2, 17):
-        raise InputError(f"{name} is {bits[:3]}; it must be one number, 2 to 16")
-    return int(bits[0])
+def _stored_number(name: str, tensors: Mapping[str, Tensor], least: int, most: int) -> int:
+    """Return the number in the tensor `name`. Raises InputError unless it is whole and from `least` to `most`."""
+    numbers = tensors[name].reshape(-1).tolist()
+    if len(numbers) != 1 or numbers[0] not in range(least, most + 1):
+        raise InputError(f"{name} is {numbers[:3]}; it must be one number, {least} to {most}")
+    return int(numbers[0])
+
+
+def _tile_rows(quantiser: str, tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the rows of the tiles that have scales of their own; None where the scale of `quantiser` is another.
+
+    Raises InputError where there are no rows to scales of tiles, or the other way round.
+    """
+    name, of_tiles = f"{quantiser}.tile_rows", tensors[f"{quantiser}.scale"].ndim == 2
+    if of_tiles != (name in tensors):
+        raise InputError(f"the file has only one of {name} and a {quantiser}.scale of tiles; it is damaged")
+    return _stored_number(name, tensors, 1, MOST_ROWS) if of_tiles else None
 
 
 def _matrix_of(product: str) -> str:
@@ -92,7 +109,7 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     They hold no values until the model's state is loaded. Raises InputError where a tensor of one is missing or wrong.
     """
     stored = [key for key in tensors if key.endswith(f"{_SUFFIX}.bits")]
-    found = {key.removesuffix(".bits"): _stored_bits(key, tensors) for key in stored}
+    found = {key.removesuffix(".bits"): _stored_number(key, tensors, *BITS) for key in stored}
     if not found:
         return
     layers = {id(layer.module): layer for layer in mappable_layers(model) if layer.adapter in QUANTISED}
@@ -105,8 +122,12 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         value = f"{name}.{'scale' if is_weight else 'range'}"
         if value not in tensors:
             raise InputError(f"the file has {name}.bits but not {value}; it is damaged")
-        make = WeightQuantiser if is_weight else ActivationQuantiser
-        quantiser = make(bits, torch.empty_like(tensors[value], device="meta"), "minmax")
+        state = torch.empty_like(tensors[value], device="meta")
+        quantiser: nn.Module = (
+            WeightQuantiser(bits, state, "minmax", tile_rows=_tile_rows(name, tensors))
+            if is_weight
+            else ActivationQuantiser(bits, state, "minmax")
+        )
         setattr(owner, name.rpartition(".")[2], quantiser.train(owner.training))
     replace_modules(model, replacements)
     refuse_fused_kernels(model)

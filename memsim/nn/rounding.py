@@ -12,10 +12,11 @@ dead ReLU) follow the weights and inputs, and are learned only while they fit th
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from memsim.crossbar import convert, encode
 from memsim.hardware import BinaryPlanes, Weights
@@ -31,10 +32,10 @@ FOLLOWED_VALUES = 1 << 16  # the number of values of a batch, roughly, of which 
 class _Rounding(torch.autograd.Function):
     """The multiples of a step nearest to `x`, with the gradients of LSQ (Esser et al., ICLR 2020, equations 3 and 5).
 
-    `x` has one `step` for all its values or, as [rows, 1], one for each of its rows. The code of a value is the value
+    `x` has one `step` for all its values or, as [..., 1], one for each of its rows. The code of a value is the value
     times `per_step` or, where that is None, divided by `step`, rounded and limited to +-`largest`. The gradient with
     respect to `x` passes where `x` is in range, and where `passes` is true. The gradient with respect to `step`,
-    codes - x / step in range and codes beyond, is multiplied by `gradient_scale`.
+    codes - x / step in range and codes beyond, is multiplied by `gradient_scale`, a number or one for each step.
     """
 
     @staticmethod
@@ -44,7 +45,7 @@ class _Rounding(torch.autograd.Function):
         step: Tensor,
         per_step: Tensor | None,
         largest: int,
-        gradient_scale: float,
+        gradient_scale: float | Tensor,
         passes: Tensor | None,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -77,7 +78,7 @@ def _rounded(
     x: Tensor,
     step: Tensor,
     largest: int,
-    values: int,
+    values: int | Tensor,
     dtype: torch.dtype | None,
     per_step: Tensor | None = None,
     passes: Tensor | None = None,
@@ -118,38 +119,63 @@ def _hold(module: nn.Module, name: str, value: Tensor, method: Method) -> None:
         module.register_buffer(name, value)
 
 
+class TrainedScale(NamedTuple):
+    """The weight bits that a matrix was trained for, and its scale.
+
+    The scale is [out], [1] or, on tiles of `tile_rows` rows, [row_tiles, out].
+    """
+
+    bits: int
+    scale: Tensor
+    tile_rows: int | None = None
+
+
 class WeightQuantiser(nn.Module):
-    """A quantiser of a weight [out, in] to levels * `scale`; `scale` is [out] (per channel) or [1] (per tensor).
+    """A quantiser of a weight [out, in] to levels * `scale`, which is [out], [1] or [row_tiles, out].
 
     The method `lsq` learns the scale. The method `minmax` observes it in training: the largest magnitude so far is on
-    the last level. `followed` [n] holds the indices of the scales that follow the weights (`lsq` only); None for none.
+    the last level. `followed` [n] holds the indices of the flat scale that follow the weights (`lsq` only); None for
+    none. `tile_rows` [] are the rows of the tiles that have scales of their own; None for other scales.
     """
 
     scale: Tensor
     followed: Tensor | None
+    tile_rows: Tensor | None
 
-    def __init__(self, bits: int, scale: Tensor, method: Method = "lsq", followed: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        bits: int,
+        scale: Tensor,
+        method: Method = "lsq",
+        followed: Tensor | None = None,
+        tile_rows: int | None = None,
+    ) -> None:
         super().__init__()
+        self._rows_of_tile = tile_rows
         self.method = method
         self.weight_bits = bits
         self.largest = encode.max_level(bits)
         self.register_buffer("bits", torch.tensor(bits))
         self.register_buffer("followed", followed, persistent=False)
+        self.register_buffer("tile_rows", None if tile_rows is None else torch.tensor(tile_rows))
         _hold(self, "scale", scale, method)
 
     @classmethod
-    def fitted(cls, weight: Tensor, bits: int, method: Method, config: Weights) -> WeightQuantiser:
+    def fitted(
+        cls, weight: Tensor, bits: int, method: Method, config: Weights, tile_rows: int | None = None
+    ) -> WeightQuantiser:
         """Return a quantiser with the scale that mapping would choose for `weight` [out, in], 0 where all of it is 0.
 
         Scales follow the weights where these are below NEGLIGIBLE times the weights with which layers are usually
-        initialised.
+        initialised. `tile_rows` are the rows of a tile, for scales per tile.
         """
         weight = weight.detach()
-        scale = encode.fit_scale(weight, bits, config).to(dtype_of_state(weight))
-        largest = _rows(weight, scale).abs().amax(dim=1)
-        scale = torch.where(largest > 0, scale, torch.zeros_like(scale))
+        scale = encode.fit_scale(weight, bits, config, tile_rows).to(dtype_of_state(weight))
+        rows_of_tile = tile_rows if scale.ndim == 2 else None
+        largest = _rows(weight, scale, rows_of_tile).abs().amax(dim=1)
+        scale = torch.where(largest.view_as(scale) > 0, scale, torch.zeros_like(scale))
         (followed,) = torch.nonzero(largest < NEGLIGIBLE / math.sqrt(weight.shape[1]), as_tuple=True)
-        return cls(bits, scale, method, followed if method == "lsq" and len(followed) else None)
+        return cls(bits, scale, method, followed if method == "lsq" and len(followed) else None, rows_of_tile)
 
     def forward(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Round `weight` [out, in] to numbers of `dtype`, by default that of the scale.
@@ -158,14 +184,34 @@ class WeightQuantiser(nn.Module):
         """
         if self.method == "minmax" and self.training:
             self._observe(weight.detach())
-        passes = None
-        if self.followed is not None:
-            if self.training:
-                self._follow(weight.detach(), self.followed)
-            passes = torch.zeros_like(self.scale, dtype=torch.bool).index_fill_(0, self.followed, True)[:, None]
+        if self.followed is not None and self.training:
+            self._follow(weight.detach(), self.followed)
+        passes = None if self.followed is None else self._each(self._follows(self.followed))
         scale = self.positive_scale()
-        values = weight.numel() // len(scale)
-        return _rounded(weight, scale[:, None], self.largest, values, dtype, passes=passes)
+        if self._rows_of_tile is None:
+            values = weight.numel() // len(scale)
+            return _rounded(weight, self._each(scale), self.largest, values, dtype, passes=passes)
+        rows, width = self._rows_of_tile, weight.shape[1]
+        padded = F.pad(weight, (0, -width % rows)) if width % rows else weight
+        values_of_tiles = (width - rows * torch.arange(len(scale), device=weight.device)).clamp(max=rows)[:, None]
+        tiles = padded.unflatten(1, (-1, rows))  # [out, row_tiles, rows]
+        rounded = _rounded(tiles, self._each(scale), self.largest, values_of_tiles, dtype, passes=passes)
+        return rounded.flatten(1)[:, :width]
+
+    def _each(self, of_scales: Tensor) -> Tensor:
+        """Return a value for each scale in a shape that broadcasts with weights [out, in] or [out, row_tiles, rows]."""
+        return of_scales[:, None] if of_scales.ndim == 1 else of_scales.T[..., None]
+
+    def _follows(self, followed: Tensor) -> Tensor:
+        """Return which scales follow the weights, in the shape of the scale."""
+        follows = torch.zeros_like(self.scale, dtype=torch.bool)
+        follows.view(-1).index_fill_(0, followed, True)
+        return follows
+
+    @property
+    def trained(self) -> TrainedScale:
+        """The bits and the scale, for mapping."""
+        return TrainedScale(self.weight_bits, self.positive_scale().detach().float(), self._rows_of_tile)
 
     def positive_scale(self) -> Tensor:
         """Return `scale`, or LEAST where training has made it smaller."""
@@ -173,34 +219,36 @@ class WeightQuantiser(nn.Module):
 
     def learned_from_the_start(self) -> Tensor:
         """Return the scales [n] that do not follow the weights."""
-        scale = self.scale.detach()
+        scale = self.scale.detach().reshape(-1)
         return scale if self.followed is None else scale[~torch.isin(torch.arange(len(scale)), self.followed.cpu())]
 
     @torch.no_grad()
     def levels(self, weight: Tensor) -> Tensor:
         """Return the levels [out, in] of `weight`, whole numbers in its dtype."""
-        return self._levels(weight, self.positive_scale())
+        width = weight.shape[1]
+        return self._levels(weight, encode.scale_of_weights(self.positive_scale(), width, self._rows_of_tile or width))
 
     def _levels(self, rows: Tensor, scale: Tensor) -> Tensor:
-        return (rows / scale[:, None]).round_().clamp_(-self.largest, self.largest)
+        return (rows / scale).round_().clamp_(-self.largest, self.largest)
 
     def _observe(self, weight: Tensor) -> None:
-        largest = _rows(weight, self.scale).abs().amax(dim=1)
+        largest = _rows(weight, self.scale, self._rows_of_tile).abs().amax(dim=1).view_as(self.scale)
         self.scale.copy_(torch.maximum(self.scale, largest / self.largest))
 
     @torch.no_grad()
     def _follow(self, weight: Tensor, followed: Tensor) -> None:
         """Fit anew the scales that no longer fit: weights are clipped, or leave levels unused."""
-        rows, scale = _rows(weight, self.scale)[followed], self.positive_scale()[followed]
-        levels = self._levels(rows, scale)
+        rows = _rows(weight, self.scale, self._rows_of_tile)[followed]
+        scale, stored = self.positive_scale().view(-1)[followed], self.scale.data.view(-1)
+        levels = self._levels(rows, scale[:, None])
         grown = (rows * levels).sum(dim=1) / (levels.square().sum(dim=1) * scale)  # NaN where all levels are 0
         fits = ((grown - 1).abs() < 0.1) & (levels.abs().amax(dim=1) > self.largest / 2)
         is_zero = ~rows.any(dim=1)
-        self.scale.data[followed[is_zero]] = 0
+        stored[followed[is_zero]] = 0
         (outdated,) = torch.nonzero(~(fits | is_zero), as_tuple=True)
         if len(outdated):
             fitted = encode.fit_scale(rows[outdated], self.weight_bits, _LEAST_SQUARES)
-            self.scale.data[followed[outdated]] = fitted.to(self.scale.dtype)
+            stored[followed[outdated]] = fitted.to(self.scale.dtype)
 
     def extra_repr(self) -> str:
         """Return the largest level and the method."""
@@ -210,8 +258,10 @@ class WeightQuantiser(nn.Module):
 _LEAST_SQUARES = BinaryPlanes(scale="per_channel", scale_method="mse")
 
 
-def _rows(weight: Tensor, scale: Tensor) -> Tensor:
-    """Return `weight` [out, in] with one row for each of its scales."""
+def _rows(weight: Tensor, scale: Tensor, tile_rows: int | None) -> Tensor:
+    """Return `weight` [out, in] with one row for each value of the flat `scale`; `tile_rows` are those of its tiles."""
+    if tile_rows is not None:
+        return encode.by_tile(weight, tile_rows).flatten(0, 1)
     return weight if len(scale) == len(weight) else weight.reshape(1, -1)
 
 

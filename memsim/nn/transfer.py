@@ -88,11 +88,12 @@ class HardwareTransfer(nn.Module):
     def programmed(self, levels: Tensor, scale: Tensor, full_scale: float) -> Callable[[Iterable[Tensor]], Tensor]:
         """Return a function that multiplies rows [n, in], given in parts, giving [n, out] in float32.
 
-        The product is in the units of x @ W.T. `levels` [out, in / groups] are whole numbers, `scale` is [out] or [1],
-        and `full_scale` is the input at the DAC's full scale. In training, a transfer that was calibrated when no
-        column had a signal is calibrated again, to the first rows that give one.
+        The product is in the units of x @ W.T. `levels` [out, in / groups] are whole numbers, `scale` is [out], [1] or
+        [row_tiles, out], and `full_scale` is the input at the DAC's full scale. In training, a transfer that was
+        calibrated when no column had a signal is calibrated again, to the first rows that give one.
         """
         spec, where = self.spec, levels.device
+        of_tiles, of_sum = (scale.float(), full_scale) if scale.ndim == 2 else (None, scale * full_scale)
 
         def operators() -> Operator | PackedOperator:
             significances = encode.slice_significances(bits_of(spec), spec.weights.cell_bits).to(where)
@@ -102,10 +103,13 @@ class HardwareTransfer(nn.Module):
             rows = min(spec.tile.rows, tiling.in_features)  # nothing is added by the rows that a matrix does not use
 
             def operator(_: int, outputs: slice) -> Operator:
-                part, adc = cells.of_outputs(outputs), spec.adc
+                part, adc, range_ = cells.of_outputs(outputs), spec.adc, self.adc_range
+                factors = None if of_tiles is None else of_tiles[:, outputs]
                 if adc is None or where.type != "cpu":
-                    return Operator.make(drive, part.difference(), None, rows, significances, adc, self.adc_range)
-                return Operator.of_columns(drive, rows, part.shape, part.columns, significances, adc, self.adc_range)
+                    planes = (part.difference(), None, rows, significances)
+                    return Operator.make(drive, *planes, adc, range_, tile_factors=factors)
+                planes_of = (part.shape, part.columns, significances)
+                return Operator.of_columns(drive, rows, *planes_of, adc, range_, factors)
 
             return packed(tiling, operator)
 
@@ -122,7 +126,7 @@ class HardwareTransfer(nn.Module):
                         whole = operators()
                     products.append(whole.read(rows.float()))
                 product = products[0] if len(products) == 1 else torch.cat(products)
-                return product.mul_(scale * full_scale)
+                return product.mul_(of_sum)
 
         return read
 

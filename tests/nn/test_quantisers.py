@@ -221,7 +221,7 @@ def test_tensors_keep_their_names_and_give_the_quantisers_back() -> None:
     state = digital.state_dict()
     assert set(names) < set(state)
     assert sorted(set(state) - set(names)) == sorted(quantiser_tensors(state))
-    assert {layer: bits for layer, (bits, _) in trained_scales(state).items()} == {"0": 3, "1": 2}
+    assert {layer: found.bits for layer, found in trained_scales(state).items()} == {"0": 3, "1": 2}
 
     again = nn.Sequential(nn.Linear(40, 6), nn.Linear(6, 3))
     restore_quantisers(again, state)

@@ -1,0 +1,1 @@
+"""Mapping of trained weights to levels: recipes, second moments of inputs, and error feedback."""

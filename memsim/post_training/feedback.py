@@ -1,0 +1,111 @@
+"""Error feedback (GPTQ, Frantar et al., ICLR 2023) on the levels of arrays.
+
+The inputs of a matrix are taken one after the other. The weights of each are rounded, and their errors are made up for
+by the weights of the inputs that are still to come, as well as these can: with second moments H of the inputs, the
+least-squares change of the later weights is a row of U / U_ii, where U is the upper triangular factor of H^-1 = U^T U.
+
+Everything after the factor is computed by kernels that round each operation by itself, in one order whatever the number
+of threads. The factor is LAPACK's, whose sums depend on the machine and on its threads; it is rounded to float32, so
+that the last bits of its sums hardly ever reach a level. The same machine gives the same levels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memsim.portable.kernels import as_array, in_threads, kernel
+
+BLOCK = 128
+"""Inputs whose errors reach the weights of later inputs together."""
+
+_MOST_TRIES = 8
+
+
+def feedback(
+    weight: Tensor, step: Tensor, moments: Tensor, largest: int, damping: float, *, by_importance: bool = True
+) -> tuple[Tensor, float]:
+    """Return levels [out, in], float64, of least error of the product, and the damping that was used.
+
+    An output whose levels by feedback are further from the exact product than by rounding is rounded.
+
+    Args:
+        weight: [out, in].
+        step: the step between levels for every weight, [out, in].
+        moments: the second moments of the inputs, [in, in].
+        largest: the largest level.
+        damping: the part of the mean of the moments' diagonal that is added to it. It is raised by factors of ten
+            where moments that have no inverse need more.
+        by_importance: take the inputs with the largest moments first, and otherwise as they are given.
+    """
+    exact, step = weight.double(), step.double()
+    rounded = (exact / step).round().clamp(-largest, largest)
+    moments = moments.double()
+    diagonal = moments.diagonal()
+    if not (diagonal > 0).any():
+        return rounded, damping
+    order = diagonal.argsort(descending=True, stable=True) if by_importance else torch.arange(len(diagonal))
+    factor, damping = _factor(moments[order][:, order], damping)
+    values, steps = exact[:, order].contiguous(), step[:, order].contiguous()
+    found = torch.empty_like(values)
+    arrays = (as_array(values), as_array(steps), as_array(factor), float(largest), found.numpy())
+
+    def part(first: int, last: int) -> int:
+        _feed_back(*arrays, first, last)
+        return 0
+
+    in_threads(part, len(values))
+    levels = torch.empty_like(found)
+    levels[:, order] = found
+    is_better = product_errors(levels * step - exact, moments) < product_errors(rounded * step - exact, moments)
+    return torch.where(is_better[:, None], levels, rounded), damping
+
+
+def product_errors(change: Tensor, moments: Tensor) -> Tensor:
+    """Return the mean square [out] of a product's errors by a `change` [out, in] of weights, over the inputs."""
+    change, moments = change.float(), moments.float()
+    return ((change @ moments) * change).sum(dim=1)
+
+
+def _factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
+    """Return U / diag(U) [in, in], float32, for H^-1 = U^T U of the damped `moments` [in, in], and the damping."""
+    mean = moments.diagonal().mean()
+    for _ in range(_MOST_TRIES):
+        damped = moments + damping * mean * torch.eye(len(moments), dtype=moments.dtype)
+        # H = R R^T with R upper triangular, by Cholesky's factor of the inputs in reverse; then U = R^-1
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        if not failed:
+            break
+        damping *= 10
+    else:
+        raise ValueError("the second moments are not those of any inputs")
+    upper = torch.linalg.solve_triangular(lower.flip(0, 1), torch.eye(len(moments), dtype=moments.dtype), upper=True)
+    return (upper / upper.diagonal()[:, None]).float(), damping
+
+
+def _feed_back_of(values, steps, factor, largest, levels, first, last):  # type: ignore[no-untyped-def]
+    """Write the `levels` of rows `first` to `last` - 1 of `values` [out, in], which are overwritten."""
+    inputs = values.shape[1]
+    errors = np.empty(BLOCK)
+    for start in range(0, inputs, BLOCK):
+        end = min(start + BLOCK, inputs)
+        for row in range(first, last):
+            for i in range(start, end):
+                step = steps[row, i]
+                level = min(max(np.rint(values[row, i] / step), -largest), largest)
+                error = values[row, i] - level * step
+                levels[row, i], errors[i - start] = level, error
+                for j in range(i + 1, end):
+                    values[row, j] -= error * factor[i, j]
+            for i in range(0, BLOCK, 4):  # four at once, so that values are loaded and stored less often
+                if end == inputs:
+                    break
+                first_, second, third, fourth = errors[i], errors[i + 1], errors[i + 2], errors[i + 3]
+                at = start + i
+                for j in range(end, inputs):
+                    made_up = first_ * factor[at, j] + second * factor[at + 1, j]
+                    values[row, j] -= made_up + (third * factor[at + 2, j] + fourth * factor[at + 3, j])
+
+
+_feed_back = kernel(_feed_back_of)

@@ -1,0 +1,175 @@
+"""The levels and scales of one matrix, as a mapping recipe chooses them, and the report of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from memsim.crossbar import encode
+from memsim.hardware import HardwareSpec
+from memsim.post_training.feedback import feedback, product_errors
+from memsim.post_training.recipe import MappingRecipe
+from memsim.post_training.scales import weighted_scale
+from memsim.units import counted
+
+TRAINED, NEAREST, FEEDBACK = "trained", "nearest", "feedback"
+"""The methods of `LayerFit`: rounding to the scale of training, to a scale that was searched, and error feedback."""
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What a recipe did with one matrix.
+
+    Attributes:
+        method: `nearest`, `feedback`, or `trained` for rounding with the scale of training.
+        reason: why it is rounded although the recipe has error feedback; None where there is none to give.
+        product_error: the relative error of the product by the levels, over the inputs of calibration; None where
+            their second moments are not known.
+        rounding_error: the same for rounding each weight with these scales.
+        damping: the part of the mean of the moments' diagonal that was added to it.
+    """
+
+    method: str
+    reason: str | None = None
+    product_error: float | None = None
+    rounding_error: float | None = None
+    damping: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without those that are None."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class MappingReport:
+    """What a recipe did with the layers of a network."""
+
+    recipe: MappingRecipe
+    layers: Mapping[str, LayerFit]
+    seconds: float | None = field(default=None, compare=False)
+    """The seconds that it took; None for a recipe that only rounds, and for a mapped file that was read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "layers": {name: fit.to_dict() for name, fit in self.layers.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MappingReport:
+        """Make the report that `to_dict` wrote. Raises ValueError for anything else."""
+        return _REPORT.validate_python(values)
+
+    def __str__(self) -> str:
+        """A line such as `mapping feedback: 40 layers by error feedback, 2 with scales of training; 12.0 s`."""
+        counts = Counter(fit.method for fit in self.layers.values())
+        said = [f"{counted(counts[method], 'layer')} {words}" for method, words in _WORDS.items() if counts[method]]
+        took = "" if self.seconds is None else f"; {self.seconds:.1f} s"
+        return f"mapping {self.recipe.name}: {', '.join(said)}{took}"
+
+
+_WORDS = {
+    FEEDBACK: "by error feedback",
+    NEAREST: "by rounding to nearest",
+    TRAINED: "with scales of training, by rounding to nearest",
+}
+_REPORT = TypeAdapter(MappingReport)
+
+
+@dataclass(frozen=True)
+class FittedMatrix:
+    """The levels of a matrix [out, in / groups], its scale, and what the recipe did."""
+
+    levels: Tensor
+    scale: Tensor
+    fit: LayerFit
+
+
+def fitted(
+    weight: Tensor,
+    spec: HardwareSpec,
+    recipe: MappingRecipe,
+    moments: Tensor | None = None,
+    trained: Tensor | None = None,
+    groups: int = 1,
+    why_without: str | None = None,
+) -> FittedMatrix:
+    """Fit `weight` [out, in / groups] to the levels of the resolved `spec` as `recipe` says.
+
+    Args:
+        weight: the matrix, or its blocks one below the other.
+        spec: the spec of the layer, with its bits chosen.
+        recipe: the recipe.
+        moments: the second moments of the inputs, [groups, in / groups, in / groups]; without them weights are rounded.
+        trained: the scale of training, which is kept, and whose levels are the nearest ones.
+        groups: the number of blocks.
+        why_without: the reason why there are no moments.
+    """
+    bits, config, tile_rows = encode.bits_of(spec), spec.weights, spec.tile.rows
+    if trained is not None:
+        return _rounded(weight, trained, spec, LayerFit(TRAINED))
+    if moments is None or not recipe.needs_moments:
+        reason = why_without if recipe.needs_moments else None
+        return _rounded(weight, encode.fit_scale(weight, bits, config, tile_rows), spec, LayerFit(NEAREST, reason))
+    moments = moments.cpu()
+    values = weight.detach().cpu().float()
+    if recipe.scale_error == "inputs" and config.scale_method == "mse":
+        scale = _weighted_scale(values, moments, spec)
+    else:
+        scale = encode.fit_scale(values, bits, config, tile_rows)
+    step = encode.scale_of_weights(scale, values.shape[1], tile_rows).expand_as(values)
+    nearest = encode.quantise(values, scale, bits, tile_rows)
+    levels, damping = nearest, None
+    if recipe.feedback is not None:
+        largest, by_importance = encode.max_level(bits), recipe.feedback.order == "importance"
+        parts, dampings = [], []
+        for rows, steps, own in zip(values.chunk(groups), step.chunk(groups), moments, strict=True):
+            found, used = feedback(rows, steps, own, largest, recipe.feedback.damping, by_importance=by_importance)
+            parts.append(found)
+            dampings.append(used)
+        levels, damping = torch.cat(parts).to(nearest.dtype), max(dampings)
+
+    def error(found: Tensor) -> float:
+        """The relative error of the product of `found` levels."""
+        square, whole = 0.0, 0.0
+        change = found * step.double() - values
+        for rows, exact, own in zip(change.chunk(groups), values.chunk(groups), moments, strict=True):
+            square += float(product_errors(rows, own).sum())
+            whole += float(product_errors(exact, own).sum())
+        return math.sqrt(max(square, 0.0) / whole) if whole > 0 else 0.0
+
+    method = NEAREST if recipe.feedback is None else FEEDBACK
+    fit = LayerFit(method, None, error(levels), error(nearest), damping)
+    used_scale = encode.without_idle_channels(scale, levels, tile_rows)
+    return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit)
+
+
+def _rounded(weight: Tensor, scale: Tensor, spec: HardwareSpec, fit: LayerFit) -> FittedMatrix:
+    levels = encode.quantise(weight, scale, encode.bits_of(spec), spec.tile.rows)
+    return FittedMatrix(levels, encode.without_idle_channels(scale, levels, spec.tile.rows), fit)
+
+
+def _weighted_scale(weight: Tensor, moments: Tensor, spec: HardwareSpec) -> Tensor:
+    """Return the scale as the spec shapes it, of least error weighted with the moments' diagonal."""
+    largest, importance = encode.max_level(encode.bits_of(spec)), moments.diagonal(dim1=1, dim2=2)
+    if spec.weights.scale == "per_tensor":
+        each = importance.repeat_interleave(len(weight) // len(importance), dim=0)
+        scale = weighted_scale(weight.reshape(-1, 1), each.reshape(-1), largest)
+    else:
+        inputs = weight.shape[1]
+        size = spec.tile.rows if spec.weights.scale == "per_tile" else inputs
+        parts = [slice(first, first + size) for first in range(0, inputs, size)]
+        blocks = list(zip(weight.chunk(len(importance)), importance, strict=True))
+        tiles = [
+            torch.cat([weighted_scale(rows[:, part].T, own[part], largest) for rows, own in blocks]) for part in parts
+        ]
+        scale = torch.stack(tiles) if spec.weights.scale == "per_tile" else tiles[0]
+    return torch.where(scale > 0, scale, torch.ones_like(scale))

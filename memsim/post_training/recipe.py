@@ -1,0 +1,93 @@
+"""Mapping recipes, as in configs/mapping/*.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from memsim.arguments import require_types
+from memsim.config.bases import Bases
+from memsim.config.schema import Schema, Section, Within
+from memsim.config.yaml_file import Config
+from memsim.errors import InputError
+from memsim.hardware import HardwareSpec
+
+
+class FeedbackConfig(Section):
+    """The keys of error feedback: see `memsim.post_training.feedback`."""
+
+    damping: Annotated[float, Within(above=0, high=10)] = 0.01  # added to the moments, relative to their mean diagonal
+    order: Literal["importance", "given"] = "importance"  # of the inputs; importance: the largest second moment first
+
+
+class MappingRecipe(Section):
+    """How trained weights become levels on arrays (configs/mapping/*.yaml); `load_mapping` makes it."""
+
+    name: str
+    scale: Literal["per_tile", "per_channel", "per_tensor"] | None = None  # none: the spec's weights.scale
+    scale_error: Literal["weights", "inputs"] = "weights"  # the error that the search for scales minimises
+    feedback: FeedbackConfig | None = None  # none: weights are rounded one by one
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether it needs the second moments of the layers' inputs."""
+        return self.scale_error == "inputs" or self.feedback is not None
+
+    def on(self, spec: HardwareSpec, settings: Sequence[str] = ()) -> HardwareSpec:
+        """Return `spec` with the scales that the recipe names.
+
+        Raises InputError where the spec has none of that kind, where one of the `settings` (`KEY=VALUE`) sets its
+        scales, too, and where scales are to be searched but the spec gives them by the largest weight.
+        """
+        if self.scale_error != "weights" and spec.weights.scale_method == "minmax":
+            raise InputError(
+                f"mapping {self.name}: scale_error: {self.scale_error} chooses scales by a search, but hardware "
+                f"{spec.name} has weights.scale_method: minmax; set it to mse, or scale_error to weights"
+            )
+        if self.scale is None:
+            return spec
+        for setting in settings:
+            if setting.partition("=")[0].strip() == "weights.scale":
+                raise InputError(f"--mapping {self.name} --set {setting}: both name weights.scale; leave one out")
+        if spec.weights.scale == self.scale:
+            return spec
+        return spec.with_settings({"weights.scale": self.scale}, flag=f"mapping {self.name}: scale: {self.scale}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, from which `load_mapping` makes an equal recipe."""
+        return self.model_dump(mode="json")
+
+    @property
+    def identity(self) -> str:
+        """The name and a hash of the keys: `feedback 1b2c3d4e`."""
+        keys = {key: value for key, value in self.to_dict().items() if key != "name"}
+        return f"{self.name} {hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+NEAREST = MappingRecipe(name="nearest")
+"""The recipe that rounds every weight to the nearest level."""
+
+
+def load_mapping(source: MappingRecipe | str | Path | Mapping[str, Any] | None) -> MappingRecipe:
+    """Load the recipe of that name (shipped in configs/mapping), in that YAML file, or in that mapping.
+
+    Its `base` is resolved. None is `nearest`. A recipe without a `name` takes its file's; one in a mapping is called
+    `custom`. Raises InputError, which lists every problem with its file, line and key.
+    """
+    if source is None:
+        return NEAREST
+    if isinstance(source, MappingRecipe):
+        return source
+    if isinstance(source, Mapping):
+        return _SCHEMA.validate(_BASES.resolve(Config.from_mapping({"name": "custom", **source}, "mapping")))
+    require_types(load_mapping, locals())
+    if str(source) == "":  # such as an unset variable of a script
+        raise InputError("--mapping: the name is empty; leave it out, or name a recipe")
+    return _SCHEMA.validate(_BASES.read(source))
+
+
+_SCHEMA = Schema(MappingRecipe)
+_BASES = Bases("mapping", _SCHEMA, lambda data, folder: None)
