@@ -170,7 +170,7 @@ def program_checkpoint(
         if programmed.deviation is not None:
             deviations[name] = programmed.deviation
         on_layer(weight_of(programmed.layer), matrix)
-    report = report_of(recipe, done)
+    report = report_of(recipe, done, seed)
     carried_over = _carried_over(plan, network.stored, source, values)
     if network.is_recogniser and network.stored is not None:  # which is loaded by the names of its own tensors
         own = {stored: name for name, stored in network.stored.renamed.items()}

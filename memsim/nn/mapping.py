@@ -20,7 +20,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.hardware import HardwareSpec, load_hardware
+from memsim.hardware import HardwareSpec, Verify, load_hardware
 from memsim.nn.batches import Progress
 from memsim.nn.calibration import (
     Calibration,
@@ -31,7 +31,7 @@ from memsim.nn.calibration import (
     silent_inputs,
     without_ranges,
 )
-from memsim.nn.chip import ChipMapping, with_mapping
+from memsim.nn.chip import ChipMapping, trim, with_mapping
 from memsim.nn.deviation import Deviation, deviating, deviation, first_few
 from memsim.nn.layer_adapters import (
     MappableLayer,
@@ -52,6 +52,7 @@ from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
 from memsim.post_training.moments import MOST_INPUTS, moments_of
+from memsim.post_training.read_back import cell_outcomes
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping
 
 
@@ -169,7 +170,7 @@ def map_model(
         for old in layers:
             if (new := replaced.get(id(old.module))) is not None:
                 old.part_from(new, memo)
-        report = report_of(recipe, done)
+        report = report_of(recipe, done, seed)
         on_chip = ChipMapping(
             plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations, report
         )
@@ -200,12 +201,13 @@ class ProgrammedLayer:
         return self.layer.name
 
 
-def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer]) -> MappingReport:
-    """Return the report of what `recipe` did with all `layers`."""
+def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer], seed: int) -> MappingReport:
+    """Return the report of what `recipe` did with all `layers` of the chip of `seed`."""
     layers = list(layers)
     fits = {layer.name: layer.fit for layer in layers}
-    seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_moments else None
-    return MappingReport(recipe, fits, seconds)
+    seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_inputs else None
+    chip = seed if any(fit.cells_error is not None for fit in fits.values()) else None
+    return MappingReport(recipe, fits, chip, seconds)
 
 
 def program(
@@ -231,28 +233,43 @@ def program(
         recipe: the way in which weights become levels.
 
     Raises:
-        InputError: where the recipe needs second moments of inputs, and nothing is known of them.
+        InputError: where the recipe needs the inputs of layers, and nothing is known of them.
     """
     scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
-    if recipe.needs_moments:
-        _require_inputs(recipe, [layer.name for layer in plan.mapped if scales[layer.name] is None], statistics)
+    if recipe.needs_inputs:
+        fitted_ones = [layer.name for layer in plan.mapped if recipe.trim is not None or scales[layer.name] is None]
+        _require_inputs(recipe, fitted_ones, statistics)
     matrices, fits, done, cells = {}, {}, 0, plan.cells
     for layer in plan.mapped:
         name, groups, own = layer.name, layer.source.groups, statistics.get(layer.name)
         started = time.perf_counter()
+        weight = weight_of(layer)
         moments = moments_of(own, groups) if own is not None and recipe.needs_moments else None
-        found = fitted(weight_of(layer), layer.spec, recipe, moments, scales[name], groups, _why_without(own))
+        outcomes = None
+        if recipe.reads_back and moments is not None and scales[name] is None:
+            outcomes = cell_outcomes(name, weight.shape, layer.spec, seed, groups, weight.device)
+        found = fitted(weight, layer.spec, recipe, moments, scales[name], groups, _why_without(own), outcomes)
         fits[name] = found.fit, time.perf_counter() - started
-        matrices[name] = MappedMatrix.from_levels(name, found.levels, found.scale, layer.spec, seed, None, groups)
+        matrix = MappedMatrix.from_levels(name, found.levels, found.scale, layer.spec, seed, None, groups)
+        if outcomes is not None and matrix.programming is not None:
+            verify = layer.spec.programming.verify or Verify()
+            matrix.programming = matrix.programming.with_read_back(verify.read_seconds)
+        matrices[name] = matrix
         done += layer.tiling.cells
         progress(done / cells)
     calibrate(matrices, statistics, data)
     for layer in plan.mapped:
-        matrix, deviates = matrices[layer.name], None
-        if layer.name in statistics:
-            exact = None if layer.name in trained else weight_of(layer)
-            deviates = deviation(matrix, statistics[layer.name], exact, seed)
-        yield ProgrammedLayer(layer, matrix, deviates, *fits[layer.name])
+        name, own = layer.name, statistics.get(layer.name)
+        matrix, deviates = matrices[name], None
+        fit, seconds = fits[name]
+        if own is not None:
+            exact = None if name in trained else weight_of(layer)
+            if recipe.trim is not None:
+                started = time.perf_counter()
+                fit = trim(matrix, own, recipe.trim, seed, exact, fit)
+                seconds += time.perf_counter() - started
+            deviates = deviation(matrix, own, exact, seed)
+        yield ProgrammedLayer(layer, matrix, deviates, fit, seconds)
 
 
 def _require_inputs(recipe: MappingRecipe, names: Sequence[str], statistics: Mapping[str, InputStatistics]) -> None:

@@ -21,6 +21,7 @@ class FeedbackConfig(Section):
 
     damping: Annotated[float, Within(above=0, high=10)] = 0.01  # added to the moments, relative to their mean diagonal
     order: Literal["importance", "given"] = "importance"  # of the inputs; importance: the largest second moment first
+    read_back: Literal["rows"] | None = None  # rows: the cells of an input are read before the next are programmed
 
 
 class MappingRecipe(Section):
@@ -30,11 +31,27 @@ class MappingRecipe(Section):
     scale: Literal["per_tile", "per_channel", "per_tensor"] | None = None  # none: the spec's weights.scale
     scale_error: Literal["weights", "inputs"] = "weights"  # the error that the search for scales minimises
     feedback: FeedbackConfig | None = None  # none: weights are rounded one by one
+    trim: Literal["column", "tile"] | None = None  # none: results are not corrected after programming
 
     @property
     def needs_moments(self) -> bool:
         """Whether it needs the second moments of the layers' inputs."""
         return self.scale_error == "inputs" or self.feedback is not None
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether it needs to know anything of the layers' inputs."""
+        return self.needs_moments or self.trim is not None
+
+    @property
+    def reads_back(self) -> bool:
+        """Whether the levels depend on what the cells of one chip became."""
+        return self.feedback is not None and self.feedback.read_back is not None
+
+    @property
+    def needs_chip(self) -> bool:
+        """Whether every chip is fitted for itself."""
+        return self.reads_back or self.trim is not None
 
     def on(self, spec: HardwareSpec, settings: Sequence[str] = ()) -> HardwareSpec:
         """Return `spec` with the scales that the recipe names.
