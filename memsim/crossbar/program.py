@@ -20,7 +20,7 @@ from memsim.crossbar.memory import keep_freed_memory
 from memsim.crossbar.programming_report import ProgrammingReport, Tally
 from memsim.crossbar.tiling import Tiling, by_input, tiling_for
 from memsim.device import DeviceModel, draw_cycling_volts, load_device_on, pulse_cells, state_means
-from memsim.device.programming import Outcome, SinglePulseProgrammer, make_programmer
+from memsim.device.programming import Outcome, Programmer, SinglePulseProgrammer, make_programmer
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, Scheme, SinglePulse
 from memsim.portable.chunks import for_chunks
@@ -78,12 +78,69 @@ def program(
     in, out], float16, and a report. Raises InputError where the pulses of a closed loop do not switch every cell.
     """
     keep_freed_memory()
+    programmer = make_programmer(config, device, 1 << tiling.cell_bits)
+    act, disturb = _acting(programmer, tiling, config, device, key, read_volts)
+    states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
+    flat, levels = states.view(-1), by_input(levels)
+    tally = Tally(config, programmer, flat.numel())
+
+    def program_part(part: slice) -> None:
+        digits, cells = tiling.digits(levels, part), torch.arange(part.start, part.stop, device=levels.device)
+        outcome = act(digits, cells)
+        flat[part] = disturb(outcome.r, digits, cells)
+        tally.add(part.start, digits, outcome)
+
+    for_chunks(program_part, flat.numel(), levels.device)
+    return states, tally.report()
+
+
+def outcome_states(
+    name: str, shape: Sequence[int], spec: HardwareSpec, seed: int, groups: int, on: torch.device
+) -> Tensor:
+    """Return what every cell of a matrix of `shape` (out, in / groups) becomes at each digit it may be programmed to.
+
+    These are the states [digits, slices, 2, copies, in, out], float16, right after programming, with faults and read
+    disturb, but before relaxation and drift; cells are those that `program_matrix` draws by (seed, name). A cell's
+    outcome depends on its own digit alone. Not for ideal cells. Raises InputError as `program` does.
+    """
+    config, device = spec.programming, load_device_on(spec.cell, on)
+    tiling = tiling_for(shape, spec, groups)
+    key = rng.derive_seed(seed, name, "programming")
+    keep_freed_memory()
+    programmer = make_programmer(config, device, 1 << tiling.cell_bits)
+    act, disturb = _acting(programmer, tiling, config, device, key, read_pulses(spec))
+    states = torch.empty(1 << tiling.cell_bits, *tiling.shape, dtype=STATE_DTYPE, device=on)
+    for digit, at_digit in enumerate(states):
+        flat = at_digit.view(-1)
+
+        def program_part(part: slice, digit: int = digit, flat: Tensor = flat) -> None:
+            cells = torch.arange(part.start, part.stop, device=on)
+            digits = torch.full_like(cells, digit, dtype=torch.int32)
+            flat[part] = disturb(act(digits, cells).r, digits, cells)
+
+        for_chunks(program_part, flat.numel(), on)
+        if spec.faults is not None:
+            apply_faults(at_digit, spec.faults, tiling, device, rng.derive_seed(seed, name, "faults"))
+    return states
+
+
+def _acting(
+    programmer: Programmer,
+    tiling: Tiling,
+    config: Scheme,
+    device: DeviceModel,
+    key: int,
+    read_volts: Sequence[float],
+) -> tuple[Callable[[Tensor, Tensor], Outcome], Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Return functions of cells [n] and their digits [n]: one that programs them, and one of the reads that follow.
+
+    The second takes the states of cells, and returns those after disturbing reads. Raises InputError as `program` does.
+    """
     if not isinstance(config, SinglePulse) and not _switches_fully(config, device):
         raise InputError(
             f"programming: closed loops need pulses that switch every cell: set_volts at most {FULL_SET_VOLTS} (it is"
             f" {config.set_volts}), reset_volts at least {device.reset_full_volts} (it is {config.reset_volts})"
         )
-    programmer = make_programmer(config, device, 1 << tiling.cell_bits)
     act: Callable[[Tensor, Tensor], Outcome] = partial(programmer, key=key)
     if config.exact:
         means = torch.tensor(mean_states(config, device, tiling.cell_bits), device=device.device)
@@ -92,19 +149,11 @@ def program(
         config.cycling is not None or read_volts or not _switches_fully(config, device)
     ):
         act, read_volts = _by_pulse(tiling, config, device, key, read_volts), ()
-    states = torch.empty(tiling.shape, dtype=STATE_DTYPE, device=levels.device)
-    flat, levels = states.view(-1), by_input(levels)
-    tally = Tally(config, programmer, flat.numel())
 
-    def program_part(part: slice) -> None:
-        digits, cells = tiling.digits(levels, part), torch.arange(part.start, part.stop, device=levels.device)
-        outcome = act(digits, cells)
-        r = settle(outcome.r, digits, cells, config, device, read_volts, key) if read_volts else outcome.r
-        flat[part] = r
-        tally.add(part.start, digits, outcome)
+    def disturb(r: Tensor, digits: Tensor, cells: Tensor) -> Tensor:
+        return settle(r, digits, cells, config, device, read_volts, key) if read_volts else r
 
-    for_chunks(program_part, flat.numel(), levels.device)
-    return states, tally.report()
+    return act, disturb
 
 
 def _in_mean_states(means: Tensor, digits: Tensor, _: Tensor) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,12 +52,14 @@ class ProgrammingReport:
         cells: the number of cells.
         pulses: the number of SET and RESET pulses, without the random cycling that stands for a cell's past.
         max_pulses: the largest number of pulses of a cell.
-        verify_reads: the number of verify reads.
+        verify_reads: the number of verify reads, those that read cells back included.
         failures: the number of cells outside the tolerance at the end; None without verify.
         seconds: the time of all pulses and reads one after the other; a programmer that drives n cells at a time takes
             one n-th of it.
         joules: the energy U I t of the pulses.
         levels: the result of each level, by digit.
+        read_back: the number of cells that were read back for error feedback, once each after they were programmed;
+            rows are then programmed one after the other.
     """
 
     scheme: str
@@ -69,6 +71,12 @@ class ProgrammingReport:
     seconds: float
     joules: float
     levels: tuple[LevelResult, ...]
+    read_back: int = 0
+
+    def with_read_back(self, read_seconds: float) -> ProgrammingReport:
+        """Return the report with one more read of every cell, of `read_seconds` each."""
+        reads, seconds = self.verify_reads + self.cells, self.seconds + self.cells * read_seconds
+        return replace(self, verify_reads=reads, seconds=seconds, read_back=self.cells)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -80,6 +88,7 @@ class ProgrammingReport:
             "failures": self.failures,
             "seconds": self.seconds,
             "joules": self.joules,
+            **({"read_back": self.read_back} if self.read_back else {}),
             "levels": [
                 {"target": level.target, "cells": level.cells, "mean": level.mean, "spread": level.spread}
                 for level in self.levels
@@ -115,6 +124,7 @@ def _sum(reports: list[ProgrammingReport]) -> ProgrammingReport:
             )
             for alike in zip(*(report.levels for report in reports), strict=True)
         ),
+        read_back=sum(report.read_back for report in reports),
     )
 
 

@@ -233,6 +233,7 @@ def evaluate(
                 root = data_root if same_kind else None
                 networks = networks.calibrated(str(calibrate), root, calibration_utterances, listener.progress)
         target = networks.target(points[0].spec if points else None, seed)
+        target.require_chips(trials)
         corpus = with_unheard(with_unwritable(corpus, target.template.tokens), target.template.features)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)
         study = Study(task, networks, points, trials, seed)

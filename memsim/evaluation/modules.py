@@ -20,7 +20,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.evaluation.measure import Measure
 from memsim.evaluation.module_batches import Batches, inputs_and_targets
-from memsim.evaluation.target import Target, digital_twin
+from memsim.evaluation.target import Target, chip_fitter, digital_twin
 from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.hardware import HardwareSpec
 from memsim.nn.batches import MISFITS, described, run_batch
@@ -388,4 +388,6 @@ class ModuleNetworks:
         digital, chosen, statistics = digital_twin(self.model, given, self.statistics, seed or 0, self.recipe)
         network = RunningModule(copy.deepcopy(self.model).eval())
         remedy = "use calibration data that reach them"
-        return Target(self.facts.path, chosen, seed or 0, statistics, digital, network, network, remedy)
+        fit_chip = chip_fitter(self.model, chosen, statistics, self.recipe)
+        networks = (digital, network, network, remedy, None, fit_chip)
+        return Target(self.facts.path, chosen, seed or 0, statistics, *networks)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from memsim.networks.mapped_file import load_chip, stored_seed, stored_spec
 from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
-from memsim.nn.chip import mapping_of, remap
+from memsim.nn.chip import mapping_of, remap, require_cells
 from memsim.nn.mapping import map_model
 from memsim.nn.plan import chosen_bits
 from memsim.post_training.recipe import NEAREST, MappingRecipe
@@ -52,16 +53,26 @@ class Target:
     """How inputs of layers that were not measured can be, for a message."""
     programmed: nn.Module | None = None
     """The chip of a mapped file, where it is to run as it is."""
+    fit_chip: Callable[..., nn.Module] | None = None
+    """Maps the unmapped network on the chip of `seed` and `trial`, where the recipe fits each chip for itself."""
 
     def require_samples(self) -> None:
         """Raise InputError unless the inputs of all layers on arrays were measured, which an error budget needs."""
         names = (layer.name for layer in mapping_of(self.digital).mapped)
         require_samples(self.path, names, self.statistics, self.remedy)
 
+    def require_chips(self, trials: int) -> None:
+        """Raise InputError where levels correct the cells of a chip that is not among that many `trials`."""
+        if self.fit_chip is None:
+            require_cells(self.digital, self.spec, self.seed + trials - 1)
+
     def chip(self, trial: int) -> nn.Module:
         """Program the chip of seed `seed` + `trial`."""
         if trial == 0 and self.programmed is not None:
             return self.programmed
+        if self.fit_chip is not None:
+            with _without_doubts():
+                return self.fit_chip(seed=self.seed + trial, trial=trial)
         return remap(self.digital, self.spec, seed=self.seed + trial, trial=trial, statistics=self.statistics)
 
     def network(self, system: System) -> Any:
@@ -170,6 +181,7 @@ class CheckpointNetworks:
                 loaded.model.to("cpu")  # from where it has run: networks are made on the CPU
         programmed: nn.Module | None = None
         full_precision: Recogniser | None = None
+        fit_chip: Callable[..., nn.Module] | None = None
         statistics: Mapping[str, InputStatistics]
         if spec is not None and spec.cell != "ideal":
             load_device(spec.cell)  # a broken device file is reported before anything runs
@@ -180,6 +192,7 @@ class CheckpointNetworks:
                 programmed = recogniser.model
             seed = mapping.seed if seed is None else seed
             spec = spec or mapping.spec
+            require_cells(recogniser.model, spec, seed)
             digital = remap(recogniser.model, spec.digital_twin(), seed=seed, statistics=statistics)
             remedy = "map the unmapped checkpoint again with `memsim map --calibrate DATA`"
         else:
@@ -191,8 +204,10 @@ class CheckpointNetworks:
                 full_precision = recogniser
             digital, spec, statistics = digital_twin(recogniser.model, spec, statistics, seed, self.recipe)
             remedy = "add --calibrate DATA, which measures them"
+            fit_chip = chip_fitter(recogniser.model, spec, statistics, self.recipe)
         path = self.checkpoint.path
-        target = Target(path, spec, seed, statistics, digital, recogniser, full_precision, remedy, programmed)
+        networks = (digital, recogniser, full_precision, remedy, programmed, fit_chip)
+        target = Target(path, spec, seed, statistics, *networks)
         _require_statistics(target)
         if self.reference is not None:
             target = replace(target, full_precision=self._reference)
@@ -208,14 +223,31 @@ def digital_twin(
 ) -> tuple[nn.Module, HardwareSpec, dict[str, InputStatistics]]:
     """Return `model` as quantised digital layers, from which `memsim.nn.mapping.remap` programs chips.
 
-    It holds the levels that every chip of `spec` is programmed with, as `recipe` chooses them. The other values are
+    It holds the levels that every chip of `spec` is programmed with, as `recipe` chooses them; where it fits each
+    chip for itself, those for cells without errors. The other values are
     `spec` with its weight bits chosen, and `statistics` with those of embeddings.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # `plan_warnings` has them
+    with _without_doubts():
         digital = map_model(model, spec.digital_twin(), calibration=statistics, mapping=recipe, seed=seed)
     plan = mapping_of(digital).plan
     return digital, chosen_bits(spec, plan), plan.completed(statistics)
+
+
+def chip_fitter(
+    model: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics], recipe: MappingRecipe
+) -> Callable[..., nn.Module] | None:
+    """Return what maps `model` on the chip of a `seed` and `trial`, where `recipe` fits each chip for itself."""
+    if not recipe.needs_chip:
+        return None
+    return partial(map_model, model, spec, calibration=statistics, mapping=recipe)
+
+
+@contextmanager
+def _without_doubts() -> Iterator[None]:
+    """Leave out the warnings of `map_model`: `plan_warnings` has them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def with_decoder(target: Target, search: Decoder) -> Target:

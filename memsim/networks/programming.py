@@ -185,7 +185,7 @@ def program_checkpoint(
             deviations[name] = programmed.deviation
         on_layer(weight_of(programmed.layer), matrix)
         del programmed, matrix, value  # the next layer is about to be programmed
-    report = report_of(recipe, fits)
+    report = report_of(recipe, fits, seed)
     own: dict[str, str] = {}
     if network.is_recogniser and network.stored is not None:  # which is loaded by the names of its own tensors
         own = {stored: name for name, stored in network.stored.renamed.items()}

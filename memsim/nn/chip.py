@@ -6,23 +6,25 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import RenderableType
 from torch import Tensor, nn
 
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.crossbar.program import settings_of_states
 from memsim.crossbar.read import ClipCounts, add_clips
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 from memsim.nn.attention import refuse_fused_kernels
-from memsim.nn.deviation import Deviation
+from memsim.nn.deviation import Deviation, exact_product
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import DigitalLayer, MappedLayer, Plan
-from memsim.post_training.fitting import MappingReport
+from memsim.post_training.fitting import LayerFit, MappingReport
+from memsim.post_training.trims import can_trim, fit_trims
 from memsim.report.text import as_html, as_text
 from memsim.units import counted
 
@@ -163,16 +165,68 @@ def remap(
 ) -> nn.Module:
     """Program another chip with the levels and scales of `chip` under `spec` from `seed`; `chip` is untouched.
 
-    Each layer keeps its bits, and the layers on arrays stay those of `chip`. Trims, which belong to the cells of one
-    chip, are left behind. Raises InputError where `chip` has scales for each row tile and the tiles of `spec` have
-    other rows.
+    Each layer keeps its bits, and the layers on arrays stay those of `chip`. Trims belong to the cells of one chip:
+    those of the new one are fitted to the products of levels and scales on the rows that `statistics` keep; layers
+    without statistics get none. Raises InputError where the levels of `chip` correct cells that the new chip does not
+    have (see `require_cells`), and where `chip` has scales for each row tile and the tiles of `spec` have other rows.
     """
-    known = mapping_of(chip).plan.completed(statistics or {})
+    require_cells(chip, spec, seed)
+    old_mapping = mapping_of(chip)
+    known = old_mapping.plan.completed(statistics or {})
+    report = old_mapping.report
+    way = None if report is None or spec.cell == "ideal" else report.recipe.trim
+    fits = {} if report is None else dict(report.layers)
 
     def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
-        return old.programmed_again(layer.spec, seed, known.get(layer.name))
+        own = known.get(layer.name)
+        matrix = old.programmed_again(layer.spec, seed, own)
+        if way is not None and own is not None and report is not None:
+            fits[layer.name] = trim(matrix, own, way, seed, None, report.layers[layer.name])
+        return matrix
 
-    return _with_matrices(chip, spec, seed, trial, program)
+    remapped = _with_matrices(chip, spec, seed, trial, program)
+    if report is not None:
+        mapping_of(remapped).report = replace(report, layers=fits)
+    return remapped
+
+
+def trim(
+    matrix: MappedMatrix, statistics: InputStatistics, way: str, seed: int, weight: Tensor | None, fit: LayerFit
+) -> LayerFit:
+    """Trim a calibrated `matrix` of the chip of `seed`, and return its `fit` with what that did.
+
+    `way` is `column` or `tile`. The products of the full-precision `weight` [out, in / groups] are wanted or, where it
+    is None, those of levels and scales.
+    """
+    if not can_trim(matrix, statistics):
+        return fit
+    wanted = exact_product(matrix, statistics.sample, matrix.quantised_weight() if weight is None else weight)
+    found = fit_trims(matrix, statistics, wanted, way == "tile", seed)
+    if found.outputs:
+        matrix.set_trims(found.gain, found.offset)
+    errors = found.untrimmed_error, found.trimmed_error
+    return replace(fit, trimmed=found.outputs, untrimmed_error=errors[0], trimmed_error=errors[1])
+
+
+def require_cells(chip: nn.Module, spec: HardwareSpec, seed: int) -> None:
+    """Raise InputError where the levels of `chip` correct the cells of a chip that `spec` and `seed` do not give.
+
+    Cells are not those where a spec programs others than that of `chip`, unless one of both has ideal cells.
+    """
+    mapping = mapping_of(chip)
+    report = mapping.report
+    if report is None or report.chip is None or spec.cell == "ideal":
+        return
+    changed = mapping.spec.cell != "ideal" and any(
+        settings_of_states(layer.spec) != settings_of_states(layer.on(spec).spec) for layer in mapping.mapped
+    )
+    if report.chip != seed or changed:
+        other = f"seed {seed}" if report.chip != seed else f"hardware {spec.title}"
+        raise InputError(
+            f"mapping {report.recipe.name}: its levels correct the cells of one chip (seed {report.chip}), which were "
+            f"read back as they were programmed, and are wrong on the cells of {other}; map or evaluate the unmapped "
+            "checkpoint, which fits each chip for itself"
+        )
 
 
 def under(chip: nn.Module, spec: HardwareSpec, statistics: Mapping[str, InputStatistics] | None = None) -> nn.Module:

@@ -21,7 +21,7 @@ from memsim.crossbar.ranges import needs_inputs
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.hardware import HardwareSpec, load_hardware
+from memsim.hardware import HardwareSpec, Verify, load_hardware
 from memsim.nn.batches import Progress
 from memsim.nn.calibration import (
     Calibration,
@@ -32,7 +32,7 @@ from memsim.nn.calibration import (
     silent_inputs,
     without_ranges,
 )
-from memsim.nn.chip import ChipMapping, with_mapping
+from memsim.nn.chip import ChipMapping, trim, with_mapping
 from memsim.nn.deviation import Deviation, deviating, deviation, first_few
 from memsim.nn.layer_adapters import (
     MappableLayer,
@@ -54,6 +54,7 @@ from memsim.nn.sources import effective_weight
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
 from memsim.post_training.inputs import chosen_transform
 from memsim.post_training.moments import MOST_INPUTS, moments_of
+from memsim.post_training.read_back import cell_outcomes
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping
 
 
@@ -171,7 +172,7 @@ def map_model(
         for old in layers:
             if (new := replaced.get(id(old.module))) is not None:
                 old.part_from(new, memo)
-        report = report_of(recipe, fits)
+        report = report_of(recipe, fits, seed)
         on_chip = ChipMapping(
             plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations, report
         )
@@ -202,10 +203,11 @@ class ProgrammedLayer:
         return self.layer.name
 
 
-def report_of(recipe: MappingRecipe, fits: Mapping[str, tuple[LayerFit, float]]) -> MappingReport:
-    """Return the report of what `recipe` did with each layer, and in how many seconds."""
-    seconds = sum(took for _, took in fits.values()) if recipe.needs_moments or recipe.changes_inputs else None
-    return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, seconds)
+def report_of(recipe: MappingRecipe, fits: Mapping[str, tuple[LayerFit, float]], seed: int) -> MappingReport:
+    """Return the report of what `recipe` did with each layer of the chip of `seed`, and in how many seconds."""
+    seconds = sum(took for _, took in fits.values()) if recipe.needs_inputs or recipe.changes_inputs else None
+    chip = seed if any(fit.cells_error is not None for fit, _ in fits.values()) else None
+    return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, chip, seconds)
 
 
 def program(
@@ -239,37 +241,62 @@ def program(
     """
     scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
     if recipe.needs_inputs:
-        _require_inputs(recipe, [layer.name for layer in plan.mapped if scales[layer.name] is None], statistics)
+        fitted_ones = [layer.name for layer in plan.mapped if recipe.trim is not None or scales[layer.name] is None]
+        _require_inputs(recipe, fitted_ones, statistics)
     done, cells = 0, plan.cells
     are_held = data is not None and any(layer.name in statistics and needs_inputs(layer.spec) for layer in plan.mapped)
     for layers in [plan.mapped] if are_held else [(layer,) for layer in plan.mapped]:
         matrices, fits = dict[str, MappedMatrix](), dict[str, tuple[LayerFit, float]]()
         for layer in layers:
-            name, groups, own = layer.name, layer.source.groups, statistics.get(layer.name)
-            started = time.perf_counter()
-            moments = moments_of(own, groups) if own is not None and recipe.needs_moments else None
-            weight, is_trained = weight_of(layer), scales[name] is not None
-            transform, changed = chosen_transform(
-                name, weight, layer.spec, recipe, own, groups=groups, is_trained=is_trained
-            )
-            if transform is not None:
-                weight = transform.weight(weight)
-                moments = None if moments is None else transform.moments(moments)
-            found = fitted(weight, layer.spec, recipe, moments, scales[name], groups, _why_without(own))
-            fits[name] = replace(found.fit, inputs=changed), time.perf_counter() - started
-            on_arrays = found.levels, found.scale, layer.spec, seed, None, groups, transform
-            matrices[name] = MappedMatrix.from_levels(name, *on_arrays)
-            del weight, moments, found, on_arrays
+            name, own, started = layer.name, statistics.get(layer.name), time.perf_counter()
+            matrix, fit = _fitted_matrix(layer, weight_of(layer), recipe, own, scales[name], seed)
+            matrices[name], fits[name] = matrix, (fit, time.perf_counter() - started)
+            del matrix
             done += layer.tiling.cells
             progress(done / cells)
         calibrate(matrices, statistics, data)
         for layer in layers:
-            deviates = None
-            if layer.name in statistics:
-                exact = None if layer.name in trained else weight_of(layer)
-                deviates = deviation(matrices[layer.name], statistics[layer.name], exact, seed)
+            name, own, deviates = layer.name, statistics.get(layer.name), None
+            fit, seconds = fits[name]
+            if own is not None:
+                exact = None if name in trained else weight_of(layer)
+                if recipe.trim is not None:
+                    started = time.perf_counter()
+                    fit = trim(matrices[name], own, recipe.trim, seed, exact, fit)
+                    seconds += time.perf_counter() - started
+                deviates = deviation(matrices[name], own, exact, seed)
                 del exact
-            yield ProgrammedLayer(layer, matrices.pop(layer.name), deviates, *fits[layer.name])
+            yield ProgrammedLayer(layer, matrices.pop(name), deviates, fit, seconds)
+
+
+def _fitted_matrix(
+    layer: MappedLayer,
+    weight: Tensor,
+    recipe: MappingRecipe,
+    statistics: InputStatistics | None,
+    trained: Tensor | None,
+    seed: int,
+) -> tuple[MappedMatrix, LayerFit]:
+    """Fit the `weight` of a layer to its arrays as `recipe` says, and program it; `trained` is its scale of training.
+
+    Returns the matrix, without converter ranges, and what the recipe did.
+    """
+    name, groups, spec = layer.name, layer.source.groups, layer.spec
+    moments = moments_of(statistics, groups) if statistics is not None and recipe.needs_moments else None
+    is_trained = trained is not None
+    transform, changed = chosen_transform(name, weight, spec, recipe, statistics, groups=groups, is_trained=is_trained)
+    if transform is not None:
+        weight = transform.weight(weight)
+        moments = None if moments is None else transform.moments(moments)
+    outcomes = None
+    if recipe.reads_back and moments is not None and not is_trained:
+        outcomes = cell_outcomes(name, weight.shape, spec, seed, groups, weight.device)
+    found = fitted(weight, spec, recipe, moments, trained, groups, _why_without(statistics), outcomes)
+    matrix = MappedMatrix.from_levels(name, found.levels, found.scale, spec, seed, None, groups, transform)
+    if outcomes is not None and matrix.programming is not None:
+        verify = spec.programming.verify or Verify()
+        matrix.programming = matrix.programming.with_read_back(verify.read_seconds)
+    return matrix, replace(found.fit, inputs=changed)
 
 
 def _require_inputs(recipe: MappingRecipe, names: Sequence[str], statistics: Mapping[str, InputStatistics]) -> None:

@@ -3,6 +3,7 @@
 The inputs of a matrix are taken one after the other. The weights of each are rounded, and their errors are made up for
 by the weights of the inputs that are still to come, as well as these can: with second moments H of the inputs, the
 least-squares change of the later weights is a row of U / U_ii, where U is the upper triangular factor of H^-1 = U^T U.
+With cells that are read back, an error is that of what the cells of the weight became, and no longer of its level.
 
 Everything after the factor is computed by kernels that round each operation by itself, in one order whatever the number
 of threads. The factor is LAPACK's, whose sums depend on the machine and on its threads; it is rounded to float32, so
@@ -11,24 +12,38 @@ that the last bits of its sums hardly ever reach a level. The same machine gives
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, inlined, kernel
+from memsim.post_training.read_back import CellOutcomes
 
 BLOCK = 128
 """Inputs whose errors reach the weights of later inputs together."""
 
+_OUTPUTS_AT_ONCE = 1024
+"""Outputs whose cells are looked up together, which bounds the memory that they take."""
 _MOST_TRIES = 8
 
 
 def feedback(
-    weight: Tensor, step: Tensor, moments: Tensor, largest: int, damping: float, *, by_importance: bool = True
+    weight: Tensor,
+    step: Tensor,
+    moments: Tensor,
+    largest: int,
+    damping: float,
+    *,
+    by_importance: bool = True,
+    cells: CellOutcomes | None = None,
 ) -> tuple[Tensor, float]:
     """Return levels [out, in], float64, of least error of the product, and the damping that was used.
 
-    An output whose levels by feedback are further from the exact product than by rounding is rounded.
+    An output whose levels by feedback are further from the exact product than by rounding is rounded, unless its cells
+    are read back: they are programmed when the error is known.
 
     Args:
         weight: [out, in].
@@ -38,6 +53,8 @@ def feedback(
         damping: the part of the mean of the moments' diagonal that is added to it. It is raised by factors of ten
             where moments that have no inverse need more.
         by_importance: take the inputs with the largest moments first, and otherwise as they are given.
+        cells: what the cells become, which is read back input by input; None to take the levels for it. A level never
+            depends on what its own cells, or those of later inputs, become.
     """
     exact, step = weight.double(), step.double()
     rounded = (exact / step).round().clamp(-largest, largest)
@@ -48,18 +65,28 @@ def feedback(
     order = diagonal.argsort(descending=True, stable=True) if by_importance else torch.arange(len(diagonal))
     factor, damping = _factor(moments[order][:, order], damping)
     values, steps = exact[:, order].contiguous(), step[:, order].contiguous()
-    found = torch.empty_like(values)
-    arrays = (as_array(values), as_array(steps), as_array(factor), float(largest), found.numpy())
-
-    def part(first: int, last: int) -> int:
-        _feed_back(*arrays, first, last)
-        return 0
-
-    in_threads(part, len(values))
+    found, places = torch.empty_like(values), as_array(order)
+    for first in range(0, len(values), _OUTPUTS_AT_ONCE):
+        last = min(first + _OUTPUTS_AT_ONCE, len(values))
+        parts = _NO_CELLS if cells is None else as_array(cells.outputs(first, last).parts())
+        cell_bits = 1 if cells is None else cells.cell_bits
+        own = (as_array(values[first:last]), as_array(steps[first:last]), as_array(factor), float(largest))
+        kernel_arguments = (*own, parts, places, cell_bits, found[first:last].numpy())
+        in_threads(partial(_outputs, kernel_arguments), last - first)
     levels = torch.empty_like(found)
     levels[:, order] = found
+    if cells is not None:
+        return levels, damping
     is_better = product_errors(levels * step - exact, moments) < product_errors(rounded * step - exact, moments)
     return torch.where(is_better[:, None], levels, rounded), damping
+
+
+_NO_CELLS = np.zeros((0, 0, 2, 0, 1), np.float32)
+
+
+def _outputs(arguments: tuple[Any, ...], first: int, last: int) -> int:
+    _feed_back(*arguments, first, last)
+    return 0
 
 
 def product_errors(change: Tensor, moments: Tensor) -> Tensor:
@@ -84,8 +111,26 @@ def _factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     return (upper / upper.diagonal()[:, None]).float(), damping
 
 
-def _feed_back_of(values, steps, factor, largest, levels, first, last):  # type: ignore[no-untyped-def]
-    """Write the `levels` of rows `first` to `last` - 1 of `values` [out, in], which are overwritten."""
+@inlined
+def _became(parts, row, place, level, cell_bits):  # type: ignore[no-untyped-def]
+    """Return what the cells of `level` are, in units of the level: see `CellOutcomes.became`."""
+    slices, digits = parts.shape[3], parts.shape[4]
+    if slices == 0:
+        return level
+    magnitude, total = np.int64(abs(level)), 0.0
+    for slice_ in range(slices):
+        digit = (magnitude >> (slice_ * cell_bits)) & (digits - 1)
+        positive, negative = (digit, 0) if level > 0 else (0, digit)
+        total += np.float64(parts[row, place, 0, slice_, positive]) - np.float64(parts[row, place, 1, slice_, negative])
+    return total
+
+
+def _feed_back_of(values, steps, factor, largest, parts, places, cell_bits, levels, first, last):  # type: ignore[no-untyped-def]
+    """Write the `levels` of rows `first` to `last` - 1 of `values` [out, in], which are overwritten.
+
+    `parts` are those of `CellOutcomes.parts`, without slices where levels are taken for what cells become, and
+    `places` [in] are the inputs of their columns.
+    """
     inputs = values.shape[1]
     errors = np.empty(BLOCK)
     for start in range(0, inputs, BLOCK):
@@ -94,7 +139,7 @@ def _feed_back_of(values, steps, factor, largest, levels, first, last):  # type:
             for i in range(start, end):
                 step = steps[row, i]
                 level = min(max(np.rint(values[row, i] / step), -largest), largest)
-                error = values[row, i] - level * step
+                error = values[row, i] - _became(parts, row, places[i], level, cell_bits) * step
                 levels[row, i], errors[i - start] = level, error
                 for j in range(i + 1, end):
                     values[row, j] -= error * factor[i, j]

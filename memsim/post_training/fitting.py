@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from memsim.crossbar import encode
 from memsim.hardware import HardwareSpec
 from memsim.post_training.feedback import feedback, product_errors
 from memsim.post_training.inputs import InputFit
+from memsim.post_training.read_back import CellOutcomes
 from memsim.post_training.recipe import MappingRecipe
 from memsim.post_training.scales import weighted_scale
 from memsim.units import counted
@@ -36,6 +37,10 @@ class LayerFit:
         rounding_error: the same for rounding each weight with these scales.
         damping: the part of the mean of the moments' diagonal that was added to it.
         inputs: what it did with the inputs; None for a recipe that leaves inputs as they are.
+        cells_error: the relative error of the product by what the cells became, where they were read back.
+        trimmed: the number of outputs that are trimmed; None where the recipe does not trim the matrix.
+        untrimmed_error: the relative error of the chip's products on the calibration rows before trims.
+        trimmed_error: the same with trims, each row by trims that were fitted to others.
     """
 
     method: str
@@ -44,6 +49,10 @@ class LayerFit:
     rounding_error: float | None = None
     damping: float | None = None
     inputs: InputFit | None = None
+    cells_error: float | None = None
+    trimmed: int | None = None
+    untrimmed_error: float | None = None
+    trimmed_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without those that are None."""
@@ -59,6 +68,8 @@ class MappingReport:
 
     recipe: MappingRecipe
     layers: Mapping[str, LayerFit]
+    chip: int | None = None
+    """The seed of the chip that the levels correct, row by row as its cells were read back; None for any chip's."""
     seconds: float | None = field(default=None, compare=False)
     """The seconds that it took; None for a recipe that only rounds, and for a mapped file that was read."""
 
@@ -67,6 +78,7 @@ class MappingReport:
         return {
             "recipe": self.recipe.to_dict(),
             "layers": {name: fit.to_dict() for name, fit in self.layers.items()},
+            **({} if self.chip is None else {"chip": self.chip}),
         }
 
     @classmethod
@@ -80,6 +92,11 @@ class MappingReport:
         said = [f"{counted(counts[method], 'layer')} {words}" for method, words in _WORDS.items() if counts[method]]
         said += _said_of_inputs([fit.inputs for fit in self.layers.values() if fit.inputs is not None])
         took = "" if self.seconds is None else f"; {self.seconds:.1f} s"
+        if read := sum(fit.cells_error is not None for fit in self.layers.values()):
+            said.append(f"cells read back row by row in {read}")
+        trims = [fit.trimmed for fit in self.layers.values() if fit.trimmed is not None]
+        if trims:
+            said.append(f"{counted(sum(trims), 'output')} trimmed in {len(trims)}")
         return f"mapping {self.recipe.name}: {', '.join(said)}{took}"
 
 
@@ -121,6 +138,7 @@ def fitted(
     trained: Tensor | None = None,
     groups: int = 1,
     why_without: str | None = None,
+    cells: CellOutcomes | None = None,
 ) -> FittedMatrix:
     """Fit `weight` [out, in / groups] to the levels of the resolved `spec` as `recipe` says.
 
@@ -132,6 +150,7 @@ def fitted(
         trained: the scale of training, which is kept, and whose levels are the nearest ones.
         groups: the number of blocks.
         why_without: the reason why there are no moments.
+        cells: what the cells become, which feedback reads back; None to take the levels for it.
     """
     bits, config, tile_rows = encode.bits_of(spec), spec.weights, spec.tile.rows
     if trained is not None:
@@ -151,14 +170,24 @@ def fitted(
     if recipe.feedback is not None:
         largest, by_importance = encode.max_level(bits), recipe.feedback.order == "importance"
         parts, dampings = [], []
-        for rows, steps, own in zip(values.chunk(groups), step.chunk(groups), moments, strict=True):
-            found, used = feedback(rows, steps, own, largest, recipe.feedback.damping, by_importance=by_importance)
+        outputs = len(values) // groups
+        for group, (rows, steps, own) in enumerate(zip(values.chunk(groups), step.chunk(groups), moments, strict=True)):
+            own_cells = None if cells is None else cells.outputs(group * outputs, (group + 1) * outputs)
+            found, used = feedback(
+                rows,
+                steps,
+                own,
+                largest,
+                recipe.feedback.damping,
+                by_importance=by_importance,
+                cells=own_cells,
+            )
             parts.append(found)
             dampings.append(used)
         levels, damping = torch.cat(parts).to(nearest.dtype), max(dampings)
 
     def error(found: Tensor) -> float:
-        """The relative error of the product of `found` levels."""
+        """The relative error of the product of `found`, in units of the level."""
         square, whole = 0.0, 0.0
         change = found * step.double() - values
         for rows, exact, own in zip(change.chunk(groups), values.chunk(groups), moments, strict=True):
@@ -168,6 +197,8 @@ def fitted(
 
     method = NEAREST if recipe.feedback is None else FEEDBACK
     fit = LayerFit(method, None, error(levels), error(nearest), damping)
+    if cells is not None and recipe.reads_back:
+        fit = replace(fit, cells_error=error(cells.became(levels)))
     used_scale = encode.without_idle_channels(scale, levels, tile_rows)
     return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit)
 

@@ -21,6 +21,7 @@ class FeedbackConfig(Section):
 
     damping: Annotated[float, Within(above=0, high=10)] = 0.01  # added to the moments, relative to their mean diagonal
     order: Literal["importance", "given"] = "importance"  # of the inputs; importance: the largest second moment first
+    read_back: Literal["rows"] | None = None  # rows: the cells of an input are read before the next are programmed
 
 
 class InputScalesConfig(Section):
@@ -40,6 +41,7 @@ class MappingRecipe(Section):
     input_scales: InputScalesConfig | None = None  # none: inputs reach the DAC as large as they are
     rotation: Literal["hadamard"] | None = None  # of blocks of a tile's inputs
     digital_rows: Annotated[float, Within(0, 0.5)] = 0.0  # the share of the inputs whose product is computed digitally
+    trim: Literal["column", "tile"] | None = None  # none: results are not corrected after programming
 
     @property
     def needs_moments(self) -> bool:
@@ -49,12 +51,22 @@ class MappingRecipe(Section):
     @property
     def needs_inputs(self) -> bool:
         """Whether it needs to know the layers' inputs."""
-        return self.needs_moments or self.input_scales is not None or self.digital_rows > 0
+        return self.needs_moments or self.trim is not None or self.input_scales is not None or self.digital_rows > 0
 
     @property
     def changes_inputs(self) -> bool:
         """Whether inputs go through a digital transform before the DAC."""
         return self.input_scales is not None or self.rotation is not None or self.digital_rows > 0
+
+    @property
+    def reads_back(self) -> bool:
+        """Whether the levels depend on what the cells of one chip became."""
+        return self.feedback is not None and self.feedback.read_back is not None
+
+    @property
+    def needs_chip(self) -> bool:
+        """Whether every chip is fitted for itself."""
+        return self.reads_back or self.trim is not None
 
     def on(self, spec: HardwareSpec, settings: Sequence[str] = ()) -> HardwareSpec:
         """Return `spec` with the scales that the recipe names.
