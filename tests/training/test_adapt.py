@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import memsim
-from memsim.asr.corpora import Corpus
+from memsim.asr.corpora import Corpus, load_corpus
 from memsim.asr.recogniser import load_recogniser
 from memsim.errors import InputError
 from memsim.hardware import load_hardware
@@ -20,6 +21,7 @@ from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.chip_training import ChipTraining
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import TrainConfig, load_train_config
+from tests.asr.hugging_face_folders import save_folder
 from tests.training.test_quantised import from_start
 from tests.training.tones import PLAIN, RANDOM, Killed, KilledAt, Watching, job, run, same, weights
 
@@ -171,3 +173,29 @@ def test_what_cannot_be_is_said_in_a_line(mapped: Path, tmp_path: Path, options:
         memsim.train(**usual | options)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_recogniser_that_generates_text_adapts_without_transcripts_and_then_on_its_chip(tmp_path: Path) -> None:
+    save_folder(tmp_path / "whisper", "whisper")
+    some = load_corpus("demo", limit=3).utterances
+    for utterance in some:
+        shutil.copy(utterance.audio, tmp_path)
+    untold = tmp_path / "untold.tsv"
+    untold.write_text("\n".join(["audio", *(utterance.audio.name for utterance in some)]) + "\n")
+    told = tmp_path / "told.tsv"
+    told.write_text("\n".join(["audio\ttext", *(f"{utterance.audio.name}\tyes" for utterance in some)]) + "\n")
+    recipe = {"base": "adapt", "epochs": 1, "augment": {"speeds": [1.0]}}
+    usual: dict[str, Any] = {"data": untold, "dev": told, "config": recipe, "compute": "cpu"}
+    out, chip, tuned = (tmp_path / f"{name}.safetensors" for name in ("out", "chip", "tuned"))
+    result = memsim.train(init=tmp_path / "whisper", bits=4, out=out, **usual)
+    assert result.epochs[0].extra_loss > 0
+    memsim.map_checkpoint(out, "physical", out=chip)
+    with pytest.raises(InputError, match="lacks `text`"):
+        memsim.train(init=chip, out=tuned, **usual)  # without a teacher, transcripts are needed
+    memsim.train(init=chip, teacher=tmp_path / "whisper", out=tuned, **usual)
+    before, after = weights(chip), weights(tuned)
+    assert before.keys() == after.keys()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert {name.rpartition(MATRIX)[2] for name in changed if MATRIX in name} == {"scale"}
+    assert any("layer_norm" in name for name in changed)
+    assert memsim.evaluate(tuned, data=told, limit=1) is not None
