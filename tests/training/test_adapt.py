@@ -177,17 +177,17 @@ def test_what_cannot_be_is_said_in_a_line(mapped: Path, tmp_path: Path, options:
 
 def test_a_recogniser_that_generates_text_adapts_without_transcripts_and_then_on_its_chip(tmp_path: Path) -> None:
     save_folder(tmp_path / "whisper", "whisper")
-    some = load_corpus("demo", limit=3).utterances
+    some = load_corpus("demo", limit=1).utterances
     for utterance in some:
         shutil.copy(utterance.audio, tmp_path)
     untold = tmp_path / "untold.tsv"
     untold.write_text("\n".join(["audio", *(utterance.audio.name for utterance in some)]) + "\n")
     told = tmp_path / "told.tsv"
     told.write_text("\n".join(["audio\ttext", *(f"{utterance.audio.name}\tyes" for utterance in some)]) + "\n")
-    recipe = {"base": "adapt", "epochs": 1, "augment": {"speeds": [1.0]}}
+    recipe = {"base": "adapt", "epochs": 1, "precision": "float32", "augment": {"speeds": [1.0]}}
     usual: dict[str, Any] = {"data": untold, "dev": told, "config": recipe, "compute": "cpu"}
     out, chip, tuned = (tmp_path / f"{name}.safetensors" for name in ("out", "chip", "tuned"))
-    result = memsim.train(init=tmp_path / "whisper", bits=4, out=out, **usual)
+    result = memsim.train(init=tmp_path / "whisper", bits=4, hardware="ideal", out=out, **usual)
     assert result.epochs[0].extra_loss > 0
     memsim.map_checkpoint(out, "physical", out=chip)
     with pytest.raises(InputError, match="lacks `text`"):
@@ -198,4 +198,4 @@ def test_a_recogniser_that_generates_text_adapts_without_transcripts_and_then_on
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert {name.rpartition(MATRIX)[2] for name in changed if MATRIX in name} == {"scale"}
     assert any("layer_norm" in name for name in changed)
-    assert memsim.evaluate(tuned, data=told, limit=1) is not None
+    assert load_chip(load_checkpoint(tuned))[0].tokens.kind == "hugging_face"
