@@ -39,12 +39,16 @@ class Workers:
         """Whether this process is the one that writes files and says how it goes."""
         return self.rank == 0
 
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """Return `model` such that its gradients are averaged over the processes."""
+    def parallel(self, model: nn.Module, *, is_staged: bool = False) -> nn.Module:
+        """Return `model` such that its gradients are averaged over the processes.
+
+        With `is_staged`, parameters may have no gradient in some steps.
+        """
         if self.size == 1:
             return model
         on_gpu = self.device.type == "cuda"
-        return nn.parallel.DistributedDataParallel(model, device_ids=[self.device] if on_gpu else None)
+        devices = [self.device] if on_gpu else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=is_staged)
 
     def without_exchange(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Return a context in which backward passes of the `parallel` model do not exchange the gradients they add."""

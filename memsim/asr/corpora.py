@@ -245,7 +245,13 @@ def has_one_split(data: str) -> bool:
 
 
 def load_corpus(
-    data: str, *, split: str = "dev", root: Path | None = None, text_style: str = "kaldi", limit: int | None = None
+    data: str,
+    *,
+    split: str = "dev",
+    root: Path | None = None,
+    text_style: str = "kaldi",
+    limit: int | None = None,
+    needs_text: bool = True,
 ) -> Corpus:
     """Load the utterances of a corpus.
 
@@ -257,6 +263,7 @@ def load_corpus(
             the folder that its relative audio paths start from, in place of the manifest's own.
         text_style: the convention of the transcripts, a key of `memsim.asr.text.TEXT_STYLES`.
         limit: keep the first `limit` utterances only.
+        needs_text: without it, utterances without a word are kept, and a manifest may lack the transcripts.
 
     Raises InputError for anything missing or malformed: the places that were looked in, what was expected, or
     file:line.
@@ -274,11 +281,11 @@ def load_corpus(
     elif data in CORPORA:
         corpus = CORPORA[data].load(split, root)
     elif Path(data).suffix in SUFFIXES:
-        corpus = Corpus(data, "all", read_manifest(Path(data), root))
+        corpus = Corpus(data, "all", read_manifest(Path(data), root, needs_text=needs_text))
     else:
         known = f"({nearest(data, NAMES, SUFFIXES)}available: {', '.join(NAMES)})"
         raise InputError(f"data {data!r}: no such corpus {known}, and not a manifest (.tsv or .jsonl)")
-    return _finish(corpus, text_style, limit)
+    return _finish(corpus, text_style, limit, needs_text=needs_text)
 
 
 def with_unwritable(corpus: Corpus, tokens: Tokens) -> Corpus:
@@ -305,10 +312,10 @@ def corpus_lexicon(data: str, root: Path | None = None) -> Path:
     return path
 
 
-def _finish(corpus: Corpus, text_style: str, limit: int | None) -> Corpus:
-    """Return `corpus` with transcripts in `text_style`, without those that hold no words, cut to `limit`."""
+def _finish(corpus: Corpus, text_style: str, limit: int | None, *, needs_text: bool) -> Corpus:
+    """Return `corpus` with transcripts in `text_style`, cut to `limit`; where text is needed, without empty ones."""
     normalised = [replace(utterance, text=normalise(utterance.text, text_style)) for utterance in corpus.utterances]
-    spoken = [utterance for utterance in normalised if utterance.text]
+    spoken = [utterance for utterance in normalised if utterance.text or not needs_text]
     if not spoken:
         raise InputError(f"{corpus.name}: split {corpus.split} has no utterances with words")
     return replace(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from memsim.asr import transducer_decoding
 from memsim.asr.models.frontend import frame_mask
 from memsim.asr.models.transducer import Transducer
-from memsim.asr.tokens import Tokens
+from memsim.asr.tokens import BLANK, Tokens
 
 
 class Outputs(NamedTuple):
@@ -58,8 +58,13 @@ class Kind(Protocol):
     def too_short(self, frames: Tensor, targets: Sequence[Tensor]) -> int:
         """Return the number of utterances whose frames are too few for their text, so that they teach nothing."""
 
+    def hypotheses(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[list[int]]:
+        """Return the token ids that greedy decoding finds for a batch, which `outputs` takes as targets."""
+
     def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
         """Decode the network's result for a batch greedily; this calls every layer that decoding needs."""
+        found = self.hypotheses(model, encoded, frames, tokens)
+        return [" ".join(tokens.decode(ids).split()) for ids in found]
 
 
 class CTC(Kind):
@@ -90,13 +95,11 @@ class CTC(Kind):
         needed = (len(target) + int((target[1:] == target[:-1]).sum()) for target in targets)
         return sum(least > count for least, count in zip(needed, frames.tolist(), strict=True))
 
-    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
-        """Return the texts of the best paths: repeats merged, blanks removed, spaces single."""
+    def hypotheses(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[list[int]]:
+        """Return the tokens of the best paths: repeats merged, blanks removed."""
         best = encoded.argmax(dim=-1).cpu()
-        return [
-            " ".join(tokens.decode(torch.unique_consecutive(path[:length]).tolist()).split())
-            for path, length in zip(best, frames.tolist(), strict=True)
-        ]
+        merged = (torch.unique_consecutive(path[:n]) for path, n in zip(best, frames.tolist(), strict=True))
+        return [path[path != BLANK].tolist() for path in merged]
 
 
 class RNNT(Kind):
@@ -119,10 +122,9 @@ class RNNT(Kind):
         """Return the number of utterances without a frame."""
         return int((frames == 0).sum())
 
-    def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
-        """Return the texts of the most probable steps."""
-        found = transducer_decoding.greedy(cast(Transducer, model), encoded, frames)
-        return [" ".join(tokens.decode(ids).split()) for ids in found]
+    def hypotheses(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[list[int]]:
+        """Return the tokens of the most probable steps."""
+        return transducer_decoding.greedy(cast(Transducer, model), encoded, frames)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,16 @@ def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, st
     return texts
 
 
+def hypotheses(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, list[int]]:
+    """Return the token ids that greedy decoding finds for the utterances of `batches`, by the utterances' numbers."""
+    found: dict[int, list[int]] = {}
+    for batch, encoded, frames in outputs(recogniser, batches):
+        with torch.inference_mode():
+            ids = recogniser.kind.hypotheses(recogniser.model, encoded, frames, recogniser.tokens)
+        found |= zip(batch.indices, ids, strict=True)
+    return found
+
+
 def _device(model: nn.Module) -> torch.device:
     tensor: torch.Tensor = next(iter(model.state_dict().values()))
     return tensor.device

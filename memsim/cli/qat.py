@@ -28,7 +28,15 @@ def command(
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="OUT", help="File for the best checkpoint (.safetensors).")
     ],
-    bits: Annotated[str, typer.Option("--bits", metavar="B|float", help="Weight bits, 2 to 16, or float.")],
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            "--bits",
+            metavar="B|float",
+            help="Weight bits, 2 to 16, or float. Required, except with a mapped --init, which has its own.",
+            show_default=False,
+        ),
+    ] = None,
     data_root: options.DataRoot = None,
     dev: Annotated[
         str | None,
@@ -40,7 +48,8 @@ def command(
         typer.Option(
             "--config",
             metavar="NAME|FILE",
-            help="Training recipe: a shipped name or a YAML file. Default: robust, or float with --bits float.",
+            help="Training recipe: a shipped name or a YAML file. Default: robust, with --bits float float, and with a "
+            "mapped --init adapt.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +70,8 @@ def command(
             "--init",
             metavar="CHECKPOINT",
             help="Start from the weights and tokens of this checkpoint, which has the same architecture, or of a "
-            "folder of Hugging Face's, which names the network, too.",
+            "folder of Hugging Face's, which names the network, too. Of a mapped file, the cells stay as they are "
+            "programmed, and the digital parts learn: OUT is mapped, too.",
         ),
     ] = None,
     init_encoder: Annotated[
@@ -70,6 +80,14 @@ def command(
             "--init-encoder",
             metavar="CHECKPOINT",
             help="Start only the encoder from this checkpoint of another architecture, such as a Transducer from CTC.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="CHECKPOINT",
+            help="Network that teaches, if the recipe has a teacher. Default: that of --init, unless it is mapped.",
         ),
     ] = None,
     lexicon: Annotated[
@@ -124,6 +142,7 @@ def command(
             set=set_ or (),
             init=init,
             init_encoder=init_encoder,
+            teacher=teacher,
             lexicon=lexicon,
             resume=resume,
             compute=compute,

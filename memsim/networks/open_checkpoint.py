@@ -67,17 +67,22 @@ def default_data(checkpoint: str | None) -> str:
 
 
 def open_network(
-    name: str, option: str, architecture: str | None = None, architecture_config: str | Path | None = None
+    name: str,
+    option: str,
+    architecture: str | None = None,
+    architecture_config: str | Path | None = None,
+    *,
+    may_be_mapped: bool = False,
 ) -> Checkpoint:
-    """Open the unmapped network that `option` names, as `open_checkpoint` does.
+    """Open the network that `option` names, as `open_checkpoint` does: an unmapped one unless it `may_be_mapped`.
 
     Raises InputError for other kinds of files.
     """
     checkpoint, _ = open_checkpoint(name, architecture, architecture_config)
     if checkpoint.kind == "device":
         raise InputError(f"{option} {name}: a device model, not a recogniser; use it with --cell")
-    if checkpoint.kind == "mapped":
-        verb = "compare with" if option == "--reference" else "start from"
+    if checkpoint.kind == "mapped" and not may_be_mapped:
+        verb = {"--reference": "compare with", "--teacher": "learn from"}.get(option, "start from")
         raise InputError(f"{option} {name}: is mapped onto arrays; {verb} the checkpoint that was mapped")
     return checkpoint
 

@@ -35,9 +35,9 @@ from memsim.nn.layer_adapters import (
 )
 from memsim.nn.linear import MappedLinear
 from memsim.nn.plan import Plan, Selection, plan_modules
-from memsim.nn.quantised_product import QuantisedProduct
+from memsim.nn.quantised_product import QuantisedLayer, QuantisedProduct
 from memsim.nn.quantisers import seams
-from memsim.nn.rounding import NEGLIGIBLE, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
+from memsim.nn.rounding import NEGLIGIBLE, QUANTISERS, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource
 from memsim.nn.transfer import HardwareTransfer, require_trainable
 
@@ -81,8 +81,12 @@ class HardwareConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The distillation from the network that the training started from."""
+    """The distillation from another network, by default the one that the training started from.
 
+    `transcripts` is the weight of the transcripts' loss beside it; at 0, data need no transcripts.
+    """
+
+    transcripts: Annotated[float, Within(low=0)] = 1.0
     weight: Annotated[float, Within(above=0)] = 0.5
     temperature: Annotated[float, Within(above=0)] = 1.0
 
@@ -105,6 +109,9 @@ class QuantisationConfig(Section):
     attention: AttentionConfig | None = None
     hardware: HardwareConfig | None = None
     teacher: TeacherConfig | None = None
+    weights_begin: Annotated[float, Within(0, 1)] = 0.0
+    weight_rate: Annotated[float, Within(low=0)] = 1.0
+    digital_rate: Annotated[float, Within(low=0)] = 1.0
     scale_rate: Annotated[float, Within(low=0)] = 1.0
     full_precision: Annotated[tuple[str, ...], Strict(False)] = ()
     overrides: Annotated[tuple[LayerOverride, ...], Strict(False)] = ()
@@ -284,6 +291,20 @@ class Quantisation:
             return nn.Identity()
         range_ = torch.zeros((), device=like.device, dtype=dtype_of_state(like))
         return ActivationQuantiser(self.config.outputs.bits, range_, "minmax")
+
+
+def weights_of_quantised(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that layers with quantisers round for arrays: none of their biases, scales and ranges."""
+    found: dict[int, nn.Parameter] = {}
+    for layer in mappable_layers(model):
+        if not isinstance(layer.module, QuantisedLayer) or not quantised_matrices([layer]):
+            continue
+        quantisers = [module for module in layer.module.modules() if isinstance(module, QUANTISERS)]
+        scales = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
+        for name, parameter in layer.module.named_parameters():
+            if "bias" not in name and id(parameter) not in scales:
+                found[id(parameter)] = parameter
+    return list(found.values())
 
 
 _FIRST_SCALE: dict[Method, Literal["mse", "minmax"]] = {"lsq": "mse", "minmax": "minmax"}

@@ -39,17 +39,27 @@ class TrainingBatch:
 class TrainingSet:
     """Utterances with their tokens, which are made into the batches of any epoch.
 
+    The tokens are those of the transcripts; where these are not learned, `targets` is set before the first batch.
+
     Raises:
         InputError: A transcript has a character without a token, or audio is missing.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], recogniser: Recogniser, config: TrainConfig, seed: int) -> None:
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        recogniser: Recogniser,
+        config: TrainConfig,
+        seed: int,
+        *,
+        learns_transcripts: bool = True,
+    ) -> None:
         self.utterances = tuple(utterances)
         self.source = FeatureSource(recogniser.features, cache_bytes=1e9 * config.feature_cache_gigabytes)
         self._config = config
         self._masked = isinstance(recogniser.features, FeatureConfig)
         self._seed = seed
-        self._targets = [encode_text(recogniser.tokens, u) for u in utterances]
+        self.targets = [encode_text(recogniser.tokens, u) for u in utterances] if learns_transcripts else []
         self._durations = [duration_seconds(u) for u in utterances]
 
     def batches(self, epoch: int) -> list[Draws]:
@@ -67,7 +77,7 @@ class TrainingSet:
         if self._masked:
             draw = [generator(self._seed, "augment", epoch, i) for i, _ in draws]
             features = [spec_augment(f, self._config.augment, g) for f, g in zip(features, draw, strict=True)]
-        targets = tuple(self._targets[i] for i, _ in draws)
+        targets = tuple(self.targets[i] for i, _ in draws)
         return TrainingBatch(tuple(self.utterances[i] for i, _ in draws), *pad(features), targets)
 
 

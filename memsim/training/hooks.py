@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +73,30 @@ class Hooks:
     def extra_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
         """Return an addition to each utterance's loss, [batch]; a batch may come in parts."""
         return torch.zeros(len(batch.utterances), device=outputs.log_probs.device)
+
+    @property
+    def transcripts_weight(self) -> float:
+        """The weight of the loss of the transcripts; at 0, `teaching` gives texts in their place."""
+        return 1.0
+
+    @property
+    def teaching(self) -> Recogniser | None:
+        """The recogniser that teaches, once `prepare` has been called; None without one."""
+        return None
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether parameters have no gradient in some steps, although they are trained."""
+        return False
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `contents` has the input statistics that else are measured when the training is done."""
+        return False
+
+    def contents(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return the tensors of the checkpoint of the trained `model`."""
+        return model.state_dict()
 
     def maxima(self, model: nn.Module) -> Sequence[Tensor]:
         """Return tensors that observe the data; after each step, every process gets the largest values of any."""

@@ -7,22 +7,24 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import evaluation_batches, loaded_ahead
+from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
 from memsim.asr.kinds import CTC, Outputs, TrainingPass
 from memsim.asr.prior import to_metadata
 from memsim.asr.recogniser import Recogniser
-from memsim.asr.running import input_statistics, output_prior, transcribe
+from memsim.asr.running import hypotheses, input_statistics, output_prior, transcribe
 from memsim.asr.scoring import Score, score
 from memsim.asr.text import as_scored
+from memsim.asr.utterances import Utterance
 from memsim.distributed import Workers
 from memsim.errors import InputError, Stopped
 from memsim.nn.finite import first_not_finite
@@ -37,6 +39,8 @@ from memsim.training.recomputation import blocks_of, computed_again
 from memsim.training.state import Best, EpochResult, Progress, Trained, finished_training
 from memsim.training.training_files import TrainingFiles
 from memsim.training.training_log import TrainingLog
+
+T = TypeVar("T")
 
 SAVE_SECONDS = 600.0
 """Interval at which the state is saved within a long epoch; it is saved at the end of each, too."""
@@ -119,7 +123,9 @@ class _Training:
         self.stop_request = stop_request
         config, seed = job.config, job.seed
         recogniser = replace(job.recogniser, model=job.recogniser.model.to(workers.device))
-        self.data = TrainingSet([u for c in job.corpora for u in c.utterances], recogniser, config, seed)
+        learns_transcripts = job.hooks.transcripts_weight > 0
+        utterances = [u for c in job.corpora for u in c.utterances]
+        self.data = TrainingSet(utterances, recogniser, config, seed, learns_transcripts=learns_transcripts)
         torch.manual_seed(derive_seed(seed, "prepare"))
         self.model = job.hooks.prepare(recogniser, self.data.utterances, self.data.source).to(workers.device)
         average = averaged(self.model, config.average_decay)
@@ -127,7 +133,7 @@ class _Training:
         self.blocks = blocks_of(self.model, config.model) if config.gradient_checkpointing else ()
         groups = job.hooks.parameter_groups(self.model, config)
         self.trained = Trained(self.model, average, make_optimiser(self.model, groups, config))
-        self.parallel = workers.parallel(TrainingPass(self.model, recogniser.kind))
+        self.parallel = workers.parallel(TrainingPass(self.model, recogniser.kind), is_staged=job.hooks.is_staged)
         self.progress = Progress()
         self.log: TrainingLog | None = None
         self.counted = self.saved = time.monotonic()
@@ -148,6 +154,7 @@ class _Training:
             self.log = TrainingLog(self.files, self.progress.step)
         try:
             self._heed_stop()
+            self._hear_teacher()
             while self.progress.epoch <= self.job.config.epochs:
                 self._train_epoch()
                 self._end_epoch()
@@ -163,6 +170,26 @@ class _Training:
             self._finish(self.progress.best)
         self.workers.wait()
         return self.progress.best
+
+    def _hear_teacher(self) -> None:
+        """Take what the teacher hears in place of transcripts that are not learned, or are missing from the dev set."""
+        progress, teacher = self.progress, self.job.hooks.teaching
+        if self.job.hooks.transcripts_weight > 0 or teacher is None:
+            return
+        if progress.heard is None:
+            progress.heard = self._heard(self.data.utterances, lambda mine: hypotheses(teacher, mine))
+            if not self.job.dev.words:
+                progress.heard_dev = self._heard(self.job.dev.utterances, lambda mine: transcribe(teacher, mine))
+            self._save_state()
+        self.data.targets = [torch.tensor(ids, dtype=torch.long) for ids in progress.heard]
+
+    def _heard(self, utterances: Sequence[Utterance], hear: Callable[[Iterator[Batch]], Mapping[int, T]]) -> list[T]:
+        """Return what `hear` returns for each of `utterances`; each process hears a share of their batches."""
+        batches = evaluation_batches(utterances, self.data.source, first=self.workers.rank, every=self.workers.size)
+        mine = hear(itertools.takewhile(lambda _: self.stop_request() is None, batches))
+        self._heed_stop()
+        heard = {index: result for part in self.workers.gather(mine) for index, result in part.items()}
+        return [heard[i] for i in range(len(utterances))]
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -226,9 +253,13 @@ class _Training:
         bfloat16 = self.job.config.precision == "bfloat16"
         with computed_again(self.blocks), torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bfloat16):
             outputs: Outputs = self.parallel(piece.features, piece.lengths, piece.targets)
-        kind = self.job.recogniser.kind
+        kind, weight = self.job.recogniser.kind, self.job.hooks.transcripts_weight
         extra_losses = self.job.hooks.extra_losses(piece, outputs, moment)
-        return kind.losses(outputs, piece.targets), extra_losses, kind.too_short(outputs.frames, piece.targets)
+        if weight == 0:
+            return torch.zeros_like(extra_losses), extra_losses, 0
+        losses = kind.losses(outputs, piece.targets)
+        losses = losses if weight == 1 else weight * losses
+        return losses, extra_losses, kind.too_short(outputs.frames, piece.targets)
 
     def _repeat(self, pieces: Sequence[TrainingBatch], moment: Moment) -> None:
         with torch.no_grad(), self.workers.without_exchange(self.parallel):
@@ -276,7 +307,7 @@ class _Training:
         progress.results.append(result)
         progress.next_epoch()
         if self.log:
-            weights = self.evaluated.model.state_dict()
+            weights = self.job.hooks.contents(self.evaluated.model)
             if is_best:
                 save_checkpoint(self.job.out, weights, self.run)
             save_checkpoint(self.files.last, weights, self.run)
@@ -287,13 +318,12 @@ class _Training:
     def _evaluate(self) -> Score:
         """Score the averaged weights on dev; each process transcribes a share of the batches."""
         self.evaluated.model.eval()
-        utterances = self.job.dev.utterances
-        batches = evaluation_batches(utterances, self.data.source, first=self.workers.rank, every=self.workers.size)
-        mine = transcribe(self.evaluated, itertools.takewhile(lambda _: self.stop_request() is None, batches))
-        self._heed_stop()
-        texts = {index: text for part in self.workers.gather(mine) for index, text in part.items()}
-        heard = [as_scored(texts[i], self.job.dev.text_style) for i in range(len(utterances))]
-        return score([u.text for u in utterances], heard)
+        dev = self.job.dev
+        texts = self._heard(dev.utterances, lambda mine: transcribe(self.evaluated, mine))
+        references = [u.text for u in dev.utterances]
+        if self.progress.heard_dev is not None:
+            references = [as_scored(text, dev.text_style) for text in self.progress.heard_dev]
+        return score(references, [as_scored(text, dev.text_style) for text in texts])
 
     def _finish(self, best: Best) -> None:
         """Add the input statistics, the best epoch and, with CTC, the prior of the outputs to the best checkpoint.
@@ -301,16 +331,22 @@ class _Training:
         A checkpoint that says which epoch was best is that of a finished training.
         """
         tensors = load_checkpoint(self.job.out).tensors()
+        run = {**self.run, "best": json.dumps(asdict(best))}
+        if not self.job.hooks.is_calibrated:
+            run |= self._calibrate(tensors)
+        save_checkpoint(self.job.out, tensors, run)
+        self.files.state.unlink(missing_ok=True)
+
+    def _calibrate(self, tensors: dict[str, Tensor]) -> dict[str, str]:
+        """Add the input statistics of the network of `tensors` to these; return its prior as metadata, with CTC."""
         self.evaluated.model.load_state_dict({name: tensors[name] for name in self.evaluated.model.state_dict()})
         self.evaluated.model.eval()  # if no epoch was left, no evaluation has done this
         first = self.job.corpora[0].utterances
         for layer, measured in input_statistics(self.evaluated, first, self.data.source).items():
             tensors |= measured.to_tensors(layer)
-        run = {**self.run, "best": json.dumps(asdict(best))}
-        if isinstance(self.evaluated.kind, CTC):
-            run |= to_metadata(output_prior(self.evaluated, first, self.data.source))
-        save_checkpoint(self.job.out, tensors, run)
-        self.files.state.unlink(missing_ok=True)
+        if not isinstance(self.evaluated.kind, CTC):
+            return {}
+        return to_metadata(output_prior(self.evaluated, first, self.data.source))
 
     # --- stopping ----------------------------------------------------------------------------------------------------
 

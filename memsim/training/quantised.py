@@ -6,47 +6,45 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from memsim.asr.data import FeatureSource
-from memsim.asr.kinds import Outputs, TrainingPass
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import input_statistics
 from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
-from memsim.nn.quantisation import Quantisation
+from memsim.nn.quantisation import Quantisation, TeacherConfig, weights_of_quantised
 from memsim.nn.quantised_product import QuantisedProduct
 from memsim.nn.rounding import QUANTISERS, ActivationQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread
 from memsim.rng import derive_seed
-from memsim.training.epoch_batches import TrainingBatch
-from memsim.training.hooks import Hooks, Moment, ParameterGroup
+from memsim.training.hooks import Moment, ParameterGroup
 from memsim.training.recipe import TrainConfig
+from memsim.training.teacher import Taught, Teacher
 
 CALIBRATION_UTTERANCES = 32
 """Number of utterances that the hardware is calibrated from at the beginning of each epoch."""
 
 
 @dataclass
-class QuantisedTraining(Hooks):
+class QuantisedTraining(Taught):
     """Quantization-aware training by a recipe's section `quantisation`."""
 
     quantisation: Quantisation
     config: TrainConfig
-    _teacher: nn.Module | None = field(default=None, init=False)
+    given_teacher: Recogniser | None = None
+    """The recogniser that teaches; None for the one that the training starts from."""
     _recogniser: Recogniser | None = field(default=None, init=False)
     _calibration: tuple[Sequence[Utterance], FeatureSource] | None = field(default=None, init=False)
     _searched: tuple[nn.Module, list[nn.Module]] | None = field(default=None, init=False)
 
     def prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
-        """Quantise the recogniser's model, and keep a copy as the teacher where the recipe has one."""
+        """Quantise the recogniser's model; where the recipe has a teacher and none is given, a copy of it teaches."""
         model = recogniser.model
         statistics = input_statistics(recogniser, utterances, source)
-        if self.quantisation.config.teacher is not None:
-            teacher = copy.deepcopy(model).requires_grad_(False)
-            self._teacher = TrainingPass(teacher, recogniser.kind).eval()
+        if (config := self.teacher_config) is not None:
+            teacher = self.given_teacher or replace(recogniser, model=copy.deepcopy(model))
+            self._teacher = Teacher(config, teacher, self.config.precision, model)
         self._recogniser = recogniser
         self._calibration = utterances[:: -(-len(utterances) // CALIBRATION_UTTERANCES)], source
         self.quantisation.apply(model, statistics)
@@ -57,13 +55,18 @@ class QuantisedTraining(Hooks):
 
         The size is the initial one; where data only give it later, the current one.
         """
-        rate = self.quantisation.config.scale_rate
+        rates = self.quantisation.config
+        rate = rates.scale_rate
         quantisers = [module for module in model.modules() if isinstance(module, QUANTISERS)]
+        weights = {id(weight) for weight in weights_of_quantised(model)}
         known = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
         groups = [
-            replace(group, parameters=[p for p in group.parameters if id(p) not in known])
+            replace(group, parameters=[p for p in group.parameters if (id(p) in weights) == of_weights], rate_scale=own)
             for group in super().parameter_groups(model, config)
+            for of_weights, own in ((True, rates.weight_rate), (False, rates.digital_rate))
         ]
+        groups = [replace(group, parameters=[p for p in group.parameters if id(p) not in known]) for group in groups]
+        groups = [group for group in groups if group.parameters]
         for quantiser in quantisers:
             for scale in quantiser.parameters():
                 learned = quantiser.learned_from_the_start()
@@ -72,7 +75,14 @@ class QuantisedTraining(Hooks):
         return groups
 
     def before_step(self, model: nn.Module, moment: Moment) -> None:
-        """Draw the spread of the step, and calibrate the hardware at the beginning of each epoch."""
+        """Draw the spread of the step, and calibrate the hardware at the beginning of each epoch.
+
+        The weights on arrays learn from the recipe's `weights_begin` on.
+        """
+        if self.is_staged:
+            learns = moment.fraction > self.quantisation.config.weights_begin
+            for weight in weights_of_quantised(model):
+                weight.requires_grad_(learns)
         hardware = self.quantisation.config.hardware
         if hardware is None or not hardware.transfer:
             return
@@ -99,26 +109,15 @@ class QuantisedTraining(Hooks):
             for product, transfer in transfers:
                 product.transfer = transfer
 
-    def extra_losses(self, batch: TrainingBatch, outputs: Outputs, moment: Moment) -> Tensor:
-        """Return the mean Kullback-Leibler divergence from the teacher at a temperature, [batch]; 0 without a teacher.
+    @property
+    def teacher_config(self) -> TeacherConfig | None:
+        """The section `teacher` of the recipe."""
+        return self.quantisation.config.teacher
 
-        With CTC, the mean is over the frames; with a Transducer, over all places of the lattice of frames and tokens,
-        with equal weights (the full-lattice loss of Panchapagesan et al., 2021, arXiv 2011.06110).
-        """
-        teacher = self.quantisation.config.teacher
-        if teacher is None:
-            return super().extra_losses(batch, outputs, moment)
-        assert self._teacher is not None
-        device = outputs.log_probs.device
-        precise = self.config.precision != "bfloat16"
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=not precise):
-            taught: Outputs = self._teacher(batch.features, batch.lengths, batch.targets)
-        wanted = (taught.log_probs / teacher.temperature).log_softmax(dim=-1)
-        given = (outputs.log_probs / teacher.temperature).log_softmax(dim=-1)
-        divergence = F.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=-1)
-        valid = outputs.valid.flatten(1)
-        mean = (divergence.flatten(1) * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
-        return mean * (teacher.weight * teacher.temperature**2)
+    @property
+    def is_staged(self) -> bool:
+        """Whether the weights on arrays begin to learn after the other parameters."""
+        return self.quantisation.config.weights_begin > 0
 
     def maxima(self, model: nn.Module) -> list[Tensor]:
         """Return the ranges that observe activations; scales that observe weights are alike in all processes."""

@@ -57,6 +57,8 @@ class Progress:
     too_short: int = 0
     best: Best | None = None
     results: list[EpochResult] = field(default_factory=list)  # of the epochs before it
+    heard: list[list[int]] | None = None  # tokens that the teacher has for each utterance, in place of transcripts
+    heard_dev: list[str] | None = None  # texts that the teacher has for the dev set, where that has none
 
     def next_epoch(self) -> None:
         """Go on to the beginning of the next epoch."""

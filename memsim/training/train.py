@@ -19,18 +19,21 @@ from memsim.distributed import choose_device, joined_workers
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 from memsim.listener import Listener
+from memsim.networks.mapped_file import load_chip
 from memsim.networks.open_checkpoint import open_network
-from memsim.nn.quantisation import Quantisation
+from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.rng import global_generators_kept
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.outputs import require_safetensors
 from memsim.training import initialise, loop
+from memsim.training.chip_training import ChipTraining
 from memsim.training.hooks import Hooks
 from memsim.training.narrator import Narrator
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import TargetsConfig, TrainConfig, load_train_config
 from memsim.training.result import TrainingResult
 from memsim.training.targets import heard_whole, make_tokens, pronounceable
+from memsim.training.teacher import load_teacher
 from memsim.training.training_files import TrainingFiles
 from memsim.units import counted
 
@@ -40,7 +43,7 @@ def train(
     *,
     data: str | Path | Sequence[str | Path],
     out: str | Path,
-    bits: int | str,
+    bits: int | str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     data_root: str | Path | None = None,
     dev: str | Path | None = None,
@@ -52,6 +55,7 @@ def train(
     set: Sequence[str] = (),
     init: str | Path | None = None,
     init_encoder: str | Path | None = None,
+    teacher: str | Path | None = None,
     lexicon: str | Path | None = None,
     resume: bool = False,
     compute: str = "auto",
@@ -80,9 +84,9 @@ def train(
         data: One or more of `demo`, names of corpora (NAME:SPLIT, by default their split train) and manifests
             (.tsv, .jsonl). All are trained on (a name that comes twice counts twice); the first gives the dev set.
         out: The best checkpoint, a name that ends in .safetensors.
-        bits: Weight bits, 2 to 16, or `float` for full precision.
+        bits: Weight bits, 2 to 16, or `float` for full precision; None where `init` is mapped, as it has its own.
         config: The training recipe: a shipped name, a YAML file or a mapping; None is `robust`, of full precision
-            `float`.
+            `float`, of a mapped `init` `adapt`.
         data_root: The folder of the corpora; None is `$MEMSIM_DATA/NAME`.
         dev: The dev set, where it is not the dev split of the first corpus.
         text_style: The convention of the transcripts, `kaldi`, `rwth` or `whisper`; None is `kaldi`, and on the dev
@@ -93,8 +97,10 @@ def train(
         hardware: The chip to train for, where there are weight bits; None is `physical`.
         cell: The device model of its cells, in place of the spec's.
         set: Changes of the spec, each `KEY=VALUE`.
-        init: A checkpoint of the same architecture whose weights and tokens the training starts from.
+        init: A checkpoint of the same architecture whose weights and tokens the training starts from; or a mapped
+            file, whose cells stay as they are programmed while the digital parts learn. `out` is mapped, too, then.
         init_encoder: A checkpoint of another architecture whose encoder the training starts from.
+        teacher: The checkpoint that teaches, where the recipe has a teacher; None is `init`, unless that is mapped.
         lexicon: The pronunciation lexicon of a recipe with phonemes, a file or `cmudict`, in place of the recipe's.
         resume: Continue the stopped training that writes `out`; begin if it has not begun.
         compute: `cpu`, `cuda`, or `auto`, which is CUDA where there is one.
@@ -115,8 +121,15 @@ def train(
     names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     if not names:
         raise InputError("data: no corpus is named")
-    weight_bits = _weight_bits(bits)
-    if weight_bits is None and (hardware or cell or set):
+    opened = None if init is None else open_network(str(init), "--init", may_be_mapped=True)
+    is_chip = opened is not None and opened.kind == "mapped"
+    if is_chip:
+        own = {"bits": bits, "hardware": hardware, "cell": cell, "set": set, "model": model, "lexicon": lexicon}
+        _require_none(own | {"architecture": architecture}, f"--init {init}: is mapped and has its own")
+    elif bits is None:
+        raise InputError("--bits is missing: 2 to 16, or float for full precision")
+    weight_bits = None if bits is None else _weight_bits(bits)
+    if not is_chip and weight_bits is None and (hardware or cell or set):
         raise InputError("--bits float: full precision has no hardware; leave out --hardware, --cell and --set")
     if architecture is not None and model is not None:
         raise InputError(f"--model {model} --architecture {architecture}: both name the network; leave one out")
@@ -129,16 +142,16 @@ def train(
     if dev is None and has_one_split(names[0]):
         raise InputError(f"--data {names[0]}: has no dev split of its own; name a dev set with --dev DATA")
     files = TrainingFiles(out)
-    files.require_writable(also_written, [init, init_encoder], resume=resume, force=force)
+    files.require_writable(also_written, [init, init_encoder, teacher], resume=resume, force=force)
     listener = listener or Listener()
     device = choose_device(compute)
     cuda = [torch.cuda.current_device()] if device == "cuda" else []
     with files.held(), global_generators_kept(cuda):  # the caller's random numbers go on as if nothing had been trained
-        recipe = load_train_config(config or ("float" if weight_bits is None else "robust"))
+        recipe = load_train_config(config or ("adapt" if is_chip else "float" if weight_bits is None else "robust"))
         if (network := model or architecture) is not None:
             recipe = recipe.model_copy(update={"model": str(network)})
-        opened = None if init is None else open_network(str(init), "--init")
-        given = opened if opened is not None and network is None and initialise.is_hugging_face(opened) else None
+        own_network = is_chip or (opened is not None and initialise.is_hugging_face(opened))
+        given = opened if network is None and own_network else None
         if given is not None:
             model_kind, model_config = given.metadata["architecture"], stored_config(given)
             recipe = recipe.model_copy(update={"model": given.path.parent.name or str(given.path)})
@@ -152,15 +165,21 @@ def train(
             from memsim.hardware.options import choose_hardware
 
             spec = choose_hardware(hardware, weight_bits, cell, set)
-            quantisation = _quantisation(recipe, weight_bits, spec, has_start=init is not None)
-        elif recipe.quantisation is not None:
+            quantisation = Quantisation(_quantisation(recipe), weight_bits, spec)
+            if quantisation.config.teacher is not None and teacher is None and init is None:
+                raise InputError(f"--config {recipe.name}: learns from a teacher; name it with --init CHECKPOINT")
+        elif not is_chip and recipe.quantisation is not None:
             raise InputError(f"--config {recipe.name}: is for quantised weights; choose their --bits")
         root = None if data_root is None else Path(data_root)
-        own_style = "kaldi" if given is None else given.metadata["text_style"]
+        own_style = "kaldi" if given is None else given.metadata.get("text_style", "kaldi")
         dev_style = text_style or own_style
-        text_style = text_style or "kaldi"
+        text_style = text_style or ("kaldi" if own_style == "whisper" else own_style)
         dev = str(dev or name_and_split(names[0])[0])
-        speech = _load_speech(names, dev, root, text_style, dev_style)
+        taught = None if recipe.quantisation is None else recipe.quantisation.teacher
+        if teacher is not None and taught is None:
+            raise InputError(f"--teacher {teacher}: --config {recipe.name} learns from none; leave it out")
+        needs_text = taught is None or taught.transcripts > 0 or (is_chip and teacher is None)
+        speech = _load_speech(names, dev, root, text_style, dev_style, needs_text=needs_text)
         provenance = {"recipe": recipe.model_dump_json(), "data": ", ".join(map(_without_place, names))}
         start: Checkpoint | None = None
         if opened is None:
@@ -169,16 +188,25 @@ def train(
             if init_encoder is not None:
                 start = initialise.load_encoder(recogniser, init_encoder, recipe.model)
                 provenance["init_encoder_sha256"] = start.sha256
+        elif is_chip:
+            recogniser, _ = load_chip(opened)
+            carried = {key: value for key, value in opened.metadata.items() if key not in _OF_EVERY_FILE}
+            provenance = carried | provenance | {"init_sha256": opened.sha256}
         else:
             recogniser, start = initialise.from_checkpoint(
                 opened, f"--init {init}", model_kind, model_config, speech.texts, text_style, recipe.model
             )
             provenance["init_sha256"] = start.sha256
         speech = speech.usable(recogniser, min(recipe.augment.speeds), listener)
-        hooks = Hooks()
+        hooks, teaching = Hooks(), None
+        if teacher is not None:
+            teaching, its_file = load_teacher(teacher, recogniser, "--teacher")
+            provenance["teacher_sha256"] = its_file.sha256
+        if opened is not None and is_chip:
+            hooks = ChipTraining(_quantisation(recipe), recipe, opened, teaching)
         if quantisation is not None:
             provenance |= {"trained_bits": str(weight_bits), "trained_hardware": quantisation.spec.to_json()}
-            hooks = QuantisedTraining(quantisation, recipe)
+            hooks = QuantisedTraining(quantisation, recipe, teaching)
         job = loop.Job(recogniser, recipe, speech.train, speech.dev, out, seed, provenance, hooks)
         with joined_workers(device) as workers:
             if start is not None and (note := start.prefix_note):
@@ -217,13 +245,18 @@ def _targets(recipe: TrainConfig, lexicon: str | Path | None, init: str | Path |
     return recipe.targets.model_copy(update={"lexicon": str(lexicon)})
 
 
-def _quantisation(recipe: TrainConfig, bits: int, spec: HardwareSpec, *, has_start: bool) -> Quantisation:
-    """Return the recipe's quantisation for these bits on this chip. Raises InputError where the recipe has none."""
+def _quantisation(recipe: TrainConfig) -> QuantisationConfig:
+    """Return the recipe's section `quantisation`. Raises InputError where the recipe has none."""
     if recipe.quantisation is None:
         raise InputError(f"--config {recipe.name}: is a recipe for full precision, it has no section quantisation")
-    if recipe.quantisation.teacher is not None and not has_start:
-        raise InputError(f"--config {recipe.name}: learns from a teacher; name it with --init CHECKPOINT")
-    return Quantisation(recipe.quantisation, bits, spec)
+    return recipe.quantisation
+
+
+def _require_none(options: Mapping[str, object], problem: str) -> None:
+    """Raise InputError that begins with `problem` for the first of `options` that has a value."""
+    for name, value in options.items():
+        if value:
+            raise InputError(f"{problem} {name}; leave --{name} out")
 
 
 @dataclass(frozen=True)
@@ -254,11 +287,16 @@ class _Speech:
         return _Speech([kept[corpus.name, corpus.split] for corpus in self.train], dev)
 
 
-def _load_speech(names: Sequence[str], dev: str, data_root: Path | None, text_style: str, dev_style: str) -> _Speech:
+_OF_EVERY_FILE = ("format", "memsim_version", "best")
+
+
+def _load_speech(
+    names: Sequence[str], dev: str, data_root: Path | None, text_style: str, dev_style: str, *, needs_text: bool
+) -> _Speech:
     """Load the corpora called `names`, each once, and the dev set, which is scored in `dev_style`."""
 
     def load(name: str, split: str, style: str) -> Corpus:
-        return load_corpus(name, split=split, root=root_of(name, data_root), text_style=style)
+        return load_corpus(name, split=split, root=root_of(name, data_root), text_style=style, needs_text=needs_text)
 
     corpora = {name: load(name, "train", text_style) for name in dict.fromkeys(names)}
     return _Speech([corpora[name] for name in names], load(dev, "dev", dev_style))

@@ -29,6 +29,7 @@ from memsim.training.epoch_batches import TrainingSet
 from memsim.training.hooks import Moment
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
+from memsim.training.teacher import Teacher
 from tests.evaluation.calls import evaluate, prepare
 from tests.nn.layers import quantised_layers
 from tests.training.tones import MODEL, PLAIN, RANDOM, TEXTS, Killed, KilledAt, job, run, same
@@ -133,7 +134,9 @@ def divergence(kind: Kind, teacher: nn.Module, pupil: Recogniser, corpus: Corpus
     config = load_train_config("robust")
     assert config.quantisation is not None
     training = QuantisedTraining(Quantisation(config.quantisation, 3, load_hardware("physical")), config)
-    training._teacher = TrainingPass(teacher, kind).eval()
+    assert config.quantisation.teacher is not None
+    teaching = replace(pupil, model=teacher)
+    training._teacher = Teacher(config.quantisation.teacher, teaching, config.precision, pupil.model)
     data = TrainingSet(corpus.utterances, pupil, PLAIN, seed=0)
     batch = data.load(1, [(i, 1.0) for i in range(4)])
     outputs = TrainingPass(pupil.model, kind)(batch.features, batch.lengths, batch.targets)

@@ -35,14 +35,6 @@ RECIPES = {"robust": ROBUST, "paper": PAPER}
 SHORT = PLAIN.model_copy(update={"epochs": 20, "learning_rate": ((0.0, 5e-3), (1.0, 1e-4)), "average_decay": 0.0})
 
 
-@pytest.fixture(scope="module")
-def start(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recogniser in full precision that knows the tones."""
-    out = tmp_path_factory.mktemp("start") / "float.safetensors"
-    run(job(corpus, out, PLAIN.model_copy(update={"epochs": 25})))
-    return out
-
-
 def from_start(start: Path) -> Recogniser:
     given = load_recogniser(load_checkpoint(start))
     return replace(given, model=given.model.train())

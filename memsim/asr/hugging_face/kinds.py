@@ -145,6 +145,12 @@ class HuggingFaceSeq2Seq(Kind):
         """Return 0: a decoder may write any text for any audio."""
         return 0
 
+    def hypotheses(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[list[int]]:
+        """Return the tokens that the network generates greedily, with those that decoding begins with."""
+        assert isinstance(tokens, HuggingFaceTokens)
+        begun = prompt_of(cast(Any, model), tokens)
+        return [[*begun, *ids] for ids in _generated(model, encoded, frames, tokens)]
+
     def transcribe(self, model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens) -> list[str]:
         """Return the texts that the network generates greedily."""
         return generated(model, encoded, frames, tokens)
@@ -170,6 +176,12 @@ def generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens,
     timestamps). The number of tokens is limited by the length of the audio, so that a broken network does not write for
     minutes.
     """
+    found = _generated(model, encoded, frames, tokens, beams)
+    return [" ".join(tokens.decode(ids).split()) for ids in found]
+
+
+def _generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens, beams: int = 1) -> list[list[int]]:
+    """Return the tokens of the texts of `generated`, the end of text included where the network has found it."""
     from transformers import GenerationMixin
 
     network = cast(Any, model)
@@ -188,8 +200,15 @@ def generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens,
             do_sample=False,
             **_encoder_result(network, encoded, frames),
         )
+    ends = network.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
     rows = zip(ids[:, prompt.shape[1] :].tolist(), most.tolist(), strict=True)
-    return [" ".join(tokens.decode(row[:own]).split()) for row, own in rows]
+    return [_until(row[:own], ends) for row, own in rows]
+
+
+def _until(row: list[int], ends: Sequence[int]) -> list[int]:
+    """Return `row` up to and with the first of the tokens `ends`; what follows it is padding."""
+    return row[: next((place + 1 for place, token in enumerate(row) if token in ends), len(row))]
 
 
 def _most_tokens(network: Any, frames: Tensor) -> Tensor:
