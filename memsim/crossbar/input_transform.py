@@ -85,7 +85,7 @@ class InputTransform(nn.Module):
                 factors[:rotated] *= signs[:rotated].double()
         kept: Tensor | None = None
         if digital_rows is not None and len(digital_rows):
-            digital_rows = digital_rows.sort().values
+            digital_rows = digital_rows.cpu().sort().values
             factors[digital_rows] = 0
             kept = weight.detach()[:, digital_rows.to(weight.device)].float()
         else:
