@@ -211,7 +211,7 @@ def rotated(values: Tensor, block: int) -> Tensor:
     """
     n, inputs = values.shape
     used = inputs - inputs % block
-    whole = values[:, :used].reshape(n, -1)
+    whole = values[:, :used].reshape(n, used)
     half = 1
     while half < block:
         pairs = whole.view(n, used // (2 * half), 2, half)
