@@ -85,7 +85,7 @@ class InputTransform(nn.Module):
                 factors[:rotated] *= signs[:rotated].double()
         kept: Tensor | None = None
         if digital_rows is not None and len(digital_rows):
-            digital_rows = digital_rows.sort().values
+            digital_rows = digital_rows.cpu().sort().values
             factors[digital_rows] = 0
             kept = weight.detach()[:, digital_rows.to(weight.device)].float()
         else:
@@ -211,7 +211,7 @@ def rotated(values: Tensor, block: int) -> Tensor:
     """
     n, inputs = values.shape
     used = inputs - inputs % block
-    whole = values[:, :used].reshape(n, -1)
+    whole = values[:, :used].reshape(n, used)
     half = 1
     while half < block:
         pairs = whole.view(n, used // (2 * half), 2, half)

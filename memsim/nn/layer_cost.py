@@ -18,8 +18,8 @@ from memsim.crossbar.statistics import InputStatistics
 ASSUMPTIONS = (
     "all arrays of a layer work at once; phases, input vectors and layers follow each other without overlap",
     "columns of pairs and copies are subtracted and added up as currents, before the ADC that they share",
-    "not counted: digital circuits (sums over tiles and slices, scales, biases, activations, attention, layers that "
-    "stay digital), memories, data movement, control, charging of lines, leakage",
+    "not counted: digital circuits (sums over tiles and slices, scales, transforms of inputs, biases, activations, "
+    "attention, layers that stay digital), memories, data movement, control, charging of lines, leakage",
 )
 """The assumptions that the numbers rest on."""
 
@@ -50,7 +50,8 @@ class LayerCost:
     """The cost of one matrix, which reads `vectors` input vectors in the unit that `Cost.per` names.
 
     `cell_joules` is for a mean vector; None where it is unknown. `programming_joules` and `programming_seconds` are for
-    the whole matrix, once; None for a matrix that was not programmed here.
+    for the whole matrix, once; None for a matrix that was not programmed here. `transform_operations` are the digital
+    multiplications and additions for one vector of an `InputTransform`, whose energy is not counted.
     """
 
     name: str
@@ -59,6 +60,7 @@ class LayerCost:
     cell_joules: float | None
     programming_joules: float | None
     programming_seconds: float | None
+    transform_operations: int = 0
 
     @classmethod
     def of(cls, matrix: MappedMatrix, vectors: float, watts: float | None) -> LayerCost:
@@ -74,6 +76,7 @@ class LayerCost:
             arrays.cell_joules(watts, matrix.spec),
             None if report is None else programming_joules(report, matrix.spec),
             None if report is None else report.seconds,
+            0 if matrix.input_transform is None else matrix.input_transform.operations,
         )
 
     @property
@@ -113,6 +116,7 @@ class LayerCost:
             "seconds": self.seconds,
             "tops_per_watt": self.tops_per_watt,
             "programming_joules": self.programming_joules,
+            "input_transform_operations": self.vectors * self.transform_operations,
         }
 
 
