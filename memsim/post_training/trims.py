@@ -20,6 +20,9 @@ from memsim.crossbar.statistics import InputStatistics
 STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, math.inf)
 """Strengths of the ridge that are tried, relative to the energy of a result; infinite: one gain for the matrix."""
 
+NEGLIGIBLE = 1e-9
+"""The share of an output's energy by which its held-out error must fall to be trimmed; sums are rounded by less."""
+
 FOLDS = 5
 LEAST_ROWS = 2 * FOLDS
 """Fewer sample rows than these leave a matrix without trims."""
@@ -81,7 +84,7 @@ def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor,
     ).sum(dim=1)  # [strengths, out], of the folds that were held out
     best = int(errors.sum(dim=1).argmin())
     before = everything.errors(none)
-    helped = errors[best] < before
+    helped = before - errors[best] > NEGLIGIBLE * everything.squares
     found = torch.where(helped[:, None], everything.solved(STRENGTHS[best]), none)  # [out, tiles + 1]
     size = float(everything.squares.sum())
     after = torch.where(helped, errors[best], before)
