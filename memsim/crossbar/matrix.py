@@ -426,6 +426,10 @@ class MappedMatrix(nn.Module):
             product.add_(digital)
         return product if x.dtype == torch.float32 else product.to(x.dtype)
 
+    def digital_product(self, rows: Tensor) -> Tensor | None:
+        """Return the part of the product [n, out] of inputs [n, in] that is computed digitally; None without any."""
+        return None if self.input_transform is None else self.input_transform.digital_product(rows.float())
+
     def _scales(self) -> tuple[Tensor | None, Tensor]:
         """Return the factors [row_tiles, out] of the results of tiles, None where all are 1, and those of their sum."""
         of_tiles, of_sum = self.gain_trim, self.scale

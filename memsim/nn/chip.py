@@ -185,7 +185,7 @@ def remap(
         return matrix
 
     remapped = _with_matrices(chip, spec, seed, trial, program)
-    if report is not None:
+    if report is not None and way is not None:
         mapping_of(remapped).report = replace(report, layers=fits)
     return remapped
 

@@ -20,6 +20,9 @@ from memsim.crossbar.statistics import InputStatistics
 STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, math.inf)
 """Strengths of the ridge that are tried, relative to the energy of a result; infinite: one gain for the matrix."""
 
+NEGLIGIBLE = 1e-9
+"""The share of an output's energy by which its held-out error must fall to be trimmed; sums are rounded by less."""
+
 FOLDS = 5
 LEAST_ROWS = 2 * FOLDS
 """Fewer sample rows than these leave a matrix without trims."""
@@ -66,6 +69,9 @@ def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor,
     """
     results = tile_results(matrix, statistics.sample, seed) if by_tile else _whole_results(matrix, statistics, seed)
     wanted, weights = wanted.cpu().double(), statistics.weights.cpu().double()
+    size = float((wanted.square() * weights[:, None]).sum())
+    if (digital := matrix.digital_product(statistics.sample.to(matrix.levels.device))) is not None:
+        wanted = wanted - digital.double().cpu()  # trims are of what the arrays give
     folds = torch.arange(len(wanted)) % FOLDS
     problems = [
         _Problem.of(results[folds == fold], wanted[folds == fold], weights[folds == fold]) for fold in range(FOLDS)
@@ -81,9 +87,8 @@ def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor,
     ).sum(dim=1)  # [strengths, out], of the folds that were held out
     best = int(errors.sum(dim=1).argmin())
     before = everything.errors(none)
-    helped = errors[best] < before
+    helped = before - errors[best] > NEGLIGIBLE * everything.squares
     found = torch.where(helped[:, None], everything.solved(STRENGTHS[best]), none)  # [out, tiles + 1]
-    size = float(everything.squares.sum())
     after = torch.where(helped, errors[best], before)
 
     def relative(squares: Tensor) -> float:
@@ -104,7 +109,7 @@ def tile_results(matrix: MappedMatrix, rows: Tensor, seed: int) -> Tensor:
         alone = torch.zeros(tiles, matrix.out_features)
         alone[tile] = 1.0
         quiet.set_trims(alone, None)
-        results.append(quiet(rows).double().cpu())
+        results.append(_of_arrays(quiet, rows))
     return torch.stack(results, dim=1)
 
 
@@ -112,8 +117,13 @@ def _whole_results(matrix: MappedMatrix, statistics: InputStatistics, seed: int)
     """Return the noiseless products of the sample without trims, [n, 1, out], float64."""
     quiet = _quiet(matrix, seed)
     quiet.set_trims(None, None)
-    product: Tensor = quiet(statistics.sample.to(matrix.levels.device)).double().cpu()
-    return product[:, None]
+    return _of_arrays(quiet, statistics.sample.to(matrix.levels.device))[:, None]
+
+
+def _of_arrays(matrix: MappedMatrix, rows: Tensor) -> Tensor:
+    """Return what the arrays give for inputs [n, in], without the inputs whose product is digital: [n, out]."""
+    product, digital = matrix(rows).double(), matrix.digital_product(rows)
+    return (product if digital is None else product - digital).cpu()
 
 
 def _quiet(matrix: MappedMatrix, seed: int) -> MappedMatrix:
