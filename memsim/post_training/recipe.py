@@ -37,6 +37,7 @@ class MappingRecipe(Section):
     name: str
     scale: Literal["per_tile", "per_channel", "per_tensor"] | None = None  # none: the spec's weights.scale
     scale_error: Literal["weights", "inputs"] = "weights"  # the error that the search for scales minimises
+    input_range: Literal["percentile", "max", "mse"] | None = None  # none: the spec's dac.method
     feedback: FeedbackConfig | None = None  # none: weights are rounded one by one
     input_scales: InputScalesConfig | None = None  # none: inputs reach the DAC as large as they are
     rotation: Literal["hadamard"] | None = None  # of blocks of a tile's inputs
@@ -69,24 +70,25 @@ class MappingRecipe(Section):
         return self.reads_back or self.trim is not None
 
     def on(self, spec: HardwareSpec, settings: Sequence[str] = ()) -> HardwareSpec:
-        """Return `spec` with the scales that the recipe names.
+        """Return `spec` with the scales and the method of input ranges that the recipe names.
 
-        Raises InputError where the spec has none of that kind, where one of the `settings` (`KEY=VALUE`) sets its
-        scales, too, and where scales are to be searched but the spec gives them by the largest weight.
+        Raises InputError where the spec has none of that kind, where one of the `settings` (`KEY=VALUE`) sets them,
+        too, and where scales are to be searched but the spec gives them by the largest weight.
         """
         if self.scale_error != "weights" and spec.weights.scale_method == "minmax":
             raise InputError(
                 f"mapping {self.name}: scale_error: {self.scale_error} chooses scales by a search, but hardware "
                 f"{spec.name} has weights.scale_method: minmax; set it to mse, or scale_error to weights"
             )
-        if self.scale is None:
-            return spec
+        changes = {"weights.scale": self.scale} if self.scale is not None else {}
+        if self.input_range is not None and spec.dac is not None:
+            changes["dac.method"] = self.input_range
         for setting in settings:
-            if setting.partition("=")[0].strip() == "weights.scale":
-                raise InputError(f"--mapping {self.name} --set {setting}: both name weights.scale; leave one out")
-        if spec.weights.scale == self.scale:
-            return spec
-        return spec.with_settings({"weights.scale": self.scale}, flag=f"mapping {self.name}: scale: {self.scale}")
+            if (key := setting.partition("=")[0].strip()) in changes:
+                raise InputError(f"--mapping {self.name} --set {setting}: both name {key}; leave one out")
+        now = {"weights.scale": spec.weights.scale, "dac.method": None if spec.dac is None else spec.dac.method}
+        changes = {key: value for key, value in changes.items() if now[key] != value}
+        return spec.with_settings(changes, flag=f"mapping {self.name}") if changes else spec
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, from which `load_mapping` makes an equal recipe."""

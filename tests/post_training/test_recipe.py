@@ -73,6 +73,11 @@ def test_it_sets_the_scales_of_the_hardware() -> None:
     on = recipe.on(spec)
     assert on.weights.scale == "per_tensor"
     assert on.title == "ideal with weights.scale=per_tensor"
+    ranges = load_mapping({"input_range": "mse"})
+    assert ranges.on(spec) is spec  # without DACs
+    assert ranges.on(memsim.load_hardware("best")).dac.method == "mse"
+    with pytest.raises(InputError, match=r"both name dac\.method"):
+        ranges.on(memsim.load_hardware("best"), ["dac.method=max"])
     assert recipe.on(on) is on
     assert NEAREST.on(spec) is spec
     with pytest.raises(InputError, match=r"both name weights\.scale"):
