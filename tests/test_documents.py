@@ -14,6 +14,7 @@ from memsim import __version__, load_hardware
 from memsim.cli import app
 from memsim.evaluation import results_file
 from memsim.nn.plan import Selection, plan_modules
+from memsim.post_training.recipe import load_mapping
 from memsim.storage.checkpoint import FORMAT
 from memsim.training.recipe import load_train_config
 from tests.asr.networks import tiny
@@ -68,6 +69,13 @@ def test_the_recipe_example_loads(tmp_path):
     recipe = load_train_config(tmp_path / "mine.yaml")
     assert recipe.quantisation.teacher is None
     assert load_train_config("robust").quantisation.teacher is not None
+
+
+def test_the_mapping_example_loads(tmp_path):
+    (text,) = blocks(REPOSITORY / "configs" / "mapping" / "README.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    recipe = load_mapping(tmp_path / "mine.yaml")
+    assert (recipe.scale, recipe.feedback.damping, recipe.feedback.order) == ("per_channel", 0.05, "importance")
 
 
 def test_the_converters_of_a_transducer_reach_two_of_its_layers(tmp_path):
@@ -131,7 +139,7 @@ def test_the_formats_are_those_of_the_code():
     assert (REPOSITORY / "tests" / "published" / __version__).is_dir()
 
 
-@pytest.mark.parametrize("kind", ["devices", "hardware", "models"])
+@pytest.mark.parametrize("kind", ["devices", "hardware", "mapping", "models"])
 def test_a_guide_names_every_file_of_its_folder(kind):
     guide = (REPOSITORY / "configs" / kind / "README.md").read_text(encoding="utf-8")
     for file in (REPOSITORY / "configs" / kind).glob("*.yaml"):
