@@ -207,7 +207,7 @@ def report_of(recipe: MappingRecipe, layers: Iterable[ProgrammedLayer], seed: in
     fits = {layer.name: layer.fit for layer in layers}
     seconds = sum(layer.fit_seconds for layer in layers) if recipe.needs_inputs else None
     chip = seed if any(fit.cells_error is not None for fit in fits.values()) else None
-    return MappingReport(recipe, fits, chip, seconds)
+    return MappingReport(recipe, fits, seconds, chip)
 
 
 def program(
