@@ -207,7 +207,7 @@ def report_of(recipe: MappingRecipe, fits: Mapping[str, tuple[LayerFit, float]],
     """Return the report of what `recipe` did with each layer of the chip of `seed`, and in how many seconds."""
     seconds = sum(took for _, took in fits.values()) if recipe.needs_inputs or recipe.changes_inputs else None
     chip = seed if any(fit.cells_error is not None for fit, _ in fits.values()) else None
-    return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, chip, seconds)
+    return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, seconds, chip)
 
 
 def program(

@@ -68,10 +68,10 @@ class MappingReport:
 
     recipe: MappingRecipe
     layers: Mapping[str, LayerFit]
-    chip: int | None = None
-    """The seed of the chip that the levels correct, row by row as its cells were read back; None for any chip's."""
     seconds: float | None = field(default=None, compare=False)
     """The seconds that it took; None for a recipe that only rounds, and for a mapped file that was read."""
+    chip: int | None = None
+    """The seed of the chip that the levels correct, row by row as its cells were read back; None for any chip's."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
