@@ -200,7 +200,7 @@ class InputTransform(nn.Module):
         groups = torch.arange(2).repeat_interleave(len(rows))
         histogram.add(torch.cat([rows.clamp(max=0), rows.clamp(min=0)]), groups, weights.repeat(2))
         counts = distribution(histogram, float(weights.sum()) * rows.shape[1])
-        return replace(statistics, sample=rows, weights=weights, full_scale=None, moments=None, **counts)
+        return replace(statistics, sample=rows, weights=weights, full_scale=None, moments=None, mean=None, **counts)
 
 
 def rotated(values: Tensor, block: int) -> Tensor:

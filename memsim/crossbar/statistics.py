@@ -47,6 +47,7 @@ class InputStatistics:
         is_one_hot: whether the input rows are all rows with a single 1, of which the sample has some.
         moments: [groups, in / groups, in / groups], the mean of x x^T over all input rows, by block of the matrix; None
             where it was not asked for. Files do not hold it.
+        mean: [groups, in / groups], the mean of x over all input rows; None where `moments` are.
     """
 
     absmax: float
@@ -57,6 +58,7 @@ class InputStatistics:
     full_scale: float | None = None
     is_one_hot: bool = False
     moments: Tensor | None = None
+    mean: Tensor | None = None
 
     @property
     def is_complete(self) -> bool:

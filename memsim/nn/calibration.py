@@ -88,8 +88,9 @@ class CalibrationData:
         for name, collector in collectors.items():
             if (result := collector.result()) is not None:
                 full_scale = quantised[name].full_scale if name in quantised else None
-                found = moments[name].result() if moments else None
-                results[name] = replace(result, full_scale=full_scale, moments=found)
+                own = moments.get(name)
+                found = (None, None) if own is None else (own.result(), own.mean())
+                results[name] = replace(result, full_scale=full_scale, moments=found[0], mean=found[1])
         return results
 
 

@@ -17,7 +17,8 @@ from memsim.hardware import HardwareSpec
 from memsim.post_training.feedback import feedback, product_errors
 from memsim.post_training.inputs import InputFit
 from memsim.post_training.read_back import CellOutcomes
-from memsim.post_training.recipe import MappingRecipe
+from memsim.post_training.recipe import FeedbackConfig, MappingRecipe
+from memsim.post_training.refinement import damped, descend, refitted_scale
 from memsim.post_training.scales import weighted_scale
 from memsim.units import counted
 
@@ -34,7 +35,7 @@ class LayerFit:
         reason: why it is rounded although the recipe has error feedback; None where there is none to give.
         product_error: the relative error of the product by the levels, over the inputs of calibration; None where
             their second moments are not known.
-        rounding_error: the same for rounding each weight with these scales.
+        rounding_error: the same for rounding each weight, with the scales before they are refitted to levels.
         damping: the part of the mean of the moments' diagonal that was added to it.
         inputs: what it did with the inputs; None for a recipe that leaves inputs as they are.
         cells_error: the relative error of the product by what the cells became, where they were read back.
@@ -185,22 +186,57 @@ def fitted(
             parts.append(found)
             dampings.append(used)
         levels, damping = torch.cat(parts).to(nearest.dtype), max(dampings)
-
-    def error(found: Tensor) -> float:
-        """The relative error of the product of `found`, in units of the level."""
-        square, whole = 0.0, 0.0
-        change = found * step.double() - values
-        for rows, exact, own in zip(change.chunk(groups), values.chunk(groups), moments, strict=True):
-            square += float(product_errors(rows, own).sum())
-            whole += float(product_errors(exact, own).sum())
-        return math.sqrt(max(square, 0.0) / whole) if whole > 0 else 0.0
-
+    rounding_error = _error(values, nearest * step.double(), moments)
+    if recipe.feedback is not None and damping is not None:
+        levels, scale = _refined(values, levels, scale, moments, spec, recipe.feedback, damping, cells)
+    step = encode.scale_of_weights(scale, values.shape[1], tile_rows).double()
     method = NEAREST if recipe.feedback is None else FEEDBACK
-    fit = LayerFit(method, None, error(levels), error(nearest), damping)
+    fit = LayerFit(method, None, _error(values, levels * step, moments), rounding_error, damping)
     if cells is not None and recipe.reads_back:
-        fit = replace(fit, cells_error=error(cells.became(levels)))
+        fit = replace(fit, cells_error=_error(values, cells.became(levels) * step, moments))
     used_scale = encode.without_idle_channels(scale, levels, tile_rows)
     return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit)
+
+
+def _refined(
+    weight: Tensor,
+    levels: Tensor,
+    scale: Tensor,
+    moments: Tensor,
+    spec: HardwareSpec,
+    config: FeedbackConfig,
+    damping: float,
+    cells: CellOutcomes | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the levels [out, in / groups] and the scale after the descent and the refits of `config`.
+
+    The levels of cells that are read back stay, as these are programmed, and scales are refitted to what they became.
+    """
+    moments = torch.stack([damped(own, damping) for own in moments])
+    groups, tile_rows, largest = len(moments), spec.tile.rows, encode.max_level(encode.bits_of(spec))
+    passes = config.passes if cells is None else 0
+    for done in range(passes + 1):
+        if config.refit_scales:
+            became = levels if cells is None else cells.became(levels)
+            scale = refitted_scale(weight, became, scale, moments, tile_rows)
+        if done == passes:
+            break
+        step = encode.scale_of_weights(scale, weight.shape[1], tile_rows).expand_as(weight)
+        blocks = zip(weight.chunk(groups), levels.chunk(groups), step.chunk(groups), moments, strict=True)
+        found = [descend(*block, largest) for block in blocks]
+        levels = torch.cat([own for own, _ in found]).to(levels.dtype)
+        if not any(changed for _, changed in found):
+            break
+    return levels, scale
+
+
+def _error(weight: Tensor, found: Tensor, moments: Tensor) -> float:
+    """Return the relative error of the product by `found` [out, in / groups] in place of `weight`."""
+    square, whole, groups = 0.0, 0.0, len(moments)
+    for rows, exact, own in zip((found - weight).chunk(groups), weight.chunk(groups), moments, strict=True):
+        square += float(product_errors(rows, own).sum())
+        whole += float(product_errors(exact, own).sum())
+    return math.sqrt(max(square, 0.0) / whole) if whole > 0 else 0.0
 
 
 def _rounded(weight: Tensor, scale: Tensor, spec: HardwareSpec, fit: LayerFit) -> FittedMatrix:

@@ -31,6 +31,7 @@ class MomentCollector:
     def __init__(self, groups: int = 1) -> None:
         self._groups = groups
         self._sum: Tensor | None = None
+        self._inputs: Tensor | None = None
         self.rows = 0
 
     def add(self, x: Tensor) -> None:
@@ -39,11 +40,13 @@ class MomentCollector:
         block = rows.shape[1] // self._groups
         if not rows.numel() or block > MOST_INPUTS:
             return
-        if self._sum is None:
+        if self._sum is None or self._inputs is None:
             self._sum = torch.zeros(self._groups, block, block, dtype=torch.float64)
+            self._inputs = torch.zeros(self._groups, block, dtype=torch.float64)
         for part in rows.split(_ROWS_AT_ONCE):
             by_group = part.unflatten(1, (self._groups, block)).transpose(0, 1)
             self._sum += by_group.mT @ by_group
+            self._inputs += by_group.sum(dim=1, dtype=torch.float64)
         if not torch.isfinite(self._sum.diagonal(dim1=1, dim2=2)).all():
             raise InputError("an input holds NaN or Inf, or its square does")
         self.rows += len(rows)
@@ -54,6 +57,10 @@ class MomentCollector:
         None where no rows were added, and for blocks of more than MOST_INPUTS inputs.
         """
         return None if self._sum is None else (self._sum / self.rows).float()
+
+    def mean(self) -> Tensor | None:
+        """Return the mean of the rows, [groups, in / groups], float32; None where `result` is."""
+        return None if self._inputs is None else (self._inputs / self.rows).float()
 
 
 def moments_of(statistics: InputStatistics, groups: int = 1) -> Tensor | None:

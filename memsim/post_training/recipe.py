@@ -22,6 +22,8 @@ class FeedbackConfig(Section):
     damping: Annotated[float, Within(above=0, high=10)] = 0.01  # added to the moments, relative to their mean diagonal
     order: Literal["importance", "given"] = "importance"  # of the inputs; importance: the largest second moment first
     read_back: Literal["rows"] | None = None  # rows: the cells of an input are read before the next are programmed
+    passes: Annotated[int, Within(0, 100)] = 0  # of coordinate descent on the levels afterwards
+    refit_scales: bool = False  # least squares for the levels that were found
 
 
 class InputScalesConfig(Section):
@@ -73,14 +75,20 @@ class MappingRecipe(Section):
         """Return `spec` with the scales and the method of input ranges that the recipe names.
 
         Raises InputError where the spec has none of that kind, where one of the `settings` (`KEY=VALUE`) sets them,
-        too, and where scales are to be searched but the spec gives them by the largest weight.
+        too, and where scales are to be searched or refitted but the spec gives them by the largest weight.
         """
-        if self.scale_error != "weights" and spec.weights.scale_method == "minmax":
-            raise InputError(
-                f"mapping {self.name}: scale_error: {self.scale_error} chooses scales by a search, but hardware "
-                f"{spec.name} has weights.scale_method: minmax; set it to mse, or scale_error to weights"
-            )
-        changes = {"weights.scale": self.scale} if self.scale is not None else {}
+        if spec.weights.scale_method == "minmax":
+            if self.scale_error != "weights":
+                raise InputError(
+                    f"mapping {self.name}: scale_error: {self.scale_error} chooses scales by a search, but hardware "
+                    f"{spec.name} has weights.scale_method: minmax; set it to mse, or scale_error to weights"
+                )
+            if self.feedback is not None and self.feedback.refit_scales:
+                raise InputError(
+                    f"mapping {self.name}: feedback.refit_scales: true changes scales, but hardware {spec.name} has "
+                    "weights.scale_method: minmax; set it to mse, or feedback.refit_scales to false"
+                )
+        changes: dict[str, str] = {} if self.scale is None else {"weights.scale": self.scale}
         if self.input_range is not None and spec.dac is not None:
             changes["dac.method"] = self.input_range
         for setting in settings:

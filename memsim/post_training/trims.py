@@ -122,8 +122,10 @@ def _whole_results(matrix: MappedMatrix, statistics: InputStatistics, seed: int)
 
 def _of_arrays(matrix: MappedMatrix, rows: Tensor) -> Tensor:
     """Return what the arrays give for inputs [n, in], without the inputs whose product is digital: [n, out]."""
-    product, digital = matrix(rows).double(), matrix.digital_product(rows)
-    return (product if digital is None else product - digital).cpu()
+    product: Tensor = matrix(rows).double()
+    if (digital := matrix.digital_product(rows)) is not None:
+        product = product - digital
+    return product.cpu()
 
 
 def _quiet(matrix: MappedMatrix, seed: int) -> MappedMatrix:

@@ -47,6 +47,8 @@ def test_a_recipe_of_one_s_own(tmp_path: Path) -> None:
         ("feedbak: none", "1: feedbak: unknown key (nearest: feedback)"),
         ("feedback: {dampening: 1}", "1: feedback.dampening: unknown key (nearest: feedback.damping)"),
         ("feedback: {damping: 0}", "1: feedback.damping: 0.0 is out of range (above 0 and at most 10)"),
+        ("feedback: {passes: -1}", "1: feedback.passes: -1 is out of range (0 to 100)"),
+        ("feedback: {refit_scales: always}", "1: feedback.refit_scales: expected true or false, got 'always'"),
         ("scale: per_row", "1: scale: expected per_tile or per_channel or per_tensor or none, got 'per_row'"),
         ("scale_error: products", "1: scale_error: expected weights or inputs, got 'products'"),
         ("feedback: true", "1: feedback: expected a section of keys or none, got true; its keys are damping, order"),
@@ -85,3 +87,5 @@ def test_it_sets_the_scales_of_the_hardware() -> None:
     minmax = spec.with_settings({"weights.scale_method": "minmax"})
     with pytest.raises(InputError, match="scale_method: minmax"):
         load_mapping({"scale_error": "inputs"}).on(minmax)
+    with pytest.raises(InputError, match=r"refit_scales: true changes scales, .*scale_method: minmax"):
+        load_mapping({"feedback": {"refit_scales": True}}).on(minmax)

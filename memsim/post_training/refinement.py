@@ -1,0 +1,117 @@
+"""Refinement of levels and scales after error feedback, under the same second moments of the inputs.
+
+With moments H, the error of an output's product by weights that are off by e is e H e^T. Coordinate descent takes one
+weight after the other to the level of least error while all others stay; feedback looks ahead only, and descent at the
+inputs before, too. For given levels, the scales of least error are those of linear least squares.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memsim.portable.kernels import as_array, in_threads, kernel
+
+BLOCK = 64
+"""Inputs whose errors are multiplied by the moments together."""
+
+_RIDGE = 1e-6
+"""What draws refitted scales towards those before, relative to the mean energy of an output's tiles."""
+
+
+def damped(moments: Tensor, damping: float) -> Tensor:
+    """Return the `moments` [in, in], float64, with `damping` times the mean of their diagonal added to it."""
+    moments = moments.double()
+    return moments + damping * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype)
+
+
+def descend(weight: Tensor, levels: Tensor, step: Tensor, moments: Tensor, largest: int) -> tuple[Tensor, int]:
+    """Return levels [out, in], float64, after one pass of coordinate descent, and the number that it changed.
+
+    The inputs with the largest moments come first. Where none changes, no change of a single level lowers the error.
+
+    Args:
+        weight: [out, in].
+        levels: the levels to start from, [out, in].
+        step: the step between levels for every weight, [out, in].
+        moments: the second moments of the inputs, [in, in], damped.
+        largest: the largest level.
+    """
+    found = levels.double().clone(memory_format=torch.contiguous_format)
+    order = moments.diagonal().argsort(descending=True, stable=True)
+    own = as_array(weight.double()), as_array(step.double()), as_array(moments.double()), as_array(order)
+    changed = in_threads(partial(_levels_of_outputs, (*own, float(largest), found.numpy())), len(found))
+    return found, changed
+
+
+def _levels_of_outputs(arguments: tuple[Any, ...], first: int, last: int) -> int:
+    return int(_descend(*arguments, first, last))
+
+
+def _descend_of(weight, step, moments, order, largest, levels, first, last):  # type: ignore[no-untyped-def]
+    """Change the `levels` of the outputs `first` to `last` - 1, and return the number of those changed."""
+    inputs, changed = weight.shape[1], 0
+    slopes = np.zeros((last - first, inputs))  # the errors times the moments
+    for start in range(0, inputs, BLOCK):
+        end = min(start + BLOCK, inputs)
+        for row in range(first, last):
+            own = slopes[row - first]
+            for i in range(start, end):
+                error = weight[row, i] - levels[row, i] * step[row, i]
+                for j in range(inputs):
+                    own[j] += error * moments[i, j]
+    for row in range(first, last):
+        own = slopes[row - first]
+        for i in order:
+            if moments[i, i] <= 0:
+                continue
+            best = np.rint(levels[row, i] + own[i] / (moments[i, i] * step[row, i]))
+            best = min(max(best, -largest), largest)
+            if best != levels[row, i]:
+                change = (best - levels[row, i]) * step[row, i]
+                for j in range(inputs):
+                    own[j] -= change * moments[i, j]
+                levels[row, i] = best
+                changed += 1
+    return changed
+
+
+_descend = kernel(_descend_of)
+
+
+def refitted_scale(weight: Tensor, levels: Tensor, scale: Tensor, moments: Tensor, tile_rows: int) -> Tensor:
+    """Return the scale of least error of the product by `levels`, float32, in the shape of `scale`.
+
+    The scales of an output's tiles are found together. They stay as they are where least squares gives one that is not
+    above 0, and those of tiles without levels do.
+
+    Args:
+        weight: [out, in / groups].
+        levels: [out, in / groups], or what their cells became.
+        scale: the scale before, [out], [1] or [row_tiles, out].
+        moments: the second moments of the inputs, damped, [groups, in / groups, in / groups].
+        tile_rows: the number of inputs that a scale for each tile spans.
+    """
+    size = tile_rows if scale.ndim == 2 else weight.shape[1]
+    parts = [slice(first, first + size) for first in range(0, weight.shape[1], size)]
+    grams, sides = [], []
+    groups = len(moments)
+    for exact, own, second in zip(weight.double().chunk(groups), levels.double().chunk(groups), moments, strict=True):
+        weighted = [own[:, part] @ second[part].double() for part in parts]  # of each tile, [out, in]
+        rows = [torch.stack([(each * own)[:, part].sum(dim=1) for part in parts], dim=1) for each in weighted]
+        grams.append(torch.stack(rows, dim=1))  # [out, tiles, tiles]
+        sides.append(torch.stack([(each * exact).sum(dim=1) for each in weighted], dim=1))  # [out, tiles]
+    gram, side = torch.cat(grams), torch.cat(sides)
+    before = scale.double().T if scale.ndim == 2 else scale.double()[:, None]
+    if len(before) != len(gram):  # one scale of all outputs
+        gram, side = gram.sum(dim=0, keepdim=True), side.sum(dim=0, keepdim=True)
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    ridge = _RIDGE * diagonal.mean(dim=1, keepdim=True) + torch.finfo(torch.float64).tiny
+    matrix = gram + torch.diag_embed(ridge.expand_as(diagonal))
+    found = torch.linalg.solve(matrix, side + ridge * before)
+    found = torch.where((found > 0).all(dim=1, keepdim=True), found, before).float()
+    return found.T.contiguous() if scale.ndim == 2 else found[:, 0]
