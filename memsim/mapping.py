@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.plan_warnings import plan_warnings
 from memsim.networks.programming import (
     MappedTensors,
+    allot_checkpoint,
     is_full_precision,
     plan_checkpoint,
     program_checkpoint,
@@ -40,7 +42,7 @@ from memsim.nn.deviation import deviating
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
-from memsim.post_training.recipe import MappingRecipe, load_mapping
+from memsim.post_training.recipe import MappingRecipe, load_mapping, measurements
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
 from memsim.storage.checkpoint import Checkpoint, shown_name, writing_checkpoint
@@ -266,8 +268,13 @@ def map_checkpoint(
         out = Path(out)
         require_safetensors(out)
         require_outputs([None if dry_run else out], force, inputs=opened.files)
-    spec = recipe.on(choose_hardware(hardware, bits, cell, set), set)
-    plan = plan_checkpoint(network, spec, Selection(include, exclude))
+    if recipe.allot is not None and dry_run:
+        raise InputError(
+            f"--mapping {recipe.name} --dry-run: bits are allotted by measured errors; leave out one of the two"
+        )
+    spec = recipe.on(choose_hardware(hardware, bits, cell, set), set, bits)
+    selection = Selection(include, exclude)
+    plan = plan_checkpoint(network, spec, selection)
     spec = chosen_bits(spec, plan)
     if (wrapped := opened.wrapped_by) is not None:
         listener.say(f"{opened.path.name}: names of its tensors have the prefix {wrapped}, which is left out")
@@ -284,8 +291,12 @@ def map_checkpoint(
         if data is None:
             measured = stored_statistics(opened)
         else:
-            measured = data.statistics({layer.name for layer in plan.mapped}, with_moments=recipe.needs_moments)
+            measured = data.statistics({layer.name for layer in plan.mapped}, **measurements([recipe]))
         statistics = plan.completed(measured)
+        allotment = None
+        if recipe.allot is not None:
+            on_part = partial(listener.progress, "allotment")
+            spec, plan, allotment = allot_checkpoint(network, spec, selection, recipe, statistics, seed, on_part)
         if budget:
             _require_samples(opened, plan, statistics)
         steps = spec.steps() if budget or (budget is None and _are_known(plan, statistics)) else {}
@@ -308,6 +319,7 @@ def map_checkpoint(
             statistics=statistics,
             data=data,
             recipe=recipe,
+            allotment=allotment,
             progress=lambda done: listener.progress("programming", done, total=plan.cells, unit="cells"),
             on_layer=count,
             keep=None if file is None else file.add,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from memsim.asr.corpora import Corpus, load_corpus
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
+from memsim.asr.tokens import Tokens
 from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
@@ -22,6 +24,7 @@ from memsim.nn.chip import ChipMapping
 from memsim.nn.finite import first_not_finite
 
 STATISTICS_UTTERANCES = 200
+SENSITIVITY_UTTERANCES = 16
 PRIOR_UTTERANCES = 2000
 
 
@@ -79,7 +82,8 @@ def calibration_data(
 ) -> CalibrationData:
     """Return calibration data of `count` utterances, evenly spaced, one at a time, so that there is no padding.
 
-    The utterances are transcribed, so that layers that only decoding calls are measured, too. Raises InputError
+    The utterances are transcribed, so that layers that only decoding calls are measured, too. The losses, of up to 16
+    utterances, are those of the network's own transcripts. Raises InputError
     where `count` is below 1.
     """
     if count < 1:
@@ -96,7 +100,30 @@ def calibration_data(
             recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
             progress(name, done / len(chosen))
 
-    return CalibrationData(recogniser.model, run)
+    def losses(model: nn.Module) -> Iterator[Tensor]:
+        kind = recogniser.kind
+        for utterance in _evenly(chosen, SENSITIVITY_UTTERANCES):
+            features, lengths = (part.to(device) for part in pad([source(utterance)]))
+            with torch.no_grad():
+                encoded, frames = kind.encode(model, features, lengths)
+                (text,) = kind.transcribe(model, encoded, frames, recogniser.tokens)
+            targets = [_ids_of(text, recogniser.tokens).to(device)]
+            if not len(targets[0]):
+                continue
+            encoded, frames = kind.encode_for_training(model, features, lengths)
+            loss = kind.losses(kind.outputs(model, encoded, frames, targets), targets)
+            # the squared gradient of a sum over n tokens is n times that of one token, of which the loss is a mean
+            yield loss[0] * math.sqrt(len(targets[0]))
+
+    return CalibrationData(recogniser.model, run, losses=losses)
+
+
+def _ids_of(text: str, tokens: Tokens) -> Tensor:
+    """Return the ids of a text that the network wrote; none where its tokens do not spell it again, as phonemes."""
+    try:
+        return torch.tensor(tokens.encode(text), dtype=torch.long)
+    except (InputError, KeyError):
+        return torch.empty(0, dtype=torch.long)
 
 
 def corpus_for_calibration(recogniser: Recogniser, data: str, root: Path | None) -> Corpus:

@@ -55,7 +55,7 @@ def command(
     bits: options.Bits = None,
     cell: options.Cell = None,
     set_: eval_options.Sweep = None,
-    mapping: options.Mapping = None,
+    mapping: eval_options.Mappings = None,
     trials: eval_options.Trials = 1,
     jobs: eval_options.Jobs = 1,
     results: eval_options.ResultsOption = None,
@@ -143,7 +143,7 @@ def command(
         if is_first():
             files, inputs = (results, json_file, figure, report, hypotheses), (checkpoint, reference)
             require_outputs(files, force, inputs, resumed=sharing.goes_on)
-        eval_options.require_sweep(figure, is_sweep=is_sweep(set_ or ()))
+        eval_options.require_sweep(figure, is_sweep=is_sweep(set_ or (), mapping))
         findings = Findings(
             budget=budget or (None if report else False),  # a report includes it where it can be measured
             ablate=ablate,

@@ -130,6 +130,16 @@ Sweep = Annotated[
     ),
 ]
 
+Mappings = Annotated[
+    str | None,
+    options.hardware_option(
+        "--mapping",
+        metavar="NAME|FILE",
+        help="Recipe by which weights become levels: nearest (default), feedback, or a YAML file. NAME,NAME,... sweeps "
+        "several.",
+    ),
+]
+
 OF_MERGE = ("merge", "figure", "worst", "json_file", "report", "force", "quiet", "verbose")
 """The parameters that may be given with --merge."""
 
@@ -160,7 +170,10 @@ def require_svg(figure: Path | None) -> None:
 def require_sweep(figure: Path | None, *, is_sweep: bool) -> None:
     """Raise InputError for a --figure without a sweep."""
     if figure is not None and not is_sweep:
-        raise InputError(f"--figure {figure}: nothing is swept; give a key several values, --set KEY=V1,V2,...")
+        raise InputError(
+            f"--figure {figure}: nothing is swept; give a key several values, --set KEY=V1,V2,..., "
+            "or several recipes, --mapping NAME,NAME,..."
+        )
 
 
 @contextmanager

@@ -48,6 +48,9 @@ class InputStatistics:
         moments: [groups, in / groups, in / groups], the mean of x x^T over all input rows, by block of the matrix; None
             where it was not asked for. Files do not hold it.
         mean: [groups, in / groups], the mean of x over all input rows; None where `moments` are.
+        sensitivity: the rise of the network's loss where the matrix's products err by as much as they are, in second
+            order, of which a relative error of e gives e^2 (see `memsim.nn.sensitivity`); None where it was not asked
+            for or is not known. Files do not hold it.
     """
 
     absmax: float
@@ -59,6 +62,7 @@ class InputStatistics:
     is_one_hot: bool = False
     moments: Tensor | None = None
     mean: Tensor | None = None
+    sensitivity: float | None = None
 
     @property
     def is_complete(self) -> bool:

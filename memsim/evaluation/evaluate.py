@@ -33,7 +33,7 @@ from memsim.evaluation.results_file import remove_results
 from memsim.evaluation.run import run_study
 from memsim.evaluation.speech import SpeechTask
 from memsim.evaluation.study import Point, PointFacts, Study
-from memsim.evaluation.sweep import mapped_hardware, points_of, sweep_points
+from memsim.evaluation.sweep import mapped_points, points_of, recipes_of
 from memsim.evaluation.target import CheckpointNetworks, Target, with_decoder
 from memsim.evaluation.task import Task
 from memsim.hardware.options import Hardware
@@ -43,7 +43,7 @@ from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, g
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.chip import mapping_of
-from memsim.post_training.recipe import MappingRecipe, load_mapping
+from memsim.post_training.recipe import MappingRecipe
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -124,7 +124,7 @@ def evaluate(
         set: changes of single keys, such as `adc.bits=6`. `KEY=V1,V2,...` evaluates each value, and of several such
             keys the whole grid.
         mapping: the recipe by which the weights of an unmapped network become levels: a name, a file or a mapping (see
-            configs/mapping). None is `nearest`.
+            configs/mapping). None is `nearest`. `NAME,NAME,...` evaluates each of several names or files.
         trials: the number of chips, with the seeds `seed`, `seed` + 1, ...
         seed: the seed of the first chip; by default 0, or that of a mapped file.
         decoding: the decoder.
@@ -160,7 +160,8 @@ def evaluate(
     trials, seed = int(trials), None if seed is None else int(seed)  # of numpy's numbers
     listener, decoding = listener or Listener(), decoding or Decoding()
     findings, sharing = findings or Findings(), sharing or Sharing()
-    recipe = load_mapping(mapping)
+    recipes = recipes_of(mapping)
+    recipe, swept = recipes[0], recipes if len(recipes) > 1 else ()
     if isinstance(checkpoint, nn.Module):
         given = {
             "data_root": data_root, "split": split, "text_style": text_style, "calibrate": calibrate, "limit": limit,
@@ -176,8 +177,8 @@ def evaluate(
         if calibration is None:
             listener.say("converter ranges are set by the data itself; use calibration= for other batches")
             calibration = calibration_of(batches)
-        modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__, recipe)
-        points = sweep_points(set, partial(mapped_hardware, recipe, hardware, bits, cell))
+        modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__, recipe, swept)
+        points = mapped_points(recipes, hardware, bits, cell, set)
         with _joined(sharing, listener, force=force) as (workers, listener):
             work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
             work.require_possible(points)
@@ -219,14 +220,14 @@ def evaluate(
                 f"--mapping {recipe.name}: {opened.path} is mapped, and its levels are set; name the recipe when it is "
                 "mapped (memsim map --mapping)"
             )
-        points = points_of(opened, hardware, bits, cell, set, recipe)
+        points = points_of(opened, hardware, bits, cell, set, recipes)
         work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
         work.require_possible(points)
         device = work.device
         compared = None
         if reference is not None:
             compared = open_network(str(reference), "--reference", architecture, architecture_config)
-        networks = CheckpointNetworks(opened, compared, recipe=recipe)
+        networks = CheckpointNetworks(opened, compared, recipe=recipe, swept=swept)
         if calibrate is not None:
             same_kind = has_one_split(str(calibrate)) == has_one_split(data) and str(calibrate) != "demo"
             with listener.working():

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.evaluation.measure import Measure
 from memsim.evaluation.module_batches import Batches, inputs_and_targets
-from memsim.evaluation.target import Target, chip_fitter, digital_twin
+from memsim.evaluation.target import Target, allotted_hardware, chip_fitter, digital_twin
 from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.hardware import HardwareSpec
 from memsim.nn.batches import MISFITS, described, run_batch
@@ -28,7 +28,7 @@ from memsim.nn.calibration import Calibration, given_statistics
 from memsim.nn.chip import ChipMapping
 from memsim.nn.finite import first_not_finite
 from memsim.nn.mapping import measure_inputs
-from memsim.post_training.recipe import NEAREST, MappingRecipe
+from memsim.post_training.recipe import NEAREST, MappingRecipe, measurements
 from memsim.units import counted, si
 
 ScoreFunction = Callable[[Any, Any], Any]
@@ -351,6 +351,12 @@ class ModuleNetworks:
     label: str
     recipe: MappingRecipe = NEAREST
     """The way in which weights become levels."""
+    swept: tuple[MappingRecipe, ...] = ()
+    """All recipes of a sweep over recipes, for which calibration measures, too."""
+
+    def with_recipe(self, recipe: MappingRecipe) -> ModuleNetworks:
+        """See `Networks`."""
+        return replace(self, calibration=self.statistics, recipe=recipe)
 
     @cached_property
     def facts(self) -> CheckpointFacts:
@@ -380,14 +386,15 @@ class ModuleNetworks:
         given = self.calibration
         if isinstance(given, Mapping):
             return given_statistics(given)
-        return measure_inputs(self.model, given, with_moments=self.recipe.needs_moments)
+        return measure_inputs(self.model, given, **measurements([self.recipe, *self.swept]))
 
     def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
         """See `Networks`. Raises InputError as `map_model` does."""
         given = spec or self.stored_spec
-        digital, chosen, statistics = digital_twin(self.model, given, self.statistics, seed or 0, self.recipe)
+        given, recipe = allotted_hardware(self.model, given, self.statistics, seed or 0, self.recipe)
+        digital, chosen, statistics = digital_twin(self.model, given, self.statistics, seed or 0, recipe)
         network = RunningModule(copy.deepcopy(self.model).eval())
         remedy = "use calibration data that reach them"
-        fit_chip = chip_fitter(self.model, chosen, statistics, self.recipe)
+        fit_chip = chip_fitter(self.model, chosen, statistics, recipe)
         networks = (digital, network, network, remedy, None, fit_chip)
         return Target(self.facts.path, chosen, seed or 0, statistics, *networks)

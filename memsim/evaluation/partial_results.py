@@ -30,13 +30,17 @@ class ChipFacts:
     layers: int
     arrays: int
     bits: tuple[int, ...]
+    cells_per_weight: float | None = None
+    """The mean number of cells that hold a weight; None in results of memsim 0.1."""
 
     @classmethod
     def of(cls, mapping: ChipMapping) -> ChipFacts:
         """Take the facts of the chip that `mapping` describes."""
         tilings = [layer.tiling for layer in mapping.mapped]
         bits = tuple(sorted({tiling.bits for tiling in tilings}))
-        return cls(mapping.seed, mapping.spec, len(tilings), sum(tiling.tiles for tiling in tilings), bits)
+        arrays, weights = sum(tiling.tiles for tiling in tilings), sum(tiling.weights for tiling in tilings)
+        cells = sum(tiling.weights * 2 * tiling.slices * tiling.copies for tiling in tilings)
+        return cls(mapping.seed, mapping.spec, len(tilings), arrays, bits, cells / weights if weights else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, that `from_dict` reads back."""
@@ -45,6 +49,7 @@ class ChipFacts:
             "layers": self.layers,
             "arrays": self.arrays,
             "bits": list(self.bits),
+            "cells_per_weight": self.cells_per_weight,
             "spec": self.spec.to_dict(),
             "changes": self.spec.changes.to_dict(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from memsim.evaluation.task import CheckpointFacts, Score, System, Task
 from memsim.hardware import HardwareSpec
 from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.units import counted
+
+SWEPT = "one for each point"
+"""`StudyFacts.mapping` of a sweep over recipes, which the hashes of its points hold."""
 
 IMBALANCE = 1.1
 """A worker may have this many times the mean number of parts of chips."""
@@ -58,12 +62,19 @@ class Point:
 
     settings: Mapping[str, Any]
     spec: HardwareSpec
+    recipe: MappingRecipe | None = None
+    """The way in which weights become levels, where the points differ in it; None for that of the networks."""
 
     @cached_property
     def facts(self) -> PointFacts:
         """The settings and hashes that tell the point from others."""
         # specs that differ only after their weights and DAC share one digital system
-        return PointFacts(self.settings, self.spec.sha256(), self.spec.digital_twin().sha256())
+        return PointFacts(self.settings, self._hash(self.spec), self._hash(self.spec.digital_twin()))
+
+    def _hash(self, spec: HardwareSpec) -> str:
+        if self.recipe is None:
+            return spec.sha256()
+        return hashlib.sha256(f"{spec.sha256()} {self.recipe.identity}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class StudyFacts:
     """Whether the first chip is the one in the mapped file."""
     full_precision: bool
     mapping: str = NEAREST.identity
-    """The recipe by which weights become levels, by its name and a hash of its keys."""
+    """The recipe by which weights become levels, by its name and a hash of its keys; `SWEPT` where points differ."""
 
     def systems(self) -> Iterator[System]:
         """Yield all systems to run, in the order of the points; lazily, as a file may claim any number of trials."""
@@ -139,6 +150,9 @@ class Networks(Protocol):
     def stored_seed(self) -> int:
         """The seed of the first chip where none is given."""
 
+    def with_recipe(self, recipe: MappingRecipe) -> Networks:
+        """Return the same networks with another recipe."""
+
     def target(self, spec: HardwareSpec | None, seed: int | None) -> Target:
         """Make the networks on `spec`, whose first chip has `seed`; None for what is stored."""
 
@@ -178,12 +192,16 @@ class Study:
             seed=self.networks.stored_seed if self.seed is None else self.seed,
             as_it_is=not self.points and self.seed is None,
             full_precision=self.networks.has_full_precision,
-            mapping=self.networks.recipe.identity,
+            mapping=SWEPT if any(point.recipe for point in points) else self.networks.recipe.identity,
         )
 
     def target(self, point: int = 0) -> Target:
         """Make the networks on the hardware of a point, by its number. Raises InputError where they cannot be run."""
-        return self.networks.target(self.points[point].spec if self.points else None, self.seed)
+        if not self.points:
+            return self.networks.target(None, self.seed)
+        own = self.points[point]
+        networks = self.networks if own.recipe is None else self.networks.with_recipe(own.recipe)
+        return networks.target(own.spec, self.seed)
 
 
 def parts_each(chips: int, workers: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from memsim.evaluation.study import Point
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.hardware.options import Hardware, change_hardware, choose_hardware
 from memsim.networks.mapped_file import stored_spec
-from memsim.post_training.recipe import NEAREST, MappingRecipe
+from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping
 from memsim.storage.checkpoint import Checkpoint
+from memsim.storage.files import is_file
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
@@ -36,9 +38,9 @@ def values_of(setting: str) -> tuple[str, list[str]]:
     return key.strip(), values
 
 
-def is_sweep(settings: Iterable[str]) -> bool:
-    """Whether any setting such as `KEY=V1,V2,...` has several values."""
-    return any(len(values_of(setting)[1]) > 1 for setting in settings)
+def is_sweep(settings: Iterable[str], mapping: str | None = None) -> bool:
+    """Whether any setting such as `KEY=V1,V2,...` has several values, or `mapping` names several recipes."""
+    return len(recipes_of(mapping)) > 1 or any(len(values_of(setting)[1]) > 1 for setting in settings)
 
 
 def _split(text: str) -> list[str]:
@@ -87,24 +89,61 @@ def points_of(
     bits: int | None,
     cell: str | Path | None,
     settings: Sequence[str],
-    recipe: MappingRecipe = NEAREST,
+    recipes: Sequence[MappingRecipe] = (NEAREST,),
 ) -> tuple[Point, ...]:
     """Return the points that the hardware options describe for `checkpoint`; none for an unchanged mapped file.
 
     Raises InputError for a spec that cannot be read or would change what a mapped file holds.
     """
     if checkpoint.kind != "mapped":
-        return sweep_points(settings, partial(mapped_hardware, recipe, hardware, bits, cell))
+        return mapped_points(recipes, hardware, bits, cell, settings)
     if settings or any(option is not None for option in (hardware, bits, cell)):
         return sweep_points(settings, partial(_hardware_for_mapped, checkpoint, hardware, bits, cell))
     return ()
+
+
+def recipes_of(mapping: MappingRecipe | str | Path | Mapping[str, Any] | None) -> tuple[MappingRecipe, ...]:
+    """Load the recipe that `mapping` is, or each of those whose names or files it lists between commas.
+
+    Raises InputError for a recipe that cannot be read, for an empty name among several, and for a name given twice.
+    """
+    names = _split(mapping) if isinstance(mapping, str) and not is_file(Path(mapping)) else []
+    if len(names) < 2:
+        return (load_mapping(mapping),)
+    if "" in names:
+        raise InputError(f"--mapping {mapping}: a name between the commas is empty")
+    recipes = tuple(map(load_mapping, names))
+    for name, count in Counter(recipe.name for recipe in recipes).items():
+        if count > 1:
+            raise InputError(f"--mapping {mapping}: has the recipe {name} twice")
+    return recipes
+
+
+def mapped_points(
+    recipes: Sequence[MappingRecipe],
+    hardware: Hardware | None,
+    bits: int | None,
+    cell: str | Path | None,
+    settings: Sequence[str],
+) -> tuple[Point, ...]:
+    """Return the points of `sweep_points` for each recipe; the swept key `mapping` comes first where there are several.
+
+    Raises InputError as `sweep_points` and `MappingRecipe.on` do.
+    """
+    found: list[Point] = []
+    for recipe in recipes:
+        points = sweep_points(settings, partial(mapped_hardware, recipe, hardware, bits, cell))
+        if len(recipes) > 1:
+            points = tuple(Point({"mapping": recipe.name, **point.settings}, point.spec, recipe) for point in points)
+        found += points
+    return tuple(found)
 
 
 def mapped_hardware(
     recipe: MappingRecipe, hardware: Hardware | None, bits: int | None, cell: str | Path | None, settings: Sequence[str]
 ) -> HardwareSpec:
     """Return the spec that the hardware options describe, with the scales that `recipe` names."""
-    return recipe.on(choose_hardware(hardware, bits, cell, settings), settings)
+    return recipe.on(choose_hardware(hardware, bits, cell, settings), settings, bits)
 
 
 def _hardware_for_mapped(

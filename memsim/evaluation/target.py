@@ -26,9 +26,9 @@ from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.programming import is_full_precision, stored_statistics
 from memsim.nn.budget import require_samples
 from memsim.nn.chip import mapping_of, remap, require_cells
-from memsim.nn.mapping import map_model
+from memsim.nn.mapping import allot_model, map_model
 from memsim.nn.plan import chosen_bits
-from memsim.post_training.recipe import NEAREST, MappingRecipe
+from memsim.post_training.recipe import NEAREST, MappingRecipe, measurements
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -104,6 +104,14 @@ class CheckpointNetworks:
     """The statistics of the inputs of layers, where they were measured; None takes those in the file."""
     recipe: MappingRecipe = NEAREST
     """The way in which weights become levels."""
+    swept: tuple[MappingRecipe, ...] = ()
+    """All recipes of a sweep over recipes, for which calibration measures, too."""
+
+    def with_recipe(self, recipe: MappingRecipe) -> CheckpointNetworks:
+        """See `Networks`."""
+        networks = replace(self, recipe=recipe)
+        networks.__dict__["_unmapped"] = self._unmapped  # built once
+        return networks
 
     def calibrated(self, data: str, root: str | Path | None, utterances: int, progress: Progress) -> CheckpointNetworks:
         """Return the same networks with statistics measured on that many `utterances` of `data`.
@@ -119,7 +127,7 @@ class CheckpointNetworks:
         corpus = corpus_for_calibration(recogniser, data, None if root is None else Path(root))
         source = FeatureSource(recogniser.features)
         calibration = calibration_data(recogniser, corpus.utterances, source, progress, utterances)
-        measured = calibration.statistics(with_moments=self.recipe.needs_moments)
+        measured = calibration.statistics(**measurements([self.recipe, *self.swept]))
         networks = replace(self, measured=measured)
         networks.__dict__["_unmapped"] = recogniser  # built once
         return networks
@@ -202,9 +210,10 @@ class CheckpointNetworks:
             statistics = stored_statistics(self.checkpoint) if self.measured is None else self.measured
             if self._is_full_precision:
                 full_precision = recogniser
-            digital, spec, statistics = digital_twin(recogniser.model, spec, statistics, seed, self.recipe)
+            spec, recipe = allotted_hardware(recogniser.model, spec, statistics, seed, self.recipe)
+            digital, spec, statistics = digital_twin(recogniser.model, spec, statistics, seed, recipe)
             remedy = "add --calibrate DATA, which measures them"
-            fit_chip = chip_fitter(recogniser.model, spec, statistics, self.recipe)
+            fit_chip = chip_fitter(recogniser.model, spec, statistics, recipe)
         path = self.checkpoint.path
         networks = (digital, recogniser, full_precision, remedy, programmed, fit_chip)
         target = Target(path, spec, seed, statistics, *networks)
@@ -212,6 +221,23 @@ class CheckpointNetworks:
         if self.reference is not None:
             target = replace(target, full_precision=self._reference)
         return target if self.decoder is None else with_decoder(target, self.decoder)
+
+
+def allotted_hardware(
+    model: nn.Module,
+    spec: HardwareSpec,
+    statistics: Mapping[str, InputStatistics],
+    seed: int,
+    recipe: MappingRecipe,
+) -> tuple[HardwareSpec, MappingRecipe]:
+    """Return `spec` with the bits, copies and digital layers that `recipe` allots, and the rest of the recipe.
+
+    All chips have them; the errors by which they are chosen are those of the chip of `seed`.
+    """
+    if recipe.allot is None:
+        return spec, recipe
+    with _without_doubts():
+        return allot_model(model, spec, recipe, statistics, seed), recipe.without_allotment
 
 
 def digital_twin(

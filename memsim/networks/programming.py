@@ -20,11 +20,12 @@ from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.stored_network import StoredNetwork
 from memsim.nn.calibration import CalibrationData
 from memsim.nn.deviation import Deviation
-from memsim.nn.mapping import program, report_of
+from memsim.nn.mapping import allot, program, report_of
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits, plan_tensors
 from memsim.nn.quantisers import quantiser_tensors, taken_over, trained_scales
 from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import WeightSource
+from memsim.post_training.allotment import Allotment
 from memsim.post_training.fitting import LayerFit, MappingReport
 from memsim.post_training.recipe import NEAREST, MappingRecipe
 from memsim.storage.checkpoint import Checkpoint
@@ -106,6 +107,45 @@ def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
     return statistics_from_tensors(checkpoint.tensors(n for n in checkpoint.names if n.startswith(PREFIX)))
 
 
+def allot_checkpoint(
+    network: OpenedNetwork,
+    spec: HardwareSpec,
+    selection: Selection,
+    recipe: MappingRecipe,
+    statistics: Mapping[str, InputStatistics],
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> tuple[HardwareSpec, Plan, Allotment]:
+    """Return `spec` with the bits, copies and digital layers that `recipe` allots, the plan on it, and the choice.
+
+    `statistics` are the layers' inputs, by which errors are measured on the chip of `seed`. Raises InputError as
+    `memsim.nn.allotment.allotted` and `plan_checkpoint` do.
+    """
+    source = network.checkpoint.one_by_one()
+    weight_of = _weights_of(network, source)
+    plan_on = partial(plan_checkpoint, network, selection=selection)
+    return allot(spec, plan_on, recipe, weight_of, trained_scales(source), seed, statistics, progress)
+
+
+def _weights_of(network: OpenedNetwork, source: Mapping[str, Tensor]) -> Callable[[MappedLayer], Tensor]:
+    """Return what reads the weight of a layer from `source`, the tensors of the network's file.
+
+    It raises InputError for a tensor of another shape than the network has.
+    """
+    values = _Values(network.stored, source)
+
+    def weight_of(layer: MappedLayer) -> Tensor:
+        stored = values[layer.source.tensor]
+        if not layer.source.fits(tuple(stored.shape)):
+            raise InputError(
+                f"{network.checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that "
+                f"the file names has a matrix of {list(layer.source.shape)} there"
+            )
+        return layer.source.matrix(stored)
+
+    return weight_of
+
+
 def program_checkpoint(
     checkpoint: Checkpoint | OpenedNetwork,
     spec: HardwareSpec,
@@ -115,6 +155,7 @@ def program_checkpoint(
     statistics: Mapping[str, InputStatistics] | None = None,
     data: CalibrationData | None = None,
     recipe: MappingRecipe = NEAREST,
+    allotment: Allotment | None = None,
     progress: Callable[[float], None] = lambda done: None,
     on_layer: Callable[[Tensor, MappedMatrix], None] = lambda weight, matrix: None,
     keep: Callable[[str, Tensor], None] | None = None,
@@ -132,6 +173,7 @@ def program_checkpoint(
         statistics: the layers' inputs, which set the ranges of the converters; None takes those in the file.
         data: the data that `statistics` were measured on, where the ranges are to be set by all inputs.
         recipe: the way in which weights become levels.
+        allotment: the choice by which `spec` was made, for the report.
         progress: is called with the fraction of the cells that is programmed.
         on_layer: is called with the weight of each layer [out, in] and its matrix on arrays.
         keep: is called with the name and the values of each tensor of the mapped file as soon as it is known, so that
@@ -153,16 +195,7 @@ def program_checkpoint(
     for name in source:
         _ = source[name]  # raises InputError for NaN and Inf before the long work
     values = _Values(network.stored, source)
-
-    def weight_of(layer: MappedLayer) -> Tensor:
-        stored = values[layer.source.tensor]
-        if not layer.source.fits(tuple(stored.shape)):
-            raise InputError(
-                f"{checkpoint.path}: {layer.source.tensor} is {list(stored.shape)}, but the architecture that the file "
-                f"names has a matrix of {list(layer.source.shape)} there"
-            )
-        return layer.source.matrix(stored)
-
+    weight_of = _weights_of(network, source)
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
     tensors: dict[str, Tensor] = {}
     keep = keep or tensors.__setitem__
@@ -185,7 +218,7 @@ def program_checkpoint(
             deviations[name] = programmed.deviation
         on_layer(weight_of(programmed.layer), matrix)
         del programmed, matrix, value  # the next layer is about to be programmed
-    report = report_of(recipe, fits, seed)
+    report = report_of(recipe, fits, seed, allotment)
     own: dict[str, str] = {}
     if network.is_recogniser and network.stored is not None:  # which is loaded by the names of its own tensors
         own = {stored: name for name, stored in network.stored.renamed.items()}

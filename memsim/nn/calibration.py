@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from memsim.crossbar.calibrator import Calibrator
 from memsim.crossbar.matrix import MappedMatrix
@@ -20,6 +20,7 @@ from memsim.nn.collect import MOST_ROWS, Collector, Collectors, collecting, stat
 from memsim.nn.deviation import first_few
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources, quantised_matrices
 from memsim.nn.plan import Plan
+from memsim.nn.sensitivity import LossSensitivity, losses_of_outputs, noting_products
 from memsim.post_training.moments import MomentCollector
 
 Calibration = Mapping[str, InputStatistics] | Callable[[nn.Module], object] | Iterable[Any]
@@ -36,8 +37,14 @@ class CalibrationData:
         model: nn.Module,
         data: Callable[[nn.Module], object] | Iterable[Any],
         progress: Progress = lambda name, done: None,
+        losses: Callable[[nn.Module], Iterable[Tensor]] | None = None,
     ) -> None:
-        """Take `data`: batches (see `map_model`), or a function that runs the network it is given."""
+        """Take `data`: batches (see `map_model`), or a function that runs the network it is given.
+
+        `losses` gives the network's loss of each utterance, with gradients; without it, the change of the network's
+        outputs is taken for it.
+        """
+        self._losses = losses
         self._model = model
         self._progress = progress
         self._layers = [
@@ -64,8 +71,29 @@ class CalibrationData:
             self._run(name)
             self._progress(name, 1.0)
 
+    def sensitivities(self) -> dict[str, float]:
+        """Return the sensitivity of the loss to each matrix, by name (see `LossSensitivity.result`).
+
+        Matrices that have no part in it, or whose network computes without gradients, are left out.
+        """
+        found, name = LossSensitivity(), "sensitivity"
+        with evaluating(self._model), torch.enable_grad(), noting_products(self._layers, found):
+            if self._losses is not None:
+                for loss in self._losses(self._model):
+                    found.add(loss)
+            else:
+                with losses_of_outputs(self._model, found):
+                    self._run(name)
+        self._progress(name, 1.0)
+        return found.result()
+
     def statistics(
-        self, names: Container[str] | None = None, most_rows: int = MOST_ROWS, *, with_moments: bool = False
+        self,
+        names: Container[str] | None = None,
+        most_rows: int = MOST_ROWS,
+        *,
+        with_moments: bool = False,
+        with_sensitivity: bool = False,
     ) -> dict[str, InputStatistics]:
         """Return the statistics of each matrix's inputs, except matrices that the data never reach and embeddings.
 
@@ -73,7 +101,7 @@ class CalibrationData:
         the inputs of all other layers. The inputs of a convolution are its windows. In a recurrent layer, one matrix
         has the layer's inputs, another its hidden states at all steps. `Plan.completed` adds those of embeddings. The
         sample of a matrix's inputs has up to `most_rows` rows. `with_moments`, their second moments are measured in the
-        same run.
+        same run; `with_sensitivity`, that of the loss is measured in another (see `sensitivities`).
         """
         collectors = statistics_collectors(self._layers, most_rows)
         if names is not None:
@@ -83,14 +111,18 @@ class CalibrationData:
         self.collect(
             {name: Collectors(own, moments[name]) for name, own in collectors.items()} if moments else collectors
         )
+        sensitivities = self.sensitivities() if with_sensitivity else {}
         quantised = quantised_matrices(self._layers)
         results = {}
         for name, collector in collectors.items():
             if (result := collector.result()) is not None:
                 full_scale = quantised[name].full_scale if name in quantised else None
                 own = moments.get(name)
-                found = (None, None) if own is None else (own.result(), own.mean())
-                results[name] = replace(result, full_scale=full_scale, moments=found[0], mean=found[1])
+                found, mean = (None, None) if own is None else (own.result(), own.mean())
+                sensitivity = sensitivities.get(name)
+                results[name] = replace(
+                    result, full_scale=full_scale, moments=found, mean=mean, sensitivity=sensitivity
+                )
         return results
 
 

@@ -219,7 +219,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
             is_alone = len(layer.matrices) == 1 and not layer.keeps_forward
-            multiply = None if is_alone else _multiplication(layer, local)
+            multiply = None if is_alone else product_of(layer, local)
             found[name] = Recorder(name, multiply, collectors.get(name), reads)
         return found
 
@@ -242,7 +242,7 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
             handle.remove()
 
 
-def _multiplication(layer: MappableLayer, local: str) -> Callable[[Tensor], Tensor]:
+def product_of(layer: MappableLayer, local: str) -> Callable[[Tensor], Tensor]:
     """Return the function by which `layer` multiplies rows by its matrix `local`, with quantisers if it has them."""
     matrix = layer.matrix(local)
     if isinstance(layer.module, QuantisedLayer):

@@ -22,6 +22,7 @@ from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, Verify, load_hardware
+from memsim.nn.allotment import allotted
 from memsim.nn.batches import Progress
 from memsim.nn.calibration import (
     Calibration,
@@ -33,7 +34,7 @@ from memsim.nn.calibration import (
     without_ranges,
 )
 from memsim.nn.chip import ChipMapping, trim, with_mapping
-from memsim.nn.deviation import Deviation, deviating, deviation, first_few
+from memsim.nn.deviation import Deviation, deviating, deviation, first_few, largest
 from memsim.nn.layer_adapters import (
     MappableLayer,
     mappable_layers,
@@ -51,11 +52,12 @@ from memsim.nn.plan import (
 )
 from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
+from memsim.post_training.allotment import Allotment
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
 from memsim.post_training.inputs import chosen_transform
 from memsim.post_training.moments import MOST_INPUTS, moments_of
 from memsim.post_training.read_back import cell_outcomes
-from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping
+from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping, measurements
 
 
 def map_model(
@@ -118,7 +120,7 @@ def map_model(
     if bits is not None:
         spec = spec.with_settings({"weights.bits": int(bits)})
     recipe = load_mapping(mapping)
-    spec = recipe.on(spec)
+    spec = recipe.on(spec, bits=bits)
     with evaluating(model):
         _require_mappable(model)
         layers = mappable_layers(model)
@@ -130,7 +132,7 @@ def map_model(
             statistics = given_statistics(calibration)
         elif calibration is not None:
             data = _calibration_data(model, layers, calibration, progress)
-            statistics = data.statistics({layer.name for layer in plan.mapped}, with_moments=recipe.needs_moments)
+            statistics = data.statistics({layer.name for layer in plan.mapped}, **measurements([recipe]))
             _require_reached(statistics, (layer.source.is_lookup for layer in plan.mapped))
         statistics = plan.completed(statistics)
         doubts = [
@@ -141,18 +143,12 @@ def map_model(
             doubts.append("no layer is on arrays: the network has none that can be mapped, or all are kept digital")
         for doubt in filter(None, doubts):
             warnings.warn(doubt, stacklevel=2)
-        quantised = quantised_matrices(layers)
-
-        def weight_of(layer: MappedLayer) -> Tensor:
-            weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
-            if weight.is_meta or weight.is_complex():
-                problem = "has no values yet (it is on the meta device)" if weight.is_meta else "is complex"
-                raise InputError(f"{layer.name}: its weight {problem}; exclude=[{layer.name!r}] keeps it digital")
-            if not torch.isfinite(weight).all():
-                raise InputError(f"{layer.name}: its weight holds NaN or Inf")
-            return weight
-
-        trained = {name: product.trained_scale for name, product in quantised.items()}
+        weight_of, trained = functools.partial(_weight_of, model), _trained_scales(layers)
+        allotment = None
+        if recipe.allot is not None and plan.mapped:
+            plan_on = functools.partial(plan_modules, model, selection=Selection(include, exclude))
+            arguments = (recipe, weight_of, trained, seed, statistics, functools.partial(progress, "allotment"))
+            spec, plan, allotment = allot(spec, plan_on, *arguments)
         matrices, deviations = {}, {}
         on_cells = functools.partial(progress, "programming")
         on_cells(0.0)
@@ -172,7 +168,7 @@ def map_model(
         for old in layers:
             if (new := replaced.get(id(old.module))) is not None:
                 old.part_from(new, memo)
-        report = report_of(recipe, fits, seed)
+        report = report_of(recipe, fits, seed, allotment)
         on_chip = ChipMapping(
             plan, chosen_bits(spec, plan), seed, matrices, ReadContext(seed, trial), deviations, report
         )
@@ -203,11 +199,78 @@ class ProgrammedLayer:
         return self.layer.name
 
 
-def report_of(recipe: MappingRecipe, fits: Mapping[str, tuple[LayerFit, float]], seed: int) -> MappingReport:
+def _weight_of(model: nn.Module, layer: MappedLayer) -> Tensor:
+    """Return the weight [out, in / groups] of a layer of `model`. Raises InputError where it cannot be mapped."""
+    weight = layer.source.matrix(effective_weight(model, layer.source.tensor))
+    if weight.is_meta or weight.is_complex():
+        problem = "has no values yet (it is on the meta device)" if weight.is_meta else "is complex"
+        raise InputError(f"{layer.name}: its weight {problem}; exclude=[{layer.name!r}] keeps it digital")
+    if not torch.isfinite(weight).all():
+        raise InputError(f"{layer.name}: its weight holds NaN or Inf")
+    return weight
+
+
+def _trained_scales(layers: Iterable[MappableLayer]) -> dict[str, TrainedScale | None]:
+    """Return what matrices were trained for, by name, for those that were trained with quantisers."""
+    return {name: product.trained_scale for name, product in quantised_matrices(list(layers)).items()}
+
+
+def allot_model(
+    model: nn.Module,
+    spec: HardwareSpec,
+    recipe: MappingRecipe,
+    statistics: Mapping[str, InputStatistics],
+    seed: int,
+) -> HardwareSpec:
+    """Return `spec` with the bits, copies and digital layers that `recipe` allots to the layers of `model`.
+
+    `statistics` are the inputs of its matrices. Raises InputError as `memsim.nn.allotment.allotted` does.
+    """
+    with evaluating(model):
+        plan_on = functools.partial(plan_modules, model, selection=Selection())
+        trained = _trained_scales(mappable_layers(model))
+        statistics = plan_on(spec).completed(statistics)
+        weight_of = functools.partial(_weight_of, model)
+        return allot(spec, plan_on, recipe, weight_of, trained, seed, statistics, lambda done: None)[0]
+
+
+def allot(
+    spec: HardwareSpec,
+    plan_on: Callable[[HardwareSpec], Plan],
+    recipe: MappingRecipe,
+    weight_of: Callable[[MappedLayer], Tensor],
+    trained: Mapping[str, TrainedScale | None],
+    seed: int,
+    statistics: Mapping[str, InputStatistics],
+    progress: Callable[[float], None],
+) -> tuple[HardwareSpec, Plan, Allotment]:
+    """Return `spec` with the bits, copies and digital layers that `recipe` allots, the plan on it, and the choice.
+
+    The arguments are those of `program` and `memsim.nn.allotment.allotted`, which raises InputError.
+    """
+
+    def errors_on(plan: Plan, progress: Callable[[float], None]) -> Iterator[tuple[str, float]]:
+        for layer in program(plan, weight_of, trained, seed, statistics, None, progress, recipe):
+            assert layer.deviation is not None  # the inputs of all layers in such a plan are known
+            yield layer.name, largest(layer.deviation)
+
+    if not statistics:
+        _require_inputs(recipe, [layer.name for layer in plan_on(spec).mapped], statistics)
+    kept = {name for name, scale in trained.items() if scale is not None}
+    spec, allotment = allotted(spec, plan_on, recipe, statistics, kept, errors_on, progress)
+    return spec, plan_on(spec), allotment
+
+
+def report_of(
+    recipe: MappingRecipe,
+    fits: Mapping[str, tuple[LayerFit, float]],
+    seed: int,
+    allotment: Allotment | None = None,
+) -> MappingReport:
     """Return the report of what `recipe` did with each layer of the chip of `seed`, and in how many seconds."""
     seconds = sum(took for _, took in fits.values()) if recipe.needs_inputs or recipe.changes_inputs else None
     chip = seed if any(fit.cells_error is not None for fit, _ in fits.values()) else None
-    return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, seconds, chip)
+    return MappingReport(recipe, {name: fit for name, (fit, _) in fits.items()}, seconds, chip, allotment)
 
 
 def program(
@@ -344,6 +407,7 @@ def measure_inputs(
     batches: Callable[[nn.Module], object] | Iterable[Any],
     *,
     with_moments: bool = False,
+    with_sensitivity: bool = False,
     progress: Progress = lambda name, done: None,
 ) -> dict[str, InputStatistics]:
     """Measure the inputs of each layer of `model`, once for the calibration of any number of chips.
@@ -357,8 +421,9 @@ def measure_inputs(
     `calibration`: batches to run `model` on, or a function that runs the network it is given. A copy runs, in
     evaluation mode. `progress` is called with "calibration" and the fraction of the batches that have run. With
     `with_moments`, the second moments of the inputs are measured in the same run, which mapping recipes other than
-    `nearest` use; each takes the square of the number of inputs in memory. Raises InputError where no layer is reached
-    that can be mapped.
+    `nearest` use; each takes the square of the number of inputs in memory. `with_sensitivity`, one more run measures
+    how far the network's outputs depend on each matrix, which recipes with `allot` use. Raises InputError where no
+    layer is reached that can be mapped.
     """
     require_types(measure_inputs, locals())
     if isinstance(batches, Mapping):
@@ -367,7 +432,7 @@ def measure_inputs(
         _require_mappable(model)
         layers = mappable_layers(model)
         data = _calibration_data(model, layers, batches, progress)
-        statistics = data.statistics(with_moments=with_moments)
+        statistics = data.statistics(with_moments=with_moments, with_sensitivity=with_sensitivity)
         _require_reached(statistics, (layer.is_lookup for layer in layers))
         return statistics
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memsim.crossbar import encode
 from memsim.hardware import HardwareSpec
+from memsim.post_training.allotment import Allotment
 from memsim.post_training.feedback import feedback, product_errors
 from memsim.post_training.inputs import InputFit
 from memsim.post_training.read_back import CellOutcomes
@@ -73,6 +74,8 @@ class MappingReport:
     """The seconds that it took; None for a recipe that only rounds, and for a mapped file that was read."""
     chip: int | None = None
     """The seed of the chip that the levels correct, row by row as its cells were read back; None for any chip's."""
+    allotment: Allotment | None = None
+    """The bits, copies and digital layers that it chose; None for a recipe without `allot`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -80,6 +83,7 @@ class MappingReport:
             "recipe": self.recipe.to_dict(),
             "layers": {name: fit.to_dict() for name, fit in self.layers.items()},
             **({} if self.chip is None else {"chip": self.chip}),
+            **({} if self.allotment is None else {"allotment": self.allotment.to_dict()}),
         }
 
     @classmethod
@@ -98,6 +102,8 @@ class MappingReport:
         trims = [fit.trimmed for fit in self.layers.values() if fit.trimmed is not None]
         if trims:
             said.append(f"{counted(sum(trims), 'output')} trimmed in {len(trims)}")
+        if self.allotment is not None:
+            said.append(str(self.allotment))
         return f"mapping {self.recipe.name}: {', '.join(said)}{took}"
 
 

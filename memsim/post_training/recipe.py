@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import Field, model_validator
+from pydantic.types import Strict
+
 from memsim.arguments import require_types
 from memsim.config.bases import Bases
-from memsim.config.schema import Schema, Section, Within
+from memsim.config.schema import Schema, Section, Within, problem
 from memsim.config.yaml_file import Config
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
@@ -33,6 +36,28 @@ class InputScalesConfig(Section):
     powers_of_two: bool = False  # scales that are shifts of binary numbers
 
 
+Several = Annotated[tuple[int, ...], Strict(False), Field(min_length=1)]
+
+
+class AllotConfig(Section):
+    """The keys of an allotment of bits, copies and digital layers: see `memsim.nn.allotment`."""
+
+    budget: Literal["cells_per_weight", "bits_per_weight", "picojoules_per_mac"]
+    at_most: Annotated[float, Within(above=0)]  # the mean over the weights on arrays, or over their multiplications
+    bits: Several = (3, 4, 5, 6)  # those that a layer may get
+    copies: Several = (1,)
+    digital: Annotated[float, Within(0, 0.5)] = 0.0  # the largest share of the weights in layers that stay digital
+
+    @model_validator(mode="after")
+    def _are_in_range(self) -> AllotConfig:
+        for key, values, low, high in (("bits", self.bits, 2, 16), ("copies", self.copies, 1, 1024)):
+            if wrong := [value for value in values if not low <= value <= high]:
+                raise problem(f"{wrong[0]} is out of range ({low} to {high})", key=key)
+            if len(set(values)) < len(values):
+                raise problem("holds a value twice", key=key)
+        return self
+
+
 class MappingRecipe(Section):
     """How trained weights become levels on arrays (configs/mapping/*.yaml); `load_mapping` makes it."""
 
@@ -45,6 +70,7 @@ class MappingRecipe(Section):
     rotation: Literal["hadamard"] | None = None  # of blocks of a tile's inputs
     digital_rows: Annotated[float, Within(0, 0.5)] = 0.0  # the share of the inputs whose product is computed digitally
     trim: Literal["column", "tile"] | None = None  # none: results are not corrected after programming
+    allot: AllotConfig | None = None  # none: layers have the bits and copies of the hardware
 
     @property
     def needs_moments(self) -> bool:
@@ -54,7 +80,8 @@ class MappingRecipe(Section):
     @property
     def needs_inputs(self) -> bool:
         """Whether it needs to know the layers' inputs."""
-        return self.needs_moments or self.trim is not None or self.input_scales is not None or self.digital_rows > 0
+        changed = self.trim is not None or self.input_scales is not None or self.digital_rows > 0
+        return self.needs_moments or changed or self.allot is not None
 
     @property
     def changes_inputs(self) -> bool:
@@ -71,12 +98,21 @@ class MappingRecipe(Section):
         """Whether every chip is fitted for itself."""
         return self.reads_back or self.trim is not None
 
-    def on(self, spec: HardwareSpec, settings: Sequence[str] = ()) -> HardwareSpec:
+    def on(self, spec: HardwareSpec, settings: Sequence[str] = (), bits: int | None = None) -> HardwareSpec:
         """Return `spec` with the scales and the method of input ranges that the recipe names.
 
         Raises InputError where the spec has none of that kind, where one of the `settings` (`KEY=VALUE`) sets them,
-        too, and where scales are to be searched or refitted but the spec gives them by the largest weight.
+        too, where scales are to be searched or refitted but the spec gives them by the largest weight, and where `bits`
+        or a setting gives the bits or copies that the recipe allots.
         """
+        named = {setting.partition("=")[0].strip(): f"--set {setting}" for setting in settings}
+        named |= {} if bits is None else {"weights.bits": f"--bits {bits}"}
+        for key in ("weights.bits", "weights.copies") if self.allot is not None else ():
+            if key in named:
+                raise InputError(
+                    f"--mapping {self.name} {named[key]}: the recipe allots the {key.partition('.')[2]} of each layer; "
+                    "leave one out"
+                )
         if spec.weights.scale_method == "minmax":
             if self.scale_error != "weights":
                 raise InputError(
@@ -91,12 +127,16 @@ class MappingRecipe(Section):
         changes: dict[str, str] = {} if self.scale is None else {"weights.scale": self.scale}
         if self.input_range is not None and spec.dac is not None:
             changes["dac.method"] = self.input_range
-        for setting in settings:
-            if (key := setting.partition("=")[0].strip()) in changes:
-                raise InputError(f"--mapping {self.name} --set {setting}: both name {key}; leave one out")
+        for twice in (key for key in changes if key in named):
+            raise InputError(f"--mapping {self.name} {named[twice]}: both name {twice}; leave one out")
         now = {"weights.scale": spec.weights.scale, "dac.method": None if spec.dac is None else spec.dac.method}
         changes = {key: value for key, value in changes.items() if now[key] != value}
         return spec.with_settings(changes, flag=f"mapping {self.name}") if changes else spec
+
+    @property
+    def without_allotment(self) -> MappingRecipe:
+        """The same recipe for hardware whose layers have their bits and copies already."""
+        return self.model_copy(update={"allot": None})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, from which `load_mapping` makes an equal recipe."""
@@ -107,6 +147,15 @@ class MappingRecipe(Section):
         """The name and a hash of the keys: `feedback 1b2c3d4e`."""
         keys = {key: value for key, value in self.to_dict().items() if key != "name"}
         return f"{self.name} {hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def measurements(recipes: Iterable[MappingRecipe]) -> dict[str, bool]:
+    """Return the measurements that `recipes` need of a run of the calibration data, as its keyword arguments."""
+    recipes = list(recipes)
+    return {
+        "with_moments": any(recipe.needs_moments for recipe in recipes),
+        "with_sensitivity": any(recipe.allot is not None for recipe in recipes),
+    }
 
 
 NEAREST = MappingRecipe(name="nearest")

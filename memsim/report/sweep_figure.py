@@ -46,7 +46,7 @@ def sweep_figure(points: Sequence[Line], title: str | None = None) -> Any:
     """`wer_by_setting` as a matplotlib Figure."""
     keys = list(points[0]["settings"]) if points else []
     if not keys:
-        raise InputError("nothing was swept: a figure needs points with --set KEY=V1,V2,...")
+        raise InputError("nothing was swept: a figure needs points with --set KEY=V1,V2,... or --mapping NAME,NAME,...")
     figure = Figure(figsize=(1.5 + 4.3 * len(keys), 4.0), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for axes, key in zip(panels, keys, strict=True):
