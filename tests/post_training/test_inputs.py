@@ -145,7 +145,7 @@ def test_a_network_keeps_its_function(feedback: object) -> None:
 
 def test_a_file_carries_the_transforms(tiny_recogniser: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    result = memsim.map_checkpoint(tiny_recogniser, "best", bits=4, calibrate="demo", mapping=ALL, out=out, budget=True)
+    result = memsim.map_checkpoint(tiny_recogniser, "best", bits=4, mapping=ALL, out=out, budget=True)
     checkpoint = load_checkpoint(out)
     mapping = mapping_of(load_chip(checkpoint)[0].model)
     assert mapping.report == result.mapped.report
@@ -154,9 +154,7 @@ def test_a_file_carries_the_transforms(tiny_recogniser: Path, tmp_path: Path) ->
     for layer, matrix in mapping.layers.items():
         transform = matrix.input_transform
         assert (transform is None) == (f"{layer}.matrix.input_transform.factors" not in checkpoint.names)
-    evaluated = memsim.evaluate(
-        tiny_recogniser, "demo", limit=2, hardware="best", bits=4, calibrate="demo", mapping=ALL
-    )
+    evaluated = memsim.evaluate(tiny_recogniser, "demo", limit=2, hardware="best", bits=4, mapping=ALL)
     again = memsim.evaluate(out, "demo", limit=2)
     assert [trial.score for trial in evaluated.trials] == [trial.score for trial in again.trials]
 
