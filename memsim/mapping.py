@@ -42,7 +42,7 @@ from memsim.nn.deviation import deviating
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
-from memsim.post_training.recipe import MappingRecipe, load_mapping, measurements
+from memsim.post_training.recipe import MappingRecipe, default_mapping, load_mapping, measurements
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
 from memsim.storage.checkpoint import Checkpoint, shown_name, writing_checkpoint
@@ -238,7 +238,7 @@ def map_checkpoint(
         calibration_utterances: the largest number of utterances of it that are run, evenly spaced.
         data_root: the root of that corpus; otherwise `$MEMSIM_DATA/NAME`.
         mapping: the recipe by which weights become levels: a name, a file or a mapping (see configs/mapping). None is
-            `nearest`.
+            `feedback` where `calibrate` gives data for weights in full precision, else `nearest`.
         architecture: the network of a file that does not say which it is; see `memsim map --help`.
         architecture_config: a YAML file with its features, characters and options.
         seed: the seed of the chip.
@@ -261,18 +261,22 @@ def map_checkpoint(
             raise InputError(f"{flag} --dry-run: the {flag[2:]} needs programmed arrays; leave out one of the two")
     if data_root is not None and calibrate is None:
         raise InputError(f"--data-root {data_root}: only used by --calibrate; add --calibrate DATA")
-    recipe = load_mapping(mapping)
+    recipe = None if mapping is None else load_mapping(mapping)
     network = OpenedNetwork(open_checkpoint(checkpoint, architecture, architecture_config)[0])
     opened = network.checkpoint
     if out is not None:
         out = Path(out)
         require_safetensors(out)
         require_outputs([None if dry_run else out], force, inputs=opened.files)
+    spec = choose_hardware(hardware, bits, cell, set)
+    if recipe is None:
+        calibrates = calibrate is not None and is_full_precision(opened)
+        recipe = default_mapping(spec, set, is_calibrated=calibrates)
     if recipe.allot is not None and dry_run:
         raise InputError(
             f"--mapping {recipe.name} --dry-run: bits are allotted by measured errors; leave out one of the two"
         )
-    spec = recipe.on(choose_hardware(hardware, bits, cell, set), set, bits)
+    spec = recipe.on(spec, set, bits)
     selection = Selection(include, exclude)
     plan = plan_checkpoint(network, spec, selection)
     spec = chosen_bits(spec, plan)

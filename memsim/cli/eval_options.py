@@ -135,7 +135,8 @@ Mappings = Annotated[
     options.hardware_option(
         "--mapping",
         metavar="NAME|FILE",
-        help="Recipe by which weights become levels: nearest (default), feedback, or a YAML file. NAME,NAME,... sweeps "
+        help="Recipe by which weights become levels: nearest, feedback, read-back, or a YAML file. Default: feedback "
+        "with --calibrate, else nearest. NAME,NAME,... sweeps "
         "several.",
     ),
 ]

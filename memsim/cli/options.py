@@ -59,7 +59,8 @@ Mapping = Annotated[
     hardware_option(
         "--mapping",
         metavar="NAME|FILE",
-        help="Recipe by which weights become levels: nearest (default), feedback, or a YAML file.",
+        help="Recipe by which weights become levels: nearest, feedback, read-back, or a YAML file. Default: feedback "
+        "with --calibrate, else nearest.",
     ),
 ]
 TextStyle = Annotated[

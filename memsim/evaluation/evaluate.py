@@ -36,14 +36,15 @@ from memsim.evaluation.study import Point, PointFacts, Study
 from memsim.evaluation.sweep import mapped_points, points_of, recipes_of
 from memsim.evaluation.target import CheckpointNetworks, Target, with_decoder
 from memsim.evaluation.task import Task
-from memsim.hardware.options import Hardware
+from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
 from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
+from memsim.networks.programming import is_full_precision
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.chip import mapping_of
-from memsim.post_training.recipe import MappingRecipe
+from memsim.post_training.recipe import MappingRecipe, default_mapping
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
 
@@ -124,7 +125,8 @@ def evaluate(
         set: changes of single keys, such as `adc.bits=6`. `KEY=V1,V2,...` evaluates each value, and of several such
             keys the whole grid.
         mapping: the recipe by which the weights of an unmapped network become levels: a name, a file or a mapping (see
-            configs/mapping). None is `nearest`. `NAME,NAME,...` evaluates each of several names or files.
+            configs/mapping). None is `feedback` where `calibrate` gives data for weights in full precision, else
+            `nearest`. `NAME,NAME,...` evaluates each of several names or files.
         trials: the number of chips, with the seeds `seed`, `seed` + 1, ...
         seed: the seed of the first chip; by default 0, or that of a mapped file.
         decoding: the decoder.
@@ -220,6 +222,10 @@ def evaluate(
                 f"--mapping {recipe.name}: {opened.path} is mapped, and its levels are set; name the recipe when it is "
                 "mapped (memsim map --mapping)"
             )
+        if mapping is None and calibrate is not None and opened.kind != "mapped" and is_full_precision(opened):
+            plain = choose_hardware(hardware, None, cell, ())
+            recipes = (recipe := default_mapping(plain, set, is_calibrated=True),)
+            listener.say(f"weights become levels by the recipe {recipe.name}; --mapping names another")
         points = points_of(opened, hardware, bits, cell, set, recipes)
         work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
         work.require_possible(points)

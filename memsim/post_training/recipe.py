@@ -180,5 +180,18 @@ def load_mapping(source: MappingRecipe | str | Path | Mapping[str, Any] | None) 
     return _SCHEMA.validate(_BASES.read(source))
 
 
+def default_mapping(spec: HardwareSpec, settings: Sequence[str], *, is_calibrated: bool) -> MappingRecipe:
+    """Return the recipe of whoever names none: `feedback` where data calibrate a network in full precision.
+
+    Elsewhere (not `is_calibrated`), and where the largest weight gives scales, it is `nearest`. What `settings`
+    (`KEY=VALUE`) say of the keys of `spec` that the recipe would set stays as they say.
+    """
+    named = {setting.partition("=")[0].strip() for setting in settings}
+    if not is_calibrated or spec.weights.scale_method == "minmax" or "weights.scale_method" in named:
+        return NEAREST
+    own = {"scale": "weights.scale", "input_range": "dac.method"}
+    return load_mapping("feedback").model_copy(update={key: None for key, set_ in own.items() if set_ in named})
+
+
 _SCHEMA = Schema(MappingRecipe)
 _BASES = Bases("mapping", _SCHEMA, lambda data, folder: None)
