@@ -122,6 +122,7 @@ class Evaluation:
             "mapped": {
                 **{measure.key: self.spread(measure) for measure in self.task.measures},
                 **({"loss_name": self.task.losses, "loss": spread(self.losses)} if self.losses else {}),
+                "cells_per_weight": self.trials[0].chip.cells_per_weight,
                 "trials": [{"seed": trial.seed, **trial.score.to_detailed_dict()} for trial in self.trials],
             },
             "relative_degradation": self.relative_degradation,

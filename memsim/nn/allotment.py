@@ -93,7 +93,7 @@ def allotted(
     taken = sum(map(cost, fixed))
     shares = [_share(layer, config, statistics.get(layer.name)) for layer in (*chosen, *fixed)]
     scale = sum(shares) * (_PICO if config.budget == "picojoules_per_mac" else 1)
-    if config.budget == "picojoules_per_mac" and not any(map(any, costs)):
+    if config.budget == "picojoules_per_mac" and chosen and not any(map(any, costs)):
         raise InputError(
             f"mapping {recipe.name}: allot.budget: hardware {spec.name} has no converters, whose energy it bounds; use "
             "cells_per_weight or bits_per_weight"
@@ -170,5 +170,5 @@ def _cost(layer: MappedLayer, config: AllotConfig, statistics: InputStatistics |
 
 
 def _reads(statistics: InputStatistics | None) -> int:
-    """Return the number of input rows in the calibration data; 1 where they are not known."""
-    return 1 if statistics is None else max(1, round(float(statistics.weights.sum())))
+    """Return the number of input rows in the calibration data; 1 where it is not known, as for embeddings."""
+    return 1 if statistics is None or statistics.is_one_hot else max(1, round(float(statistics.weights.sum())))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from memsim.errors import InputError
 
 Progress = Callable[[str, float], None]
-"""A function called with what runs ("calibration", "programming" or "converter ranges") and the fraction done."""
+"""A function called with what runs and the fraction done: "calibration", "allotment", "programming", "converter ranges"."""
 
 LABELS = ("label", "labels", "target", "targets")
 MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)

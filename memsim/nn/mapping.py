@@ -104,7 +104,8 @@ def map_model(
             the layer's class: `linear`, `conv2d`.
         exclude: globs over the same names; matrices that match one of them stay digital.
         progress: called with "calibration" and the fraction of the batches that have run (where their number is known),
-            then with "programming" and the fraction of the cells, then with "converter ranges" for the second run of
+            then, for a recipe that allots bits, with "allotment" and the fraction of the measurements, then with
+            "programming" and the fraction of the cells, then with "converter ranges" for the second run of
             the batches; `progress=print` shows it.
 
     The copy has the attribute `mapping` (a `ChipMapping`): what was mapped, what stayed digital and why, clip rates,

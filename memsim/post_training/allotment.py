@@ -77,10 +77,10 @@ def cheapest_rise(costs: Sequence[Sequence[int]], rises: Sequence[Sequence[float
         rises: those of the same settings, finite and 0 or more.
         budget: the largest sum of costs.
     """
-    if not costs:
-        return []
     if sum(map(min, costs)) > budget:
         return None
+    if not costs:
+        return []
     unit = int(np.gcd.reduce([cost for layer in costs for cost in layer])) or 1
     # each layer starts from its least cost, so that rounding can never leave the cheapest settings out
     least = [min(layer) for layer in costs]

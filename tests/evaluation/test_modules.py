@@ -292,3 +292,23 @@ def test_a_score_goes_with_a_module_only(data):
         memsim.evaluate("demo", "demo", score=accuracy)
     with pytest.raises(InputError, match="batches need a module"):
         memsim.evaluate("demo", data)
+
+
+def test_a_sweep_over_recipes_is_its_points_one_by_one(model, data, tmp_path):
+    """One result and one file, whose shards and continuation are as those of other swept keys."""
+    given = {"score": accuracy, "hardware": "best", "bits": 3, "trials": 2}
+    sweep = memsim.evaluate(model, data, mapping="nearest,feedback", **given)
+    assert [dict(point.settings) for point in sweep.points] == [{"mapping": "nearest"}, {"mapping": "feedback"}]
+    for point in sweep.points:
+        alone = memsim.evaluate(model, data, mapping=point.settings["mapping"], **given)
+        assert point.evaluation.digital.contributions == alone.digital.contributions
+        assert [trial.score for trial in point.evaluation.trials] == [trial.score for trial in alone.trials]
+    sweep.write_figure(tmp_path / "sweep.svg")
+    assert "mapping" in (tmp_path / "sweep.svg").read_text()
+    file = tmp_path / "r.jsonl"
+    sharing = memsim.Sharing(results=file)
+    first = memsim.evaluate(model, data, mapping="nearest,feedback", sharing=sharing, **given)
+    again = memsim.evaluate(model, data, mapping="nearest,feedback", sharing=sharing, **given)
+    assert first.to_dict()["points"] == again.to_dict()["points"] == memsim.merge_results(file).to_dict()["points"]
+    with pytest.raises(InputError, match="holds results of another command"):
+        memsim.evaluate(model, data, mapping="feedback", sharing=sharing, **given)

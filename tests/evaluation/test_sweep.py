@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from memsim.errors import InputError
-from memsim.evaluation.sweep import sweep_points, values_of
+from memsim.evaluation.sweep import is_sweep, mapped_points, recipes_of, sweep_points, values_of
 from memsim.hardware import apply_settings, load_hardware
+from memsim.post_training.recipe import load_mapping
 
 
 def on_physical(settings):
@@ -76,3 +77,39 @@ def test_a_list_is_a_value():
 def test_settings_apply_in_the_order_given():
     points = sweep_points(["adc.bits=4,6", "adc={bits: 5}"], on_physical)
     assert [point.spec.adc.bits for point in points] == [5, 5]
+
+
+def test_recipes_are_swept_with_the_settings(tmp_path):
+    assert [recipe.name for recipe in recipes_of("nearest, feedback")] == ["nearest", "feedback"]
+    assert [recipe.name for recipe in recipes_of(None)] == ["nearest"]
+    file = tmp_path / "a,b.yaml"
+    file.write_text("base: feedback\n")
+    assert [recipe.name for recipe in recipes_of(str(file))] == ["a,b"]
+    assert is_sweep([], "nearest,feedback")
+    assert not is_sweep([], "feedback")
+    points = mapped_points(recipes_of("nearest,feedback"), "ideal", None, None, ["weights.bits=3,4"])
+    assert [dict(point.settings) for point in points] == [
+        {"mapping": "nearest", "weights.bits": 3},
+        {"mapping": "nearest", "weights.bits": 4},
+        {"mapping": "feedback", "weights.bits": 3},
+        {"mapping": "feedback", "weights.bits": 4},
+    ]
+    assert [point.spec.weights.scale for point in points] == ["per_channel"] * 2 + ["per_tile"] * 2
+    same = mapped_points([*recipes_of("nearest"), load_mapping({"name": "x"})], "ideal", 3, None, [])
+    assert len({point.facts.hardware for point in same}) == len({point.facts.digital for point in same}) == 2
+    (alone,) = mapped_points(recipes_of("feedback"), "ideal", 3, None, [])
+    assert (alone.settings, alone.recipe) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        ("nearest,", "--mapping nearest,: a name between the commas is empty"),
+        ("nearest,feedback,nearest", "has the recipe nearest twice"),
+        ("nearest,feedbck", "nearest: feedback"),
+    ],
+)
+def test_bad_lists_of_recipes(mapping, said):
+    with pytest.raises(InputError) as error:
+        recipes_of(mapping)
+    assert said in str(error.value)

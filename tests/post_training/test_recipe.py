@@ -52,6 +52,11 @@ def test_a_recipe_of_one_s_own(tmp_path: Path) -> None:
         ("scale: per_row", "1: scale: expected per_tile or per_channel or per_tensor or none, got 'per_row'"),
         ("scale_error: products", "1: scale_error: expected weights or inputs, got 'products'"),
         ("feedback: true", "1: feedback: expected a section of keys or none, got true; its keys are damping, order"),
+        ("allot: {budget: cells, at_most: 5}", "1: allot.budget: expected cells_per_weight or bits_per_weight or"),
+        ("allot: {budget: cells_per_weight}", "allot.at_most"),
+        ("allot: {budget: cells_per_weight, at_most: 5, bits: [1, 4]}", "allot.bits: 1 is out of range (2 to 16)"),
+        ("allot: {budget: cells_per_weight, at_most: 5, bits: [4, 4]}", "allot.bits: holds a value twice"),
+        ("allot: {budget: cells_per_weight, at_most: 5, digital: 0.9}", "allot.digital: 0.9 is out of range"),
         ("base: nearst", " base: nearst: no such file"),
     ],
 )
