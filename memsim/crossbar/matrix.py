@@ -35,7 +35,7 @@ ADC_ERRORS = ("adc_gain_error", "adc_offset_codes")
 TRIMS = ("gain_trim", "offset_trim")
 """Names of the tensors that correct the results of one chip."""
 
-_OPTIONAL = (*RANGES, *ADC_ERRORS, *TRIMS)
+_OPTIONAL = (*RANGES, *ADC_ERRORS, "offset", *TRIMS)
 _TRANSFORM = "input_transform."
 
 
@@ -58,6 +58,8 @@ class MappedMatrix(nn.Module):
         gain_trim: [row_tiles, out], a factor of the results of each row tile beside the scale; None for 1. See
             `set_trims`.
         offset_trim: [out], a number that is added to each output, in units of the output; None for 0.
+        offset: [out], what the levels leave out of the mean of each output, which is added to it digitally on any
+            chip, in units of the output; None for 0.
         input_transform: the digital transform of the inputs before the DAC, for which levels and scale are those of the
             transformed weight; None where inputs reach the DAC as they are.
         programming: the report of the programming; None for ideal cells and for a matrix that was loaded.
@@ -73,6 +75,7 @@ class MappedMatrix(nn.Module):
     adc_range: Tensor | None
     adc_gain_error: Tensor | None
     adc_offset_codes: Tensor | None
+    offset: Tensor | None
     gain_trim: Tensor | None
     offset_trim: Tensor | None
 
@@ -143,16 +146,19 @@ class MappedMatrix(nn.Module):
         statistics: InputStatistics | None = None,
         groups: int = 1,
         input_transform: InputTransform | None = None,
+        offset: Tensor | None = None,
     ) -> MappedMatrix:
         """Program `levels` [out, in / groups] on fresh cells, drawn by (seed, name).
 
-        They are those of the weight as `input_transform` transforms it. The matrix is calibrated where `statistics` are
+        They are those of the weight as `input_transform` transforms it, and `offset` [out] is added to the product. The
+        matrix is calibrated where `statistics` are
         given, which are those of the inputs before `input_transform`. Raises InputError where the spec's pulses do not
         switch every cell that a closed loop programs, or where `statistics` do not fit.
         """
         states, report = program_matrix(name, levels, spec, seed, groups)
         matrix = cls(name, spec, levels, scale, states, groups, input_transform)
         matrix.programming = report
+        matrix.offset = offset
         matrix._set_converters(seed, statistics)
         return matrix
 
@@ -169,6 +175,7 @@ class MappedMatrix(nn.Module):
         transform = self.input_transform
         matrix = MappedMatrix(self.name, spec, self.levels, self.scale, self.states, self.groups, transform)
         matrix.programming = self.programming
+        matrix.offset = self.offset
         matrix.set_trims(self.gain_trim, self.offset_trim)
         if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
             matrix._ir_drop = self._ir_drop
@@ -193,7 +200,7 @@ class MappedMatrix(nn.Module):
                     f"(--set tile.rows={rows}), or map the unmapped checkpoint"
                 )
             scale = scale[0]  # one tile holds whole columns
-        own = self.groups, self.input_transform
+        own = self.groups, self.input_transform, self.offset
         return self.from_levels(self.name, self.levels, scale, spec, seed, statistics, *own)
 
     def _set_converters(self, seed: int, statistics: InputStatistics | None) -> None:
@@ -231,6 +238,7 @@ class MappedMatrix(nn.Module):
             "adc_range": {(rows, digits) for rows in (1, lines) for digits in (1, slices)},
             "gain_trim": {of_tiles},
             "offset_trim": {(tiling.out_features,)},
+            "offset": {(tiling.out_features,)},
         }
         shapes |= {error: {(lines, slices, tiling.out_features)} for error in ADC_ERRORS}
         for optional in _OPTIONAL:
@@ -420,8 +428,9 @@ class MappedMatrix(nn.Module):
             _, scale = self._scales()
             self._factor = scale if self.input_range is None else scale * self.input_range
         product.mul_(self._factor)
-        if self.offset_trim is not None:
-            product.add_(self.offset_trim)
+        for offset in (self.offset, self.offset_trim):
+            if offset is not None:
+                product.add_(offset)
         if transform is not None and (digital := transform.digital_product(rows)) is not None:
             product.add_(digital)
         return product if x.dtype == torch.float32 else product.to(x.dtype)

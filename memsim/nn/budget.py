@@ -141,8 +141,7 @@ def layer_budget(
     quantisation is left out. They are 0 where that product is 0.
     """
     rows = statistics.sample.to(matrix.levels.device)
-    weight_of = matrix.quantised_weight() if weight is None else weight
-    wanted = exact_product(matrix, rows, weight_of)
+    wanted = exact_product(matrix, rows, weight)
     errors: dict[str, float] = {}
     before: HardwareSpec | None = None
     for name, spec in steps.items():

@@ -200,7 +200,7 @@ def trim(
     """
     if not can_trim(matrix, statistics):
         return fit
-    wanted = exact_product(matrix, statistics.sample, matrix.quantised_weight() if weight is None else weight)
+    wanted = exact_product(matrix, statistics.sample, weight)
     found = fit_trims(matrix, statistics, wanted, way == "tile", seed)
     if found.outputs:
         matrix.set_trims(found.gain, found.offset)

@@ -72,8 +72,14 @@ MOST = 1e9
 """The deviation of a product that is not finite."""
 
 
-def exact_product(matrix: MappedMatrix, rows: Tensor, weight: Tensor) -> Tensor:
-    """Multiply inputs [n, in] by `weight` [out, in / groups], the blocks of `matrix`, giving [n, out] in float64."""
+def exact_product(matrix: MappedMatrix, rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Multiply inputs [n, in] by `weight` [out, in / groups], the blocks of `matrix`, giving [n, out] in float64.
+
+    Without a weight, it is the exact product of the levels and scales of `matrix`, with its offset.
+    """
+    if weight is None:
+        product = exact_product(matrix, rows, matrix.quantised_weight())
+        return product if matrix.offset is None else product + matrix.offset.to(rows.device)
     inputs = rows.double().unflatten(1, (matrix.groups, -1))
     blocks = weight.to(rows.device).double().unflatten(0, (matrix.groups, -1))
     return torch.einsum("ngi,goi->ngo", inputs, blocks).flatten(1)

@@ -55,7 +55,7 @@ from memsim.nn.sources import effective_weight
 from memsim.post_training.allotment import Allotment
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
 from memsim.post_training.inputs import chosen_transform
-from memsim.post_training.moments import MOST_INPUTS, moments_of
+from memsim.post_training.moments import MOST_INPUTS, mean_of, moments_of
 from memsim.post_training.read_back import cell_outcomes
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping, measurements
 
@@ -346,17 +346,22 @@ def _fitted_matrix(
     Returns the matrix, without converter ranges, and what the recipe did.
     """
     name, groups, spec = layer.name, layer.source.groups, layer.spec
-    moments = moments_of(statistics, groups) if statistics is not None and recipe.needs_moments else None
+    moments, mean = None, None
+    if statistics is not None and recipe.needs_moments:
+        moments = moments_of(statistics, groups, centred=recipe.offsets)
+        mean = mean_of(statistics, groups) if recipe.offsets and moments is not None else None
     is_trained = trained is not None
     transform, changed = chosen_transform(name, weight, spec, recipe, statistics, groups=groups, is_trained=is_trained)
     if transform is not None:
         weight = transform.weight(weight)
         moments = None if moments is None else transform.moments(moments)
+        mean = None if mean is None else transform(mean.to(weight.device)).cpu()
     outcomes = None
     if recipe.reads_back and moments is not None and not is_trained:
         outcomes = cell_outcomes(name, weight.shape, spec, seed, groups, weight.device)
-    found = fitted(weight, spec, recipe, moments, trained, groups, _why_without(statistics), outcomes)
-    matrix = MappedMatrix.from_levels(name, found.levels, found.scale, spec, seed, None, groups, transform)
+    found = fitted(weight, spec, recipe, moments, trained, groups, _why_without(statistics), outcomes, mean)
+    own = found.levels, found.scale, spec, seed, None, groups, transform, found.offset
+    matrix = MappedMatrix.from_levels(name, *own)
     if outcomes is not None and matrix.programming is not None:
         verify = spec.programming.verify or Verify()
         matrix.programming = matrix.programming.with_read_back(verify.read_seconds)

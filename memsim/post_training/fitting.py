@@ -130,11 +130,12 @@ _REPORT = TypeAdapter(MappingReport)
 
 @dataclass(frozen=True)
 class FittedMatrix:
-    """The levels of a matrix [out, in / groups], its scale, and what the recipe did."""
+    """The levels of a matrix [out, in / groups], its scale, what the recipe did, and an offset [out] of the outputs."""
 
     levels: Tensor
     scale: Tensor
     fit: LayerFit
+    offset: Tensor | None = None
 
 
 def fitted(
@@ -146,6 +147,7 @@ def fitted(
     groups: int = 1,
     why_without: str | None = None,
     cells: CellOutcomes | None = None,
+    mean: Tensor | None = None,
 ) -> FittedMatrix:
     """Fit `weight` [out, in / groups] to the levels of the resolved `spec` as `recipe` says.
 
@@ -158,6 +160,8 @@ def fitted(
         groups: the number of blocks.
         why_without: the reason why there are no moments.
         cells: what the cells become, which feedback reads back; None to take the levels for it.
+        mean: the mean of the inputs, [groups, in / groups], about which `moments` are centred: what the levels leave
+            out of the mean of an output becomes its offset. None for moments that are not centred, and no offsets.
     """
     bits, config, tile_rows = encode.bits_of(spec), spec.weights, spec.tile.rows
     if trained is not None:
@@ -192,16 +196,25 @@ def fitted(
             parts.append(found)
             dampings.append(used)
         levels, damping = torch.cat(parts).to(nearest.dtype), max(dampings)
-    rounding_error = _error(values, nearest * step.double(), moments)
+    rounding_error = _error(values, nearest * step.double(), moments, mean)
     if recipe.feedback is not None and damping is not None:
         levels, scale = _refined(values, levels, scale, moments, spec, recipe.feedback, damping, cells)
     step = encode.scale_of_weights(scale, values.shape[1], tile_rows).double()
     method = NEAREST if recipe.feedback is None else FEEDBACK
-    fit = LayerFit(method, None, _error(values, levels * step, moments), rounding_error, damping)
+    became = levels * step
+    fit = LayerFit(method, None, _error(values, became, moments, mean), rounding_error, damping)
     if cells is not None and recipe.reads_back:
-        fit = replace(fit, cells_error=_error(values, cells.became(levels) * step, moments))
+        became = cells.became(levels) * step
+        fit = replace(fit, cells_error=_error(values, became, moments, mean))
     used_scale = encode.without_idle_channels(scale, levels, tile_rows)
-    return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit)
+    offset = None if mean is None else _means(values - became, mean).float().to(weight.device)
+    return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit, offset)
+
+
+def _means(weight: Tensor, mean: Tensor) -> Tensor:
+    """Return the means [out], float64, of the products by `weight` [out, in / groups] for those of the inputs."""
+    blocks = weight.double().unflatten(0, (len(mean), -1))
+    return (blocks @ mean.cpu().double()[..., None]).flatten()
 
 
 def _refined(
@@ -236,9 +249,13 @@ def _refined(
     return levels, scale
 
 
-def _error(weight: Tensor, found: Tensor, moments: Tensor) -> float:
-    """Return the relative error of the product by `found` [out, in / groups] in place of `weight`."""
-    square, whole, groups = 0.0, 0.0, len(moments)
+def _error(weight: Tensor, found: Tensor, moments: Tensor, mean: Tensor | None) -> float:
+    """Return the relative error of the product by `found` [out, in / groups] in place of `weight`.
+
+    Where `moments` are centred about a `mean`, an offset takes out the error of the mean.
+    """
+    square, groups = 0.0, len(moments)
+    whole = 0.0 if mean is None else float(_means(weight, mean).square().sum())
     for rows, exact, own in zip((found - weight).chunk(groups), weight.chunk(groups), moments, strict=True):
         square += float(product_errors(rows, own).sum())
         whole += float(product_errors(exact, own).sum())

@@ -63,20 +63,35 @@ class MomentCollector:
         return None if self._inputs is None else (self._inputs / self.rows).float()
 
 
-def moments_of(statistics: InputStatistics, groups: int = 1) -> Tensor | None:
+def mean_of(statistics: InputStatistics, groups: int = 1) -> Tensor:
+    """Return the mean [groups, in / groups] of the inputs that `statistics` hold, or that of the sample's rows."""
+    if statistics.mean is not None:
+        return statistics.mean
+    weights = statistics.weights.double() / statistics.weights.double().sum()
+    return (weights @ statistics.sample.double()).float().view(groups, -1)
+
+
+def moments_of(statistics: InputStatistics, groups: int = 1, *, centred: bool = False) -> Tensor | None:
     """Return the second moments [groups, in / groups, in / groups] that `statistics` hold, or an estimate.
 
     The estimate is that of the rows of the sample, each counted by its weight, with smaller moments off the diagonal
     (see SHRINKAGE) unless the sample is of all rows. None for one-hot inputs, whose moments
-    are diagonal and all alike, and for blocks of more than MOST_INPUTS inputs.
+    are diagonal and all alike, and for blocks of more than MOST_INPUTS inputs. `centred` moments are those of what the
+    inputs differ from their mean by.
     """
     if statistics.moments is not None:
-        return statistics.moments
+        if not centred:
+            return statistics.moments
+        mean = mean_of(statistics, groups).double()
+        return (statistics.moments.double() - mean[:, :, None] * mean[:, None]).float()
     block = statistics.sample.shape[1] // groups
     if statistics.is_one_hot or block > MOST_INPUTS:
         return None
     weights = statistics.weights.double() / statistics.weights.double().sum()
-    rows = (statistics.sample.double() * weights.sqrt()[:, None]).unflatten(1, (groups, block)).transpose(0, 1)
+    sample = statistics.sample.double()
+    if centred:
+        sample = sample - weights @ sample
+    rows = (sample * weights.sqrt()[:, None]).unflatten(1, (groups, block)).transpose(0, 1)
     moments: Tensor = (rows.mT @ rows).float()
     if statistics.is_complete:
         return moments

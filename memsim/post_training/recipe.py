@@ -69,13 +69,14 @@ class MappingRecipe(Section):
     input_scales: InputScalesConfig | None = None  # none: inputs reach the DAC as large as they are
     rotation: Literal["hadamard"] | None = None  # of blocks of a tile's inputs
     digital_rows: Annotated[float, Within(0, 0.5)] = 0.0  # the share of the inputs whose product is computed digitally
+    offsets: bool = False  # added to the outputs digitally: what levels leave out of their mean
     trim: Literal["column", "tile"] | None = None  # none: results are not corrected after programming
     allot: AllotConfig | None = None  # none: layers have the bits and copies of the hardware
 
     @property
     def needs_moments(self) -> bool:
         """Whether it needs the second moments of the layers' inputs."""
-        return self.scale_error == "inputs" or self.feedback is not None
+        return self.scale_error == "inputs" or self.feedback is not None or self.offsets
 
     @property
     def needs_inputs(self) -> bool:

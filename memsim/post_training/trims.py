@@ -72,6 +72,8 @@ def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor,
     size = float((wanted.square() * weights[:, None]).sum())
     if (digital := matrix.digital_product(statistics.sample.to(matrix.levels.device))) is not None:
         wanted = wanted - digital.double().cpu()  # trims are of what the arrays give
+    if matrix.offset is not None:
+        wanted = wanted - matrix.offset.cpu().double()
     folds = torch.arange(len(wanted)) % FOLDS
     problems = [
         _Problem.of(results[folds == fold], wanted[folds == fold], weights[folds == fold]) for fold in range(FOLDS)
@@ -101,7 +103,8 @@ def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor,
 def tile_results(matrix: MappedMatrix, rows: Tensor, seed: int) -> Tensor:
     """Return the noiseless results of each row tile for inputs [n, in], without trims: [n, row_tiles, out], float64.
 
-    Their sum over the tiles is the product. `matrix` was programmed from `seed`, and keeps nothing of this.
+    Their sum over the tiles is the product without the offset. `matrix` was programmed from `seed`, and keeps nothing
+    of this.
     """
     quiet, tiles = _quiet(matrix, seed), matrix.tiling.row_tiles
     rows, results = rows.to(matrix.levels.device), []
@@ -114,7 +117,7 @@ def tile_results(matrix: MappedMatrix, rows: Tensor, seed: int) -> Tensor:
 
 
 def _whole_results(matrix: MappedMatrix, statistics: InputStatistics, seed: int) -> Tensor:
-    """Return the noiseless products of the sample without trims, [n, 1, out], float64."""
+    """Return the noiseless products of the sample without trims and offset, [n, 1, out], float64."""
     quiet = _quiet(matrix, seed)
     quiet.set_trims(None, None)
     return _of_arrays(quiet, statistics.sample.to(matrix.levels.device))[:, None]
@@ -129,8 +132,10 @@ def _of_arrays(matrix: MappedMatrix, rows: Tensor) -> Tensor:
 
 
 def _quiet(matrix: MappedMatrix, seed: int) -> MappedMatrix:
-    """Return `matrix` on the same cells and converters without read noise."""
-    return matrix.under(matrix.spec.model_copy(update={"read_noise": None}), seed)
+    """Return `matrix` on the same cells and converters without read noise and offset."""
+    quiet = matrix.under(matrix.spec.model_copy(update={"read_noise": None}), seed)
+    quiet.offset = None
+    return quiet
 
 
 @dataclass(frozen=True)
