@@ -8,7 +8,7 @@ with one number for each matrix; compare the factors of Martens and Grosse, ICML
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +26,8 @@ class LossSensitivity:
 
     def __init__(self) -> None:
         self._seen: list[tuple[str, Tensor]] = []
-        self._gradients, self._squares, self._values = Counter[str](), Counter[str](), Counter[str]()
+        self._gradients, self._squares = defaultdict[str, float](float), defaultdict[str, float](float)
+        self._values = Counter[str]()
         self._losses = 0
 
     def note(self, name: str, product: Tensor) -> Tensor:

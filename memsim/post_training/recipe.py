@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import Field, model_validator
 from pydantic.types import Strict
@@ -139,8 +139,15 @@ class MappingRecipe(Section):
         return f"{self.name} {hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def measurements(recipes: Iterable[MappingRecipe]) -> dict[str, bool]:
-    """Return the measurements that `recipes` need of a run of the calibration data, as its keyword arguments."""
+class Measurements(TypedDict):
+    """The measurements of a run of calibration data beside the distributions of inputs."""
+
+    with_moments: bool
+    with_sensitivity: bool
+
+
+def measurements(recipes: Iterable[MappingRecipe]) -> Measurements:
+    """Return the measurements that `recipes` need."""
     recipes = list(recipes)
     return {
         "with_moments": any(recipe.needs_moments for recipe in recipes),
