@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from memsim.errors import InputError
 
 Progress = Callable[[str, float], None]
-"""A function called with what runs (such as "calibration" or "programming") and the fraction that is done."""
+"""A function called with what runs and the fraction done: "calibration", "allotment", "programming" or
+"converter ranges"."""
 
 LABELS = ("label", "labels", "target", "targets")
 MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)

@@ -214,7 +214,8 @@ def fitted(
 def _means(weight: Tensor, mean: Tensor) -> Tensor:
     """Return the means [out], float64, of the products by `weight` [out, in / groups] for those of the inputs."""
     blocks = weight.double().unflatten(0, (len(mean), -1))
-    return (blocks @ mean.cpu().double()[..., None]).flatten()
+    means: Tensor = (blocks @ mean.cpu().double()[..., None]).flatten()
+    return means
 
 
 def _refined(

@@ -151,14 +151,14 @@ class MappingRecipe(Section):
 
 
 class Measurements(TypedDict):
-    """The keyword arguments of a run of the calibration data that say what it measures."""
+    """The measurements of a run of calibration data beside the distributions of inputs."""
 
     with_moments: bool
     with_sensitivity: bool
 
 
 def measurements(recipes: Iterable[MappingRecipe]) -> Measurements:
-    """Return the measurements that `recipes` need of a run of the calibration data, as its keyword arguments."""
+    """Return the measurements that `recipes` need."""
     recipes = list(recipes)
     return {
         "with_moments": any(recipe.needs_moments for recipe in recipes),

@@ -10,6 +10,7 @@ from torch import nn
 
 import memsim
 from memsim.errors import InputError
+from memsim.networks.mapped_file import load_chip, stored_report
 from memsim.nn.deviation import largest
 
 BITS = (2, 3, 4)
@@ -28,7 +29,7 @@ def statistics(network):
     return memsim.measure_inputs(network, [torch.randn(200, 32)], with_moments=True, with_sensitivity=True)
 
 
-def recipe(budget="cells_per_weight", at_most=4.2, **keys):
+def recipe(budget="cells_per_weight", at_most=4.5, **keys):
     return {"base": "feedback", "allot": {"budget": budget, "at_most": at_most, "bits": list(BITS), **keys}}
 
 
@@ -98,14 +99,14 @@ def test_without_sensitivities_errors_alone_count(network):
     plain = memsim.measure_inputs(network, [torch.randn(200, 32)], with_moments=True)
     allotment = on(network, plain, recipe()).report.allotment
     assert not allotment.is_of_loss
-    assert allotment.spent <= 4.2
+    assert allotment.spent <= 4.5
 
 
 def test_messages(network, statistics):
     with pytest.raises(InputError, match=r"1.5 cells per weight are too few: .* take 2$"):
         on(network, statistics, recipe(at_most=1.5))
     with pytest.raises(InputError, match="hardware ideal has no converters"):
-        on(network, statistics, recipe("picojoules_per_mac", 1.0), hardware={"base": "ideal", "dac": None})
+        on(network, statistics, recipe("picojoules_per_mac", 1.0), hardware="ideal")
     with pytest.raises(InputError, match="--bits 4: the recipe allots the bits of each layer"):
         on(network, statistics, recipe(), bits=4)
     with pytest.raises(InputError, match="needs the inputs of 0"):
@@ -124,23 +125,24 @@ def test_an_evaluation_has_the_same_bits_on_every_chip(network, statistics):
     chips = [trial.chip for trial in result.trials]
     assert chips[0].bits == chips[1].bits
     assert len(chips[0].bits) > 1
-    assert chips[0].cells_per_weight == chips[1].cells_per_weight <= 4.2
+    assert chips[0].cells_per_weight == chips[1].cells_per_weight <= 4.5
 
 
-def test_a_file_holds_the_choice(tmp_path):
-    out = tmp_path / "mixed.mapped.safetensors"
-    mapping = recipe(at_most=4.5)
-    result = memsim.map_checkpoint("demo-float", "ideal", mapping=mapping, out=out)
+@pytest.mark.parametrize("calibrate", [None, "demo"])
+def test_a_file_holds_the_choice(tiny_recogniser, tmp_path, calibrate):
+    """The loss of a recogniser's own transcripts counts where there are data; else errors of all layers count alike."""
+    out, mapping = tmp_path / "mixed.mapped.safetensors", recipe(at_most=4.5)
+    given = {"mapping": mapping, "calibrate": calibrate, "calibration_utterances": 3}
+    result = memsim.map_checkpoint(tiny_recogniser, "ideal", out=out, **given)
     allotment = result.mapped.report.allotment
     assert allotment.spent <= 4.5
-    assert not allotment.is_of_loss  # there are no data
+    assert allotment.is_of_loss == (calibrate is not None)
     chosen = {layer.name: layer.tiling.bits for layer in result.plan.mapped}
-    assert set(chosen.values()) == set(BITS)
+    assert len(set(chosen.values())) > 1
     assert "of at most 4.5 cells per weight" in str(result)
-    chip = memsim.load_checkpoint(out)
-    from memsim.networks.mapped_file import load_chip, stored_report
-
-    assert stored_report(chip).allotment == allotment
-    assert {layer.name: layer.tiling.bits for layer in load_chip(chip)[0].model.mapping.mapped} == chosen
+    assert result.to_dict()["mapping"]["allotment"]["layers"].keys() == chosen.keys()
+    file = memsim.load_checkpoint(out)
+    assert stored_report(file).allotment == allotment
+    assert {layer.name: layer.tiling.bits for layer in load_chip(file)[0].model.mapping.mapped} == chosen
     with pytest.raises(InputError, match="--dry-run: bits are allotted by measured errors"):
-        memsim.map_checkpoint("demo-float", "ideal", mapping=mapping, dry_run=True)
+        memsim.map_checkpoint(tiny_recogniser, "ideal", mapping=mapping, dry_run=True)
