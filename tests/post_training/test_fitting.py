@@ -130,7 +130,8 @@ def batches() -> list[torch.Tensor]:
 def test_every_layer_of_a_network_is_mapped_by_it(net: nn.Module) -> None:
     spec = {**IDEAL, "embeddings": ["table"]}
     options = {"calibration": batches(), "exclude": ["unused"]}
-    chips = {name: memsim.map_model(net, spec, mapping=name, **options) for name in ("nearest", "feedback")}
+    recipes = {"nearest": "nearest", "feedback": {"base": "feedback", "name": "feedback", "rotation": None}}
+    chips = {name: memsim.map_model(net, spec, mapping=recipe, **options) for name, recipe in recipes.items()}
     fits = chips["feedback"].mapping.report.layers
     assert (fits["table"].method, fits["table"].reason) == ("nearest", "one-hot inputs")
     by_feedback = {name for name, fit in fits.items() if fit.method == "feedback"}
@@ -205,7 +206,7 @@ def test_a_file_carries_what_was_done(tiny_recogniser: Path, tmp_path: Path) -> 
     assert {fit.method for fit in report.layers.values()} == {"feedback"}
     assert result.to_dict()["mapping"]["recipe"] == FEEDBACK.to_dict()
     assert result.to_dict()["mapping"]["seconds"] == report.seconds
-    assert re.search(r"\nmapping feedback: \d+ layers by error feedback; \d+\.\d s\n", str(result))
+    assert re.search(r"\nmapping feedback: \d+ layers by error feedback, [^;]*; \d+\.\d s\n", str(result))
     checkpoint = load_checkpoint(out)
     mapping = mapping_of(load_chip(checkpoint)[0].model)
     assert mapping.report == report

@@ -18,7 +18,8 @@ from memsim.post_training.recipe import load_mapping
 from memsim.post_training.trims import tile_results
 
 IDEAL = {"base": "ideal", "weights": {"bits": 3}, "digital": [], "tile": {"rows": 16}}
-RECIPE = {"base": "feedback", "offsets": True}
+PLAIN = {"base": "feedback", "rotation": None, "digital_rows": 0.0, "trim": None}
+RECIPE = {**PLAIN, "offsets": True}
 
 
 def inputs(n: int = 300, features: int = 40) -> Tensor:
@@ -76,7 +77,7 @@ def test_the_means_of_outputs_are_exact(keys: dict[str, object]) -> None:
 def test_errors_about_the_mean_are_smaller() -> None:
     model, x = network(), inputs()
     spreads = []
-    for keys in (RECIPE, {"base": "feedback"}):
+    for keys in (RECIPE, PLAIN):
         error = memsim.map_model(model, IDEAL, mapping=keys, calibration=[x])[0](x) - model[0](x)
         spreads.append(error.std(dim=0).square().sum())
     assert spreads[0] < spreads[1]
