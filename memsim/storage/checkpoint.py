@@ -223,7 +223,8 @@ def _load_file(path: Path) -> Checkpoint:
             "safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
     if not has_header and magic[:1] in (b"{", b"["):
-        raise InputError(f"{path}: JSON, not safetensors; for a sharded checkpoint, name its {INDEX}")
+        remedy = f"the folder that it is in, or of a sharded checkpoint the file {INDEX}"
+        raise InputError(f"{path}: JSON, not safetensors; name {remedy}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -381,6 +381,11 @@ def _edit(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
+def test_a_file_of_a_folder_is_answered_with_the_folder(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json: JSON, not safetensors; name the folder that it is in, or"):
+        memsim.evaluate(folder / "config.json", "demo", hardware="ideal", limit=1)
+
+
 def test_a_folder_without_a_tokenizer_can_still_be_mapped(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     assert len(memsim.map_checkpoint(folder, "ideal", bits=4).plan.mapped) > 20
