@@ -23,8 +23,8 @@ from memsim.nn.chip import ChipMapping
 from memsim.nn.finite import first_not_finite
 
 STATISTICS_UTTERANCES = 200
-STATISTICS_WINDOWS = 32
-"""Utterances that statistics are of where each is filled up with silence to the same length, such as 30 s."""
+STATISTICS_WINDOWS = 16
+"""The number of utterances in place of it where each is filled up with silence to the same length, such as 30 s."""
 
 PRIOR_UTTERANCES = 2000
 
@@ -116,7 +116,7 @@ def input_statistics(
 ) -> dict[str, InputStatistics]:
     """Return the statistics of the inputs of all matrices that can be mapped, measured on `calibration_data`.
 
-    They are of 200 utterances at most, or of 32 that are filled up to the same length. `with_moments`, they have the
+    They are of 200 utterances at most, or of 16 that are filled up to the same length. `with_moments`, they have the
     inputs' second moments.
     """
     count = STATISTICS_UTTERANCES if longest_seconds(recogniser.features) is None else STATISTICS_WINDOWS
