@@ -31,7 +31,7 @@ SHORT = PLAIN.model_copy(update={"epochs": 8, "learning_rate": ((0.0, 3e-3), (1.
 
 
 def hooks(config: TrainConfig, bits: int = 2, **changes: Any) -> QuantisedTraining:
-    quantisation = QuantisationConfig.model_validate(ADAPT.model_dump() | changes)
+    quantisation = QuantisationConfig.model_validate(ADAPT.model_dump() | {"mapping": None} | changes)
     return QuantisedTraining(Quantisation(quantisation, bits, load_hardware("ideal")), config)
 
 
@@ -80,7 +80,8 @@ def test_it_resumes_exactly_and_hears_the_teacher_once(
     corpus = without_texts(corpus)
 
     def one(out: str) -> Any:
-        return job(corpus, tmp_path / out, config, recogniser=from_start(start), hooks=hooks(config, weights_begin=0.6))
+        changes = {"weights_begin": 0.6, "mapping": "feedback"}
+        return job(corpus, tmp_path / out, config, recogniser=from_start(start), hooks=hooks(config, **changes))
 
     steps = len(run(one("whole.safetensors")).losses)
     for killed_at in (1, steps - 1):
