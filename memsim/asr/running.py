@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus, load_corpus
 from memsim.asr.data import Batch, FeatureSource, evaluation_batches, pad
+from memsim.asr.features import longest_seconds
 from memsim.asr.prior import measure_log_prior
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.tokens import Tokens
@@ -24,6 +25,8 @@ from memsim.nn.chip import ChipMapping
 from memsim.nn.finite import first_not_finite
 
 STATISTICS_UTTERANCES = 200
+STATISTICS_WINDOWS = 16
+"""The number of utterances in place of it where each is filled up with silence to the same length, such as 30 s."""
 SENSITIVITY_UTTERANCES = 16
 PRIOR_UTTERANCES = 2000
 
@@ -135,10 +138,15 @@ def corpus_for_calibration(recogniser: Recogniser, data: str, root: Path | None)
 
 
 def input_statistics(
-    recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource
+    recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource, *, with_moments: bool = False
 ) -> dict[str, InputStatistics]:
-    """Return the statistics of the inputs of all matrices that can be mapped, measured on `calibration_data`."""
-    return calibration_data(recogniser, utterances, source).statistics()
+    """Return the statistics of the inputs of all matrices that can be mapped, measured on `calibration_data`.
+
+    They are of 200 utterances at most, or of 16 that are filled up to the same length. `with_moments`, they have the
+    inputs' second moments.
+    """
+    count = STATISTICS_UTTERANCES if longest_seconds(recogniser.features) is None else STATISTICS_WINDOWS
+    return calibration_data(recogniser, utterances, source, count=count).statistics(with_moments=with_moments)
 
 
 def output_prior(recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> Tensor:

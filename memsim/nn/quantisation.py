@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from statistics import median
 from typing import Annotated, Literal
@@ -20,6 +20,7 @@ from pydantic.types import Strict
 from torch import Tensor, nn
 
 from memsim.config.schema import Section, Within, problem
+from memsim.crossbar import encode
 from memsim.crossbar.encode import bits_of
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
@@ -38,8 +39,11 @@ from memsim.nn.plan import Plan, Selection, plan_modules
 from memsim.nn.quantised_product import QuantisedLayer, QuantisedProduct
 from memsim.nn.quantisers import seams
 from memsim.nn.rounding import NEGLIGIBLE, QUANTISERS, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
-from memsim.nn.sources import WeightSource
+from memsim.nn.sources import WeightSource, effective_weight, stored_parts
 from memsim.nn.transfer import HardwareTransfer, require_trainable
+from memsim.post_training.fitting import fitted
+from memsim.post_training.moments import moments_of
+from memsim.post_training.recipe import MappingRecipe, load_mapping
 
 WeightBits = Annotated[int, Within(2, 16)]
 ActivationBits = Annotated[int, Within(2, 16)]
@@ -109,6 +113,7 @@ class QuantisationConfig(Section):
     attention: AttentionConfig | None = None
     hardware: HardwareConfig | None = None
     teacher: TeacherConfig | None = None
+    mapping: str | None = None
     weights_begin: Annotated[float, Within(0, 1)] = 0.0
     weight_rate: Annotated[float, Within(low=0)] = 1.0
     digital_rate: Annotated[float, Within(low=0)] = 1.0
@@ -145,11 +150,20 @@ class Quantisation:
     bits: int
     spec: HardwareSpec
 
+    mapping: MappingRecipe | None = field(init=False)
+    """The recipe whose levels and scales training starts from; None to start from the weights as they are."""
+
+    def __post_init__(self) -> None:
+        """Load the mapping recipe. Raises InputError where it cannot be read, or training cannot start from it."""
+        object.__setattr__(self, "mapping", _trainable_mapping(self.config))
+
     def apply(self, model: nn.Module, statistics: Mapping[str, InputStatistics]) -> nn.Module:
         """Put quantisers into `model`, in place, and return it.
 
         The layers that the recipe names and `spec` has on arrays get them, and the seams. `statistics` of the inputs of
-        each matrix give the initial ranges. Layers that share a weight share its quantisers. Raises InputError where
+        each matrix give the initial ranges and, with their second moments, what the recipe's mapping fits: the weights
+        become its levels times its scales, except those that a parametrisation or pruning computes. Layers that share a
+        weight share its quantisers. Raises InputError where
         there is nothing to quantise, where a glob matches nothing, where no data reached a layer, and where the spec
         has a non-ideality that training does not model.
         """
@@ -157,6 +171,7 @@ class Quantisation:
         if any(layer.module is model for layer in layers):
             kind = type(model).__name__
             raise InputError(f"the model is itself a layer, {kind}, which has no name; wrap it: nn.Sequential(model)")
+        mapping = self.mapping
         plan = plan_modules(model, self.spec, Selection())
         chosen, statistics = self._chosen(plan, layers), plan.completed(statistics)
         usual_input = self._usual_input(chosen, statistics)
@@ -175,8 +190,13 @@ class Quantisation:
                         raise InputError(f"{matrix}: no training data reached this layer; keep it in full_precision")
                     made[matrix] = quantised.products[local]
                     weight, source = layer.matrix(local), layer.sources[local]
-                    known = statistics[matrix]
-                    self._quantise(made[matrix], matrix, weight, source, *chosen[matrix], known, usual_input)
+                    known, scale = statistics[matrix], None
+                    if mapping is not None:
+                        rounded, scale = self._fitted(mapping, weight, source, chosen[matrix][0], known)
+                        if stored_parts(model, source.tensor) == (source.tensor,):
+                            weight = rounded
+                            source.store(weight, effective_weight(model, source.tensor))
+                    self._quantise(made[matrix], matrix, weight, scale, source, *chosen[matrix], known, usual_input)
         replace_modules(model, replacements)
         refuse_fused_kernels(model)
         if self.config.attention is not None:
@@ -247,22 +267,42 @@ class Quantisation:
         known = [statistics[matrix] for matrix in chosen if matrix in statistics]
         return median([of.percentile(percentile) for of in known if of.absmax > 0] or [0.0])
 
+    def _fitted(
+        self,
+        mapping: MappingRecipe,
+        matrix: Tensor,
+        source: WeightSource,
+        spec: HardwareSpec,
+        statistics: InputStatistics,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the levels that `mapping` fits to `matrix` [out, in / groups] times their scale, and the scale."""
+        weights = self.config.weights
+        of_training = {"weights.scale": weights.scale, "weights.scale_method": _FIRST_SCALE[weights.method]}
+        moments = moments_of(statistics, source.groups) if mapping.needs_moments else None
+        found = fitted(matrix, spec.with_settings(of_training), mapping, moments, groups=source.groups)
+        steps = encode.scale_of_weights(found.scale, matrix.shape[1], spec.tile.rows)
+        return (found.levels * steps).to(matrix.dtype), found.scale
+
     def _quantise(
         self,
         product: QuantisedProduct,
         name: str,
         matrix: Tensor,
+        scale: Tensor | None,
         source: WeightSource,
         spec: HardwareSpec,
         input_bits: int | None,
         statistics: InputStatistics,
         usual_input: float,
     ) -> None:
-        """Put quantisers for `matrix` [out, in / groups] into `product`; `usual_input` is the median input range."""
+        """Put quantisers for `matrix` [out, in / groups] into `product`.
+
+        `scale` is that of the weights, None for the one that mapping chooses; `usual_input` is the median input range.
+        """
         config = self.config
         weights = BinaryPlanes(scale=config.weights.scale, scale_method=_FIRST_SCALE[config.weights.method])
         product.weight_quantiser = WeightQuantiser.fitted(
-            matrix, bits_of(spec), config.weights.method, weights, spec.tile.rows
+            matrix, bits_of(spec), config.weights.method, weights, spec.tile.rows, scale
         )
         if config.inputs is not None and input_bits is not None and not source.is_lookup:
             learned = config.inputs.method == "lsq"
@@ -291,6 +331,24 @@ class Quantisation:
             return nn.Identity()
         range_ = torch.zeros((), device=like.device, dtype=dtype_of_state(like))
         return ActivationQuantiser(self.config.outputs.bits, range_, "minmax")
+
+
+def _trainable_mapping(config: QuantisationConfig) -> MappingRecipe | None:
+    """Return the mapping recipe of `config`; raise InputError where it does what training cannot go on from."""
+    if config.mapping is None:
+        return None
+    recipe = load_mapping(config.mapping)
+    where = f"quantisation: mapping {recipe.name}:"
+    if recipe.needs_chip or recipe.changes_inputs:
+        raise InputError(
+            f"{where} it trims, reads cells back or changes inputs, which training does not go on from; name a recipe "
+            "of scales and feedback alone, such as levels"
+        )
+    if config.weights.method != "lsq":
+        raise InputError(f"{where} its scales are not those of the largest weights; set weights.method: lsq")
+    if recipe.scale not in (None, config.weights.scale):
+        raise InputError(f"{where} its scales are {recipe.scale}; set weights.scale: {recipe.scale}")
+    return recipe
 
 
 def weights_of_quantised(model: nn.Module) -> list[nn.Parameter]:

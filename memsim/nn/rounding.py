@@ -162,15 +162,22 @@ class WeightQuantiser(nn.Module):
 
     @classmethod
     def fitted(
-        cls, weight: Tensor, bits: int, method: Method, config: Weights, tile_rows: int | None = None
+        cls,
+        weight: Tensor,
+        bits: int,
+        method: Method,
+        config: Weights,
+        tile_rows: int | None = None,
+        scale: Tensor | None = None,
     ) -> WeightQuantiser:
-        """Return a quantiser with the scale that mapping would choose for `weight` [out, in], 0 where all of it is 0.
+        """Return a quantiser of `weight` [out, in] with `scale`, or the one that mapping would choose.
 
-        Scales follow the weights where these are below NEGLIGIBLE times the weights with which layers are usually
-        initialised. `tile_rows` are the rows of a tile, for scales per tile.
+        A scale is 0 where all weights are. Scales follow the weights where these are below NEGLIGIBLE times the weights
+        with which layers are usually initialised. `tile_rows` are the rows of a tile, for scales per tile.
         """
         weight = weight.detach()
-        scale = encode.fit_scale(weight, bits, config, tile_rows).to(dtype_of_state(weight))
+        scale = encode.fit_scale(weight, bits, config, tile_rows) if scale is None else scale
+        scale = scale.to(dtype_of_state(weight))
         rows_of_tile = tile_rows if scale.ndim == 2 else None
         largest = _rows(weight, scale, rows_of_tile).abs().amax(dim=1)
         scale = torch.where(largest.view_as(scale) > 0, scale, torch.zeros_like(scale))

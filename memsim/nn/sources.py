@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -74,6 +75,11 @@ class WeightSource:
             blocks: Tensor = stored.unflatten(0, (self.groups, -1))
             return blocks.flatten(2).transpose(1, 2).flatten(0, 1)
         return (stored if self.rows is None else stored[slice(*self.rows)]).flatten(1)
+
+    def store(self, matrix: Tensor, stored: Tensor) -> None:
+        """Write `matrix` [out, in / groups] to its places in `stored`, the values of the tensor."""
+        places = self.matrix(torch.arange(stored.numel(), device=stored.device).view(stored.shape))
+        stored.put_(places, matrix.to(stored.dtype))
 
 
 class LayerAdapter(Protocol):

@@ -24,7 +24,7 @@ from memsim.training.teacher import Taught, Teacher
 class ChipTraining(Taught):
     """Training of the digital parts of the chip in the mapped file `checkpoint`.
 
-    Biases, norms, layers that are not on arrays and a gain for each output of a matrix learn, by the rates of
+    Biases, norms, layers that are not on arrays and the trims of each matrix learn, by the rates of
     `quantisation`. Without a `given_teacher`, the transcripts alone are learned.
     """
 
@@ -42,8 +42,8 @@ class ChipTraining(Taught):
         return model
 
     def parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
-        """Return groups in which gains, which are 1 at first, do not decay and learn at the rate of scales."""
-        gains = [matrix.gain for matrix in trained_matrices(model).values()]
+        """Return groups in which the gains of trims, about 1, do not decay and learn at the rate of scales."""
+        gains = [matrix.gain_trim for matrix in trained_matrices(model).values()]
         known = {id(gain) for gain in gains}
         groups = [
             replace(

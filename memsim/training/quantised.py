@@ -41,7 +41,9 @@ class QuantisedTraining(Taught):
     def prepare(self, recogniser: Recogniser, utterances: Sequence[Utterance], source: FeatureSource) -> nn.Module:
         """Quantise the recogniser's model; where the recipe has a teacher and none is given, a copy of it teaches."""
         model = recogniser.model
-        statistics = input_statistics(recogniser, utterances, source)
+        recipe = self.quantisation.mapping
+        needs_moments = recipe is not None and recipe.needs_moments
+        statistics = input_statistics(recogniser, utterances, source, with_moments=needs_moments)
         if (config := self.teacher_config) is not None:
             teacher = self.given_teacher or replace(recogniser, model=copy.deepcopy(model))
             self._teacher = Teacher(config, teacher, self.config.precision, model)

@@ -69,8 +69,8 @@ class TrainConfig(Section):
 def load_train_config(source: str | Path | Mapping[str, Any]) -> TrainConfig:
     """Load the recipe of that name (shipped in configs/qat), in that YAML file, or in that mapping.
 
-    Its `base` is resolved. Its `model`, and the `lexicon` of its targets, are names or files as seen from its folder. A
-    recipe without a `name` takes its file's; one in a mapping is called `custom`.
+    Its `base` is resolved. Its `model`, the `lexicon` of its targets and the `mapping` of its quantisation are names or
+    files as seen from its folder. A recipe without a `name` takes its file's; one in a mapping is called `custom`.
 
     Raises:
         InputError: The message lists every problem with its file, line and key.
@@ -85,6 +85,8 @@ def _find_files(data: dict[str, Any], folder: Path) -> None:
     seen_from(folder, data, "model")
     if isinstance(targets := data.get("targets"), dict):
         seen_from(folder, targets, "lexicon")
+    if isinstance(quantisation := data.get("quantisation"), dict):
+        seen_from(folder, quantisation, "mapping")
 
 
 _SCHEMA = Schema(TrainConfig)

@@ -206,6 +206,8 @@ def train(
             hooks = ChipTraining(_quantisation(recipe), recipe, opened, teaching)
         if quantisation is not None:
             provenance |= {"trained_bits": str(weight_bits), "trained_hardware": quantisation.spec.to_json()}
+            if (mapping := quantisation.mapping) is not None:
+                provenance["trained_from"] = mapping.identity
             hooks = QuantisedTraining(quantisation, recipe, teaching)
         job = loop.Job(recogniser, recipe, speech.train, speech.dev, out, seed, provenance, hooks)
         with joined_workers(device) as workers:

@@ -12,7 +12,9 @@ from memsim.asr.features import FeatureConfig
 from memsim.asr.models.conformer import ConformerConfig
 from memsim.asr.models.frontend import ConvConfig
 from memsim.asr.recogniser import Recogniser, assign_state, build, load_recogniser, skeleton
+from memsim.asr.running import input_statistics
 from memsim.asr.tokens import CharacterTokens
+from memsim.asr.utterances import Utterance
 from memsim.errors import InputError
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
@@ -99,6 +101,22 @@ def test_input_statistics_are_no_weights(recogniser: Recogniser, path: Path) -> 
     statistics = {"statistics/output/histogram": torch.ones(256)}
     save(path, recogniser.model.state_dict() | statistics, recogniser.metadata())
     load_recogniser(load_checkpoint(path))
+
+
+@pytest.mark.parametrize(("longest", "count"), [(None, 200), (30.0, 16)])
+def test_statistics_are_of_few_utterances_where_each_is_filled_up(
+    recogniser: Recogniser, longest: float | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
+    utterances = [Utterance(str(i), Path("audio"), "") for i in range(300)]
+
+    def source(utterance: Utterance) -> torch.Tensor:
+        heard.append(int(utterance.id))
+        return torch.zeros(8, recogniser.features.mel_bins)
+
+    monkeypatch.setattr("memsim.asr.running.longest_seconds", lambda features: longest)
+    input_statistics(recogniser, utterances, source)
+    assert heard == [i * 300 // count for i in range(count)]
 
 
 def test_a_skeleton_holds_no_weights(recogniser: Recogniser, path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,10 +15,13 @@ from torch.nn import functional as F
 import memsim
 from memsim.errors import InputError
 from memsim.hardware import load_hardware
+from memsim.nn.calibration import CalibrationData
 from memsim.nn.chip import mapping_of, remap
-from memsim.nn.mapping import measure_inputs
+from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
+from memsim.nn.mapping import map_model, measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.rounding import ActivationQuantiser
+from memsim.post_training.recipe import load_mapping
 from memsim.training.optimiser import make_optimiser, set_learning_rate
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
@@ -57,6 +63,49 @@ def test_linear_layers_are_quantised_and_others_are_left() -> None:
         InputError, match=r"quantisation: front: matches no layer \(layers are named like middle, last\)"
     ):
         trained(full_precision=["front"])
+
+
+@pytest.mark.parametrize("scale", ["per_tile", "per_channel"])
+def test_training_starts_from_what_a_mapping_recipe_fits(scale: Literal["per_tile", "per_channel"]) -> None:
+    spec = load_hardware({"base": "ideal", "tile": {"rows": 3, "cols": 8}, "digital": []})
+    net = drawn(Mixed)[0]
+    statistics = CalibrationData(net, [X]).statistics(with_moments=True)
+    mapping = load_mapping({"base": "levels", "scale": scale})
+    chip = map_model(net, spec, bits=3, calibration=statistics, mapping=mapping)
+    recipe = {"layers": "all", "inputs": None, "weights": {"scale": scale}, "mapping": "levels"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("memsim.nn.quantisation.load_mapping", lambda name: mapping)
+        learner = Quantisation(QuantisationConfig.model_validate(recipe), 3, spec).apply(copy.deepcopy(net), statistics)
+    for name, product in quantised_matrices(mappable_layers(learner)).items():
+        torch.testing.assert_close(product.weight_quantiser.scale.detach(), mapping_of(chip).layers[name].scale)
+    with torch.no_grad():
+        torch.testing.assert_close(learner(X), chip(X), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(learner.train()(X), chip(X), rtol=1e-4, atol=1e-6)
+    again = map_model(learner, spec, bits=3)
+    for name, matrix in mapping_of(chip).layers.items():
+        torch.testing.assert_close(mapping_of(again).layers[name].quantised_weight(), matrix.quantised_weight())
+    assert not torch.equal(learner.middle.weight, net.middle.weight)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "weights", "found"),
+    [
+        ({"trim": "column"}, {}, "trims, reads cells back or changes inputs"),
+        ({"rotation": "hadamard"}, {}, "trims, reads cells back or changes inputs"),
+        ({"feedback": {"read_back": "rows"}}, {}, "trims, reads cells back or changes inputs"),
+        ({}, {"method": "minmax"}, "set weights.method: lsq"),
+        ({}, {"scale": "per_channel"}, "its scales are per_tile; set weights.scale: per_tile"),
+    ],
+)
+def test_recipes_that_training_cannot_start_from_are_refused(
+    mapping: dict[str, Any], weights: dict[str, Any], found: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(json.dumps({"base": "levels", **mapping}))
+    config = {"weights": {"scale": "per_tile", **weights}, "mapping": str(file)}
+    with pytest.raises(InputError, match=found) as caught:
+        Quantisation(QuantisationConfig.model_validate(config), 3, SPEC)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_recipe_leaves_some_layer_to_quantise() -> None:
