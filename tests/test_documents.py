@@ -72,7 +72,7 @@ def test_the_recipe_example_loads(tmp_path):
 
 
 def test_the_mapping_example_loads(tmp_path):
-    (text,) = blocks(REPOSITORY / "configs" / "mapping" / "README.md", "yaml")
+    text, _ = blocks(REPOSITORY / "configs" / "mapping" / "README.md", "yaml")
     (tmp_path / "mine.yaml").write_text(text)
     recipe = load_mapping(tmp_path / "mine.yaml")
     assert (recipe.scale, recipe.feedback.damping, recipe.feedback.order) == ("per_channel", 0.05, "importance")

@@ -23,6 +23,7 @@ from memsim.cli import main
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.listener import Listener
 from memsim.networks.opened_network import OpenedNetwork
+from memsim.nn import mapping
 from tests.evaluation.calls import prepare
 
 
@@ -175,16 +176,16 @@ def test_a_network_is_the_same_whatever_is_asked_of_it_first(built: list[object]
 def test_memory_holds_one_layer_at_a_time(hardware: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundled recogniser has statistics, so that each layer is calibrated, read and counted, too."""
     programmed: list[weakref.ref[MappedMatrix]] = []
-    make = MappedMatrix.from_weight
+    make = mapping._fitted_matrix
 
-    def from_weight(*arguments: Any) -> MappedMatrix:
+    def fitted_matrix(*arguments: Any) -> Any:
         gc.collect()
         assert [matrix().name for matrix in programmed if matrix() is not None] == []
-        matrix = make(*arguments)
+        matrix, fit = make(*arguments)
         programmed.append(weakref.ref(matrix))
-        return matrix
+        return matrix, fit
 
-    monkeypatch.setattr(MappedMatrix, "from_weight", from_weight)
+    monkeypatch.setattr(mapping, "_fitted_matrix", fitted_matrix)
     out = tmp_path / "out.safetensors"
     include = ["blocks.0.*"]
     result = memsim.map_checkpoint("demo", hardware, include=include, out=out, budget=True, cost=True)

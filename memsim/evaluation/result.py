@@ -122,7 +122,7 @@ class Evaluation:
             "mapped": {
                 **{measure.key: self.spread(measure) for measure in self.task.measures},
                 **({"loss_name": self.task.losses, "loss": spread(self.losses)} if self.losses else {}),
-                "cells_per_weight": self.trials[0].chip.cells_per_weight,
+                **({} if (cells := self.trials[0].chip.cells_per_weight) is None else {"cells_per_weight": cells}),
                 "trials": [{"seed": trial.seed, **trial.score.to_detailed_dict()} for trial in self.trials],
             },
             "relative_degradation": self.relative_degradation,

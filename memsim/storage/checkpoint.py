@@ -154,26 +154,44 @@ class Checkpoint:
             raise InputError(f"{self.path}: tensor {name} holds NaN or Inf; the checkpoint is damaged or diverged")
 
 
+_VALUES_AT_ONCE = 1 << 22
+"""The number of values of neighbouring small tensors that are read with one look at the header of their file."""
+
+
 class _OneByOne(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by name, which are views that share no pages with one another."""
+    """The tensors of a checkpoint by name: views of which a few small neighbours, or one large tensor, are kept."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._names = dict.fromkeys(checkpoint.names)
+        self._part_of: dict[str, int] = {}
+        self._parts: list[list[str]] = []
+        values = _VALUES_AT_ONCE
+        for name, shape in checkpoint.shapes.items():
+            values += math.prod(shape)
+            if values >= _VALUES_AT_ONCE:
+                self._parts.append([])
+                values = math.prod(shape)
+            self._parts[-1].append(name)
+            self._part_of[name] = len(self._parts) - 1
+        self._views: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
+        if name not in self._part_of:
             raise KeyError(name)
-        return self._checkpoint.tensors([name])[name]
+        if name not in self._views:
+            self._views = {}  # before the next ones are read
+            self._views = self._checkpoint.views(self._parts[self._part_of[name]])
+        self._checkpoint.require_finite(name, self._views[name])
+        return self._views[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._part_of
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._part_of)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._part_of)
 
 
 def shown_name(path: Path) -> str:

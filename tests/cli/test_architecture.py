@@ -63,7 +63,10 @@ def test_the_example_as_written(memsim, folder):
         said.append(done.said)
     assert "5 layers" in said[0]  # the projection and both layers of the GRU; `output*` stays digital
     assert "uncalibrated" not in said[0]
-    assert "gru.mapped.safetensors on physical, 4-bit weights, 5 layers" in said[1]
+    assert (
+        "gru.mapped.safetensors on physical with weights.scale=per_tile, dac.method=mse, 4-bit weights, 5 layers"
+        in said[1]
+    )
     assert "best dev WER" in said[2]
     assert "gru-3.safetensors on physical, 3-bit weights" in said[3]
     mapped = load_checkpoint(folder / "gru.mapped.safetensors").metadata

@@ -41,7 +41,7 @@ def test_the_guides_commands_run(memsim, folder):
     assert (folder / "whisper-tiny.en.mapped.safetensors").is_file()
     assert "librispeech part-test" in said[1]
     assert "tedlium2 dev" in said[2]
-    assert "whisper-tiny.en on physical, 6-bit weights" in said[2]
+    assert "whisper-tiny.en on physical with weights.scale=per_tile, dac.method=mse, 6-bit weights" in said[2]
     assert (folder / "page.html").is_file()
     assert memsim("map", "whisper-3.safetensors").status == 0
 

@@ -182,7 +182,7 @@ def test_init_from_another_model_names_what_differs(memsim, folder):
     (folder / "model.yaml").write_text(TINY_MODEL + "features: {min_hz: 100.0}")
     assert refusal("first.safetensors").endswith("is not a model.yaml: features differs\n")
     assert memsim("map", "demo-float", "--bits", "3", "-o", "chip.mapped.safetensors", "--quiet").status == 0
-    assert "is mapped onto arrays; start from the checkpoint that was mapped" in refusal("chip.mapped.safetensors")
+    assert "is mapped and has its own bits; leave --bits out" in refusal("chip.mapped.safetensors")
     device = str(find_device("synaptogen"))
     assert refusal(device) == f"memsim: --init {device}: a device model, not a recogniser; use it with --cell\n"
 

@@ -22,6 +22,7 @@ from memsim.evaluation.study import Point, Study
 from memsim.evaluation.target import Target, digital_twin
 from memsim.evaluation.task import CheckpointFacts, Score, Task
 from memsim.hardware import HardwareSpec, load_hardware
+from memsim.post_training.recipe import NEAREST
 from tests.evaluation.conftest import Counting
 
 ITEMS, SIZE, CLASSES = 60, 24, 4
@@ -128,6 +129,7 @@ class Classifier:
     reference_sha256 = None
     has_full_precision = True
     stored_seed = 0
+    recipe = NEAREST
 
     @property
     def stored_spec(self) -> HardwareSpec:

@@ -275,9 +275,9 @@ def test_tensors_keep_their_names_and_give_the_quantisers_back(name: str) -> Non
     assert set(of_float) < set(state)
     scales = trained_scales(state)
     for matrix, product in quantised_layers(net):
-        bits, scale = scales.pop(matrix)
-        assert bits == 3
-        assert torch.equal(scale, product.weight_quantiser.scale)
+        trained = scales.pop(matrix)
+        assert trained.bits == 3
+        assert torch.equal(trained.scale, product.weight_quantiser.scale)
     assert not scales
 
     again = floating(name)
