@@ -1,7 +1,7 @@
 """All commands of the README and the guides, run in the order of the text.
 
-Corpora, long trainings and many chips have small stand-ins: the demo's speech in TED-LIUM's layout, two utterances, two
-chips, one epoch. The commands of configs/models are run by test_architecture.py.
+Corpora, long trainings, large networks and many chips have small stand-ins: the demo's speech in TED-LIUM's layout, two
+utterances, two chips, one epoch, a small random Whisper. The commands of configs/models are run by test_architecture.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import yaml
 
 from memsim.asr.corpora import load_corpus
 from memsim.config.resources import configs_root
-from tests.cli.speech import tedlium_of_demo
+from tests.asr.hugging_face_folders import save_folder
+from tests.cli.speech import librispeech_of_demo, tedlium_of_demo
 from tests.documents import DOCUMENTS, REPOSITORY, commands, name_of
 
 ELSEWHERE = {
@@ -46,6 +47,8 @@ def folder(tmp_path, tiny_recogniser, memsim):
     """What the commands take for granted."""
     for corpus in ("CORPORA", "AN4"):
         tedlium_of_demo(tmp_path / corpus)
+    save_folder(tmp_path / "whisper-tiny.en", "whisper")
+    librispeech_of_demo(tmp_path / "ROOT", "part-train", "part-dev", "part-test")
     (tmp_path / "recipes").mkdir()
     for path in configs_root().glob("qat/*.yaml"):
         (tmp_path / "recipes" / path.name).write_text(yaml.safe_dump({"base": path.stem, **RECIPE_CHANGES}))
