@@ -1,7 +1,7 @@
 """All commands of the README and the guides, run in the order of the text.
 
 Corpora, long trainings, large networks and many chips have small stand-ins: the demo's speech in TED-LIUM's layout, two
-utterances, two chips, one epoch, a small random Whisper. The commands of configs/models are run by test_architecture.py.
+utterances, two chips, one epoch, a small random Whisper. test_architecture.py runs the commands of configs/models.
 """
 
 from __future__ import annotations
