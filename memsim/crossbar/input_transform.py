@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,15 +98,11 @@ class InputTransform(nn.Module):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> InputTransform:
         """Return the transform that a mapped checkpoint holds. Raises InputError where its tensors do not fit."""
-        if missing := {"factors", "block"} - tensors.keys():
-            raise InputError(f"the mapped file lacks the tensor input_transform.{sorted(missing)[0]}")
-        factors, block = tensors["factors"].float(), tensors["block"]
+        plain = cls.from_training(tensors)
+        factors, size = plain.factors, plain._block
         rows, weight = tensors.get("digital_rows"), tensors.get("digital_weight")
-        size = int(block) if block.numel() == 1 and not block.is_floating_point() else 0
-        if factors.shape != (in_features,) or not torch.isfinite(factors).all():
-            raise InputError(f"input_transform.factors is {list(factors.shape)}, or not finite")
-        if not 1 <= size <= max(1, in_features) or size & (size - 1):
-            raise InputError(f"input_transform.block is {size}, not a power of 2 up to {in_features}")
+        if len(factors) != in_features:
+            raise InputError(f"input_transform.factors is {list(factors.shape)}, not [{in_features}]")
         silent = (factors == 0).nonzero().flatten()
         if rows is None or weight is None:
             fits = rows is None and weight is None and not len(silent)
@@ -114,6 +111,28 @@ class InputTransform(nn.Module):
         if not fits:
             raise InputError("input_transform.digital_rows are not those whose input_transform.factors are 0")
         return cls(factors, size, *(None, None) if rows is None or weight is None else (rows.long(), weight.float()))
+
+    @classmethod
+    def from_training(cls, tensors: Mapping[str, Tensor]) -> InputTransform:
+        """Return the transform that a trained checkpoint holds: `factors` and `block`, without digital weights.
+
+        Raises InputError where they are missing or wrong.
+        """
+        if missing := {"factors", "block"} - tensors.keys():
+            raise InputError(f"the file lacks the tensor input_transform.{sorted(missing)[0]}")
+        factors, block = tensors["factors"].float(), tensors["block"]
+        size = int(block) if block.numel() == 1 and not block.is_floating_point() else 0
+        if factors.ndim != 1 or not torch.isfinite(factors).all():
+            raise InputError(f"input_transform.factors is {list(factors.shape)}, or not finite")
+        if not 1 <= size <= max(1, len(factors)) or size & (size - 1):
+            raise InputError(f"input_transform.block is {size}, not a power of 2 up to {len(factors)}")
+        return cls(factors, size)
+
+    def with_digital_weight(self, weight: Tensor) -> InputTransform:
+        """Return the transform with the digital rows of the plain `weight` [out, in]: those whose factors are 0."""
+        rows = self.places_of_digital_rows.to(weight.device)
+        kept = (rows, weight.detach()[:, rows].float()) if len(rows) else (None, None)
+        return InputTransform(self.factors, self._block, *kept).to(weight.device)
 
     def sharing_tensors(self) -> InputTransform:
         """Return another module of the same tensors, which can be moved to a device without this one."""
@@ -125,9 +144,19 @@ class InputTransform(nn.Module):
         return len(self.factors)
 
     @property
+    def block_size(self) -> int:
+        """The number of inputs of a rotated block; 1 for no rotation."""
+        return self._block
+
+    @property
     def rotated(self) -> int:
         """The number of inputs in rotated blocks."""
         return 0 if self._block == 1 else self.in_features - self.in_features % self._block
+
+    @property
+    def places_of_digital_rows(self) -> Tensor:
+        """The places [k] of the inputs with factor 0, ascending."""
+        return (self.factors == 0).nonzero().flatten()
 
     @property
     def digital(self) -> int:
@@ -146,16 +175,21 @@ class InputTransform(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the inputs at the DAC for inputs `x` [n, in], float32; each row's bits depend on that row alone."""
+        result: Tensor = _AtDac.apply(x, self)
+        return result
+
+    def turned(self, values: Tensor, factors: Tensor) -> Tensor:
+        """Multiply `values` [n, in] by `factors` [in], then rotate their blocks, in the wider of the two dtypes."""
         if self._block == 1:
-            return x * self.factors
-        if not x.is_cpu:
-            return rotated(x * self.factors, self._block)
-        result = torch.empty(x.shape)
-        arrays = as_array(x), as_array(self.factors), self._block, result.numpy()
-        if x.numel() < _WORTH_THREADS:
-            _rotate(*arrays, 0, len(x))
+            return values * factors
+        if not values.is_cpu:
+            return rotated(values * factors, self._block)
+        result = torch.empty(values.shape, dtype=torch.promote_types(values.dtype, factors.dtype))
+        arrays = as_array(values), as_array(factors), self._block, result.numpy()
+        if values.numel() < _WORTH_THREADS:
+            _rotate(*arrays, 0, len(values))
         else:
-            in_threads(lambda first, last: _rotate(*arrays, first, last), len(x))
+            in_threads(lambda first, last: _rotate(*arrays, first, last), len(values))
         return result
 
     def digital_product(self, x: Tensor) -> Tensor | None:
@@ -170,11 +204,16 @@ class InputTransform(nn.Module):
 
     def weight(self, weight: Tensor) -> Tensor:
         """Return the weight [out, in], float32, on the arrays for the plain `weight` [out, in]."""
+        result: Tensor = _OnArrays.apply(weight, self)
+        return result
+
+    @property
+    def inverse_factors(self) -> Tensor:
+        """The numbers [in], float64, by which weights are multiplied before their blocks are rotated."""
         factors = self.factors.double()
         inverse = torch.where(factors == 0, 0.0, 1 / factors)
-        whole = rotated(weight.double() * inverse, self._block)
-        whole[:, : self.rotated] /= self._block
-        return whole.float()
+        inverse[: self.rotated] /= self._block
+        return inverse
 
     def plain_weight(self, weight: Tensor) -> Tensor:
         """Return the plain weight [out, in], float64, for the `weight` [out, in] on the arrays."""
@@ -192,7 +231,8 @@ class InputTransform(nn.Module):
     def statistics(self, statistics: InputStatistics) -> InputStatistics:
         """Return the statistics of the inputs at the DAC, for those of plain inputs.
 
-        The distribution of their values is that of the sample's rows, each counted as often as it stands for.
+        The distribution of their values is that of the sample's rows, each counted as often as it stands for. A full
+        scale that training chose is that of the inputs at the DAC, and stays.
         """
         rows = self(statistics.sample.to(self.factors.device)).cpu()
         weights = statistics.weights.cpu()
@@ -200,7 +240,36 @@ class InputTransform(nn.Module):
         groups = torch.arange(2).repeat_interleave(len(rows))
         histogram.add(torch.cat([rows.clamp(max=0), rows.clamp(min=0)]), groups, weights.repeat(2))
         counts = distribution(histogram, float(weights.sum()) * rows.shape[1])
-        return replace(statistics, sample=rows, weights=weights, full_scale=None, moments=None, mean=None, **counts)
+        return replace(statistics, sample=rows, weights=weights, moments=None, mean=None, **counts)
+
+
+class _AtDac(torch.autograd.Function):
+    """The inputs at the DAC for inputs `x` [n, in], with their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, transform: InputTransform) -> Tensor:
+        ctx.transform = transform
+        return transform.turned(x, transform.factors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        transform: InputTransform = ctx.transform
+        return transform.turned(gradient, torch.ones_like(transform.factors)) * transform.factors, None
+
+
+class _OnArrays(torch.autograd.Function):
+    """The weight [out, in], float32, on the arrays for the plain `weight` [out, in], with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, transform: InputTransform) -> Tensor:
+        ctx.transform, ctx.dtype = transform, weight.dtype
+        return transform.turned(weight.double(), transform.inverse_factors).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        transform: InputTransform = ctx.transform
+        turned = transform.turned(gradient, torch.ones_like(transform.factors))
+        return (turned * transform.inverse_factors.float()).to(ctx.dtype), None
 
 
 def rotated(values: Tensor, block: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from memsim.arguments import require_types
+from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.ranges import needs_inputs
 from memsim.crossbar.read_context import ReadContext
@@ -54,7 +55,7 @@ from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
 from memsim.post_training.allotment import Allotment
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
-from memsim.post_training.inputs import chosen_transform
+from memsim.post_training.inputs import InputFit, chosen_transform, taken_over
 from memsim.post_training.moments import MOST_INPUTS, mean_of, moments_of
 from memsim.post_training.read_back import cell_outcomes
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping, measurements
@@ -303,9 +304,13 @@ def program(
     Raises:
         InputError: where the recipe needs the inputs of layers, and nothing is known of them.
     """
-    scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
+    usable = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
+    for name, own_training in trained.items():
+        if name in statistics and own_training is not None and own_training.transform and usable.get(name) is None:
+            # the range was trained for inputs that this transform gives
+            statistics = {**statistics, name: replace(statistics[name], full_scale=None)}
     if recipe.needs_inputs:
-        fitted_ones = [layer.name for layer in plan.mapped if recipe.trim is not None or scales[layer.name] is None]
+        fitted_ones = [layer.name for layer in plan.mapped if recipe.trim is not None or usable[layer.name] is None]
         _require_inputs(recipe, fitted_ones, statistics)
     done, cells = 0, plan.cells
     are_held = data is not None and any(layer.name in statistics and needs_inputs(layer.spec) for layer in plan.mapped)
@@ -313,7 +318,7 @@ def program(
         matrices, fits = dict[str, MappedMatrix](), dict[str, tuple[LayerFit, float]]()
         for layer in layers:
             name, own, started = layer.name, statistics.get(layer.name), time.perf_counter()
-            matrix, fit = _fitted_matrix(layer, weight_of(layer), recipe, own, scales[name], seed)
+            matrix, fit = _fitted_matrix(layer, weight_of(layer), recipe, own, usable[name], seed)
             matrices[name], fits[name] = matrix, (fit, time.perf_counter() - started)
             del matrix
             done += layer.tiling.cells
@@ -338,12 +343,13 @@ def _fitted_matrix(
     weight: Tensor,
     recipe: MappingRecipe,
     statistics: InputStatistics | None,
-    trained: Tensor | None,
+    trained: TrainedScale | None,
     seed: int,
 ) -> tuple[MappedMatrix, LayerFit]:
-    """Fit the `weight` of a layer to its arrays as `recipe` says, and program it; `trained` is its scale of training.
+    """Fit the `weight` of a layer to its arrays as `recipe` says, and program it.
 
-    Returns the matrix, without converter ranges, and what the recipe did.
+    `trained` is what it was trained with, which stays. Returns the matrix, without converter ranges, and what the
+    recipe did.
     """
     name, groups, spec = layer.name, layer.source.groups, layer.spec
     moments, mean = None, None
@@ -351,15 +357,23 @@ def _fitted_matrix(
         moments = moments_of(statistics, groups, centred=recipe.offsets)
         mean = mean_of(statistics, groups) if recipe.offsets and moments is not None else None
     is_trained = trained is not None
-    transform, changed = chosen_transform(name, weight, spec, recipe, statistics, groups=groups, is_trained=is_trained)
+    transform: InputTransform | None
+    changed: InputFit | None
+    if trained is not None and trained.transform is not None:
+        transform, changed = taken_over(trained.transform, weight)
+    else:
+        transform, changed = chosen_transform(
+            name, weight, spec, recipe, statistics, groups=groups, is_trained=is_trained
+        )
     if transform is not None:
         weight = transform.weight(weight)
         moments = None if moments is None else transform.moments(moments)
         mean = None if mean is None else transform(mean.to(weight.device)).cpu()
+    scale = None if trained is None else trained.scale
     outcomes = None
     if recipe.reads_back and moments is not None and not is_trained:
         outcomes = cell_outcomes(name, weight.shape, spec, seed, groups, weight.device)
-    found = fitted(weight, spec, recipe, moments, trained, groups, _why_without(statistics), outcomes, mean)
+    found = fitted(weight, spec, recipe, moments, scale, groups, _why_without(statistics), outcomes, mean)
     own = found.levels, found.scale, spec, seed, None, groups, transform, found.offset
     matrix = MappedMatrix.from_levels(name, *own)
     if outcomes is not None and matrix.programming is not None:

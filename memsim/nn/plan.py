@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from memsim.arguments import require_types
 from memsim.crossbar.statistics import PREFIX, InputStatistics, one_hot_statistics
@@ -294,8 +294,8 @@ def _description(module: nn.Module) -> str:
     return kind.__name__ if is_of_torch or not hasattr(nn, kind.__name__) else f"{kind.__module__}.{kind.__name__}"
 
 
-def usable_scale(layer: MappedLayer, trained: TrainedScale | None) -> Tensor | None:
-    """Return the scale that a matrix was `trained` with; None unless it has the bits that it was trained for.
+def usable_scale(layer: MappedLayer, trained: TrainedScale | None) -> TrainedScale | None:
+    """Return what a matrix was `trained` with; None unless it has the bits that it was trained for.
 
     Scales for each of several row tiles need tiles of the same rows, too.
     """
@@ -307,7 +307,7 @@ def usable_scale(layer: MappedLayer, trained: TrainedScale | None) -> Tensor | N
     if scale.ndim == 2 and not fits_tiles(layer, trained):
         return None
     shapes = ((1,), (outputs,), (layer.tiling.row_tiles, outputs))
-    return scale if tuple(scale.shape) in shapes else None
+    return trained._replace(scale=scale) if tuple(scale.shape) in shapes else None
 
 
 def fits_tiles(layer: MappedLayer, trained: TrainedScale) -> bool:

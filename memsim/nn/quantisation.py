@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from memsim.config.schema import Section, Within, problem
 from memsim.crossbar import encode
 from memsim.crossbar.encode import bits_of
+from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
@@ -42,6 +43,7 @@ from memsim.nn.rounding import NEGLIGIBLE, QUANTISERS, ActivationQuantiser, Meth
 from memsim.nn.sources import WeightSource, effective_weight, stored_parts
 from memsim.nn.transfer import HardwareTransfer, require_trainable
 from memsim.post_training.fitting import fitted
+from memsim.post_training.inputs import chosen_transform
 from memsim.post_training.moments import moments_of
 from memsim.post_training.recipe import MappingRecipe, load_mapping
 
@@ -192,10 +194,14 @@ class Quantisation:
                     weight, source = layer.matrix(local), layer.sources[local]
                     known, scale = statistics[matrix], None
                     if mapping is not None:
-                        rounded, scale = self._fitted(mapping, weight, source, chosen[matrix][0], known)
+                        own = chosen[matrix][0], source, known
+                        rounded, scale, transform = self._fitted(mapping, matrix, weight, *own)
                         if stored_parts(model, source.tensor) == (source.tensor,):
                             weight = rounded
                             source.store(weight, effective_weight(model, source.tensor))
+                        if transform is not None:
+                            made[matrix].trained_transform = transform
+                            weight, known = transform.weight(weight), transform.statistics(known)
                     self._quantise(made[matrix], matrix, weight, scale, source, *chosen[matrix], known, usual_input)
         replace_modules(model, replacements)
         refuse_fused_kernels(model)
@@ -217,8 +223,11 @@ class Quantisation:
         for name, product in quantised_matrices(layers).items():
             if product.transfer is not None and name in statistics and product.trained_scale is not None:
                 assert isinstance(product.weight_quantiser, WeightQuantiser)
-                levels = product.weight_quantiser.levels(weights[name])
-                measured = replace(statistics[name], full_scale=product.full_scale or statistics[name].full_scale)
+                weight, known, transform = weights[name], statistics[name], product.trained_transform
+                if transform is not None:
+                    weight, known = transform.weight(weight), transform.statistics(known)
+                levels = product.weight_quantiser.levels(weight)
+                measured = replace(known, full_scale=product.full_scale or known.full_scale)
                 product.transfer.calibrate(levels, product.trained_scale[1], measured)
 
     def _chosen(self, plan: Plan, layers: Iterable[MappableLayer]) -> dict[str, tuple[HardwareSpec, int | None]]:
@@ -270,18 +279,32 @@ class Quantisation:
     def _fitted(
         self,
         mapping: MappingRecipe,
+        name: str,
         matrix: Tensor,
-        source: WeightSource,
         spec: HardwareSpec,
+        source: WeightSource,
         statistics: InputStatistics,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the levels that `mapping` fits to `matrix` [out, in / groups] times their scale, and the scale."""
-        weights = self.config.weights
+    ) -> tuple[Tensor, Tensor, InputTransform | None]:
+        """Fit the matrix `name` [out, in / groups] as `mapping` says.
+
+        Returns the weight that its levels stand for, [out, in / groups] and for inputs as they are, the scale, and the
+        transform of inputs that training goes through.
+        """
+        weights, groups = self.config.weights, source.groups
         of_training = {"weights.scale": weights.scale, "weights.scale_method": _FIRST_SCALE[weights.method]}
-        moments = moments_of(statistics, source.groups) if mapping.needs_moments else None
-        found = fitted(matrix, spec.with_settings(of_training), mapping, moments, groups=source.groups)
-        steps = encode.scale_of_weights(found.scale, matrix.shape[1], spec.tile.rows)
-        return (found.levels * steps).to(matrix.dtype), found.scale
+        spec = spec.with_settings(of_training)
+        moments = moments_of(statistics, groups) if mapping.needs_moments else None
+        transform, _ = chosen_transform(name, matrix, spec, mapping, statistics, groups=groups)
+        on_arrays = matrix
+        if transform is not None:
+            on_arrays = transform.weight(matrix)
+            moments = None if moments is None else transform.moments(moments)
+        found = fitted(on_arrays, spec, mapping, moments, groups=groups)
+        rounded = found.levels * encode.scale_of_weights(found.scale, matrix.shape[1], spec.tile.rows)
+        if transform is None:
+            return rounded.to(matrix.dtype), found.scale, None
+        plain = InputTransform(transform.factors, transform.block_size)
+        return transform.plain_weight(rounded).to(matrix.dtype), found.scale, plain
 
     def _quantise(
         self,
@@ -322,7 +345,7 @@ class Quantisation:
     def _share(self, made: QuantisedProduct, product: QuantisedProduct) -> None:
         """Give `product` the quantisers that `made` has for the same matrix, except the output's."""
         product.weight_quantiser, product.input_quantiser = made.weight_quantiser, made.input_quantiser
-        product.transfer = made.transfer
+        product.trained_transform, product.transfer = made.trained_transform, made.transfer
         assert isinstance(made.weight_quantiser, WeightQuantiser)
         product.output_quantiser = self._output_quantiser(made.weight_quantiser.scale)
 
@@ -339,10 +362,10 @@ def _trainable_mapping(config: QuantisationConfig) -> MappingRecipe | None:
         return None
     recipe = load_mapping(config.mapping)
     where = f"quantisation: mapping {recipe.name}:"
-    if recipe.needs_chip or recipe.changes_inputs:
+    if recipe.reads_back or recipe.offsets or recipe.allot is not None:
         raise InputError(
-            f"{where} it trims, reads cells back or changes inputs, which training does not go on from; name a recipe "
-            "of scales and feedback alone, such as levels"
+            f"{where} it reads cells back, adds offsets or allots bits, which training does not go on from; name "
+            "another, such as feedback"
         )
     if config.weights.method != "lsq":
         raise InputError(f"{where} its scales are not those of the largest weights; set weights.method: lsq")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from memsim.crossbar.input_transform import InputTransform
 from memsim.nn.named_layers import NamedLayer
 from memsim.nn.rounding import QUANTISERS, ActivationQuantiser, TrainedScale, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
@@ -25,7 +26,8 @@ class QuantisedProduct(nn.Module):
     """The product of rows with a matrix, both rounded; an nn.Identity takes the place of a missing quantiser.
 
     With a `transfer`, the hardware computes the product from the same codes and levels, and the gradient is that of the
-    product of the rounded numbers.
+    product of the rounded numbers. With an `trained_transform`, which has no weights of its own, inputs and matrix are
+    transformed before they are rounded, and the product of its digital rows is added unrounded.
     """
 
     def __init__(self) -> None:
@@ -33,6 +35,7 @@ class QuantisedProduct(nn.Module):
         self.weight_quantiser: nn.Module = nn.Identity()
         self.input_quantiser: nn.Module = nn.Identity()
         self.output_quantiser: nn.Module = nn.Identity()
+        self.trained_transform: InputTransform | None = None
         self.transfer: HardwareTransfer | None = None
 
     @property
@@ -51,7 +54,9 @@ class QuantisedProduct(nn.Module):
     def trained_scale(self) -> TrainedScale | None:
         """The bits that the matrix was trained for, and its scale; None where it was not quantised."""
         quantiser = self.weight_quantiser
-        return quantiser.trained if isinstance(quantiser, WeightQuantiser) else None
+        if not isinstance(quantiser, WeightQuantiser):
+            return None
+        return quantiser.trained._replace(transform=self.trained_transform)
 
 
 class RoundedMatrix:
@@ -63,9 +68,11 @@ class RoundedMatrix:
     def __init__(self, product: QuantisedProduct, matrix: Tensor, groups: int = 1) -> None:
         """Round `matrix` [out, in / groups] once for all inputs."""
         self._product = product
-        self._matrix = matrix
+        self._plain = matrix
+        transform = product.trained_transform
+        self._matrix = matrix if transform is None else transform.weight(matrix).to(matrix.dtype)
         self._groups = groups
-        self._rounded = _rounded_for_product(product.weight_quantiser, matrix)
+        self._rounded = _rounded_for_product(product.weight_quantiser, self._matrix)
 
     def __call__(
         self,
@@ -78,8 +85,29 @@ class RoundedMatrix:
         A layer whose input is not rows, such as a convolution, says how it multiplies: `multiply` computes the product
         of the rounded input and the rounded matrix, `in_rows` that of the input `x` by a function that multiplies rows.
         """
+        if self._product.trained_transform is not None:
+            return (in_rows or _as_rows)(x, self._transformed)
+        return self._through_quantisers(x, multiply or self._multiply, in_rows)
+
+    def _transformed(self, parts: Iterable[Tensor]) -> Tensor:
+        """Multiply rows [n, in], in parts, that go through the input transform first, giving [n, out]."""
+        transform = self._product.trained_transform
+        assert transform is not None
+        rows = torch.cat(list(parts))
+        product = self._through_quantisers(transform(rows.float()).to(rows.dtype), self._multiply, None)
+        places = transform.places_of_digital_rows
+        if len(places):
+            product = product + F.linear(rows[:, places], self._plain[:, places].to(rows.dtype)).to(product.dtype)
+        return product
+
+    def _through_quantisers(
+        self,
+        x: Tensor,
+        multiply: Callable[[Tensor, Tensor], Tensor],
+        in_rows: Callable[[Tensor, Stream], Tensor] | None,
+    ) -> Tensor:
+        """Multiply inputs `x` [..., in] at the DAC as `__call__` says."""
         rounded = _rounded_for_product(self._product.input_quantiser, x)
-        multiply = multiply or self._multiply
         if self._product.transfer is None:
             return multiply(rounded, self._rounded)
         with torch.no_grad():
@@ -258,6 +286,7 @@ def copied_quantisers(module: nn.Module, on_arrays: Container[str]) -> nn.Module
         if name not in on_arrays:
             kept.weight_quantiser = copy.deepcopy(product.weight_quantiser)
             kept.input_quantiser = copy.deepcopy(product.input_quantiser)
+            kept.trained_transform = copy.deepcopy(product.trained_transform)
         if next(kept.buffers(), None) is not None:
             found[name] = kept
     return found

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from memsim.crossbar.input_transform import InputTransform
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, replace_modules
@@ -28,6 +29,7 @@ MOST_ROWS = 65536
 _SUFFIX = "_quantiser"
 _OF_PRODUCTS = tuple(f"{part}{_SUFFIX}" for part in ("weight", "input", "output"))
 _TRANSFER = ".transfer."  # the tensors of `QuantisedProduct.transfer`
+_TRANSFORM = ".trained_transform."  # those of `QuantisedProduct.trained_transform`
 _OF_MANY = re.compile(rf"(?:^|(?<=\.)){QUANTISERS_OF_MANY}\.(?=[^.]+$)")
 
 
@@ -45,13 +47,16 @@ def seams(model: nn.Module) -> list[str]:
 
 def quantiser_tensors(names: Iterable[str]) -> list[str]:
     """Return the `names` of tensors that belong to quantisers, or that only training needs."""
-    return [name for name in names if name.rpartition(".")[0].endswith(_SUFFIX) or _TRANSFER in name]
+    return [
+        name for name in names if name.rpartition(".")[0].endswith(_SUFFIX) or _TRANSFER in name or _TRANSFORM in name
+    ]
 
 
 def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, TrainedScale]:
-    """Return the bits that each matrix was trained for and its scale, by the matrix's name.
+    """Return what each matrix was trained for, by its name.
 
-    Raises InputError for an invalid number of bits, or of the rows of a tile that has scales of its own.
+    Raises InputError for an invalid number of bits, or of the rows of a tile that has scales of its own, and for an
+    invalid transform of inputs.
     """
     end = f".weight{_SUFFIX}.scale"
     products = [name.removesuffix(end) for name in tensors if name.endswith(end)]
@@ -60,6 +65,7 @@ def trained_scales(tensors: Mapping[str, Tensor]) -> dict[str, TrainedScale]:
             _stored_number(f"{product}.weight{_SUFFIX}.bits", tensors, *BITS),
             tensors[product + end].float().clamp_min(LEAST),
             _tile_rows(f"{product}.weight{_SUFFIX}", tensors),
+            _transform(product, tensors),
         )
         for product in products
         if f"{product}.weight{_SUFFIX}.bits" in tensors
@@ -72,6 +78,7 @@ def taken_over(names: Iterable[str], mapped: Container[str]) -> list[str]:
         name
         for name in quantiser_tensors(names)
         if _TRANSFER in name
+        or _matrix_of(name.partition(_TRANSFORM)[0]) in mapped
         or (
             _matrix_of((owner := name.rpartition(".")[0].rpartition("."))[0]) in mapped
             and owner[2] in (f"weight{_SUFFIX}", f"input{_SUFFIX}")
@@ -96,6 +103,16 @@ def _tile_rows(quantiser: str, tensors: Mapping[str, Tensor]) -> int | None:
     if of_tiles != (name in tensors):
         raise InputError(f"the file has only one of {name} and a {quantiser}.scale of tiles; it is damaged")
     return _stored_number(name, tensors, 1, MOST_ROWS) if of_tiles else None
+
+
+def _transform(product: str, tensors: Mapping[str, Tensor]) -> InputTransform | None:
+    """Return the transform of the inputs of the module `product`; None where it has none. Raises InputError."""
+    prefix = f"{product}{_TRANSFORM}"
+    found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    try:
+        return InputTransform.from_training(found) if found else None
+    except InputError as error:
+        raise InputError(f"{product}: {error}; it is damaged") from None
 
 
 def _matrix_of(product: str) -> str:
@@ -129,6 +146,8 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             else ActivationQuantiser(bits, state, "minmax")
         )
         setattr(owner, name.rpartition(".")[2], quantiser.train(owner.training))
+        if is_weight and isinstance(owner, QuantisedProduct):
+            owner.trained_transform = _transform(name.rpartition(".")[0], tensors)
     replace_modules(model, replacements)
     refuse_fused_kernels(model)
 

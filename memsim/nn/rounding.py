@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.crossbar import convert, encode
+from memsim.crossbar.input_transform import InputTransform
 from memsim.hardware import BinaryPlanes, Weights
 from memsim.nn import compiled_rounding
 
@@ -120,7 +121,7 @@ def _hold(module: nn.Module, name: str, value: Tensor, method: Method) -> None:
 
 
 class TrainedScale(NamedTuple):
-    """The weight bits that a matrix was trained for, and its scale.
+    """The weight bits that a matrix was trained for, its scale, and the transform of its inputs, if any.
 
     The scale is [out], [1] or, on tiles of `tile_rows` rows, [row_tiles, out].
     """
@@ -128,6 +129,7 @@ class TrainedScale(NamedTuple):
     bits: int
     scale: Tensor
     tile_rows: int | None = None
+    transform: InputTransform | None = None
 
 
 class WeightQuantiser(nn.Module):

@@ -272,24 +272,26 @@ def test_bits_and_scales_of_a_training_are_for_the_matrices_that_they_fit() -> N
     front, a, *_ = plan.mapped
     scale = torch.ones(1)
     assert front.source.is_transposed
-    assert usable_scale(front, TrainedScale(2, scale)) is scale
+    assert usable_scale(front, TrainedScale(2, scale)) == TrainedScale(2, scale)
     assert usable_scale(front, TrainedScale(2, torch.ones(18))) is not None  # 6 outputs of 3 taps
     assert usable_scale(front, TrainedScale(2, torch.ones(6))) is None
     assert usable_scale(a, TrainedScale(8, scale)) is None
     assert usable_scale(a, None) is None
-    assert usable_scale(a, TrainedScale(3, scale)) is scale
+    assert usable_scale(a, TrainedScale(3, scale)) == TrainedScale(3, scale)
 
 
 def test_scales_of_tiles_are_for_tiles_of_the_same_rows() -> None:
     spec = load_hardware({"base": "physical", "digital": [], "weights": {"bits": 3}, "tile": {"rows": 4}})
     (layer,) = plan_tensors({"a.weight": (5, 7)}, spec, ALL).mapped
     scale = torch.ones(2, 5)
-    assert usable_scale(layer, TrainedScale(3, scale, 4)) is scale
+    kept = usable_scale(layer, TrainedScale(3, scale, 4))
+    assert kept is not None
+    assert kept.scale is scale
     assert usable_scale(layer, TrainedScale(3, scale, 5)) is None  # also two tiles, but of other inputs
     assert usable_scale(layer, TrainedScale(3, torch.ones(3, 5), 4)) is None
     whole = usable_scale(layer, TrainedScale(3, scale[:1], 128))  # a tile that held whole columns
     assert whole is not None
-    assert whole.shape == (5,)
+    assert whole.scale.shape == (5,)
 
 
 def test_the_bits_of_a_chip_are_those_of_most_of_its_layers() -> None:
