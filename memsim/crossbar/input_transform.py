@@ -98,8 +98,7 @@ class InputTransform(nn.Module):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> InputTransform:
         """Return the transform that a mapped checkpoint holds. Raises InputError where its tensors do not fit."""
-        plain = cls.from_training(tensors)
-        factors, size = plain.factors, plain._block
+        factors, size = factors_and_block(tensors)
         rows, weight = tensors.get("digital_rows"), tensors.get("digital_weight")
         if len(factors) != in_features:
             raise InputError(f"input_transform.factors is {list(factors.shape)}, not [{in_features}]")
@@ -111,28 +110,6 @@ class InputTransform(nn.Module):
         if not fits:
             raise InputError("input_transform.digital_rows are not those whose input_transform.factors are 0")
         return cls(factors, size, *(None, None) if rows is None or weight is None else (rows.long(), weight.float()))
-
-    @classmethod
-    def from_training(cls, tensors: Mapping[str, Tensor]) -> InputTransform:
-        """Return the transform that a trained checkpoint holds: `factors` and `block`, without digital weights.
-
-        Raises InputError where they are missing or wrong.
-        """
-        if missing := {"factors", "block"} - tensors.keys():
-            raise InputError(f"the file lacks the tensor input_transform.{sorted(missing)[0]}")
-        factors, block = tensors["factors"].float(), tensors["block"]
-        size = int(block) if block.numel() == 1 and not block.is_floating_point() else 0
-        if factors.ndim != 1 or not torch.isfinite(factors).all():
-            raise InputError(f"input_transform.factors is {list(factors.shape)}, or not finite")
-        if not 1 <= size <= max(1, len(factors)) or size & (size - 1):
-            raise InputError(f"input_transform.block is {size}, not a power of 2 up to {len(factors)}")
-        return cls(factors, size)
-
-    def with_digital_weight(self, weight: Tensor) -> InputTransform:
-        """Return the transform with the digital rows of the plain `weight` [out, in]: those whose factors are 0."""
-        rows = self.places_of_digital_rows.to(weight.device)
-        kept = (rows, weight.detach()[:, rows].float()) if len(rows) else (None, None)
-        return InputTransform(self.factors, self._block, *kept).to(weight.device)
 
     def sharing_tensors(self) -> InputTransform:
         """Return another module of the same tensors, which can be moved to a device without this one."""
@@ -152,11 +129,6 @@ class InputTransform(nn.Module):
     def rotated(self) -> int:
         """The number of inputs in rotated blocks."""
         return 0 if self._block == 1 else self.in_features - self.in_features % self._block
-
-    @property
-    def places_of_digital_rows(self) -> Tensor:
-        """The places [k] of the inputs with factor 0, ascending."""
-        return (self.factors == 0).nonzero().flatten()
 
     @property
     def digital(self) -> int:
@@ -204,16 +176,15 @@ class InputTransform(nn.Module):
 
     def weight(self, weight: Tensor) -> Tensor:
         """Return the weight [out, in], float32, on the arrays for the plain `weight` [out, in]."""
-        result: Tensor = _OnArrays.apply(weight, self)
-        return result
-
-    @property
-    def inverse_factors(self) -> Tensor:
-        """The numbers [in], float64, by which weights are multiplied before their blocks are rotated."""
         factors = self.factors.double()
-        inverse = torch.where(factors == 0, 0.0, 1 / factors)
+        return self._rotated_weight(weight, torch.where(factors == 0, 0.0, 1 / factors))
+
+    def _rotated_weight(self, weight: Tensor, inverse: Tensor) -> Tensor:
+        """Return the weight on the arrays, float32, for `weight` [out, in] and the `inverse` [in] of the factors."""
+        inverse = inverse.clone()
         inverse[: self.rotated] /= self._block
-        return inverse
+        result: Tensor = _OnArrays.apply(weight, self, inverse)
+        return result
 
     def plain_weight(self, weight: Tensor) -> Tensor:
         """Return the plain weight [out, in], float64, for the `weight` [out, in] on the arrays."""
@@ -243,6 +214,19 @@ class InputTransform(nn.Module):
         return replace(statistics, sample=rows, weights=weights, moments=None, mean=None, **counts)
 
 
+def factors_and_block(tensors: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    """Return the factors [in] and the block of a transform. Raises InputError where its tensors are wrong."""
+    if missing := {"factors", "block"} - tensors.keys():
+        raise InputError(f"the file lacks the tensor input_transform.{sorted(missing)[0]}")
+    factors, block = tensors["factors"].float(), tensors["block"]
+    size = int(block) if block.numel() == 1 and not block.is_floating_point() else 0
+    if factors.ndim != 1 or not torch.isfinite(factors).all():
+        raise InputError(f"input_transform.factors is {list(factors.shape)}, or not finite")
+    if not 1 <= size <= max(1, len(factors)) or size & (size - 1):
+        raise InputError(f"input_transform.block is {size}, not a power of 2 up to {len(factors)}")
+    return factors, size
+
+
 class _AtDac(torch.autograd.Function):
     """The inputs at the DAC for inputs `x` [n, in], with their gradient."""
 
@@ -261,15 +245,15 @@ class _OnArrays(torch.autograd.Function):
     """The weight [out, in], float32, on the arrays for the plain `weight` [out, in], with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, transform: InputTransform) -> Tensor:
-        ctx.transform, ctx.dtype = transform, weight.dtype
-        return transform.turned(weight.double(), transform.inverse_factors).float()
+    def forward(ctx: Any, weight: Tensor, transform: InputTransform, inverse: Tensor) -> Tensor:
+        ctx.transform, ctx.inverse, ctx.dtype = transform, inverse.float(), weight.dtype
+        return transform.turned(weight.double(), inverse).float()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         transform: InputTransform = ctx.transform
         turned = transform.turned(gradient, torch.ones_like(transform.factors))
-        return (turned * transform.inverse_factors.float()).to(ctx.dtype), None
+        return (turned * ctx.inverse).to(ctx.dtype), None, None
 
 
 def rotated(values: Tensor, block: int) -> Tensor:

@@ -55,7 +55,7 @@ from memsim.nn.rounding import TrainedScale
 from memsim.nn.sources import effective_weight
 from memsim.post_training.allotment import Allotment
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
-from memsim.post_training.inputs import InputFit, chosen_transform, taken_over
+from memsim.post_training.inputs import InputFit, chosen_transform, describe
 from memsim.post_training.moments import MOST_INPUTS, mean_of, moments_of
 from memsim.post_training.read_back import cell_outcomes
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping, measurements
@@ -360,13 +360,14 @@ def _fitted_matrix(
     transform: InputTransform | None
     changed: InputFit | None
     if trained is not None and trained.transform is not None:
-        transform, changed = taken_over(trained.transform, weight)
+        transform = trained.transform.for_arrays(weight)
+        changed, weight = describe(transform), trained.transform.weight(weight).detach()
     else:
         transform, changed = chosen_transform(
             name, weight, spec, recipe, statistics, groups=groups, is_trained=is_trained
         )
+        weight = weight if transform is None else transform.weight(weight)
     if transform is not None:
-        weight = transform.weight(weight)
         moments = None if moments is None else transform.moments(moments)
         mean = None if mean is None else transform(mean.to(weight.device)).cpu()
     scale = None if trained is None else trained.scale

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from memsim.config.schema import Section, Within, problem
 from memsim.crossbar import encode
 from memsim.crossbar.encode import bits_of
-from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
@@ -41,6 +40,7 @@ from memsim.nn.quantised_product import QuantisedLayer, QuantisedProduct
 from memsim.nn.quantisers import seams
 from memsim.nn.rounding import NEGLIGIBLE, QUANTISERS, ActivationQuantiser, Method, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, effective_weight, stored_parts
+from memsim.nn.trained_transform import TrainedTransform
 from memsim.nn.transfer import HardwareTransfer, require_trainable
 from memsim.post_training.fitting import fitted
 from memsim.post_training.inputs import chosen_transform
@@ -201,7 +201,7 @@ class Quantisation:
                             source.store(weight, effective_weight(model, source.tensor))
                         if transform is not None:
                             made[matrix].trained_transform = transform
-                            weight, known = transform.weight(weight), transform.statistics(known)
+                            weight, known = transform.weight(weight).detach(), transform.statistics(known)
                     self._quantise(made[matrix], matrix, weight, scale, source, *chosen[matrix], known, usual_input)
         replace_modules(model, replacements)
         refuse_fused_kernels(model)
@@ -225,7 +225,7 @@ class Quantisation:
                 assert isinstance(product.weight_quantiser, WeightQuantiser)
                 weight, known, transform = weights[name], statistics[name], product.trained_transform
                 if transform is not None:
-                    weight, known = transform.weight(weight), transform.statistics(known)
+                    weight, known = transform.weight(weight).detach(), transform.statistics(known)
                 levels = product.weight_quantiser.levels(weight)
                 measured = replace(known, full_scale=product.full_scale or known.full_scale)
                 product.transfer.calibrate(levels, product.trained_scale[1], measured)
@@ -284,7 +284,7 @@ class Quantisation:
         spec: HardwareSpec,
         source: WeightSource,
         statistics: InputStatistics,
-    ) -> tuple[Tensor, Tensor, InputTransform | None]:
+    ) -> tuple[Tensor, Tensor, TrainedTransform | None]:
         """Fit the matrix `name` [out, in / groups] as `mapping` says.
 
         Returns the weight that its levels stand for, [out, in / groups] and for inputs as they are, the scale, and the
@@ -303,8 +303,8 @@ class Quantisation:
         rounded = found.levels * encode.scale_of_weights(found.scale, matrix.shape[1], spec.tile.rows)
         if transform is None:
             return rounded.to(matrix.dtype), found.scale, None
-        plain = InputTransform(transform.factors, transform.block_size)
-        return transform.plain_weight(rounded).to(matrix.dtype), found.scale, plain
+        plain = transform.plain_weight(rounded).to(matrix.dtype)
+        return plain, found.scale, TrainedTransform.of(transform, rounded)
 
     def _quantise(
         self,

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from memsim.crossbar.input_transform import InputTransform
 from memsim.nn.named_layers import NamedLayer
 from memsim.nn.rounding import QUANTISERS, ActivationQuantiser, TrainedScale, WeightQuantiser, dtype_of_state
 from memsim.nn.sources import WeightSource, computed_name, computed_tensor, effective_weight
+from memsim.nn.trained_transform import TrainedTransform
 from memsim.nn.transfer import HardwareTransfer
 
 Stream = Callable[[Iterable[Tensor]], Tensor]
@@ -26,7 +26,7 @@ class QuantisedProduct(nn.Module):
     """The product of rows with a matrix, both rounded; an nn.Identity takes the place of a missing quantiser.
 
     With a `transfer`, the hardware computes the product from the same codes and levels, and the gradient is that of the
-    product of the rounded numbers. With an `trained_transform`, which has no weights of its own, inputs and matrix are
+    product of the rounded numbers. With a `trained_transform`, inputs and matrix are
     transformed before they are rounded, and the product of its digital rows is added unrounded.
     """
 
@@ -35,7 +35,7 @@ class QuantisedProduct(nn.Module):
         self.weight_quantiser: nn.Module = nn.Identity()
         self.input_quantiser: nn.Module = nn.Identity()
         self.output_quantiser: nn.Module = nn.Identity()
-        self.trained_transform: InputTransform | None = None
+        self.trained_transform: TrainedTransform | None = None
         self.transfer: HardwareTransfer | None = None
 
     @property
@@ -95,10 +95,8 @@ class RoundedMatrix:
         assert transform is not None
         rows = torch.cat(list(parts))
         product = self._through_quantisers(transform(rows.float()).to(rows.dtype), self._multiply, None)
-        places = transform.places_of_digital_rows
-        if len(places):
-            product = product + F.linear(rows[:, places], self._plain[:, places].to(rows.dtype)).to(product.dtype)
-        return product
+        digital = transform.product_of_digital_rows(rows, self._plain)
+        return product if digital is None else product + digital.to(product.dtype)
 
     def _through_quantisers(
         self,

@@ -14,12 +14,12 @@ from collections.abc import Container, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from memsim.crossbar.input_transform import InputTransform
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, replace_modules
 from memsim.nn.quantised_product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
 from memsim.nn.rounding import LEAST, ActivationQuantiser, TrainedScale, WeightQuantiser
+from memsim.nn.trained_transform import TrainedTransform
 
 BITS = (2, 16)
 """The least and the largest number of bits of a quantiser."""
@@ -105,12 +105,12 @@ def _tile_rows(quantiser: str, tensors: Mapping[str, Tensor]) -> int | None:
     return _stored_number(name, tensors, 1, MOST_ROWS) if of_tiles else None
 
 
-def _transform(product: str, tensors: Mapping[str, Tensor]) -> InputTransform | None:
+def _transform(product: str, tensors: Mapping[str, Tensor]) -> TrainedTransform | None:
     """Return the transform of the inputs of the module `product`; None where it has none. Raises InputError."""
     prefix = f"{product}{_TRANSFORM}"
     found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     try:
-        return InputTransform.from_training(found) if found else None
+        return TrainedTransform.from_checkpoint(found) if found else None
     except InputError as error:
         raise InputError(f"{product}: {error}; it is damaged") from None
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memsim.crossbar import convert, encode
-from memsim.crossbar.input_transform import InputTransform
 from memsim.hardware import BinaryPlanes, Weights
 from memsim.nn import compiled_rounding
+from memsim.nn.trained_transform import TrainedTransform
 
 Method = Literal["lsq", "minmax"]
 
@@ -129,7 +129,7 @@ class TrainedScale(NamedTuple):
     bits: int
     scale: Tensor
     tile_rows: int | None = None
-    transform: InputTransform | None = None
+    transform: TrainedTransform | None = None
 
 
 class WeightQuantiser(nn.Module):

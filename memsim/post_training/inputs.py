@@ -85,21 +85,16 @@ def chosen_transform(
         return None, InputFit(inputs)
     signs = torch.randint(2, (inputs,), generator=rng.generator(name, "rotation")) * 2 - 1
     transform = InputTransform.make(weight, scale=scale, signs=signs, block=block, digital_rows=rows)
-    return transform, _described(transform, scaled=scale is not None)
+    return transform, describe(transform)
 
 
-def taken_over(transform: InputTransform, weight: Tensor) -> tuple[InputTransform, InputFit]:
-    """Return the transform with which `weight` [out, in] was trained, with its digital rows, and what it is."""
-    whole = transform.with_digital_weight(weight)
-    unscaled = torch.ones_like(whole.factors)
-    unscaled[: whole.rotated] *= whole.block_size**-0.5
-    is_scaled = (whole.factors != 0) & (whole.factors.abs() != unscaled)
-    return whole, _described(whole, scaled=bool(is_scaled.any()))
-
-
-def _described(transform: InputTransform, *, scaled: bool) -> InputFit:
+def describe(transform: InputTransform) -> InputFit:
+    """Return what `transform` does with the inputs of its matrix."""
+    unscaled = torch.ones_like(transform.factors)
+    unscaled[: transform.rotated] = transform.block_size**-0.5
+    is_scaled = (transform.factors != 0) & (transform.factors.abs() != unscaled)
     own = transform.rotated, transform.block_size, transform.digital, transform.operations
-    return InputFit(transform.in_features, scaled, *own)
+    return InputFit(transform.in_features, bool(is_scaled.any()), *own)
 
 
 def _why_not(recipe: MappingRecipe, statistics: InputStatistics | None, groups: int, is_trained: bool) -> str | None:

@@ -22,6 +22,7 @@ from memsim.nn.mapping import map_model, measure_inputs
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
 from memsim.nn.rounding import ActivationQuantiser
 from memsim.post_training.recipe import load_mapping
+from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.optimiser import make_optimiser, set_learning_rate
 from memsim.training.quantised import QuantisedTraining
 from memsim.training.recipe import load_train_config
@@ -65,14 +66,17 @@ def test_linear_layers_are_quantised_and_others_are_left() -> None:
         trained(full_precision=["front"])
 
 
+@pytest.mark.parametrize("changes", [{"rotation": "none", "digital_rows": 0}, {"digital_rows": 0.2}])
 @pytest.mark.parametrize("scale", ["per_tile", "per_channel"])
-def test_training_starts_from_what_a_mapping_recipe_fits(scale: Literal["per_tile", "per_channel"]) -> None:
-    spec = load_hardware({"base": "ideal", "tile": {"rows": 3, "cols": 8}, "digital": []})
+def test_training_starts_from_what_a_mapping_recipe_fits(
+    scale: Literal["per_tile", "per_channel"], changes: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = load_hardware({"base": "ideal", "tile": {"rows": 4, "cols": 8}, "digital": []})
     net = drawn(Mixed)[0]
     statistics = CalibrationData(net, [X]).statistics(with_moments=True)
-    mapping = load_mapping({"base": "levels", "scale": scale})
+    mapping = load_mapping({"base": "feedback", "scale": scale, "trim": "none", **changes})
     chip = map_model(net, spec, bits=3, calibration=statistics, mapping=mapping)
-    recipe = {"layers": "all", "inputs": None, "weights": {"scale": scale}, "mapping": "levels"}
+    recipe = {"layers": "all", "inputs": None, "weights": {"scale": scale}, "mapping": "feedback"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("memsim.nn.quantisation.load_mapping", lambda name: mapping)
         learner = Quantisation(QuantisationConfig.model_validate(recipe), 3, spec).apply(copy.deepcopy(net), statistics)
@@ -83,16 +87,28 @@ def test_training_starts_from_what_a_mapping_recipe_fits(scale: Literal["per_til
         torch.testing.assert_close(learner.train()(X), chip(X), rtol=1e-4, atol=1e-6)
     again = map_model(learner, spec, bits=3)
     for name, matrix in mapping_of(chip).layers.items():
-        torch.testing.assert_close(mapping_of(again).layers[name].quantised_weight(), matrix.quantised_weight())
+        trained = mapping_of(again).layers[name]
+        torch.testing.assert_close(trained.quantised_weight(), matrix.quantised_weight())
+        assert (trained.input_transform is None) == (matrix.input_transform is None)
     assert not torch.equal(learner.middle.weight, net.middle.weight)
+    file, mapped = tmp_path / "learner.safetensors", tmp_path / "mapped.safetensors"
+    memsim.save_checkpoint(file, learner.state_dict(), {})
+    memsim.map_checkpoint(file, spec, bits=3, out=mapped)
+    stored = load_checkpoint(mapped)
+    assert not any("trained_transform" in name for name in stored.names)
+    for name, matrix in mapping_of(again).layers.items():
+        if name == "front":  # a file does not say that it has groups
+            continue
+        for key, value in matrix.state_dict().items():
+            assert torch.equal(stored.tensors()[f"{name}.matrix.{key}"], value), (name, key)
 
 
 @pytest.mark.parametrize(
     ("mapping", "weights", "found"),
     [
-        ({"trim": "column"}, {}, "trims, reads cells back or changes inputs"),
-        ({"rotation": "hadamard"}, {}, "trims, reads cells back or changes inputs"),
-        ({"feedback": {"read_back": "rows"}}, {}, "trims, reads cells back or changes inputs"),
+        ({"offsets": True}, {}, "reads cells back, adds offsets or allots bits"),
+        ({"allot": {"budget": "bits_per_weight", "at_most": 4}}, {}, "reads cells back, adds offsets or allots bits"),
+        ({"feedback": {"read_back": "rows"}}, {}, "reads cells back, adds offsets or allots bits"),
         ({}, {"method": "minmax"}, "set weights.method: lsq"),
         ({}, {"scale": "per_channel"}, "its scales are per_tile; set weights.scale: per_tile"),
     ],
@@ -101,7 +117,7 @@ def test_recipes_that_training_cannot_start_from_are_refused(
     mapping: dict[str, Any], weights: dict[str, Any], found: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "own.yaml"
-    file.write_text(json.dumps({"base": "levels", **mapping}))
+    file.write_text(json.dumps({"base": "feedback", **mapping}))
     config = {"weights": {"scale": "per_tile", **weights}, "mapping": str(file)}
     with pytest.raises(InputError, match=found) as caught:
         Quantisation(QuantisationConfig.model_validate(config), 3, SPEC)

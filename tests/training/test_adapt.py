@@ -80,7 +80,7 @@ def test_it_resumes_exactly_and_hears_the_teacher_once(
     corpus = without_texts(corpus)
 
     def one(out: str) -> Any:
-        changes = {"weights_begin": 0.6, "mapping": "levels"}
+        changes = {"weights_begin": 0.6, "mapping": "feedback"}
         return job(corpus, tmp_path / out, config, recogniser=from_start(start), hooks=hooks(config, **changes))
 
     steps = len(run(one("whole.safetensors")).losses)
