@@ -91,6 +91,28 @@ def test_the_transformed_matrix_multiplies_as_the_plain_one(
     assert torch.allclose(transform.moments(moments).double()[0], at_dac.T @ at_dac / len(x), atol=1e-4)
 
 
+@pytest.mark.parametrize(("block", "digital"), [(1, 0), (8, 0), (8, 2), (16, 3)])
+def test_gradients_are_those_of_the_formula(block: int, digital: int) -> None:
+    """Inputs and weights go through it as through products with matrices that are written out."""
+    weight, x = problem()
+    transform = transform_of(weight, block, digital)
+    matrix = torch.eye(21, dtype=torch.float64)
+    for first in range(0, transform.rotated, block):
+        matrix[first : first + block, first : first + block] = hadamard(block)
+    factors = transform.factors.double()
+    inverse = torch.where(factors == 0, 0.0, 1 / factors)
+    inverse[: transform.rotated] /= block
+    for function, values, by_hand in ((transform, x, factors), (transform.weight, weight, inverse)):
+        towards = torch.randn(len(values), 21, generator=torch.Generator().manual_seed(1))
+        own = values.clone().requires_grad_()
+        (function(own) * towards).sum().backward()
+        written = values.double().requires_grad_()
+        ((written * by_hand) @ matrix * towards).sum().backward()
+        assert own.grad is not None
+        assert written.grad is not None
+        assert close(own.grad, written.grad, 1e-6)
+
+
 def test_rotations_keep_norms_and_spread_outliers() -> None:
     weight, x = problem(5, 64)
     x[:, 3] *= 100
@@ -184,11 +206,11 @@ def test_a_transformed_matrix_survives_safetensors_pickle_copy_and_load_state_di
     [
         (
             {"input_transform.block": None},
-            "layer: the mapped file lacks the tensor input_transform.block; map it",
+            "layer: the file lacks the tensor input_transform.block; map it",
         ),
         ({"input_transform.block": torch.tensor(3)}, "input_transform.block is 3, not a power of 2 up to 21"),
         ({"input_transform.block": torch.tensor(32)}, "input_transform.block is 32, not a power of 2 up to 21"),
-        ({"input_transform.factors": torch.ones(20)}, "input_transform.factors is [20], or not finite"),
+        ({"input_transform.factors": torch.ones(20)}, "input_transform.factors is [20], not [21]"),
         ({"input_transform.factors": torch.ones(21)}, "are not those whose input_transform.factors are 0"),
         ({"input_transform.digital_rows": None}, "are not those whose input_transform.factors are 0"),
         ({"input_transform.digital_weight": torch.ones(6, 1)}, "are not those whose input_transform.factors are 0"),
