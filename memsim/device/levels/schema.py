@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -68,9 +69,9 @@ class Piece(Formula):
 
 
 class LawSection(Formula):
-    """A law by conductance: a formula, or pieces of which the first that reaches to the argument holds.
+    """A law by conductance: a formula, or pieces of which the first that reaches to the law's `argument` holds.
 
-    All pieces are of the `argument` of their own.
+    The form of a piece takes the argument of its own.
     """
 
     pieces: Annotated[tuple[Piece, ...], Strict(False), Field(min_length=2)] | None = None
@@ -164,7 +165,7 @@ class Quantiles(Section):
     def _rises(self) -> Quantiles:
         _require_rising(self.probabilities, "probabilities", above=0, below=1)
         _require_as_many(self.values, self.probabilities, "values", "probabilities")
-        if len(self.values) < 2 or any(b < a for a, b in zip(self.values, self.values[1:], strict=False)):
+        if len(self.values) < 2 or any(b < a for a, b in pairwise(self.values)):
             raise problem("must hold at least two numbers that do not fall", key="values")
         return self
 
@@ -303,7 +304,7 @@ def _require_one(section: Section, keys: Sequence[str]) -> None:
 
 
 def _require_rising(numbers: Sequence[float], key: str, above: float = -math.inf, below: float = math.inf) -> None:
-    if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(numbers)):
         raise problem("must rise from number to number", key=key)
     if numbers and not (above < numbers[0] and numbers[-1] < below):
         raise problem(f"must be above {above}" + (f" and below {below}" if below < math.inf else ""), key=key)
