@@ -34,6 +34,7 @@ from memsim.hardware import (
     apply_settings,
     load_hardware,
 )
+from memsim.hardware.options import choose_hardware
 from memsim.hardware.spec import _SCHEMA
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
@@ -324,7 +325,8 @@ quite_something: 1
         "x.yaml:16: digital: expected a list, got 'output*'",
         "x.yaml:17: vmax_volts: unknown key (nearest: dac.vmax_volts, programming.cycling.vmax_volts)",
         "x.yaml:18: quite_something: unknown key (known here: name, cell, tile, weights, dac, adc, gain_per_ampere,"
-        " programming, wires, read_noise, read_disturb, faults, retention, cost, digital, embeddings, overrides)",
+        " programming, wires, read_noise, read_disturb, faults, read_at_seconds, drift_compensation, retention, cost,"
+        " digital, embeddings, overrides)",
     ]
 
 
@@ -451,14 +453,16 @@ def test_impossible_incremental_resets(write, text, expected):
     assert f" programming.{expected}" in line
 
 
-def test_several_levels_need_incremental_reset(write):
+def test_several_levels_of_switching_cells_need_incremental_reset(write):
     text = "weights:\n  encoding: multilevel\n  cell_bits: {bits}\nprogramming: {{scheme: {scheme}}}"
     for scheme in ("single_pulse", "write_verify"):
-        assert problems(write(text.format(bits=3, scheme=scheme))) == [
-            "x.yaml:3: weights.cell_bits: 3 bits per cell need programming: {scheme: incremental_reset};"
-            f" {scheme} gives a cell two states"
-        ]
-        assert load_hardware(write(text.format(bits=1, scheme=scheme))).weights.cell_bits == 1
+        with pytest.raises(InputError) as error:
+            choose_hardware(write(text.format(bits=3, scheme=scheme)))
+        assert str(error.value) == (
+            "weights.cell_bits: 3 bits per cell need programming: {scheme: incremental_reset};"
+            f" {scheme} gives a cell of synaptogen two states"
+        )
+        assert choose_hardware(write(text.format(bits=1, scheme=scheme))).weights.cell_bits == 1
     spec = load_hardware(write(text.format(bits=4, scheme="incremental_reset")))
     assert spec.weights.cell_bits == 4
     ideal = load_hardware({"base": "ideal", "weights": {"encoding": "multilevel", "cell_bits": 4}})
@@ -551,8 +555,6 @@ overrides:
             "x.yaml:10: overrides[3]: expected a section of keys, got 'c'; its keys are match, weights, dac, adc,"
             " gain_per_ampere, programming, read_noise",
             "x.yaml:3: overrides[0].adc.bits: 40 is out of range (2 to 16)",
-            "x.yaml:8: overrides[2].weights.cell_bits: 2 bits per cell need programming: {scheme: incremental_reset};"
-            " single_pulse gives a cell two states",
         ]
     )
     (line,) = problems(write("overrides: [{match: a, dac: none}]"))

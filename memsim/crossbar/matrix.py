@@ -17,6 +17,7 @@ from memsim.crossbar.convert import AdcErrors
 from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.power import RowLoads, Work
+from memsim.crossbar.products import ProductColumns
 from memsim.crossbar.program import program_matrix, settings_of_states
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.ranges import has_input_range, in_range
@@ -63,6 +64,7 @@ class MappedMatrix(nn.Module):
         input_transform: the digital transform of the inputs before the DAC, for which levels and scale are those of the
             transformed weight; None where inputs reach the DAC as they are.
         programming: the report of the programming; None for ideal cells and for a matrix that was loaded.
+        trim_vectors: the number of input vectors that were read to fit its trims; 0 for a matrix that was loaded.
 
     The tensors are those of a mapped checkpoint.
     """
@@ -98,6 +100,7 @@ class MappedMatrix(nn.Module):
         self.clips = ClipCounts()
         self.work = Work()
         self.programming: ProgrammingReport | None = None
+        self.trim_vectors = 0
         self.register_buffer("levels", levels)
         self.register_buffer("scale", scale)
         self.register_buffer("states", states)
@@ -106,7 +109,7 @@ class MappedMatrix(nn.Module):
         self.input_transform = None if input_transform is None else input_transform.sharing_tensors()
         self._operator: Operator | PackedOperator | None = None
         self._factor: Tensor | None = None
-        self._ir_drop: list[IrDropColumns] = []
+        self._ir_drop: list[IrDropColumns | ProductColumns] = []
         self._row_loads: RowLoads | None = None
 
     @classmethod
@@ -177,8 +180,10 @@ class MappedMatrix(nn.Module):
         matrix.programming = self.programming
         matrix.offset = self.offset
         matrix.set_trims(self.gain_trim, self.offset_trim)
+        matrix.trim_vectors = self.trim_vectors
         if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
-            matrix._ir_drop = self._ir_drop
+            if spec.wires is not None or spec.read_noise == self.spec.read_noise:
+                matrix._ir_drop = self._ir_drop
             if (spec.adc, spec.gain_per_ampere) == (self.spec.adc, self.spec.gain_per_ampere) and self.is_calibrated:
                 matrix.set_ranges(ConverterRanges(*(getattr(self, name) for name in RANGES)))
                 statistics = None
