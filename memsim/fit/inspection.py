@@ -166,7 +166,7 @@ def _facts_of(measurements: Measurements) -> dict[str, Any]:
         facts["features"][NAMES[i]] = {
             "column": column.name if column else "extracted",
             "unit": units[i],
-            "factor": "10 ** value" if column and column.is_log10 else column.factor if column else 1.0,
+            "factor": column.unit.description if column else 1.0,
             "missing": 1 - len(present) / max(int(spans.sum()), 1),
             "quantiles": (10**quantiles if i == HRS else quantiles).tolist(),
         }
