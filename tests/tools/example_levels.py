@@ -87,7 +87,9 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    made = summary(given.cells, given.seed) if given.kind == "summary" else readings(given.kind, given.cells, given.seed)
+    made = (
+        summary(given.cells, given.seed) if given.kind == "summary" else readings(given.kind, given.cells, given.seed)
+    )
     write(made, given.out)
 
 

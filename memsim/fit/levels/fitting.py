@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from memsim.fit.arrays import Floats, Ints
+from memsim.fit.levels.changes import Changes
 from memsim.fit.levels.law import LEAST_FREEDOM, Form, Law, Location, Scale, Tail
 
 CELLS_PER_KNOT = 5
@@ -29,52 +29,18 @@ _LEAST_SPREAD = 1e-4
 """The least spread, in the typical change: readings have a resolution."""
 _TIMES: tuple[tuple[Location, Scale], ...] = tuple(product(("constant", "log"), ("constant", "log", "sqrt")))
 
+_SKEWABLE: tuple[Tail, ...] = ("gaussian", "laplace", "two_laplaces")
+
 Report = Callable[[float], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Changes:
-    """Conductances of cells after their start, one reading in a place of each array [n].
-
-    Attributes:
-        cells: number of the cell.
-        start: its conductance at the start, in µS.
-        seconds: time since the start.
-        now: conductance, in µS.
-        group: number of the group of times that `seconds` belongs to.
-    """
-
-    cells: Ints
-    start: Floats
-    seconds: Floats
-    now: Floats
-    group: Ints
-
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    def where(self, keep: Any) -> Changes:
-        """Return the readings of a mask or of indices."""
-        return Changes(*(getattr(self, name)[keep] for name in ("cells", "start", "seconds", "now", "group")))
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (start, seconds, now) as float64 tensors."""
-        start, seconds, now = (torch.from_numpy(np.ascontiguousarray(a)) for a in (self.start, self.seconds, self.now))
-        return start, seconds, now
-
-    @property
-    def positive(self) -> bool:
-        """Whether all conductances are above zero, as a law of ln g needs."""
-        return bool((self.start > 0).all() and (self.now > 0).all())
-
-
-def fit_law(changes: Changes, form: Form, knots: int, first_seconds: float, iterations: int = _ITERATIONS) -> Law:
+def fit_law(changes: Changes, form: Form, knots: int, iterations: int = _ITERATIONS) -> Law:
     """Return the law of `form` with most likelihood for `changes`, over at most `knots` knots."""
     start, seconds, now = changes.tensors()
     places = place_knots(changes, knots)
     size = form.size(len(places))
     x = np.log(changes.now / changes.start) if form.relative else changes.now - changes.start
-    unit = _typical(x)
+    unit, first_seconds = _typical(x), changes.first_seconds
     span = max(float(np.log(changes.seconds.max() / first_seconds)), 1.0)
     raw = torch.zeros(size, dtype=torch.float64)
     named = _named(raw, form, len(places))
@@ -170,13 +136,15 @@ class Choice:
     candidates: tuple[Candidate, ...]
 
 
-def choose(changes: Changes, seed: int, *, in_time: bool = True, report: Report = lambda done: None) -> Choice:
+def choose(
+    changes: Changes, seed: int, *, in_time: bool = True, relative: bool = True, report: Report = lambda done: None
+) -> Choice:
     """Choose the kind of law and the number of knots for `changes` by the likelihood of held-out cells.
 
     Half of the cells are fitted and the others are scored, and the reverse if there are few. With `in_time` and three
     groups of times or more, the last one is not fitted either, and has half of the weight of the score. First the best
     dependence on time is taken; then, of the tails, and then of the numbers of knots, the one of fewest parameters
-    within one standard error of the best. A law of ln g has Gaussian tails alone: heavier ones have no mean.
+    within one standard error of the best. Laws of ln g, tried if `relative`, are Gaussian: heavier tails have no mean.
     """
     halves = _halves(changes, seed)
     groups = np.unique(changes.group)
@@ -188,7 +156,6 @@ def choose(changes: Changes, seed: int, *, in_time: bool = True, report: Report 
         helds.append(changes.where(np.isin(changes.cells, scored)))
     weights = [_weights(held, last) / len(halves) for held in helds]
     cells = np.concatenate([held.cells for held in helds])
-    first_seconds = float(changes.seconds.min())
     most = max(1, len(halves[0][0]) // CELLS_PER_KNOT)
     default = min(6, most)
     scores: dict[tuple[Form, int], Floats] = {}
@@ -200,7 +167,7 @@ def choose(changes: Changes, seed: int, *, in_time: bool = True, report: Report 
             if option not in scores:
                 parts = []
                 for train, held, weight in zip(trains, helds, weights, strict=True):
-                    law = fit_law(train, *option, first_seconds, _COMPARING_ITERATIONS)
+                    law = fit_law(train, *option, _COMPARING_ITERATIONS)
                     parts.append(np.asarray(law.log_density(*held.tensors())) * weight)
                 scores[option] = np.concatenate(parts)
             report(done + (k + 1) / len(options) / 3)
@@ -211,12 +178,17 @@ def choose(changes: Changes, seed: int, *, in_time: bool = True, report: Report 
         tried.extend(Candidate(name, *o, float(scores[o].sum()), errors[o], o == taken) for o in options)
         return taken
 
-    kinds = [Form(tail="laplace"), Form(tail="gaussian"), *([Form(True, tail="gaussian")] if changes.positive else [])]
+    kinds = [
+        Form(tail="laplace"),
+        Form(tail="gaussian"),
+        *([Form(True, tail="gaussian")] if relative and changes.positive else []),
+    ]
     times = _TIMES if len(np.unique(trains[0].group)) > 1 else _TIMES[:1]
     options = ((replace(kind, location=m, scale=b), default) for kind, (m, b) in product(kinds, times))
     form, _ = stage("time", options, 0.0, 0.0)
-    tails: tuple[Tail, ...] = ("gaussian",) if form.relative else ("gaussian", "laplace", "student", "two_laplaces")
-    options = ((replace(form, tail=tail, skewed=skewed), default) for tail, skewed in product(tails, (False, True)))
+    tails = ((tail, skewed) for tail in _SKEWABLE for skewed in (False, True))
+    shapes: list[tuple[Tail, bool]] = [("gaussian", False)] if form.relative else [*tails, ("student", False)]
+    options = ((replace(form, tail=tail, skewed=skewed), default) for tail, skewed in shapes)
     form, _ = stage("tails", options, 0.0, 1 / 3)
     _, knots = stage("knots", ((form, k) for k in _KNOTS if k <= most), 1.0, 2 / 3)
     return Choice(form, knots, tuple(tried))

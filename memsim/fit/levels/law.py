@@ -160,6 +160,37 @@ class Law:
         is_below = uniform < 1 / (1 + torch.exp(2 * shape.skew))
         return self._now(start, torch.where(is_below, -y * torch.exp(-shape.skew), y * torch.exp(shape.skew)), shape)
 
+    def moments(self, start: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and standard deviation of the change of conductances `start`, [n] each, in µS."""
+        shape = self._at(start, seconds)
+        if self.form.relative:  # log-normal
+            variance = shape.b**2
+            mean = start * torch.exp(shape.m + variance / 2)
+            return mean - start, mean * torch.sqrt(torch.expm1(variance))
+        first, second = self._absolute_moments()
+        if shape.share is not None:
+            factor = self.scalars["factor"]
+            first = first * (1 - shape.share + shape.share * factor)
+            second = second * (1 - shape.share + shape.share * factor**2)
+        mean = 2 * first * torch.sinh(shape.skew)
+        variance = second * (2 * torch.cosh(2 * shape.skew) - 1) - mean**2
+        return shape.m + shape.b * mean, shape.b * torch.sqrt(variance)
+
+    def _absolute_moments(self) -> tuple[Any, Any]:
+        """Return the mean and mean square of |z| without skew and wide cells."""
+        if self.form.tail == "gaussian":
+            return math.sqrt(2 / math.pi), 1.0
+        if self.form.tail == "student":
+            n = float(self.scalars["freedom"])
+            log_ratio = math.lgamma((n + 1) / 2) - math.lgamma(n / 2)
+            return 2 * math.sqrt(n / math.pi) / (n - 1) * math.exp(log_ratio), n / (n - 2)
+        return 1.0, 2.0
+
+    def share(self, seconds: Tensor) -> Tensor:
+        """Return the share of wide cells [times, K] at the knots, of a law of two Laplaces."""
+        u = torch.log(seconds.clamp(min=self.first_seconds) / self.first_seconds)
+        return torch.sigmoid(self.by_knot["share0"] + self.by_knot["share1"] * u[:, None])
+
     def _at(self, start: Tensor, seconds: Tensor) -> _Shape:
         hats = hat_weights(start, self.knots)
         u = torch.log(seconds.clamp(min=self.first_seconds) / self.first_seconds)
