@@ -73,8 +73,8 @@ FAULTS = {
         "crossbar/test_read.py",
     ),
     "UR aliased": Fault(
-        "device/cells.py", "start_volts, start_r = self.reset_volts.index_select(0, cells)",
-        "start_volts, start_r = self.features[UR].index_select(0, cells)", "device/test_cells.py",
+        "device/cycles/cells.py", "start_volts, start_r = self.reset_volts.index_select(0, cells)",
+        "start_volts, start_r = self.features[UR].index_select(0, cells)", "device/cycles/test_cells.py",
     ),
     "cells programmed in reverse": Fault(
         "crossbar/program.py", "= tiling.digits(levels, part),", "= tiling.digits(levels, part).flip(0),",

@@ -34,6 +34,7 @@ from memsim.hardware import (
     apply_settings,
     load_hardware,
 )
+from memsim.hardware.options import choose_hardware
 from memsim.hardware.spec import _SCHEMA
 
 SHIPPED = sorted(path.stem for path in (configs_root() / "hardware").glob("*.yaml"))
@@ -451,14 +452,16 @@ def test_impossible_incremental_resets(write, text, expected):
     assert f" programming.{expected}" in line
 
 
-def test_several_levels_need_incremental_reset(write):
+def test_several_levels_of_switching_cells_need_incremental_reset(write):
     text = "weights:\n  encoding: multilevel\n  cell_bits: {bits}\nprogramming: {{scheme: {scheme}}}"
     for scheme in ("single_pulse", "write_verify"):
-        assert problems(write(text.format(bits=3, scheme=scheme))) == [
-            "x.yaml:3: weights.cell_bits: 3 bits per cell need programming: {scheme: incremental_reset};"
-            f" {scheme} gives a cell two states"
-        ]
-        assert load_hardware(write(text.format(bits=1, scheme=scheme))).weights.cell_bits == 1
+        with pytest.raises(InputError) as error:
+            choose_hardware(write(text.format(bits=3, scheme=scheme)))
+        assert str(error.value) == (
+            "weights.cell_bits: 3 bits per cell need programming: {scheme: incremental_reset};"
+            f" {scheme} gives a cell of synaptogen two states"
+        )
+        assert choose_hardware(write(text.format(bits=1, scheme=scheme))).weights.cell_bits == 1
     spec = load_hardware(write(text.format(bits=4, scheme="incremental_reset")))
     assert spec.weights.cell_bits == 4
     ideal = load_hardware({"base": "ideal", "weights": {"encoding": "multilevel", "cell_bits": 4}})

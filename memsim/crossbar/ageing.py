@@ -1,4 +1,7 @@
-"""Changes of the states of programmed cells: relaxation after programming, and drift until the reads."""
+"""Changes of the states of programmed cells: relaxation after programming, and drift until the reads.
+
+A device may know what time does to its cells; the laws with numbers of the spec hold for any device.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar import compiled_cells
-from memsim.device import DeviceModel
+from memsim.device import Device
+from memsim.device.interface import Ageing
 from memsim.hardware import Retention
 from memsim.portable import elementwise
 from memsim.portable.chunks import for_chunks
 from memsim.portable.draws import standard_normals
 
 
-def relax(states: Tensor, fraction: float, device: DeviceModel, key: int) -> None:
+def relax(states: Tensor, fraction: float, device: Device, key: int) -> None:
     """Change the conductance of each of `states` (any shape), in place, by a Gaussian fraction of itself.
 
     `fraction` is the standard deviation. The conductance is taken at the device's reference voltage and does not become
@@ -34,13 +38,27 @@ def relaxed(r: Tensor, cells: Tensor, key: int, fraction: float, open_state: flo
     return (r - open_state) * change + open_state
 
 
-def age(states: Tensor, retention: Retention, key: int) -> None:
-    """Age `states` (any shape), in place, by `age_seconds`: 1 - r falls as (1 + age / reference)^-exponent.
+def apply_ageing(states: Tensor, ageing: Ageing, digits: Callable[[slice], Tensor]) -> None:
+    """Change `states` (any shape), in place, as the device's own `ageing` says.
+
+    `digits` gives the digits [n] of the cells of a part, places in the flat `states`.
+    """
+    flat = states.view(-1)
+
+    def age_part(part: slice) -> None:
+        cells = torch.arange(part.start, part.stop, device=flat.device)
+        flat[part] = ageing(flat[part].float(), digits(part), cells)
+
+    for_chunks(age_part, flat.numel(), flat.device)
+
+
+def age(states: Tensor, retention: Retention, seconds: float, key: int) -> None:
+    """Age `states` (any shape), in place, by `seconds`: 1 - r falls as (1 + age / reference)^-exponent.
 
     Each cell has its own exponent. Drift of conductances is commonly described by this power law; the exponent is not
     fitted to the shipped devices.
     """
-    log2_of_age = math.log2(1 + retention.age_seconds / retention.reference_seconds)
+    log2_of_age = math.log2(1 + seconds / retention.reference_seconds)
     exponents = retention.exponent_std * log2_of_age, retention.exponent * log2_of_age
     law = compiled_cells.aged if states.device.type == "cpu" else aged
     _change(states, lambda r, cells: law(r, cells, key, *exponents))

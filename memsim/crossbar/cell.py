@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memsim.device import DeviceModel, read_noise_std_amperes
+from memsim.device import Device, read_noise_std_amperes
 from memsim.hardware import ReadNoise
 
 
@@ -35,7 +35,7 @@ class MemristorCell:
     Each cell may have several `copies`, whose mean current counts.
     """
 
-    device: DeviceModel
+    device: Device
     vmax_volts: float
     gain_per_ampere: float
     copies: int = 1
@@ -71,7 +71,7 @@ def noise_variance_per_siemens(volts: Tensor, noise: ReadNoise) -> Tensor:
     return read_noise_std_amperes(torch.ones_like(volts), volts, **config).square()
 
 
-def zero_current_state(device: DeviceModel) -> Tensor:
+def zero_current_state(device: Device) -> Tensor:
     """Return the state r [], float64, of a cell without conductance at 0 V.
 
     At -0.6 V such a cell carries 3 % of the current of an LRS cell.

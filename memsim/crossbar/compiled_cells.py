@@ -11,7 +11,7 @@ import torch
 from numba import float64, int32
 from torch import Tensor
 
-from memsim.device.programming import Outcome
+from memsim.device.interface import Outcome
 from memsim.portable.compiled import exp2, normal_pair, random_words_of
 from memsim.portable.draws import key_words
 from memsim.portable.kernels import as_array, kernel

@@ -10,14 +10,14 @@ from torch import Tensor
 from memsim import rng
 from memsim.crossbar.cell import zero_current_state
 from memsim.crossbar.tiling import Tiling
-from memsim.device import DeviceModel, draw_states
+from memsim.device import Device
 from memsim.hardware import Faults
 from memsim.portable.chunks import for_chunks
 from memsim.portable.constants import WORDS
 from memsim.portable.draws import random_words
 
 
-def apply_faults(states: Tensor, faults: Faults, tiling: Tiling, device: DeviceModel, key: int) -> None:
+def apply_faults(states: Tensor, faults: Faults, tiling: Tiling, device: Device, key: int) -> None:
     """Change states [..., in, out] in place by faults, which are drawn for every array of the leading axes by itself.
 
     A stuck cell has the state of a fresh cell in LRS or HRS, whatever was written to it. The cells of a dead row or
@@ -39,7 +39,7 @@ def apply_faults(states: Tensor, faults: Faults, tiling: Tiling, device: DeviceM
         states.masked_fill_(columns, conducts_nothing)
 
 
-def _stick(flat: Tensor, faults: Faults, device: DeviceModel, key: int) -> None:
+def _stick(flat: Tensor, faults: Faults, device: Device, key: int) -> None:
     """Give the stuck cells among the states `flat` [n], whose counters are their places, the state that they keep."""
     lrs_words, words = (round(share * WORDS) for share in (faults.stuck_lrs, faults.stuck_lrs + faults.stuck_hrs))
     own_key = rng.derive_seed(key, "stuck")
@@ -49,7 +49,7 @@ def _stick(flat: Tensor, faults: Faults, device: DeviceModel, key: int) -> None:
         (word,) = random_words(key, cells, 1)
         stuck = (word < words).nonzero().squeeze(1)
         is_lrs = word.index_select(0, stuck) < lrs_words
-        drawn = draw_states(device, is_lrs, cells.index_select(0, stuck), own_key)
+        drawn = device.stuck_states(is_lrs, cells.index_select(0, stuck), own_key)
         flat[part].index_copy_(0, stuck, drawn.to(flat.dtype))
 
     for_chunks(stick_part, flat.numel(), flat.device)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar import compiled_wires
-from memsim.device import DeviceModel
+from memsim.device import Device
 from memsim.errors import InputError
 
 CHUNK_CELLS = {"cpu": 1 << 18, "cuda": 1 << 25}
@@ -75,7 +75,7 @@ class IrDropArrays:
     @classmethod
     def make(
         cls,
-        device: DeviceModel,
+        device: Device,
         states: Tensor,
         segment_ohms: float,
         vmax_volts: float,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from memsim.crossbar.drive import Drive
 from memsim.crossbar.ir_drop import IrDropColumns
-from memsim.device import DeviceModel
+from memsim.device import Device
 
 
 @dataclass
@@ -41,7 +41,7 @@ class RowLoads:
     def __init__(
         self,
         drive: Drive,
-        device: DeviceModel,
+        device: Device,
         by_pack: Iterable[tuple[slice, Tensor]],
         ir_drop: Sequence[IrDropColumns] = (),
     ) -> None:

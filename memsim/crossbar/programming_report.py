@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memsim.crossbar import compiled_cells
 from memsim.crossbar.compiled_cells import BLOCK
-from memsim.device.programming import Outcome, Programmer
+from memsim.device.interface import Outcome, Programmer
 from memsim.hardware import Scheme
 
 

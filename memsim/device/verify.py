@@ -9,33 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memsim.device.model import DeviceModel
+from memsim.device.interface import CurrentScale
 from memsim.device.noise import read_noise_std_amperes
 from memsim.hardware import Noise, VerifyAdc
 from memsim.portable import elementwise
 
 NOISE_REACH = 6.0
 """Standard deviations beyond which noise is neglected; it reaches further once in 10^9 reads."""
-
-
-class CurrentScale:
-    """Currents of cells at `volts` as fractions of `full_scale_amperes`, which are affine in the state r."""
-
-    def __init__(self, device: DeviceModel, volts: float, full_scale_state: float) -> None:
-        """Take the current of a cell in `full_scale_state` as full scale."""
-        at = torch.tensor(volts, dtype=torch.float64, device=device.device)
-        llrs, window = device.llrs_current_amperes(at).item(), device.window_amperes(at).item()
-        self.volts = volts
-        self.full_scale_amperes = llrs + full_scale_state * window
-        self.offset, self.slope = llrs / self.full_scale_amperes, window / self.full_scale_amperes
-
-    def currents(self, r: Tensor) -> Tensor:
-        """Return the currents of cells in the states `r` (any shape), as fractions of full scale."""
-        return r * self.slope + self.offset
-
-    def states(self, currents: Tensor) -> Tensor:
-        """Return the states of cells with these `currents` (any shape), fractions of full scale."""
-        return (currents - self.offset) / self.slope
 
 
 class ReadConstants(NamedTuple):

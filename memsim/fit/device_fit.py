@@ -13,7 +13,7 @@ from rich.console import RenderableType
 
 from memsim.arguments import require_types
 from memsim.device import DeviceModel, save_device
-from memsim.device.file import summarise, summary_yaml
+from memsim.device.cycles.file import summarise, summary_yaml
 from memsim.errors import InputError
 from memsim.fit import fit_report
 from memsim.fit.fit import Fit, FitOptions, fit_model

@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import least_squares
 
 from memsim.device import DeviceModel, state_means
-from memsim.device.model import HRS, LRS, UR, US
+from memsim.device.cycles.model import HRS, LRS, UR, US
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
 from memsim.fit.measurements import Measurements

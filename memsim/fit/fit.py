@@ -15,12 +15,13 @@ import scipy
 import sklearn
 import torch
 
-from memsim.device import DeviceModel, load_device
-from memsim.device.cells import Cells
-from memsim.device.features import stationary_autocovariances
-from memsim.device.model import HRS, LRS
+from memsim.device import DeviceModel
+from memsim.device.cycles.cells import Cells
+from memsim.device.cycles.features import stationary_autocovariances
+from memsim.device.cycles.model import HRS, LRS
 from memsim.errors import InputError
 from memsim.fit.arrays import Floats, Ints
+from memsim.fit.base import load_base
 from memsim.fit.envelopes import Envelopes, envelopes
 from memsim.fit.measurements import NAMES, Measurements, Progress
 from memsim.fit.mixture import DEVICES_PER_COMPONENT, Mixture, fit_mixture, mixture_moments
@@ -125,7 +126,7 @@ def fit_model(
             devices or cycles.
     """
     options = options or FitOptions()
-    base = load_device(options.base)
+    base = load_base(options.base)
     notes: list[str] = []
     devices = _usable(measurements, options, notes)
     measured = list(measurements.measured)

@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 
 from memsim.device import DeviceModel
-from memsim.device.model import HRS, LRS
+from memsim.device.cycles.model import HRS, LRS
 from memsim.fit.arrays import Floats, Ints
 from memsim.fit.fit import Fit
 from memsim.fit.goodness import CROSS_LAGS, PROBABILITIES, STANDARD_ERRORS, Distribution, Goodness

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from memsim.device.cells import draw_cycles
-from memsim.device.model import HRS
+from memsim.device.cycles.cells import draw_cycles
+from memsim.device.cycles.model import HRS
 from memsim.fit.arrays import Bools, Floats
 from memsim.fit.correlogram import Correlogram, CorrelogramSums
 from memsim.fit.fit import Fit

@@ -11,9 +11,9 @@ import numpy as np
 from rich.console import RenderableType
 
 from memsim.arguments import require_types
-from memsim.device import load_device
-from memsim.device.model import HRS
+from memsim.device.cycles.model import HRS
 from memsim.errors import InputError
+from memsim.fit.base import load_base
 from memsim.fit.columns import FEATURES, parse_features, parse_renames
 from memsim.fit.fit_tables import inspection_parts
 from memsim.fit.measurements import NAMES, Measurements, read_measurements, require_volts
@@ -129,7 +129,7 @@ def load_measurements(
         columns=columns,
         from_base=unmeasured,
         polarity=polarity,
-        read_volts=load_device(base).reference_volts if read_volts is None else read_volts,
+        read_volts=load_base(base).reference_volts if read_volts is None else read_volts,
         seed=seed,
         progress=listener.progress,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memsim.device.model import HRS
+from memsim.device.cycles.model import HRS
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
 from memsim.fit.cycle_grid import CycleGrid, CycleRows

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from memsim.device import DeviceModel
-from memsim.device.cells import draw_variates
-from memsim.device.model import polynomial
+from memsim.device.cycles.cells import draw_variates
+from memsim.device.interface import polynomial
 from memsim.fit.arrays import Floats
 from memsim.fit.normalise import NormalScores, normalised, standardise
 from memsim.fit.var import autocovariances, correlations

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memsim.device.file import require_device
+from memsim.device.file import load_device, require_device
+from memsim.device.interface import require_fits
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec, apply_settings, load_hardware
 
@@ -54,4 +55,6 @@ def change_hardware(
         require_device(spec.cell)  # a missing device is reported now, not after an hour
     if bits is not None:
         spec = spec.with_settings({"weights.bits": int(bits)}, flag="--bits {value}")
+    if spec.cell != "ideal":
+        require_fits(load_device(spec.cell), spec)
     return spec

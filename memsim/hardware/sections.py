@@ -55,9 +55,22 @@ class Multilevel(Weights):
     cell_bits: Annotated[int, Within(1, 4)] = 2
 
 
+class Analog(Weights):
+    """The encoding of a whole weight as the difference of two conductances, one of which is that of 0."""
+
+    encoding: Literal["analog"]
+
+    @property
+    def cell_bits(self) -> int:
+        """The bits that a cell holds: the whole magnitude; at least 1 where the weight bits are open."""
+        return 1 if self.bits is None else self.bits - 1
+
+
 Encoding = Annotated[
-    Annotated[BinaryPlanes, Tag("BinaryPlanes")] | Annotated[Multilevel, Tag("Multilevel")],
-    kind_of("encoding", BinaryPlanes, Multilevel),
+    Annotated[BinaryPlanes, Tag("BinaryPlanes")]
+    | Annotated[Multilevel, Tag("Multilevel")]
+    | Annotated[Analog, Tag("Analog")],
+    kind_of("encoding", BinaryPlanes, Multilevel, Analog),
 ]
 
 
@@ -173,9 +186,12 @@ class Faults(Section):
 
 
 class Retention(Section):
-    """The age of the programmed cells at the reads, and the law of their drift, which is not fitted to measurements."""
+    """A law of drift until the reads, at `read_at_seconds`, which is not fitted to measurements.
 
-    age_seconds: Annotated[float, Within(low=0)]
+    `age_seconds` is an older place of that time.
+    """
+
+    age_seconds: Annotated[float, Within(low=0)] | None = None
     exponent: Annotated[float, Within(0, 1)] = 0.005
     exponent_std: Annotated[float, Within(0, 1)] = 0.0
     reference_seconds: Annotated[float, Within(above=0)] = 1.0

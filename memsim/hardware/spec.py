@@ -19,7 +19,7 @@ from memsim.arguments import require_types
 from memsim.config.bases import Bases, seen_from
 from memsim.config.changes import Changes, difference, flat, title
 from memsim.config.resources import configs_root
-from memsim.config.schema import Schema, Section, problem
+from memsim.config.schema import Schema, Section, Within, problem
 from memsim.config.yaml_file import Config, parse_value
 from memsim.errors import InputError
 from memsim.hardware.sections import (
@@ -58,6 +58,9 @@ EFFECTS = (
 
 _LABELS = {"dac": "DAC", "iv": "I-V", "adc": "ADC", "wires": "line resistance"}
 
+_KEYS = {"retention": ("retention", "read_at_seconds", "drift_compensation")}
+"""The keys of an effect with other names than its own."""
+
 _IDEAL_CELL_EFFECTS = ("quantisation", "dac", "adc")
 _OPTIONAL_EFFECTS = tuple(effect for effect in EFFECTS if effect not in ("quantisation", "iv", "programming"))
 
@@ -87,6 +90,8 @@ class HardwareSpec(Section):
     read_noise: ReadNoise | None = ReadNoise()
     read_disturb: Literal["settle"] | None = None
     faults: Faults | None = None
+    read_at_seconds: Annotated[float, Within(low=0)] | None = None
+    drift_compensation: Literal["layer", "column"] | None = None
     retention: Retention | None = None
     cost: Cost = Cost()
     digital: Names = ("output*", "frontend.*", "*.depthwise")  # as in arXiv 2505.24721
@@ -107,21 +112,24 @@ class HardwareSpec(Section):
 
     @model_validator(mode="after")
     def _ideal_cells_do_not_fail(self) -> HardwareSpec:
-        for key in ("wires", "read_disturb", "faults", "retention"):
+        for key in ("wires", "read_disturb", "faults", "read_at_seconds", "drift_compensation", "retention"):
             if self.cell == "ideal" and getattr(self, key) is not None:
                 raise problem("has no effect on ideal cells; name a device as cell, or write none", key=key)
         return self
 
     @model_validator(mode="after")
-    def _several_levels_need_a_closed_loop(self) -> HardwareSpec:
-        weights, scheme = self.weights, self.programming.scheme
-        if weights.cell_bits > 1 and self.cell != "ideal" and scheme != "incremental_reset":
-            raise problem(
-                f"{weights.cell_bits} bits per cell need programming: {{scheme: incremental_reset}}; {scheme} gives"
-                " a cell two states",
-                key="weights.cell_bits",
-            )
+    def _is_read_at_one_time(self) -> HardwareSpec:
+        if self.retention is not None and self.retention.age_seconds is None and self.read_at_seconds is None:
+            raise problem("says how cells drift, but not until when; give read_at_seconds", key="retention")
+        if self.retention is not None and self.retention.age_seconds is not None and self.read_at_seconds is not None:
+            raise problem("is an older place of read_at_seconds; give one of them", key="retention.age_seconds")
         return self
+
+    @property
+    def seconds_until_read(self) -> float:
+        """The time from programming to the reads, 0 where nothing says it."""
+        age = None if self.retention is None else self.retention.age_seconds
+        return (self.read_at_seconds or 0.0) if age is None else age
 
     def __hash__(self) -> int:
         return hash(self.sha256())
@@ -212,7 +220,8 @@ class HardwareSpec(Section):
         Without `iv`, cells are ideal; without `programming`, each cell has the mean state of its level.
         """
         on = EFFECTS[: EFFECTS.index(effect) + 1]
-        exact: dict[str, Any] = {key: None for key in _OPTIONAL_EFFECTS if key not in on}
+        off = (key for effect in _OPTIONAL_EFFECTS if effect not in on for key in _KEYS.get(effect, (effect,)))
+        exact: dict[str, Any] = dict.fromkeys(off)
         if "iv" not in on or self.cell == "ideal":
             exact |= {"cell": "ideal", "gain_per_ampere": "calibrated", "programming": {}}
         spec = self.to_dict() | exact | {"name": f"{self.name} (up to {effect})"}

@@ -23,7 +23,7 @@ from memsim.nn.attention import refuse_fused_kernels
 from memsim.nn.deviation import Deviation, exact_product
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import DigitalLayer, MappedLayer, Plan
-from memsim.post_training.fitting import LayerFit, MappingReport
+from memsim.post_training.fitting import NEAREST, LayerFit, MappingReport
 from memsim.post_training.trims import can_trim, fit_trims
 from memsim.report.text import as_html, as_text
 from memsim.units import counted
@@ -174,20 +174,29 @@ def remap(
     old_mapping = mapping_of(chip)
     known = old_mapping.plan.completed(statistics or {})
     report = old_mapping.report
-    way = None if report is None or spec.cell == "ideal" else report.recipe.trim
+    recipe_trim = None if report is None or spec.cell == "ideal" else report.recipe.trim
     fits = {} if report is None else dict(report.layers)
 
     def program(old: MappedMatrix, layer: MappedLayer) -> MappedMatrix:
         own = known.get(layer.name)
         matrix = old.programmed_again(layer.spec, seed, own)
-        if way is not None and own is not None and report is not None:
-            fits[layer.name] = trim(matrix, own, way, seed, None, report.layers[layer.name])
+        way = way_of_trims(recipe_trim, layer.spec)
+        if way is not None and own is not None:
+            fits[layer.name] = trim(matrix, own, way, seed, None, fits.get(layer.name, LayerFit(NEAREST)))
         return matrix
 
     remapped = _with_matrices(chip, spec, seed, trial, program)
-    if report is not None and way is not None:
+    if report is not None:
         mapping_of(remapped).report = replace(report, layers=fits)
     return remapped
+
+
+def way_of_trims(recipe_trim: str | None, spec: HardwareSpec) -> str | None:
+    """Return the way in which a chip's results are trimmed: the recipe's, else that of drift compensation, else None.
+
+    Both take out all that is static in a chip's reads, so the finer one does for both.
+    """
+    return recipe_trim if recipe_trim is not None or spec.cell == "ideal" else spec.drift_compensation
 
 
 def trim(
@@ -195,13 +204,13 @@ def trim(
 ) -> LayerFit:
     """Trim a calibrated `matrix` of the chip of `seed`, and return its `fit` with what that did.
 
-    `way` is `column` or `tile`. The products of the full-precision `weight` [out, in / groups] are wanted or, where it
-    is None, those of levels and scales.
+    `way` is `column`, `tile`, or `layer` for one gain of the matrix. The products of the full-precision `weight` [out,
+    in / groups] are wanted or, where it is None, those of levels and scales.
     """
     if not can_trim(matrix, statistics):
         return fit
     wanted = exact_product(matrix, statistics.sample, weight)
-    found = fit_trims(matrix, statistics, wanted, way == "tile", seed)
+    found = fit_trims(matrix, statistics, wanted, way == "tile", seed, one_gain=way == "layer")
     if found.outputs:
         matrix.set_trims(found.gain, found.offset)
     errors = found.untrimmed_error, found.trimmed_error

@@ -33,7 +33,7 @@ from memsim.nn.calibration import (
     silent_inputs,
     without_ranges,
 )
-from memsim.nn.chip import ChipMapping, trim, with_mapping
+from memsim.nn.chip import ChipMapping, trim, way_of_trims, with_mapping
 from memsim.nn.deviation import Deviation, deviating, deviation, first_few, largest
 from memsim.nn.layer_adapters import (
     MappableLayer,
@@ -304,9 +304,12 @@ def program(
         InputError: where the recipe needs the inputs of layers, and nothing is known of them.
     """
     scales = {layer.name: usable_scale(layer, trained.get(layer.name)) for layer in plan.mapped}
+    ways = {layer.name: way_of_trims(recipe.trim, layer.spec) for layer in plan.mapped}
+    if compensated := [name for name, way in ways.items() if way is not None and recipe.trim is None]:
+        _require_inputs("drift_compensation", compensated, statistics, "set it to none")
     if recipe.needs_inputs:
         fitted_ones = [layer.name for layer in plan.mapped if recipe.trim is not None or scales[layer.name] is None]
-        _require_inputs(recipe, fitted_ones, statistics)
+        _require_inputs(f"mapping {recipe.name}", fitted_ones, statistics, "use the mapping nearest")
     done, cells = 0, plan.cells
     are_held = data is not None and any(layer.name in statistics and needs_inputs(layer.spec) for layer in plan.mapped)
     for layers in [plan.mapped] if are_held else [(layer,) for layer in plan.mapped]:
@@ -324,9 +327,9 @@ def program(
             fit, seconds = fits[name]
             if own is not None:
                 exact = None if name in trained else weight_of(layer)
-                if recipe.trim is not None:
+                if (way := ways[name]) is not None:
                     started = time.perf_counter()
-                    fit = trim(matrices[name], own, recipe.trim, seed, exact, fit)
+                    fit = trim(matrices[name], own, way, seed, exact, fit)
                     seconds += time.perf_counter() - started
                 deviates = deviation(matrices[name], own, exact, seed)
                 del exact
@@ -368,12 +371,12 @@ def _fitted_matrix(
     return matrix, replace(found.fit, inputs=changed)
 
 
-def _require_inputs(recipe: MappingRecipe, names: Sequence[str], statistics: Mapping[str, InputStatistics]) -> None:
-    """Raise InputError where `recipe` is to fit the layers `names`, and nothing is known of the inputs of any."""
+def _require_inputs(what: str, names: Sequence[str], statistics: Mapping[str, InputStatistics], remedy: str) -> None:
+    """Raise InputError where `what` is to fit the layers `names`, and nothing is known of the inputs of any."""
     if names and not any(name in statistics for name in names):
         raise InputError(
-            f"mapping {recipe.name}: needs the inputs of {first_few(names)}, which are not known; calibrate "
-            "(--calibrate DATA; in Python, calibration=batches), or use the mapping nearest"
+            f"{what}: needs the inputs of {first_few(names)}, which are not known; calibrate "
+            f"(--calibrate DATA; in Python, calibration=batches), or {remedy}"
         )
 
 

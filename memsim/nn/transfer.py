@@ -300,7 +300,7 @@ def require_trainable(spec: HardwareSpec, layer: str) -> None:
 @lru_cache(maxsize=64)
 def _exact(spec: HardwareSpec) -> HardwareSpec:
     """Return `spec` with every cell in the mean state of its level, and without read noise."""
-    none = dict.fromkeys(("read_noise", "read_disturb", "faults", "retention"), "none")
+    none = dict.fromkeys(("read_noise", "read_disturb", "faults", "retention", "read_at_seconds"), "none")
     if spec.cell == "ideal":
         return spec.with_settings(none)
     return spec.with_settings(none | {"programming.exact": True, "programming.relaxation": "none"})

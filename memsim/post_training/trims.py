@@ -57,7 +57,14 @@ def can_trim(matrix: MappedMatrix, statistics: InputStatistics) -> bool:
 
 
 @torch.no_grad()
-def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor, by_tile: bool, seed: int) -> Trims:
+def fit_trims(
+    matrix: MappedMatrix,
+    statistics: InputStatistics,
+    wanted: Tensor,
+    by_tile: bool,
+    seed: int,
+    one_gain: bool = False,
+) -> Trims:
     """Fit the trims of a calibrated `matrix`, which is left as it is, to the rows that `statistics` keep.
 
     Args:
@@ -66,6 +73,7 @@ def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor,
         wanted: the exact products of the sample, [n, out].
         by_tile: fit a gain for each row tile and output, instead of one for each output.
         seed: the seed of the chip.
+        one_gain: fit one gain for the whole matrix, and no offsets.
     """
     results = tile_results(matrix, statistics.sample, seed) if by_tile else _whole_results(matrix, statistics, seed)
     wanted, weights = wanted.cpu().double(), statistics.weights.cpu().double()
@@ -80,17 +88,19 @@ def fit_trims(matrix: MappedMatrix, statistics: InputStatistics, wanted: Tensor,
     ]
     everything = sum(problems[1:], problems[0])
     rest = [everything - problem for problem in problems]
-    none = everything.untrimmed()
+    none, strengths = everything.untrimmed(), (math.inf,) if one_gain else STRENGTHS
     errors = torch.stack(
         [
             torch.stack([part.errors(other.solved(strength)) for part, other in zip(problems, rest, strict=True)])
-            for strength in STRENGTHS
+            for strength in strengths
         ]
     ).sum(dim=1)  # [strengths, out], of the folds that were held out
     best = int(errors.sum(dim=1).argmin())
     before = everything.errors(none)
     helped = before - errors[best] > NEGLIGIBLE * everything.squares
-    found = torch.where(helped[:, None], everything.solved(STRENGTHS[best]), none)  # [out, tiles + 1]
+    if one_gain:
+        helped = ((before - errors[best]).sum() > NEGLIGIBLE * everything.squares.sum()).expand_as(helped)
+    found = torch.where(helped[:, None], everything.solved(strengths[best]), none)  # [out, tiles + 1]
     after = torch.where(helped, errors[best], before)
 
     def relative(squares: Tensor) -> float:

@@ -62,7 +62,7 @@ def test_relaxation_comes_after_programming_and_its_draws_are_its_own() -> None:
 
 def aged(states: torch.Tensor, **keys: float) -> torch.Tensor:
     after = states.clone()
-    age(after, Retention(**keys), 1)
+    age(after, Retention(**keys), keys["age_seconds"], 1)
     return after
 
 

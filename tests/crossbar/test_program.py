@@ -14,11 +14,11 @@ import torch
 
 from memsim import rng
 from memsim.crossbar.matrix import MappedMatrix
-from memsim.crossbar.program import POPULATION_CELLS, STATE_DTYPE, mean_states, mean_window, program, program_matrix
+from memsim.crossbar.program import STATE_DTYPE, mean_window, program, program_matrix
 from memsim.crossbar.tiling import Tiling
 from memsim.device import DeviceModel, state_means
-from memsim.device.features import state_law
-from memsim.device.programming import make_programmer
+from memsim.device.cycles.features import state_law
+from memsim.device.cycles.programming import POPULATION_CELLS, make_programmer, mean_states
 from memsim.errors import InputError
 from memsim.hardware import Cycling, IncrementalReset, Scheme, SinglePulse, WriteVerify, load_hardware
 from memsim.portable import elementwise
@@ -111,7 +111,7 @@ def test_the_mean_window_of_closed_loops_is_that_of_many_cells(
     config: Scheme, cell_bits: int, device: DeviceModel
 ) -> None:
     """Least squares through the means that digits get; both sides are samples, so five standard errors of their sum."""
-    means = mean_states(config, device, cell_bits)
+    means = mean_states(config, device, 1 << cell_bits)
     digits = torch.arange(2**cell_bits, dtype=torch.int32)
     spread = 0.0
     for digit, mean in zip(digits.tolist(), means, strict=True):

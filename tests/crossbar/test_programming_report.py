@@ -11,7 +11,8 @@ import torch
 from memsim.crossbar import compiled_cells
 from memsim.crossbar.programming_report import BLOCK, ProgrammingReport, Tally, count, total
 from memsim.device import DeviceModel
-from memsim.device.programming import Outcome, make_programmer
+from memsim.device.cycles.programming import make_programmer
+from memsim.device.interface import Outcome
 from memsim.hardware import IncrementalReset, Scheme, SinglePulse, Verify, WriteVerify
 
 SCHEMES: dict[str, tuple[Scheme, int]] = {

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import DeviceModel, load_device, read_noise_std_amperes
-from memsim.device.verify import NOISE_REACH, CurrentScale, VerifyRead
+from memsim.device.interface import CurrentScale
+from memsim.device.verify import NOISE_REACH, VerifyRead
 from memsim.hardware import Noise, VerifyAdc
 
 DEVICE = load_device("synaptogen")  # for Hypothesis, which does not go with fixtures

@@ -16,9 +16,10 @@ import torch
 from safetensors import safe_open
 
 from memsim.device import DeviceModel, load_device, save_device
-from memsim.device.cells import draw_cycles
-from memsim.device.features import draw_offsets_and_scales, stationary_autocovariances, stationary_covariance
-from memsim.device.model import HRS, LRS, UR, polynomial
+from memsim.device.cycles.cells import draw_cycles
+from memsim.device.cycles.features import draw_offsets_and_scales, stationary_autocovariances, stationary_covariance
+from memsim.device.cycles.model import HRS, LRS, UR
+from memsim.device.interface import polynomial
 from memsim.errors import InputError
 from memsim.fit import Fit, FitOptions, Measurements, fit_model, read_measurements
 from memsim.fit.twin import Statistics

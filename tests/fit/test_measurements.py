@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import memsim.fit.tables as tables
 from memsim.device import DeviceModel
-from memsim.device.model import HRS, LRS, UR, US
+from memsim.device.cycles.model import HRS, LRS, UR, US
 from memsim.errors import InputError
 from memsim.fit import Measurements, read_measurements
 from memsim.fit.cycle_grid import CycleRows

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import DeviceModel, load_device
-from memsim.device.model import HRS, LRS, UR, US
+from memsim.device.cycles.model import HRS, LRS, UR, US
 from memsim.errors import InputError
 from memsim.fit import Measurements, read_measurements
 from memsim.fit.sweeps import SweepReader

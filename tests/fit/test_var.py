@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import DeviceModel
-from memsim.device.cells import draw_variates
-from memsim.device.features import stationary_autocovariances
-from memsim.device.model import companion
+from memsim.device.cycles.cells import draw_variates
+from memsim.device.cycles.features import stationary_autocovariances
+from memsim.device.cycles.model import companion
 from memsim.fit.var import (
     LARGEST_RADIUS,
     autocovariances,

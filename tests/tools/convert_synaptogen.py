@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from memsim.device import DeviceModel, save_device
-from memsim.device.file import summarise, summary_yaml
+from memsim.device.cycles.file import summarise, summary_yaml
 
 SOURCE = "PyPI package synaptogen {version}, default_params.json (https://github.com/thennen/Synaptogen)"
 CITATION = [

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from memsim.device import Cells, DeviceModel, load_device
-from memsim.device.cells import draw_cycles
+from memsim.device.cycles.cells import draw_cycles
 
 Table = dict[str, NDArray[Any]]
 FEATURES = ("hrs_ohms", "us_volts", "lrs_ohms", "ur_volts")

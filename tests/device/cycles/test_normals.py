@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from memsim.device.normals import LARGEST_NORMAL, cell_normals, fill_cell_normals
+from memsim.device.cycles.normals import LARGEST_NORMAL, cell_normals, fill_cell_normals
 
 
 def test_normals_end_where_words_are_smallest() -> None:

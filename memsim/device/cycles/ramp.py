@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memsim.device.model import DeviceModel
+from memsim.device.cycles.model import DeviceModel
 
 
 @dataclass(frozen=True)

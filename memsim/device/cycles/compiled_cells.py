@@ -15,7 +15,7 @@ from numba import int32, uint32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memsim.device.features import (
+from memsim.device.cycles.features import (
     HISTORY_DRAW,
     OFFSETS_DRAW,
     History,
@@ -23,8 +23,8 @@ from memsim.device.features import (
     history_factor,
     marginal_mixture,
 )
-from memsim.device.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel
-from memsim.device.normals import fill_cell_normals
+from memsim.device.cycles.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel
+from memsim.device.cycles.normals import fill_cell_normals
 from memsim.portable.compiled import exp2, log2, random_words_of
 from memsim.portable.constants import split_key
 from memsim.portable.kernels import as_array, inlined, kernel

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import Cells, DeviceModel, draw_cycling_volts, load_device, pulse_cells
-from memsim.device.cells import draw_variates
-from memsim.device.features import History
-from memsim.device.model import HRS, LRS, UR, US
+from memsim.device.cycles.cells import draw_variates
+from memsim.device.cycles.features import History
+from memsim.device.cycles.model import HRS, LRS, UR, US
 from memsim.hardware import Cycling
 
 N = 100_000

@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from memsim.device import compiled_cells
-from memsim.device.features import History, draw_history, draw_normals, draw_offsets_and_scales, sum_of_products
-from memsim.device.model import HRS, LRS, UR, US, DeviceModel
+from memsim.device.cycles import compiled_cells
+from memsim.device.cycles.features import History, draw_history, draw_normals, draw_offsets_and_scales, sum_of_products
+from memsim.device.cycles.model import HRS, LRS, UR, US, DeviceModel
 from memsim.hardware import Cycling
 from memsim.portable.elementwise import random_words, uniform
 

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 from memsim.config.resources import configs_root
 from memsim.device import DeviceModel, load_device, save_device
-from memsim.device.file import TENSORS, _adopted, adopt, embedded, require_device
-from memsim.device.model import polynomial
+from memsim.device.cycles.model import TENSORS
+from memsim.device.file import _adopted, adopt, embedded, require_device
+from memsim.device.interface import polynomial
 from memsim.errors import InputError
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from tests.tools.convert_synaptogen import convert, describe

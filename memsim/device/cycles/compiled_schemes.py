@@ -13,13 +13,13 @@ import numpy as np
 from numba import float32, uint32
 from numpy.typing import NDArray
 
-from memsim.device.model import LOG2_OF_10, DeviceModel
-from memsim.device.normals import fill_cell_normals
+from memsim.device.cycles.model import LOG2_OF_10, DeviceModel
+from memsim.device.cycles.normals import fill_cell_normals
 from memsim.portable.compiled import exp2, log2, random_words_of
 from memsim.portable.kernels import inlined, kernel
 
 if TYPE_CHECKING:
-    from memsim.device.programming import FullPulse
+    from memsim.device.cycles.programming import FullPulse
 
 BLOCK = 512
 """Cells that are programmed together."""

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import DeviceModel, load_device
-from memsim.device.compiled_schemes import BLOCK
-from memsim.device.programming import (
+from memsim.device.cycles.compiled_schemes import BLOCK
+from memsim.device.cycles.programming import (
     ClosedLoopProgrammer,
     Outcome,
     make_programmer,

@@ -9,9 +9,9 @@ import scipy.stats
 import torch
 
 from memsim.device import Cells, DeviceModel
-from memsim.device.cycles import CycleFeatures, cycle_covariance
-from memsim.device.features import History, stationary_covariance
-from memsim.device.model import HRS, LRS, UR, US
+from memsim.device.cycles.features import History, stationary_covariance
+from memsim.device.cycles.first_cycles import CycleFeatures, cycle_covariance
+from memsim.device.cycles.model import HRS, LRS, UR, US
 
 N = 100_000
 ROUND = ((LRS, 0), (UR, 0), (HRS, 1))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from memsim.device import Cells, DeviceModel
-from memsim.device.cycles import CycleFeatures
-from memsim.device.model import HRS, LRS, UR
-from memsim.device.ramp import RampCells, ResetRamp
+from memsim.device.cycles.first_cycles import CycleFeatures
+from memsim.device.cycles.model import HRS, LRS, UR
+from memsim.device.cycles.ramp import RampCells, ResetRamp
 
 N = 20_000
 READ_VOLTS = torch.tensor(0.3)

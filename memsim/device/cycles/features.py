@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memsim.device import compiled
-from memsim.device.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel, companion
-from memsim.device.normals import LARGEST_NORMAL, LEAST_RADIUS_WORD, cell_normals
+from memsim.device.cycles import compiled
+from memsim.device.cycles.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel, companion
+from memsim.device.cycles.normals import LARGEST_NORMAL, LEAST_RADIUS_WORD, cell_normals
 from memsim.portable import elementwise
 from memsim.portable.constants import LOW_32, WORDS
 from memsim.portable.elementwise import Words

@@ -11,12 +11,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from memsim.device.interface import Device, polynomial
 from memsim.portable.elementwise import exp2, log2
 
 HRS, US, LRS, UR = range(4)
@@ -26,13 +26,16 @@ resistance (ohm), RESET voltage."""
 LOG2_OF_10 = math.log2(10.0)
 
 
-@dataclass(frozen=True, eq=False)
-class DeviceModel:
-    """One type of memristor.
+TEXTS = ("name", "source", "licence")
+SCALARS = ("reference_volts", "reset_full_volts", "reset_exponent")
+TENSORS = ("llrs", "hhrs", "gamma", "mixture_weights", "mixture_means", "mixture_cholesky")  # and var_001, var_002, ...
 
-    Its tensors are float64; results have the dtype of the voltages given (float32 in memsim). Polynomials have their
-    highest power first, and both envelopes pass through the origin. Results in float32 have the same bits on every CPU
-    and GPU (see `memsim.portable`).
+
+@dataclass(frozen=True, eq=False)
+class DeviceModel(Device):
+    """The parameters of one type of memristor, whose cells are known by their switching cycles.
+
+    Its tensors are float64. Polynomials have their highest power first.
     """
 
     name: str
@@ -54,18 +57,20 @@ class DeviceModel:
         """The highest order of the cycle-to-cycle process in the model."""
         return max(self.var)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the tensors, on which cells are drawn."""
-        return self.gamma.device
-
-    def to(self, device: torch.device | str) -> DeviceModel:
+    def to(self, device: torch.device | str) -> Self:
         """Return the same model with its tensors on `device`."""
         moved: dict[str, Any] = {
             key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)
         }
         moved["var"] = {order: matrix.to(device) for order, matrix in self.var.items()}
         return dataclasses.replace(self, **moved)
+
+    def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the tensors, float64 on a CPU, and the texts and scalars by which a file keeps the model."""
+        tensors = {key: getattr(self, key) for key in TENSORS}
+        tensors |= {f"var_{order:03d}": matrix for order, matrix in self.var.items()}
+        metadata = {key: getattr(self, key) for key in TEXTS} | {key: repr(getattr(self, key)) for key in SCALARS}
+        return {key: value.to("cpu", torch.float64) for key, value in tensors.items()}, metadata
 
     def var_matrix(self, order: int | None = None) -> Tensor:
         """Return the matrix [4, 4 (p + 1)] of `order` p (default: the highest).
@@ -76,52 +81,6 @@ class DeviceModel:
         if order not in self.var:
             raise ValueError(f"device {self.name} has no cycle-to-cycle order {order} (available: {sorted(self.var)})")
         return self.var[order]
-
-    # Currents: I(U) = (1 - r) LLRS(U) + r HHRS(U)
-
-    def llrs_current_amperes(self, volts: Tensor) -> Tensor:
-        """Return LLRS(U), the current at r = 0, for `volts` of any shape."""
-        return polynomial(self.llrs, volts)
-
-    def hhrs_current_amperes(self, volts: Tensor) -> Tensor:
-        """Return HHRS(U), the current at r = 1, for `volts` of any shape."""
-        return polynomial(self.hhrs, volts)
-
-    def window_amperes(self, volts: Tensor) -> Tensor:
-        """Return f(U) = HHRS(U) - LLRS(U), the change of the current for a unit of r (negative for positive U)."""
-        return self.hhrs_current_amperes(volts) - self.llrs_current_amperes(volts)
-
-    def llrs_conductance_siemens(self, volts: Tensor) -> Tensor:
-        """Return LLRS(U) / U, finite at 0 V: the polynomial without its zero constant."""
-        return polynomial(self.llrs[:-1], volts)
-
-    def hhrs_conductance_siemens(self, volts: Tensor) -> Tensor:
-        """Return HHRS(U) / U, finite at 0 V."""
-        return polynomial(self.hhrs[:-1], volts)
-
-    def current_amperes(self, volts: Tensor, r: Tensor) -> Tensor:
-        """Return I(U) of cells in state `r`; shapes broadcast."""
-        return self.llrs_current_amperes(volts) + r * self.window_amperes(volts)
-
-    def conductance_siemens(self, volts: Tensor, r: Tensor) -> Tensor:
-        """Return I(U) / U of cells in state `r`, finite at 0 V; shapes broadcast."""
-        llrs = self.llrs_conductance_siemens(volts)
-        return llrs + r * (self.hhrs_conductance_siemens(volts) - llrs)
-
-    def state_of_resistance(self, ohms: Tensor) -> Tensor:
-        """Return the state r whose resistance U0 / I(U0) is `ohms`: (G_LLRS - 1/R) / (G_LLRS - G_HHRS)."""
-        llrs, hhrs = self.reference_conductances_siemens
-        return (llrs - 1.0 / ohms) * (1.0 / (llrs - hhrs))
-
-    @cached_property
-    def reference_conductances_siemens(self) -> tuple[float, float]:
-        """The conductances (G_LLRS, G_HHRS) at the reference voltage U0."""
-        volts = torch.tensor(self.reference_volts, dtype=torch.float64, device=self.device)
-        return self.llrs_conductance_siemens(volts).item(), self.hhrs_conductance_siemens(volts).item()
-
-    def state_of_current(self, volts: Tensor, amperes: Tensor) -> Tensor:
-        """Return the state r in which a cell conducts `amperes` at `volts` (not 0 V); shapes broadcast."""
-        return (amperes - self.llrs_current_amperes(volts)) / self.window_amperes(volts)
 
     def reset_distance(self, volts: Tensor) -> Tensor:
         """Return |Umax - U|^eta of the transition I_tr(U) = a |Umax - U|^eta + c, from LRS at UR to HRS at Umax.
@@ -142,15 +101,6 @@ class DeviceModel:
             if feature == HRS:
                 y[row] = power_of_10(y[row])
         return y
-
-
-def polynomial(coefficients: Tensor, x: Tensor) -> Tensor:
-    """Evaluate the polynomial with `coefficients` [degree + 1], highest power first, at `x`, in the dtype of `x`."""
-    y = torch.zeros_like(x)
-    for coefficient in coefficients.to(x.dtype):
-        # in place where no gradient is needed, ten times faster on large tensors
-        y = y * x + coefficient if x.requires_grad else y.mul_(x).add_(coefficient)
-    return y
 
 
 def power_of_10(x: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.device import Cells, DeviceModel, draw_states, load_device, state_means
-from memsim.device.cells import draw_cycles, draw_variates
-from memsim.device.features import (
+from memsim.device.cycles.cells import draw_cycles, draw_variates
+from memsim.device.cycles.features import (
     draw_history,
     draw_offsets_and_scales,
     stationary_autocovariances,
     stationary_covariance,
 )
-from memsim.device.model import HRS, LRS, UR, US, companion
+from memsim.device.cycles.model import HRS, LRS, UR, US, companion
 
 N = 100_000
 DEVICE = load_device("synaptogen")  # for Hypothesis, which does not go with fixtures

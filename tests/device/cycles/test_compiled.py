@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.device import DeviceModel, compiled, draw_states, load_device
-from memsim.device.features import History, component_bounds, draw_components, state_law
-from memsim.device.programming import SinglePulseProgrammer
+from memsim.device import DeviceModel, draw_states, load_device
+from memsim.device.cycles import compiled
+from memsim.device.cycles.features import History, component_bounds, draw_components, state_law
+from memsim.device.cycles.programming import SinglePulseProgrammer
 from memsim.hardware import SinglePulse
 from memsim.portable import elementwise
 

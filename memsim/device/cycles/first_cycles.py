@@ -1,7 +1,7 @@
 """Features of fresh cells over their first cycles, drawn only where they are needed.
 
-`memsim.device.cells` simulates cells with their whole history. A programmer that takes every cell through full SETs and
-RESETs needs only a few features of a few cycles, whose normal variates are jointly Gaussian.
+`memsim.device.cycles.cells` simulates cells with their whole history. A programmer that takes every cell through full
+SETs and RESETs needs only a few features of a few cycles, whose normal variates are jointly Gaussian.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memsim.device.features import (
+from memsim.device.cycles.features import (
     History,
     component_bounds,
     draw_components,
     marginal_mixture,
     stationary_covariance,
 )
-from memsim.device.model import HRS, DeviceModel
-from memsim.device.normals import cell_normals
+from memsim.device.cycles.model import HRS, DeviceModel
+from memsim.device.cycles.normals import cell_normals
 from memsim.portable.elementwise import random_words
 
 Round = tuple[tuple[int, int], ...]

@@ -2,7 +2,7 @@
 
 A cell's digit is programmed to the current `targets[digit]`, a fraction of the mean LRS current at the verify voltage
 (without verify, at the device's reference voltage). All pulses but the rising ones of `IncrementalReset` are assumed to
-switch every cell fully, which `memsim.crossbar.program` checks.
+switch every cell fully, which `on_tiles` checks.
 
 A cell that is cycled again draws its next cycle (Hennen et al., Front. Neurosci. 16:941753, 2022), which replaces its
 old state. A programmer can therefore stop at a good state, but never return to one.
@@ -10,10 +10,9 @@ old state. A programmer can therefore stop at a good state, but never return to 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +20,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memsim.device import compiled, compiled_schemes
-from memsim.device.compiled_schemes import OutcomeArrays, SchemeConstants, StateConstants, TryCost
-from memsim.device.cycles import CycleFeatures, feature_law
-from memsim.device.features import draw_states, state_means
-from memsim.device.model import HRS, LRS, UR, DeviceModel
-from memsim.device.ramp import RampCells, ResetRamp
-from memsim.device.verify import CurrentScale, VerifyRead
+from memsim import rng
+from memsim.device.cycles import compiled, compiled_schemes
+from memsim.device.cycles.cells import draw_cycling_volts, pulse_cells
+from memsim.device.cycles.compiled_schemes import OutcomeArrays, SchemeConstants, StateConstants, TryCost
+from memsim.device.cycles.disturb import settle
+from memsim.device.cycles.features import draw_states, state_means
+from memsim.device.cycles.first_cycles import CycleFeatures, feature_law
+from memsim.device.cycles.model import HRS, LRS, UR, DeviceModel
+from memsim.device.cycles.ramp import RampCells, ResetRamp
+from memsim.device.interface import Act, CurrentScale, Disturb, Outcome, Programmer, Tiles
+from memsim.device.verify import VerifyRead
+from memsim.errors import InputError
 from memsim.hardware import IncrementalReset, Scheme, SinglePulse, WriteVerify
 from memsim.portable.constants import split_key
 from memsim.portable.kernels import as_array
@@ -37,42 +41,14 @@ Counters = NDArray[np.int64]
 Key = tuple[np.uint32, np.uint32]
 """The two words of a key, the lower one first."""
 
+FULL_SET_VOLTS = -2.0
+"""The voltage of a SET pulse that switches all but about one in 10^6 cells."""
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of programming `n` cells. Tensors are [n]."""
-
-    r: Tensor  # float32: states
-    pulses: Tensor  # int32: SET and RESET pulses
-    verify_reads: Tensor  # int32
-    failed: Tensor  # bool: outside the tolerance after the last try
-    joules: Tensor  # float32: energy of the pulses
-
-    @classmethod
-    def start(cls, n: int, device: torch.device) -> Outcome:
-        """Return the outcome of `n` cells before programming."""
-        return cls(
-            torch.full((n,), math.nan, device=device),
-            torch.zeros(n, dtype=torch.int32, device=device),
-            torch.zeros(n, dtype=torch.int32, device=device),
-            torch.zeros(n, dtype=torch.bool, device=device),
-            torch.zeros(n, device=device),
-        )
-
-    @classmethod
-    def in_states(cls, r: Tensor) -> Outcome:
-        """Return the outcome of cells in the states `r` [n] that took no programming."""
-        return dataclasses.replace(cls.start(r.numel(), r.device), r=r)
-
-    def add(self, cells: Tensor, r: Tensor, pulses: Tensor, verify_reads: Tensor, joules: Tensor) -> None:
-        """Add a try at `cells` (indices [m]): their new states, and its pulses, reads and energy."""
-        self.r.index_copy_(0, cells, r)
-        self.pulses.index_add_(0, cells, pulses)
-        self.verify_reads.index_add_(0, cells, verify_reads)
-        self.joules.index_add_(0, cells, joules)
+POPULATION_CELLS = 1 << 15
+"""Cells of each level whose mean is taken for the population's, accurate to 3e-4 of full scale or better."""
 
 
-def make_programmer(config: Scheme, device: DeviceModel, levels: int) -> Programmer:
+def make_programmer(config: Scheme, device: DeviceModel, levels: int) -> CyclesProgrammer:
     """Return the programmer of `config` for cells of `levels` levels: two unless the scheme is incremental_reset."""
     if isinstance(config, IncrementalReset):
         return IncrementalResetProgrammer(config, device, levels)
@@ -99,15 +75,11 @@ class FullPulse:
         return r * self.window_joules + self.llrs_joules
 
 
-class Programmer:
-    """A programming scheme, prepared for a device.
-
-    Attributes:
-        scale: the currents that a programmer measures.
-        targets: [levels], the currents of the digits on that scale.
-    """
+class CyclesProgrammer(Programmer):
+    """A programming scheme, prepared for a device of kind `cycles`."""
 
     def __init__(self, config: Scheme, device: DeviceModel) -> None:
+        self._scheme = config
         self._device = device
         lrs, hrs = state_means(device, config.history)
         volts = device.reference_volts if config.verify is None else config.verify.read_volts
@@ -119,15 +91,30 @@ class Programmer:
         self._mean_set_joules = self._set.joules(torch.tensor(lrs, dtype=torch.float64)).item()
         self._mean_reset_joules = self._reset.joules(torch.tensor(hrs, dtype=torch.float64)).item()
 
-    def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
-        """Program fresh cells to `digits` [n] (int32, below the number of levels).
+    def on_tiles(self, tiles: Tiles, key: int, read_volts: Sequence[float]) -> tuple[Act, Disturb]:
+        """Return what programs cells, and what reads do to them: see `Programmer`."""
+        config, device = self._scheme, self._device
+        act: Act = partial(self, key=key)
+        if config.exact:
+            means = torch.tensor(mean_states(config, device, len(self.targets)), device=device.device)
+            act = partial(_in_mean_states, means)
 
-        A cell's draws depend on `key` and its counter, which `cells` [n] (int64) holds.
-        """
-        raise NotImplementedError
+        def disturb(r: Tensor, digits: Tensor, cells: Tensor) -> Tensor:
+            return settle(r, digits, cells, config, device, read_volts, key) if read_volts else r
+
+        return act, disturb
+
+    def _switches_fully(self) -> bool:
+        """Whether the pulses are strong enough to switch every cell, whatever its thresholds and its past."""
+        config = self._scheme
+        return config.set_volts <= FULL_SET_VOLTS and config.reset_volts >= self._device.reset_full_volts
 
 
-class SinglePulseProgrammer(Programmer):
+def _in_mean_states(means: Tensor, digits: Tensor, _: Tensor) -> Outcome:
+    return Outcome.in_states(means.index_select(0, digits))
+
+
+class SinglePulseProgrammer(CyclesProgrammer):
     """The scheme of one pulse: a RESET of all cells, and a SET of those whose digit is 1."""
 
     def __init__(self, config: SinglePulse, device: DeviceModel) -> None:
@@ -137,6 +124,32 @@ class SinglePulseProgrammer(Programmer):
     def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
         return self.outcome(digits, draw_states(self._device, digits, cells, key, self._config.history))
+
+    def on_tiles(self, tiles: Tiles, key: int, read_volts: Sequence[float]) -> tuple[Act, Disturb]:
+        """Return what programs cells, and what reads do to them: see `Programmer`.
+
+        Where the past or the thresholds of cells matter, every pulse acts on every cell of a tile, those of reads, too.
+        """
+        config = self._config
+        matters = config.cycling is not None or bool(read_volts) or not self._switches_fully()
+        if config.exact or not matters:
+            return super().on_tiles(tiles, key, read_volts)
+        return self._by_pulse(tiles, key, read_volts), _undisturbed
+
+    def _by_pulse(self, tiles: Tiles, key: int, read_volts: Sequence[float]) -> Act:
+        config, device = self._config, self._device
+        # two sequences of pulses a tile: for cells of digit 0 and of digit 1
+        last = [[config.reset_volts, volts, *read_volts] for volts in (0.0, config.set_volts)]
+        volts = torch.tensor(last, device=device.device).repeat(tiles.tiles, 1)
+        if config.cycling is not None:
+            cycling = draw_cycling_volts(config.cycling, tiles.tiles, rng.derive_seed(key, "cycling"), device.device)
+            volts = torch.cat([cycling.repeat_interleave(2, dim=0), volts], dim=1)
+
+        def act(digits: Tensor, cells: Tensor) -> Outcome:
+            r = pulse_cells(device, cells, key, volts, 2 * tiles.tile_of(cells) + digits, config.history)
+            return self.outcome(digits, r)
+
+        return act
 
     def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
         """Return the outcome of cells programmed to `digits` [n] that are in the states `r` [n]."""
@@ -152,8 +165,23 @@ class SinglePulseProgrammer(Programmer):
         return Outcome(r, digits + 1, none, none.bool(), joules)
 
 
-class ClosedLoopProgrammer(Programmer):
+def _undisturbed(r: Tensor, digits: Tensor, cells: Tensor) -> Tensor:
+    return r
+
+
+class ClosedLoopProgrammer(CyclesProgrammer):
     """A scheme that verifies its cells, by compiled code on CPUs."""
+
+    def on_tiles(self, tiles: Tiles, key: int, read_volts: Sequence[float]) -> tuple[Act, Disturb]:
+        """Return what programs cells, and what reads do to them: see `Programmer`."""
+        if not self._switches_fully():
+            config = self._scheme
+            raise InputError(
+                f"programming: closed loops need pulses that switch every cell: set_volts at most {FULL_SET_VOLTS} (it"
+                f" is {config.set_volts}), reset_volts at least {self._device.reset_full_volts} (it is"
+                f" {config.reset_volts})"
+            )
+        return super().on_tiles(tiles, key, read_volts)
 
     def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
@@ -347,3 +375,21 @@ def ramp_volts(config: IncrementalReset) -> Tensor:
 def _outside(measured: Tensor, target: Tensor, tolerance: float) -> Tensor:
     """Return the indices [m] of the cells whose reading deviates from the target by more than the tolerance."""
     return ((measured - target).abs() > tolerance).nonzero().squeeze(1)
+
+
+@lru_cache(maxsize=64)
+def mean_states(config: Scheme, device: DeviceModel, levels: int = 2) -> tuple[float, ...]:
+    """Return the mean state of each digit: exact for single pulses, else over POPULATION_CELLS cells of a fixed key."""
+    if isinstance(config, SinglePulse):
+        lrs, hrs = state_means(device, config.history)
+        return hrs, lrs
+    there = device.to("cpu")
+    config = config.model_copy(update={"exact": False})
+    programmer = make_programmer(config, there, levels)
+
+    def mean(digit: int) -> float:
+        digits = torch.full((POPULATION_CELLS,), digit, dtype=torch.int32)
+        cells = torch.arange(POPULATION_CELLS)
+        return programmer(digits, cells, rng.derive_seed("population", digit)).r.double().mean().item()
+
+    return tuple(mean(digit) for digit in range(levels))

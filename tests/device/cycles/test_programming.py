@@ -11,10 +11,10 @@ import scipy.stats
 import torch
 
 from memsim.device import Cells, DeviceModel, draw_states, state_means
-from memsim.device import programming as programming_module
-from memsim.device.cycles import Round
-from memsim.device.model import HRS, LRS
-from memsim.device.programming import (
+from memsim.device.cycles import programming as programming_module
+from memsim.device.cycles.first_cycles import Round
+from memsim.device.cycles.model import HRS, LRS
+from memsim.device.cycles.programming import (
     ClosedLoopProgrammer,
     FullPulse,
     Outcome,

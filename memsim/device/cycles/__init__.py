@@ -1,0 +1,1 @@
+"""Cells that are known by their switching cycles: Synaptogen."""
