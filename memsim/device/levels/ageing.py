@@ -101,7 +101,7 @@ def _exponent(law: Drift, by: dict[str, Places], high: float, size: float) -> De
 def _change(law: Relaxation, by: dict[str, Places], seconds: float, high: float, size: float) -> Deviation:
     mean = partial(time_law_values, law.mean, seconds=seconds, largest=high)
     return Deviation.of(
-        by[law.by], mean, lambda at: size * time_law_values(law.spread, at, seconds, high), law.shape, high
+        by[law.by], mean, lambda at: size * time_law_values(law.spread, at, seconds, high), law.shape, high, seconds
     )
 
 

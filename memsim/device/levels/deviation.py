@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memsim import rng
-from memsim.device.levels.laws import INTERVALS, Floats, Table, population_values, shape_tables
+from memsim.device.levels.laws import INTERVALS, Floats, Surface, Table, population_values, shape_tables
 from memsim.device.levels.schema import Shape
 from memsim.portable.draws import standard_normals
 
@@ -50,23 +50,27 @@ class Places:
 class Deviation:
     """The deviation mean + spread z of a cell at a place, tabulated over the places.
 
-    z is `transform` of a normal score, times `factor` of a second one. With `tail_score`, cells whose second score is
-    at least that have the spread `tail_spread`.
+    z is `transform` of a normal score (and of the place), times `factor` of a second one. With `tail_score`, cells
+    whose second score is at least that have the spread `tail_spread`.
     """
 
     mean: Table
     spread: Table
-    transform: Table | None = None
+    transform: Table | Surface | None = None
     factor: Table | None = None
     tail_score: Table | None = None
     tail_spread: Table | None = None
 
     @classmethod
-    def of(cls, places: Places, mean: Law, spread: Law, shape: Shape, largest: float) -> Deviation:
-        """Tabulate the laws; `largest` is the conductance that relative ones are relative to."""
+    def of(
+        cls, places: Places, mean: Law, spread: Law, shape: Shape, largest: float, seconds: float = 1.0
+    ) -> Deviation:
+        """Tabulate the laws at a time; `largest` is the conductance that relative ones are relative to."""
         at = places.microsiemens
         spreads = np.maximum(spread(at), 0.0)
         own = cls(places.table(mean(at)), places.table(spreads), *shape_tables(shape))
+        if not isinstance(shape, str) and shape.quantile_grid is not None:
+            return replace(own, transform=Surface.of(shape.quantile_grid, at, places.last, seconds))
         if isinstance(shape, str) or shape.two_populations is None:
             return own
         scores, core, tail = population_values(shape.two_populations, at, largest)
@@ -78,7 +82,9 @@ class Deviation:
         spread = self.spread(place)
         if self.tail_score is not None and self.tail_spread is not None:
             spread = torch.where(second >= self.tail_score(place), self.tail_spread(place), spread)
-        z = score if self.transform is None else self.transform(score)
+        z = score
+        if self.transform is not None:
+            z = self.transform(place, score) if isinstance(self.transform, Surface) else self.transform(score)
         if self.factor is not None:
             z = z * self.factor(second)
         return z * spread + self.mean(place)

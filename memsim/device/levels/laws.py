@@ -16,12 +16,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memsim.device.levels.schema import Formula, LawSection, Quantiles, Shape, TimeLawSection, TwoPopulations
+from memsim.device.levels.schema import (
+    Formula,
+    LawSection,
+    QuantileGrid,
+    Quantiles,
+    Shape,
+    TimeLawSection,
+    TwoPopulations,
+)
 
 Floats = NDArray[np.float64]
 
 INTERVALS = 4096
 """The intervals of a table."""
+
+_SCORES, _SURFACE_PLACES = 512, 256
+"""The intervals of a surface."""
 
 LARGEST_NORMAL = 7.0
 """Normal scores beyond it are not drawn (see `memsim.portable`)."""
@@ -134,13 +145,51 @@ class Table:
         return Table(self.values.to(device), self.first, self.points_per_unit, self.extrapolates)
 
 
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Values at evenly spaced places, held beyond both ends, and evenly spaced scores, beyond which lines go on."""
+
+    values: Tensor  # [places, scores], float32
+    points_per_place: float
+    points_per_score: float
+
+    @classmethod
+    def of(cls, grid: QuantileGrid, microsiemens: Floats, last: float, seconds: float) -> Surface:
+        """Return the quantiles of `grid` at a time, over places 0 to `last` with conductances [points]."""
+        quantiles = _between([np.array(rows) for rows in grid.values], grid.seconds, seconds, "hold")
+        scores = np.array([NormalDist().inv_cdf(probability) for probability in grid.probabilities])
+        at = np.linspace(-LARGEST_NORMAL, LARGEST_NORMAL, _SCORES + 1)
+        knots = np.stack([_extended(at, scores, row) for row in quantiles])  # [conductances of the grid, scores]
+        count = min(len(microsiemens), _SURFACE_PLACES + 1)
+        places = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(microsiemens)), microsiemens)
+        values = np.stack([np.interp(places, grid.microsiemens, column) for column in knots.T], axis=1)
+        return cls(torch.from_numpy(values.astype(np.float32)), (count - 1) / last, _SCORES / (2 * LARGEST_NORMAL))
+
+    def __call__(self, place: Tensor, score: Tensor) -> Tensor:
+        """Return the values [n], float32, at places and scores [n]."""
+        rows, columns = self.values.shape
+        row = (place * self.points_per_place).clamp(0.0, float(rows - 1))
+        column = (score + LARGEST_NORMAL) * self.points_per_score
+        above, left = row.clamp(max=float(rows - 2)).int(), column.clamp(0.0, float(columns - 2)).int()
+        flat, at = self.values.reshape(-1), above * columns + left
+        across, down = column - left, row - above
+        corners = [flat.index_select(0, at + step) for step in (0, 1, columns, columns + 1)]
+        upper = (corners[1] - corners[0]) * across + corners[0]
+        lower = (corners[3] - corners[2]) * across + corners[2]
+        return (lower - upper) * down + upper
+
+    def to(self, device: torch.device) -> Surface:
+        """Return the same surface on `device`."""
+        return Surface(self.values.to(device), self.points_per_place, self.points_per_score)
+
+
 def shape_tables(shape: Shape) -> tuple[Table | None, Table | None]:
     """Return the transform of a cell's normal score, and its factor by a second normal score; None for none.
 
     A deviation with a heavy tail is a normal one times a factor of the cell: the square root of an exponential variate
     for Laplace's distribution, of freedom / chi-square for Student's. Quantiles are a transform of the score itself.
     """
-    if shape == "normal" or (not isinstance(shape, str) and shape.two_populations is not None):
+    if shape == "normal" or (not isinstance(shape, str) and (shape.two_populations or shape.quantile_grid)):
         return None, None
     if not isinstance(shape, str) and shape.quantiles is not None:
         return _quantile_table(shape.quantiles), None
@@ -170,13 +219,18 @@ def _chi_square_quantiles(probabilities: Floats, freedom: float) -> Floats:
 
 def _quantile_table(quantiles: Quantiles) -> Table:
     scores = np.array([NormalDist().inv_cdf(probability) for probability in quantiles.probabilities])
-    values = np.array(quantiles.values)
     at = np.linspace(-LARGEST_NORMAL, LARGEST_NORMAL, INTERVALS + 1)
+    found = _extended(at, scores, np.array(quantiles.values))
+    return Table.of(found, -LARGEST_NORMAL, LARGEST_NORMAL, extrapolates=True)
+
+
+def _extended(at: Floats, scores: Floats, values: Floats) -> Floats:
+    """Return the values [n] at scores `at` from those at `scores`, along straight lines that go on beyond the ends."""
     found = np.interp(at, scores, values)
     for here, end, step in ((at < scores[0], 0, 1), (at > scores[-1], -1, -1)):
         slope = (values[end + step] - values[end]) / (scores[end + step] - scores[end])
         found[here] = values[end] + slope * (at[here] - scores[end])
-    return Table.of(found, -LARGEST_NORMAL, LARGEST_NORMAL, extrapolates=True)
+    return found
 
 
 def population_values(

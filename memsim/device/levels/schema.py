@@ -170,16 +170,46 @@ class Quantiles(Section):
         return self
 
 
+class QuantileGrid(Section):
+    """Quantiles of a deviation by conductance and time: `values` has a list of rows for each of `seconds`.
+
+    A row holds the quantiles at `probabilities` for one of `microsiemens`. Lines are straight in the normal score, and
+    go on beyond both ends; they are straight in the conductance and the logarithm of time, and held beyond those.
+    """
+
+    probabilities: Numbers
+    microsiemens: Numbers
+    seconds: Numbers
+    values: Annotated[tuple[Annotated[tuple[Numbers, ...], Strict(False)], ...], Strict(False)]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> QuantileGrid:
+        _require_rising(self.probabilities, "probabilities", above=0, below=1)
+        _require_rising(self.microsiemens, "microsiemens")
+        _require_rising(self.seconds, "seconds", above=0)
+        if len(self.probabilities) < 2:
+            raise problem("must hold at least two numbers", key="probabilities")
+        _require_as_many(self.values, self.seconds, "values", "seconds")
+        for rows in self.values:
+            _require_as_many(rows, self.microsiemens, "values", "microsiemens")
+            for row in rows:
+                _require_as_many(row, self.probabilities, "values", "probabilities")
+                if any(b < a for a, b in pairwise(row)):
+                    raise problem("must hold numbers that do not fall from quantile to quantile", key="values")
+        return self
+
+
 class ShapeSection(Section):
     """The distribution of a standardised deviation, one of them."""
 
     student: Annotated[float, Within(above=2, high=1000)] | None = None  # degrees of freedom
     two_populations: TwoPopulations | None = None
     quantiles: Quantiles | None = None
+    quantile_grid: QuantileGrid | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> ShapeSection:
-        _require_one(self, ("student", "two_populations", "quantiles"))
+        _require_one(self, ("student", "two_populations", "quantiles", "quantile_grid"))
         return self
 
 

@@ -40,7 +40,8 @@ class Form:
     Attributes:
         relative: whether it is a law of ln g instead of g.
         location: m is constant after t1, or linear in u (`log`).
-        scale: b is constant after t1, linear in u (`log`), or b^2 is (`sqrt`: independent increments).
+        scale: b is constant after t1, linear in u (`log`; of ln g, noise and a drift add up as squares), or b^2 is
+            (`sqrt`: independent increments).
         tail: the law of |z|; of `two_laplaces` one is wider, with a share of the cells whose logit is linear in u
             (cells that have moved, beside cells that stay).
         skewed: whether s differs from 0.
@@ -198,7 +199,7 @@ class Law:
         m = of["m0"] + of["m1"] * u if "m1" in of else of["m0"]
         b = of["b0"]
         if self.form.scale == "log":
-            b = b + of["b1"] * u
+            b = torch.hypot(b, of["b1"] * u) if self.form.relative else b + of["b1"] * u
         elif self.form.scale == "sqrt":
             b = torch.sqrt(b**2 + of["b1"] ** 2 * u)
         share = torch.sigmoid(of["share0"] + of["share1"] * u) if "share0" in of else None
