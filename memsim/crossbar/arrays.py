@@ -18,10 +18,12 @@ from memsim.crossbar.drive import Drive
 from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.power import RowLoads
+from memsim.crossbar.products import ProductColumns, needs_products
 from memsim.crossbar.program import mean_window
 from memsim.crossbar.read import split_planes
 from memsim.crossbar.tiling import Tiling, tiling_for
 from memsim.device import load_device_on
+from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 
 _CHUNK_WEIGHTS = 1 << 22
@@ -48,7 +50,7 @@ class ProgrammedArrays:
     levels: Tensor
     states: Tensor | None
     groups: int = 1
-    ir_drop: list[IrDropColumns] = field(default_factory=list)
+    ir_drop: list[IrDropColumns | ProductColumns] = field(default_factory=list)
     input_transform: InputTransform | None = None
 
     @property
@@ -111,22 +113,39 @@ class ProgrammedArrays:
         With `gives_volts` rows carry voltages in place of signals; by default they do where lines have a resistance.
         """
         spec = self.spec
-        gives_volts = spec.wires is not None if gives_volts is None else gives_volts
+        gives_volts = self._has_own_columns if gives_volts is None else gives_volts
         return Drive.make(spec.dac, input_range, self.cell(gain_per_ampere), spec.read_noise, self.device, gives_volts)
 
-    def ir_drop_columns(self) -> list[IrDropColumns]:
-        """Return the columns of each pack with the resistance of their lines; empty where lines have none.
+    @property
+    def _has_own_columns(self) -> bool:
+        """Whether columns are more than one product of a function of the voltages and the states."""
+        spec = self.spec
+        if spec.cell == "ideal" or spec.wires is not None:
+            return spec.wires is not None
+        return needs_products(load_device_on(spec.cell, self.device), spec.read_noise)
 
-        Raises InputError where lines take nearly all of the current.
+    def ir_drop_columns(self) -> list[IrDropColumns | ProductColumns]:
+        """Return the columns of each pack that are more than one product of a function of the voltages and the states.
+
+        They have the resistance of their lines, or cells of several terms; there are none for other matrices. Raises
+        InputError where lines take nearly all of the current, and where cells of several terms have lines with a
+        resistance.
         """
-        if self.spec.wires is not None and not self.ir_drop:
-            cell = self.cell(1.0)
+        if not self.ir_drop and self._has_own_columns:
+            spec, cell, packs = self.spec, self.cell(1.0), self.tiling.all_packs()
             assert self.states is not None
             assert isinstance(cell, MemristorCell)
-            self.ir_drop.extend(
-                IrDropColumns.make(cell, self.states[..., outputs], own, self.spec.wires)
-                for own, _, outputs in self.tiling.all_packs()
-            )
+            for own, _, outputs in packs:
+                states = self.states[..., outputs]
+                if spec.wires is None:
+                    self.ir_drop.append(ProductColumns.make(cell.device, states, own, spec.read_noise))
+                elif needs_products(cell.device, spec.read_noise):
+                    raise InputError(
+                        f"wires: the solve of line resistance takes cells whose current and noise are one product, and "
+                        f"{cell.device.name} has more; set wires to none"
+                    )
+                else:
+                    self.ir_drop.append(IrDropColumns.make(cell, states, own, spec.wires))
         return self.ir_drop
 
     def signal_reader(self, input_range: float, gain_per_ampere: float) -> Callable[[Tensor], Tensor]:
@@ -169,7 +188,8 @@ class ProgrammedArrays:
         ]
         drive = self.drive(input_range, 1.0, gives_volts=True)
         device = load_device_on(self.spec.cell, self.device)
-        return RowLoads(drive, device, by_pack, self.ir_drop_columns())
+        ir_drop = [own for own in self.ir_drop_columns() if isinstance(own, IrDropColumns)]
+        return RowLoads(drive, device, by_pack, ir_drop)
 
 
 def _difference(states: Tensor) -> Tensor:

@@ -73,6 +73,10 @@ class IrDropColumns:
         )
         return torch.cat(list(parts), dim=1)
 
+    def noise_terms(self, cell: MemristorCell, volts: Tensor, noise: ReadNoise) -> Tensor:
+        """Return the noise variances of the rows: see `noise_terms`."""
+        return noise_terms(cell, volts, noise)
+
     def _attenuations(self) -> tuple[Tensor, Tensor]:
         if self.effective is not None:
             return self.effective.attenuation, self.effective.received

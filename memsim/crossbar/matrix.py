@@ -17,6 +17,7 @@ from memsim.crossbar.convert import AdcErrors
 from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.ir_drop import IrDropColumns
 from memsim.crossbar.power import RowLoads, Work
+from memsim.crossbar.products import ProductColumns
 from memsim.crossbar.program import program_matrix, settings_of_states
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.ranges import has_input_range, in_range
@@ -106,7 +107,7 @@ class MappedMatrix(nn.Module):
         self.input_transform = None if input_transform is None else input_transform.sharing_tensors()
         self._operator: Operator | PackedOperator | None = None
         self._factor: Tensor | None = None
-        self._ir_drop: list[IrDropColumns] = []
+        self._ir_drop: list[IrDropColumns | ProductColumns] = []
         self._row_loads: RowLoads | None = None
 
     @classmethod
@@ -178,7 +179,8 @@ class MappedMatrix(nn.Module):
         matrix.offset = self.offset
         matrix.set_trims(self.gain_trim, self.offset_trim)
         if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
-            matrix._ir_drop = self._ir_drop
+            if spec.wires is not None or spec.read_noise == self.spec.read_noise:
+                matrix._ir_drop = self._ir_drop
             if (spec.adc, spec.gain_per_ampere) == (self.spec.adc, self.spec.gain_per_ampere) and self.is_calibrated:
                 matrix.set_ranges(ConverterRanges(*(getattr(self, name) for name in RANGES)))
                 statistics = None

@@ -134,19 +134,24 @@ class Tally:
     def __init__(self, config: Scheme, programmer: Programmer, cells: int) -> None:
         self._config, self._programmer = config, programmer
         self._counts: list[tuple[int, ...]] = []
-        self._sums = torch.zeros(-(-cells // BLOCK), 1 + 2 * len(programmer.targets), dtype=torch.float64)
+        self._targets = reported_targets(programmer.targets)
+        self._sums = torch.zeros(-(-cells // BLOCK), 1 + 2 * len(self._targets), dtype=torch.float64)
 
     def add(self, first: int, digits: Tensor, outcome: Outcome) -> None:
         """Count the `outcome` of the cells from `first`, a multiple of BLOCK, on, programmed to `digits` [n]."""
         assert first % BLOCK == 0
         sums = self._sums[first // BLOCK : -(-(first + len(digits)) // BLOCK)]
-        scale, targets = self._programmer.scale, self._programmer.targets
+        scale, targets, own = self._programmer.scale, self._targets, self._programmer.targets
+        if len(targets) < len(own):  # a cell counts to its band, by its deviation from its own target
+            bands = digits * len(targets) // len(own)
+            moved = (targets.index_select(0, bands) - own.index_select(0, digits)) / scale.slope
+            digits, outcome = bands, replace(outcome, r=outcome.r + moved)
         count_cells = compiled_cells.count if digits.device.type == "cpu" else count
         self._counts.append(count_cells(sums, digits, outcome, scale.slope, scale.offset, targets))
 
     def report(self) -> ProgrammingReport:
         """Return the report of all outcomes added, whose sums are rounded once."""
-        config, targets = self._config, self._programmer.targets.tolist()
+        config, targets = self._config, self._targets.tolist()
         most, totals = (
             max(counts[0] for counts in self._counts),
             [sum(column) for column in zip(*self._counts, strict=True)],
@@ -166,6 +171,18 @@ class Tally:
             joules=joules,
             levels=tuple(LevelResult(*level) for level in levels),
         )
+
+
+MOST_LEVELS = 16
+"""The most levels that are counted one by one; more are counted in so many bands of neighbours."""
+
+
+def reported_targets(targets: Tensor) -> Tensor:
+    """Return the targets [levels or bands] of a report: those of the levels, or the means over bands of them."""
+    if len(targets) <= MOST_LEVELS:
+        return targets
+    bands = torch.arange(len(targets), device=targets.device) * MOST_LEVELS // len(targets)
+    return torch.stack([targets[bands == band].mean() for band in range(MOST_LEVELS)])
 
 
 def count(

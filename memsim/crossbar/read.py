@@ -24,8 +24,8 @@ from memsim.crossbar.convert import AdcErrors, Conversion
 from memsim.crossbar.drive import Drive, steps
 from memsim.crossbar.few_frames import FewFrames
 from memsim.crossbar.ir_drop import IrDropColumns
-from memsim.crossbar.ir_drop import noise_terms as noise_with_ir_drop
 from memsim.crossbar.memory import keep_freed_memory
+from memsim.crossbar.products import ProductColumns
 from memsim.crossbar.tiling import ALIGNED_COLUMNS, Tiling
 from memsim.hardware import Adc, ReadNoise
 
@@ -77,7 +77,7 @@ class Operator:
             `MemristorCell.zero_current_total` and, in the last row, the factor of the constant variance; with
             `ir_drop`, those of `IrDropColumns`; None without noise.
         conversion: the conversion of column signals to numbers.
-        ir_drop: the columns with line resistance; None where lines have none.
+        ir_drop: the columns with line resistance, or of cells with several terms; None for all others.
     """
 
     drive: Drive
@@ -86,7 +86,7 @@ class Operator:
     columns: Tensor
     noise_columns: Tensor | None
     conversion: Conversion
-    ir_drop: IrDropColumns | None = None
+    ir_drop: IrDropColumns | ProductColumns | None = None
 
     @classmethod
     def make(
@@ -166,7 +166,7 @@ class Operator:
     def with_ir_drop(
         cls,
         drive: Drive,
-        ir_drop: IrDropColumns,
+        ir_drop: IrDropColumns | ProductColumns,
         significances: Tensor,
         adc: Adc | None,
         adc_range: Tensor | None,
@@ -265,7 +265,7 @@ class Operator:
             if self.noise_columns is None or self.drive.noise is None:
                 return currents, None
             assert isinstance(self.drive.cell, MemristorCell)
-            terms = noise_with_ir_drop(self.drive.cell, signals, self.drive.noise)
+            terms = self.ir_drop.noise_terms(self.drive.cell, signals, self.drive.noise)
             return currents, torch.bmm(terms, self.noise_columns)
         variances = None
         if self.noise_columns is not None:

@@ -211,6 +211,26 @@ class Device:
         """Return the state r in which a cell conducts `amperes` at `volts` (not 0 V); shapes broadcast."""
         return (amperes - self.llrs_current_amperes(volts)) / self.window_amperes(volts)
 
+    # Further terms: I(U) += sum_k N_k(r) U^k from k = 2 on, and noise of every read
+
+    @property
+    def higher_powers(self) -> int:
+        """The number of further powers of U, from the square on, in the current of a cell."""
+        return 0
+
+    def higher_power_terms(self, r: Tensor) -> tuple[Tensor, ...]:
+        """Return N_2(r), N_3(r), ... in amperes per volt^k for states `r` of any shape."""
+        return ()
+
+    @property
+    def has_white_noise(self) -> bool:
+        """Whether every read has noise beside Johnson and shot noise."""
+        return False
+
+    def white_variance(self, r: Tensor, bandwidth_hz: float | None) -> Tensor:
+        """Return the variance (S^2) of the conductance of cells in states `r` (any shape) in a read of a bandwidth."""
+        return torch.zeros_like(r)
+
     # Programming
 
     @property

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from memsim.device.interface import Ageing, Device, Disturbed, Programmer
-from memsim.device.levels.ageing import ageing_of
-from memsim.device.levels.laws import dumped
+from memsim.device.levels.ageing import REACH, ageing_of
+from memsim.device.levels.deviation import Places
+from memsim.device.levels.laws import dumped, law_values
 from memsim.device.levels.programming import LevelsProgrammer, require_scheme
-from memsim.device.levels.schema import LevelsFile
+from memsim.device.levels.schema import LawSection, LevelsFile
 from memsim.hardware import Scheme
 
 
@@ -38,6 +39,40 @@ class LevelsDevice(Device):
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return no tensors, and the keys of the file in the metadata."""
         return {}, {"name": self.name, "kind": "levels", "levels": json.dumps(dumped(self.file), sort_keys=True)}
+
+    @property
+    def higher_powers(self) -> int:
+        """The number of further powers of U, from the square on, in the current of a cell."""
+        return 0 if self.file.current == "ohmic" else len(self.file.current.higher_powers_amperes)
+
+    def higher_power_terms(self, r: Tensor) -> tuple[Tensor, ...]:
+        """Return N_2(r), N_3(r), ... in amperes per volt^k for states `r` of any shape."""
+        if self.file.current == "ohmic":
+            return ()
+        return tuple(self._by_conductance(law, r) for law in self.file.current.higher_powers_amperes)
+
+    @property
+    def has_white_noise(self) -> bool:
+        """Whether the file has noise of every read."""
+        return self.file.noise.white is not None
+
+    def white_variance(self, r: Tensor, bandwidth_hz: float | None) -> Tensor:
+        """Return the variance (S^2) of the conductance of cells in states `r` (any shape) in a read of a bandwidth."""
+        white = self.file.noise.white
+        if white is None:
+            return torch.zeros_like(r)
+        spread = self._by_conductance(white.spread, r) * 1e-6
+        if white.relative:
+            spread = spread * ((1.0 - r) * self.file.microsiemens.high)
+        ratio = 1.0 if white.bandwidth_hz is None or bandwidth_hz is None else bandwidth_hz / white.bandwidth_hz
+        return spread.square() * ratio
+
+    def _by_conductance(self, law: float | LawSection, r: Tensor) -> Tensor:
+        """Return the values of `law` for cells in states `r` (any shape), in the shape of `r`."""
+        high = self.file.microsiemens.high
+        places = Places.of_conductances(REACH * high)
+        table = places.table(law_values(law, places.microsiemens, high)).to(r.device)
+        return table((1.0 - r.flatten()) * high).view(r.shape)
 
     @property
     def has_ageing(self) -> bool:
