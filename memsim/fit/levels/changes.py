@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,8 @@ class Changes:
 
     def where(self, keep: Any) -> Changes:
         """Return the readings of a mask or of indices."""
-        arrays = (getattr(self, name)[keep] for name in ("cells", "start", "seconds", "now", "group"))
-        return Changes(*arrays, self.first_seconds)
+        arrays = {name: getattr(self, name)[keep] for name in ("cells", "start", "seconds", "now", "group")}
+        return replace(self, **arrays)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return (start, seconds, now) as float64 tensors."""

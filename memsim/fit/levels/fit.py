@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from rich.console import RenderableType
 
-from memsim.device.levels.file import device_of
 from memsim.device.levels.device import LevelsDevice
+from memsim.device.levels.file import device_of
 from memsim.errors import InputError
 from memsim.fit.goodness import Check
 from memsim.fit.levels import report
@@ -20,8 +20,8 @@ from memsim.fit.levels.changes import Changes
 from memsim.fit.levels.device import EXTRAPOLATED_DECADES, device_yaml, programming_section, rounded, time_sections
 from memsim.fit.levels.fitting import Choice
 from memsim.fit.levels.goodness import CellPath, Judged, LevelTimes, judge, path_of
-from memsim.fit.levels.summary import WORDS, Summary, fit_summary
-from memsim.fit.levels.tables import Readings, Source, read_readings, read_summary
+from memsim.fit.levels.summary import WORDS, fit_summary
+from memsim.fit.levels.tables import Readings, Source, Summary, read_readings, read_summary
 from memsim.listener import Listener
 from memsim.report.text import as_html, as_text
 from memsim.storage.outputs import require_outputs, write_text
@@ -140,6 +140,18 @@ def planned_file(out: str | Path) -> Path:
     return path
 
 
+def read_levels(
+    paths: str | Path | Sequence[str | Path],
+    kind: str,
+    columns: Sequence[str] = (),
+    renamed: Mapping[str, str] | None = None,
+    temperature_kelvin: float | None = None,
+) -> Readings | Summary:
+    """Read a table of levels of `kind` (see `tables.levels_kind`). Raises InputError, in one line."""
+    read = read_summary if kind == "summary" else read_readings
+    return read(paths, columns, renamed, temperature_kelvin)
+
+
 def fit_levels(
     paths: str | Path | Sequence[str | Path],
     kind: str,
@@ -176,11 +188,8 @@ def fit_levels(
     require_outputs([file], force, [paths] if isinstance(paths, str | Path) else paths)
     name = file.stem if file is not None else Path(first).name.split(".")[0]
     with listener.working():
-        if kind == "summary":
-            result = _of_summary(read_summary(paths, columns, renamed, temperature_kelvin), name)
-        else:
-            readings = read_readings(paths, columns, renamed, temperature_kelvin)
-            result = _of_readings(readings, name, seed, listener)
+        table = read_levels(paths, kind, columns, renamed, temperature_kelvin)
+        result = _of_summary(table, name) if isinstance(table, Summary) else _of_readings(table, name, seed, listener)
     if read_volts is not None:
         result = dataclasses.replace(result, document=result.document | {"reference_volts": read_volts})
     result.device  # noqa: B018  a file that could not be read back is not written
@@ -225,10 +234,10 @@ def _of_readings(readings: Readings, name: str, seed: int, listener: Listener) -
     aims = readings.start if readings.target is None else readings.target[np.isfinite(readings.target)]
     low, high = np.quantile(aims, [0.01, 0.99]) if readings.target is None else (aims.min(), aims.max())
     document = _document(name, readings.source, low, high, float(all_values.max()), sections)
-    laws = {
-        key: {"law": str(own.choice.form), "knots": len(own.law.knots)} | own.law.to_dict()
-        for key, own in judged.items()
-    }
+    laws: dict[str, dict[str, Any]] = {}
+    for key, own in judged.items():
+        words = str(own.choice.form) if key == "relaxation" else own.choice.form.words
+        laws[key] = {"law": words, "knots": len(own.law.knots)} | own.law.to_dict()
     notes = [*readings.source.notes]
     if path is not None:
         notes.append(_path_note(path))

@@ -54,10 +54,10 @@ def fit_law(changes: Changes, form: Form, knots: int, iterations: int = _ITERATI
         optimiser.zero_grad()
         law = _law(raw, form, places, unit, span, first_seconds)
         value = (_penalty(raw, form, len(places)) - law.log_density(start, seconds, now).sum()) / len(changes)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value.detach()
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)
     return _law(raw.detach(), form, places, unit, span, first_seconds)
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy.special import ndtri
 
 from memsim.fit.arrays import Bools, Floats, Ints
-from memsim.fit.goodness import Check
+from memsim.fit.goodness import STANDARD_ERRORS, Check
 from memsim.fit.levels.changes import Changes
 from memsim.fit.levels.fitting import Choice, Report, choose, fit_law
 from memsim.fit.levels.law import Form, Law
@@ -104,8 +104,8 @@ def judge(changes: Changes, seconds: Floats, seed: int, name: str, report: Repor
     at_last = changes.where(~is_fitted & is_last)
     held |= {"held-out cells, held-out last time" if holds_time else "held-out cells": at_last}
     for title, some in held.items():
-        checks += _checks(f"{name}, {title}", law, constant, some)
-    checks += _level_checks(f"{name}, {list(held)[-1]}", law, at_last, generator)
+        checks += _checks(f"{name}, {title}", law, constant, some, holds_time)
+    checks += _level_checks(f"{name}, {list(held)[-1]}", "change" if relative else "error", law, at_last, generator)
     final_choice = choice
     if last == 1:  # with two times, one was left to choose on
         final_choice = choose(changes, seed, relative=relative, in_time=False)
@@ -120,7 +120,7 @@ def coverage(law: Law, changes: Changes, share: float) -> float:
     return float(np.mean(np.abs(law.cdf(*changes.tensors()) - 0.5) <= share / 2))
 
 
-def _checks(feature: str, law: Law, simpler: Law, held: Changes) -> list[Check]:
+def _checks(feature: str, law: Law, simpler: Law, held: Changes, in_time: bool) -> list[Check]:
     """Return the coverage of intervals, and the likelihood against a law that is constant in time."""
     n = len(np.unique(held.cells))
     checks = []
@@ -134,7 +134,7 @@ def _checks(feature: str, law: Law, simpler: Law, held: Changes) -> list[Check]:
         )
     own, other = (np.asarray(each.log_density(*held.tensors())) for each in (law, simpler))
     gain = own - other
-    where = "above a law constant in time" if law.form != simpler.form else "(constant in time)"
+    where = f"above a {simpler.form.words} law" + (", constant in time" if in_time else "")
     error = float(np.std(gain) / np.sqrt(n))
     means = float(other.mean()), float(own.mean())
     checks.append(
@@ -143,7 +143,7 @@ def _checks(feature: str, law: Law, simpler: Law, held: Changes) -> list[Check]:
     return checks
 
 
-def _level_checks(feature: str, law: Law, held: Changes, generator: np.random.Generator) -> list[Check]:
+def _level_checks(feature: str, what: str, law: Law, held: Changes, generator: np.random.Generator) -> list[Check]:
     """Return coverage, mean and spread of the change in each level."""
     drawn = _drawn(law, held, generator)
     p = law.cdf(*held.tensors())
@@ -164,17 +164,18 @@ def _level_checks(feature: str, law: Law, held: Changes, generator: np.random.Ge
         mean = float(measured.mean()), float(modelled.mean())
         checks.append(
             Check(
-                feature, "mean change (µS)", *mean, mean[1] - mean[0], MEAN_TOLERANCE * deviation,
+                feature, f"mean {what} (µS)", *mean, mean[1] - mean[0], MEAN_TOLERANCE * deviation,
                 deviation / np.sqrt(n), False, where,
             )
         )  # fmt: skip
         if deviation > 0:
             kurtosis = float(np.mean((measured - mean[0]) ** 4)) / deviation**4
             own = float(modelled.std())
-            error = min(float(np.sqrt(max(kurtosis - 1, 0) / n) / 2), _MOST_RELATIVE_ERROR / 3)
+            error = float(np.sqrt(max(kurtosis - 1, 0) / n) / 2) * max(1.0, own / deviation)
+            error = min(error, _MOST_RELATIVE_ERROR / STANDARD_ERRORS)
             checks.append(
                 Check(
-                    feature, "spread of the change (µS)", deviation, own, own / deviation - 1, SPREAD_TOLERANCE, error,
+                    feature, f"spread of the {what} (µS)", deviation, own, own / deviation - 1, SPREAD_TOLERANCE, error,
                     True, where,
                 )
             )  # fmt: skip

@@ -76,14 +76,16 @@ class Form:
         """Return the number of parameters."""
         return knots * len(self.parts) + len(self.scalars)
 
+    @property
+    def words(self) -> str:
+        """The tails, such as `skewed Laplace`."""
+        tail = {"gaussian": "Gaussian", "laplace": "Laplace", "student": "Student", "two_laplaces": "two-Laplace"}
+        return f"{'skewed ' if self.skewed else ''}{tail[self.tail]}"
+
     def __str__(self) -> str:
         over = {"constant": "constant in time", "log": "linear in ln t", "sqrt": "square linear in ln t"}
-        tail = {"gaussian": "Gaussian", "laplace": "Laplace", "student": "Student", "two_laplaces": "two Laplaces"}
-        of = "ln g" if self.relative else "g"
-        return (
-            f"{'skewed ' if self.skewed else ''}{tail[self.tail]} in {of}; mean {over[self.location]}, spread "
-            f"{over[self.scale]}"
-        )
+        times = f"mean {over[self.location]}, spread {over[self.scale]}"
+        return f"{self.words} in {'ln g' if self.relative else 'g'}; {times}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +227,8 @@ class Law:
         """Return the probability that the symmetric standard variable is below `y`, at most 0."""
         y = y.clamp(max=0.0)
         if self.form.tail == "gaussian":
-            return torch.special.ndtr(y)
+            below: Tensor = torch.special.ndtr(y)
+            return below
         if self.form.tail == "student":
             return torch.from_numpy(np.asarray(stdtr(float(self.scalars["freedom"]), y.numpy())))
         narrow = torch.exp(y) / 2

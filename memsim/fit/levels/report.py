@@ -23,7 +23,7 @@ from memsim.units import counted
 if TYPE_CHECKING:
     from memsim.fit.levels.fit import LevelsFit
 
-_KINDS = {
+KINDS = {
     "readings": "readings of levels (cell, time, conductance)",
     "summary": "a summary of levels (target, mean, standard deviation)",
 }
@@ -31,7 +31,7 @@ _KINDS = {
 
 def heading_of(fit: LevelsFit) -> str:
     """Return `mine: levels, of readings.csv, readings of levels (cell, time, conductance)`."""
-    return f"{fit.name}: a device of levels, from {fit.source.name}: {_KINDS[fit.kind]}"
+    return f"{fit.name}: a device of levels, from {fit.source.name}: {KINDS[fit.kind]}"
 
 
 def summary(fit: LevelsFit) -> str:
@@ -126,8 +126,8 @@ def _facts(fit: LevelsFit) -> dict[str, str]:
     unused = f" (not used: {', '.join(fit.source.unused)})" if fit.source.unused else ""
     return {
         "measurements": files,
-        "read as": f"{_KINDS[fit.kind]}; {columns}{unused}",
-        "targets": f"{limits['low']:g} to {limits['high']:g} µS, no cell above {fit.document['ceiling_microsiemens']:g}",
+        "read as": f"{KINDS[fit.kind]}; {columns}{unused}",
+        "targets": f"{limits['low']:g} to {limits['high']:g} µS, cells to {fit.document['ceiling_microsiemens']:g} µS",
         **{name: own["law"] + (f", {own['knots']} knots" if "knots" in own else "") for name, own in fit.laws.items()},
     }
 

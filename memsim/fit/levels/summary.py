@@ -52,7 +52,7 @@ def fit_summary(summary: Summary) -> SummaryFit:
     variance = deviation[1:] ** 2 - deviation[0] ** 2
     if falling := int((variance < 0).sum()):
         notes.append(
-            f"in {falling} of {variance.size} places the standard deviation is below the first one: no spread is added there"
+            f"in {falling} of {variance.size} places the standard deviation is below the first one: no spread is added"
         )
     spread = np.sqrt(np.maximum(variance, 0.0))
     kinds: tuple[Kind, Kind] = (
