@@ -325,7 +325,8 @@ quite_something: 1
         "x.yaml:16: digital: expected a list, got 'output*'",
         "x.yaml:17: vmax_volts: unknown key (nearest: dac.vmax_volts, programming.cycling.vmax_volts)",
         "x.yaml:18: quite_something: unknown key (known here: name, cell, tile, weights, dac, adc, gain_per_ampere,"
-        " programming, wires, read_noise, read_disturb, faults, retention, cost, digital, embeddings, overrides)",
+        " programming, wires, read_noise, read_disturb, faults, read_at_seconds, drift_compensation, retention, cost,"
+        " digital, embeddings, overrides)",
     ]
 
 
@@ -554,8 +555,6 @@ overrides:
             "x.yaml:10: overrides[3]: expected a section of keys, got 'c'; its keys are match, weights, dac, adc,"
             " gain_per_ampere, programming, read_noise",
             "x.yaml:3: overrides[0].adc.bits: 40 is out of range (2 to 16)",
-            "x.yaml:8: overrides[2].weights.cell_bits: 2 bits per cell need programming: {scheme: incremental_reset};"
-            " single_pulse gives a cell two states",
         ]
     )
     (line,) = problems(write("overrides: [{match: a, dac: none}]"))

@@ -64,6 +64,7 @@ class MappedMatrix(nn.Module):
         input_transform: the digital transform of the inputs before the DAC, for which levels and scale are those of the
             transformed weight; None where inputs reach the DAC as they are.
         programming: the report of the programming; None for ideal cells and for a matrix that was loaded.
+        trim_vectors: the number of input vectors that were read to fit its trims; 0 for a matrix that was loaded.
 
     The tensors are those of a mapped checkpoint.
     """
@@ -99,6 +100,7 @@ class MappedMatrix(nn.Module):
         self.clips = ClipCounts()
         self.work = Work()
         self.programming: ProgrammingReport | None = None
+        self.trim_vectors = 0
         self.register_buffer("levels", levels)
         self.register_buffer("scale", scale)
         self.register_buffer("states", states)
@@ -178,6 +180,7 @@ class MappedMatrix(nn.Module):
         matrix.programming = self.programming
         matrix.offset = self.offset
         matrix.set_trims(self.gain_trim, self.offset_trim)
+        matrix.trim_vectors = self.trim_vectors
         if (spec.wires, spec.dac) == (self.spec.wires, self.spec.dac):
             if spec.wires is not None or spec.read_noise == self.spec.read_noise:
                 matrix._ir_drop = self._ir_drop

@@ -56,5 +56,6 @@ def change_hardware(
     if bits is not None:
         spec = spec.with_settings({"weights.bits": int(bits)}, flag="--bits {value}")
     if spec.cell != "ideal":
-        require_fits(load_device(spec.cell), spec)
+        for layer in (spec, *(spec.for_layer(override.match) for override in spec.overrides)):
+            require_fits(load_device(spec.cell), layer)
     return spec

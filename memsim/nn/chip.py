@@ -211,6 +211,7 @@ def trim(
         return fit
     wanted = exact_product(matrix, statistics.sample, weight)
     found = fit_trims(matrix, statistics, wanted, way == "tile", seed, one_gain=way == "layer")
+    matrix.trim_vectors = len(statistics.sample)
     if found.outputs:
         matrix.set_trims(found.gain, found.offset)
     errors = found.untrimmed_error, found.trimmed_error

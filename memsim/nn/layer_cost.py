@@ -51,7 +51,8 @@ class LayerCost:
 
     `cell_joules` is for a mean vector; None where it is unknown. `programming_joules` and `programming_seconds` are for
     for the whole matrix, once; None for a matrix that was not programmed here. `transform_operations` are the digital
-    multiplications and additions for one vector of an `InputTransform`, whose energy is not counted.
+    multiplications and additions for one vector of an `InputTransform`, whose energy is not counted. `trim_vectors` are
+    the input vectors that were read once to fit the trims of the matrix, such as those of drift compensation.
     """
 
     name: str
@@ -61,6 +62,7 @@ class LayerCost:
     programming_joules: float | None
     programming_seconds: float | None
     transform_operations: int = 0
+    trim_vectors: int = 0
 
     @classmethod
     def of(cls, matrix: MappedMatrix, vectors: float, watts: float | None) -> LayerCost:
@@ -77,6 +79,7 @@ class LayerCost:
             None if report is None else programming_joules(report, matrix.spec),
             None if report is None else report.seconds,
             0 if matrix.input_transform is None else matrix.input_transform.operations,
+            matrix.trim_vectors,
         )
 
     @property
@@ -84,6 +87,12 @@ class LayerCost:
         """The energy of reading."""
         cells = None if self.cell_joules is None else self.vectors * self.cell_joules
         return Energy(self.vectors * self.arrays.dac_joules, self.vectors * self.arrays.adc_joules, cells)
+
+    @property
+    def trim_joules(self) -> float:
+        """The energy of the reads, once, to which the trims were fitted; without that of cells where it is unknown."""
+        arrays = self.arrays
+        return self.trim_vectors * (arrays.dac_joules + arrays.adc_joules + (self.cell_joules or 0.0))
 
     @property
     def seconds(self) -> float:
@@ -117,6 +126,7 @@ class LayerCost:
             "tops_per_watt": self.tops_per_watt,
             "programming_joules": self.programming_joules,
             "input_transform_operations": self.vectors * self.transform_operations,
+            "trim_joules": self.trim_joules,
         }
 
 
@@ -213,6 +223,11 @@ class Cost:
             "adcs": sum(layer.arrays.adcs for layer in self.layers),
             "square_millimetres": self.square_millimetres,
             "programming": programming,
+            "trims": {
+                "vectors": sum(layer.trim_vectors for layer in self.layers),
+                "joules": math.fsum(layer.trim_joules for layer in self.layers),
+                "seconds": math.fsum(layer.trim_vectors * layer.arrays.seconds for layer in self.layers),
+            },
             "assumptions": list(ASSUMPTIONS),
             "layers": [layer.to_dict() for layer in self.sorted_layers()],
         }

@@ -29,6 +29,8 @@ from memsim.hardware import CalibratedAdc, HardwareSpec
 from memsim.nn import compiled_cells
 
 BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit; a power of 2
+MOST_CELL_BITS = 8
+"""The most bits of a cell in training, whose bank holds 2^15 pairs for each of its digits."""
 CALIBRATION_ROWS = 64  # the rows of a step that calibrate a layer whose signal has become other than 0
 
 
@@ -261,6 +263,8 @@ class PairBank:
 def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
     """Return pairs for each digit, programmed by the spec's scheme, with its relaxation, drift and faults.
 
+    Drift is compensated by one gain where the spec does, by layer or by column.
+
     `where` is the name of the device that holds the tensors.
     """
     cell_bits = spec.weights.cell_bits
@@ -275,6 +279,9 @@ def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
     exact = _exact(one_slice)
     means = torch.cat([difference(digit, exact, (1, 1)) for digit in digits])
     pairs = torch.stack([difference(digit, one_slice, (BANK_COLUMNS, BANK_ROWS)) for digit in digits])
+    if spec.drift_compensation is not None:  # by the gain that all pairs have in common
+        became = pairs.mean(dim=1)
+        pairs *= (means @ became) / (became @ became)
     return PairBank(means, pairs - means[:, None])
 
 
@@ -293,6 +300,11 @@ def require_trainable(spec: HardwareSpec, layer: str) -> None:
         raise InputError(f"{layer}: training does not model line resistance; --set wires=none")
     if spec.dac is not None and spec.dac.range == "per_vector":
         raise InputError(f"{layer}: training needs one full-scale input for a layer; --set dac.range=per_layer")
+    if spec.cell != "ideal" and spec.weights.cell_bits > MOST_CELL_BITS:
+        raise InputError(
+            f"{layer}: training draws cells of at most {MOST_CELL_BITS} bits, and analog weights of "
+            f"{spec.weights.bits} bits have {spec.weights.cell_bits}; --bits {MOST_CELL_BITS + 1}"
+        )
     if spec.dac is not None and spec.dac.bits is None:
         raise InputError(f"{layer}: training needs the codes of a DAC; --set dac.bits=12 gives fine ones")
 

@@ -115,6 +115,14 @@ def layer_cost(layer: Result) -> tuple[list[str], str]:
     return cells, "" if efficiency is None else f"{efficiency:.3g}"
 
 
+def trim_cost(cost: Result) -> str | None:
+    """Return the energy of fitting the trims once to reads of the chip; None for a chip without."""
+    trims = cost.get("trims", {"vectors": 0})
+    if not trims["vectors"]:
+        return None
+    return f"{si(trims['joules'], 'J')} in {si(trims['seconds'], 's')}, by {trims['vectors']:,} input vectors"
+
+
 def programming_cost(cost: Result) -> str | None:
     """Return the energy of programming the chip once, beside that of reading; None where it is not known."""
     programming = cost["programming"]

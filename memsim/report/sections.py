@@ -12,7 +12,7 @@ from memsim.evaluation.options import describe_decoding
 from memsim.hardware import effect_label
 from memsim.hardware.facts import unfitted_note
 from memsim.report import figures
-from memsim.report.cells import Result, circuit_rows, items_of, layer_cost, programming_cost
+from memsim.report.cells import Result, circuit_rows, items_of, layer_cost, programming_cost, trim_cost
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.text import percent
@@ -139,6 +139,8 @@ def _cost_facts(cost: Result, of: str) -> dict[str, str]:
         rows["efficiency of reading"] = f"{cost['tops_per_watt']:.3g} TOPS/W, two operations per weight"
     if (programming := programming_cost(cost)) is not None:
         rows["programming the chip once"] = programming
+    if (trims := trim_cost(cost)) is not None:
+        rows["fitting its trims once"] = trims
     measured = "at the calibration inputs stored in the checkpoint"
     if cost["audio_seconds"] is not None:
         measured = f"in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"

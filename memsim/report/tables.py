@@ -10,7 +10,7 @@ from rich.text import Text
 from memsim.hardware import effect_label
 from memsim.nn.budget import Budget, increments
 from memsim.nn.layer_cost import Cost
-from memsim.report.cells import circuit_rows, layer_cost, programming_cost
+from memsim.report.cells import circuit_rows, layer_cost, programming_cost, trim_cost
 from memsim.report.text import note, percent, table_of
 from memsim.units import counted, si
 
@@ -91,6 +91,8 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
     )
     if (programming := programming_cost(facts)) is not None:
         lines.append(f"programming the chip once: {programming}")
+    if (trims := trim_cost(facts)) is not None:
+        lines.append(f"fitting its trims once, such as drift compensation: {trims}")
     parts.append(Text("\n".join(lines)))
     measured = "at the inputs stored in the checkpoint"
     if cost.audio_seconds is not None:

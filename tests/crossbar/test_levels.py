@@ -137,14 +137,14 @@ def test_one_gain_for_a_layer() -> None:
 
 
 def test_two_times_are_the_same_chip() -> None:
-    at_once, hour, month = (matrix_of("pcm-hermes", read_at_seconds=t).states for t in (None, 3600.0, MONTH))
+    at_once, hour, month = (matrix_of("pcm-nandakumar", read_at_seconds=t).states for t in (None, 3600.0, MONTH))
     assert at_once is not None
     assert hour is not None
     assert month is not None
     high = at_once < 0.5  # cells with a conductance to speak of
     changes = torch.stack([(1 - states[high].double()) / (1 - at_once[high].double()) for states in (hour, month)])
-    assert float(torch.corrcoef(changes)[0, 1]) > 0.5  # each with its own exponent of drift
-    assert torch.equal(month, matrix_of("pcm-hermes", read_at_seconds=MONTH).states)
+    assert float(torch.corrcoef(changes)[0, 1]) > 0.4  # each with its own exponent of drift
+    assert torch.equal(month, matrix_of("pcm-nandakumar", read_at_seconds=MONTH).states)
 
 
 def test_write_verify_ends_within_the_tolerance() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from memsim import rng
+from memsim.device.levels import compiled
 from memsim.device.levels.laws import INTERVALS, Floats, Surface, Table, population_values, shape_tables
 from memsim.device.levels.schema import Shape
 from memsim.portable.draws import standard_normals
@@ -79,6 +81,12 @@ class Deviation:
 
     def __call__(self, place: Tensor, score: Tensor, second: Tensor) -> Tensor:
         """Return the deviations [n] of cells at `place` [n], float32, with their normal scores [n]."""
+        if place.device.type != "cpu" or isinstance(self.transform, Surface):
+            return self.by_definition(place, score, second)
+        return compiled.deviations(self._arguments, place, score, second)
+
+    def by_definition(self, place: Tensor, score: Tensor, second: Tensor) -> Tensor:
+        """Return what a call does, in torch operations for any device."""
         spread = self.spread(place)
         if self.tail_score is not None and self.tail_spread is not None:
             spread = torch.where(second >= self.tail_score(place), self.tail_spread(place), spread)
@@ -89,11 +97,18 @@ class Deviation:
             z = z * self.factor(second)
         return z * spread + self.mean(place)
 
+    @cached_property
+    def _arguments(self) -> compiled.DeviationArguments:
+        tables = (getattr(self, field.name) for field in fields(self))
+        return compiled.DeviationArguments(*((table or _ABSENT).arguments() for table in tables))
+
     def to(self, device: torch.device) -> Deviation:
         """Return the same law on `device`."""
         own = (getattr(self, field.name) for field in fields(self))
         return Deviation(*(None if table is None else table.to(device) for table in own))  # type: ignore[arg-type]
 
+
+_ABSENT = Table(torch.empty(0), 0.0, 1.0)
 
 LOG_TIME_SPAN = 64.0
 """The largest ln(1 + t / path_seconds) of a path; 10^12 s after a path of 10^-12 s began it is 55."""

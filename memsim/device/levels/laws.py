@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memsim.device.levels.compiled import TableArguments
 from memsim.device.levels.schema import (
     Formula,
     LawSection,
@@ -139,6 +140,11 @@ class Table:
         below = at.clamp(0.0, float(len(self.values) - 2)).int()
         low, high = self.values.index_select(0, below), self.values.index_select(0, below + 1)
         return (high - low) * (at - below) + low
+
+    def arguments(self) -> TableArguments:
+        """Return the table for compiled code."""
+        numbers = (np.float32(number) for number in (self.first, self.points_per_unit, len(self.values) - 1))
+        return TableArguments(self.values.numpy(), *numbers, self.extrapolates)
 
     def to(self, device: torch.device) -> Table:
         """Return the same table on `device`."""

@@ -194,3 +194,23 @@ def test_the_yaml_of_the_shipped_cycles_is_no_device(tmp_path: Any) -> None:
     file.write_text("name: synaptogen\nreference_volts: 0.2\n")
     with pytest.raises(InputError, match=r"numbers.yaml: kind is missing"):
         load_device(file)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "normal",
+        "laplace",
+        {"student": 3.0},
+        {"two_populations": {"tail_share": {"polynomial": [0.0, 0.01]}, "tail_factor": 3.0}},
+        {"quantiles": {"probabilities": [0.1, 0.5, 0.9], "values": [-2.0, 0.0, 1.0]}},
+    ],
+)
+def test_compiled_deviations_have_the_bits_of_their_definition(shape: Any) -> None:
+    relaxation = device_of(DEVICE | {"relaxation": {"shape": shape}}).file.relaxation
+    assert relaxation is not None
+    places = Places.of_conductances(75.0)
+    own = Deviation.of(places, lambda g: np.sin(g), lambda g: 1 + np.cos(g), relaxation.shape, 50.0)
+    place = torch.linspace(-1, 80, N)
+    scores = standard_normals(1, torch.arange(N))
+    assert torch.equal(own(place, *scores), own.by_definition(place, *scores))
