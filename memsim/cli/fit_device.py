@@ -27,11 +27,14 @@ def command(
             metavar="MEASUREMENTS",
             help="CSV, Parquet or NPZ file of features (columns device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts) "
             "or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally time_seconds). Other "
-            "units are converted, such as hrs_kohm, us_mV, current_uA.",
+            "units are converted, such as hrs_kohm, us_mV, current_uA. Or a table of levels: readings (cell, "
+            "time_seconds, conductance_uS, optionally target_uS, temperature_kelvin), or a summary (target_uS, "
+            "mean_uS, std_uS, optionally time_seconds).",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DEVICE", help="File for the device model (.safetensors).")
+        Path | None,
+        typer.Option("-o", "--out", metavar="DEVICE", help="Device file: .safetensors, .yaml of levels."),
     ] = None,
     order: Annotated[
         int, typer.Option("--order", metavar="P", min=1, max=50, help="Order of the cycle-to-cycle process.")
@@ -50,6 +53,18 @@ def command(
         list[str] | None,
         measurements_option(
             "--column", metavar="NAME=THEIRS", help="Name of a column in the file, such as hrs_kohm=RH. Repeatable."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        measurements_option(
+            "--columns", metavar="NAMES", help="Names of the columns in order, with commas, for a file without them."
+        ),
+    ] = None,
+    temperature_kelvin: Annotated[
+        float | None,
+        measurements_option(
+            "--temperature-kelvin", metavar="K", help="Temperature whose rows of a table of levels are taken."
         ),
     ] = None,
     polarity: Annotated[
@@ -101,12 +116,12 @@ def command(
     quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every check.")] = False,
 ) -> None:
-    """Fit a device model to measurements of cycled cells.
+    """Fit a device to measurements of cycled cells, or of levels.
 
     Cells drawn from the fitted model are compared with the measured ones. --cell and hardware specs take the file.
     """
     if out is None and not inspect:
-        raise InputError("-o DEVICE.safetensors is missing: name the file for the model, or use --inspect")
+        raise InputError("-o DEVICE.safetensors (of levels: .yaml) is missing: name the file, or use --inspect")
     from memsim.fit.device_fit import fit_device, inspect_measurements, planned_files, require_folder
 
     planned = () if inspect or out is None else planned_files(out, yaml)
@@ -118,6 +133,8 @@ def command(
     reading: dict[str, Any] = {
         "base": base,
         "column": column or (),
+        "columns": columns or (),
+        "temperature_kelvin": temperature_kelvin,
         "polarity": polarity,
         "from_base": from_base or (),
         "read_volts": read_volts,

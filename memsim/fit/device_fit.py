@@ -16,12 +16,15 @@ from memsim.device import DeviceModel, save_device
 from memsim.device.cycles.file import summarise, summary_yaml
 from memsim.errors import InputError
 from memsim.fit import fit_report
+from memsim.fit.columns import parse_names, parse_renames
 from memsim.fit.fit import Fit, FitOptions, fit_model
 from memsim.fit.fit_report import require_folder as require_folder
 from memsim.fit.fit_tables import fit_heading, fit_parts, summary
 from memsim.fit.goodness import Goodness, judge
 from memsim.fit.inspection import inspect_measurements as inspect_measurements
 from memsim.fit.inspection import load_measurements
+from memsim.fit.levels.fit import LevelsFit, fit_levels
+from memsim.fit.levels.tables import levels_kind
 from memsim.fit.measurements import Measurements, require_volts
 from memsim.listener import Listener
 from memsim.report.text import as_html, as_text
@@ -130,9 +133,11 @@ def planned_files(out: str | Path, yaml: bool) -> tuple[Path, ...]:
     """Return the paths that a device model saved to `out` takes, with `yaml` also that of the YAML file beside it.
 
     Raises:
-        InputError: if `out` does not end in .safetensors.
+        InputError: if `out` ends neither in .safetensors nor, for a table of levels, in .yaml.
     """
     path = Path(out)
+    if path.suffix in (".yaml", ".yml") and not yaml:
+        return (path,)  # of a table of levels
     require_safetensors(path)
     return (path, path.with_suffix(".yaml")) if yaml else (path,)
 
@@ -145,17 +150,19 @@ def fit_device(
     components: int | str = "auto",
     base: str | Path = "synaptogen",
     column: Mapping[str, str] | Sequence[str] | str = (),
+    columns: Sequence[str] | str = (),
     polarity: str = "negative",
     from_base: Sequence[str] | str = (),
     read_volts: float | None = None,
     reset_full_volts: float | None = None,
     linear_lrs: bool = False,
+    temperature_kelvin: float | None = None,
     yaml: bool = False,
     seed: int = 0,
     force: bool = False,
     listener: Listener | None = None,
-) -> DeviceFit:
-    """Fit a device model to measurements of cells that were cycled, and check it on cells drawn from it.
+) -> DeviceFit | LevelsFit:
+    """Fit a device to measurements of cells that were cycled, or of levels, and check it on cells drawn from it.
 
     >>> result = memsim.fit_device("cycles.csv", "mine.safetensors", order=1)
     >>> len(result.to_dict()["goodness"]["checks"])
@@ -168,13 +175,18 @@ def fit_device(
     Args:
         measurements: a CSV, Parquet or NPZ file: a table of features (device, cycle, hrs_ohms, us_volts, lrs_ohms,
             ur_volts), or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally
-            time_seconds). Or measurements that are loaded already (`memsim.inspect_measurements(...).measurements`).
-        out: the file to write the model to (.safetensors); by default nothing is written (see `DeviceFit.save`).
+            time_seconds); or a table of levels, which makes a device of kind `levels`: readings (cell, time_seconds,
+            conductance_siemens, optionally target_siemens, temperature_kelvin), or a summary (target_siemens,
+            mean_siemens, std_siemens, optionally time_seconds). Or measurements that are loaded already
+            (`memsim.inspect_measurements(...).measurements`).
+        out: the file to write the model to (.safetensors; .yaml of levels); by default nothing is written (see
+            `DeviceFit.save`).
         order: order of the cycle-to-cycle process, 1 to 50.
         components: number of components of the device-to-device mixture, or `auto` for the one that the Bayesian
             information criterion prefers.
         base: name or file of the device model that supplies whatever was not measured.
         column: names of columns as memsim expects them -> their names in the file; or strings `NAME=THEIRS`.
+        columns: names of the columns in order, for a file without them.
         polarity: `negative` if US < 0 < UR in the file; `positive` if UR < 0 < US; `magnitude` for absolute values.
         from_base: features (`hrs`, `us`, `lrs`, `ur`) that were not measured and are taken from the base model.
         read_volts: the voltage at which resistances were measured, or at which sweeps are read; by default that of
@@ -182,13 +194,14 @@ def fit_device(
         reset_full_volts: the voltage at which a RESET is complete; by default it is fitted to sweeps, or taken from
             the base model.
         linear_lrs: whether the low-resistance envelope is ohmic.
+        temperature_kelvin: the temperature whose rows of a table of levels are taken, where there are several.
         yaml: whether to write the numbers as YAML beside `out`.
         seed: seed of everything that is drawn.
         force: whether to overwrite files that exist.
         listener: shows progress and warnings; by default warnings are Python's.
 
     Returns:
-        The fit, its checks and the measurements; `model` is the device model.
+        The fit, its checks and the measurements; `model` is the device model, or `device` for a table of levels.
 
     Raises:
         InputError: for options and measurements that make no model, in one line that names the remedy.
@@ -196,7 +209,15 @@ def fit_device(
     require_types(fit_device, locals())
     seed = int(seed)  # of numpy's numbers
     listener = listener or Listener()
+    if not isinstance(measurements, Measurements):
+        names, renamed = parse_names(columns), parse_renames(column)
+        if kind := levels_kind(measurements, names, renamed):
+            reading: dict[str, Any] = {"columns": names, "renamed": renamed, "temperature_kelvin": temperature_kelvin}
+            common: dict[str, Any] = {"seed": seed, "force": force, "listener": listener}
+            return fit_levels(measurements, kind, out, read_volts=read_volts, **reading, **common)
     source = measurements.path if isinstance(measurements, Measurements) else Path(measurements)
+    if out is not None:
+        require_safetensors(Path(out))
     if yaml and out is None:
         raise InputError("--yaml: the YAML file goes beside the device model; name that, too (out, or -o)")
     files = () if out is None else planned_files(out, yaml)

@@ -14,8 +14,11 @@ from memsim.arguments import require_types
 from memsim.device.cycles.model import HRS
 from memsim.errors import InputError
 from memsim.fit.base import load_base
-from memsim.fit.columns import FEATURES, parse_features, parse_renames
+from memsim.fit.columns import FEATURES, parse_features, parse_names, parse_renames
 from memsim.fit.fit_tables import inspection_parts
+from memsim.fit.levels.fit import read_levels
+from memsim.fit.levels.inspection import LevelsInspection
+from memsim.fit.levels.tables import levels_kind
 from memsim.fit.measurements import NAMES, Measurements, read_measurements, require_volts
 from memsim.listener import Listener
 from memsim.report.text import as_html, as_text
@@ -63,12 +66,14 @@ def inspect_measurements(
     *,
     base: str | Path = "synaptogen",
     column: Mapping[str, str] | Sequence[str] | str = (),
+    columns: Sequence[str] | str = (),
     polarity: str = "negative",
     from_base: Sequence[str] | str = (),
     read_volts: float | None = None,
+    temperature_kelvin: float | None = None,
     seed: int = 0,
     listener: Listener | None = None,
-) -> Inspection:
+) -> Inspection | LevelsInspection:
     """Read a file of measurements and return the facts about it, without a fit.
 
     >>> inspection = memsim.inspect_measurements("cycles.csv")
@@ -78,12 +83,14 @@ def inspect_measurements(
     The result's `measurements` can be given to `memsim.fit_device`, so that the file is read once.
 
     Args:
-        measurements: a CSV, Parquet or NPZ file: a table of features, or samples of I-V sweeps.
+        measurements: a CSV, Parquet or NPZ file: a table of features, samples of I-V sweeps, or a table of levels.
         base: the device model whose read voltage is the default of `read_volts`.
         column: names of columns as memsim expects them -> their names in the file; or strings `NAME=THEIRS`.
+        columns: names of the columns in order, for a file without them.
         polarity: `negative` if US < 0 < UR in the file; `positive` if UR < 0 < US; `magnitude` for absolute values.
         from_base: features (`hrs`, `us`, `lrs`, `ur`) that were not measured.
         read_volts: the voltage at which resistances were measured, or at which sweeps are read.
+        temperature_kelvin: the temperature whose rows of a table of levels are taken, where there are several.
         seed: seed of the sample of sweeps that is kept.
         listener: shows progress; by default nothing is shown.
 
@@ -92,7 +99,10 @@ def inspect_measurements(
     """
     require_types(inspect_measurements, locals())
     listener = listener or Listener()
+    names, renamed = parse_names(columns), parse_renames(column)
     with listener.working():
+        if kind := levels_kind(measurements, names, renamed):
+            return LevelsInspection(read_levels(measurements, kind, names, renamed, temperature_kelvin))
         found = load_measurements(
             measurements, base, column, polarity, from_base, read_volts, seed=seed, listener=listener
         )
@@ -166,7 +176,7 @@ def _facts_of(measurements: Measurements) -> dict[str, Any]:
         facts["features"][NAMES[i]] = {
             "column": column.name if column else "extracted",
             "unit": units[i],
-            "factor": "10 ** value" if column and column.is_log10 else column.factor if column else 1.0,
+            "factor": column.unit.description if column else 1.0,
             "missing": 1 - len(present) / max(int(spans.sum()), 1),
             "quantiles": (10**quantiles if i == HRS else quantiles).tolist(),
         }

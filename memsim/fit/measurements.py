@@ -132,7 +132,6 @@ def _read_features(table: Table, layout: Layout, polarity: str, read_volts: floa
                 out *= _signs(polarity)[key]
             else:
                 out[np.isinf(out)] = np.nan  # an open circuit
-            out[np.abs(out) >= _OVERFLOW * column.factor] = np.nan
             _note_fault(faults, key, column.name, out, numbers, polarity)
             if key == "hrs":
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -145,10 +144,6 @@ def _read_features(table: Table, layout: Layout, polarity: str, read_volts: floa
     y[[list(FEATURES).index(key) for key in present]] = grid.values
     found = tuple(faults.values())
     return Measurements(table.path, layout, count, grid.devices, grid.first_cycles, y, read_volts, found)
-
-
-_OVERFLOW = 9.9e37
-"""Instruments write this number for infinity, and 9.91e37 for "not a number" (SCPI-99)."""
 
 
 def _read_sweeps(

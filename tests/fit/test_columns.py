@@ -21,11 +21,25 @@ SWEEP = [*KEYS, "voltage_volts", "current_amperes"]
         ("hrs_Mohm", 0.075, 7.5e4),
         ("hrs_log10_ohm", 4.0, 1e4),
         ("HRS_KOhm", 75.0, 7.5e4),
+        ("HRS (kOhm)", 75.0, 7.5e4),
+        ("hrs [kΩ]", 75.0, 7.5e4),
+        ("hrs/kohm", 75.0, 7.5e4),
+        ("hrs_uS", 12.5, 8e4),
+        ("hrs_siemens", 0.0, np.inf),
     ],
 )
 def test_units_of_resistance_convert(name: str, value: float, expected: float) -> None:
     column = resolve([name, *FEATURES[:2], *FEATURES[3:]], "x").columns["hrs"]
     assert column.convert(np.array([value]))[0] == pytest.approx(expected)
+
+
+def test_a_row_of_units_is_as_good_as_names() -> None:
+    columns = resolve(
+        ["device", "cycle", "hrs", "us", "lrs_ohms", "ur"], "x", units={"hrs": "kOhm", "us": "[mV]", "ur": "V"}
+    )
+    assert [columns.columns[key].convert(np.ones(1))[0] for key in ("hrs", "us", "ur")] == [1e3, 1e-3, 1.0]
+    with pytest.raises(InputError, match="column hrs_ohm: its unit is ohm by its name and kohm below it"):
+        resolve(["hrs_ohm"], "x", units={"hrs_ohm": "kohm"})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +69,7 @@ def test_the_kind_follows_from_the_columns() -> None:
 def test_other_names_are_given_by_hand() -> None:
     found = ["device", "cycle", "RH", "VS", "lrs_ohms", "ur_volts"]
     layout = resolve(found, "x", {"hrs_kohm": "RH", "us_volts": "VS"})
-    assert (layout.columns["hrs"].name, layout.columns["hrs"].factor) == ("RH", 1e3)
+    assert (layout.columns["hrs"].name, layout.columns["hrs"].unit.factor) == ("RH", 1e3)
     assert layout.unused == ()
 
 

@@ -65,6 +65,116 @@ def test_other_delimiters_byte_order_marks_and_compression(tmp_path: Path, mark:
     assert_read(tmp_path / "t.csv.gz")
 
 
+LINES = "device,cycle,hrs_ohms\n1,1,96300.55\n1,2,44961.582\n"
+
+
+def lines_as(mark: str, decimal: str = ".") -> str:
+    return LINES.replace(",", mark).replace(".", decimal)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINES.encode("utf-16"),
+        LINES.encode("utf-16-le"),
+        LINES.encode("utf-16-be"),
+        LINES.replace("\n", "\r").encode(),
+        b"\xef\xbb\xbf" + lines_as("; ", ",").encode(),
+        lines_as("\t", ",").encode("utf-16"),
+        lines_as("|").encode(),
+        lines_as("   ").encode(),
+        LINES.replace("96300.55", "+9.630055E+04").encode(),
+        LINES.replace("1,96300.55", '1,"96300.55"').encode(),
+        LINES.replace("\n", ",\n").encode(),
+        (LINES + ",,\n,,\n").encode(),
+        b"# chip 7, 25 C\n\n% more\n" + LINES.encode() + b"# end, of, it\n",
+        b"# device cycle hrs_ohms\n1 1 96300.55\n1 2 44961.582\n",
+        b"measured by,\xb5 and \xfc\ntemperature,25\n" + LINES.encode(),
+        LINES.replace("\n", "\n,,kOhm\n", 1).replace("_ohms", "").encode(),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_layouts_of_text_are_recognised(tmp_path: Path, content: bytes, packed: bool) -> None:
+    (tmp_path / "t.csv").write_bytes(gzip.compress(content) if packed else content)
+    table = Table(tmp_path / "t.csv")
+    assert table.columns[:2] == ("device", "cycle")
+    (batch,) = table.batches(table.columns[:3], text=["device"])
+    assert batch.labels("device")[0] == ["1"]
+    assert batch.numbers("cycle").tolist() == [1, 2]
+    assert batch.numbers(table.columns[2]).tolist() == [96300.55, 44961.582]
+
+
+def test_an_instrument_s_preamble_is_no_table(tmp_path: Path) -> None:
+    preamble = "SetupTitle, Sweep\nTestParameter, Unit, SMU, SMU\nDimension1, 3, 3\nDimension2, 1, 1\n"
+    rows = "DataName, V1, I1\nDataValue, 0, 1e-12\nDataValue, 0.1, 1e-6\nDataValue, 0.2, 2e-6\n"
+    (tmp_path / "t.csv").write_text(preamble + rows)
+    table = Table(tmp_path / "t.csv")
+    assert table.columns == ("DataName", "V1", "I1")
+    assert table.notes == ["4 lines above the table left out"]
+    (batch,) = table.batches(["V1", "I1"])
+    assert batch.numbers("V1").tolist() == [0, 0.1, 0.2]
+
+
+def test_overflows_count_as_missing_and_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("device,cycle,hrs_ohms\na,1,9.91E37\na,2,OVERFLOW\na,3,-9.9e+37\na,4,5\na,5,\n")
+    table = Table(tmp_path / "t.csv")
+    (batch,) = table.batches(["hrs_ohms"])
+    assert np.isnan(batch.numbers("hrs_ohms")).tolist() == [True, True, True, False, True]
+    (note,) = table.notes
+    assert note.startswith("3 values of hrs_ohms are an instrument's mark of an overflow")
+
+
+def test_names_are_given_to_a_table_without_any(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("a\t1\t0.5\tx\na\t2\t0.25\ty\n")
+    table = Table(tmp_path / "t.tsv", ["device", "cycle", "hrs_kohm", "-"])
+    assert table.columns == ("device", "cycle", "hrs_kohm", "column 4")
+    (batch,) = table.batches(["hrs_kohm"])
+    assert batch.numbers("hrs_kohm").tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("has_device", [False, True])
+def test_a_matrix_has_a_device_in_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_device: bool) -> None:
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 20)
+    start = ("7", "x") if has_device else ("", "")
+    rows = [[1e5, 4e3, 9e4, 5e3, 8e4, 6e3], [2e5, 3e3, 7e4, 9.91e37, 6e4, 4e3]]
+    words = [",".join([*filter(None, [name]), *map(str, row)]) for name, row in zip(start, rows, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(words) + "\n")
+    names = ["device"] * has_device + ["hrs_ohms", "lrs_ohms", "..."]
+    table = Table(tmp_path / "t.csv", names)
+    assert table.columns == ("device", "cycle", "hrs_ohms", "lrs_ohms")
+    batches = list(table.batches(table.columns, text=["device"]))
+    assert [batch.first_row for batch in batches] == [1, 4]
+    devices = [batch.labels("device")[0] for batch in batches]
+    assert devices == ([["7"], ["x"]] if has_device else [["1"], ["2"]])
+    for batch, row in zip(batches, rows, strict=True):
+        assert batch.numbers("cycle").tolist() == [1, 2, 3]
+        assert batch.numbers("hrs_ohms").tolist() == row[::2]
+        np.testing.assert_array_equal(
+            batch.numbers("lrs_ohms"), np.where(np.array(row[1::2]) > 1e30, np.nan, row[1::2])
+        )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["device", "cycle"], "--columns device,cycle: names 2 columns, but the table has 3"),
+        (["hrs_ohms", "lrs_ohms", "..."], "has 3 columns, of which 3 are no whole number of 2 names that repeat"),
+        (["..."], "expected device first, if it is there, and then the names that repeat"),
+        (["hrs_ohms", "device", "..."], "expected device first"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    (tmp_path / "t.csv").write_text("1,2,3\n4,5,6\n")
+    with pytest.raises(InputError, match=message):
+        Table(tmp_path / "t.csv", names)
+
+
+def test_names_are_for_text_files(tmp_path: Path) -> None:
+    write([COLUMNS], tmp_path / "t.npz")
+    with pytest.raises(InputError, match="--columns is for text files"):
+        Table(tmp_path / "t.npz", ["a", "b", "c"])
+
+
 @pytest.mark.parametrize("missing", ["", "nan", "n/a", "N/A", "#N/A", "None", "1.#QNAN", "-nan", "<NA>"])
 def test_what_stands_for_no_value(tmp_path: Path, missing: str) -> None:
     (tmp_path / "t.csv").write_text(f"device,cycle,hrs_ohms\na,1,5\na,2,{missing}\n")
@@ -125,16 +235,13 @@ def test_a_missing_value_of_parquet_is_nan(tmp_path: Path) -> None:
             b"device,cycle,hrs_ohms\n1,1,5\n1,2,tbd\n",
             "row 2: hrs_ohms is 'tbd', not .*; leave cells empty",
         ),
-        (
-            "t.csv",
-            b"device;cycle;hrs_ohms\n1;1;96300,55\n",
-            "hrs_ohms is '96300,55', .*points, such as 96300.55",
-        ),
-        ("t.csv", b"device;cycle;hrs_ohms\n1;1;-1,5e-3\n", "decimal points, such as -1.5e-3"),
-        ("t.csv", b"# of 2024, 25 C\ndevice,cycle,hrs_ohms\n", "begins with a comment, '# of 2024, 25 C'; remove"),
-        ("t.tsv", b"1\t0.0\t5000\t0.0\n2\t0.1\t5000\t0.0\n", "begins with numbers, .*write a line with the names"),
-        ("t.csv", b"1,2,3\n", "begins with numbers"),
-        ("t.csv", "device,cycle,hrs_ohms\n".encode("utf-16"), "not UTF-8 text; save it as UTF-8"),
+        ("t.csv", b"device;cycle;hrs_ohms\n1;1;9,5\n1;2;9.5\n", "hrs_ohms is '9,5', .*decimal commas, throughout"),
+        ("t.tsv", b"1\t0.0\t5000\t0.0\n2\t0.1\t5000\t0.0\n", "its 4 columns have no names; --columns names them"),
+        ("t.csv", b"1,2,3\n", "its 3 columns have no names"),
+        ("t.csv", b"# nothing\n", "holds comments only"),
+        ("t.csv", b"\n \n", "is empty"),
+        ("t.csv", b"a\0b\0\0c", "holds zero bytes and is no text; save it as CSV"),
+        ("t.csv", b"device,cycle,hrs_ohms\n1,1,5\n1,2,5\nend\n", "row 3 has 1 field, but there are 3 columns"),
         ("t.csv", b"device,cycle,hrs_ohms\n1,1\n", "cannot be read as a table: .*columns"),
         ("t.csv", b"device,cycle,cycle\n", "column cycle is given twice"),
         ("t.parquet", b"PAR1 and nothing else", "cannot be read as a table"),
