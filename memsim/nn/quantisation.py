@@ -118,6 +118,7 @@ class QuantisationConfig(Section):
     mapping: str | None = None
     weights_begin: Annotated[float, Within(0, 1)] = 0.0
     weight_rate: Annotated[float, Within(low=0)] = 1.0
+    weight_steps: Annotated[float, Within(low=0)] | None = None
     digital_rate: Annotated[float, Within(low=0)] = 1.0
     scale_rate: Annotated[float, Within(low=0)] = 1.0
     full_precision: Annotated[tuple[str, ...], Strict(False)] = ()
@@ -374,18 +375,23 @@ def _trainable_mapping(config: QuantisationConfig) -> MappingRecipe | None:
     return recipe
 
 
-def weights_of_quantised(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that layers with quantisers round for arrays: none of their biases, scales and ranges."""
-    found: dict[int, nn.Parameter] = {}
+def weights_of_quantised(model: nn.Module) -> dict[nn.Parameter, float]:
+    """Return the parameters that layers with quantisers round for arrays, and the mean step between the layer's levels.
+
+    Biases, scales and ranges are not among them.
+    """
+    found: dict[nn.Parameter, float] = {}
     for layer in mappable_layers(model):
-        if not isinstance(layer.module, QuantisedLayer) or not quantised_matrices([layer]):
+        if not isinstance(layer.module, QuantisedLayer) or not (made := quantised_matrices([layer])):
             continue
+        known = [product.trained_scale for product in made.values() if product.trained_scale is not None]
+        step = float(torch.cat([own.scale.flatten() for own in known]).mean())
         quantisers = [module for module in layer.module.modules() if isinstance(module, QUANTISERS)]
         scales = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
         for name, parameter in layer.module.named_parameters():
             if "bias" not in name and id(parameter) not in scales:
-                found[id(parameter)] = parameter
-    return list(found.values())
+                found[parameter] = step
+    return found
 
 
 _FIRST_SCALE: dict[Method, Literal["mse", "minmax"]] = {"lsq": "mse", "minmax": "minmax"}

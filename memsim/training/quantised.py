@@ -55,19 +55,24 @@ class QuantisedTraining(Taught):
     def parameter_groups(self, model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
         """Return groups in which scales do not decay, and learn at a rate relative to their size.
 
-        The size is the initial one; where data only give it later, the current one.
+        The size is the initial one; where data only give it later, the current one. Where the recipe has
+        `weight_steps`, the weights of each layer learn at a rate relative to their initial step.
         """
         rates = self.quantisation.config
         rate = rates.scale_rate
         quantisers = [module for module in model.modules() if isinstance(module, QUANTISERS)]
-        weights = {id(weight) for weight in weights_of_quantised(model)}
+        steps = weights_of_quantised(model)
         known = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
-        groups = [
-            replace(group, parameters=[p for p in group.parameters if (id(p) in weights) == of_weights], rate_scale=own)
-            for group in super().parameter_groups(model, config)
-            for of_weights, own in ((True, rates.weight_rate), (False, rates.digital_rate))
-        ]
-        groups = [replace(group, parameters=[p for p in group.parameters if id(p) not in known]) for group in groups]
+        groups: list[ParameterGroup] = []
+        for group in super().parameter_groups(model, config):
+            weights = [p for p in group.parameters if p in steps]
+            if rates.weight_steps is None:
+                groups.append(replace(group, parameters=weights, rate_scale=rates.weight_rate))
+            else:
+                by_step = rates.weight_steps
+                groups += [replace(group, parameters=[p], rate_scale=by_step * steps[p]) for p in weights]
+            others = [p for p in group.parameters if p not in steps and id(p) not in known]
+            groups.append(replace(group, parameters=others, rate_scale=rates.digital_rate))
         groups = [group for group in groups if group.parameters]
         for quantiser in quantisers:
             for scale in quantiser.parameters():
