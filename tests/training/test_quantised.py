@@ -169,6 +169,23 @@ def test_rates_are_those_of_the_scales_that_there_are() -> None:
     assert [range_.item() for range_ in training.maxima(net)] == [0.0]
 
 
+def test_weights_learn_by_the_step_between_their_levels_where_the_recipe_says_so() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))
+    with torch.no_grad():
+        net[1].weight.mul_(10)
+    config = QuantisationConfig(weight_steps=50.0, digital_rate=0.5)
+    quantisation = Quantisation(config, 3, load_hardware({"base": "ideal", "digital": []}))
+    quantisation.apply(net, measure_inputs(net, [torch.randn(30, 6)]))
+    groups = QuantisedTraining(quantisation, PLAIN).parameter_groups(net, PLAIN)
+    rates = {id(parameter): group.rate_scale for group in groups for parameter in group.parameters}
+    for layer in net:
+        assert rates[id(layer.weight)] == pytest.approx(50 * float(layer.weight_quantiser.scale.mean()))
+        assert rates[id(layer.bias)] == 0.5
+    assert sorted(rates) == sorted(id(parameter) for parameter in net.parameters())
+    assert sum(len(group.parameters) for group in groups) == len(rates)
+
+
 @pytest.mark.parametrize("name", ["physical", "paper", "best"])
 def test_training_begins_on_what_an_exactly_programmed_chip_computes(corpus: Corpus, start: Path, name: str) -> None:
     recogniser = from_start(start)
