@@ -256,7 +256,12 @@ def allot(
             yield layer.name, largest(layer.deviation)
 
     if not statistics:
-        _require_inputs(recipe, [layer.name for layer in plan_on(spec).mapped], statistics)
+        _require_inputs(
+            f"mapping {recipe.name}",
+            [layer.name for layer in plan_on(spec).mapped],
+            statistics,
+            "use the mapping nearest",
+        )
     kept = {name for name, scale in trained.items() if scale is not None}
     spec, allotment = allotted(spec, plan_on, recipe, statistics, kept, errors_on, progress)
     return spec, plan_on(spec), allotment
