@@ -40,7 +40,9 @@ def find_config(
             if shipped.is_file():
                 return shipped
     if is_folder:
-        raise InputError(f"{name_or_path}: is a folder; expected a {'YAML ' if '.yaml' in suffixes else ''}file")
+        raise InputError(
+            f"{name_or_path}: is a folder; expected a {'YAML ' if set(suffixes) <= {'.yaml', '.yml'} else ''}file"
+        )
     names = sorted({p.stem for p in folder.iterdir() if p.suffix in suffixes}) if folder.is_dir() else []
     endings = (*suffixes, ".yml") if ".yaml" in suffixes else suffixes
     known = f"({nearest(name_or_path, names, endings, near)}available: {', '.join(names)})"

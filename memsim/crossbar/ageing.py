@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memsim.crossbar import compiled_cells
 from memsim.device import Device
-from memsim.device.interface import Ageing
+from memsim.device.interface import Ageing, Relaxation
 from memsim.hardware import Retention
 from memsim.portable import elementwise
 from memsim.portable.chunks import for_chunks
@@ -36,6 +36,24 @@ def relaxed(r: Tensor, cells: Tensor, key: int, fraction: float, open_state: flo
     """Return the states of `cells` (counters) in states `r`, all [n], after relaxation: see `relax`."""
     change = (standard_normals(key, cells)[0] * fraction + 1.0).clamp_(min=0)
     return (r - open_state) * change + open_state
+
+
+def relax_by_law(states: Tensor, law: Relaxation, device: Device, full_scale_state: float) -> None:
+    """Change the conductance of each of `states` (any shape), in place, as `law` says of fractions of full scale.
+
+    `full_scale_state` is the state at full scale. Conductances are taken at the device's reference voltage.
+    """
+    llrs, hhrs = device.reference_conductances_siemens
+    open_state = llrs / (llrs - hhrs)  # without conductance
+    window = full_scale_state - open_state
+    flat = states.view(-1)
+
+    def relax_part(part: slice) -> None:
+        cells = torch.arange(part.start, part.stop, device=flat.device)
+        fractions = (flat[part].float() - open_state) * (1.0 / window)
+        flat[part] = law(fractions, cells) * window + open_state
+
+    for_chunks(relax_part, flat.numel(), flat.device)
 
 
 def apply_ageing(states: Tensor, ageing: Ageing, digits: Callable[[slice], Tensor]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from memsim import rng
-from memsim.crossbar.ageing import age, apply_ageing, relax
+from memsim.crossbar.ageing import age, apply_ageing, relax, relax_by_law
 from memsim.crossbar.disturb import read_pulses
 from memsim.crossbar.faults import apply_faults
 from memsim.crossbar.memory import keep_freed_memory
@@ -44,7 +44,12 @@ def program_matrix(
     require_fits(device, spec)
     key = rng.derive_seed(seed, name, "programming")
     states, report = program(tiling.spread(levels), tiling, config, device, key, read_pulses(spec))
-    if config.relaxation is not None:
+    if isinstance(config.relaxation, str):
+        law = load_device_on(config.relaxation, levels.device).relaxation(
+            spec.seconds_until_read, rng.derive_seed(seed, name, "relaxation by law")
+        )
+        relax_by_law(states, law, device, device.programmer(config, 1 << tiling.cell_bits).scale.full_scale_state)
+    elif config.relaxation is not None:
         relax(states, config.relaxation, device, rng.derive_seed(seed, name, "relaxation"))
     ageing = device.ageing(
         spec.seconds_until_read, config, 1 << tiling.cell_bits, rng.derive_seed(seed, name, "ageing")

@@ -24,7 +24,7 @@ from memsim.device.levels import file as levels_file
 from memsim.errors import InputError
 from memsim.storage.checkpoint import Checkpoint
 
-KINDS = {".safetensors": cycles_file, ".yaml": levels_file}
+KINDS = {".safetensors": cycles_file, ".yaml": levels_file, ".yml": levels_file}
 """The module that reads the files of a kind, by their ending."""
 
 EMBEDDED = "device/"

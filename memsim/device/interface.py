@@ -73,7 +73,7 @@ class CurrentScale:
         """Take the current of a cell in `full_scale_state` as full scale."""
         at = torch.tensor(volts, dtype=torch.float64, device=device.device)
         llrs, window = device.llrs_current_amperes(at).item(), device.window_amperes(at).item()
-        self.volts = volts
+        self.volts, self.full_scale_state = volts, full_scale_state
         self.full_scale_amperes = llrs + full_scale_state * window
         self.offset, self.slope = llrs / self.full_scale_amperes, window / self.full_scale_amperes
 
@@ -130,6 +130,10 @@ class Disturbed:
 
 Ageing = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A function of states [n] right after programming, digits [n] and cells [n] that returns the states at a time."""
+
+
+Relaxation = Callable[[Tensor, Tensor], Tensor]
+"""A function of conductances [n], as fractions of full scale, and cells [n] that returns the conductances at a time."""
 
 
 class Device:
@@ -259,6 +263,14 @@ class Device:
         """
         raise NotImplementedError
 
+    def relaxation(self, seconds: float, key: int) -> Relaxation:
+        """Return what its law of relaxation makes of conductances until `seconds` after programming, for any cells.
+
+        Full scale is the conductance of its last digit. A cell's draws depend on `key` and its counter. Raises
+        InputError for a device without such a law, or with one that is not of the programmed conductance.
+        """
+        raise InputError(f"programming.relaxation: the file of device {self.name} has no law of relaxation")
+
     def disturbed(self, volts: float, config: Scheme) -> Disturbed | None:
         """Return the fractions of cells that reads at -`volts` and `volts` change; None where it is not known."""
         raise NotImplementedError
@@ -271,10 +283,15 @@ class Device:
 def require_fits(device: Device, spec: HardwareSpec) -> None:
     """Raise InputError where a layer's `spec` asks of its cells what `device` cannot do, or does not know."""
     device.require_programmable(spec.programming, spec.weights.cell_bits)
-    if spec.read_at_seconds and spec.retention is None and not device.has_ageing:
+    has_law = isinstance(spec.programming.relaxation, str)
+    if has_law and not spec.seconds_until_read:
+        raise InputError(
+            f"programming.relaxation: {spec.programming.relaxation} is a law over time; give read_at_seconds"
+        )
+    if spec.read_at_seconds and spec.retention is None and not (device.has_ageing or has_law):
         raise InputError(
             f"read_at_seconds: device {device.name} does not say what time does to its cells; set it to none, or give "
-            "a law of your own, such as retention: {exponent: 0.005}"
+            "a law: retention: {exponent: 0.005}, or programming.relaxation: NAME of a device that has one"
         )
 
 

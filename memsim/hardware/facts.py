@@ -17,8 +17,14 @@ def unfitted(spec: HardwareSpec) -> list[str]:
     ]
     changed += [{"programming": override.programming, "adc": override.adc} for override in spec.overrides]
     for section, names in (("programming", ("relaxation",)), ("adc", imperfections)):
-        keys += [f"{section}.{name}" for name in names if any((part[section] or {}).get(name) for part in changed)]
+        keys += [f"{section}.{name}" for name in names if any(_is_given(part[section], name) for part in changed)]
     return keys
+
+
+def _is_given(section: dict[str, Any] | None, name: str) -> bool:
+    """Whether a section gives a number other than 0; the name of a device means a law that was fitted to it."""
+    value = (section or {}).get(name)
+    return bool(value) and not isinstance(value, str)
 
 
 def unfitted_note(keys: Sequence[str]) -> str:

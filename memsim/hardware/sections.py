@@ -243,15 +243,16 @@ class Programming(Section):
     """The keys of every programming scheme.
 
     `relaxation` is the standard deviation of the change of a cell's current after programming, as a fraction of the
-    current; the fitted data do not contain it. `exact` gives every cell the mean state of its level, which shows the
-    effect of the spread.
+    current, or the name or file of a device whose law of relaxation holds for these cells, too; the data that the
+    shipped cycles were fitted to do not contain it. `exact` gives every cell the mean state of its level, which shows
+    the effect of the spread.
     """
 
     set_volts: Annotated[float, Within(low=-5, below=0)] = -2.0
     reset_volts: Annotated[float, Within(above=0, high=5)] = 2.0
     pulse_seconds: Annotated[float, Within(above=0)] = 1.0e-6
     history: Literal["stationary", "zero"] = "stationary"
-    relaxation: Annotated[float, Within(above=0, high=0.5)] | None = None
+    relaxation: Annotated[float, Within(above=0, high=0.5)] | Annotated[str, Field(min_length=1)] | None = None
     exact: bool = False
 
 

@@ -206,3 +206,33 @@ def test_the_old_place_of_the_time() -> None:
     assert torch.equal(old, new)
     assert not torch.equal(old, matrix_of("synaptogen").states)
     assert math.isfinite(float(old.float().sum()))
+
+
+def test_switching_cells_relax_by_the_law_of_another_device(tmp_path: Any) -> None:
+    """Middle levels move, as the law says, and the others do not; the spread is that of full scale."""
+    law = tmp_path / "law.yaml"
+    grid = "{microsiemens: [0, 40, 50, 60, 100], seconds: [1, 100], values: [[0, 0, 1, 0, 0], [0, 0, 5, 0, 0]]}"
+    law.write_text(
+        f"kind: levels\nname: law\nsource: made up\nmicrosiemens: {{low: 0, high: 100}}\n"
+        f"relaxation: {{spread: {{grid: {grid}}}, path: frozen}}\n"
+    )
+    loop = {"scheme": "incremental_reset", "low_level": 0.25, "high_level": 0.75}
+    weights = {"encoding": "multilevel", "cell_bits": 1}
+    weight = {"weights": weights | {"cell_bits": 2}}
+    still = matrix_of("synaptogen", programming=loop, **weight)
+    moved = matrix_of("synaptogen", programming=loop | {"relaxation": str(law)}, read_at_seconds=10.0, **weight)
+    assert still.states is not None
+    assert moved.states is not None
+    device = load_device("synaptogen")
+    volts = torch.tensor(0.3, dtype=torch.float64)
+    full = device.current_amperes(volts, torch.tensor(device.mean_states(load_hardware({}).programming, 2)[1]))
+    before, after = (device.current_amperes(volts, matrix.states.double()) / full for matrix in (still, moved))
+    middle = (before - 0.5).abs() < 0.2  # digits at 0.25, 0.417, 0.583 and 0.75 of the full-scale current
+    near = (before - 0.58).abs() < 0.03
+    assert not (after - before)[~middle].abs().gt(1e-3).any()
+    assert near.any()
+    assert 0.0 < float((after - before)[near].std()) < 0.03
+    with pytest.raises(InputError, match="is a law over time; give read_at_seconds"):
+        choose_hardware(None, settings=[f"programming.relaxation={law}"])
+    with pytest.raises(InputError, match="pcm-joshi has no law of relaxation"):
+        matrix_of("synaptogen", programming={"relaxation": "pcm-joshi"}, read_at_seconds=10.0)

@@ -13,12 +13,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memsim.device.interface import Ageing, Device, Disturbed, Programmer
+from memsim.device.interface import Ageing, Device, Disturbed, Programmer, Relaxation
 from memsim.device.levels.ageing import REACH, ageing_of
 from memsim.device.levels.deviation import Places
 from memsim.device.levels.laws import dumped, law_values
 from memsim.device.levels.programming import LevelsProgrammer, require_scheme
-from memsim.device.levels.schema import LawSection, LevelsFile
+from memsim.device.levels.schema import CellNoise, LawSection, LevelsFile
+from memsim.errors import InputError
 from memsim.hardware import Scheme
 
 
@@ -98,6 +99,23 @@ class LevelsDevice(Device):
         With `config.exact` cells have the mean exponent and the mean relaxation, and no noise has accumulated.
         """
         return ageing_of(self.file, seconds, levels, key, config.exact, self.device)
+
+    def relaxation(self, seconds: float, key: int) -> Relaxation:
+        """Return what the law of relaxation makes of conductances in units of the last digit's: see `Device`."""
+        law = self.file.relaxation
+        if law is None or "target" in (law.by, law.around):
+            raise InputError(
+                f"programming.relaxation: the file of device {self.name} has no law of relaxation by the programmed "
+                "conductance"
+            )
+        alone = self.file.model_copy(update={"drift": None, "noise": CellNoise()})
+        change = ageing_of(alone, seconds, 2, key, False, self.device)
+
+        def relaxed(fractions: Tensor, cells: Tensor) -> Tensor:
+            digits = torch.zeros_like(cells, dtype=torch.int32)
+            return fractions if change is None else 1.0 - change(1.0 - fractions, digits, cells)
+
+        return relaxed
 
     def disturbed(self, volts: float, config: Scheme) -> Disturbed | None:
         """Return None: it is not known what reads do to the cells."""

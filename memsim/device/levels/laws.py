@@ -143,8 +143,9 @@ class Table:
 
     def arguments(self) -> TableArguments:
         """Return the table for compiled code."""
-        numbers = (np.float32(number) for number in (self.first, self.points_per_unit, len(self.values) - 1))
-        return TableArguments(self.values.numpy(), *numbers, self.extrapolates)
+        last = np.float32(len(self.values) - 1)
+        place = np.float32(self.first), np.float32(self.points_per_unit)
+        return TableArguments(self.values.numpy(), *place, last, self.extrapolates)
 
     def to(self, device: torch.device) -> Table:
         """Return the same table on `device`."""

@@ -206,3 +206,20 @@ def test_golden_numbers(name: str, digit: int, seconds: float, mean: float, std:
     found = drawn(device, seconds)[digit]
     assert found.mean() == pytest.approx(mean, rel=3e-3, abs=4e-3)
     assert found.std() == pytest.approx(std, rel=0.015)
+
+
+def test_pcm_has_the_moments_of_aihwkit() -> None:
+    """Side by side with the published package, where it is installed."""
+    noise = pytest.importorskip("aihwkit.inference.noise.pcm", reason="the package aihwkit is not installed")
+    model = noise.PCMLikeNoiseModel(g_max=25.0)
+    device = load_device("pcm-nandakumar")
+    assert isinstance(device, LevelsDevice)
+    torch.manual_seed(1)
+    target = torch.linspace(0, 25, LEVELS)[:, None].repeat(1, CELLS)
+    for seconds in (0.0, 3600.0, 30 * DAY):
+        programmed = model.apply_programming_noise_to_conductance(target.clone())
+        exponents = model.generate_drift_coefficients(target)
+        theirs = model.apply_drift_noise_to_conductance(programmed, exponents, seconds).double().numpy()
+        ours = drawn(device, seconds)
+        np.testing.assert_allclose(ours.mean(axis=1), theirs.mean(axis=1), rtol=3e-3, atol=3e-3)
+        np.testing.assert_allclose(ours.std(axis=1), theirs.std(axis=1), rtol=0.02)
