@@ -67,7 +67,8 @@ def test_the_distribution_rises(seed: int, form: Form, start: float, time: float
     g, seconds = (torch.full_like(now, max(value, 1e-3)) for value in (start, time))
     below = law.cdf(g, seconds, now)
     assert (np.diff(below) >= -1e-12).all()
-    assert (below >= 0).all() and (below <= 1).all()
+    assert (below >= 0).all()
+    assert (below <= 1).all()
 
 
 def test_nothing_is_known_before_the_first_time() -> None:
