@@ -215,6 +215,8 @@ def fit_device(
             reading: dict[str, Any] = {"columns": names, "renamed": renamed, "temperature_kelvin": temperature_kelvin}
             common: dict[str, Any] = {"seed": seed, "force": force, "listener": listener}
             return fit_levels(measurements, kind, out, read_volts=read_volts, **reading, **common)
+    if temperature_kelvin is not None:
+        raise InputError("--temperature-kelvin: is for tables of levels, with a column temperature_kelvin")
     source = measurements.path if isinstance(measurements, Measurements) else Path(measurements)
     if out is not None:
         require_safetensors(Path(out))

@@ -64,6 +64,9 @@ def folder(tmp_path, tiny_recogniser, memsim):
     (tmp_path / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])
     guide = (configs_root() / "qat" / "README.md").read_text()
     (tmp_path / "wide-range.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
+    (tmp_path / "configs" / "devices").mkdir(parents=True, exist_ok=True)
+    for sample in (configs_root() / "devices").glob("*.csv*"):
+        shutil.copy(sample, tmp_path / "configs" / "devices")
     measure = [sys.executable, str(REPOSITORY / "tests" / "tools" / "example_measurements.py"), "cycles.csv"]
     subprocess.run([*measure, "--devices", "32", "--cycles", "120"], cwd=tmp_path, check=True)
     lexicon = ("--write-lexicon", "CORPORA/TEDLIUM_release2/TEDLIUM.152k.dic", "--lexicon", "cmudict", "--data", "demo")
@@ -106,6 +109,7 @@ TOOLS = {
     ],
     "example_measurements.py": ["--devices", "32", "--cycles", "120"],
     "bundle_checkpoint.py": [],
+    "example_levels.py": ["--cells", "100"],
     "measure_statistics.py": [],
     "qat_sweep.py": ["--tables"],
 }
