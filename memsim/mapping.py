@@ -15,11 +15,8 @@ from torch import Tensor
 
 from memsim.arguments import require_types
 from memsim.asr.data import FeatureSource
-from memsim.asr.input_rates import RATE_SECONDS, operations_of, vectors_per_audio_second
+from memsim.asr.input_rates import vectors_per_audio_second
 from memsim.asr.running import STATISTICS_UTTERANCES, calibration_data, corpus_for_calibration
-from memsim.chip.architecture import DEFAULT_CHIP, load_chip
-from memsim.chip.chip_cost import ChipCost
-from memsim.chip.workload import workload_of
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import total
 from memsim.crossbar.statistics import InputStatistics
@@ -39,6 +36,7 @@ from memsim.networks.programming import (
     program_checkpoint,
     stored_statistics,
 )
+from memsim.networks.whole_chip import chip_of, whole_chip
 from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
 from memsim.nn.deviation import deviating
@@ -290,11 +288,9 @@ def map_checkpoint(
     if dry_run:
         return MapResult(opened, spec, plan, seed)
     cost = cost is None or cost
-    architecture_of_chip = load_chip(spec.chip or DEFAULT_CHIP)
+    chip = chip_of(spec)
     with listener.working(), nullcontext() if out is None else writing_checkpoint(out) as file:
-        rates, steps_of_network = None, []
-        if cost and network.is_recogniser:
-            rates, steps_of_network = vectors_per_audio_second(network.recogniser), operations_of(network.recogniser)
+        rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
         data = None
         if calibrate is not None:
             data = _calibration_data(network, calibrate, data_root, calibration_utterances, listener)
@@ -343,11 +339,8 @@ def map_checkpoint(
         listener.warn(_uncalibrated(mapped.uncalibrated, opened))
     found = Budget(tuple(budgets), exact) if steps else None
     per: Literal["vector", "audio_second"] = "vector" if rates is None else "audio_second"
-    chip = None
-    if rates is not None:
-        work = workload_of(steps_of_network, rates, RATE_SECONDS, plan.mapped, plan.digital, costs)
-        chip = ChipCost.of(architecture_of_chip, work)
-    taken = Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming, chip=chip) if cost else None
+    whole = None if rates is None else whole_chip(network.recogniser, chip, plan.mapped, plan.digital, costs, rates)
+    taken = Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming, chip=whole) if cost else None
     return MapResult(opened, spec, plan, seed, mapped, out, found, taken)
 
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memsim.chip.architecture import Chip, Prices
-from memsim.chip.estimate import WHOLE_CHIP, Energies, memory_bytes, operation_joules
+from memsim.chip.architecture import WEIGHT_BYTES, Chip, Prices
+from memsim.chip.estimate import WHOLE_CHIP, Energies, digital_joules
 from memsim.chip.workload import DigitalWork, MatrixWork, Work, Workload
 
 
@@ -35,22 +35,17 @@ class Accelerated:
 def accelerated(workload: Workload, chip: Chip, prices: Prices, bits: int) -> Accelerated:
     """Return the estimate for `workload` with weights of 4 or 8 bits; activations have 8."""
     accelerator, layers = chip.accelerator, dict[str, dict[str, float]]()
-    weight_bytes = bits / 8
+    precision = f"int{bits}"
+    weight_bytes = WEIGHT_BYTES[precision]
     stored = workload.weights * weight_bytes
-    sram_share = min(1.0, accelerator.sram_bytes / stored) if stored else 1.0
+    sram_share = chip.sram_share(workload.weights, weight_bytes)
     seconds = 0.0
     for work in map(as_digital, workload.works):
         own = layers.setdefault(work.name, {})
-        from_dram = (1 - sram_share) * work.weights * weight_bytes * work.rounds
-        parts = {
-            "products": work.macs * prices[f"digital.int{bits}_joules_per_mac"],
-            "operations": operation_joules(work, prices),
-            "memory": memory_bytes(work, accelerator.rows, weight_bytes) * prices["digital.memory_joules_per_byte"],
-            "dram": from_dram * prices["accelerator.dram_joules_per_byte"],
-        }
-        for circuit, joules in parts.items():
+        for circuit, joules in digital_joules(work, prices, precision, accelerator.rows, sram_share).items():
             own[circuit] = own.get(circuit, 0.0) + joules
-        seconds += max(_computing_seconds(work, chip), from_dram / accelerator.dram_bytes_per_second)
+        loading = work.dram_bytes(weight_bytes, sram_share) / accelerator.dram_bytes_per_second
+        seconds += max(_computing_seconds(work, chip), loading)
     areas = {
         "digital": prices["accelerator.square_millimetres"],
         "memory": sram_share * stored / 2**20 * prices["digital.memory_square_millimetres_per_megabyte"],

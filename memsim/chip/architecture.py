@@ -22,6 +22,7 @@ from memsim.config.schema import Schema, Section, Within
 from memsim.config.yaml_file import Config
 
 Count = Annotated[int, Within(1, 1 << 24)]
+Bytes = Annotated[int, Within(1, 1 << 40)]
 Positive = Annotated[float, Within(above=0)]
 Prices = Mapping[str, float]
 """Prices of a chip by dotted key, such as `core.adc_joules_per_step`."""
@@ -43,7 +44,7 @@ class CoreSection(Section):
     columns_per_adc: Count
     read_seconds: Positive
     adc_seconds: Annotated[float, Within(low=0)]
-    buffer_bytes: Count
+    buffer_bytes: Bytes
     adc_joules_per_step: Price
     adc_square_micrometres: AreaPrice
     dac_joules_per_step: Price
@@ -98,12 +99,13 @@ class AcceleratorSection(Section):
     """The digital accelerator that a chip is compared with, which has the same digital prices.
 
     Its `rows` x `rows` multipliers keep weights while input vectors stream past. Weights are in SRAM as far as
-    `sram_bytes` reaches; the rest is read from DRAM whenever its layer runs.
+    `sram_bytes` reaches; the rest is read from DRAM whenever its layer runs. Both hold for the weights in the digital
+    part of a chip, too.
     """
 
     rows: Count
     clock_hz: Positive
-    sram_bytes: Count
+    sram_bytes: Bytes
     dram_bytes_per_second: Positive
     dram_joules_per_byte: Price
     square_millimetres: AreaPrice
@@ -114,6 +116,10 @@ class PublicSection(Section):
 
     name: str
     joules_per_mac: Price
+
+
+WEIGHT_BYTES = {"int4": 0.5, "int8": 1.0, "float16": 2.0}
+"""The bytes of a digital weight by precision."""
 
 
 class Chip(Section):
@@ -156,6 +162,11 @@ class Chip(Section):
     def prices(self, level: Level = "nominal") -> dict[str, float]:
         """Return every price at the `level` of its range, scaled to the node of the chip."""
         return {key: price.at(level, self.node_nanometres) for key, price in self.priced().items()}
+
+    def sram_share(self, weights: int, weight_bytes: float) -> float:
+        """Return the fraction of digital weights that SRAM holds."""
+        stored = weights * weight_bytes
+        return min(1.0, self.accelerator.sram_bytes / stored) if stored else 1.0
 
     def with_settings(self, settings: Mapping[str, Any]) -> Chip:
         """Return a copy with dotted keys set; sections are merged. Raises InputError where a value is impossible."""

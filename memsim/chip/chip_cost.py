@@ -106,6 +106,15 @@ class ChipCost:
         """Return the energy for a second of audio on the accelerator."""
         return self.interval(lambda prices: self.alternative(bits, prices).energies.joules)
 
+    @property
+    def public_joules(self) -> dict[str, Interval]:
+        """The energy for a second of audio on processors of which public figures tell that of a multiplication."""
+        macs, found = self.workload.macs / self.workload.audio_seconds, {}
+        for processor in self.chip.public:
+            price = processor.joules_per_mac
+            found[processor.name] = Interval(macs * price.low, macs * price.nominal, macs * price.high)
+        return found
+
     @cached_property
     def ratio(self) -> Interval:
         """The energy on the chip, as a multiple of that of the digital alternative.
@@ -182,6 +191,10 @@ class ChipCost:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; energies are joules for a second of audio."""
+        return self._facts
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
         energies, placement, times = self.energies(), self.placement, self.schedule
         gain = replica_gain(placement, self.workload, times)
         return {
@@ -229,13 +242,7 @@ class ChipCost:
             },
             "digital": [self._alternative_dict(bits) for bits in ALTERNATIVE_BITS],
             "ratio_to_digital": self.ratio.to_dict(),
-            "public": {
-                processor.name: self.interval(
-                    lambda prices, name=processor.name: self.workload.macs / times.audio_seconds
-                    * prices[f"public.{name}"]
-                ).to_dict()
-                for processor in self.chip.public
-            },
+            "public": {name: joules.to_dict() for name, joules in self.public_joules.items()},
             "break_even": {
                 "adc_joules_per_step": self.break_even_price("core.adc_joules_per_step"),
                 "nominal_adc_joules_per_step": self._nominal["core.adc_joules_per_step"],

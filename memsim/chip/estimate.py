@@ -9,16 +9,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memsim.chip.architecture import Chip, Prices
+from memsim.chip.architecture import WEIGHT_BYTES, Chip, Prices
 from memsim.chip.placement import Placement
 from memsim.chip.schedule import Schedule
 from memsim.chip.workload import DigitalWork, MatrixWork, Workload
 from memsim.crossbar.drive import driven_bits
 
 CIRCUITS = (
-    "dac", "adc", "cells", "sums", "buffers", "network", "links", "products", "operations", "memory", "leakage",
+    "dac", "adc", "cells", "sums", "buffers", "network", "links", "products", "operations", "memory", "dram", "leakage",
 )  # fmt: skip
-"""The parts of the energy of a chip: products, operations and memory are those of its digital part."""
+"""The parts of the energy of a chip: products, operations, memory and DRAM are those of its digital part."""
 
 WHOLE_CHIP = "whole chip"
 """The name under which the leakage stands among the layers."""
@@ -54,9 +54,14 @@ class Energies:
 def chip_energies(workload: Workload, placement: Placement, found: Schedule, prices: Prices) -> Energies:
     """Return the energy of `workload` on the chip of its `placement`."""
     chip, layers = placement.chip, dict[str, dict[str, float]]()
+    weight_bytes, size = WEIGHT_BYTES[chip.digital.precision], chip.accelerator.rows
+    sram_share = chip.sram_share(workload.digital_weights, weight_bytes)
     for work in workload.works:
         own = layers.setdefault(work.name, {})
-        parts = _matrix(work, placement, prices) if isinstance(work, MatrixWork) else _digital(work, chip, prices)
+        if isinstance(work, MatrixWork):
+            parts = _matrix(work, placement, prices)
+        else:
+            parts = digital_joules(work, prices, chip.digital.precision, size, sram_share)
         for circuit, joules in parts.items():
             own[circuit] = own.get(circuit, 0.0) + joules
     seconds = workload.audio_seconds if chip.powered == "always" else found.latency_seconds
@@ -95,12 +100,9 @@ def _leaking_area(workload: Workload, placement: Placement, prices: Prices) -> f
 
 
 def _megabytes(workload: Workload, chip: Chip) -> float:
-    """Return the memory for the weights that stay digital."""
-    return math.fsum(work.weights for work in workload.digital) * _bytes(chip.digital.precision) / 2**20
-
-
-def _bytes(precision: str) -> float:
-    return {"int4": 0.5, "int8": 1.0, "float16": 2.0}[precision]
+    """Return the memory for the weights that stay digital, as far as it reaches."""
+    stored = workload.digital_weights * WEIGHT_BYTES[chip.digital.precision]
+    return min(stored, chip.accelerator.sram_bytes) / 2**20
 
 
 def conversions(work: MatrixWork, chip: Chip) -> float:
@@ -141,19 +143,24 @@ def _matrix(work: MatrixWork, placement: Placement, prices: Prices) -> dict[str,
     return {circuit: work.vectors * joules for circuit, joules in one.items()}
 
 
-def _digital(work: DigitalWork, chip: Chip, prices: Prices) -> dict[str, float]:
-    """Return the joules of digital work for an utterance, by circuit."""
-    size, precision = chip.accelerator.rows, chip.digital.precision
+def digital_joules(work: DigitalWork, prices: Prices, precision: str, size: int, sram_share: float) -> dict[str, float]:
+    """Return the joules of digital work for an utterance, by circuit.
+
+    Args:
+        work: the work.
+        prices: the prices of the chip.
+        precision: that of products and weights.
+        size: the rows and columns of multipliers.
+        sram_share: the fraction of the weights that SRAM holds.
+    """
+    weight_bytes = WEIGHT_BYTES[precision]
+    others = work.elementwise * prices["digital.elementwise_joules"] + work.special * prices["digital.special_joules"]
     return {
         "products": work.macs * prices[f"digital.{precision}_joules_per_mac"],
-        "operations": operation_joules(work, prices),
-        "memory": memory_bytes(work, size, _bytes(precision)) * prices["digital.memory_joules_per_byte"],
+        "operations": others,
+        "memory": memory_bytes(work, size, weight_bytes) * prices["digital.memory_joules_per_byte"],
+        "dram": work.dram_bytes(weight_bytes, sram_share) * prices["accelerator.dram_joules_per_byte"],
     }
-
-
-def operation_joules(work: DigitalWork, prices: Prices) -> float:
-    """Return the joules of element-wise and special operations."""
-    return work.elementwise * prices["digital.elementwise_joules"] + work.special * prices["digital.special_joules"]
 
 
 def memory_bytes(work: DigitalWork, size: int, weight_bytes: float) -> float:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memsim.chip.architecture import Chip
+from memsim.chip.architecture import WEIGHT_BYTES, Chip
 from memsim.chip.placement import PlacedMatrix, Placement, place
 from memsim.chip.workload import DigitalWork, MatrixWork, Work, Workload
 
@@ -103,6 +103,7 @@ class Schedule:
 def schedule(placement: Placement, workload: Workload) -> Schedule:
     """Return the schedule of `workload`, whose matrices are those of `placement`."""
     chip = placement.chip
+    sram_share = chip.sram_share(workload.digital_weights, WEIGHT_BYTES[chip.digital.precision])
     segments: list[Segment] = []
     stages: list[Stage] = []
     looping = False
@@ -118,7 +119,7 @@ def schedule(placement: Placement, workload: Workload) -> Schedule:
         if loops != looping or waits:
             close()
             looping = loops
-        stages += _stages(work, placement, chip)
+        stages += _stages(work, placement, chip, sram_share)
     close()
     chunks = 1
     if chip.chunk_seconds is not None:
@@ -126,9 +127,9 @@ def schedule(placement: Placement, workload: Workload) -> Schedule:
     return Schedule(workload.audio_seconds, tuple(segments), chunks)
 
 
-def _stages(work: Work, placement: Placement, chip: Chip) -> list[Stage]:
+def _stages(work: Work, placement: Placement, chip: Chip, sram_share: float) -> list[Stage]:
     if isinstance(work, DigitalWork):
-        seconds = digital_seconds(work, chip) / placement.chips
+        seconds = digital_seconds(work, chip, sram_share) / placement.chips
         of_one = seconds / max(work.rounds, work.vectors, 1.0)
         return [Stage(work.name, DIGITAL, seconds, of_one, work.rounds)]
     placed = placement.by_name[work.name]
@@ -157,10 +158,12 @@ def vector_seconds(work: MatrixWork, chip: Chip) -> float:
     return work.phases * max(chip.core.read_seconds, turns(work, chip) * chip.core.adc_seconds)
 
 
-def digital_seconds(work: DigitalWork, chip: Chip) -> float:
-    """Return the time of digital work in the digital part of one chip."""
-    others = work.special + work.elementwise
-    return work.macs / chip.digital.macs_per_second + others / chip.digital.operations_per_second
+def digital_seconds(work: DigitalWork, chip: Chip, sram_share: float) -> float:
+    """Return the time of digital work in the digital part of one chip, whose SRAM holds that share of the weights."""
+    others = (work.special + work.elementwise) / chip.digital.operations_per_second
+    from_dram = work.dram_bytes(WEIGHT_BYTES[chip.digital.precision], sram_share)
+    loading = from_dram / chip.accelerator.dram_bytes_per_second
+    return max(work.macs / chip.digital.macs_per_second, loading) + others
 
 
 def _busy(stages: Sequence[Stage]) -> dict[str, float]:

@@ -99,6 +99,10 @@ class DigitalWork:
     weights: int = 0
     reason: str = ""
 
+    def dram_bytes(self, weight_bytes: float, sram_share: float) -> float:
+        """Return the bytes of weights read from DRAM, where SRAM holds that share: all others in every round."""
+        return (1 - sram_share) * self.weights * weight_bytes * self.rounds
+
 
 Work = MatrixWork | DigitalWork
 
@@ -129,6 +133,11 @@ class Workload:
     def weights(self) -> int:
         """The weights of all matrices."""
         return sum(work.weights for work in self.works)
+
+    @property
+    def digital_weights(self) -> int:
+        """The weights that stay digital."""
+        return sum(work.weights for work in self.digital)
 
     def on_tiles(self, rows: int, cols: int) -> Workload:
         """Return the same work on arrays of another size."""

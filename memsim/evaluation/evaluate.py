@@ -18,7 +18,6 @@ from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, chosen_split, has_one_split, load_corpus, with_unwritable
 from memsim.asr.data import with_unheard
 from memsim.asr.running import STATISTICS_UTTERANCES
-from memsim.chip.architecture import DEFAULT_CHIP, load_chip
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
@@ -42,6 +41,7 @@ from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
 from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
 from memsim.networks.programming import is_full_precision
+from memsim.networks.whole_chip import chip_of
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.chip import mapping_of
@@ -230,7 +230,7 @@ def evaluate(
             listener.say(f"weights become levels by the recipe {recipe.name}; --mapping names another")
         points = points_of(opened, hardware, bits, cell, set, recipes)
         for point in points if findings.cost else ():
-            load_chip(point.spec.chip or DEFAULT_CHIP)  # a broken file is reported before anything runs
+            chip_of(point.spec)  # a broken file is reported before anything runs
         work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
         work.require_possible(points)
         device = work.device

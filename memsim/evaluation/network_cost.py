@@ -9,14 +9,12 @@ from dataclasses import replace
 from memsim.asr.audio import duration_seconds
 from memsim.asr.corpora import Corpus
 from memsim.asr.data import FeatureSource, evaluation_batches
-from memsim.asr.input_rates import RATE_SECONDS, operations_of, vectors_per_audio_second
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import Progress, transcribe
 from memsim.asr.utterances import Utterance
-from memsim.chip.architecture import DEFAULT_CHIP, load_chip
 from memsim.chip.chip_cost import ChipCost
-from memsim.chip.workload import workload_of
 from memsim.evaluation.target import Target
+from memsim.networks.whole_chip import chip_of, whole_chip
 from memsim.nn.chip import mapping_of
 from memsim.nn.layer_cost import Cost, LayerCost
 
@@ -51,10 +49,9 @@ def chip_cost(
 def _whole_chip(target: Target, layers: Sequence[LayerCost]) -> ChipCost:
     """Estimate the whole chip, for the inputs of the digital twin."""
     recogniser = replace(target.template, model=target.digital, decoder=None)
-    plan, rates = mapping_of(target.digital).plan, vectors_per_audio_second(recogniser)
+    plan = mapping_of(target.digital).plan
     mapped = [layer.on(target.spec) for layer in plan.mapped]
-    work = workload_of(operations_of(recogniser), rates, RATE_SECONDS, mapped, plan.digital, layers)
-    return ChipCost.of(load_chip(target.spec.chip or DEFAULT_CHIP), work)
+    return whole_chip(recogniser, chip_of(target.spec), mapped, plan.digital, layers)
 
 
 def _hear(recogniser: Recogniser, utterances: Sequence[Utterance], progress: Progress) -> None:

@@ -100,8 +100,10 @@ def _layers_of(model: nn.Module) -> dict[nn.Module, LayerStep]:
 
 
 class _Counter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, weights: set[int]) -> None:
+        """Count; `weights` are the addresses of the network's parameters."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._weights = weights
         self.steps: dict[tuple[str, str], Step] = {}
         self.calls: Counter[str] = Counter()
         self.modules: list[str] = []  # names of the modules that run now, from the network inwards
@@ -141,6 +143,7 @@ class _Counter(TorchDispatchMode):
         if not outputs or (not outputs[0].is_floating_point() and name not in ("argmax", "max")):
             return
         macs, special, elementwise, over_time = _operations(name, inputs, outputs[0])
+        over_time = over_time and not any(_address(x) in self._weights for x in inputs)  # one factor may be a weight
         if self.muted or (self.attentions and not over_time):
             return  # a product with a matrix, what belongs to it, or a quantiser that stands for a converter
         if macs or special or elementwise:
@@ -151,6 +154,11 @@ class _Counter(TorchDispatchMode):
             step.macs += macs
             step.special += special
             step.elementwise += elementwise
+
+
+def _address(x: Tensor) -> int:
+    """Return the place of a tensor's values, which its views share."""
+    return x.untyped_storage().data_ptr()
 
 
 def _operations(name: str, inputs: Sequence[Tensor], out: Tensor) -> tuple[float, float, float, bool]:
@@ -176,9 +184,9 @@ def _operations(name: str, inputs: Sequence[Tensor], out: Tensor) -> tuple[float
         return 0.0, 0.0, inputs[0].numel() * 2.5 * math.log2(max(2, length)), False
     if name in _OF_INPUT:
         return 0.0, 0.0, float(_OF_INPUT[name] * inputs[0].numel()), False
-    if name in _MOVES or any(out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for x in inputs[1:]):
+    if name in _MOVES or any(_address(out) == _address(x) for x in inputs[1:]):
         return 0.0, 0.0, 0.0, False
-    is_view = bool(inputs) and out.untyped_storage().data_ptr() == inputs[0].untyped_storage().data_ptr()
+    is_view = bool(inputs) and _address(out) == _address(inputs[0])
     if is_view and not name.endswith("_"):
         return 0.0, 0.0, 0.0, False
     return 0.0, size if name.rstrip("_") in _SPECIAL else 0.0, 0.0 if name.rstrip("_") in _SPECIAL else size, False
@@ -190,7 +198,7 @@ def counting_operations(model: nn.Module) -> Iterator[list[Step]]:
 
     Operations outside of the model have the name OUTSIDE.
     """
-    counter, found = _Counter(), list[Step]()
+    counter, found = _Counter({_address(parameter) for parameter in model.parameters()}), list[Step]()
     layers = _layers_of(model)
     handles = []
     for name, module in model.named_modules():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.chip.architecture import load_chip
+from memsim.chip.architecture import Chip, load_chip
 from memsim.chip.chip_cost import ChipCost
 from memsim.chip.estimate import CIRCUITS
 from memsim.chip.workload import DigitalWork, Workload
@@ -18,7 +20,8 @@ SMALL = {"tile": {"rows": 4, "cols": 4}}
 UNIT = {"low": 1.0, "nominal": 1.0, "high": 1.0, "source": "a test", "node_nanometres": None}
 
 
-def unit_chip():
+@cache
+def unit_chip() -> Chip:
     """A chip all of whose prices are 1, so that energies are counts."""
     chip = load_chip({"base": "isaac", "cores": 4, "core": {"arrays": 8}})
     keys = [key for key in chip.priced() if not key.startswith("public.")]
@@ -77,14 +80,18 @@ def some_cost(sizes: list[tuple[int, int, int]], name: str = "isaac", **changes)
         works.append(matrix(f"layer {n}", (out, width), vectors=vectors, cell_joules=1e-12, **SMALL))
         works.append(DigitalWork(f"norm {n}", "other", 1, special=vectors, elementwise=vectors * out))
         works.append(DigitalWork(f"attention {n}", "attention", 1, macs=vectors * vectors * out))
-    chip = load_chip({"base": name, "cores": 3, **changes})
-    return ChipCost.of(chip, Workload(2.0, tuple(works)))
+    return ChipCost.of(_chip(name, json.dumps(changes)), Workload(2.0, tuple(works)))
+
+
+@cache
+def _chip(name: str, changes: str) -> Chip:
+    return load_chip({"base": name, "cores": 3, **json.loads(changes)})
 
 
 layers = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 20)), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(layers, st.sampled_from(["isaac", "pcm-64-core"]), st.sampled_from(["computing", "always"]))
 def test_totals_are_conserved(sizes: list[tuple[int, int, int]], name: str, powered: str) -> None:
     cost = some_cost(sizes, name, powered=powered)

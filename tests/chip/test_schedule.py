@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.chip.architecture import load_chip
+from memsim.chip.architecture import Chip, load_chip
 from memsim.chip.chip_cost import ChipCost
 from memsim.chip.schedule import DIGITAL, vector_seconds
 from memsim.chip.workload import DigitalWork, Workload
@@ -25,7 +27,12 @@ SMALL = {"tile": {"rows": 4, "cols": 4}}
 
 
 def cost(*works, audio_seconds: float = 1.0, **changes) -> ChipCost:
-    return ChipCost.of(load_chip({**CHIP, **changes}), Workload(audio_seconds, works))
+    return ChipCost.of(_chip(json.dumps(changes)), Workload(audio_seconds, works))
+
+
+@cache
+def _chip(changes: str) -> Chip:
+    return load_chip({**CHIP, **json.loads(changes)})
 
 
 def test_a_pipeline_by_hand() -> None:
@@ -104,7 +111,7 @@ works = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(works)
 def test_a_chip_is_no_faster_than_its_busiest_part(parts: list[tuple[str, int, int]]) -> None:
     made = [

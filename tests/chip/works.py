@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import Any
 
 from memsim import load_hardware
 from memsim.chip.workload import MatrixWork
 from memsim.crossbar.tiling import tiling_for
+from memsim.hardware import HardwareSpec
 
 
 def matrix(
@@ -20,5 +23,10 @@ def matrix(
     **changes: Any,
 ) -> MatrixWork:
     """Return the work of a matrix of `shape` (out, in / groups) under `physical` with `changes`."""
-    spec = load_hardware({"base": "physical", "weights": {"bits": 3}, **changes})
+    spec = _spec(json.dumps(changes))
     return MatrixWork(name, tiling_for(shape, spec, groups), spec, vectors, rounds, cell_joules)
+
+
+@cache
+def _spec(changes: str) -> HardwareSpec:
+    return load_hardware({"base": "physical", "weights": {"bits": 3}, **json.loads(changes)})

@@ -120,7 +120,7 @@ def test_a_sweep_has_the_cost_of_every_point(memsim, tiny_recogniser: Path) -> N
     assert "J for a second of audio, whole chip" in Path("front.svg").read_text()
     assert "times int8 digital" in Path("page.html").read_text()
     shown = memsim("eval", tiny_recogniser, *swept)
-    assert "times int8 digital" in shown.said
+    assert "int8" in shown.said
 
 
 def test_a_chip_that_is_not_there(memsim, tiny_recogniser: Path) -> None:

@@ -104,6 +104,7 @@ TOOLS = {
         "--checkpoint",
         "model.safetensors",
     ],
+    "chip_costs.py": ["--network", "bundled"],
     "example_measurements.py": ["--devices", "32", "--cycles", "120"],
     "bundle_checkpoint.py": [],
     "measure_statistics.py": [],
