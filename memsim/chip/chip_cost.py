@@ -89,6 +89,12 @@ class ChipCost:
         """Return the area by part in square millimetres."""
         return chip_areas(self.workload, self.placement, prices or self._nominal)
 
+    @property
+    def cells_are_known(self) -> bool:
+        """Whether the energy of the cells of every matrix is known; where it is not, it is left out."""
+        has_price = self.chip.core.cell_joules is not None
+        return has_price or all(work.cell_joules is not None for work in self.workload.matrices)
+
     @cached_property
     def _nominal(self) -> dict[str, float]:
         return self.chip.prices()
@@ -203,6 +209,7 @@ class ChipCost:
             "audio_seconds": self.workload.audio_seconds,
             "macs": self.workload.macs / self.workload.audio_seconds,
             "joules": self.joules.to_dict(),
+            "cells_are_known": self.cells_are_known,
             "joules_by_circuit": {c: energies.by_circuit.get(c, 0.0) for c in CIRCUITS},
             "square_millimetres": self.interval(lambda prices: math.fsum(self.areas(prices).values())).to_dict(),
             "square_millimetres_by_part": self.areas(),

@@ -73,6 +73,7 @@ def verdict_text(chip: Result) -> str:
     return (
         f"the analog chip {said}: {ratio['nominal']:.3g} times the energy of int{bits} digital "
         f"({ratio['low']:.3g} to {ratio['high']:.3g})"
+        + ("" if chip["cells_are_known"] else "; cells, whose energy is unknown, are left out")
     )
 
 

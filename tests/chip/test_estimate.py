@@ -14,6 +14,7 @@ from memsim.chip.architecture import Chip, load_chip
 from memsim.chip.chip_cost import ChipCost
 from memsim.chip.estimate import CIRCUITS
 from memsim.chip.workload import DigitalWork, Workload
+from memsim.report.chip_cells import verdict_text
 from tests.chip.works import matrix
 
 SMALL = {"tile": {"rows": 4, "cols": 4}}
@@ -130,6 +131,16 @@ def test_no_price_lets_it_win_where_all_else_takes_more() -> None:
     cost = some_cost([(2, 2, 1)])
     own = cost.chip.with_settings({"core.driver_joules": {**UNIT}})
     assert ChipCost.of(own, cost.workload).break_even_price("core.adc_joules_per_step") is None
+
+
+def test_cells_that_are_not_known_are_named() -> None:
+    cost = ChipCost.of(unit_chip(), Workload(1.0, (matrix("layer", (5, 6), **SMALL),)))
+    assert cost.energies().by_layer["layer"]["cells"] == 0
+    assert "cells, whose energy is unknown, are left out" in verdict_text(cost.to_dict())
+    known = ChipCost.of(unit_chip().with_settings({"core.cell_joules": UNIT}), cost.workload)
+    # 30 weights on 2 slices and 2 polarities
+    assert known.energies().by_layer["layer"]["cells"] == 30 * 2 * 2
+    assert "left out" not in verdict_text(known.to_dict())
 
 
 def test_other_tiles_hold_the_same_weights() -> None:
