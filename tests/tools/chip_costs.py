@@ -29,6 +29,9 @@ from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.whole_chip import whole_chip
 from memsim.nn.plan import Selection, plan_modules
 
+SHORT_NAMES = {"adc": "ADCs", "dac": "DACs", "dram": "DRAM"}
+"""Circuits whose names are abbreviations."""
+
 CHIPS = {"isaac": 128, "pcm-64-core": 256}
 """The chips, with the size of their arrays."""
 
@@ -73,12 +76,18 @@ def rows(networks: Sequence[str]) -> Iterator[tuple[str, str, ChipCost]]:
         joules_per_mac = cells / sum(work.macs for work in on_arrays)
         for network in networks:
             if network == "bundled":
-                yield "bundled recogniser, 3 bits", chip, bundled
+                yield "bundled recogniser", chip, bundled
             elif network == "paper":
-                yield "Conformer of the paper, 3 bits", chip, of_network(paper_conformer(), chip, 3, joules_per_mac)
+                yield "Conformer of the paper", chip, of_network(paper_conformer(), chip, 3, joules_per_mac)
             else:
                 recogniser = OpenedNetwork(open_checkpoint(network, None, None)[0]).recogniser
-                yield f"{Path(network).name}, 6 bits", chip, of_network(recogniser, chip, 6, joules_per_mac)
+                name = Path(network).name.replace("whisper", "Whisper").replace("-", " ")
+                yield name, chip, of_network(recogniser, chip, 6, joules_per_mac)
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """Return `value` with so many digits and no exponent: 1100, 31.5."""
+    return f"{float(f'{value:.{digits}g}'):g}"
 
 
 def main() -> None:
@@ -89,21 +98,23 @@ def main() -> None:
     for network, chip, cost in rows(networks):
         facts = cost.to_dict()
         joules, other, ratio = facts["joules"], facts["digital"], facts["ratio_to_digital"]
-        placement, times, own = facts["placement"], facts["schedule"], facts["break_even"]
+        placement, times = facts["placement"], facts["schedule"]
         circuits = sorted(facts["joules_by_circuit"].items(), key=lambda item: -item[1])[:3]
+        shares = [f"{SHORT_NAMES.get(name, name)} {100 * own / joules['nominal']:.0f} %" for name, own in circuits]
+        areas = [side["square_millimetres"]["nominal"] for side in (facts, other[0])]
         cells = [
             network,
             f"`{chip}`",
-            f"{1e6 * joules['nominal']:.3g} ({1e6 * joules['low']:.3g} to {1e6 * joules['high']:.3g})",
-            " / ".join(f"{1e6 * each['joules']['nominal']:.3g}" for each in other),
+            "{} ({} to {})".format(*(rounded(1e6 * joules[end]) for end in ("nominal", "low", "high"))),
+            " / ".join(rounded(1e6 * each["joules"]["nominal"]) for each in other),
             f"{ratio['nominal']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
-            ", ".join(f"{name} {joule / joules['nominal']:.0%}" for name, joule in circuits),
+            ", ".join(shares),
             f"{placement['arrays']:,} / {placement['cores']} / {placement['chips']}",
-            " / ".join(f"{each['square_millimetres']['nominal']:.3g}" for each in (facts, other[0])),
-            f"{1e3 * times['latency_seconds'] / facts['audio_seconds']:.2g} / {1e3 * other[0]['real_time_factor']:.2g}",
+            f"{rounded(areas[0])} / {rounded(areas[1], 2)}",
+            f"{1e3 * times['real_time_factor']['1']:.2g} / {1e3 * other[0]['real_time_factor']:.2g}",
         ]
         print("|", " | ".join(cells), "|", flush=True)
-        print("  break-even", own)
+        print("  break-even", facts["break_even"])
         print("  bottleneck", times["bottleneck"], times["real_time_factor"], times["one_more_replica"])
         roomy = cost.chip.with_settings({"accelerator.sram_bytes": 1 << 23 << 5})  # 256 MB
         print("  ratio with all weights in SRAM", vars(ChipCost.of(roomy, cost.workload).ratio))
