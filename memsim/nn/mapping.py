@@ -356,9 +356,10 @@ def _fitted_matrix(
     recipe did.
     """
     name, groups, spec = layer.name, layer.source.groups, layer.spec
-    moments, mean = None, None
+    moments, measured, mean = None, None, None
     if statistics is not None and recipe.needs_moments:
-        moments = moments_of(statistics, groups, centred=recipe.offsets)
+        moments = moments_of(statistics, groups, centred=recipe.offsets, shrunk=True)
+        measured = moments_of(statistics, groups, centred=recipe.offsets)
         mean = mean_of(statistics, groups) if recipe.offsets and moments is not None else None
     is_trained = trained is not None
     transform: InputTransform | None
@@ -372,13 +373,14 @@ def _fitted_matrix(
         )
         weight = weight if transform is None else transform.weight(weight)
     if transform is not None:
-        moments = None if moments is None else transform.moments(moments)
+        moments, measured = (None if own is None else transform.moments(own) for own in (moments, measured))
         mean = None if mean is None else transform(mean.to(weight.device)).cpu()
     scale = None if trained is None else trained.scale
     outcomes = None
     if recipe.reads_back and moments is not None and not is_trained:
         outcomes = cell_outcomes(name, weight.shape, spec, seed, groups, weight.device)
-    found = fitted(weight, spec, recipe, moments, scale, groups, _why_without(statistics), outcomes, mean)
+    why = _why_without(statistics)
+    found = fitted(weight, spec, recipe, moments, scale, groups, why, outcomes, mean, measured)
     own = found.levels, found.scale, spec, seed, None, groups, transform, found.offset
     matrix = MappedMatrix.from_levels(name, *own)
     if outcomes is not None and matrix.programming is not None:

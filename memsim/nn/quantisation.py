@@ -294,7 +294,7 @@ class Quantisation:
         weights, groups = self.config.weights, source.groups
         of_training = {"weights.scale": weights.scale, "weights.scale_method": _FIRST_SCALE[weights.method]}
         spec = spec.with_settings(of_training)
-        moments = moments_of(statistics, groups) if mapping.needs_moments else None
+        moments = moments_of(statistics, groups, shrunk=True) if mapping.needs_moments else None
         transform, _ = chosen_transform(name, matrix, spec, mapping, statistics, groups=groups)
         on_arrays = matrix
         if transform is not None:

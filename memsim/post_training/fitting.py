@@ -148,6 +148,7 @@ def fitted(
     why_without: str | None = None,
     cells: CellOutcomes | None = None,
     mean: Tensor | None = None,
+    measured: Tensor | None = None,
 ) -> FittedMatrix:
     """Fit `weight` [out, in / groups] to the levels of the resolved `spec` as `recipe` says.
 
@@ -162,6 +163,8 @@ def fitted(
         cells: what the cells become, which feedback reads back; None to take the levels for it.
         mean: the mean of the inputs, [groups, in / groups], about which `moments` are centred: what the levels leave
             out of the mean of an output becomes its offset. None for moments that are not centred, and no offsets.
+        measured: the second moments of the calibration inputs themselves, for the errors in the report, where `moments`
+            are an estimate of those that other inputs have, too; None for `moments`.
     """
     bits, config, tile_rows = encode.bits_of(spec), spec.weights, spec.tile.rows
     if trained is not None:
@@ -170,6 +173,7 @@ def fitted(
         reason = why_without if recipe.needs_moments else None
         return _rounded(weight, encode.fit_scale(weight, bits, config, tile_rows), spec, LayerFit(NEAREST, reason))
     moments = moments.cpu()
+    measured = moments if measured is None else measured.cpu()
     values = weight.detach().cpu().float()
     if recipe.scale_error == "inputs" and config.scale_method == "mse":
         scale = _weighted_scale(values, moments, spec)
@@ -196,16 +200,16 @@ def fitted(
             parts.append(found)
             dampings.append(used)
         levels, damping = torch.cat(parts).to(nearest.dtype), max(dampings)
-    rounding_error = _error(values, nearest * step.double(), moments, mean)
+    rounding_error = _error(values, nearest * step.double(), measured, mean)
     if recipe.feedback is not None and damping is not None:
         levels, scale = _refined(values, levels, scale, moments, spec, recipe.feedback, damping, cells)
     step = encode.scale_of_weights(scale, values.shape[1], tile_rows).double()
     method = NEAREST if recipe.feedback is None else FEEDBACK
     became = levels * step
-    fit = LayerFit(method, None, _error(values, became, moments, mean), rounding_error, damping)
+    fit = LayerFit(method, None, _error(values, became, measured, mean), rounding_error, damping)
     if cells is not None and recipe.reads_back:
         became = cells.became(levels) * step
-        fit = replace(fit, cells_error=_error(values, became, moments, mean))
+        fit = replace(fit, cells_error=_error(values, became, measured, mean))
     used_scale = encode.without_idle_channels(scale, levels, tile_rows)
     offset = None if mean is None else _means(values - became, mean).float().to(weight.device)
     return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit, offset)

@@ -11,14 +11,6 @@ from memsim.errors import InputError
 MOST_INPUTS = 8192
 """The number of inputs of a block of a matrix up to which moments are collected: they take half a gigabyte then."""
 
-SHRINKAGE = 2 / 3
-"""The part of the off-diagonal moments that an estimate from a sample leaves out.
-
-The sample has a few hundred rows, so that the rest is noise for the most part. Of `demo-float` at 3 bits, whose sample
-has 256 rows of its training data, feedback with such moments leaves 12.4 % of error on the bundled speech; rounding
-leaves 13.9 %, feedback with all of the sample's moments 14.1 %, and with those of the bundled speech itself 7.4 %.
-"""
-
 _ROWS_AT_ONCE = 2048
 
 
@@ -71,28 +63,40 @@ def mean_of(statistics: InputStatistics, groups: int = 1) -> Tensor:
     return (weights @ statistics.sample.double()).float().view(groups, -1)
 
 
-def moments_of(statistics: InputStatistics, groups: int = 1, *, centred: bool = False) -> Tensor | None:
-    """Return the second moments [groups, in / groups, in / groups] that `statistics` hold, or an estimate.
+def moments_of(
+    statistics: InputStatistics, groups: int = 1, *, centred: bool = False, shrunk: bool = False
+) -> Tensor | None:
+    """Return the second moments [groups, in / groups, in / groups] that `statistics` hold, or those of the sample.
 
-    The estimate is that of the rows of the sample, each counted by its weight, with smaller moments off the diagonal
-    (see SHRINKAGE) unless the sample is of all rows. None for one-hot inputs, whose moments
-    are diagonal and all alike, and for blocks of more than MOST_INPUTS inputs. `centred` moments are those of what the
-    inputs differ from their mean by.
+    Each row of the sample counts by its weight. None for one-hot inputs, whose moments are diagonal and all alike, and
+    for blocks of more than MOST_INPUTS inputs. `centred` moments are those of what the inputs differ from their mean
+    by. `shrunk` ones estimate those of the inputs that the matrix will meet (see `shrinkage`).
     """
-    if statistics.moments is not None:
-        if not centred:
-            return statistics.moments
-        mean = mean_of(statistics, groups).double()
-        return (statistics.moments.double() - mean[:, :, None] * mean[:, None]).float()
     block = statistics.sample.shape[1] // groups
     if statistics.is_one_hot or block > MOST_INPUTS:
         return None
-    weights = statistics.weights.double() / statistics.weights.double().sum()
-    sample = statistics.sample.double()
-    if centred:
-        sample = sample - weights @ sample
-    rows = (sample * weights.sqrt()[:, None]).unflatten(1, (groups, block)).transpose(0, 1)
-    moments: Tensor = (rows.mT @ rows).float()
-    if statistics.is_complete:
-        return moments
-    return torch.lerp(moments, torch.diag_embed(moments.diagonal(dim1=1, dim2=2)), SHRINKAGE)
+    weights = statistics.weights.double()
+    if statistics.moments is not None:
+        moments, rows = statistics.moments.double(), float(weights.sum())
+    else:
+        parts = (statistics.sample.double() * weights.div(weights.sum()).sqrt()[:, None]).unflatten(1, (groups, block))
+        moments = torch.einsum("rgi,rgj->gij", parts, parts)
+        rows = float(weights.sum().square() / weights.square().sum())
+    mean = mean_of(statistics, groups).double()
+    of_mean = mean[:, :, None] * mean[:, None]
+    covariances = moments - of_mean
+    if shrunk:
+        variances = torch.diag_embed(covariances.diagonal(dim1=1, dim2=2))
+        covariances = torch.lerp(covariances, variances, shrinkage(block, rows))
+    return (covariances if centred else covariances + of_mean).float()
+
+
+def shrinkage(inputs: int, rows: float) -> float:
+    """Return the part of the covariances of `inputs` inputs that an estimate from `rows` rows leaves out.
+
+    Covariances are zero a priori, with the certainty of as many rows as there are inputs: the mean of an inverse
+    Wishart distribution, after the rows. Without it, the moments of fewer rows than inputs have no inverse, and levels
+    are fitted to what only these rows have in common. Where rows count differently, `rows` is the number of equal ones
+    that tell as much (Kish, Survey Sampling, 1965).
+    """
+    return inputs / (inputs + rows)

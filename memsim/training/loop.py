@@ -155,6 +155,8 @@ class _Training:
         try:
             self._heed_stop()
             self._hear_teacher()
+            if self.job.config.evaluate_start and self.progress.best is None and not self.progress.step:
+                self._evaluate_start()
             while self.progress.epoch <= self.job.config.epochs:
                 self._train_epoch()
                 self._end_epoch()
@@ -190,6 +192,16 @@ class _Training:
         self._heed_stop()
         heard = {index: result for part in self.workers.gather(mine) for index, result in part.items()}
         return [heard[i] for i in range(len(utterances))]
+
+    def _evaluate_start(self) -> None:
+        """Score the network before the first step, as the best until an epoch is better."""
+        self._save_state()  # before the first checkpoint, so that there is never a checkpoint without a state
+        dev = self._evaluate()
+        self.progress.best = Best(0, dev.to_dict())
+        if self.log:
+            save_checkpoint(self.job.out, self.job.hooks.contents(self.evaluated.model), self.run)
+            self._save_state()
+        self.narrator.start(dev)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 

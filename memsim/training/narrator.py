@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from memsim.asr.scoring import Score
 from memsim.listener import Listener
 from memsim.training.state import EpochResult, Progress
 from memsim.units import counted
@@ -24,6 +25,10 @@ class Narrator:
         self.results = list(progress.results)
         if progress.step:
             self._listener.say(f"resumed in epoch {progress.epoch}, after {progress.batches} of its batches")
+
+    def start(self, dev: Score) -> None:
+        """Report the scores of the network before training."""
+        self._listener.say(f"before training: dev WER {dev.wer:.2%}, CER {dev.cer:.2%}")
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         """Report a step: of `total` batches of `epoch`, `done` are done; the mean loss a token is `loss`."""

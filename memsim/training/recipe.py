@@ -39,6 +39,7 @@ class TrainConfig(Section):
     batch_seconds: Annotated[float, Within(above=0)]  # seconds of audio per step, over all processes
     accumulate: Annotated[int, Within(1)] = 1  # number of parts of a process's share of a batch
     gradient_checkpointing: bool = False  # compute each block's activations again in the backward pass
+    evaluate_start: bool = False  # score the network before training, and keep it where no epoch is better
     optimiser: Literal["adamw", "radam"] = "adamw"
     learning_rate: Annotated[tuple[Pair, ...], Strict(False)]  # (fraction of the training, rate), linear between them
     weight_decay: Annotated[float, Within(low=0)] = 0.01

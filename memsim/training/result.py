@@ -27,7 +27,10 @@ class TrainingResult:
     checkpoint: str | Path
     """The file of the best epoch's weights."""
     best_epoch: int
-    """The epoch with the lowest dev WER, from 1; of equal ones the last."""
+    """The epoch with the lowest dev WER, from 1; of equal ones the last.
+
+    0 is the network before training, which recipes with `evaluate_start` score, too.
+    """
     dev: Mapping[str, int | float]
     """Scores of the best epoch on the dev set: `wer` and `cer` (fractions) and the counts that they are made of."""
     seed: int
@@ -44,7 +47,8 @@ class TrainingResult:
         }
 
     def __str__(self) -> str:
-        return f"best dev WER {self.dev['wer']:.2%}, of epoch {self.best_epoch}: {self.checkpoint}"
+        which = f"epoch {self.best_epoch}" if self.best_epoch else "the network before training"
+        return f"best dev WER {self.dev['wer']:.2%}, of {which}: {self.checkpoint}"
 
     def _repr_html_(self) -> str:
         table = Table("epoch", "loss", "extra loss", "dev WER", "dev CER")

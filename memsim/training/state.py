@@ -38,7 +38,10 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch with the lowest dev WER (of equal ones the last), and its scores as `Score.to_dict` gives them."""
+    """The epoch with the lowest dev WER (of equal ones the last), and its scores as `Score.to_dict` gives them.
+
+    Epoch 0 is the network before training.
+    """
 
     epoch: int
     dev: Mapping[str, int | float]

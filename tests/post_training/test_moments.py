@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,8 @@ from memsim.crossbar.statistics import one_hot_statistics
 from memsim.errors import InputError
 from memsim.nn.collect import StatisticsCollector
 from memsim.post_training import moments as module
-from memsim.post_training.moments import SHRINKAGE, MomentCollector, moments_of
+from memsim.post_training.feedback import feedback, product_errors
+from memsim.post_training.moments import MomentCollector, moments_of, shrinkage
 
 
 def rows_of(n: int, features: int) -> torch.Tensor:
@@ -52,14 +55,53 @@ def test_the_estimate_from_a_sample() -> None:
     collector.add(x)
     everything = collector.result()
     exact = x.T @ x / len(x)
-    torch.testing.assert_close(moments_of(everything), exact[None])
+    apart = ~torch.eye(4, dtype=torch.bool)
+    torch.testing.assert_close(moments_of(everything)[0], exact)
+    all_rows = moments_of(everything, shrunk=True)[0]
+    torch.testing.assert_close(all_rows.diagonal(), exact.diagonal())
+    of_mean = torch.outer(x.mean(dim=0), x.mean(dim=0))
+    shrunk = (exact - of_mean) * 60 / 64 + of_mean  # 4 inputs, 60 rows
+    torch.testing.assert_close(all_rows[apart], shrunk[apart])
+    measured = replace(everything, moments=exact[None], mean=x.mean(dim=0)[None])
+    torch.testing.assert_close(moments_of(measured, shrunk=True)[0], all_rows)
+    torch.testing.assert_close(moments_of(measured)[0], exact)
     for _ in range(100):
         collector.add(x)
-    sampled = moments_of(collector.result())[0]
+    repeated = collector.result()
+    sampled, weights = moments_of(repeated, shrunk=True)[0], repeated.weights
     assert (sampled.diagonal() / exact.diagonal() - 1).abs().max() < 0.2
-    apart = ~torch.eye(4, dtype=torch.bool)
-    assert (sampled[apart] / exact[apart]).mean() == pytest.approx(1 - SHRINKAGE, abs=0.1)
+    of_sample = (repeated.sample.T * weights) @ repeated.sample / weights.sum()
+    light = len(weights) - 64  # drawn rows, which stand for all but the 64 heaviest
+    rows = 6060**2 / (64 + (6060 - 64) ** 2 / light)
+    mean = weights @ repeated.sample / weights.sum()
+    expected = torch.lerp(of_sample, torch.outer(mean, mean), shrinkage(4, rows))
+    torch.testing.assert_close(sampled[apart], expected[apart])
     assert moments_of(one_hot_statistics(5)) is None
+
+
+@pytest.mark.parametrize("rows", [40, 160])
+def test_feedback_with_moments_of_few_rows_errs_less_on_others(rows: int) -> None:
+    """Moments of 40 rows of 60 inputs have no inverse, and say little about any other rows."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.eye(60) + 0.3 * torch.randn(60, 60, generator=generator) / 60**0.5
+    errors = {"as measured": 0.0, "shrunk": 0.0}
+    for draw in range(8):
+        own = torch.Generator().manual_seed(draw)
+        weight, seen = torch.randn(20, 60, generator=own), torch.randn(rows, 60, generator=own) @ mixing
+        exact = seen.T @ seen / rows
+        collector = StatisticsCollector(own)
+        collector.add(seen)
+        estimates = {
+            "as measured": exact[None],
+            "shrunk": moments_of(
+                replace(collector.result(), moments=exact[None], mean=seen.mean(dim=0)[None]), shrunk=True
+            ),
+        }
+        step = torch.full_like(weight, 1.0)
+        for name, moments in estimates.items():
+            levels, _ = feedback(weight, step, moments[0], 3, 0.01)
+            errors[name] += float(product_errors(levels * step - weight, mixing.T @ mixing).sum())
+    assert errors["shrunk"] < 0.97 * errors["as measured"]
 
 
 def test_they_are_measured_in_the_run_of_the_statistics() -> None:

@@ -78,7 +78,7 @@ def test_it_resumes_exactly_and_hears_the_teacher_once(
     start: Path,
     tmp_path: Path,
 ) -> None:
-    config = RANDOM.model_copy(update={"epochs": 2})
+    config = RANDOM.model_copy(update={"epochs": 2, "evaluate_start": True})
     corpus = without_texts(corpus)
 
     def one(out: str) -> Any:
@@ -95,6 +95,20 @@ def test_it_resumes_exactly_and_hears_the_teacher_once(
             patch.setattr("memsim.training.loop.hypotheses", None)
             run(one(out), resume=True)
         assert same(tmp_path / "whole.safetensors", tmp_path / out)
+
+
+def test_the_start_is_kept_where_no_epoch_is_better(corpus: Corpus, start: Path, tmp_path: Path) -> None:
+    corpus, changes = without_texts(corpus), {"epochs": 2, "evaluate_start": True}
+    ruin = SHORT.model_copy(update={**changes, "learning_rate": ((0.0, 1.0), (1.0, 1.0))})
+    watching = adapted(corpus, start, tmp_path / "ruined.safetensors", ruin, bits=8)
+    assert watching.best is not None
+    assert watching.best.epoch == 0
+    assert all(result.dev_wer > watching.best.dev["wer"] for result in watching.epochs)
+    kept, before = weights(tmp_path / "ruined.safetensors"), weights(start)
+    assert torch.equal(kept["output.weight"], before["output.weight"])
+    better = adapted(corpus, start, tmp_path / "better.safetensors", SHORT.model_copy(update=changes))
+    assert better.best is not None
+    assert better.best.epoch > 0
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from memsim.asr.features import AugmentConfig, FeatureConfig
 from memsim.asr.models.conformer import ConformerConfig
 from memsim.asr.models.frontend import ConvConfig
 from memsim.asr.recogniser import Recogniser, build
+from memsim.asr.scoring import Score
 from memsim.asr.tokens import CharacterTokens
 from memsim.asr.utterances import Utterance
 from memsim.storage.checkpoint import load_checkpoint
@@ -89,6 +90,9 @@ class Watching:
 
     def begin(self, progress: Progress) -> None:
         self.begun.append(progress.step)
+
+    def start(self, dev: Score) -> None:
+        assert dev.words
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         assert 1 <= done <= total
