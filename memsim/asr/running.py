@@ -143,9 +143,10 @@ def input_statistics(
     """Return the statistics of the inputs of all matrices that can be mapped, measured on `calibration_data`.
 
     They are of 200 utterances at most, or of 16 that are filled up to the same length. `with_moments`, they have the
-    inputs' second moments.
+    inputs' second moments, which need more rows: they are of 200 utterances at most.
     """
-    count = STATISTICS_UTTERANCES if longest_seconds(recogniser.features) is None else STATISTICS_WINDOWS
+    few = longest_seconds(recogniser.features) is not None and not with_moments
+    count = STATISTICS_WINDOWS if few else STATISTICS_UTTERANCES
     return calibration_data(recogniser, utterances, source, count=count).statistics(with_moments=with_moments)
 
 
