@@ -18,6 +18,8 @@ from memsim.asr.models.frontend import ConvConfig
 from memsim.asr.models.transducer import PredictionConfig
 from memsim.chip.architecture import load_chip
 from memsim.cli import app
+from memsim.config.schema import Section
+from memsim.device.levels import schema
 from memsim.evaluation import results_file
 from memsim.nn.plan import Selection, plan_modules
 from memsim.post_training.recipe import load_mapping
@@ -63,6 +65,13 @@ def test_the_guide_of_models_has_every_key_of_a_network():
         keys = ARCHITECTURES[name].config.model_fields
         inner = [ConvConfig, PredictionConfig, FeatureConfig]
         assert {name, *keys, *(key for section in inner for key in section.model_fields)} <= named, name
+
+
+def test_the_guide_of_devices_has_every_key_of_a_file_of_levels():
+    words = set(re.findall(r"\w+", (REPOSITORY / "configs" / "devices" / "README.md").read_text(encoding="utf-8")))
+    for section in vars(schema).values():
+        if isinstance(section, type) and issubclass(section, Section):
+            assert set(section.model_fields) <= words, section.__name__
 
 
 def test_there_is_a_guide_for_each_kind_of_config():
