@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import memsim
-from memsim.config.resources import configs_root
 from tests.cli.speech import TINY_MODEL, few_utterances
 from tests.documents import REPOSITORY
 from tests.tools import example_levels
@@ -84,7 +83,7 @@ def leaves(value: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 def is_empty(value: Any) -> bool:
     """Whether a value may stand for a section without entries."""
-    return value in (None, {}, [], ())
+    return value is None or (isinstance(value, dict | list | tuple) and not value)
 
 
 def parts_of(result: dict[str, Any]) -> list[dict[str, Any]]:
