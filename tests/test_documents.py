@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -55,6 +56,12 @@ def test_the_front_page_links_every_guide():
 def test_every_public_name_is_in_the_list_of_calls():
     listed = set(re.findall(r"memsim\.(\w+)", prose(REPOSITORY / "configs" / "README.md")))
     assert {name for name in memsim.__all__ if name != "__version__"} <= listed
+
+
+def test_the_calls_take_the_arguments_that_are_named():
+    for name, arguments in re.findall(r"`memsim\.(\w+)\(([^`]*)\)`", prose(REPOSITORY / "configs" / "README.md")):
+        known = inspect.signature(getattr(memsim, name)).parameters
+        assert set(re.findall(r"(\w+)=", arguments)) <= set(known), name
 
 
 def test_the_guide_of_models_has_every_key_of_a_network():
