@@ -7,7 +7,10 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG_GUIDES = sorted((REPOSITORY / "configs").glob("*/README.md"))
-DOCUMENTS = (REPOSITORY / "README.md", REPOSITORY / "tests" / "benchmarks" / "README.md", *CONFIG_GUIDES)
+DOCUMENTS = (
+    *(REPOSITORY / folder / "README.md" for folder in ("", "configs", "tests", "tests/benchmarks")),
+    *CONFIG_GUIDES,
+)
 _COMMAND = re.compile(r" {4}((?:memsim|python|torchrun|sbatch|make|pip|head) .*|\(.*\) \| .*)")
 
 

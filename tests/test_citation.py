@@ -35,5 +35,5 @@ def test_the_changelog_ends_a_release_with_its_date():
     assert days == sorted(days, reverse=True)
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     assert citation["date-released"] == releases[1][1]
-    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    kinds = {"Breaking", "Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds

@@ -105,8 +105,9 @@ def command(
 ) -> None:
     """Evaluate a recogniser on simulated chips and compare WER and CER with the digital network.
 
-    An unmapped checkpoint is mapped in memory on the given hardware. A mapped file runs as it is,
-    unless hardware options ask for its levels to be mapped again.
+    The digital network has the same rounded weights and inputs, and exact arithmetic. An unmapped
+    checkpoint is mapped in memory on the given hardware. A mapped file runs as it is, unless hardware
+    options ask for its levels to be mapped again.
     """
     require_page(report, force=True)  # whether the file may be overwritten is checked below
     eval_options.require_svg(figure)

@@ -26,7 +26,7 @@ class WholeChip(Protocol):
 ASSUMPTIONS = (
     "all arrays of a layer work at once; phases, input vectors and layers follow each other without overlap",
     "columns of pairs and copies are subtracted and added up as currents, before the ADC that they share",
-    "not counted: digital circuits (sums over tiles and slices, scales, transforms of inputs, biases, activations, "
+    "not counted: digital circuits (sums over tiles and planes, scales, transforms of inputs, biases, activations, "
     "attention, layers that stay digital), memories, data movement, control, charging of lines, leakage",
 )
 """The assumptions that the numbers rest on."""

@@ -70,7 +70,7 @@ def summary_lines(plan: Plan, *, verbose: bool = False) -> list[str]:
 def _layer_table(plan: Plan, errors: Mapping[str, float], verbose: bool) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("layer", overflow="fold", min_width=16)
-    for column in ["layers", "out x in", "bits", "slices", "arrays", "cells", "used", *(["error"] if errors else [])]:
+    for column in ["layers", "out x in", "bits", "planes", "arrays", "cells", "used", *(["error"] if errors else [])]:
         table.add_column(column, justify="right", no_wrap=True)
     for name, layers in _rows(plan, verbose).items():
         tiling = layers[0].tiling

@@ -101,7 +101,7 @@ def _layers(layers: Sequence[Result]) -> list[Html]:
         ]
         for layer in layers
     ]
-    head = ["layer", "out x in", "bits", "slices", "copies", "arrays", "cells", "used %", "error %"]
+    head = ["layer", "out x in", "bits", "planes", "copies", "arrays", "cells", "used %", "error %"]
     drawn = figures.layer_bars(worst, "error of programming (%)", "layers, worst first")
     return [
         heading("Layers"),

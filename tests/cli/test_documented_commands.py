@@ -23,7 +23,8 @@ from tests.documents import DOCUMENTS, REPOSITORY, commands, name_of
 
 ELSEWHERE = {
     r"make demo": "installs; its commands are test_the_makefile_s_demo's",
-    r"make test": "is what runs this",
+    r"make (test|test-slow|coverage|bench)": "is what runs this, or takes as long",
+    r"python tests/tools/an4_corpus\.py .*": "needs CMU's archive; test_an4_corpus.py makes one",
     r"sbatch .*": "tests/test_slurm.py has a scheduler for it",
     r".*\| lmplz .*": "KenLM's lmplz is no part of memsim; its stand-in is `memsim lm`",
     r"python tests/tools/synthesise_speech\.py .*": "needs speech engines; its stand-in is the demo's speech",
@@ -151,6 +152,7 @@ def test_what_is_run_elsewhere_is_there():
         assert any(re.fullmatch(pattern, line) for line in lines), pattern
     assert {shlex.split(line)[1].rpartition("/")[2] for line in lines if line.startswith("python tests")} == {
         *TOOLS,
+        "an4_corpus.py",
         "synthesise_speech.py",
     }
 

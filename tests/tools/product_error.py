@@ -1,4 +1,4 @@
-"""Measure the error of a matrix product on each hardware: the README's table.
+"""Measure the error of a matrix product on each hardware: the table of configs/hardware.
 
     python tests/tools/product_error.py [--chips 5] [--set KEY=VALUE ...] [SPEC ...]
 
