@@ -66,10 +66,11 @@ def _real_time_factors(chip: Result) -> list[float]:
 def verdict_text(chip: Result) -> str:
     """Say whether the analog chip takes less energy than the digital alternative, and how sure that is."""
     ratio, bits = chip["ratio_to_digital"], chip["digital"][0]["bits"]
-    wins, loses = ratio["high"] < 1, ratio["low"] > 1
-    said = "wins at all prices" if wins else "loses at all prices" if loses else (
-        "wins at nominal prices, not at all" if ratio["nominal"] < 1 else "loses at nominal prices, not at all"
-    )  # fmt: skip
+    said = "wins" if ratio["nominal"] < 1 else "loses"
+    if ratio["high"] < 1 or ratio["low"] > 1:
+        said += " at all prices"
+    else:
+        said += " at nominal prices, but not at all prices"
     return (
         f"the analog chip {said}: {ratio['nominal']:.3g} times the energy of int{bits} digital "
         f"({ratio['low']:.3g} to {ratio['high']:.3g})"

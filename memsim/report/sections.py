@@ -26,13 +26,11 @@ from memsim.report.chip_cells import (
     tornado_rows,
     verdict_text,
 )
-from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
+from memsim.report.page import Html, facts, folded, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.text import percent
-from memsim.units import counted, si
+from memsim.units import counted, prefix_of, si
 from memsim.version import __version__
-
-SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
 
 
 def speech_of(facts: Result) -> str:
@@ -121,7 +119,7 @@ def cost_section(cost: Result) -> list[Html]:
     layers = cost["layers"]
     *rows, total = circuit_rows(cost, "DACs and row drivers", "ADCs")
     known = {"DAC": "dac", "ADC": "adc"} | ({} if cost["joules"]["cells"] is None else {"cells": "cells"})
-    unit, scale = _scale(max((layer["joules"]["total"] for layer in layers), default=0.0))
+    unit, scale = prefix_of(max((layer["joules"]["total"] for layer in layers), default=0.0))
     bars = [
         (layer["name"], {name: layer["joules"][circuit] / scale for name, circuit in known.items()}) for layer in layers
     ]
@@ -145,6 +143,15 @@ def cost_section(cost: Result) -> list[Html]:
         ),
         *(chip_section(cost["chip"]) if "chip" in cost else ()),
     ]
+
+
+def energy_card(cost: Result, of: str) -> tuple[str, str, str]:
+    """Return the card of the energy: that of the whole chip where it is known, else that of the arrays."""
+    if (chip := cost.get("chip")) is not None:
+        ends = " to ".join(si(chip["joules"][end], "J") for end in ("low", "high"))
+        return f"energy for {of}, whole chip", si(chip["joules"]["nominal"], "J"), f"an estimate; all prices: {ends}"
+    known = "converters and cells" if cost["joules"]["cells"] is not None else "converters alone"
+    return f"energy for {of}", si(cost["joules"]["total"], "J"), f"an estimate, for {known}"
 
 
 def chip_section(chip: Result) -> list[Html]:
@@ -192,21 +199,13 @@ def _cost_facts(cost: Result, of: str) -> dict[str, str]:
     return rows | {"currents of cells": measured}
 
 
-def _scale(most: float) -> tuple[str, float]:
-    """Return the SI prefix in which `most` is written, and its factor."""
-    if not most:
-        return "", 1.0
-    number, _, prefix = si(most).partition(" ")
-    return prefix, most / float(number)
-
-
 def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:
     """Return the spec, as YAML that `--hardware` takes."""
     text = yaml.safe_dump(hardware["spec"], sort_keys=False, width=100, allow_unicode=True)
     return [
         heading(name),
         facts({"spec": hardware_title(hardware), "sha256": hardware["sha256"]}),
-        verbatim(text.replace(": null\n", ": none\n")),
+        folded("Every key of the spec", verbatim(text.replace(": null\n", ": none\n"))),
     ]
 
 
