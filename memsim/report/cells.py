@@ -104,6 +104,19 @@ def circuit_rows(cost: Result, dac: str, adc: str) -> list[list[str]]:
     return [*rows, ["all", si(joules["total"], "J"), "", "", counted(cost["arrays"], "array"), f"{area['total']:.3g}"]]
 
 
+NO_WHOLE_CHIP = "no whole chip beside a digital one: that counts the operations of a recogniser on 10 s of audio"
+"""Why the cost of a network that is no recogniser is that of its arrays alone."""
+
+
+def currents_of_cells(cost: Result) -> str:
+    """Say of which inputs the energy of the cells is, or why it is unknown."""
+    if cost["joules"]["cells"] is None:
+        return "cells: unknown, as their currents need programmed cells and known inputs"
+    if cost["audio_seconds"] is None:
+        return "cells: their currents at the inputs stored in the checkpoint"
+    return f"cells: their currents in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
+
+
 def layer_cost(layer: Result) -> tuple[list[str], str]:
     """Return name, energy, the shares of DAC, ADC and cells, vectors and latency of a layer; and its efficiency."""
     joules, efficiency = layer["joules"], layer["tops_per_watt"]

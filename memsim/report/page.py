@@ -16,12 +16,12 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 0 auto; padding: 1em;
   overflow-wrap: break-word; }
 h1 { font-size: 1.4em; } h2 { font-size: 1.15em; margin-top: 2em; } h3 { font-size: 1em; margin-bottom: .3em; }
-.verdict { padding: .7em 1em; border-radius: .4em; font-weight: 600; }
+.warning { padding: .7em 1em; border-radius: .4em; background: #fbf1dc; }
 .opening { padding: .2em 1.1em; border-radius: .4em; border-left: .4em solid; margin: 1em 0; }
 .opening .answer { font-size: 1.2em; font-weight: 600; line-height: 1.35; }
 .opening dt { font-weight: 600; } .opening dd { margin: 0 0 .6em 0; }
-.pass.verdict, .pass.opening { background: #e6eef7; border-color: #004488; }
-.warn.verdict, .warn.opening { background: #fbf1dc; border-color: #ddaa33; }
+.pass.opening { background: #e6eef7; border-color: #004488; }
+.warn.opening { background: #fbf1dc; border-color: #ddaa33; }
 .fail.opening { background: #f8e9eb; border-color: #bb5566; }
 details { margin: 1em 0; } summary { cursor: pointer; color: #004488; } details > :not(summary) { margin-top: .5em; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(200px, 100%), 1fr)); gap: .6em; }
@@ -44,7 +44,7 @@ tr.all td { font-weight: 600; border-top: 1px solid #888; }
 pre { background: #f6f6f6; padding: .7em 1em; font-size: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print {
   body { max-width: none; padding: 0; font-size: 11px; } h2, h3 { break-after: avoid; }
-  img, tr, .card, .verdict, .opening { break-inside: avoid; } .wide { overflow: visible; } table { font-size: .75em; }
+  img, tr, .card, .warning, .opening { break-inside: avoid; } .wide { overflow: visible; } table { font-size: .75em; }
   summary { display: none; } details::details-content { content-visibility: visible; block-size: auto; }
   th, td { padding: .15em .35em; overflow-wrap: anywhere; }
 }
@@ -109,9 +109,9 @@ def listing(items: Iterable[str]) -> Html:
     return Html(f"<ul>{points}</ul>" if points else "")
 
 
-def verdict(kind: str, text: str) -> Html:
-    """Return a sentence in a coloured box; `kind` is pass or warn."""
-    return Html(f'<p class="verdict {kind}">{html(text)}</p>')
+def warning(text: str) -> Html:
+    """Return a sentence in a coloured box."""
+    return Html(f'<p class="warning">{html(text)}</p>')
 
 
 def opening(kind: str, answer: str, details: Iterable[tuple[str, str]]) -> Html:

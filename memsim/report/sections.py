@@ -12,7 +12,16 @@ from memsim.evaluation.options import describe_decoding
 from memsim.hardware import effect_label
 from memsim.hardware.facts import unfitted_note
 from memsim.report import chip_figures, figures
-from memsim.report.cells import Result, circuit_rows, items_of, layer_cost, programming_cost, trim_cost
+from memsim.report.cells import (
+    NO_WHOLE_CHIP,
+    Result,
+    circuit_rows,
+    currents_of_cells,
+    items_of,
+    layer_cost,
+    programming_cost,
+    trim_cost,
+)
 from memsim.report.chip_cells import (
     TORNADO_HEAD,
     area_text,
@@ -26,7 +35,7 @@ from memsim.report.chip_cells import (
     tornado_rows,
     verdict_text,
 )
-from memsim.report.page import Html, facts, folded, heading, note, row, table, verbatim, verdict
+from memsim.report.page import Html, facts, folded, heading, note, row, table, verbatim, warning
 from memsim.report.page import figures as pictures
 from memsim.report.text import percent
 from memsim.units import counted, prefix_of, si
@@ -60,7 +69,7 @@ def verdicts_of(facts: Result) -> list[Html]:
     """Return the warnings of a result, such as unusable networks, and of laws that are not fitted to measurements."""
     unfitted = facts["hardware"].get("unfitted")
     laws = [unfitted_note(unfitted)] if unfitted else []
-    return [verdict("warn", text) for text in (*facts.get("warnings", ()), *laws)]
+    return [warning(text) for text in (*facts.get("warnings", ()), *laws)]
 
 
 def seeds_of(facts: Result) -> str:
@@ -141,7 +150,7 @@ def cost_section(cost: Result) -> list[Html]:
             "An estimate from the costs of published circuits that the hardware spec holds under cost, for "
             f"comparing designs. Assumed: {'; '.join(cost['assumptions'])}."
         ),
-        *(chip_section(cost["chip"]) if "chip" in cost else ()),
+        *(chip_section(cost["chip"]) if "chip" in cost else [note(f"{NO_WHOLE_CHIP}.")]),
     ]
 
 
@@ -193,10 +202,8 @@ def _cost_facts(cost: Result, of: str) -> dict[str, str]:
         rows["programming the chip once"] = programming
     if (trims := trim_cost(cost)) is not None:
         rows["fitting its trims once"] = trims
-    measured = "at the calibration inputs stored in the checkpoint"
-    if cost["audio_seconds"] is not None:
-        measured = f"in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
-    return rows | {"currents of cells": measured}
+    name, _, said = currents_of_cells(cost).partition(": ")
+    return rows | {name: said}
 
 
 def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:

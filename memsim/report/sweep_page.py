@@ -10,7 +10,7 @@ from memsim.hardware.facts import unfitted_note
 from memsim.report.answers import sweep_answer
 from memsim.report.cells import Result, interval_name, measures_of
 from memsim.report.chip_cells import energy_cells, energy_head
-from memsim.report.page import Html, document, folded, heading, note, opening, paragraph, table, verdict
+from memsim.report.page import Html, document, folded, heading, note, opening, paragraph, table, warning
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
     hardware_section,
@@ -67,11 +67,11 @@ def _verdicts(points: Sequence[Result]) -> list[Html]:
     found = []
     for point in points:
         settings = ", ".join(f"{key}={setting_text(value)}" for key, value in point["settings"].items())
-        found += [verdict("warn", f"{settings}: {text}") for text in point.get("warnings", ())]
+        found += [warning(f"{settings}: {text}") for text in point.get("warnings", ())]
     if len(found) > MOST_WARNINGS:
         found = [folded(f"{len(found)} warnings", Html("".join(found)))]
     laws = dict.fromkeys(key for point in points for key in point["hardware"].get("unfitted", ()))
-    return found + ([verdict("warn", unfitted_note(list(laws)))] if laws else [])
+    return found + ([warning(unfitted_note(list(laws)))] if laws else [])
 
 
 def _full_precision(first: Result) -> list[Html]:

@@ -21,7 +21,7 @@ from memsim.report.page import (
     row,
     table,
     verbatim,
-    verdict,
+    warning,
 )
 from tests.pages import Page
 
@@ -44,7 +44,7 @@ def test_nothing_that_is_given_becomes_markup() -> None:
     body = [
         heading(NASTY),
         note(NASTY),
-        verdict("warn", NASTY),
+        warning(NASTY),
         listing([NASTY]),
         cards([(NASTY, NASTY, NASTY)]),
         table([NASTY, NASTY], [[NASTY, NASTY], group(NASTY, 2), row([NASTY, NASTY], "warn")]),
