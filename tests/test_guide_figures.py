@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 
 from memsim.report.drawing import svg_of
 from tests.figure_texts import assert_texts_are_apart, drawn_texts
-from tests.tools.guide_figures import FIGURES, FOLDER, Series, by_bits, kept, table_of
+from tests.tools.guide_figures import (
+    COLUMNS,
+    FIGURES,
+    FOLDER,
+    Series,
+    by_bits,
+    by_bits_row,
+    full_precision_row,
+    kept,
+    table_of,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -22,23 +33,26 @@ def texts_of(svg: str) -> list[str]:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_that_of_its_results(name: str) -> None:
-    assert_texts_are_apart(FIGURES[name](FOLDER))
-    made, written = svg_of(FIGURES[name](FOLDER)).decode(), (FOLDER / f"{name}.svg").read_text("utf-8")
+    assert_texts_are_apart(FIGURES[name](FOLDER / name))
+    made, written = (
+        svg_of(FIGURES[name](FOLDER / name)).decode(),
+        (FOLDER / name).with_suffix(".svg").read_text("utf-8"),
+    )
     assert texts_of(made) == texts_of(written)
     if f"Matplotlib v{mpl.__version__}," in written:  # other versions may round otherwise
         assert made == written
 
 
 def test_every_figure_is_drawn_from_committed_results() -> None:
-    assert {path.stem for path in FOLDER.glob("*.svg")} == set(FIGURES)
-    assert {path.stem for path in FOLDER.iterdir() if path.suffix in (".csv", ".json")} == set(FIGURES)
+    assert {path.stem for path in FOLDER.glob("*.svg")} == {Path(name).stem for name in FIGURES}
+    assert {path.name for path in FOLDER.iterdir() if path.suffix != ".svg"} == set(FIGURES)
 
 
-@pytest.mark.parametrize("name", ["wer-by-bits", "qat-by-bits"])
+@pytest.mark.parametrize("name", ["wer-by-bits.csv", "qat-by-bits.csv"])
 def test_a_series_is_named_at_its_end_and_ruined_points_are_arrows(name: str) -> None:
-    figure = FIGURES[name](FOLDER)
+    figure = FIGURES[name](FOLDER / name)
     (axes,) = figure.axes
-    rows = table_of(FOLDER / f"{name}.csv")
+    rows = table_of(FOLDER / name)
     ruined = [float(row["mean"]) for row in rows if float(row["mean"]) > axes.get_ylim()[1]]
     assert ruined
     said = " ".join(text.get_text() for text in drawn_texts(figure))
@@ -62,6 +76,13 @@ def test_points_of_a_place_lie_side_by_side() -> None:
     places = [container.lines[0].get_xdata()[0] for container in figure.axes[0].containers]
     assert places[1] - places[0] > 0.2
     assert_texts_are_apart(figure)
+
+
+def test_rows_of_results() -> None:
+    chips = by_bits_row("best", 3, 0.0627, [0.06, 0.0651, 0.0633])
+    assert list(chips) == list(full_precision_row(0.0644)) == list(COLUMNS)
+    assert list(chips.values()) == ["best", 3, 3, "6.27", "6.28", "6.00", "6.51"]
+    assert full_precision_row(0.0644)["mean"] == "6.44"
 
 
 def test_what_is_kept_of_a_sweep_draws_the_same_figure() -> None:

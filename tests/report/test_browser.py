@@ -32,7 +32,7 @@ SCROLLED = """() => [...document.querySelectorAll('.wide')]
     .filter(frame => frame.scrollWidth > frame.clientWidth + 1 || frame.scrollHeight > frame.clientHeight + 1)
     .map(frame => [frame.scrollWidth, frame.clientWidth, frame.scrollHeight, frame.clientHeight, frame.innerText])"""
 HIDDEN = """() => [...document.querySelectorAll('tr, pre, img')]
-    .filter(element => !element.checkVisibility({contentVisibilityAuto: true}) || !element.getBoundingClientRect().height)
+    .filter(element => !element.checkVisibility() || !element.getBoundingClientRect().height)
     .map(element => element.textContent.slice(0, 40))"""
 SMALLEST_TEXT = """() => Math.min(...[...document.querySelectorAll('p, td, th, small, b, pre')]
     .map(element => parseFloat(getComputedStyle(element).fontSize)))"""
@@ -96,6 +96,8 @@ def opened(browser: Any, path: Path) -> Iterator[Any]:
 def test_figures_and_tables_are_there(opened: Any) -> None:
     sizes = opened.evaluate("() => [...document.images].map(image => [image.complete, image.naturalWidth])")
     assert sizes
+    assert opened.locator("details").count() >= 1
+    assert opened.evaluate(HIDDEN)  # folded
     assert all(complete and width > 100 for complete, width in sizes)
     assert opened.evaluate("() => [...document.querySelectorAll('table')].every(t => t.rows.length > 0)")
     assert opened.locator("table").count() >= 2

@@ -1,7 +1,7 @@
 """Draw the figures of README and guides from the results beside them in tests/figures.
 
     python tests/tools/guide_figures.py --out tests/figures
-    python tests/tools/guide_figures.py --keep adc-dac sweep.json --out tests/figures
+    python tests/tools/guide_figures.py --keep adc-dac.json sweep.json --out tests/figures
 
 The first draws all of them. The second writes what the figure of a sweep needs from results as `memsim eval --json`
 writes them (of several files, the points one after the other), and draws it.
@@ -14,6 +14,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -52,6 +53,18 @@ COLUMNS = ("system", "bits", "chips", "digital", "mean", "min", "max")
 """The columns of results by weight bits: WER in %, of the network without a chip and over chips."""
 
 
+def by_bits_row(system: str, bits: int, digital: float, wers: Sequence[float]) -> dict[str, object]:
+    """Return a row of COLUMNS for the chips with these WERs."""
+    values = {"digital": digital, "mean": fmean(wers), "min": min(wers), "max": max(wers)}
+    shown = {key: f"{100 * wer:.2f}" for key, wer in values.items()}
+    return {"system": system, "bits": bits, "chips": len(wers)} | shown
+
+
+def full_precision_row(wer: float) -> dict[str, object]:
+    """Return the row of COLUMNS for the network in full precision."""
+    return dict.fromkeys(COLUMNS, "") | {"system": "full precision", "mean": f"{100 * wer:.2f}"}
+
+
 class Series(NamedTuple):
     """The name, colour and marker of a line."""
 
@@ -65,7 +78,8 @@ def by_bits(rows: Sequence[Mapping[str, str]], series: Mapping[str, Series], tit
 
     `rows` have COLUMNS; that of full precision has a mean alone. `title` is what the figure says, `data` what it is of.
     """
-    full_precision = next(float(row["mean"]) for row in rows if not row["bits"])
+    full_precision = next((float(row["mean"]) for row in rows if not row["bits"]), None)
+    series = {system: own for system, own in series.items() if any(row["system"] == system for row in rows)}
     bits = sorted({int(row["bits"]) for row in rows if row["bits"]}, reverse=True)
     shown = [row for row in rows if row["system"] in series]
     top = top_of([float(row["mean"]) for row in shown])
@@ -88,11 +102,12 @@ def by_bits(rows: Sequence[Mapping[str, str]], series: Mapping[str, Series], tit
             if last > top:
                 arrow_up(axes, x[-1], top, "", colour)
             ends.append(Label(x[-1], mean[-1], f"{name}: {last:.0f} %" if last > top else name, colour))
-        axes.axhline(full_precision, linestyle=":", linewidth=1.2, color="black", zorder=1)
-        axes.annotate(
-            "full precision", (1, full_precision), (0, -4), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="top", fontsize=SMALL,
-        )  # fmt: skip
+        if full_precision is not None:
+            axes.axhline(full_precision, linestyle=":", linewidth=1.2, color="black", zorder=1)
+            axes.annotate(
+                "full precision", (1, full_precision), (0, -4), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="right", va="top", fontsize=SMALL,
+            )  # fmt: skip
         axes.set_xticks(range(len(bits)), [f"{count} bits" for count in bits])
         axes.set_xlim(-0.45, len(bits) - 0.6)
         axes.set_ylim(0, top if top < 1000 else None)
@@ -108,10 +123,10 @@ def by_bits(rows: Sequence[Mapping[str, str]], series: Mapping[str, Series], tit
     return figure
 
 
-def readme_figure(folder: Path) -> Figure:
+def readme_figure(path: Path) -> Figure:
     """Draw the WER of the bundled recogniser on three chips, without training for few bits."""
     return by_bits(
-        table_of(folder / "wer-by-bits.csv"),
+        table_of(path),
         {
             "best": Series("closed-loop programming (best)", BLUE, "o"),
             "physical": Series("single pulses (physical)", GOLD, "s"),
@@ -122,11 +137,11 @@ def readme_figure(folder: Path) -> Figure:
     )
 
 
-def training_figure(folder: Path) -> Figure:
+def training_figure(path: Path) -> Figure:
     """Draw the WER after two ways of training for few bits, on three chips."""
     markers = {"paper": "D", "physical": "s", "best": "o"}
     return by_bits(
-        table_of(folder / "qat-by-bits.csv"),
+        table_of(path),
         {
             f"{recipe} on {chip}": Series(f"{recipe} on {chip}", colour, marker)
             for recipe, colour in (("robust", BLUE), ("published", RED))
@@ -137,9 +152,9 @@ def training_figure(folder: Path) -> Figure:
     )
 
 
-def chips_figure(folder: Path) -> Figure:
+def chips_figure(path: Path) -> Figure:
     """Draw the energy of networks on analog chips, as multiples of that of a digital accelerator."""
-    rows = table_of(folder / "chips.csv")
+    rows = table_of(path)
     networks = list(dict.fromkeys(row["network"] for row in rows))
     chips = list(dict.fromkeys(row["chip"] for row in rows))
     with style():
@@ -177,9 +192,9 @@ def chips_figure(folder: Path) -> Figure:
     return figure
 
 
-def front_figure(folder: Path) -> Figure:
+def front_figure(path: Path) -> Figure:
     """Draw the WER of the bundled recogniser against the energy of the whole chip, over cells, arrays and ADCs."""
-    points = json.loads((folder / "chip-front.json").read_text("utf-8"))
+    points = json.loads(path.read_text("utf-8"))
     measure = measures_of(points[0])[0]
     with style():
         figure = Figure(figsize=(7, 4), layout="constrained")
@@ -199,9 +214,9 @@ def front_figure(folder: Path) -> Figure:
     return figure
 
 
-def paper_network_figure(folder: Path) -> Figure:
+def paper_network_figure(path: Path) -> Figure:
     """Draw the energy of the paper's network on `isaac` against its area, over sizes of arrays and bits."""
-    rows = table_of(folder / "chip-paper.csv")
+    rows = table_of(path)
     bits = list(dict.fromkeys(row["bits"] for row in rows))
     with style():
         figure = Figure(figsize=(7, 4), layout="constrained")
@@ -239,24 +254,28 @@ def paper_network_figure(folder: Path) -> Figure:
     return figure
 
 
-def sweep(name: str, title: str | None = None) -> Callable[[Path], Figure]:
-    """Return what draws the sweep whose points are in NAME.json."""
-
-    def drawn(folder: Path) -> Figure:
-        figure: Figure = sweep_figure(json.loads((folder / f"{name}.json").read_text("utf-8")), title)
-        return figure
-
-    return drawn
+def converters_figure(path: Path) -> Figure:
+    """Draw the WER of the bundled recogniser against the bits of its converters."""
+    figure: Figure = sweep_figure(json.loads(path.read_text("utf-8")))
+    return figure
 
 
 FIGURES: Mapping[str, Callable[[Path], Figure]] = {
-    "wer-by-bits": readme_figure,
-    "qat-by-bits": training_figure,
-    "adc-dac": sweep("adc-dac"),
-    "chip-front": front_figure,
-    "chips": chips_figure,
-    "chip-paper": paper_network_figure,
+    "wer-by-bits.csv": readme_figure,
+    "qat-by-bits.csv": training_figure,
+    "adc-dac.json": converters_figure,
+    "chip-front.json": front_figure,
+    "chips.csv": chips_figure,
+    "chip-paper.csv": paper_network_figure,
 }
+"""What draws each file of results; figures have their names, with .svg."""
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as SVG."""
+    drawn = svg_of(figure)
+    with writing(path) as temporary:
+        temporary.write_bytes(drawn)
 
 
 def table_of(path: Path) -> list[dict[str, str]]:
@@ -300,20 +319,20 @@ def main() -> None:
     """Draw the figures, or keep the results of one and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path)
-    parser.add_argument("--keep", choices=FIGURES)
+    parser.add_argument("--keep", choices=[name for name in FIGURES if name.endswith(".json")])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    folder = FOLDER
-    if arguments.keep:
-        folder = arguments.out
-        points = [point for path in arguments.results for point in json.loads(path.read_text("utf-8"))["points"]]
-        lines = ",\n".join(json.dumps(kept(point), ensure_ascii=False) for point in points)
-        with writing(folder / f"{arguments.keep}.json") as temporary:
-            temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    for name in [arguments.keep] if arguments.keep else FIGURES:
-        with writing(arguments.out / f"{name}.svg") as temporary:
-            temporary.write_bytes(svg_of(FIGURES[name](folder)))
+    if arguments.keep is None:
+        for name, drawn in FIGURES.items():
+            write_figure((arguments.out / name).with_suffix(".svg"), drawn(FOLDER / name))
+        return
+    points = [point for path in arguments.results for point in json.loads(path.read_text("utf-8"))["points"]]
+    lines = ",\n".join(json.dumps(kept(point), ensure_ascii=False) for point in points)
+    path = arguments.out / arguments.keep
+    with writing(path) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_figure(path.with_suffix(".svg"), FIGURES[arguments.keep](path))
 
 
 if __name__ == "__main__":
