@@ -43,8 +43,8 @@ CHIPS = {"isaac": 128, "pcm-64-core": 256}
 """The chips, with the size of their arrays."""
 
 
-SWEPT_ARRAYS, SWEPT_BITS, SWEPT_ADCS = (64, 128, 256, 512), (2, 3, 4, 6), (4, 6, 8)
-"""The sizes of arrays, the bits of weights and those of ADCs of the sweep."""
+SWEPT_BITS, SWEPT_ADCS = (2, 3, 4, 6), (4, 6, 8)
+"""The bits of weights and those of ADCs of the sweep."""
 
 
 def hardware(chip: str, bits: int, size: int | None = None, adc_bits: int = 8) -> HardwareSpec:
@@ -108,10 +108,10 @@ def rows(networks: Sequence[str]) -> Iterator[tuple[str, str, ChipCost]]:
                 yield name, chip, Network(recogniser, joules_per_mac).on(hardware(chip, 6))
 
 
-def sweep() -> Iterator[dict[str, object]]:
+def sweep(arrays: Sequence[int]) -> Iterator[dict[str, object]]:
     """Yield energy and area of the paper's Conformer on `isaac`, over arrays, weights and ADCs."""
     network = Network(paper_conformer(), bundled_network("isaac")[1])
-    for size, bits, adc_bits in product(SWEPT_ARRAYS, SWEPT_BITS, SWEPT_ADCS):
+    for size, bits, adc_bits in product(arrays, SWEPT_BITS, SWEPT_ADCS):
         cost = network.on(hardware("isaac", bits, size, adc_bits))
         digital = {f"int{n}_microjoules": micro(cost.alternative(n).energies.joules) for n in (8, 4)}
         own = {"microjoules": micro(cost.energies().joules), "square_millimetres": f"{sum(cost.areas().values()):.4g}"}
@@ -143,9 +143,10 @@ def main() -> None:
     parser.add_argument("--network", action="append", default=[])
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--sweep", type=Path)
+    parser.add_argument("--arrays", type=int, nargs="+", default=[64, 128, 256, 512], help="sizes of arrays of --sweep")
     arguments = parser.parse_args()
     if arguments.sweep:
-        write_table(arguments.sweep, list(sweep()))
+        write_table(arguments.sweep, list(sweep(arguments.arrays)))
     kept = []
     for network, chip, cost in rows(arguments.network) if arguments.network else ():
         facts = cost.to_dict()

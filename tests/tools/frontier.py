@@ -15,7 +15,6 @@ import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -65,9 +64,8 @@ def draw(points: Sequence[Result], measure: str, path: Path, top: float | None =
     lines = frontier(points, measure)
     with drawing(height=3.6, width=6.4) as made:
         ends = []
-        for (name, line), colour, marker in zip(
-            lines.items(), series_colours(len(lines)), cycle(MARKERS), strict=False
-        ):
+        for number, (name, line) in enumerate(lines.items()):
+            colour, marker = series_colours(len(lines))[number], MARKERS[number % len(MARKERS)]
             cells = [cells for cells, _ in line]
             mean, low, high = ([factor * f(values) for _, values in line] for f in (fmean, min, max))
             made.axes.errorbar(cells, mean, error_bars(mean, low, high), marker=marker, color=colour)

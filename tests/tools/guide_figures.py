@@ -286,6 +286,7 @@ def table_of(path: Path) -> list[dict[str, str]]:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows of the same columns as a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         out.writeheader()
