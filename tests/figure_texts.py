@@ -17,7 +17,7 @@ def drawn_texts(figure: Figure) -> list[Text]:
             low, high = sorted(axis.get_view_interval())
             outside = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
             beyond |= {text for tick in outside for text in (tick.label1, tick.label2)}
-    texts = figure.findobj(Text)
+    texts = [text for text in figure.findobj(Text) if text.axes is None or text.axes.get_visible()]
     return [text for text in texts if text.get_visible() and text.get_text().strip() and text not in beyond]
 
 

@@ -10,11 +10,10 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from memsim.config.changes import setting_text
 from memsim.evaluation.measure import Measure
 from memsim.evaluation.verdicts import worst_layers
 from memsim.hardware import effect_label
-from memsim.report.cells import Result, interval_name, items_of, measures_of
+from memsim.report.cells import Result, interval_name, items_of, measures_of, value_text
 from memsim.report.chip_cells import verdict_text
 from memsim.report.figures import SYSTEMS
 from memsim.report.text import percent
@@ -206,7 +205,7 @@ def _what_matters(points: Sequence[Result], means: Sequence[float], measure: Mea
         for point, mean in zip(points, means, strict=True):
             others = str([value for name, value in point["settings"].items() if name != key])
             by_others.setdefault(others, []).append(mean)
-            by_value.setdefault(setting_text(point["settings"][key]), []).append(mean)
+            by_value.setdefault(value_text(key, point["settings"][key]), []).append(mean)
         change = fmean(max(values) - min(values) for values in by_others.values())
         mean_of = {value: fmean(values) for value, values in by_value.items()}
         low, high = (f(mean_of, key=lambda value: mean_of[value]) for f in (min, max))
@@ -234,7 +233,7 @@ def mapping_answer(result: Result) -> Answer:
 
 
 def _settings(point: Result) -> str:
-    return ", ".join(f"{key}={setting_text(value)}" for key, value in point["settings"].items())
+    return ", ".join(f"{key}={value_text(key, value)}" for key, value in point["settings"].items())
 
 
 def _unit(measure: Measure) -> str:

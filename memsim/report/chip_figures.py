@@ -10,8 +10,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from memsim.config.changes import setting_text
 from memsim.evaluation.measure import Measure
+from memsim.report.cells import value_text
 from memsim.report.drawing import (
     BAND,
     BLUE,
@@ -23,7 +23,7 @@ from memsim.report.drawing import (
     plain_log,
     series_colours,
 )
-from memsim.units import duration, prefix_of
+from memsim.units import prefix_of
 
 MOST_CHIPS = 6
 """The largest number of chips in a floor plan."""
@@ -138,12 +138,3 @@ def range_of_prices(points: Sequence[Mapping[str, Any]]) -> str:
     energies = [point["cost"]["chip"]["joules"] for point in points]
     low, high = (sorted(energy[end] / energy["nominal"] for energy in energies) for end in ("low", "high"))
     return f"all prices low or high: times {low[0]:.2f} to {high[-1]:.1f}"
-
-
-def value_text(key: str, value: object) -> str:
-    """Return a value as `--set` takes it, but a time in the unit that fits, and the size of an array as `64 x 64`."""
-    if key.endswith("_seconds") and isinstance(value, int | float):
-        return duration(value)
-    if isinstance(value, Mapping) and value.keys() == {"rows", "cols"}:
-        return f"{value['rows']} x {value['cols']}"
-    return setting_text(value)

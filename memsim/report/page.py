@@ -40,7 +40,8 @@ tr.all td { font-weight: 600; border-top: 1px solid #888; }
 .figures.large img { max-width: 620px; }
 .figures img { width: 100%; } .figures.natural { display: block; }
 .figures.natural img { width: auto; max-width: 100%; height: auto; }
-.facts td { text-align: left; overflow-wrap: anywhere; } small { color: #555; }
+.facts td { text-align: left; overflow-wrap: anywhere; }
+.facts td:first-child { overflow-wrap: break-word; } small { color: #555; }
 pre { background: #f6f6f6; padding: .7em 1em; font-size: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print {
   body { max-width: none; padding: 0; font-size: 11px; } h2, h3 { break-after: avoid; }

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from memsim.config.changes import setting_text
 from memsim.errors import InputError
-from memsim.report.cells import items_of, measures_of
-from memsim.report.chip_figures import draw_front, range_of_prices, value_text
+from memsim.report.cells import items_of, measures_of, value_text
+from memsim.report.chip_figures import draw_front, range_of_prices
 from memsim.report.drawing import (
     GREY,
     MARKERS,
@@ -37,6 +37,9 @@ from memsim.storage.files import writing
 from memsim.units import counted
 
 Line = Mapping[str, Any]
+
+MOST_ACROSS = 2
+"""The most panels side by side."""
 
 MOST_LABELLED = 8
 """The largest number of lines that are all named; of more, the first and the last are, and colours show the order."""
@@ -80,11 +83,16 @@ def sweep_figure(points: Sequence[Line], title: str | None = None) -> Any:
     with style():
         longest = max(len(" / ".join(value_text(*one) for one in point["settings"].items())) for point in points)
         width = 4.3 if len(keys) < 3 else 3.2 + 0.08 * longest
-        figure = Figure(figsize=(1.5 + width * count, 4.0), layout="constrained")
-        panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+        across, down = min(count, MOST_ACROSS), math.ceil(count / MOST_ACROSS)
+        figure = Figure(figsize=(1.5 + width * across, 0.4 + 3.6 * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False, sharey=True)
+        panels = grid.flat[:count]
+        for unused in grid.flat[count:]:
+            unused.set_visible(False)
         headline(figure, _title(points) if title is None else title)
         caption(figure, _caption(points, with_cost))
-        panels[0].set_ylabel(f"{measure.name} (%)" if measure.in_percent else measure.name)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(f"{measure.name} (%)" if measure.in_percent else measure.name)
         values = [value for p in points for value in (p["digital"][measure.key], p["mapped"][measure.key]["mean"])]
         top = top_of([factor * value for value in values]) if measure.lower_is_better else math.inf
         ends = [_panel(axes, points, key, top) for axes, key in zip(panels, keys, strict=False)]

@@ -111,7 +111,7 @@ def with_cost(number, cell, rows):
 def test_energies_have_names_that_do_not_touch():
     points = [with_cost(n, cell, rows) for n, (cell, rows) in enumerate(product("ab", (64, 128)))]
     figure = sweep_figure(points)
-    front = figure.axes[-1]
+    front = [axes for axes in figure.axes if axes.get_visible()][-1]
     assert front.get_xlabel() == "µJ for a second of audio, whole chip"
     assert "a / 64 x 64" in [text.get_text() for text in front.texts]
     assert "all prices low or high: times 0.50 to 3.0" in " ".join(figure.get_supxlabel().split())

@@ -206,7 +206,7 @@ def front_figure(path: Path) -> Figure:
         words = points[0]["data"]["words"]
         caption(
             figure,
-            f"The bundled recogniser, 3 bits, demo ({words} words: differences of 3 % are chance), one chip a point. "
+            f"The bundled recogniser, 3 bits, demo ({words} words, differences below 1 % are chance), a chip a point. "
             "Names: cells / array / ADC bits; filled and joined: no other point beats it in both. "
             f"Energy at nominal prices; {range_of_prices(points)}.",
         )
