@@ -17,6 +17,7 @@ from memsim.arguments import require_types
 from memsim.asr.data import FeatureSource
 from memsim.asr.input_rates import vectors_per_audio_second
 from memsim.asr.running import STATISTICS_UTTERANCES, calibration_data, corpus_for_calibration
+from memsim.chip.architecture import Chip
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import total
 from memsim.crossbar.statistics import InputStatistics
@@ -246,7 +247,8 @@ def map_checkpoint(
         out: the file to write, whole or not at all; None writes none.
         budget: find the error that each non-ideality adds to the products; None does so where the inputs of every layer
             are known.
-        cost: estimate energy, time and area; None does so unless this is a `dry_run`.
+        cost: estimate energy, time and area, of a `dry_run` without the energy of cells and of programming; None does
+            so unless this is a `dry_run`.
         dry_run: plan, and program and write nothing.
         force: overwrite `out` where it exists.
         listener: follows progress and warnings; without one, warnings are Python's.
@@ -257,9 +259,8 @@ def map_checkpoint(
     require_types(map_checkpoint, locals())
     seed = int(seed)  # of numpy's numbers
     listener = listener or Listener()
-    for flag, wanted in {"--budget": budget, "--cost": cost}.items():
-        if wanted and dry_run:
-            raise InputError(f"{flag} --dry-run: the {flag[2:]} needs programmed arrays; leave out one of the two")
+    if budget and dry_run:
+        raise InputError("--budget --dry-run: the budget needs programmed arrays; leave out one of the two")
     if data_root is not None and calibrate is None:
         raise InputError(f"--data-root {data_root}: only used by --calibrate; add --calibrate DATA")
     recipe = None if mapping is None else load_mapping(mapping)
@@ -285,12 +286,15 @@ def map_checkpoint(
         listener.say(f"{opened.path.name}: names of its tensors have the prefix {wrapped}, which is left out")
     for warning in plan_warnings(plan, spec, opened):
         listener.warn(warning)
-    if dry_run:
-        return MapResult(opened, spec, plan, seed)
-    cost = cost is None or cost
+    cost = cost or (cost is None and not dry_run)
     chip = chip_of(spec)
+    rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
+    if dry_run:
+        if not cost:
+            return MapResult(opened, spec, plan, seed)
+        planned = [LayerCost.planned(own, 1.0 if rates is None else rates.get(own.name, 0.0)) for own in plan.mapped]
+        return MapResult(opened, spec, plan, seed, cost=_cost(network, spec, plan, chip, planned, rates))
     with listener.working(), nullcontext() if out is None else writing_checkpoint(out) as file:
-        rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
         data = None
         if calibrate is not None:
             data = _calibration_data(network, calibrate, data_root, calibration_utterances, listener)
@@ -338,10 +342,22 @@ def map_checkpoint(
     if mapped.uncalibrated:
         listener.warn(_uncalibrated(mapped.uncalibrated, opened))
     found = Budget(tuple(budgets), exact) if steps else None
+    taken = _cost(network, spec, plan, chip, costs, rates) if cost else None
+    return MapResult(opened, spec, plan, seed, mapped, out, found, taken)
+
+
+def _cost(
+    network: OpenedNetwork,
+    spec: HardwareSpec,
+    plan: Plan,
+    chip: Chip,
+    costs: Sequence[LayerCost],
+    rates: Mapping[str, float] | None,
+) -> Cost:
+    """Return the cost of the layers, and of the whole chip where `rates` (of a recogniser) are known."""
     per: Literal["vector", "audio_second"] = "vector" if rates is None else "audio_second"
     whole = None if rates is None else whole_chip(network.recogniser, chip, plan.mapped, plan.digital, costs, rates)
-    taken = Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming, chip=whole) if cost else None
-    return MapResult(opened, spec, plan, seed, mapped, out, found, taken)
+    return Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming, chip=whole)
 
 
 def _calibration_data(

@@ -21,6 +21,18 @@ def si(value: float, unit: str = "") -> str:
     return f"{value / 10.0**exponent:#.3g}".rstrip(".") + f" {_PREFIXES[(exponent - _LEAST) // 3]}{unit}".rstrip()
 
 
+def prefix_of(value: float) -> tuple[str, float]:
+    """Return the SI prefix in which `si` writes `value`, and its factor.
+
+    >>> prefix_of(0.00123)[0]
+    'm'
+    """
+    if not value:
+        return "", 1.0
+    prefix = si(value, "s").split(" ")[1].removesuffix("s")
+    return prefix, 10.0 ** (_LEAST + 3 * _PREFIXES.index(prefix))
+
+
 def counted(number: int, thing: str, plural: str = "") -> str:
     """Format a number of things; `plural` is the word for several, where it is irregular.
 
@@ -33,3 +45,17 @@ def counted(number: int, thing: str, plural: str = "") -> str:
 def plural_of(thing: str) -> str:
     """Return the plural of a regular noun: `layers`, `batches`."""
     return f"{thing}es" if thing.endswith(("ch", "sh", "s", "x")) else f"{thing}s"
+
+
+def duration(seconds: float) -> str:
+    """Format a time from microseconds to years in the unit that fits.
+
+    >>> duration(20), duration(3600), duration(86400), duration(3e9)
+    ('20 s', '1 h', '1 day', '95 years')
+    """
+    for unit, size in (("year", 365.25 * 86400), ("day", 86400), ("h", 3600), ("min", 60)):
+        number = round(seconds / size, 1 if seconds < 10 * size else 0)
+        if number >= 1:
+            one = unit in ("h", "min") or number == 1
+            return f"{number:g} {unit if one else plural_of(unit)}"
+    return f"{seconds:g} s" if seconds >= 0.1 or not seconds else si(seconds, "s")

@@ -10,10 +10,10 @@ from typing import Any
 from memsim.errors import InputError
 from memsim.fit import fit_figures as figures
 from memsim.fit.fit import Fit
-from memsim.fit.fit_tables import MARKS, WORDS, size_of, summary, value_of
+from memsim.fit.fit_tables import MARKS, WORDS, answer_of_checks, size_of, summary, value_of
 from memsim.fit.goodness import STANDARD_ERRORS, Check, Goodness
 from memsim.fit.measurements import NAMES, Measurements
-from memsim.report.page import Html, document, facts, group, heading, html, listing, note, row, table, verdict
+from memsim.report.page import Html, document, facts, group, heading, html, listing, note, opening, row, table
 from memsim.report.page import figures as pictures
 from memsim.storage.outputs import write_text
 from memsim.units import counted
@@ -91,7 +91,7 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
         "Selection": [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))],
     }
     blocks = [
-        verdict(outcome, f"{MARKS[outcome]} {summary(goodness)}"),
+        opening(outcome, *answer_of_checks("model", goodness.checks, summary(goodness))),
         listing(fit.notes),
         _facts(fit, goodness, measurements),
         heading("Goodness of fit"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -54,6 +56,31 @@ def summary(goodness: Goodness) -> str:
     counts = {verdict: sum(c.verdict == verdict for c in goodness.checks) for verdict in MARKS}
     parts = [f"{count} {WORDS[verdict]}" for verdict, count in counts.items() if count or verdict == "pass"]
     return f"{counted(len(goodness.checks), 'check')}: {', '.join(parts)}"
+
+
+def answer_of_checks(fitted: str, checks: Sequence[Check], counts: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return what a page opens with: whether what was `fitted` agrees, how many checks say so, and what differs most.
+
+    `counts` is the summary of the checks.
+    """
+    failed = sorted((check for check in checks if check.verdict == "warn"), key=_times_tolerance, reverse=True)
+    if not checks:
+        return f"The {fitted} was not compared with measurements that it has not seen.", [("How sure", f"{counts}.")]
+    if not failed:
+        return f"The {fitted} agrees with the measurements.", [("How sure", f"{counts}.")]
+    worst = [
+        f"{check.feature}, {check.quantity} {check.where}".rstrip()
+        + f" ({size_of(check, check.error, signed=True)}; tolerance {size_of(check, check.tolerance)})"
+        for check in failed[:3]
+    ]
+    return (
+        f"The {fitted} differs from the measurements in {len(failed)} of {counted(len(checks), 'check')}.",
+        [("How sure", f"{counts}."), ("What differs most", f"{'; '.join(worst)}.")],
+    )
+
+
+def _times_tolerance(check: Check) -> float:
+    return abs(check.error) / check.tolerance if check.tolerance else math.inf
 
 
 def value_of(value: float | None) -> str:

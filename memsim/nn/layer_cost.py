@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
+from memsim.nn.plan import MappedLayer
 
 
 class WholeChip(Protocol):
@@ -89,6 +90,11 @@ class LayerCost:
             0 if matrix.input_transform is None else matrix.input_transform.operations,
             matrix.trim_vectors,
         )
+
+    @classmethod
+    def planned(cls, layer: MappedLayer, vectors: float) -> LayerCost:
+        """Return the cost of a matrix that is not programmed: without the energy of its cells and of programming."""
+        return cls(layer.name, ArrayCost.of(layer.tiling, layer.spec), vectors, None, None, None)
 
     @property
     def energy(self) -> Energy:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from memsim.config.changes import setting_text
 from memsim.evaluation.measure import CER, WER, Measure
 from memsim.hardware import effect_label
 from memsim.report.text import percent
-from memsim.units import counted, si
+from memsim.units import counted, duration, si
 
 Result = Mapping[str, Any]
 
@@ -22,6 +23,15 @@ def items_of(facts: Result) -> str:
     """The number of items: `80 utterances`."""
     data = facts["data"]
     return counted(data["items"], data["item"]) if "item" in data else counted(data["utterances"], "utterance")
+
+
+def value_text(key: str, value: object) -> str:
+    """Return a value as `--set` takes it, but a time in the unit that fits, and the size of an array as `64 x 64`."""
+    if key.endswith("_seconds") and isinstance(value, int | float):
+        return duration(value)
+    if isinstance(value, Mapping) and value.keys() == {"rows", "cols"}:
+        return f"{value['rows']} x {value['cols']}"
+    return setting_text(value)
 
 
 def interval_name(facts: Result) -> str:
@@ -102,6 +112,19 @@ def circuit_rows(cost: Result, dac: str, adc: str) -> list[list[str]]:
         for name, (circuit, conversions, count, millimetres) in circuits.items()
     ]
     return [*rows, ["all", si(joules["total"], "J"), "", "", counted(cost["arrays"], "array"), f"{area['total']:.3g}"]]
+
+
+NO_WHOLE_CHIP = "no whole chip beside a digital one: that counts the operations of a recogniser on 10 s of audio"
+"""Why the cost of a network that is no recogniser is that of its arrays alone."""
+
+
+def currents_of_cells(cost: Result) -> str:
+    """Say of which inputs the energy of the cells is, or why it is unknown."""
+    if cost["joules"]["cells"] is None:
+        return "cells: unknown, as their currents need programmed cells and known inputs"
+    if cost["audio_seconds"] is None:
+        return "cells: their currents at the inputs stored in the checkpoint"
+    return f"cells: their currents in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
 
 
 def layer_cost(layer: Result) -> tuple[list[str], str]:

@@ -66,15 +66,16 @@ def _real_time_factors(chip: Result) -> list[float]:
 def verdict_text(chip: Result) -> str:
     """Say whether the analog chip takes less energy than the digital alternative, and how sure that is."""
     ratio, bits = chip["ratio_to_digital"], chip["digital"][0]["bits"]
-    wins, loses = ratio["high"] < 1, ratio["low"] > 1
-    said = "wins at all prices" if wins else "loses at all prices" if loses else (
-        "wins at nominal prices, not at all" if ratio["nominal"] < 1 else "loses at nominal prices, not at all"
-    )  # fmt: skip
-    return (
-        f"the analog chip {said}: {ratio['nominal']:.3g} times the energy of int{bits} digital "
-        f"({ratio['low']:.3g} to {ratio['high']:.3g})"
-        + ("" if chip["cells_are_known"] else "; cells, whose energy is unknown, are left out")
-    )
+    times = f"{ratio['nominal']:.3g} times the energy of int{bits} digital ({ratio['low']:.3g} to {ratio['high']:.3g})"
+    said = "wins" if ratio["nominal"] < 1 else "loses"
+    if not chip["cells_are_known"]:
+        judged = "loses all the same" if ratio["nominal"] > 1 else "may win or lose"
+        return f"the analog chip without its cells, whose energy is unknown, takes {times}: it {judged}"
+    if ratio["high"] < 1 or ratio["low"] > 1:
+        said += " at all prices"
+    else:
+        said += " at nominal prices, but not at all prices"
+    return f"the analog chip {said}: {times}"
 
 
 def placement_text(chip: Result) -> str:
@@ -108,6 +109,8 @@ def schedule_text(chip: Result) -> str:
 
 def break_even_text(chip: Result) -> str:
     """Say at which ADC energy, use of conversions and array size the analog chip wins or loses."""
+    if not chip["cells_are_known"]:
+        return "break-even: unknown without the energy of the cells"
     own = chip["break_even"]
     price = own["adc_joules_per_step"]
     adc = "at no ADC energy" if price is None else f"with ADCs of {si(price, 'J')} a step"

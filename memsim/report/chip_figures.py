@@ -10,15 +10,29 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from memsim.config.changes import setting_text
 from memsim.evaluation.measure import Measure
-from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing
+from memsim.report.cells import value_text
+from memsim.report.drawing import (
+    BAND,
+    BLUE,
+    GOLD,
+    GREY,
+    SMALL,
+    Label,
+    drawing,
+    plain_log,
+    series_colours,
+)
+from memsim.units import prefix_of
 
 MOST_CHIPS = 6
 """The largest number of chips in a floor plan."""
 
 TORNADO_PRICES = 10
 """The number of prices in a figure."""
+
+_DECADE = 3.0
+"""The ratio of energies from which their axis is logarithmic."""
 
 
 def floor_plan(chip: Mapping[str, Any]) -> bytes:
@@ -58,14 +72,15 @@ def tornado(chip: Mapping[str, Any]) -> bytes:
     prices = chip["tornado"][:TORNADO_PRICES]
     nominal = chip["joules"]["nominal"]
     with drawing(1.2 + 0.3 * len(prices), 6.4) as panel:
-        for place, price in enumerate(reversed(prices)):
-            low, high = price["low"] / nominal, price["high"] / nominal
-            panel.axes.barh(place, low - 1, left=1, color=BLUE)
-            panel.axes.barh(place, high - 1, left=1, color=RED)
+        places = range(len(prices) - 1, -1, -1)
+        for end, colour in (("low", BLUE), ("high", GOLD)):
+            widths = [price[end] / nominal - 1 for price in prices]
+            panel.axes.barh(places, widths, left=1, color=colour, label=f"{end} price")
         panel.axes.axvline(1, color=GREY, linewidth=0.8)
-        panel.axes.set_yticks(range(len(prices)), [price["price"] for price in reversed(prices)], fontsize=8)
-        panel.axes.set(xlabel="energy, relative to that at nominal prices", title="low (blue) and high (red) prices")
+        panel.axes.set_yticks(places, [price["price"] for price in prices], fontsize=SMALL)
+        panel.axes.set(xlabel="energy, relative to that at nominal prices")
         panel.axes.grid(axis="y", visible=False)
+        panel.legend()
     return panel.svg
 
 
@@ -78,26 +93,48 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def draw_front(axes: Axes, points: Sequence[Mapping[str, Any]], measure: Measure) -> None:
-    """Draw the measure of every point of a sweep against joules for a second of audio on the whole chip.
+def draw_front(axes: Axes, points: Sequence[Mapping[str, Any]], measure: Measure) -> list[Label]:
+    """Draw the measure of every point of a sweep against the energy of the whole chip for a second of audio.
 
-    Bars reach over the range of prices; the line joins the points that no other one beats in both.
+    The line joins the points that no other one beats in both, which are filled and named in full; the others have the
+    colour of the first key's value, and the names of the other values where there is room. Returns the names, for
+    `label_points` once the figure is laid out.
     """
     factor = 100 if measure.in_percent else 1
-    chips = [point["cost"]["chip"] for point in points]
-    values = [factor * point["mapped"][measure.key]["mean"] for point in points]
-    for chip, value, point in zip(chips, values, points, strict=True):
-        energy = chip["joules"]
-        axes.plot([energy["low"], energy["high"]], [value, value], color=BAND, linewidth=1, zorder=1)
-        axes.plot(energy["nominal"], value, "o", color=BLUE, markersize=4)
-        label = ", ".join(setting_text(setting) for setting in point["settings"].values())
-        axes.annotate(label, (energy["nominal"], value), (4, 4), textcoords="offset points", fontsize=7)
-    nominal = [chip["joules"]["nominal"] for chip in chips]
-    better = front(list(zip(nominal, values, strict=True)))
-    axes.plot([nominal[n] for n in better], [values[n] for n in better], color=RED, linewidth=1, label="best")
-    digital = chips[0]["digital"][0]
-    axes.axvline(digital["joules"]["nominal"], color=GREY, linestyle=":", label=f"int{digital['bits']} digital")
-    axes.set_xscale("log")
-    axes.set_xlabel("J for a second of audio, whole chip")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    joules = [point["cost"]["chip"]["joules"]["nominal"] for point in points]
+    digital = points[0]["cost"]["chip"]["digital"][0]
+    unit, size = prefix_of(max(joules))
+    x = [value / size for value in joules]
+    y = [factor * point["mapped"][measure.key]["mean"] for point in points]
+    settings = [[value_text(*one) for one in point["settings"].items()] for point in points]
+    firsts = list(dict.fromkeys(own[0] for own in settings))
+    palette = dict(zip(firsts, series_colours(len(firsts)), strict=True)) if len(settings[0]) > 1 else {}
+    colours = [palette.get(own[0], BLUE) for own in settings]
+    better = front([(a, b if measure.lower_is_better else -b) for a, b in zip(x, y, strict=True)])
+    axes.step([x[n] for n in better], [y[n] for n in better], where="post", color=BAND, zorder=1)
+    for number, colour in enumerate(colours):
+        filled = colour if number in better else "white"
+        axes.plot(x[number], y[number], "o", color=colour, markerfacecolor=filled)
+    other = digital["joules"]["nominal"] / size
+    axes.axvline(other, color=GREY, linestyle=":", linewidth=1.2, zorder=1)
+    axes.annotate(
+        f"int{digital['bits']} digital", (other, 0.02), (3, 0), xycoords=("data", "axes fraction"),
+        textcoords="offset points", rotation=90, fontsize=SMALL, color=GREY,
+    )  # fmt: skip
+    if max(*x, other) > _DECADE * min(*x, other):
+        axes.set_xscale("log")
+        plain_log(axes.xaxis)
+    axes.margins(x=0.15)
+    axes.set_xlabel(f"{unit}J for a second of audio, whole chip")
+    named = []
+    for number in sorted(range(len(points)), key=lambda number: number not in better):
+        own = settings[number] if number in better or not palette else settings[number][1:]
+        named.append(Label(x[number], y[number], " / ".join(own), colours[number]))
+    return named
+
+
+def range_of_prices(points: Sequence[Mapping[str, Any]]) -> str:
+    """Say how far all prices at their low, or high, ends move the energies of a sweep."""
+    energies = [point["cost"]["chip"]["joules"] for point in points]
+    low, high = (sorted(energy[end] / energy["nominal"] for energy in energies) for end in ("low", "high"))
+    return f"all prices low or high: times {low[0]:.2f} to {high[-1]:.1f}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from memsim.evaluation.verdicts import noise_note, worst_layers
 from memsim.report import figures
+from memsim.report.answers import evaluation_answer
 from memsim.report.cells import (
     Result,
     ablation_head,
@@ -17,12 +18,12 @@ from memsim.report.cells import (
     sensitivity_head,
     sensitivity_row,
 )
-from memsim.report.page import Html, cards, document, heading, note, paragraph, row, table, verdict
+from memsim.report.page import Html, cards, document, heading, note, opening, paragraph, row, table
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
-    SYNTHETIC,
     budget_section,
     cost_section,
+    energy_card,
     hardware_section,
     hardware_title,
     loss_cells,
@@ -34,7 +35,7 @@ from memsim.report.sections import (
     verdicts_of,
 )
 from memsim.report.text import percent
-from memsim.units import counted, si
+from memsim.units import counted
 
 
 def evaluation_page(facts: Result, command: str | None) -> str:
@@ -45,8 +46,8 @@ def evaluation_page(facts: Result, command: str | None) -> str:
     hardware = hardware_title(facts["hardware"])
     title = f"{Path(facts['checkpoint']['path']).name} on {hardware}: {name_of(facts)}"
     blocks = [
+        opening(*evaluation_answer(facts)),
         paragraph(f"{speech_of(facts)}."),
-        verdict("warn", SYNTHETIC) if facts["data"].get("synthetic") else Html(""),
         *verdicts_of(facts),
         _headline(facts),
         *_scores(facts),
@@ -84,11 +85,7 @@ def _headline(facts: Result) -> Html:
             title = f"mapped against {figures.SYSTEMS[name]}, relative"
             values.append((title, "unusable", f"{figures.SYSTEMS[which]}: {unusable[which]}"))
     if "cost" in facts:
-        cost = facts["cost"]
-        detail = "an estimate, for converters, cells and programming"
-        if cost["joules"]["cells"] is None:
-            detail = "an estimate, for converters alone"
-        values.append(("energy for a second of audio", si(cost["joules"]["total"], "J"), detail))
+        values.append(energy_card(facts["cost"], "a second of audio"))
     return cards(values)
 
 

@@ -7,15 +7,13 @@ from typing import Any
 
 from memsim.evaluation.measure import Measure
 from memsim.hardware import effect_label
-from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing, error_bars
+from memsim.report.drawing import BLUE, GREY, SMALL, Label, drawing, error_bars, label_ends, series_colours
 
 SYSTEMS = {"full_precision": "full precision", "digital": "digital, quantised", "mapped": "mapped"}
 """Names of the compared systems."""
 
 FIGURE_LAYERS = 15
 """The most layers in a figure; tables have them all."""
-
-_COLOURS = (BLUE, BAND, RED, GREY)
 
 
 def scores(facts: Mapping[str, Any], measure: Measure) -> bytes:
@@ -28,14 +26,14 @@ def scores(facts: Mapping[str, Any], measure: Measure) -> bytes:
         for place, name in enumerate(reversed(names)):
             value, low, high = (factor * intervals[measure.key][name][key] for key in ("value", "low", "high"))
             colour = BLUE if name == "mapped" else GREY
-            panel.axes.errorbar(value, place, xerr=error_bars([value], [low], [high]), fmt="o", color=colour, capsize=4)
+            panel.axes.errorbar(value, place, xerr=error_bars([value], [low], [high]), fmt="o", color=colour)
         chips = [factor * trial[measure.key] for trial in trials]
         panel.axes.plot(chips, [-0.3] * len(chips), "|", color=BLUE, markersize=9, alpha=0.7, label="each chip")
         panel.axes.set_yticks(range(len(names)), [SYSTEMS[name] for name in reversed(names)])
         panel.axes.set_ylim(-0.7, len(names) - 0.4)
         panel.axes.set_xlim(left=0)
         panel.axes.set(xlabel=f"{measure.name}{unit}, {intervals['confidence']:.0%} intervals over {items}")
-        panel.axes.legend(loc="lower left")
+        panel.legend()
     return panel.svg
 
 
@@ -58,14 +56,15 @@ def ablation(steps: Sequence[Mapping[str, Any]], full_precision: float | None, m
         mean, low, high = ([factor * values[key] for values in over_chips] for key in ("mean", "min", "max"))
         bars = error_bars(mean, low, high)
         places = range(len(steps))
-        panel.axes.errorbar(places, mean, bars, marker="o", capsize=4, color=BLUE)
+        panel.axes.errorbar(places, mean, bars, marker="o", color=BLUE)
         if full_precision is not None:
-            panel.axes.axhline(factor * full_precision, linestyle=":", color="black", label="full precision")
-            panel.axes.legend()
+            panel.axes.axhline(factor * full_precision, linestyle=":", color="black")
         names = [effect_label(step["effect"]) for step in steps]
         panel.axes.set_xticks(places, names, rotation=30, ha="right")
-        panel.axes.set(ylabel=f"{measure.name}{' (%)' if measure.in_percent else ''}", title="non-idealities up to")
+        panel.axes.set(ylabel=f"{measure.name}{' (%)' if measure.in_percent else ''}", xlabel="non-idealities up to")
         panel.axes.set_ylim(bottom=0)
+        if full_precision is not None:
+            label_ends(panel.axes, [Label(len(steps) - 1, factor * full_precision, "full precision", "black")])
     return panel.svg
 
 
@@ -77,16 +76,17 @@ def layer_bars(
     names = list(rows[0][1]) if rows else []
     with drawing(1.3 + 0.26 * len(rows), 6.4) as panel:
         left = [0.0] * len(rows)
+        colours = series_colours(len(names))
         height = 0.8 if stacked else 0.8 / max(len(names), 1)
         for number, name in enumerate(names):
             values = [values[name] for _, values in rows]
             shift = 0.0 if stacked else height * ((len(names) - 1) / 2 - number)
             places = [len(rows) - 1 - place + shift for place in range(len(rows))]
-            panel.axes.barh(places, values, height, left if stacked else None, color=_COLOURS[number], label=name)
+            panel.axes.barh(places, values, height, left if stacked else None, color=colours[number], label=name)
             left = [a + b for a, b in zip(left, values, strict=True)]
-        panel.axes.set_yticks(range(len(rows) - 1, -1, -1), [name for name, _ in rows], fontsize=8)
+        panel.axes.set_yticks(range(len(rows) - 1, -1, -1), [name for name, _ in rows], fontsize=SMALL)
         panel.axes.set(xlabel=xlabel, title=title)
         panel.axes.grid(axis="y", visible=False)
         if len(names) > 1:
-            panel.axes.legend(loc="lower right")
+            panel.legend()
     return panel.svg

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memsim.report import figures
+from memsim.report.answers import mapping_answer
 from memsim.report.cells import Result
-from memsim.report.page import Html, cards, document, facts, heading, note, table
+from memsim.report.page import Html, cards, document, facts, heading, note, opening, table
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
     budget_section,
     cost_section,
+    energy_card,
     hardware_section,
     hardware_title,
     run_section,
@@ -28,6 +30,7 @@ def mapping_page(result: Result, command: str | None = None) -> str:
     """
     checkpoint, hardware = result["checkpoint"], result["hardware"]
     blocks = [
+        opening(*mapping_answer(result)),
         *verdicts_of(result),
         _headline(result),
         *_layers(result["layers"]),
@@ -53,10 +56,8 @@ def _headline(result: Result) -> Html:
     if "budget" in result:
         values.append(("error of the products", f"{percent(result['budget']['error'])} %", "over all layers"))
     if "cost" in result:
-        cost = result["cost"]
-        of = "a second of audio" if cost["per"] == "audio_second" else "one input of each layer"
-        detail = "an estimate" if cost["joules"]["cells"] is not None else "an estimate, for converters alone"
-        values.append((f"energy for {of}", si(cost["joules"]["total"], "J"), detail))
+        of = "a second of audio" if result["cost"]["per"] == "audio_second" else "one input of each layer"
+        values.append(energy_card(result["cost"], of))
     return cards(values)
 
 

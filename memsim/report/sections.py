@@ -12,7 +12,16 @@ from memsim.evaluation.options import describe_decoding
 from memsim.hardware import effect_label
 from memsim.hardware.facts import unfitted_note
 from memsim.report import chip_figures, figures
-from memsim.report.cells import Result, circuit_rows, items_of, layer_cost, programming_cost, trim_cost
+from memsim.report.cells import (
+    NO_WHOLE_CHIP,
+    Result,
+    circuit_rows,
+    currents_of_cells,
+    items_of,
+    layer_cost,
+    programming_cost,
+    trim_cost,
+)
 from memsim.report.chip_cells import (
     TORNADO_HEAD,
     area_text,
@@ -26,13 +35,11 @@ from memsim.report.chip_cells import (
     tornado_rows,
     verdict_text,
 )
-from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
+from memsim.report.page import Html, facts, folded, heading, note, row, table, verbatim, warning
 from memsim.report.page import figures as pictures
 from memsim.report.text import percent
-from memsim.units import counted, si
+from memsim.units import counted, prefix_of, si
 from memsim.version import __version__
-
-SYNTHETIC = "The speech is synthetic: this shows that the chain works, and says little of real speech"
 
 
 def speech_of(facts: Result) -> str:
@@ -62,7 +69,7 @@ def verdicts_of(facts: Result) -> list[Html]:
     """Return the warnings of a result, such as unusable networks, and of laws that are not fitted to measurements."""
     unfitted = facts["hardware"].get("unfitted")
     laws = [unfitted_note(unfitted)] if unfitted else []
-    return [verdict("warn", text) for text in (*facts.get("warnings", ()), *laws)]
+    return [warning(text) for text in (*facts.get("warnings", ()), *laws)]
 
 
 def seeds_of(facts: Result) -> str:
@@ -121,7 +128,7 @@ def cost_section(cost: Result) -> list[Html]:
     layers = cost["layers"]
     *rows, total = circuit_rows(cost, "DACs and row drivers", "ADCs")
     known = {"DAC": "dac", "ADC": "adc"} | ({} if cost["joules"]["cells"] is None else {"cells": "cells"})
-    unit, scale = _scale(max((layer["joules"]["total"] for layer in layers), default=0.0))
+    unit, scale = prefix_of(max((layer["joules"]["total"] for layer in layers), default=0.0))
     bars = [
         (layer["name"], {name: layer["joules"][circuit] / scale for name, circuit in known.items()}) for layer in layers
     ]
@@ -143,8 +150,17 @@ def cost_section(cost: Result) -> list[Html]:
             "An estimate from the costs of published circuits that the hardware spec holds under cost, for "
             f"comparing designs. Assumed: {'; '.join(cost['assumptions'])}."
         ),
-        *(chip_section(cost["chip"]) if "chip" in cost else ()),
+        *(chip_section(cost["chip"]) if "chip" in cost else [note(f"{NO_WHOLE_CHIP}.")]),
     ]
+
+
+def energy_card(cost: Result, of: str) -> tuple[str, str, str]:
+    """Return the card of the energy: that of the whole chip where it is known, else that of the arrays."""
+    if (chip := cost.get("chip")) is not None:
+        ends = " to ".join(si(chip["joules"][end], "J") for end in ("low", "high"))
+        return f"energy for {of}, whole chip", si(chip["joules"]["nominal"], "J"), f"an estimate; all prices: {ends}"
+    known = "converters and cells" if cost["joules"]["cells"] is not None else "converters alone"
+    return f"energy for {of}", si(cost["joules"]["total"], "J"), f"an estimate, for {known}"
 
 
 def chip_section(chip: Result) -> list[Html]:
@@ -186,18 +202,8 @@ def _cost_facts(cost: Result, of: str) -> dict[str, str]:
         rows["programming the chip once"] = programming
     if (trims := trim_cost(cost)) is not None:
         rows["fitting its trims once"] = trims
-    measured = "at the calibration inputs stored in the checkpoint"
-    if cost["audio_seconds"] is not None:
-        measured = f"in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
-    return rows | {"currents of cells": measured}
-
-
-def _scale(most: float) -> tuple[str, float]:
-    """Return the SI prefix in which `most` is written, and its factor."""
-    if not most:
-        return "", 1.0
-    number, _, prefix = si(most).partition(" ")
-    return prefix, most / float(number)
+    name, _, said = currents_of_cells(cost).partition(": ")
+    return rows | {name: said}
 
 
 def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:
@@ -206,7 +212,7 @@ def hardware_section(hardware: Result, name: str = "Hardware") -> list[Html]:
     return [
         heading(name),
         facts({"spec": hardware_title(hardware), "sha256": hardware["sha256"]}),
-        verbatim(text.replace(": null\n", ": none\n")),
+        folded("Every key of the spec", verbatim(text.replace(": null\n", ": none\n"))),
     ]
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from memsim.config.changes import setting_text
 from memsim.hardware.facts import unfitted_note
+from memsim.report.answers import sweep_answer
 from memsim.report.cells import Result, interval_name, measures_of
 from memsim.report.chip_cells import energy_cells, energy_head
-from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
+from memsim.report.page import Html, document, folded, heading, note, opening, paragraph, table, warning
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
-    SYNTHETIC,
     hardware_section,
     hardware_title,
     loss_cells,
@@ -24,6 +24,9 @@ from memsim.report.sections import (
 )
 from memsim.report.text import percent
 from memsim.units import counted
+
+MOST_WARNINGS = 3
+"""The most warnings of points that are not folded."""
 
 
 def sweep_page(points: Sequence[Result], drawn: bytes, command: str | None) -> str:
@@ -41,10 +44,10 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str | None) -> s
     head += [*(other.title for other in others), "chips", *loss_head(first), *energy_head(first)]
     item = first["data"].get("item", "utterance")
     blocks = [
+        opening(*sweep_answer(points)),
         paragraph(f"{name_of(first)}: {counted(len(points), 'point')}, each of {speech_of(first)}."),
-        verdict("warn", SYNTHETIC) if first["data"].get("synthetic") else Html(""),
+        pictures([(f"{measure.name} against {', '.join(keys)}", drawn)], "natural"),
         *_verdicts(points),
-        pictures([(f"{measure.name} against {', '.join(keys)}", drawn)]),
         heading("Points"),
         *_full_precision(first),
         table(head, [_row(point) for point in points], text=0),
@@ -64,9 +67,11 @@ def _verdicts(points: Sequence[Result]) -> list[Html]:
     found = []
     for point in points:
         settings = ", ".join(f"{key}={setting_text(value)}" for key, value in point["settings"].items())
-        found += [verdict("warn", f"{settings}: {text}") for text in point.get("warnings", ())]
+        found += [warning(f"{settings}: {text}") for text in point.get("warnings", ())]
+    if len(found) > MOST_WARNINGS:
+        found = [folded(f"{len(found)} warnings", Html("".join(found)))]
     laws = dict.fromkeys(key for point in points for key in point["hardware"].get("unfitted", ()))
-    return found + ([verdict("warn", unfitted_note(list(laws)))] if laws else [])
+    return found + ([warning(unfitted_note(list(laws)))] if laws else [])
 
 
 def _full_precision(first: Result) -> list[Html]:

@@ -11,7 +11,7 @@ from rich.text import Text
 from memsim.hardware import effect_label
 from memsim.nn.budget import Budget, increments
 from memsim.nn.layer_cost import Cost
-from memsim.report.cells import circuit_rows, layer_cost, programming_cost, trim_cost
+from memsim.report.cells import NO_WHOLE_CHIP, circuit_rows, currents_of_cells, layer_cost, programming_cost, trim_cost
 from memsim.report.chip_cells import (
     TORNADO_HEAD,
     break_even_text,
@@ -109,11 +109,8 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
     if (trims := trim_cost(facts)) is not None:
         lines.append(f"fitting its trims once, such as drift compensation: {trims}")
     parts.append(Text("\n".join(lines)))
-    measured = "at the inputs stored in the checkpoint"
-    if cost.audio_seconds is not None:
-        measured = f"in {cost.audio_seconds:.0f} s of speech, read one utterance at a time"
-    parts.append(note(f"cells: their currents {measured}; {'; '.join(facts['assumptions'])}"))
-    return parts + (chip_parts(facts["chip"]) if "chip" in facts else [])
+    parts.append(note(f"{currents_of_cells(facts)}; {'; '.join(facts['assumptions'])}"))
+    return parts + (chip_parts(facts["chip"]) if "chip" in facts else [note(NO_WHOLE_CHIP)])
 
 
 def chip_parts(chip: Mapping[str, Any]) -> list[RenderableType]:

@@ -136,7 +136,7 @@ def test_no_price_lets_it_win_where_all_else_takes_more() -> None:
 def test_cells_that_are_not_known_are_named() -> None:
     cost = ChipCost.of(unit_chip(), Workload(1.0, (matrix("layer", (5, 6), **SMALL),)))
     assert cost.energies().by_layer["layer"]["cells"] == 0
-    assert "cells, whose energy is unknown, are left out" in verdict_text(cost.to_dict())
+    assert "without its cells, whose energy is unknown, takes" in verdict_text(cost.to_dict())
     known = ChipCost.of(unit_chip().with_settings({"core.cell_joules": UNIT}), cost.workload)
     # 30 weights on 2 slices and 2 polarities
     assert known.energies().by_layer["layer"]["cells"] == 30 * 2 * 2

@@ -43,6 +43,7 @@ def test_a_foreign_network(memsim, foreign: Path) -> None:
     assert done.status == 0, done.err
     assert "estimate for one input vector of each layer" in done.said
     assert "unknown" in done.said
+    assert "no whole chip beside a digital one: that counts the operations of a recogniser" in done.said
     cost = json.loads(Path("map.json").read_text())["cost"]
     assert cost["per"] == "vector"
     assert cost["joules"]["cells"] is None
@@ -57,10 +58,21 @@ def test_the_layers_that_take_most_unless_verbose(memsim, monkeypatch, tiny_reco
     assert "more layers with" not in memsim(*command, "--verbose").said
 
 
-def test_nothing_is_programmed_in_a_dry_run(memsim, tiny_recogniser: Path) -> None:
-    done = memsim("map", tiny_recogniser, "--cost", "--dry-run")
-    assert done.status == 2
-    assert "--cost --dry-run: the cost needs programmed arrays; leave out one of the two" in done.said
+def test_a_dry_run_has_the_cost_of_all_but_cells_and_programming(memsim, tiny_recogniser: Path) -> None:
+    command = ("map", tiny_recogniser, "--bits", "3", "--cost")
+    done = memsim(*command, "--dry-run", "--json", "planned.json")
+    assert done.status == 0, done.err
+    assert "cells: unknown, as their currents need programmed cells" in done.said
+    assert "the analog chip without its cells, whose energy is unknown, takes" in done.said
+    assert memsim(*command, "-o", "m.safetensors", "--json", "programmed.json").status == 0
+    planned, programmed = (json.loads(Path(f"{name}.json").read_text())["cost"] for name in ("planned", "programmed"))
+    assert planned["joules"]["cells"] is None
+    assert planned["programming"]["joules"] is None
+    assert programmed["joules"]["cells"] > 0
+    for circuit in ("dac", "adc"):
+        assert planned["joules"][circuit] == programmed["joules"][circuit]
+    without, whole = (cost["chip"]["joules_by_circuit"] for cost in (planned, programmed))
+    assert without == whole | {"cells": 0.0}
 
 
 def test_without_the_flag_nothing_is_said_of_it(memsim, tiny_recogniser: Path) -> None:

@@ -11,12 +11,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import yaml
 
 from memsim.asr.corpora import load_corpus
 from memsim.config.resources import configs_root
+from memsim.evaluation.sweep import values_of
 from tests.asr.hugging_face_folders import save_folder
 from tests.cli.speech import librispeech_of_demo, tedlium_of_demo
 from tests.documents import DOCUMENTS, REPOSITORY, commands, name_of
@@ -75,11 +77,19 @@ def folder(tmp_path, tiny_recogniser, memsim):
     return tmp_path
 
 
+def _smaller_sweep(setting: str) -> str:
+    """`KEY=V1,V2,...` with its first two values, or one of structured values."""
+    key, values = values_of(setting)
+    return f"{key}={','.join(values[: 1 if '{' in setting else 2])}"
+
+
 def shorter(verb: str, words: list[str]) -> list[str]:
     """The arguments of `memsim VERB`, for two utterances and chips, or one epoch."""
     words = list(words)
     if verb == "eval" and "--merge" not in words:
         words += ["--limit", "2"]
+        if "--cost" in words:  # measured for each point
+            words = [_smaller_sweep(word) if before == "--set" else word for before, word in pairwise(["", *words])]
         if "--trials" in words:
             words += ["--trials", "2"]
         if "--jobs" in words:
@@ -108,7 +118,8 @@ TOOLS = {
         "--checkpoint",
         "model.safetensors",
     ],
-    "chip_costs.py": ["--network", "bundled"],
+    "chip_costs.py": ["--network", "bundled", "--arrays", "512"],
+    "guide_figures.py": [],
     "example_measurements.py": ["--devices", "32", "--cycles", "120"],
     "bundle_checkpoint.py": [],
     "example_levels.py": ["--cells", "100"],

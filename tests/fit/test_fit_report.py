@@ -84,7 +84,10 @@ def test_a_warning_is_seen_at_the_top(judged: tuple[Fit, Goodness, Measurements]
     worse = dataclasses.replace(goodness, checks=(bad, *goodness.checks[1:]))
     noted = dataclasses.replace(fit, notes=("one & only",))
     text = write_report(tmp_path, noted, worse, measured).read_text("utf-8")
-    assert f'class="verdict warn">⚠ {summary(worse)}</p>' in text
+    opening = text.partition('<div class="opening warn">')[2].partition("</div>")[0]
+    assert re.search(rf"The model differs from the measurements in \d+ of {len(worse.checks)} checks\.", opening)
+    assert f"{summary(worse)}." in opening
+    assert f"{bad.feature}, {bad.quantity}" in opening
     assert re.search(r"[1-9] warning", summary(worse))
     assert "<li>one &amp; only</li>" in text
 

@@ -13,6 +13,9 @@ import pytest
 from memsim.device import DeviceModel
 from memsim.fit import FitOptions, fit_model, judge, read_measurements
 from memsim.fit.fit_report import page as fit_page
+from memsim.report.drawing import svg_of
+from memsim.report.sweep_figure import sweep_figure
+from memsim.report.sweep_page import sweep_page
 from tests.report.conftest import Written
 from tests.tools.example_measurements import feature_table, write
 
@@ -28,6 +31,9 @@ OVERFLOWING = """() => [...document.querySelectorAll('body *')].filter(element =
 SCROLLED = """() => [...document.querySelectorAll('.wide')]
     .filter(frame => frame.scrollWidth > frame.clientWidth + 1 || frame.scrollHeight > frame.clientHeight + 1)
     .map(frame => [frame.scrollWidth, frame.clientWidth, frame.scrollHeight, frame.clientHeight, frame.innerText])"""
+HIDDEN = """() => [...document.querySelectorAll('tr, pre, img')]
+    .filter(element => !element.checkVisibility() || !element.getBoundingClientRect().height)
+    .map(element => element.textContent.slice(0, 40))"""
 SMALLEST_TEXT = """() => Math.min(...[...document.querySelectorAll('p, td, th, small, b, pre')]
     .map(element => parseFloat(getComputedStyle(element).fontSize)))"""
 
@@ -54,9 +60,15 @@ def fitted(device: DeviceModel, tmp_path_factory: pytest.TempPathFactory) -> str
     return fit_page(fit, judge(fit, measured), measured)
 
 
-@pytest.fixture(scope="module", params=["eval", "map", "fit-device"])
+@pytest.fixture(scope="module")
+def sweep(evaluation: Written) -> str:
+    points = [evaluation[0] | {"settings": {"adc.bits": bits, "cell": "synaptogen"}} for bits in range(30)]
+    return sweep_page(points, svg_of(sweep_figure(points)), "memsim eval")
+
+
+@pytest.fixture(scope="module", params=["eval", "map", "sweep", "fit-device"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    fixture = {"eval": "evaluation", "map": "mapping", "fit-device": "fitted"}[request.param]
+    fixture = {"eval": "evaluation", "map": "mapping", "sweep": "sweep", "fit-device": "fitted"}[request.param]
     written: Written | str = request.getfixturevalue(fixture)
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(written if isinstance(written, str) else written[1], "utf-8")
@@ -83,7 +95,9 @@ def opened(browser: Any, path: Path) -> Iterator[Any]:
 
 def test_figures_and_tables_are_there(opened: Any) -> None:
     sizes = opened.evaluate("() => [...document.images].map(image => [image.complete, image.naturalWidth])")
-    assert len(sizes) >= 4
+    assert sizes
+    assert opened.locator("details").count() >= 1
+    assert opened.evaluate(HIDDEN)  # folded
     assert all(complete and width > 100 for complete, width in sizes)
     assert opened.evaluate("() => [...document.querySelectorAll('table')].every(t => t.rows.length > 0)")
     assert opened.locator("table").count() >= 2
@@ -105,6 +119,7 @@ def test_paper_shows_all_of_it(opened: Any) -> None:
     opened.set_viewport_size({"width": PAPER_PIXELS, "height": 1000})
     assert opened.evaluate(OVERFLOWING) == []
     assert opened.evaluate(SCROLLED) == []
+    assert opened.evaluate(HIDDEN) == []
     margin = dict.fromkeys(("top", "bottom", "left", "right"), "1cm")
     document = opened.pdf(format="A4", margin=margin)
     assert document.startswith(b"%PDF")

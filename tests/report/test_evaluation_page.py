@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from memsim import __version__, load_hardware
+from memsim.report.answers import SYNTHETIC
 from memsim.report.evaluation_page import evaluation_page
 from memsim.report.figures import FIGURE_LAYERS
-from memsim.report.sections import SYNTHETIC
 from tests.pages import Page
 from tests.report.conftest import Written
 
@@ -46,6 +46,7 @@ def test_every_section_is_there(page: Page) -> None:
         "Clipping",
         "Sensitivity",
         "Cost",
+        "Whole chip",
         "To repeat it",
         "Hardware",
     ]
@@ -53,7 +54,7 @@ def test_every_section_is_there(page: Page) -> None:
 
 def test_every_figure_is_a_picture_with_a_name(page: Page) -> None:
     pictures = {image["alt"]: image["src"] for image in page.images}
-    assert len(pictures) == len(page.images) == 7
+    assert len(pictures) == len(page.images) == 9
     for name, source in pictures.items():
         root = ET.fromstring(base64.b64decode(str(source).split(",")[1]))
         assert root.tag.endswith("svg"), name
@@ -107,7 +108,7 @@ def test_headline_numbers_come_first(evaluation: Written) -> None:
     for name in ("digital", "full_precision"):
         usable["intervals"][f"to_{name}"]["relative"] = {"value": 0.1, "low": -0.1, "high": 0.4}
     first = evaluation_page(usable, "memsim eval").partition("<h2>")[0]
-    assert first.count("95% interval over 3 utterances, of these 3 chips") == 5
+    assert first.count("95% interval over 3 utterances, of these 3 chips") == 6  # the opening has one, too
     assert "unusable" not in first
     law = "retention, faults, programming.relaxation: laws whose numbers come from the spec"
     assert law in first
@@ -185,7 +186,7 @@ def test_it_shows_what_there_is(evaluation: Written) -> None:
 def test_losses_and_the_decoder(evaluation: Written) -> None:
     facts = copy.deepcopy(evaluation[0])
     assert "greedy decoding" in Page.of(evaluation[1]).text
-    assert "CTC loss" not in evaluation[1].partition("Ablation")[0]
+    assert "CTC loss" not in evaluation[1].partition("Word error rate")[2].partition("Ablation")[0]
     facts["decoding"] = {
         "decoder": "beam",
         "words": 1000,
@@ -217,7 +218,14 @@ def test_cells_of_unknown_currents(evaluation: Written) -> None:
         layer["joules"]["cells"] = layer["tops_per_watt"] = None
     text = evaluation_page(facts, "memsim eval")
     assert ["cells", "unknown", ""] in [line[:3] for line in rows(text)]
-    assert "an estimate, for converters alone" in text
+    del cost["chip"]
+    assert "an estimate, for converters alone" in evaluation_page(facts, "memsim eval")
+
+
+def test_it_opens_with_the_answer(page: Page, evaluation: Written) -> None:
+    opening = evaluation[1].partition('<div class="opening')[2].partition("</div>")[0]
+    assert opening.startswith(' fail"><p class="answer">The network itself does not work on this data')
+    assert re.findall(r"<dt>(.*?)</dt>", opening) == ["How sure", "What hurts most", "Energy"]
 
 
 def test_only_some_layers_are_drawn(evaluation: Written) -> None:

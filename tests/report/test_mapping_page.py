@@ -18,9 +18,9 @@ def page(mapping: Written) -> Page:
 
 
 def test_every_section_is_there(page: Page) -> None:
-    sections = ["Layers", "Programming", "Error budget", "Cost", "Digital", "To repeat it", "Hardware"]
+    sections = ["Layers", "Programming", "Error budget", "Cost", "Whole chip", "Digital", "To repeat it", "Hardware"]
     assert page.headings[1:] == sections
-    assert len(page.images) == 1 + 2 + 1
+    assert len(page.images) == 1 + 2 + 1 + 2
 
 
 def test_every_layer_and_what_stayed_digital(page: Page, mapping: Written) -> None:

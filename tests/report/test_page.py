@@ -21,7 +21,7 @@ from memsim.report.page import (
     row,
     table,
     verbatim,
-    verdict,
+    warning,
 )
 from tests.pages import Page
 
@@ -44,7 +44,7 @@ def test_nothing_that_is_given_becomes_markup() -> None:
     body = [
         heading(NASTY),
         note(NASTY),
-        verdict("warn", NASTY),
+        warning(NASTY),
         listing([NASTY]),
         cards([(NASTY, NASTY, NASTY)]),
         table([NASTY, NASTY], [[NASTY, NASTY], group(NASTY, 2), row([NASTY, NASTY], "warn")]),
@@ -63,8 +63,10 @@ def test_what_is_html_stays_it() -> None:
 
 
 @pytest.mark.parametrize(("rows", "is_long"), [(LONG, False), (LONG + 1, True)])
-def test_long_tables_scroll(rows: int, is_long: bool) -> None:
-    assert ('class="wide long"' in table(["a"], [["1"]] * rows)) == is_long
+def test_long_tables_are_folded(rows: int, is_long: bool) -> None:
+    made = table(["a", "b %"], [["1"]] * rows)
+    assert (f"<details><summary>Table of {rows} rows: a, b</summary>" in made) == is_long
+    assert made.count("<tr><td") == rows
 
 
 def test_the_first_columns_are_text() -> None:

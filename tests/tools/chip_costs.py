@@ -1,6 +1,10 @@
-"""The table of configs/chips/README.md: networks on the shipped chips beside the digital alternative.
+"""The tables of configs/chips/README.md: networks on the shipped chips beside the digital alternative.
 
-    python tests/tools/chip_costs.py --network bundled --network paper --network whisper-tiny.en
+    python tests/tools/chip_costs.py --network bundled --network paper --network whisper-tiny.en --csv chips.csv
+    python tests/tools/chip_costs.py --sweep chip-paper.csv
+
+With `--csv` what the figure of chips needs is written, too. `--sweep` writes energy and area of the paper's Conformer
+on `isaac` over array sizes, bits of weights and bits of ADCs. `guide_figures.py` draws both.
 
 A network is `bundled`, `paper` or a folder of Hugging Face's. The cells of the paper's Conformer, which has random
 weights here, and of a folder take as much energy for a multiplication as those of the bundled recogniser, with inputs
@@ -10,23 +14,26 @@ as in its checkpoint.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
+from guide_figures import write_table
 
 from memsim import load_hardware
+from memsim.asr.input_rates import RATE_SECONDS, operations_of, vectors_per_audio_second
 from memsim.asr.recogniser import Recogniser, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
-from memsim.chip.architecture import load_chip
 from memsim.chip.chip_cost import ChipCost
-from memsim.chip.workload import MatrixWork
+from memsim.chip.workload import MatrixWork, workload_of
 from memsim.hardware import HardwareSpec
 from memsim.mapping import map_checkpoint
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
-from memsim.networks.whole_chip import whole_chip
+from memsim.networks.whole_chip import chip_of
 from memsim.nn.plan import Selection, plan_modules
 
 SHORT_NAMES = {"adc": "ADCs", "dac": "DACs", "dram": "DRAM"}
@@ -36,11 +43,15 @@ CHIPS = {"isaac": 128, "pcm-64-core": 256}
 """The chips, with the size of their arrays."""
 
 
-def hardware(chip: str, bits: int) -> HardwareSpec:
-    """Return `physical` with that many bits on the arrays of a chip."""
-    size = CHIPS[chip]
-    tile = {"rows": size, "cols": size}
-    return load_hardware({"base": "physical", "weights": {"bits": bits}, "tile": tile, "chip": chip})
+SWEPT_BITS, SWEPT_ADCS = (2, 3, 4, 6), (4, 6, 8)
+"""The bits of weights and those of ADCs of the sweep."""
+
+
+def hardware(chip: str, bits: int, size: int | None = None, adc_bits: int = 8) -> HardwareSpec:
+    """Return `physical` with weights of so many bits, on arrays of a size that is the chip's own by default."""
+    size = size or CHIPS[chip]
+    changes = {"weights": {"bits": bits}, "tile": {"rows": size, "cols": size}, "adc": {"bits": adc_bits}}
+    return load_hardware({"base": "physical", "chip": chip} | changes)
 
 
 def paper_conformer() -> Recogniser:
@@ -50,39 +61,75 @@ def paper_conformer() -> Recogniser:
     return build(*load_model_config("conformer-paper"), characters, "kaldi")
 
 
-def of_network(recogniser: Recogniser, chip: str, bits: int, joules_per_mac: float) -> ChipCost:
-    """Estimate the cost of a network whose cells take `joules_per_mac`."""
-    recogniser.model.eval()
-    plan = plan_modules(recogniser.model, hardware(chip, bits), Selection())
-    cost = whole_chip(recogniser, load_chip(chip), plan.mapped, plan.digital, ())
-    works = tuple(
-        replace(work, cell_joules=joules_per_mac * work.weights * work.tiling.slices / 2)
-        if isinstance(work, MatrixWork)
-        else work
-        for work in cost.workload.works
-    )
-    return ChipCost.of(cost.chip, replace(cost.workload, works=works))
+class Network:
+    """A network whose cells take `joules_per_mac`, with the operations and rates of one utterance."""
+
+    def __init__(self, recogniser: Recogniser, joules_per_mac: float) -> None:
+        recogniser.model.eval()
+        self.model, self.joules_per_mac = recogniser.model, joules_per_mac
+        self.operations, self.rates = operations_of(recogniser), vectors_per_audio_second(recogniser)
+
+    def on(self, spec: HardwareSpec) -> ChipCost:
+        """Estimate the cost on the chip that `spec` names."""
+        plan = plan_modules(self.model, spec, Selection())
+        workload = workload_of(self.operations, self.rates, RATE_SECONDS, plan.mapped, plan.digital, ())
+        works = tuple(
+            replace(work, cell_joules=self.joules_per_mac * work.weights * work.tiling.slices / 2)
+            if isinstance(work, MatrixWork)
+            else work
+            for work in workload.works
+        )
+        return ChipCost.of(chip_of(spec), replace(workload, works=works))
+
+
+def bundled_network(chip: str) -> tuple[ChipCost, float]:
+    """Return the cost of the bundled recogniser on a chip, and the energy of its cells for a multiplication."""
+    mapped = map_checkpoint("demo", hardware(chip, 3), cost=True)
+    assert mapped.cost is not None
+    cost = mapped.cost.chip
+    assert isinstance(cost, ChipCost)
+    on_arrays = cost.workload.matrices
+    cells = sum(work.vectors * (work.cell_joules or 0.0) for work in on_arrays)
+    return cost, cells / sum(work.macs for work in on_arrays)
 
 
 def rows(networks: Sequence[str]) -> Iterator[tuple[str, str, ChipCost]]:
     """Yield each network and chip with its cost."""
     for chip in CHIPS:
-        mapped = map_checkpoint("demo", hardware(chip, 3), cost=True)
-        assert mapped.cost is not None
-        bundled = mapped.cost.chip
-        assert isinstance(bundled, ChipCost)
-        on_arrays = bundled.workload.matrices
-        cells = sum(work.vectors * (work.cell_joules or 0.0) for work in on_arrays)
-        joules_per_mac = cells / sum(work.macs for work in on_arrays)
+        bundled, joules_per_mac = bundled_network(chip)
         for network in networks:
             if network == "bundled":
                 yield "bundled recogniser", chip, bundled
             elif network == "paper":
-                yield "Conformer of the paper", chip, of_network(paper_conformer(), chip, 3, joules_per_mac)
+                yield "Conformer of the paper", chip, Network(paper_conformer(), joules_per_mac).on(hardware(chip, 3))
             else:
                 recogniser = OpenedNetwork(open_checkpoint(network, None, None)[0]).recogniser
                 name = Path(network).name.replace("whisper", "Whisper").replace("-", " ")
-                yield name, chip, of_network(recogniser, chip, 6, joules_per_mac)
+                yield name, chip, Network(recogniser, joules_per_mac).on(hardware(chip, 6))
+
+
+def sweep(arrays: Sequence[int]) -> Iterator[dict[str, object]]:
+    """Yield energy and area of the paper's Conformer on `isaac`, over arrays, weights and ADCs."""
+    network = Network(paper_conformer(), bundled_network("isaac")[1])
+    for size, bits, adc_bits in product(arrays, SWEPT_BITS, SWEPT_ADCS):
+        cost = network.on(hardware("isaac", bits, size, adc_bits))
+        digital = {f"int{n}_microjoules": micro(cost.alternative(n).energies.joules) for n in (8, 4)}
+        own = {"microjoules": micro(cost.energies().joules), "square_millimetres": f"{sum(cost.areas().values()):.4g}"}
+        yield {"array": size, "bits": bits, "adc": adc_bits} | own | digital
+
+
+def micro(joules: float) -> str:
+    """Return an energy in microjoules."""
+    return f"{1e6 * joules:.4g}"
+
+
+def chips_row(network: str, chip: str, facts: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the figure of chips needs of a cost."""
+    ratio, nominal = facts["ratio_to_digital"], facts["joules"]["nominal"]
+    int4 = next(other["joules"]["nominal"] for other in facts["digital"] if other["bits"] == 4)
+    ends = {"ratio": "nominal", "ratio_low": "low", "ratio_high": "high"}
+    own = {column: f"{ratio[end]:.3g}" for column, end in ends.items()}
+    return {"network": network, "chip": chip} | own | {"ratio_int4": f"{nominal / int4:.3g}"}
 
 
 def rounded(value: float, digits: int = 3) -> str:
@@ -93,10 +140,17 @@ def rounded(value: float, digits: int = 3) -> str:
 def main() -> None:
     """Print a line of the table for each network and chip, and the facts beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", action="append", required=True)
-    networks = parser.parse_args().network
-    for network, chip, cost in rows(networks):
+    parser.add_argument("--network", action="append", default=[])
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--sweep", type=Path)
+    parser.add_argument("--arrays", type=int, nargs="+", default=[64, 128, 256, 512], help="sizes of arrays of --sweep")
+    arguments = parser.parse_args()
+    if arguments.sweep:
+        write_table(arguments.sweep, list(sweep(arguments.arrays)))
+    kept = []
+    for network, chip, cost in rows(arguments.network) if arguments.network else ():
         facts = cost.to_dict()
+        kept.append(chips_row(network, chip, facts))
         joules, other, ratio = facts["joules"], facts["digital"], facts["ratio_to_digital"]
         placement, times = facts["placement"], facts["schedule"]
         circuits = sorted(facts["joules_by_circuit"].items(), key=lambda item: -item[1])[:3]
@@ -120,6 +174,8 @@ def main() -> None:
         print("  ratio with all weights in SRAM", vars(ChipCost.of(roomy, cost.workload).ratio))
         print("  weights in SRAM", other[0]["sram_share"], "public", facts["public"])
         print("  prices", facts["tornado"][:5], flush=True)
+    if arguments.csv:
+        write_table(arguments.csv, kept)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from memsim.report.drawing import drawing, error_bars
+from memsim.report.drawing import MARKERS, Label, caption, drawing, error_bars, label_ends, series_colours
 from memsim.storage.files import writing
 
 Result = Mapping[str, Any]
@@ -61,17 +61,23 @@ def fewest(points: Sequence[Result], measure: str, within: float) -> dict[str, f
 def draw(points: Sequence[Result], measure: str, path: Path, top: float | None = None) -> None:
     """Draw `measure` against cells a weight, a line for each recipe, as SVG; `top` is the largest value shown."""
     factor = 100 if measure == "wer" else 1
+    lines = frontier(points, measure)
     with drawing(height=3.6, width=6.4) as made:
-        for name, line in frontier(points, measure).items():
+        ends = []
+        for number, (name, line) in enumerate(lines.items()):
+            colour, marker = series_colours(len(lines))[number], MARKERS[number % len(MARKERS)]
             cells = [cells for cells, _ in line]
             mean, low, high = ([factor * f(values) for _, values in line] for f in (fmean, min, max))
-            made.axes.errorbar(cells, mean, error_bars(mean, low, high), marker="o", capsize=3, label=name)
+            made.axes.errorbar(cells, mean, error_bars(mean, low, high), marker=marker, color=colour)
+            ends.append(Label(cells[-1], mean[-1] if top is None else min(mean[-1], top), name, colour))
         full = next((point["full_precision"][measure] for point in points if "full_precision" in point), None)
         if full is not None:
-            made.axes.axhline(factor * full, linestyle=":", color="black", label="full precision")
+            made.axes.axhline(factor * full, linestyle=":", color="black")
+            ends.append(Label(0, factor * full, "full precision", "black"))
         made.axes.set(xlabel="cells per weight", ylabel=UNITS[measure])
         made.axes.set_ylim(0, top)
-        made.axes.legend()
+        caption(made.figure, "points: means over chips; bars: from the best to the worst chip")
+        label_ends(made.axes, ends)
     with writing(path) as temporary:
         temporary.write_bytes(made.svg)
 

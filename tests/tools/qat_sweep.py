@@ -18,13 +18,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from threading import Lock
 from typing import Any
 
 import yaml
-from wer_by_bits import Line, draw_by_bits
+from guide_figures import by_bits_row, full_precision_row, training_figure, write_figure, write_table
 
 from memsim.asr.bootstrap import Comparison, compare
 from memsim.config.resources import find_config
@@ -33,7 +34,6 @@ from memsim.evaluation.result import spread
 BITS = (8, 4, 3, 2)
 SEVERAL_SEEDS = (3, 2)  # the bits of the rows with three training seeds
 NETWORK_BITS = (4, 3)
-FIGURE_TOP = 0.14  # WER
 CHIPS = ("paper", "physical", "best")
 ABLATION_EPOCHS = 3
 SCRATCH = {"epochs": 30, "learning_rate": [[0, 5.0e-5], [0.1, 2.0e-3], [1, 1.0e-5]]}
@@ -414,20 +414,17 @@ def network_table(sweep: Sweep, corpus: str) -> list[str]:
 
 
 def draw(sweep: Sweep, path: Path) -> None:
-    lines = []
-    for colour, (recipe, chip) in enumerate((r, c) for r in ("robust", "paper") for c in CHIPS):
-        wers = {}
-        for bits in BITS:
-            trainings = [training for training in MAIN if (training.recipe, training.bits) == (recipe, bits)]
-            results = sweep.loaded(Test(training, chip, "an4") for training in trainings)
-            if results:
-                wers[bits] = Row(results).wers
-        beyond = [f"{bits} bits: {fmean(values):.0%}" for bits, values in wers.items() if fmean(values) > FIGURE_TOP]
-        name = "published" if recipe == "paper" else recipe
-        lines.append(Line(f"{name}, on {chip}" + (f" ({', '.join(beyond)})" if beyond else ""), wers, colour))
+    """Write the results of both recipes beside `path`, as CSV, and draw them."""
     start = start_of(sweep, "an4")
-    levels = {"full precision": start["wer"]} if start else {}
-    draw_by_bits(lines, levels, path, "AN4 test, 590 words, greedy; bars: all seeds and chips", top=FIGURE_TOP)
+    found = [full_precision_row(start["wer"])] if start else []
+    for recipe, chip, bits in product(("robust", "paper"), CHIPS, BITS):
+        trainings = [training for training in MAIN if (training.recipe, training.bits) == (recipe, bits)]
+        if results := sweep.loaded(Test(training, chip, "an4") for training in trainings):
+            row = Row(results)
+            name = "published" if recipe == "paper" else recipe
+            found.append(by_bits_row(f"{name} on {chip}", bits, row.digital(), row.wers))
+    write_table(path.with_suffix(".csv"), found)
+    write_figure(path, training_figure(path.with_suffix(".csv")))
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python tests/tools/readme_results.py --data tedlium2 --data-root AN4 --split test --figure FIGURE.svg
     python tests/tools/readme_results.py --bits 3 --hardware physical best --set programming.relaxation=0.02
 
-Writes one JSON a point (a point that is there already is kept, so a stopped run goes on), then the table in Markdown
-and the figure.
+Writes one JSON a point (a point that is there already is kept, so a stopped run goes on), then the table in Markdown,
+and with `--figure` FIGURE.csv and the figure that `guide_figures.py` draws from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wer_by_bits import title_without_bits, wer_by_bits
+from guide_figures import by_bits_row, full_precision_row, readme_figure, write_figure, write_table
+
+from memsim.report.sections import hardware_title
 
 
 def main() -> None:
@@ -35,10 +37,9 @@ def main() -> None:
     results = [point(arguments, hardware, bits) for hardware in arguments.hardware for bits in arguments.bits]
     print(table(results))
     if arguments.figure:
-        data = results[0]["data"]
-        wer_by_bits(
-            results, arguments.figure, f"{data['words']} words, {arguments.trials} chips, no QAT, greedy, no LM"
-        )
+        csv = arguments.figure.with_suffix(".csv")
+        write_table(csv, rows(results))
+        write_figure(arguments.figure, readme_figure(csv))
 
 
 def point(arguments: argparse.Namespace, hardware: str, bits: int) -> dict:
@@ -54,6 +55,21 @@ def point(arguments: argparse.Namespace, hardware: str, bits: int) -> dict:
         command += ["--data-root", arguments.data_root] if arguments.data_root else []
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
     return json.loads(path.read_text())
+
+
+def rows(results: list[dict]) -> list[dict]:
+    """What the figure needs of the results."""
+    found = [full_precision_row(results[0]["full_precision"]["wer"])]
+    for result in results:
+        wers = [trial["wer"] for trial in result["mapped"]["trials"]]
+        bits = result["hardware"]["spec"]["weights"]["bits"]
+        found.append(by_bits_row(title_without_bits(result["hardware"]), bits, result["digital"]["wer"], wers))
+    return found
+
+
+def title_without_bits(hardware: dict) -> str:
+    """The hardware's name and the keys that were changed, except for the bits."""
+    return hardware_title(hardware, "weights.bits")
 
 
 def table(results: list[dict]) -> str:

@@ -11,11 +11,11 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from memsim.fit.fit_report import HTML, JSON, require_folder
-from memsim.fit.fit_tables import MARKS, WORDS, size_of, value_of
+from memsim.fit.fit_tables import MARKS, WORDS, answer_of_checks, size_of, value_of
 from memsim.fit.goodness import STANDARD_ERRORS, Check
 from memsim.fit.levels.goodness import QUANTILES, CellPath, LevelTimes
 from memsim.report.drawing import BAND, BLUE, GREY, drawing
-from memsim.report.page import Html, document, facts, group, heading, html, listing, note, row, table, verdict
+from memsim.report.page import Html, document, facts, group, heading, html, listing, note, opening, row, table
 from memsim.report.page import figures as pictures
 from memsim.storage.outputs import write_text
 from memsim.units import counted
@@ -82,7 +82,7 @@ def page(fit: LevelsFit) -> str:
     """Return the report as an HTML page."""
     outcome = "warn" if fit.warnings else "pass"
     blocks = [
-        verdict(outcome, f"{MARKS[outcome]} {summary(fit)}"),
+        opening(outcome, *answer_of_checks("device", fit.checks, summary(fit))),
         listing(fit.notes),
         facts(_facts(fit)),
         heading("What was extrapolated, or not measured"),
@@ -186,7 +186,7 @@ def _level_figure(tables: LevelTimes, k: int) -> bytes:
         for q, style in zip(range(len(QUANTILES)), (":", "--", "-", "--", ":"), strict=True):
             axes.plot(times, modelled[:, q], style, color=BLUE, linewidth=1.2, label="device" if q == 2 else None)
         axes.set(xscale="log", xlabel="time (s)", ylabel="change (µS)", title=f"{tables.levels[k]:.3g} µS at the start")
-        axes.legend()
+    panel.legend()
     return panel.svg
 
 
@@ -198,5 +198,5 @@ def _path_figure(path: CellPath) -> bytes:
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="equal")
         axes.plot(measured, own, "o", color=BLUE, markersize=4, label=path.kind)
         axes.set(xlabel="measured correlation", ylabel="of the device", title="pairs of times")
-        axes.legend()
+    panel.legend()
     return panel.svg
