@@ -22,12 +22,13 @@ measurements_option = partial(typer.Option, rich_help_panel="Measurements")
 
 def command(
     measurements: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            metavar="MEASUREMENTS",
-            help="CSV, Parquet or NPZ file of features (columns device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts) "
-            "or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally time_seconds). Other "
-            "units are converted, such as hrs_kohm, us_mV, current_uA.",
+            metavar="MEASUREMENTS...",
+            help="Text (CSV, TSV, gzip), Parquet or NPZ file of features (columns device, cycle, hrs_ohms, us_volts, "
+            "lrs_ohms, ur_volts) or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally "
+            "time_seconds). Other units are converted, such as hrs_kohm, lrs_uS, us_mV. Several files, or a folder, "
+            "are one measurement.",
         ),
     ],
     out: Annotated[
@@ -49,7 +50,19 @@ def command(
     column: Annotated[
         list[str] | None,
         measurements_option(
-            "--column", metavar="NAME=THEIRS", help="Name of a column in the file, such as hrs_kohm=RH. Repeatable."
+            "--column",
+            metavar="NAME=THEIRS",
+            help="Name of a column in the file, such as hrs_kohm=RH; device=file and device=row stand for the name of "
+            "the file and the number of the row. Repeatable.",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        measurements_option(
+            "--columns",
+            metavar="NAME,NAME,...",
+            help="Names of all columns in order, for a file without them (- leaves one out). With ... at the end, the "
+            "names repeat along a row, which is a device's: hrs_ohms,lrs_ohms,...",
         ),
     ] = None,
     polarity: Annotated[
@@ -66,7 +79,8 @@ def command(
         measurements_option(
             "--from-base",
             metavar="FEATURE",
-            help="Take hrs, us, lrs or ur, not measured, from the base model, independent of the others. Repeatable.",
+            help="Take hrs, us, lrs or ur, not measured, from the base model, independent of the others; or cycles, "
+            "the changes from cycle to cycle. Repeatable.",
         ),
     ] = None,
     read_volts: Annotated[
@@ -110,7 +124,7 @@ def command(
     from memsim.fit.device_fit import fit_device, inspect_measurements, planned_files, require_folder
 
     planned = () if inspect or out is None else planned_files(out, yaml)
-    require_outputs((*planned, json_file), force, inputs=[measurements])
+    require_outputs((*planned, json_file), force, inputs=measurements)
     if report is not None and not inspect:
         require_folder(report, force)
     quiet = quiet or str(json_file) == "-"
@@ -118,6 +132,7 @@ def command(
     reading: dict[str, Any] = {
         "base": base,
         "column": column or (),
+        "columns": columns or (),
         "polarity": polarity,
         "from_base": from_base or (),
         "read_volts": read_volts,

@@ -23,6 +23,8 @@ HALF_WINDOW = 0.05
 """Half width of the window around the current's maximum in which the kink is searched, as a share of Vpos."""
 END_HRS = 4
 """Index of the HRS at the end of a cycle, after the four features; it is the HRS of the next cycle."""
+CHANNELS = END_HRS + 3
+"""Number of values of a cycle: the four features, the HRS at its end, and the resistances after failures."""
 _HALF_LOBE = 0.5
 _KNOTS_A_SAMPLE = 8
 
@@ -84,8 +86,9 @@ def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools
     """Extract the features of `sweeps`.
 
     Returns:
-        The four features and the HRS at the end of the cycle [5, n] (both HRS in log10 ohm, the first read at
-        -`read_volts` on the way to Vneg), whether the SET succeeded [n], and whether the RESET succeeded [n].
+        The values [CHANNELS, n]: the four features, the HRS at the end of the cycle (both HRS in log10 ohm, the first
+        read at -`read_volts` on the way to Vneg), and log10 ohm after a SET and after a RESET that failed. Then whether
+        the SET succeeded [n], and whether the RESET succeeded [n].
     """
     to_low, to_high, back = sweeps.legs()
     before = _resistance(sweeps, to_low, -read_volts)
@@ -96,9 +99,13 @@ def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools
         is_set = (before >= LEAST_RATIO * lrs) & (jump >= LEAST_RATIO) & (lrs > 0)
         is_reset = (after >= LEAST_RATIO * lrs) & (lrs > 0)
         reset_volts = _reset(sweeps, to_high & (sweeps.volts >= read_volts))
-        values = np.stack([np.log10(before), set_volts, lrs, reset_volts, np.log10(after)])
+        values = np.stack(
+            [np.log10(before), set_volts, lrs, reset_volts, np.log10(after), np.log10(lrs), np.log10(after)]
+        )
     values[:4, ~is_set] = np.nan
-    values[3:, ~is_reset] = np.nan
+    values[3 : END_HRS + 1, ~is_reset] = np.nan
+    values[END_HRS + 1, is_set] = np.nan
+    values[END_HRS + 2, is_reset | ~is_set] = np.nan
     return values, is_set, is_reset
 
 

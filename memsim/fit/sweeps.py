@@ -16,7 +16,7 @@ from memsim.device.model import HRS
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
 from memsim.fit.cycle_grid import CycleGrid, CycleRows
-from memsim.fit.extract import END_HRS, Sweeps, features_of
+from memsim.fit.extract import CHANNELS, END_HRS, Sweeps, features_of
 
 KEPT_CYCLES = 2000
 """Number of cycles that are kept with all their samples, for the fit of the I-V envelopes."""
@@ -42,7 +42,7 @@ class SweepReader:
     """Extracts features by device and cycle from samples in file order."""
 
     def __init__(self, where: str, read_volts: float, seed: int) -> None:
-        self.rows = CycleRows(where, 5)
+        self.rows = CycleRows(where, CHANNELS)
         self._where = where
         self._read_volts = read_volts
         self._rng = np.random.default_rng(seed)
@@ -83,13 +83,18 @@ class SweepReader:
             self._require_rising_time(samples)
         self._extract(samples[: starts[-1]])
 
-    def finish(self) -> tuple[CycleGrid, Traces, Mapping[str, int]]:
-        """Return the grid of the four features, the cycles kept whole, and outcome -> number of cycles."""
+    def finish(self) -> tuple[CycleGrid, Floats, Traces, Mapping[str, int]]:
+        """Return what the sweeps hold.
+
+        That is the grid of the four features, the resistances after failed SETs and RESETs [2, devices, cycles] in
+        log10 ohm, the cycles kept whole, and outcome -> number of cycles.
+        """
         self._extract(self._left)
         grid = self.rows.grid()
         values = grid.values[:END_HRS].copy()
         values[HRS] = _hrs(values[HRS], grid.values[END_HRS])
-        return CycleGrid(grid.devices, grid.first_cycles, values), self._kept.traces, self._outcomes
+        failed = grid.values[END_HRS + 1 :]
+        return CycleGrid(grid.devices, grid.first_cycles, values), failed, self._kept.traces, self._outcomes
 
     def _require_rising_time(self, samples: NDArray[np.void]) -> None:
         seconds = samples["seconds"]
