@@ -137,7 +137,8 @@ def read_measurements(
         read = _read_sweeps(source, polarity, read_volts, seed)
     else:
         read = _read_features(source, polarity, read_volts, is_ranked="cycles" in from_base)
-    return replace(read, files=tuple(table.path for table in tables), notes=joint_notes(tables))
+    files = tuple(table.path for table in tables)
+    return replace(read, files=files, notes=(*source.notes(), *joint_notes(tables), *read.notes))
 
 
 class _Source:
@@ -163,6 +164,13 @@ class _Source:
                 yield batch, layout, table.path
                 self._progress(name, min((place + batch.done) / count, 0.999))
         self._progress(name, 1.0)
+
+    def notes(self) -> list[str]:
+        """Return remarks for people about columns that the files do not have."""
+        if "cycle" in self.layout.columns:
+            return []
+        what = "each row is" if self.layout.kind == "features" else "each sweep from 0 V and back is"
+        return [f"without a column of cycles, {what} a device's next cycle"]
 
     def keys(
         self, batch: Batch, layout: Layout, rows: CycleRows, path: Path, volts: Floats | None
@@ -266,7 +274,16 @@ def _read_sweeps(source: _Source, polarity: str, read_volts: float, seed: int) -
     y, failures = split_failures(grid.values, candidates)
     at = grid.devices, grid.first_cycles
     return Measurements(
-        source.where, source.layout, count, *at, y, read_volts, traces=traces, outcomes=outcomes, failures=failures
+        source.where,
+        source.layout,
+        count,
+        *at,
+        y,
+        read_volts,
+        traces=traces,
+        outcomes=outcomes,
+        failures=failures,
+        notes=tuple(reader.notes()),
     )
 
 
