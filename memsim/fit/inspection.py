@@ -169,6 +169,7 @@ def _facts_of(measurements: Measurements) -> dict[str, Any]:
         "read_volts": measurements.read_volts,
         "features": {},
         "refused": [str(fault) for fault in measurements.faults],
+        "how_read": list(measurements.how_read),
         "notes": [*measurements.notes, *(measurements.failures.notes() if measurements.failures else [])],
     }
     for i in measurements.measured:

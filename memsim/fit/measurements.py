@@ -19,7 +19,7 @@ from memsim.fit.arrays import Floats, Ints
 from memsim.fit.columns import FEATURES, Layout, resolve
 from memsim.fit.cycle_grid import CycleRows
 from memsim.fit.failures import Failures, split_failures
-from memsim.fit.named import joint_notes
+from memsim.fit.named import joint_layouts, joint_notes
 from memsim.fit.sweeps import SweepReader, Traces
 from memsim.fit.tables import Batch, Table, open_tables
 from memsim.storage.files import file_sha256
@@ -61,7 +61,8 @@ class Measurements:
     outcomes: Mapping[str, int] = field(default_factory=dict)  # outcome of a sweep -> number of cycles
     files: tuple[Path, ...] = ()
     failures: Failures | None = None  # of SETs and RESETs
-    notes: tuple[str, ...] = ()  # remarks for people about how the files were read
+    notes: tuple[str, ...] = ()  # remarks for people about the values
+    how_read: tuple[str, ...] = ()  # and about the layout of the files
 
     @property
     def measured(self) -> tuple[int, ...]:
@@ -138,7 +139,9 @@ def read_measurements(
     else:
         read = _read_features(source, polarity, read_volts, is_ranked="cycles" in from_base)
     files = tuple(table.path for table in tables)
-    return replace(read, files=files, notes=(*source.notes(), *joint_notes(tables), *read.notes))
+    return replace(
+        read, files=files, notes=(*joint_notes(tables), *read.notes), how_read=(*joint_layouts(tables), *source.notes())
+    )
 
 
 class _Source:

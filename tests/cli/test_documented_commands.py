@@ -64,6 +64,8 @@ def folder(tmp_path, tiny_recogniser, memsim):
     (tmp_path / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])
     guide = (configs_root() / "qat" / "README.md").read_text()
     (tmp_path / "wide-range.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
+    (tmp_path / "configs" / "devices").mkdir(parents=True)
+    shutil.copy(configs_root() / "devices" / "cycling.csv.gz", tmp_path / "configs" / "devices")
     measure = [sys.executable, str(REPOSITORY / "tests" / "tools" / "example_measurements.py"), "cycles.csv"]
     subprocess.run([*measure, "--devices", "32", "--cycles", "120"], cwd=tmp_path, check=True)
     lexicon = ("--write-lexicon", "CORPORA/TEDLIUM_release2/TEDLIUM.152k.dic", "--lexicon", "cmudict", "--data", "demo")
