@@ -20,6 +20,8 @@ LEAST_RATIO = 2.0
 """Least ratio of a resistance after a failed SET to the median LRS."""
 _WIDTHS = 6.0  # robust standard deviations of LRS from its median to the threshold
 _APART = 3.0  # those of HRS from its median that must be above the threshold
+_LEAST_RESETS = 1e-3
+"""Least share of failed RESETs: fewer cannot be told from the tail of HRS, which is wide."""
 _CLUSTERED = 3.0  # variance of the number of failures over devices, in relation to that of independent failures
 
 
@@ -109,6 +111,8 @@ def split_failures(y: Floats, candidates: Floats | None = None) -> tuple[Floats,
         after_reset = np.where(np.isfinite(hrs), hrs, candidates[FAILED_RESET])
     with np.errstate(invalid="ignore"):
         failed = np.stack([after_set > threshold[:, None], after_reset < threshold[:, None]])
+    if failed[FAILED_RESET].sum() <= _LEAST_RESETS * np.isfinite(after_reset).sum():
+        failed[FAILED_RESET] = False
     if not failed.any():
         return y, None
     values = np.where(failed, np.stack([after_set, after_reset]), np.nan).astype(np.float32)
