@@ -204,7 +204,7 @@ def test_features_scale_with_the_device(conductance: float, volts: float, seed: 
     indices = reader.rows.device_indices(list("0123"), table["device"].astype(np.int64))
     columns = (table[name].astype(float) for name in ("voltage_volts", "current_amperes"))
     reader.add(indices, table["cycle"].astype(np.int64), *columns, None, 1)
-    grid, _, outcomes = reader.finish()
+    grid, _, _, outcomes = reader.finish()
     if outcomes["complete"] < 20:
         return  # one of the few cells that need more than 1.5 V
     np.testing.assert_allclose(grid.values[LRS], block.features[LRS], rtol=3e-3)
