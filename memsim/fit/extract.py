@@ -9,6 +9,7 @@ the way to Vneg and RESETs on the way to Vpos.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,8 @@ END_HRS = 4
 """Index of the HRS at the end of a cycle, after the four features; it is the HRS of the next cycle."""
 CHANNELS = END_HRS + 3
 """Number of values of a cycle: the four features, the HRS at its end, and the resistances after failures."""
+_ABRUPT = 0.3
+"""Least share of the change of log conductance that a jump makes within three samples; below, a SET is gradual."""
 _HALF_LOBE = 0.5
 _KNOTS_A_SAMPLE = 8
 
@@ -98,9 +101,9 @@ def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools
     lrs = _resistance(sweeps, to_high, read_volts)
     after = _resistance(sweeps, back, read_volts)
     with np.errstate(invalid="ignore"):
-        set_volts, jump = _set(sweeps, to_low & (sweeps.volts <= -read_volts / 2))
+        set_volts, jump, step = _set(sweeps, to_low & (sweeps.volts <= -read_volts / 2))
         is_set = (before >= LEAST_RATIO * lrs) & (lrs > 0)
-        is_gradual = is_set & ~(jump >= LEAST_RATIO)
+        is_gradual = is_set & ~((jump >= LEAST_RATIO) & (np.log(step) >= _ABRUPT * np.log(before / lrs)))
         if is_gradual.any():
             set_volts = np.where(is_gradual, _half_way(sweeps, to_low & (sweeps.volts <= -read_volts / 2)), set_volts)
             is_set &= np.isfinite(set_volts)
@@ -134,8 +137,10 @@ def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
     return result
 
 
-def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
+def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats, Floats]:
     """Return the voltage of the SET jump [n] and the ratio of the conductances after and before it [n].
+
+    The second ratio [n] is that of the three samples after it and the three before it alone.
 
     The leg is fitted by two constant conductances, one before the jump and one after it, whether the current then
     follows the LRS or is held by a compliance. The voltage is the mean of the samples before and after the jump.
@@ -151,7 +156,13 @@ def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
     volts = (sweeps.volts[pick] + sweeps.volts[np.arange(len(at)), following]) / 2
     is_leg = leg.any(axis=1)
     ratio = after_mean[pick] / np.where(before_mean[pick] > 0, before_mean[pick], np.nan)
-    return np.where(is_leg, volts, np.nan), np.where(is_leg, ratio, np.nan)
+    own = np.where(leg, conductance, np.nan)
+    near = np.clip(at[:, None] + np.arange(-2, 4), 0, own.shape[1] - 1)
+    around = np.take_along_axis(own, near, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of windows without a sample
+        step = np.nanmean(around[:, 3:], axis=1) / np.nanmean(around[:, :3], axis=1)
+    return np.where(is_leg, volts, np.nan), np.where(is_leg, ratio, np.nan), np.where(is_leg, step, np.nan)
 
 
 def _half_way(sweeps: Sweeps, leg: Bools) -> Floats:
