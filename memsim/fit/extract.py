@@ -1,4 +1,7 @@
-"""The features of single sweeps: the resistances, the voltage of the SET jump and the voltage of the RESET onset.
+"""The features of single sweeps: the resistances, the voltage of the SET and the voltage of the RESET onset.
+
+A SET is a jump of the current; in a cell that changes gradually, it is where the conductance is half way, by its
+logarithm, from that before to that after.
 
 All cycles of a batch are computed side by side. A cycle is 0 -> Vneg -> 0 -> Vpos -> 0 in order of time; a cell SETs on
 the way to Vneg and RESETs on the way to Vpos.
@@ -6,6 +9,7 @@ the way to Vneg and RESETs on the way to Vpos.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +27,10 @@ HALF_WINDOW = 0.05
 """Half width of the window around the current's maximum in which the kink is searched, as a share of Vpos."""
 END_HRS = 4
 """Index of the HRS at the end of a cycle, after the four features; it is the HRS of the next cycle."""
+CHANNELS = END_HRS + 3
+"""Number of values of a cycle: the four features, the HRS at its end, and the resistances after failures."""
+_ABRUPT = 0.3
+"""Least share of the change of log conductance that a jump makes within three samples; below, a SET is gradual."""
 _HALF_LOBE = 0.5
 _KNOTS_A_SAMPLE = 8
 
@@ -80,26 +88,35 @@ class Sweeps:
         return np.where(turned.any(axis=1), turned.argmax(axis=1), -1)
 
 
-def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools]:
+def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools, Bools]:
     """Extract the features of `sweeps`.
 
     Returns:
-        The four features and the HRS at the end of the cycle [5, n] (both HRS in log10 ohm, the first read at
-        -`read_volts` on the way to Vneg), whether the SET succeeded [n], and whether the RESET succeeded [n].
+        The values [CHANNELS, n]: the four features, the HRS at the end of the cycle (both HRS in log10 ohm, the first
+        read at -`read_volts` on the way to Vneg), and log10 ohm after a SET and after a RESET that failed. Then whether
+        the SET succeeded [n], whether the RESET succeeded [n], and whether the SET was gradual [n].
     """
     to_low, to_high, back = sweeps.legs()
     before = _resistance(sweeps, to_low, -read_volts)
     lrs = _resistance(sweeps, to_high, read_volts)
     after = _resistance(sweeps, back, read_volts)
     with np.errstate(invalid="ignore"):
-        set_volts, jump = _set(sweeps, to_low & (sweeps.volts <= -read_volts / 2))
-        is_set = (before >= LEAST_RATIO * lrs) & (jump >= LEAST_RATIO) & (lrs > 0)
+        set_volts, jump, step = _set(sweeps, to_low & (sweeps.volts <= -read_volts / 2))
+        is_set = (before >= LEAST_RATIO * lrs) & (lrs > 0)
+        is_gradual = is_set & ~((jump >= LEAST_RATIO) & (np.log(step) >= _ABRUPT * np.log(before / lrs)))
+        if is_gradual.any():
+            set_volts = np.where(is_gradual, _half_way(sweeps, to_low & (sweeps.volts <= -read_volts / 2)), set_volts)
+            is_set &= np.isfinite(set_volts)
         is_reset = (after >= LEAST_RATIO * lrs) & (lrs > 0)
         reset_volts = _reset(sweeps, to_high & (sweeps.volts >= read_volts))
-        values = np.stack([np.log10(before), set_volts, lrs, reset_volts, np.log10(after)])
+        values = np.stack(
+            [np.log10(before), set_volts, lrs, reset_volts, np.log10(after), np.log10(lrs), np.log10(after)]
+        )
     values[:4, ~is_set] = np.nan
-    values[3:, ~is_reset] = np.nan
-    return values, is_set, is_reset
+    values[3 : END_HRS + 1, ~is_reset] = np.nan
+    values[END_HRS + 1, is_set] = np.nan
+    values[END_HRS + 2, is_reset | ~is_set] = np.nan
+    return values, is_set, is_reset, is_gradual & is_set
 
 
 def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
@@ -120,8 +137,10 @@ def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
     return result
 
 
-def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
+def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats, Floats]:
     """Return the voltage of the SET jump [n] and the ratio of the conductances after and before it [n].
+
+    The second ratio [n] is that of the three samples after it and the three before it alone.
 
     The leg is fitted by two constant conductances, one before the jump and one after it, whether the current then
     follows the LRS or is held by a compliance. The voltage is the mean of the samples before and after the jump.
@@ -137,7 +156,30 @@ def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
     volts = (sweeps.volts[pick] + sweeps.volts[np.arange(len(at)), following]) / 2
     is_leg = leg.any(axis=1)
     ratio = after_mean[pick] / np.where(before_mean[pick] > 0, before_mean[pick], np.nan)
-    return np.where(is_leg, volts, np.nan), np.where(is_leg, ratio, np.nan)
+    own = np.where(leg, conductance, np.nan)
+    near = np.clip(at[:, None] + np.arange(-2, 4), 0, own.shape[1] - 1)
+    around = np.take_along_axis(own, near, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of windows without a sample
+        step = np.nanmean(around[:, 3:], axis=1) / np.nanmean(around[:, :3], axis=1)
+    return np.where(is_leg, volts, np.nan), np.where(is_leg, ratio, np.nan), np.where(is_leg, step, np.nan)
+
+
+def _half_way(sweeps: Sweeps, leg: Bools) -> Floats:
+    """Return the voltage [n] at which the conductance first passes the geometric mean of the ends of `leg`.
+
+    NaN where an end does not conduct.
+    """
+    conductance = np.where(leg, sweeps.amperes / np.where(leg, sweeps.volts, 1.0), np.nan)
+    result = np.full(len(leg), np.nan)
+    for row, (own, volts, mask) in enumerate(zip(conductance, sweeps.volts, leg, strict=True)):
+        g, u = own[mask], volts[mask]
+        if len(g) < 2 or min(g[0], g[-1]) <= 0:
+            continue
+        passed = np.flatnonzero(g >= np.sqrt(g[0] * g[-1]))
+        if len(passed) and passed[0]:
+            result[row] = (u[passed[0] - 1] + u[passed[0]]) / 2
+    return result
 
 
 def _reset(sweeps: Sweeps, leg: Bools) -> Floats:

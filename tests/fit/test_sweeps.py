@@ -204,7 +204,7 @@ def test_features_scale_with_the_device(conductance: float, volts: float, seed: 
     indices = reader.rows.device_indices(list("0123"), table["device"].astype(np.int64))
     columns = (table[name].astype(float) for name in ("voltage_volts", "current_amperes"))
     reader.add(indices, table["cycle"].astype(np.int64), *columns, None, 1)
-    grid, _, outcomes = reader.finish()
+    grid, _, _, outcomes = reader.finish()
     if outcomes["complete"] < 20:
         return  # one of the few cells that need more than 1.5 V
     np.testing.assert_allclose(grid.values[LRS], block.features[LRS], rtol=3e-3)
@@ -222,3 +222,23 @@ def _scaled(means: torch.Tensor, conductance: float, volts: float) -> torch.Tens
     result = means * _factors(conductance, volts)[:, None]
     result[HRS] += np.log10(volts / conductance)
     return result
+
+
+def test_a_gradual_set_is_where_the_conductance_is_half_way() -> None:
+    """From 12 to 220 uS between -0.4 and -1.2 V, exponentially: half way, by the logarithm, is -0.8 V."""
+    volts = protocol(step_volts=0.01)
+    lowest, highest = int(np.argmin(volts)), int(np.argmax(volts))
+    place = np.arange(len(volts))
+    progress = np.clip((-volts - 0.4) / 0.8, 0, 1)
+    setting = 12e-6 * (220 / 12) ** progress
+    siemens = np.where(place <= lowest, setting, np.where((place <= highest) & (volts < 0.7), 220e-6, 12e-6))
+    samples = 16
+    cycle = np.repeat(np.arange(samples), len(volts))
+    reader = SweepReader("x", 0.2, 0)
+    indices = reader.rows.device_indices(["a"], np.zeros(len(cycle), np.int64))
+    reader.add(indices, cycle, np.tile(volts, samples), np.tile(volts * siemens, samples), None, 1)
+    grid, _, _, outcomes = reader.finish()
+    assert outcomes["complete"] == samples
+    np.testing.assert_allclose(grid.values[US], -0.8, atol=0.02)
+    np.testing.assert_allclose(grid.values[LRS], 1 / 220e-6, rtol=1e-3)
+    assert reader.notes()[0].startswith("16 SETs are gradual: their US is where the conductance is half way")
