@@ -128,7 +128,9 @@ def command(
     Cells drawn from the fitted model are compared with the measured ones. --cell and hardware specs take the file.
     """
     if out is None and not inspect:
-        raise InputError("-o DEVICE.safetensors (of levels: .yaml) is missing: name the file, or use --inspect")
+        raise InputError(
+            "-o DEVICE.safetensors is missing (.yaml for a table of levels): name the file, or use --inspect"
+        )
     from memsim.fit.device_fit import fit_device, inspect_measurements, planned_files, require_folder
 
     planned = () if inspect or out is None else planned_files(out, yaml)

@@ -31,7 +31,9 @@ SHORT = PLAIN.model_copy(update={"epochs": 8, "learning_rate": ((0.0, 3e-3), (1.
 
 
 def hooks(config: TrainConfig, bits: int = 2, **changes: Any) -> QuantisedTraining:
-    quantisation = QuantisationConfig.model_validate(ADAPT.model_dump() | {"mapping": None} | changes)
+    quantisation = QuantisationConfig.model_validate(
+        ADAPT.model_dump() | {"mapping": None, "weight_steps": None} | changes
+    )
     return QuantisedTraining(Quantisation(quantisation, bits, load_hardware("ideal")), config)
 
 

@@ -55,9 +55,16 @@ def time_sections(law: Law, path: CellPath, start_seconds: float, last_seconds: 
             "by": "programmed",
         }
         first = Law(law.form, law.knots, {**law.by_knot, **early}, law.scalars, law.first_seconds)
-        mean, spread = first.moments(law.knots, torch.full_like(law.knots, law.first_seconds))
-        relaxation = {"mean": _table(law.knots, mean), "spread": _table(law.knots, spread), "path": "redrawn"}
-        return {"drift": drift, "relaxation": relaxation}
+        at = conductances(law)
+        mean, spread = first.moments(at, torch.full_like(at, law.first_seconds))
+        if len(at) == 1:  # changes of ln g are changes of g in proportion to it
+            own = {
+                name: {"polynomial": [0.0, rounded(value / at)[0]]}
+                for name, value in (("mean", mean), ("spread", spread))
+            }
+        else:
+            own = {"mean": _table(at, mean), "spread": _table(at, spread)}
+        return {"drift": drift, "relaxation": own | {"path": "redrawn"}}
     seconds = grid_seconds(law.first_seconds, start_seconds, last_seconds)
     at = conductances(law)
     moments = [law.moments(at, torch.full_like(at, float(t))) for t in seconds + start_seconds]

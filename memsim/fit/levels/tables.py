@@ -123,6 +123,9 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
     A table with a conductance (or resistance) of cells and no other feature holds readings; one with a mean and a
     standard deviation by target is a summary.
     """
+    first = paths if isinstance(paths, str | Path) else next(iter(paths), "")
+    if not Path(first).exists():
+        return ""  # whoever reads it says so, after what is wrong with the options
     found = open_tables(paths, names)[0].columns
     shown = [name for name in found if name not in renamed.values()] + list(renamed)
     words = {match[0].lower() for name in shown if (match := re.match(r"[A-Za-z]+(_deviation)?", name.strip()))}
