@@ -36,6 +36,7 @@ from memsim.networks.programming import (
     program_checkpoint,
     stored_statistics,
 )
+from memsim.networks.whole_chip import chip_of, whole_chip
 from memsim.nn.budget import Budget, LayerBudget, layer_budget, require_samples
 from memsim.nn.calibration import CalibrationData, silent_inputs
 from memsim.nn.deviation import deviating
@@ -287,6 +288,7 @@ def map_checkpoint(
     if dry_run:
         return MapResult(opened, spec, plan, seed)
     cost = cost is None or cost
+    chip = chip_of(spec)
     with listener.working(), nullcontext() if out is None else writing_checkpoint(out) as file:
         rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
         data = None
@@ -337,7 +339,8 @@ def map_checkpoint(
         listener.warn(_uncalibrated(mapped.uncalibrated, opened))
     found = Budget(tuple(budgets), exact) if steps else None
     per: Literal["vector", "audio_second"] = "vector" if rates is None else "audio_second"
-    taken = Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming) if cost else None
+    whole = None if rates is None else whole_chip(network.recogniser, chip, plan.mapped, plan.digital, costs, rates)
+    taken = Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming, chip=whole) if cost else None
     return MapResult(opened, spec, plan, seed, mapped, out, found, taken)
 
 

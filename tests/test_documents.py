@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from memsim import __version__, load_hardware
+from memsim.chip.architecture import load_chip
 from memsim.cli import app
 from memsim.evaluation import results_file
 from memsim.nn.plan import Selection, plan_modules
@@ -69,6 +70,13 @@ def test_the_recipe_example_loads(tmp_path):
     recipe = load_train_config(tmp_path / "mine.yaml")
     assert recipe.quantisation.teacher is None
     assert load_train_config("robust").quantisation.teacher is not None
+
+
+def test_the_chip_example_loads(tmp_path):
+    (text,) = blocks(REPOSITORY / "configs" / "chips" / "README.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    chip = load_chip(tmp_path / "mine.yaml")
+    assert (chip.name, chip.powered, chip.core.adc_joules_per_step.nominal) == ("mine", "always", 2e-15)
 
 
 def test_the_mapping_example_loads(tmp_path):
@@ -139,7 +147,7 @@ def test_the_formats_are_those_of_the_code():
     assert (REPOSITORY / "tests" / "published" / __version__).is_dir()
 
 
-@pytest.mark.parametrize("kind", ["devices", "hardware", "mapping", "models"])
+@pytest.mark.parametrize("kind", ["chips", "devices", "hardware", "mapping", "models"])
 def test_a_guide_names_every_file_of_its_folder(kind):
     guide = (REPOSITORY / "configs" / kind / "README.md").read_text(encoding="utf-8")
     for file in (REPOSITORY / "configs" / kind).glob("*.yaml"):

@@ -326,7 +326,7 @@ quite_something: 1
         "x.yaml:17: vmax_volts: unknown key (nearest: dac.vmax_volts, programming.cycling.vmax_volts)",
         "x.yaml:18: quite_something: unknown key (known here: name, cell, tile, weights, dac, adc, gain_per_ampere,"
         " programming, wires, read_noise, read_disturb, faults, read_at_seconds, drift_compensation, retention, cost,"
-        " digital, embeddings, overrides)",
+        " chip, digital, embeddings, overrides)",
     ]
 
 

@@ -117,7 +117,9 @@ Merge = Annotated[
 ]
 Figure = Annotated[
     Path | None,
-    study_option("--figure", metavar="FILE.svg", help="Draw the WER against each swept key."),
+    study_option(
+        "--figure", metavar="FILE.svg", help="Draw the WER against each swept key; with --cost also against energy."
+    ),
 ]
 
 Sweep = Annotated[

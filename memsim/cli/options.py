@@ -31,7 +31,11 @@ Budget = Annotated[
 ]
 Cost = Annotated[
     bool,
-    typer.Option("--cost", help="Estimate energy, time and area by circuit and layer, with the costs in the spec."),
+    typer.Option(
+        "--cost",
+        help="Estimate energy, time and area: of arrays and converters with the costs in the spec, and of the whole "
+        "chip (--set chip=NAME|FILE, see configs/chips) beside a digital accelerator.",
+    ),
 ]
 DataRoot = Annotated[
     Path | None,

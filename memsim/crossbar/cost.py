@@ -94,12 +94,15 @@ class ArrayCost:
         return self.read_pulses * cell.read_joules
 
 
-def programming_joules(report: ProgrammingReport, spec: HardwareSpec) -> float:
+def programming_joules(report: ProgrammingReport, spec: HardwareSpec) -> float | None:
     """Return the energy of programming a matrix: its pulses, and the conversions of its verify reads.
 
-    The currents of verify reads are left out: at about 0.3 V for 0.1 us, they take a thousandth of a pulse's energy.
+    It is None where the device's data say nothing of the energy of a pulse and the spec has no price for it. The
+    currents of verify reads are left out: at about 0.3 V for 0.1 us, they take a thousandth of a pulse's energy.
     """
     write = spec.cost.cell.write_joules
+    if write == "simulated" and report.pulses and not report.joules:
+        return None
     pulses = report.joules if write == "simulated" else report.pulses * write
     verify = spec.programming.verify
     steps = 0.0 if verify is None or verify.adc is None else 2.0**verify.adc.bits

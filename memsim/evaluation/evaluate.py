@@ -41,9 +41,11 @@ from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
 from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
 from memsim.networks.programming import is_full_precision
+from memsim.networks.whole_chip import chip_of
 from memsim.nn.budget import Budget
 from memsim.nn.calibration import Calibration, silent_inputs, without_ranges
 from memsim.nn.chip import mapping_of
+from memsim.nn.layer_cost import Cost
 from memsim.post_training.recipe import MappingRecipe, default_mapping
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
@@ -227,6 +229,8 @@ def evaluate(
             recipes = (recipe := default_mapping(plain, set, is_calibrated=True),)
             listener.say(f"weights become levels by the recipe {recipe.name}; --mapping names another")
         points = points_of(opened, hardware, bits, cell, set, recipes)
+        for point in points if findings.cost else ():
+            chip_of(point.spec)  # a broken file is reported before anything runs
         work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
         work.require_possible(points)
         device = work.device
@@ -255,6 +259,8 @@ def evaluate(
                 study = replace(study, task=task, networks=networks)
             found = work.before(target, study)
             done = work.run(study, target, found)
+            if done:
+                found["point_costs"] = work.costs_of_points(study)
             if findings.hypotheses:
                 nbest = decoding.nbest or 0
                 rows = hypotheses(done[0][1], target, nbest=nbest, device=device, progress=listener.progress)
@@ -336,7 +342,7 @@ class _Work:
     def require_possible(self, points: Sequence[Point]) -> None:
         """Raise InputError for findings that need a single point here, and for a device that is not there."""
         if not self.is_alone(points):
-            self.findings.require_single_point()
+            self.findings.require_single_point(shared=not self.is_alone(points[:1]))
         self.device  # noqa: B018 - raises
 
     def before(self, target: Target, study: Study) -> dict[str, Any]:
@@ -379,6 +385,14 @@ class _Work:
         if sharing.shard:
             listener.say(f"shard {sharing.shard} is done: {sharing.results}; --merge joins all shards")
         return done
+
+    def costs_of_points(self, study: Study) -> tuple[Cost, ...]:
+        """Estimate the cost of each point of a sweep over speech, where that is asked for."""
+        if not self.findings.cost or len(study.points) < 2 or not isinstance(study.task, SpeechTask):
+            return ()
+        corpus, progress = study.task.corpus, self.listener.progress
+        targets = (study.target(number) for number in range(len(study.points)))
+        return tuple(chip_cost(target, corpus, device=self.device, progress=progress) for target in targets)
 
     def module_result(self, study: Study) -> EvaluationResult:
         """Run the study of a module."""

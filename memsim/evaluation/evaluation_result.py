@@ -60,6 +60,9 @@ class EvaluationResult:
     ablation: tuple[AblationStep, ...] = ()
     sensitivity: Sensitivity | None = None
     cost: Cost | None = None
+    """The cost of the only point."""
+    point_costs: tuple[Cost, ...] = ()
+    """The cost of each of several points; empty where it was not asked for."""
     hypotheses: tuple[Mapping[str, Any], ...] = ()
     for_report: Callable[[], Mapping[str, Any]] | None = field(default=None, compare=False, repr=False)
     """Measures the findings that a report adds: the cost, and the error budget where it can be measured."""
@@ -119,7 +122,10 @@ class EvaluationResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the values that --json writes: the result of a single point, or the `points` of a sweep."""
         if len(self.points) != 1:
-            return {"memsim": __version__, "points": [point.to_dict() for point in self.points]}
+            points = [point.to_dict() for point in self.points]
+            for point, cost in zip(points, self.point_costs, strict=False):
+                point["cost"] = cost.to_dict()
+            return {"memsim": __version__, "points": points}
         found = {
             "budget": self.budget and self.budget.to_dict(),
             "ablation": [step.to_dict() for step in self.ablation],

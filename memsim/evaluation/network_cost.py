@@ -12,7 +12,9 @@ from memsim.asr.data import FeatureSource, evaluation_batches
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import Progress, transcribe
 from memsim.asr.utterances import Utterance
+from memsim.chip.chip_cost import ChipCost
 from memsim.evaluation.target import Target
+from memsim.networks.whole_chip import chip_of, whole_chip
 from memsim.nn.chip import mapping_of
 from memsim.nn.layer_cost import Cost, LayerCost
 
@@ -35,12 +37,21 @@ def chip_cost(
         mapping.reads.count_work = False
         mapping.release()
     seconds = math.fsum(duration_seconds(utterance) for utterance in utterances)
-    layers = []
+    layers: list[LayerCost] = []
     for matrix in mapping.layers.values():
         work = matrix.work
         watts = float(work.cell_watts) / work.vectors if work.vectors and matrix.states is not None else None
         layers.append(LayerCost.of(matrix, work.vectors / seconds, watts))
-    return Cost(tuple(layers), "audio_second", mapping.spec.cost.audio_seconds_per_programming, seconds)
+    spread = mapping.spec.cost.audio_seconds_per_programming
+    return Cost(tuple(layers), "audio_second", spread, seconds, _whole_chip(target, layers))
+
+
+def _whole_chip(target: Target, layers: Sequence[LayerCost]) -> ChipCost:
+    """Estimate the whole chip, for the inputs of the digital twin."""
+    recogniser = replace(target.template, model=target.digital, decoder=None)
+    plan = mapping_of(target.digital).plan
+    mapped = [layer.on(target.spec) for layer in plan.mapped]
+    return whole_chip(recogniser, chip_of(target.spec), mapped, plan.digital, layers)
 
 
 def _hear(recogniser: Recogniser, utterances: Sequence[Utterance], progress: Progress) -> None:

@@ -133,7 +133,9 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Findings:
-    """Findings besides the scores. All but `loss` need a single point that one process evaluates.
+    """Findings besides the scores. All but `loss` and `cost` need a single point that one process evaluates.
+
+    `cost` takes several points, too.
 
     >>> memsim.Findings(ablate=True, budget=True)
     Findings(budget=True, ablate=True, sensitivity=False, cost=False, loss=False, hypotheses=False)
@@ -155,11 +157,13 @@ class Findings:
     def __post_init__(self) -> None:
         require_types(Findings, vars(self))
 
-    def require_single_point(self) -> None:
-        """Raise InputError for findings that need a single point and a single process."""
-        for name in ("budget", "ablate", "sensitivity", "cost", "hypotheses"):
+    def require_single_point(self, *, shared: bool = True) -> None:
+        """Raise InputError for findings that need a single point, or one process where the work is `shared`."""
+        for name in ("budget", "ablate", "sensitivity", "hypotheses"):
             if getattr(self, name):
                 raise InputError(f"--{name}: only for a single point, not for a sweep or shards")
+        if self.cost and shared:
+            raise InputError("--cost: not with shards or torchrun; leave it out, or evaluate in one process")
 
 
 def describe_decoding(decoding: Mapping[str, Any]) -> str:

@@ -94,6 +94,7 @@ class HardwareSpec(Section):
     drift_compensation: Literal["layer", "column"] | None = None
     retention: Retention | None = None
     cost: Cost = Cost()
+    chip: Annotated[str, Field(min_length=1)] | None = None  # the architecture around the arrays, for estimates of cost
     digital: Names = ("output*", "frontend.*", "*.depthwise")  # as in arXiv 2505.24721
     embeddings: Names = ()  # on arrays, read with one-hot inputs
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
@@ -222,6 +223,7 @@ class HardwareSpec(Section):
         on = EFFECTS[: EFFECTS.index(effect) + 1]
         off = (key for effect in _OPTIONAL_EFFECTS if effect not in on for key in _KEYS.get(effect, (effect,)))
         exact: dict[str, Any] = dict.fromkeys(off)
+        exact["chip"] = None  # it changes no result
         if "iv" not in on or self.cell == "ideal":
             exact |= {"cell": "ideal", "gain_per_ampere": "calibrated", "programming": {}}
         spec = self.to_dict() | exact | {"name": f"{self.name} (up to {effect})"}
@@ -253,8 +255,11 @@ class HardwareSpec(Section):
         return self.to_dict() | {"name": other.name} == other.to_dict()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, from which `load_hardware` makes an equal spec."""
-        return self.model_dump(mode="json")
+        """Return plain values, from which `load_hardware` makes an equal spec; without `chip` where it is none."""
+        values = self.model_dump(mode="json")
+        if self.chip is None:
+            del values["chip"]
+        return values
 
     def to_json(self) -> str:
         """Return canonical JSON: equal specs give equal text."""
@@ -270,6 +275,7 @@ _SCHEMA = Schema(HardwareSpec)
 
 def _find_cell(data: dict[str, Any], folder: Path) -> None:
     seen_from(folder, data, "cell")
+    seen_from(folder, data, "chip")
 
 
 _BASES = Bases("hardware", _SCHEMA, _find_cell)

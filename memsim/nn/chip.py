@@ -186,7 +186,7 @@ def remap(
         return matrix
 
     remapped = _with_matrices(chip, spec, seed, trial, program)
-    if report is not None:
+    if report is not None and fits != report.layers:
         mapping_of(remapped).report = replace(report, layers=fits)
     return remapped
 

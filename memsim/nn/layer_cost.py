@@ -9,11 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
+
+
+class WholeChip(Protocol):
+    """An estimate of the whole chip around the arrays: see `memsim.chip.chip_cost.ChipCost`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+
 
 ASSUMPTIONS = (
     "all arrays of a layer work at once; phases, input vectors and layers follow each other without overlap",
@@ -135,13 +143,15 @@ class Cost:
     """The cost of all layers on arrays, for a second of audio or for one input vector of each layer, as `per` says.
 
     It is for one vector where the number of vectors in a second of audio is unknown. `audio_seconds` is the length of
-    the speech that was measured; None where the inputs are those in the checkpoint.
+    the speech that was measured; None where the inputs are those in the checkpoint. `chip` is the estimate of the whole
+    chip; None where the network that the layers belong to is unknown.
     """
 
     layers: tuple[LayerCost, ...]
     per: Literal["audio_second", "vector"]
     audio_seconds_per_programming: float
     audio_seconds: float | None = None
+    chip: WholeChip | None = None
 
     @property
     def energy(self) -> Energy:
@@ -230,6 +240,7 @@ class Cost:
             },
             "assumptions": list(ASSUMPTIONS),
             "layers": [layer.to_dict() for layer in self.sorted_layers()],
+            **({} if self.chip is None else {"chip": self.chip.to_dict()}),
         }
 
 

@@ -375,22 +375,26 @@ def _trainable_mapping(config: QuantisationConfig) -> MappingRecipe | None:
     return recipe
 
 
-def weights_of_quantised(model: nn.Module) -> dict[nn.Parameter, float]:
-    """Return the parameters that layers with quantisers round for arrays, and the mean step between the layer's levels.
+def mean_step(products: Iterable[QuantisedProduct]) -> float:
+    """Return the mean step between the levels of the weights of a layer's `products`."""
+    known = [product.trained_scale for product in products]
+    return float(torch.cat([own.scale.flatten() for own in known if own is not None]).mean())
+
+
+def weights_of_quantised(model: nn.Module) -> dict[nn.Parameter, list[QuantisedProduct]]:
+    """Return the parameters that layers with quantisers round for arrays, and the products of each one's layer.
 
     Biases, scales and ranges are not among them.
     """
-    found: dict[nn.Parameter, float] = {}
+    found: dict[nn.Parameter, list[QuantisedProduct]] = {}
     for layer in mappable_layers(model):
         if not isinstance(layer.module, QuantisedLayer) or not (made := quantised_matrices([layer])):
             continue
-        known = [product.trained_scale for product in made.values() if product.trained_scale is not None]
-        step = float(torch.cat([own.scale.flatten() for own in known]).mean())
         quantisers = [module for module in layer.module.modules() if isinstance(module, QUANTISERS)]
         scales = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
         for name, parameter in layer.module.named_parameters():
             if "bias" not in name and id(parameter) not in scales:
-                found[parameter] = step
+                found[parameter] = list(made.values())
     return found
 
 

@@ -20,7 +20,9 @@ from memsim.evaluation.task import Score
 from memsim.evaluation.verdicts import noise_note, worst_layers
 from memsim.hardware.facts import unfitted, unfitted_note
 from memsim.nn.budget import Budget
+from memsim.nn.layer_cost import Cost
 from memsim.report.cells import ablation_head, ablation_rows, interval_name, sensitivity_head, sensitivity_row
+from memsim.report.chip_cells import energy_cells, energy_head
 from memsim.report.tables import WORST_LAYERS, budget_parts, cost_parts
 from memsim.report.text import note, percent, table_of
 from memsim.storage.checkpoint import shown_name
@@ -30,7 +32,7 @@ from memsim.units import counted
 def result_parts(result: EvaluationResult, *, verbose: bool = False, worst: int = 0) -> list[RenderableType]:
     """Return the tables and notes of `result`: with `verbose`, of every layer; with the `worst` utterances aligned."""
     points = result.points
-    parts = _point(points[0], verbose) if len(points) == 1 else _sweep(points)
+    parts = _point(points[0], verbose) if len(points) == 1 else _sweep(points, result.point_costs)
     first = points[0].evaluation
     parts += first.task.aligned(first.trials[-1].score, worst)
     if result.budget is not None:
@@ -141,14 +143,15 @@ def _degradation(result: Evaluation, facts: dict[str, Any], key: str) -> str:
 # ---- a sweep ----
 
 
-def _sweep(points: Sequence[EvaluatedPoint]) -> list[RenderableType]:
-    """Return a table with a row per point, below the values that all points share."""
+def _sweep(points: Sequence[EvaluatedPoint], costs: Sequence[Cost]) -> list[RenderableType]:
+    """Return a table with a row per point, with their `costs` if known, below the values that all points share."""
     first = points[0].evaluation
     measure, *others = first.task.measures
     interval, keys = f"{CONFIDENCE:.0%} interval", list(points[0].settings)
     loss = [f"{first.task.losses} loss"] if first.losses else []
     columns = ["digital %" if measure.in_percent else "digital", measure.title, interval, "std", "min", "max"]
-    columns += ["to digital %", interval, *(other.title for other in others), *loss, "chips"]
+    shown = [{"cost": cost.to_dict()} for cost in costs] or [{} for _ in points]
+    columns += ["to digital %", interval, *(other.title for other in others), *loss, "chips", *energy_head(shown[0])]
     table = table_of(keys[0] if keys else "", *columns)
     table.columns.clear()
     for key in keys:
@@ -160,8 +163,9 @@ def _sweep(points: Sequence[EvaluatedPoint]) -> list[RenderableType]:
         cells += [other.show(score.rates[other.key]) for other in others]
         cells += [] if score.loss is None else [f"{score.loss:.4f}"]
         table.add_row(*["full precision", *[""] * len(keys)][: len(keys) + 1], *cells, "")
-    for point in points:
-        table.add_row(*(setting_text(value) for value in point.settings.values()), *_row(point.evaluation))
+    for point, cost in zip(points, shown, strict=True):
+        settings = (setting_text(value) for value in point.settings.values())
+        table.add_row(*settings, *_row(point.evaluation), *energy_cells(cost))
     said = f"{interval_name(first.to_dict())}; those to digital are paired. std, min and max are over chips"
     return [_heading(points), table, note("\n".join([said, *_unfitted(points)]))]
 

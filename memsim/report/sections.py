@@ -11,8 +11,21 @@ from memsim.config.changes import Changes, title, without
 from memsim.evaluation.options import describe_decoding
 from memsim.hardware import effect_label
 from memsim.hardware.facts import unfitted_note
-from memsim.report import figures
+from memsim.report import chip_figures, figures
 from memsim.report.cells import Result, circuit_rows, items_of, layer_cost, programming_cost, trim_cost
+from memsim.report.chip_cells import (
+    TORNADO_HEAD,
+    area_text,
+    break_even_text,
+    chip_head,
+    chip_rows,
+    interval_text,
+    placement_text,
+    public_text,
+    schedule_text,
+    tornado_rows,
+    verdict_text,
+)
 from memsim.report.page import Html, facts, heading, note, row, table, verbatim, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.text import percent
@@ -130,6 +143,38 @@ def cost_section(cost: Result) -> list[Html]:
             "An estimate from the costs of published circuits that the hardware spec holds under cost, for "
             f"comparing designs. Assumed: {'; '.join(cost['assumptions'])}."
         ),
+        *(chip_section(cost["chip"]) if "chip" in cost else ()),
+    ]
+
+
+def chip_section(chip: Result) -> list[Html]:
+    """Return the whole chip beside the digital alternative: energy, area, times, floor plan, and prices that matter."""
+    rows = chip_rows(chip)
+    kept: dict[str, list[str]] = {}
+    for work in chip["placement"]["digital"]:
+        kept.setdefault(work["reason"], []).append(work["name"])
+    crossing = [layer["name"] for layer in chip["placement"]["layers"] if layer["link_bytes_per_vector"]]
+    return [
+        heading("Whole chip"),
+        table(chip_head(chip), [row(cells, "all") if cells[0] == "all" else cells for cells in rows]),
+        facts(
+            {
+                "comparison": verdict_text(chip),
+                "energy": interval_text(chip["joules"], "J"),
+                "area": area_text(chip["square_millimetres"]),
+                "placement": placement_text(chip),
+                "schedule": schedule_text(chip),
+                "break-even": break_even_text(chip),
+                "other processors": public_text(chip),
+                "vectors that cross to another chip": ", ".join(crossing) or "none",
+            }
+            | {f"digital: {reason}": ", ".join(names) for reason, names in kept.items()}
+        ),
+        pictures(
+            [("floor plan", chip_figures.floor_plan(chip)), ("prices that matter", chip_figures.tornado(chip))], "large"
+        ),
+        table(TORNADO_HEAD, tornado_rows(chip, len(chip["tornado"]))),
+        note(f"{'; '.join(chip['assumptions'])}. Ratio: energy divided by that of int8 digital at the same prices."),
     ]
 
 

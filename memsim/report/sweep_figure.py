@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from memsim.config.changes import setting_text
 from memsim.errors import InputError
 from memsim.report.cells import items_of, measures_of
+from memsim.report.chip_figures import draw_front
 from memsim.report.drawing import error_bars, svg_of
 from memsim.storage.files import writing
 from memsim.units import counted
@@ -27,7 +28,8 @@ def wer_by_setting(points: Sequence[Line], path: Path, title: str | None = None)
     """Draw the measure of a sweep (of speech: WER) against each swept key, a line for each choice of the others.
 
     Markers are means over chips, bars reach from the best to the worst chip, dashes are the quantised digital model
-    (where it differs from line to line) and the dotted line is full precision. Writes SVG, the same bytes for the same
+    (where it differs from line to line) and the dotted line is full precision. Points with a cost have one more panel:
+    the measure against the energy of the whole chip. Writes SVG, the same bytes for the same
     points; for another format, see `sweep_figure`.
 
     Args:
@@ -47,11 +49,15 @@ def sweep_figure(points: Sequence[Line], title: str | None = None) -> Any:
     keys = list(points[0]["settings"]) if points else []
     if not keys:
         raise InputError("nothing was swept: a figure needs points with --set KEY=V1,V2,... or --mapping NAME,NAME,...")
-    figure = Figure(figsize=(1.5 + 4.3 * len(keys), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
-    for axes, key in zip(panels, keys, strict=True):
+    with_cost = all("chip" in point.get("cost", {}) for point in points)
+    count = len(keys) + with_cost
+    figure = Figure(figsize=(1.5 + 4.3 * count, 4.0), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+    for axes, key in zip(panels, keys, strict=False):
         _panel(axes, points, key)
     measure = measures_of(points[0])[0]
+    if with_cost:
+        draw_front(panels[-1], points, measure)
     panels[0].set_ylabel(f"{measure.name} (%)" if measure.in_percent else measure.name)
     panels[0].set_ylim(bottom=0)
     figure.suptitle(_title(points) if title is None else title, fontsize="medium")

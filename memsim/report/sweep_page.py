@@ -8,6 +8,7 @@ from pathlib import Path
 from memsim.config.changes import setting_text
 from memsim.hardware.facts import unfitted_note
 from memsim.report.cells import Result, interval_name, measures_of
+from memsim.report.chip_cells import energy_cells, energy_head
 from memsim.report.page import Html, document, heading, note, paragraph, table, verdict
 from memsim.report.page import figures as pictures
 from memsim.report.sections import (
@@ -37,7 +38,7 @@ def sweep_page(points: Sequence[Result], drawn: bytes, command: str | None) -> s
     title = f"{Path(first['checkpoint']['path']).name} on {hardware}, over {', '.join(keys)}"
     digital = f"digital {measure.title}"
     head = [*keys, digital, measure.title, "std", "min", "max", "to digital, relative %"]
-    head += [*(other.title for other in others), "chips", *loss_head(first)]
+    head += [*(other.title for other in others), "chips", *loss_head(first), *energy_head(first)]
     item = first["data"].get("item", "utterance")
     blocks = [
         paragraph(f"{name_of(first)}: {counted(len(points), 'point')}, each of {speech_of(first)}."),
@@ -99,4 +100,5 @@ def _row(point: Result) -> list[str]:
         *(other.show(point["mapped"][other.key]["mean"]) for other in others),
         f"{len(point['mapped']['trials'])}",
         *loss_cells(point["mapped"]),
+        *energy_cells(point),
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -11,11 +12,25 @@ from memsim.hardware import effect_label
 from memsim.nn.budget import Budget, increments
 from memsim.nn.layer_cost import Cost
 from memsim.report.cells import circuit_rows, layer_cost, programming_cost, trim_cost
+from memsim.report.chip_cells import (
+    TORNADO_HEAD,
+    break_even_text,
+    chip_head,
+    chip_rows,
+    placement_text,
+    public_text,
+    schedule_text,
+    tornado_rows,
+    verdict_text,
+)
 from memsim.report.text import note, percent, table_of
 from memsim.units import counted, si
 
 WORST_LAYERS = 10
 """The number of layers that are shown without `verbose`."""
+
+WORST_PRICES = 5
+"""The number of prices of a whole chip that are shown."""
 
 
 def budget_parts(budget: Budget, *, verbose: bool = False, with_layers: bool = True) -> list[RenderableType]:
@@ -98,4 +113,17 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
     if cost.audio_seconds is not None:
         measured = f"in {cost.audio_seconds:.0f} s of speech, read one utterance at a time"
     parts.append(note(f"cells: their currents {measured}; {'; '.join(facts['assumptions'])}"))
-    return parts
+    return parts + (chip_parts(facts["chip"]) if "chip" in facts else [])
+
+
+def chip_parts(chip: Mapping[str, Any]) -> list[RenderableType]:
+    """Return the tables and sentences of a whole chip beside the digital alternative."""
+    table = table_of(*chip_head(chip))
+    for row in chip_rows(chip):
+        table.add_row(*row)
+    prices = table_of(*TORNADO_HEAD)
+    for row in tornado_rows(chip, WORST_PRICES):
+        prices.add_row(*row)
+    sentences = (verdict_text, placement_text, schedule_text, break_even_text, public_text)
+    said = Text("\n".join(sentence(chip) for sentence in sentences))
+    return [table, said, prices, note("; ".join(chip["assumptions"]))]

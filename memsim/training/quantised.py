@@ -13,7 +13,7 @@ from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import input_statistics
 from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import InputStatistics
-from memsim.nn.quantisation import Quantisation, TeacherConfig, weights_of_quantised
+from memsim.nn.quantisation import Quantisation, TeacherConfig, mean_step, weights_of_quantised
 from memsim.nn.quantised_product import QuantisedProduct
 from memsim.nn.rounding import QUANTISERS, ActivationQuantiser
 from memsim.nn.transfer import HardwareTransfer, Spread
@@ -61,17 +61,19 @@ class QuantisedTraining(Taught):
         rates = self.quantisation.config
         rate = rates.scale_rate
         quantisers = [module for module in model.modules() if isinstance(module, QUANTISERS)]
-        steps = weights_of_quantised(model)
+        on_arrays = weights_of_quantised(model)
         known = {id(scale) for quantiser in quantisers for scale in quantiser.parameters()}
         groups: list[ParameterGroup] = []
         for group in super().parameter_groups(model, config):
-            weights = [p for p in group.parameters if p in steps]
+            weights = [p for p in group.parameters if p in on_arrays]
             if rates.weight_steps is None:
                 groups.append(replace(group, parameters=weights, rate_scale=rates.weight_rate))
             else:
                 by_step = rates.weight_steps
-                groups += [replace(group, parameters=[p], rate_scale=by_step * steps[p]) for p in weights]
-            others = [p for p in group.parameters if p not in steps and id(p) not in known]
+                groups += [
+                    replace(group, parameters=[p], rate_scale=by_step * mean_step(on_arrays[p])) for p in weights
+                ]
+            others = [p for p in group.parameters if p not in on_arrays and id(p) not in known]
             groups.append(replace(group, parameters=others, rate_scale=rates.digital_rate))
         groups = [group for group in groups if group.parameters]
         for quantiser in quantisers:

@@ -68,3 +68,72 @@ def test_without_the_flag_nothing_is_said_of_it(memsim, tiny_recogniser: Path) -
     assert done.status == 0, done.err
     assert "TOPS" not in done.said
     assert "cost" not in json.loads(Path("eval.json").read_text())
+
+
+def test_the_whole_chip(memsim, tiny_recogniser: Path) -> None:
+    command = ("map", tiny_recogniser, "--bits", "3", "--cost", "-o", "m.safetensors", "--force")
+    done = memsim(*command, "--json", "map.json", "--report", "map.html")
+    assert done.status == 0, done.err
+    for said in (
+        "whole chip, a second of audio",
+        "times the energy of int8 digital",
+        "of isaac (32 nm)",
+        "bottleneck:",
+    ):
+        assert said in done.said
+    page = Path("map.html").read_text()
+    assert "Whole chip" in page
+    assert "floor plan" in page
+    cost = json.loads(Path("map.json").read_text())["cost"]
+    chip = cost["chip"]
+    assert chip["joules"]["nominal"] == pytest.approx(sum(chip["joules_by_circuit"].values()))
+    assert chip["joules"]["nominal"] == pytest.approx(sum(chip["layers"].values()))
+    assert chip["joules_by_circuit"]["dac"] == pytest.approx(cost["joules"]["dac"], rel=1e-6)  # the same prices
+    assert chip["joules_by_circuit"]["cells"] == pytest.approx(cost["joules"]["cells"], rel=1e-6)
+    assert chip["placement"]["arrays"] == cost["arrays"]
+    other = memsim(*command, "--set", "chip=pcm-64-core", "--json", "-")
+    assert json.loads(other.out)["cost"]["chip"]["name"] == "pcm-64-core"
+
+
+def test_map_and_eval_have_the_same_chip(memsim, tiny_recogniser: Path) -> None:
+    hardware = ("--bits", "3", "--cost")
+    memsim("map", tiny_recogniser, *hardware, "-o", "m.safetensors", "--json", "map.json")
+    for name in (str(tiny_recogniser), "m.safetensors"):  # in memory, and from the mapped file
+        own = hardware if name == str(tiny_recogniser) else ("--cost",)
+        done = memsim("eval", name, *own, "--data", "demo", "--limit", "2", "--json", "eval.json", "--force")
+        assert done.status == 0, done.err
+        mapped, evaluated = (json.loads(Path(n).read_text())["cost"]["chip"] for n in ("map.json", "eval.json"))
+        assert evaluated["macs"] == pytest.approx(mapped["macs"], rel=1e-6)
+        assert evaluated["placement"]["layers"] == mapped["placement"]["layers"]
+        for circuit, joules in mapped["joules_by_circuit"].items():
+            tolerance = 0.2 if circuit == "cells" else 0.01
+            assert evaluated["joules_by_circuit"][circuit] == pytest.approx(joules, rel=tolerance), circuit
+
+
+def test_a_sweep_has_the_cost_of_every_point(memsim, tiny_recogniser: Path) -> None:
+    swept = ("--bits", "3", "--data", "demo", "--limit", "2", "--set", "adc.bits=6,8", "--cost")
+    done = memsim("eval", tiny_recogniser, *swept, "--json", "-", "--figure", "front.svg", "--report", "page.html")
+    assert done.status == 0, done.err
+    few, many = (point["cost"]["chip"] for point in json.loads(done.out)["points"])
+    assert few["joules_by_circuit"]["adc"] == pytest.approx(many["joules_by_circuit"]["adc"] / 4)
+    assert few["joules_by_circuit"]["dac"] == many["joules_by_circuit"]["dac"]
+    assert "J for a second of audio, whole chip" in Path("front.svg").read_text()
+    assert "times int8 digital" in Path("page.html").read_text()
+    shown = memsim("eval", tiny_recogniser, *swept)
+    assert "int8" in shown.said
+
+
+def test_a_chip_that_is_not_there(memsim, tiny_recogniser: Path) -> None:
+    for command in (("map", tiny_recogniser, "-o", "m.safetensors"), ("eval", tiny_recogniser, "--data", "demo")):
+        done = memsim(*command, "--cost", "--set", "chip=isac")
+        assert done.status == 2
+        assert "no shipped chips config of that name (nearest: isaac;" in done.said
+    assert not Path("m.safetensors").exists()
+
+
+def test_a_chip_changes_no_other_result(memsim, tiny_recogniser: Path) -> None:
+    results = []
+    for chip in ((), ("--set", "chip=pcm-64-core")):
+        done = memsim("eval", tiny_recogniser, "--bits", "3", *chip, "--data", "demo", "--limit", "2", "--json", "-")
+        results.append(json.loads(done.out)["mapped"]["trials"])
+    assert results[0] == results[1]

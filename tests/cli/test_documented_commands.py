@@ -107,6 +107,7 @@ TOOLS = {
         "--checkpoint",
         "model.safetensors",
     ],
+    "chip_costs.py": ["--network", "bundled"],
     "example_measurements.py": ["--devices", "32", "--cycles", "120"],
     "bundle_checkpoint.py": [],
     "example_levels.py": ["--cells", "100"],

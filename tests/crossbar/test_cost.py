@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,3 +134,11 @@ REPORT = ProgrammingReport("write_verify", 100, 250, 9, 300, 0, 1.0, 5e-8, ())
 )
 def test_programming(settings: dict[str, Any], joules: float) -> None:
     assert programming_joules(REPORT, spec_of().with_settings(settings)) == pytest.approx(joules)
+
+
+def test_programming_of_a_device_that_says_nothing_of_its_pulses() -> None:
+    silent = replace(REPORT, joules=0.0)
+    assert programming_joules(silent, spec_of()) is None
+    priced = spec_of().with_settings({"cost.cell.write_joules": 1e-10})
+    assert programming_joules(silent, priced) == pytest.approx(2.5e-8)
+    assert programming_joules(replace(silent, pulses=0), spec_of()) == 0  # ideal cells

@@ -26,8 +26,11 @@ def test_what_means_nothing_is_refused(make, said: str) -> None:
     assert str(error.value).startswith(said)
 
 
-def test_a_single_point_is_wanted_by_all_but_the_loss() -> None:
+def test_a_single_point_is_wanted_by_all_but_loss_and_cost() -> None:
     memsim.Findings(loss=True, budget=None, cost=None).require_single_point()
-    for name in ("budget", "ablate", "sensitivity", "cost", "hypotheses"):
+    memsim.Findings(cost=True).require_single_point(shared=False)
+    with pytest.raises(InputError, match="--cost: not with shards or torchrun"):
+        memsim.Findings(cost=True).require_single_point(shared=True)
+    for name in ("budget", "ablate", "sensitivity", "hypotheses"):
         with pytest.raises(InputError, match=f"--{name}: only for a single point"):
             memsim.Findings(**{name: True}).require_single_point()

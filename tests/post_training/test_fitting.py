@@ -148,7 +148,7 @@ def test_every_layer_of_a_network_is_mapped_by_it(net: nn.Module) -> None:
     exact, near, fed = (model(batches()[0]) for model in (net, chips["nearest"], chips["feedback"]))
     assert (fed - exact).norm() < 0.8 * (near - exact).norm()
     assert "mapping feedback: 8 layers by error feedback, 1 layer by rounding to nearest, " in str(fed_report(chips))
-    assert remap(chips["feedback"], plain.mapping.spec, seed=3).mapping.report == chips["feedback"].mapping.report
+    assert remap(chips["feedback"], plain.mapping.spec, seed=3).mapping.report is chips["feedback"].mapping.report
 
 
 def fed_report(chips: dict[str, nn.Module]) -> object:
