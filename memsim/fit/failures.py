@@ -2,7 +2,8 @@
 
 Where the populations of LRS and HRS are apart, a threshold above the LRS of a device divides them: an LRS above it is
 that of a SET that failed, and an HRS below it that of a RESET that failed. Partial SETs are failures, too: a chip finds
-them as such.
+them as such. A cell whose SETs or RESETs fail to the end of its record is stuck: no further pulse helps it, so these
+cycles are no failures of single pulses.
 """
 
 from __future__ import annotations
@@ -22,44 +23,42 @@ _WIDTHS = 6.0  # robust standard deviations of LRS from its median to the thresh
 _APART = 3.0  # those of HRS from its median that must be above the threshold
 _LEAST_RESETS = 1e-3
 """Least share of failed RESETs: fewer cannot be told from the tail of HRS, which is wide."""
+_STUCK = 10
+"""Number of successive failures at the end of a device's record that make it stuck."""
+_NEARLY_ALL = 0.9  # share of failures that makes a device stuck, too
 _CLUSTERED = 3.0  # variance of the number of failures over devices, in relation to that of independent failures
 
 
 @dataclass(frozen=True, eq=False)
 class Failures:
-    """The cycles whose SET or RESET failed.
+    """The cycles whose SET or RESET failed, while the cell was not stuck.
 
     Attributes:
         log10_ohms: [2, devices, cycles] resistances after failed SETs and after failed RESETs, NaN elsewhere.
         tries: [2, devices] numbers of SETs and of RESETs whose outcome was measured.
+        stuck: [devices] whether the cell is stuck at the end of its record.
     """
 
     log10_ohms: Floats
     tries: Floats
+    stuck: Bools
 
     @property
     def counts(self) -> Floats:
         """[2, devices] numbers of failures."""
         return np.asarray(np.isfinite(self.log10_ohms).sum(axis=2))
 
-    @property
-    def never(self) -> Bools:
-        """[devices] whether nearly all SETs, or nearly all RESETs, of a device fail: its cell is stuck."""
-        return np.asarray((self.counts > 0.9 * np.maximum(self.tries, 1)).any(axis=0))
-
     def shares(self) -> Floats:
-        """Return the shares [2] of SETs and RESETs that fail, over devices that are not stuck."""
-        works = ~self.never
-        return np.asarray(self.counts[:, works].sum(axis=1) / np.maximum(self.tries[:, works].sum(axis=1), 1))
+        """Return the shares [2] of SETs and RESETs that fail."""
+        return np.asarray(self.counts.sum(axis=1) / np.maximum(self.tries.sum(axis=1), 1))
 
     def table(self) -> Floats | None:
         """Return `DeviceModel.failures` [2, 1 + quantiles]; None where nothing failed."""
-        works = ~self.never
         shares = self.shares()
         if not shares.any():
             return None
         rows = np.zeros((2, 1 + len(QUANTILES)))
-        for row, (share, values) in enumerate(zip(shares, self.log10_ohms[:, works], strict=True)):
+        for row, (share, values) in enumerate(zip(shares, self.log10_ohms, strict=True)):
             present = values[np.isfinite(values)].astype(np.float64)
             rows[row] = [share, *(np.quantile(present, QUANTILES) if len(present) else 0 * QUANTILES)]
         return rows
@@ -67,13 +66,12 @@ class Failures:
     def notes(self) -> list[str]:
         """Return remarks for people: shares of failures, stuck cells, and failures that come together."""
         notes = []
-        works, shares = ~self.never, self.shares()
+        shares = self.shares()
         for row, pulse, aim in ((FAILED_SET, "SETs", "SET"), (FAILED_RESET, "RESETs", "RESET")):
-            counts, tries = self.counts[row, works], self.tries[row, works]
+            counts, tries = self.counts[row], self.tries[row]
             if not counts.sum():
                 continue
-            present = self.log10_ohms[row, works]
-            median = 10 ** float(np.nanmedian(present))
+            median = 10 ** float(np.nanmedian(self.log10_ohms[row]))
             notes.append(
                 f"{int(counts.sum()):,} of {int(tries.sum()):,} {pulse} ({shares[row]:.2%}) failed and left a median "
                 f"of {median:.3g} ohm: in the model they are a population of their own"
@@ -85,10 +83,12 @@ class Failures:
                     f"failed {pulse} come together in some devices (their number varies {spread:.1f} times as much as "
                     f"by chance), but the model lets every {aim} fail alike"
                 )
-        if stuck := int(self.never.sum()):
+        if stuck := int(self.stuck.sum()):
+            share = stuck / len(self.stuck)
             notes.append(
-                f"{stuck} of {len(works)} devices never switch and are no part of the model: for a chip with such "
-                f"cells, give a hardware spec faults.stuck_hrs or faults.stuck_lrs of {stuck / len(works):.3g}"
+                f"{stuck} of {len(self.stuck)} devices stop switching, or never do: these cycles are no part of the "
+                f"model; for a chip with such cells, give a hardware spec faults.stuck_hrs or faults.stuck_lrs of "
+                f"{share:.3g}"
             )
         return notes
 
@@ -111,16 +111,30 @@ def split_failures(y: Floats, candidates: Floats | None = None) -> tuple[Floats,
         after_reset = np.where(np.isfinite(hrs), hrs, candidates[FAILED_RESET])
     with np.errstate(invalid="ignore"):
         failed = np.stack([after_set > threshold[:, None], after_reset < threshold[:, None]])
-    if failed[FAILED_RESET].sum() <= _LEAST_RESETS * np.isfinite(after_reset).sum():
+    tried = np.isfinite(np.stack([after_set, after_reset]))
+    is_stuck = _stuck(failed, tried)
+    failed, tried = failed & ~is_stuck, tried & ~is_stuck
+    if failed[FAILED_RESET].sum() <= _LEAST_RESETS * tried[FAILED_RESET].sum():
         failed[FAILED_RESET] = False
-    if not failed.any():
+    if not (failed.any() or is_stuck.any()):
         return y, None
     values = np.where(failed, np.stack([after_set, after_reset]), np.nan).astype(np.float32)
-    tries = np.isfinite(np.stack([after_set, after_reset])).sum(axis=2)
     kept = y.copy()
     kept[LRS][failed[FAILED_SET]] = np.nan
     kept[HRS][failed[FAILED_RESET]] = np.nan
-    return kept, Failures(values, tries)
+    kept[:, is_stuck] = np.nan
+    return kept, Failures(values, tried.sum(axis=2), is_stuck.any(axis=1))
+
+
+def _stuck(failed: Bools, tried: Bools) -> Bools:
+    """Return the cycles [devices, cycles] of stuck cells, from SETs and RESETs [2, devices, cycles]."""
+    place = np.arange(1, failed.shape[2] + 1)
+    last_success = np.where(tried & ~failed, place, 0).max(axis=2, keepdims=True)
+    is_after = place > last_success
+    tries = tried.sum(axis=2, keepdims=True)
+    ends = is_after & ((tried & is_after).sum(axis=2, keepdims=True) >= _STUCK)
+    mostly = (tries >= _STUCK) & (failed.sum(axis=2, keepdims=True) > _NEARLY_ALL * tries)
+    return np.asarray((ends | mostly).any(axis=0))
 
 
 def _threshold(lrs: Floats, hrs: Floats) -> Floats | None:

@@ -224,9 +224,8 @@ def _conductance_checks(
     parts = [np.array(10.0**-part if is_log10 else 1 / part, dtype=np.float64) for part in (measured, generated)]
     if fit.model.failures is not None and measurements.failures is not None:
         share, *quantiles = fit.model.failures[row].tolist()
-        works = ~measurements.failures.never[fit.devices]
         failed = measurements.failures.log10_ohms[row, fit.devices]
-        is_failed = np.isfinite(failed) & works[:, None]
+        is_failed = np.isfinite(failed)
         parts[0][is_failed] = 10.0 ** -failed[is_failed]
         rng = np.random.default_rng(derive_seed(seed, "goodness failures", row))
         fails = rng.random(parts[1].shape) < share

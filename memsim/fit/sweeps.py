@@ -23,8 +23,8 @@ KEPT_CYCLES = 2000
 """Number of cycles that are kept with all their samples, for the fit of the I-V envelopes."""
 _SAMPLE = np.dtype("i8, i8, f8, f8, f8, i8")
 _SAMPLE.names = ("device", "cycle", "volts", "amperes", "seconds", "row")
-_HELD, _HELD_SAMPLES = 0.02, 5
-"""Relative width of a current that is held by a compliance, and the least number of samples in it."""
+_HELD, _HELD_SPAN = 0.02, 0.1
+"""Relative width of a current that is held by a compliance, and the least relative range of voltages that it spans."""
 _UNEVEN = 0.03  # share of a sweep's range by which the voltage may go back because of noise
 
 
@@ -111,8 +111,9 @@ class SweepReader:
         if len(traces):
             with np.errstate(invalid="ignore"):
                 most = np.nanmin(traces.amperes, axis=1)
-                held = (traces.amperes < (1 - _HELD) * most[:, None]).sum(axis=1)
-            if np.median(held) >= _HELD_SAMPLES and most.std() < -_HELD * most.mean():
+                held = np.where(traces.amperes < (1 - _HELD) * most[:, None], -traces.volts, np.nan)
+                span = 1 - np.nanmin(held, axis=1) / np.nanmax(held, axis=1)
+            if np.median(span) >= _HELD_SPAN and most.std() < -_HELD * most.mean():
                 notes.append(
                     f"the current of SETs is held at {si(-float(most.mean()), 'A')}: LRS is that of this compliance, "
                     "and with another it would be another"

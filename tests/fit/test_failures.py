@@ -59,16 +59,35 @@ def test_states_that_overlap_are_left_as_they_are() -> None:
     assert split_failures(y)[1] is None
 
 
-def test_a_cell_that_never_switches_is_stuck() -> None:
-    y = features()
-    y[LRS][3] = 10 ** y[HRS][3]
-    _, failures = split_failures(y)
-    assert failures.never.tolist() == [device == 3 for device in range(20)]
+@pytest.mark.parametrize("first", [0, 30])
+@pytest.mark.parametrize("row", [FAILED_SET, FAILED_RESET])
+def test_a_cell_that_does_not_switch_any_more_is_stuck(first: int, row: int) -> None:
+    """Its cycles are neither failures of single pulses nor states of cells that work."""
+    y = features(devices=200)
+    broken = y.copy()
+    if row == FAILED_SET:
+        broken[LRS][3, first:] = 10 ** y[HRS][3, first:]
+    else:
+        broken[HRS][3, first:] = np.log10(y[LRS][3, first:])
+    kept, failures = split_failures(broken)
+    assert failures.stuck.tolist() == [device == 3 for device in range(200)]
+    assert np.isnan(kept[:, 3, first:]).all()
+    np.testing.assert_array_equal(kept[:, 3, :first], y[:, 3, :first])
+    np.testing.assert_array_equal(np.delete(kept, 3, axis=1), np.delete(y, 3, axis=1))
     assert failures.shares().tolist() == [0, 0]
     assert failures.table() is None
+    assert failures.tries[row].tolist() == [first if device == 3 else 50 for device in range(200)]
     (note,) = failures.notes()
-    assert note.startswith("1 of 20 devices never switch")
-    assert "of 0.05" in note
+    assert note.startswith("1 of 200 devices stop switching, or never do")
+    assert "of 0.005" in note
+
+
+def test_one_cycle_of_each_cell_tells_failures_but_nothing_of_stuck_cells() -> None:
+    y = features(devices=200, cycles=1)
+    y[LRS][:3] = 10 ** y[HRS][:3]
+    _, failures = split_failures(y)
+    assert not failures.stuck.any()
+    assert failures.shares().tolist() == [0.015, 0]
 
 
 def test_failures_that_come_together_are_said() -> None:
