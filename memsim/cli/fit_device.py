@@ -28,8 +28,9 @@ def command(
             help="Text (CSV, TSV, gzip), Parquet or NPZ file of features (columns device, cycle, hrs_ohms, us_volts, "
             "lrs_ohms, ur_volts) or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally "
             "time_seconds). Other units are converted, such as hrs_kohm, lrs_uS, us_mV. Or a table of levels: readings "
-            "(cell, time_seconds, conductance_uS, optionally target_uS, temperature_kelvin), or a summary (target_uS, "
-            "mean_uS, std_uS, optionally time_seconds). Several files, or a folder, are one measurement.",
+            "(cell, time_seconds, conductance_uS, optionally target_uS, temperature_kelvin), a summary (target_uS, "
+            "mean_uS, std_uS, optionally time_seconds), or pulses (cell, pulse, conductance_uS). Several files, or a "
+            "folder, are one measurement.",
         ),
     ],
     out: Annotated[

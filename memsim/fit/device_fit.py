@@ -187,8 +187,9 @@ def fit_device(
             (device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts), or samples of I-V sweeps (device, cycle,
             voltage_volts, current_amperes, optionally time_seconds); or a table of levels, which makes a device of kind
             `levels`: readings (cell, time_seconds, conductance_siemens, optionally target_siemens, temperature_kelvin),
-            or a summary (target_siemens, mean_siemens, std_siemens, optionally time_seconds). Or measurements that are
-            loaded already (`memsim.inspect_measurements(...).measurements`).
+            a summary (target_siemens, mean_siemens, std_siemens, optionally time_seconds), or pulses (cell, pulse,
+            conductance_siemens). Or measurements that are loaded already
+            (`memsim.inspect_measurements(...).measurements`).
         out: the file to write the model to (.safetensors; .yaml of levels); by default nothing is written (see
             `DeviceFit.save`).
         order: order of the cycle-to-cycle process, 1 to 50.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KINDS = {
     "readings": "readings of levels (cell, time, conductance)",
     "summary": "a summary of levels (target, mean, standard deviation)",
+    "pulses": "levels by number of pulses (cell, pulse, conductance)",
 }
 
 
