@@ -171,8 +171,9 @@ def command(
     page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
     write_json(json_file, result.to_dict())
     if not quiet:
-        heading, table, summary = result.as_rich(every_check=verbose)
-        _show((heading, table, f"{summary}{'' if verbose else ' (--verbose shows all)'}"))
+        *parts, summary = result.as_rich(every_check=verbose)
+        more = "" if verbose or len(parts) == 1 else " (--verbose shows all)"  # one part is the heading alone
+        _show((*parts, f"{summary}{more}"))
     written = [*result.files, *([page] if page else [])]
     listener.say(f"wrote {', '.join(map(str, written))}")
 

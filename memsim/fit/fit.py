@@ -217,8 +217,8 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
     needed = DEVICES_PER_COMPONENT * (options.components or 1)
     if len(usable) < needed:
         raise InputError(
-            f"{path}: {len(usable)} of {counted(len(shortest), 'device')} {'has' if len(usable) == 1 else 'have'} the "
-            f"{least} cycles that order {options.order} needs; {needed} devices are needed"
+            f"{path}: {len(usable)} of {counted(len(shortest), 'device')} {'has' if len(shortest) == 1 else 'have'} "
+            f"the {least} cycles that order {options.order} needs; {needed} devices are needed"
             f"{_remedy(shortest, needed, options)}"
         )
     samples = int(shortest[usable].sum())

@@ -41,6 +41,7 @@ def test_a_device_programs_with_the_spread_of_the_cells(tmp_path: Path) -> None:
     assert fit.kind == "pulses"
     assert any("without verify" in note for note in fit.notes)
     assert "levels by number of pulses" in str(fit)
+    assert "┏" not in str(fit), "a table of no checks"
 
 
 def test_too_few_cells_are_refused_with_what_is_needed(tmp_path: Path) -> None:
