@@ -40,6 +40,7 @@ STANDARD_ERRORS = 3.0
 _PERCENT = np.arange(1, 100) / 100
 _BINS = 60
 _DRAWN_AT_ONCE = 500_000
+_HISTORY_CYCLES = 10  # that take as long to draw as the history of a device
 _KEPT_CYCLES = 1000  # cycles of each device that are kept for distributions
 
 MEAN_TOLERANCE = 0.001  # relative
@@ -172,7 +173,8 @@ def judge(
     features = measurements.measured
     y = measurements.modelled(fit.model.lrs_is_log10)[list(features)][:, fit.devices]
     _, devices, cycles = y.shape
-    count = -(-max(min(MOST_GENERATED, 4 * devices * cycles), LEAST_GENERATED, devices * cycles) // cycles)
+    amount = max(min(MOST_GENERATED, 4 * devices * cycles), LEAST_GENERATED, devices * cycles)
+    count = -(-amount // max(cycles, _HISTORY_CYCLES))
     drawn = _drawn(fit, features, np.isnan(y), count, seed)
     if fit.options.has_base_cycles:
         series, checks, generated = None, list[Check](), np.concatenate(list(drawn), axis=1)
