@@ -22,14 +22,15 @@ measurements_option = partial(typer.Option, rich_help_panel="Measurements")
 
 def command(
     measurements: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            metavar="MEASUREMENTS",
-            help="CSV, Parquet or NPZ file of features (columns device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts) "
-            "or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally time_seconds). Other "
-            "units are converted, such as hrs_kohm, us_mV, current_uA. Or a table of levels: readings (cell, "
-            "time_seconds, conductance_uS, optionally target_uS, temperature_kelvin), or a summary (target_uS, "
-            "mean_uS, std_uS, optionally time_seconds).",
+            metavar="MEASUREMENTS...",
+            help="Text (CSV, TSV, gzip), Parquet or NPZ file of features (columns device, cycle, hrs_ohms, us_volts, "
+            "lrs_ohms, ur_volts) or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally "
+            "time_seconds). Other units are converted, such as hrs_kohm, lrs_uS, us_mV. Or a table of levels: readings "
+            "(cell, time_seconds, conductance_uS, optionally target_uS, temperature_kelvin), a summary (target_uS, "
+            "mean_uS, std_uS, optionally time_seconds), or pulses (cell, pulse, conductance_uS). Several files, or a "
+            "folder, are one measurement.",
         ),
     ],
     out: Annotated[
@@ -52,13 +53,19 @@ def command(
     column: Annotated[
         list[str] | None,
         measurements_option(
-            "--column", metavar="NAME=THEIRS", help="Name of a column in the file, such as hrs_kohm=RH. Repeatable."
+            "--column",
+            metavar="NAME=THEIRS",
+            help="Name of a column in the file, such as hrs_kohm=RH; device=file and device=row stand for the name of "
+            "the file and the number of the row. Repeatable.",
         ),
     ] = None,
     columns: Annotated[
         str | None,
         measurements_option(
-            "--columns", metavar="NAMES", help="Names of the columns in order, with commas, for a file without them."
+            "--columns",
+            metavar="NAME,NAME,...",
+            help="Names of all columns in order, for a file without them (- leaves one out). With ... at the end, the "
+            "names repeat along a row, which is a device's: hrs_ohms,lrs_ohms,...",
         ),
     ] = None,
     temperature_kelvin: Annotated[
@@ -81,7 +88,8 @@ def command(
         measurements_option(
             "--from-base",
             metavar="FEATURE",
-            help="Take hrs, us, lrs or ur, not measured, from the base model, independent of the others. Repeatable.",
+            help="Take hrs, us, lrs or ur, not measured, from the base model, independent of the others; or cycles, "
+            "the changes from cycle to cycle. Repeatable.",
         ),
     ] = None,
     read_volts: Annotated[
@@ -127,7 +135,7 @@ def command(
     from memsim.fit.device_fit import fit_device, inspect_measurements, planned_files, require_folder
 
     planned = () if inspect or out is None else planned_files(out, yaml)
-    require_outputs((*planned, json_file), force, inputs=[measurements])
+    require_outputs((*planned, json_file), force, inputs=measurements)
     if report is not None and not inspect:
         require_folder(report, force)
     quiet = quiet or str(json_file) == "-"
@@ -163,8 +171,9 @@ def command(
     page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
     write_json(json_file, result.to_dict())
     if not quiet:
-        heading, table, summary = result.as_rich(every_check=verbose)
-        _show((heading, table, f"{summary}{'' if verbose else ' (--verbose shows all)'}"))
+        *parts, summary = result.as_rich(every_check=verbose)
+        more = "" if verbose or len(parts) == 1 else " (--verbose shows all)"  # one part is the heading alone
+        _show((*parts, f"{summary}{more}"))
     written = [*result.files, *([page] if page else [])]
     listener.say(f"wrote {', '.join(map(str, written))}")
 

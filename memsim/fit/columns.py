@@ -25,6 +25,8 @@ FEATURES = {"hrs": RESISTANCE, "us": VOLTAGE, "lrs": RESISTANCE, "ur": VOLTAGE}
 """Dimensions of the columns of a feature table, in the order of the model's features."""
 SWEEP = {"voltage": VOLTAGE, "current": CURRENT}
 OPTIONAL = {"time": TIME}
+CYCLES = "cycles"
+"""The changes from cycle to cycle, which `--from-base` takes from the base model as it does features."""
 _QUANTITIES: Mapping[str, Dimension] = dict.fromkeys(KEYS, NUMBER) | FEATURES | SWEEP | OPTIONAL
 
 
@@ -33,7 +35,7 @@ class Layout:
     """The columns of a table: `features` (a row for each device and cycle) or `sweeps` (a row for each sample)."""
 
     kind: str
-    columns: Mapping[str, Column]  # quantity -> column; includes device and cycle, if the table has them
+    columns: Mapping[str, Column]  # quantity -> column; without cycle, cycles are counted
     unused: tuple[str, ...]
 
 
@@ -55,16 +57,16 @@ def parse_renames(column: Mapping[str, str] | Sequence[str] | str) -> dict[str, 
 
 
 def parse_features(from_base: Sequence[str] | str) -> list[str]:
-    """Return names of features in lower case, from names or from lists separated by commas.
+    """Return names of features, or `cycles`, in lower case, from names or from lists separated by commas.
 
     Raises:
         InputError: for an unknown name, and if all four are given.
     """
     texts = [from_base] if isinstance(from_base, str) else from_base
     names = [name.strip().lower() for text in texts for name in text.split(",")]
-    if wrong := [name for name in names if name not in FEATURES]:
-        raise InputError(f"--from-base {wrong[0]}: expected hrs, us, lrs or ur")
-    if len(set(names)) == len(FEATURES):
+    if wrong := [name for name in names if name not in (*FEATURES, CYCLES)]:
+        raise InputError(f"--from-base {wrong[0]}: expected hrs, us, lrs or ur, or cycles")
+    if FEATURES.keys() <= set(names):
         raise InputError("--from-base hrs,us,lrs,ur: leaves nothing to fit")
     return names
 
@@ -132,6 +134,8 @@ def resolve(
     renamed: Mapping[str, str] | None = None,
     without: Sequence[str] = (),
     units: Mapping[str, str] | None = None,
+    *,
+    is_one_of_many: bool = False,
 ) -> Layout:
     """Return the layout of a table of cycled cells with the columns `found`.
 
@@ -141,17 +145,20 @@ def resolve(
         renamed: names as memsim expects them -> names in the table.
         without: features that the table need not have.
         units: name of a column -> its unit in a row below the names.
+        is_one_of_many: whether the table is read together with others; without a column of devices it is a device's.
 
     Raises:
         InputError: for a missing column, a missing or unknown unit, and two columns of one quantity.
     """
     quantities = columns_by_quantity(found, where, _QUANTITIES, renamed, units)
     kind = "sweeps" if SWEEP.keys() & quantities.keys() and not FEATURES.keys() & quantities.keys() else "features"
-    wanted = [*KEYS, *(SWEEP if kind == "sweeps" else (key for key in FEATURES if key not in without))]
+    if is_one_of_many:
+        quantities.setdefault("device", Column(FILE))
+    wanted = ["device", *(SWEEP if kind == "sweeps" else (key for key in FEATURES if key not in without))]
     unmeasured = ",".join(key for key in wanted if key in FEATURES and key not in quantities)
     remedy = f"; --from-base {unmeasured} takes what was not measured from the base model" if unmeasured else ""
     require_columns(quantities, wanted, found, where, _QUANTITIES, remedy)
-    taken = {key: quantities[key] for key in [*wanted, *OPTIONAL] if key in quantities}
+    taken = {key: quantities[key] for key in ["device", "cycle", *wanted, *OPTIONAL] if key in quantities}
     used = {column.name for column in taken.values()}
     return Layout(kind, taken, tuple(name for name in found if name not in used))
 

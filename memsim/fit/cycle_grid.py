@@ -70,8 +70,8 @@ class CycleRows:
         self._last[device[starts]] = cycle[ends]
         self._parts.append((devices.astype(np.int32), cycles, values.astype(np.float32)))
 
-    def grid(self) -> CycleGrid:
-        """Return all rows as a dense array.
+    def grid(self, *, is_ranked: bool = False) -> CycleGrid:
+        """Return all rows as a dense array, with `is_ranked` one after the other whatever the numbers of their cycles.
 
         Raises:
             InputError: if there are no rows, or if cycle numbers leave too many places empty.
@@ -80,13 +80,19 @@ class CycleRows:
             raise InputError(f"{self._where}: holds no rows")
         devices = np.concatenate([part[0] for part in self._parts])
         cycles = np.concatenate([part[1] for part in self._parts])
+        if is_ranked:
+            order = np.argsort(devices, kind="stable")
+            starts = np.flatnonzero(np.diff(devices[order], prepend=-1))
+            cycles = np.empty_like(cycles)
+            cycles[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
         first = np.full(len(self._index), np.iinfo(np.int64).max)
         np.minimum.at(first, devices, cycles)
-        length = int((self._last - first).max()) + 1
+        length = int((cycles - first[devices]).max()) + 1
         if length * len(first) > MOST_PLACES * len(cycles) + 10_000:
             raise InputError(
                 f"{self._where}: {counted(len(cycles), 'row')} for {counted(len(first), 'device')} with "
-                f"cycle numbers over a range of up to {length:,}; number the measured cycles one after the other"
+                f"cycle numbers over a range of up to {length:,}; number the measured cycles one after the other, or "
+                "take the changes from cycle to cycle from the base model (--from-base cycles)"
             )
         values = np.full((self._channels, len(first), length), np.nan, dtype=np.float32)
         start = 0

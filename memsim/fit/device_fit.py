@@ -16,7 +16,7 @@ from memsim.device import DeviceModel, save_device
 from memsim.device.cycles.file import summarise, summary_yaml
 from memsim.errors import InputError
 from memsim.fit import fit_report
-from memsim.fit.columns import parse_names, parse_renames
+from memsim.fit.columns import CYCLES, parse_features, parse_names, parse_renames
 from memsim.fit.fit import Fit, FitOptions, fit_model
 from memsim.fit.fit_report import require_folder as require_folder
 from memsim.fit.fit_tables import fit_heading, fit_parts, summary
@@ -94,7 +94,7 @@ class DeviceFit:
             InputError: if a file exists already, unless `force`, or cannot be written.
         """
         files = planned_files(path, yaml)
-        require_outputs(files, force, [self.measurements.path])
+        require_outputs(files, force, _sources(self.measurements))
         self._write(files)
         return files
 
@@ -129,6 +129,16 @@ class DeviceFit:
         return as_html(*self.as_rich())
 
 
+def _sources(measurements: str | Path | Sequence[str | Path] | Measurements) -> list[Path]:
+    """Return the files, and folders, that measurements are in."""
+    if isinstance(measurements, Measurements):
+        return list(measurements.files or (measurements.path,))
+    paths = [measurements] if isinstance(measurements, str | Path) else measurements
+    if not paths:
+        raise InputError("no measurements: name a file, a folder, or several")
+    return [Path(path) for path in paths]
+
+
 def planned_files(out: str | Path, yaml: bool) -> tuple[Path, ...]:
     """Return the paths that a device model saved to `out` takes, with `yaml` also that of the YAML file beside it.
 
@@ -143,7 +153,7 @@ def planned_files(out: str | Path, yaml: bool) -> tuple[Path, ...]:
 
 
 def fit_device(
-    measurements: str | Path | Measurements,
+    measurements: str | Path | Sequence[str | Path] | Measurements,
     out: str | Path | None = None,
     *,
     order: int = 10,
@@ -166,18 +176,19 @@ def fit_device(
 
     >>> result = memsim.fit_device("cycles.csv", "mine.safetensors", order=1)
     >>> len(result.to_dict()["goodness"]["checks"])
-    34
+    38
     >>> result.write_report("mine-report").name
     'report.html'
 
     `memsim fit-device` makes this call; the arguments have the names of its options.
 
     Args:
-        measurements: a CSV, Parquet or NPZ file: a table of features (device, cycle, hrs_ohms, us_volts, lrs_ohms,
-            ur_volts), or samples of I-V sweeps (device, cycle, voltage_volts, current_amperes, optionally
-            time_seconds); or a table of levels, which makes a device of kind `levels`: readings (cell, time_seconds,
-            conductance_siemens, optionally target_siemens, temperature_kelvin), or a summary (target_siemens,
-            mean_siemens, std_siemens, optionally time_seconds). Or measurements that are loaded already
+        measurements: a text (CSV, TSV, gzip), Parquet or NPZ file, a folder or several of them: a table of features
+            (device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts), or samples of I-V sweeps (device, cycle,
+            voltage_volts, current_amperes, optionally time_seconds); or a table of levels, which makes a device of kind
+            `levels`: readings (cell, time_seconds, conductance_siemens, optionally target_siemens, temperature_kelvin),
+            a summary (target_siemens, mean_siemens, std_siemens, optionally time_seconds), or pulses (cell, pulse,
+            conductance_siemens). Or measurements that are loaded already
             (`memsim.inspect_measurements(...).measurements`).
         out: the file to write the model to (.safetensors; .yaml of levels); by default nothing is written (see
             `DeviceFit.save`).
@@ -185,10 +196,13 @@ def fit_device(
         components: number of components of the device-to-device mixture, or `auto` for the one that the Bayesian
             information criterion prefers.
         base: name or file of the device model that supplies whatever was not measured.
-        column: names of columns as memsim expects them -> their names in the file; or strings `NAME=THEIRS`.
-        columns: names of the columns in order, for a file without them.
+        column: names of columns as memsim expects them -> their names in the file; or strings `NAME=THEIRS`. `file` and
+            `row` stand for the name of the file and the number of the row.
+        columns: names of all columns in order, for a text file without them; `-` leaves one out, and `...` at the end
+            repeats the names along a row, which is a device's.
         polarity: `negative` if US < 0 < UR in the file; `positive` if UR < 0 < US; `magnitude` for absolute values.
-        from_base: features (`hrs`, `us`, `lrs`, `ur`) that were not measured and are taken from the base model.
+        from_base: features (`hrs`, `us`, `lrs`, `ur`) that were not measured and are taken from the base model; or
+            `cycles`, the changes from cycle to cycle, where each cell was cycled once or a few times.
         read_volts: the voltage at which resistances were measured, or at which sweeps are read; by default that of
             the base model.
         reset_full_volts: the voltage at which a RESET is complete; by default it is fitted to sweeps, or taken from
@@ -209,6 +223,7 @@ def fit_device(
     require_types(fit_device, locals())
     seed = int(seed)  # of numpy's numbers
     listener = listener or Listener()
+    sources = _sources(measurements)
     if not isinstance(measurements, Measurements):
         names, renamed = parse_names(columns), parse_renames(column)
         if kind := levels_kind(measurements, names, renamed):
@@ -217,22 +232,22 @@ def fit_device(
             return fit_levels(measurements, kind, out, read_volts=read_volts, **reading, **common)
     if temperature_kelvin is not None:
         raise InputError("--temperature-kelvin: is for tables of levels, with a column temperature_kelvin")
-    source = measurements.path if isinstance(measurements, Measurements) else Path(measurements)
     if out is not None:
         require_safetensors(Path(out))
     if yaml and out is None:
         raise InputError("--yaml: the YAML file goes beside the device model; name that, too (out, or -o)")
     files = () if out is None else planned_files(out, yaml)
-    require_outputs(files, force, [source])
+    require_outputs(files, force, sources)
     if not 1 <= order <= MOST:
         raise InputError(f"--order {order}: expected a number from 1 to {MOST}")
     count = _component_count(components)
     require_volts("--reset-full-volts", reset_full_volts)
-    name = files[0].stem if files else source.stem
-    options = FitOptions(order, count, str(base), reset_full_volts, linear_lrs, seed, name)
+    name = files[0].stem if files else sources[0].stem
+    has_base_cycles = CYCLES in parse_features(from_base)
+    options = FitOptions(order, count, str(base), reset_full_volts, linear_lrs, seed, name, has_base_cycles)
     with listener.working():
         loaded = load_measurements(
-            measurements, base, column, polarity, from_base, read_volts, seed=seed, listener=listener
+            measurements, base, column, columns, polarity, from_base, read_volts, seed=seed, listener=listener
         )
         fit = fit_model(loaded, options, listener.progress)
         goodness = judge(fit, loaded, seed=seed, progress=listener.progress)

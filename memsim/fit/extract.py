@@ -1,4 +1,7 @@
-"""The features of single sweeps: the resistances, the voltage of the SET jump and the voltage of the RESET onset.
+"""The features of single sweeps: the resistances, the voltage of the SET and the voltage of the RESET onset.
+
+A SET is a jump of the current, however small it is at a voltage at which the HRS conducts well; in a cell that changes
+gradually, it is where the conductance is half way, by its logarithm, from that before to that after.
 
 All cycles of a batch are computed side by side. A cycle is 0 -> Vneg -> 0 -> Vpos -> 0 in order of time; a cell SETs on
 the way to Vneg and RESETs on the way to Vpos.
@@ -23,6 +26,12 @@ HALF_WINDOW = 0.05
 """Half width of the window around the current's maximum in which the kink is searched, as a share of Vpos."""
 END_HRS = 4
 """Index of the HRS at the end of a cycle, after the four features; it is the HRS of the next cycle."""
+CHANNELS = END_HRS + 3
+"""Number of values of a cycle: the four features, the HRS at its end, and the resistances after failures."""
+_ABRUPT = 0.5
+"""Least share of the change of log conductance still to come that an abrupt SET makes within three samples."""
+_STEP = 3
+"""Number of samples on either side of a jump whose mean conductances are compared."""
 _HALF_LOBE = 0.5
 _KNOTS_A_SAMPLE = 8
 
@@ -80,26 +89,32 @@ class Sweeps:
         return np.where(turned.any(axis=1), turned.argmax(axis=1), -1)
 
 
-def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools]:
+def features_of(sweeps: Sweeps, read_volts: float) -> tuple[Floats, Bools, Bools, Bools]:
     """Extract the features of `sweeps`.
 
     Returns:
-        The four features and the HRS at the end of the cycle [5, n] (both HRS in log10 ohm, the first read at
-        -`read_volts` on the way to Vneg), whether the SET succeeded [n], and whether the RESET succeeded [n].
+        The values [CHANNELS, n]: the four features, the HRS at the end of the cycle (both HRS in log10 ohm, the first
+        read at -`read_volts` on the way to Vneg), and log10 ohm after a SET and after a RESET that failed. Then whether
+        the SET succeeded [n], whether the RESET succeeded [n], and whether the SET was gradual [n].
     """
     to_low, to_high, back = sweeps.legs()
     before = _resistance(sweeps, to_low, -read_volts)
     lrs = _resistance(sweeps, to_high, read_volts)
     after = _resistance(sweeps, back, read_volts)
     with np.errstate(invalid="ignore"):
-        set_volts, jump = _set(sweeps, to_low & (sweeps.volts <= -read_volts / 2))
-        is_set = (before >= LEAST_RATIO * lrs) & (jump >= LEAST_RATIO) & (lrs > 0)
+        is_set = (before >= LEAST_RATIO * lrs) & (lrs > 0)
+        set_volts, is_gradual = _set(sweeps, to_low & (sweeps.volts <= -read_volts / 2), is_set)
+        is_set &= np.isfinite(set_volts)
         is_reset = (after >= LEAST_RATIO * lrs) & (lrs > 0)
         reset_volts = _reset(sweeps, to_high & (sweeps.volts >= read_volts))
-        values = np.stack([np.log10(before), set_volts, lrs, reset_volts, np.log10(after)])
+        values = np.stack(
+            [np.log10(before), set_volts, lrs, reset_volts, np.log10(after), np.log10(lrs), np.log10(after)]
+        )
     values[:4, ~is_set] = np.nan
-    values[3:, ~is_reset] = np.nan
-    return values, is_set, is_reset
+    values[3 : END_HRS + 1, ~is_reset] = np.nan
+    values[END_HRS + 1, is_set] = np.nan
+    values[END_HRS + 2, is_reset | ~is_set] = np.nan
+    return values, is_set, is_reset, is_gradual & is_set
 
 
 def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
@@ -120,11 +135,13 @@ def _resistance(sweeps: Sweeps, leg: Bools, at_volts: float) -> Floats:
     return result
 
 
-def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
-    """Return the voltage of the SET jump [n] and the ratio of the conductances after and before it [n].
+def _set(sweeps: Sweeps, leg: Bools, is_set: Bools) -> tuple[Floats, Bools]:
+    """Return the voltage of the SET [n], and whether it is gradual [n].
 
     The leg is fitted by two constant conductances, one before the jump and one after it, whether the current then
-    follows the LRS or is held by a compliance. The voltage is the mean of the samples before and after the jump.
+    follows the LRS or is held by a compliance. Where these are no two states, or the SET is not abrupt there, it is at
+    the sharpest step of the leg, and where that is not abrupt either, half way. The voltage is the mean of the samples
+    before and after the jump.
     """
     conductance = np.where(leg, sweeps.amperes / np.where(leg, sweeps.volts, 1.0), 0.0)
     count, total = np.cumsum(leg, axis=1), np.cumsum(conductance, axis=1)
@@ -132,12 +149,54 @@ def _set(sweeps: Sweeps, leg: Bools) -> tuple[Floats, Floats]:
     before_mean, after_mean = total / np.maximum(count, 1), after_total / np.maximum(after_count, 1)
     separation = np.where(leg & (after_count > 0), count * after_count * np.square(after_mean - before_mean), -1.0)
     at = separation.argmax(axis=1)
-    pick = np.arange(len(at)), at
+    rows = np.arange(len(at))
+    ratio = after_mean[rows, at] / np.where(before_mean[rows, at] > 0, before_mean[rows, at], np.nan)
+    step, share = _steps(conductance, leg)
+    is_abrupt = (ratio >= LEAST_RATIO) & (share[rows, at] >= _ABRUPT)
+    at = np.where(is_abrupt, at, np.where(np.isfinite(step), step, -np.inf).argmax(axis=1))
+    is_gradual = is_set & ~(share[rows, at] >= _ABRUPT)
     following = np.minimum(at + 1, sweeps.volts.shape[1] - 1)
-    volts = (sweeps.volts[pick] + sweeps.volts[np.arange(len(at)), following]) / 2
-    is_leg = leg.any(axis=1)
-    ratio = after_mean[pick] / np.where(before_mean[pick] > 0, before_mean[pick], np.nan)
-    return np.where(is_leg, volts, np.nan), np.where(is_leg, ratio, np.nan)
+    volts = np.where(leg.any(axis=1), (sweeps.volts[rows, at] + sweeps.volts[rows, following]) / 2, np.nan)
+    volts[is_gradual] = _half_way(sweeps.volts[is_gradual], conductance[is_gradual], leg[is_gradual])
+    return volts, is_gradual
+
+
+def _steps(conductance: Floats, leg: Bools) -> tuple[Floats, Floats]:
+    """Return how sharply the conductance rises after each sample of a leg [n, samples], NaN where it does not conduct.
+
+    The first is the logarithm of the ratio of the mean of the next samples to that of the last ones, `_STEP` of each.
+    The second is its share of the rise from the last ones to the end of the leg.
+    """
+
+    def last_and_next(values: Floats) -> tuple[Floats, Floats]:
+        sums = np.pad(np.cumsum(values, axis=1), ((0, 0), (_STEP, 0)))
+        sums = np.pad(sums, ((0, 0), (0, _STEP)), mode="edge")
+        now = sums[:, _STEP:-_STEP]
+        return now - sums[:, : -2 * _STEP], sums[:, 2 * _STEP :] - now
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums, counts = last_and_next(conductance), last_and_next(leg.astype(np.float64))
+        before, after = sums[0] / counts[0], np.where(leg, sums[1] / counts[1], np.nan)
+        last = leg.shape[1] - 1 - leg[:, ::-1].argmax(axis=1)
+        end = before[np.arange(len(last)), last][:, None]
+        step = np.log(after / before)
+        return step, step / np.log(end / before)
+
+
+def _half_way(volts: Floats, conductance: Floats, leg: Bools) -> Floats:
+    """Return the voltage [n] at which the conductance first passes the geometric mean of the ends of a leg.
+
+    NaN where an end does not conduct.
+    """
+    result = np.full(len(leg), np.nan)
+    for row, mask in enumerate(leg):
+        g, u = conductance[row, mask], volts[row, mask]
+        if len(g) < 2 or min(g[0], g[-1]) <= 0:
+            continue
+        passed = np.flatnonzero(g >= np.sqrt(g[0] * g[-1]))
+        if len(passed) and passed[0]:
+            result[row] = (u[passed[0] - 1] + u[passed[0]]) / 2
+    return result
 
 
 def _reset(sweeps: Sweeps, leg: Bools) -> Floats:

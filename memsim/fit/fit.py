@@ -16,16 +16,17 @@ import sklearn
 import torch
 
 from memsim.device import DeviceModel
-from memsim.device.cycles.cells import Cells
 from memsim.device.cycles.features import stationary_autocovariances
-from memsim.device.cycles.model import HRS, LRS
+from memsim.device.cycles.model import LRS
 from memsim.errors import InputError
 from memsim.fit.arrays import Floats, Ints
 from memsim.fit.base import load_base
+from memsim.fit.base_cycles import base_cycles
 from memsim.fit.envelopes import Envelopes, envelopes
 from memsim.fit.measurements import NAMES, Measurements, Progress
 from memsim.fit.mixture import DEVICES_PER_COMPONENT, Mixture, fit_mixture, mixture_moments
 from memsim.fit.normalise import normalised, power_series
+from memsim.fit.possible import require_usable, with_limits
 from memsim.fit.twin import Statistics, Twin
 from memsim.fit.var import (
     correlations,
@@ -44,10 +45,8 @@ SAMPLES_PER_ORDER = 200
 """The devices together must have this many cycles for each order: 50 for each coefficient of a feature."""
 MOST_NOISE = 0.5
 """Share of the variance over devices that may be estimation noise before a note says so."""
-DRAWN_CELLS = 1 << 18
-"""Number of cells that are drawn from a fitted model to check that their resistances are possible."""
-MOST_BEYOND = 0.02
-"""Share of the cells drawn that may have an LRS beyond its envelope before a note says so."""
+WIDE_SPREAD = 0.2
+"""Relative standard deviation of LRS from which on it is modelled in log10 ohm: a Gaussian would reach 0 ohm."""
 _ROUNDS = 12
 _CONVERGED = 5e-4
 
@@ -64,6 +63,7 @@ class FitOptions:
         linear_lrs: whether LLRS(U) is a straight line.
         seed: seed of the twins and of the mixture's initialisation.
         name: name of the fitted model.
+        has_base_cycles: whether the changes from cycle to cycle are those of the base model (`--from-base cycles`).
     """
 
     order: int = 10
@@ -73,6 +73,7 @@ class FitOptions:
     linear_lrs: bool = False
     seed: int = 0
     name: str = "device"
+    has_base_cycles: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,20 +128,28 @@ def fit_model(
     """
     options = options or FitOptions()
     base = load_base(options.base)
-    notes: list[str] = []
+    notes = [*measurements.notes, *(measurements.failures.notes() if measurements.failures else [])]
     devices = _usable(measurements, options, notes)
     measured = list(measurements.measured)
-    y, counts = measurements.y[measured][:, devices], measurements.counts[measured][:, devices]
+    lrs_is_log10 = _is_wide(measurements) if LRS in measured else base.lrs_is_log10
+    y = measurements.modelled(lrs_is_log10)[measured][:, devices]
+    counts = measurements.counts[measured][:, devices]
     curves = envelopes(measurements, base, options.linear_lrs)
     if options.reset_full_volts is not None:
         curves = dataclasses.replace(curves, reset_full_volts=options.reset_full_volts)
-    statistics = Statistics.of(y, options.order)
+    base = dataclasses.replace(base, lrs_is_log10=lrs_is_log10, limits=None, failures=None)
     progress("fitting", 0.2)
-    cycle_model, twin, rounds = _corrected(statistics, y, measured, curves.on(base), options, notes, progress)
-    estimates = np.concatenate([statistics.mean, statistics.std / twin.scale_bias[:, None]])
-    mixture = fit_mixture(estimates, twin.noise, options.components, derive_seed(options.seed, "mixture"))
+    if options.has_base_cycles:
+        cycle_model, mixture = base_cycles(y, measured, load_base(options.base), lrs_is_log10)
+        cycle_model, rounds = curves.on(cycle_model), 0
+        notes.append(_base_cycles_note(measurements, cycle_model))
+    else:
+        statistics = Statistics.of(y, options.order)
+        cycle_model, twin, rounds = _corrected(statistics, y, measured, curves.on(base), options, notes, progress)
+        estimates = np.concatenate([statistics.mean, statistics.std / twin.scale_bias[:, None]])
+        mixture = fit_mixture(estimates, twin.noise, options.components, derive_seed(options.seed, "mixture"))
     _note_mixture(mixture, measured, notes)
-    weights, means, cholesky = _with_base_devices(mixture, measured, base)
+    weights, means, cholesky = _with_base_devices(mixture, measured, cycle_model)
     model = dataclasses.replace(
         cycle_model,
         name=options.name,
@@ -153,7 +162,11 @@ def fit_model(
         ),
         licence=base.licence if curves.error is None or len(measured) < 4 else "",
     )
-    _require_possible(model, measurements, notes)
+    table = measurements.failures.table() if measurements.failures else None
+    model = dataclasses.replace(
+        with_limits(model, measurements, notes), failures=None if table is None else torch.from_numpy(table)
+    )
+    require_usable(model, measurements, notes)
     var = {order: matrix.numpy() for order, matrix in model.var.items()}
     progress("fitting", 1.0)
     return Fit(
@@ -163,9 +176,23 @@ def fit_model(
         mixture,
         curves,
         information_criteria(var, int(counts.min(axis=0).sum())),
-        spectral_radius(var[options.order]),
+        spectral_radius(var[model.order]),
         rounds,
         tuple(notes),
+    )
+
+
+def _is_wide(measurements: Measurements) -> bool:
+    """Return whether LRS scatters so much that it is modelled in log10 ohm."""
+    values = measurements.y[LRS][np.isfinite(measurements.y[LRS])].astype(np.float64)
+    return bool(len(values) and values.std() > WIDE_SPREAD * values.mean())
+
+
+def _base_cycles_note(measurements: Measurements, base: DeviceModel) -> str:
+    most = int(measurements.counts[list(measurements.measured)].max())
+    return (
+        f"{counted(most, 'cycle')} a device at most: how cells change from cycle to cycle, and how much, is that of "
+        f"{base.name} and was not measured"
     )
 
 
@@ -184,16 +211,18 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
             raise InputError(f"{path}: {NAMES[feature]} is constant; --from-base takes it from the base model")
     shortest = counts[measured].min(axis=0)
     least = max(LEAST_CYCLES, CYCLES_PER_ORDER * options.order)
-    usable = np.flatnonzero((shortest >= least) & varies.all(axis=0))
+    if options.has_base_cycles:
+        least = 1
+    usable = np.flatnonzero((shortest >= least) & (varies.all(axis=0) | options.has_base_cycles))
     needed = DEVICES_PER_COMPONENT * (options.components or 1)
     if len(usable) < needed:
         raise InputError(
-            f"{path}: {len(usable)} of {counted(len(shortest), 'device')} {'has' if len(usable) == 1 else 'have'} the "
-            f"{least} cycles that order {options.order} needs; {needed} devices are needed"
+            f"{path}: {len(usable)} of {counted(len(shortest), 'device')} {'has' if len(shortest) == 1 else 'have'} "
+            f"the {least} cycles that order {options.order} needs; {needed} devices are needed"
             f"{_remedy(shortest, needed, options)}"
         )
     samples = int(shortest[usable].sum())
-    if samples < SAMPLES_PER_ORDER * options.order:
+    if not options.has_base_cycles and samples < SAMPLES_PER_ORDER * options.order:
         raise InputError(
             f"{path}: order {options.order} needs {SAMPLES_PER_ORDER * options.order} cycles of all devices together, "
             f"but there are {samples}; try --order {max(1, samples // SAMPLES_PER_ORDER)}"
@@ -211,7 +240,12 @@ def _remedy(shortest: Ints, needed: int, options: FitOptions) -> str:
         few = len(shortest) // DEVICES_PER_COMPONENT
         return f" for {counted(options.components or 1, 'component')}; try --components {few}" if few else ""
     cycles = int(np.sort(shortest)[-needed])
-    return f"; try --order {cycles // CYCLES_PER_ORDER}" if cycles >= LEAST_CYCLES else ""
+    if cycles >= LEAST_CYCLES:
+        return f"; try --order {cycles // CYCLES_PER_ORDER}"
+    return (
+        "; so few cycles do not tell how a cell changes from cycle to cycle, which --from-base cycles takes from the "
+        "base model"
+    )
 
 
 def _corrected(
@@ -289,34 +323,6 @@ def _with_base_devices(mixture: Mixture, measured: list[int], base: DeviceModel)
         covariance[np.ix_(rows, rows)] = factor @ factor.T
         out[:] = np.linalg.cholesky(covariance)
     return mixture.weights, means, cholesky
-
-
-def _require_possible(model: DeviceModel, measurements: Measurements, notes: list[str]) -> None:
-    """Draw cells from `model`. Raise InputError for resistances at or below 0; note conductances beyond LLRS."""
-    features = Cells(model, torch.arange(DRAWN_CELLS), derive_seed(0, "fit check")).features
-    for feature in (LRS, HRS):
-        share = float((features[feature] <= 0).float().mean())
-        if share:
-            raise InputError(
-                f"{measurements.path}: {share:.1%} of the cells drawn from the fitted model have an {NAMES[feature]} "
-                "at or below 0 ohm, so nothing can be computed with it: its spread is too wide for the model"
-                f"{_failed_cycles(measurements)}"
-            )
-    share = float((model.state_of_resistance(features[LRS]) < 0).float().mean())
-    if share > MOST_BEYOND:
-        notes.append(
-            f"{share:.1%} of the cells drawn have an LRS below that of the lowest-resistance envelope, "
-            f"{1 / model.reference_conductances_siemens[0]:.0f} ohm{_failed_cycles(measurements)}"
-        )
-
-
-def _failed_cycles(measurements: Measurements) -> str:
-    """Return a hint for an LRS that scatters too much: the likely reason and the remedy."""
-    failed = int((measurements.y[LRS] > 10.0 ** measurements.y[HRS] / 2).sum())
-    cycles = int(np.isfinite(measurements.y[LRS]).sum())
-    if not failed or LRS not in measurements.measured:
-        return "; leave cycles that failed empty, or take LRS from the base model (--from-base lrs)"
-    return f"; in {failed:,} of {cycles:,} cycles LRS is near HRS, as where a SET fails: leave LRS empty in those"
 
 
 def _note_mixture(mixture: Mixture, measured: list[int], notes: list[str]) -> None:

@@ -12,14 +12,20 @@ from memsim.device import DeviceModel
 from memsim.device.cycles.model import HRS, LRS
 from memsim.fit.arrays import Floats, Ints
 from memsim.fit.fit import Fit
-from memsim.fit.goodness import CROSS_LAGS, PROBABILITIES, STANDARD_ERRORS, Distribution, Goodness
+from memsim.fit.goodness import CROSS_LAGS, PROBABILITIES, STANDARD_ERRORS, Distribution, Goodness, SeriesStatistics
 from memsim.fit.measurements import NAMES, Measurements
 from memsim.report.drawing import BAND, BLUE, GREY, RED, drawing
 from memsim.units import counted
 
 MEASURED, MODEL = GREY, BLUE
-AXES = ("HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)")
+_UNITS = ("ohm", "V", "ohm", "V")
 _TRACES = 25
+
+
+def _axis(distribution: Distribution) -> str:
+    """Return the label of an axis: `HRS (log10 ohm)`."""
+    scale = "log10 " if distribution.is_log10 else ""
+    return f"{NAMES[distribution.feature]} ({scale}{_UNITS[distribution.feature]})"
 
 
 def histogram(distribution: Distribution) -> bytes:
@@ -28,7 +34,7 @@ def histogram(distribution: Distribution) -> bytes:
         axes, edges = panel.axes, distribution.edges
         axes.stairs(distribution.measured_density, edges, fill=True, color=BAND, label="measured")
         axes.stairs(distribution.generated_density, edges, color=MODEL, linewidth=1.6, label="model")
-        axes.set(xlabel=AXES[distribution.feature], yticks=[], title=f"{NAMES[distribution.feature]}: distribution")
+        axes.set(xlabel=_axis(distribution), yticks=[], title=f"{NAMES[distribution.feature]}: distribution")
         axes.legend()
     return panel.svg
 
@@ -43,7 +49,7 @@ def quantiles(distribution: Distribution) -> bytes:
         inner = (PROBABILITIES >= 0.01) & (PROBABILITIES <= 0.99)
         for mark in (x[inner][0], x[inner][-1]):
             axes.axvline(mark, color=BAND, linestyle=":", linewidth=1)
-        label = AXES[distribution.feature]
+        label = _axis(distribution)
         axes.set(
             xlabel=f"measured {label}", ylabel="model", title=f"{NAMES[distribution.feature]}: Q-Q (dotted: 1 and 99 %)"
         )
@@ -51,49 +57,49 @@ def quantiles(distribution: Distribution) -> bytes:
     return panel.svg
 
 
-def autocorrelation(goodness: Goodness, i: int) -> bytes:
+def autocorrelation(goodness: Goodness, series: SeriesStatistics, i: int) -> bytes:
     """Draw the autocorrelation of the feature of index `i`, with a band of three standard errors."""
     with drawing() as panel:
-        _lagged(panel.axes, goodness, i, i, np.arange(1, len(goodness.measured_correlogram.mean)))
+        _lagged(panel.axes, series, i, i, np.arange(1, len(series.measured_correlogram.mean)))
         panel.axes.set(xlabel="lag (cycles)", title=f"{NAMES[goodness.features[i]]}: autocorrelation")
         panel.axes.legend()
     return panel.svg
 
 
-def cross_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
+def cross_correlations(goodness: Goodness, series: SeriesStatistics) -> list[tuple[str, bytes]]:
     """Draw the cross-correlation of each pair of features; return (names, figure) of each."""
     figures = []
-    most = min(CROSS_LAGS, len(goodness.measured_correlogram.mean) - 1)
+    most = min(CROSS_LAGS, len(series.measured_correlogram.mean) - 1)
     for i, j in combinations(range(len(goodness.features)), 2):
         first, second = NAMES[goodness.features[i]], NAMES[goodness.features[j]]
         with drawing(2.5) as panel:
-            _lagged(panel.axes, goodness, i, j, np.arange(-most, most + 1))
+            _lagged(panel.axes, series, i, j, np.arange(-most, most + 1))
             panel.axes.set(xlabel=f"cycles from {second} to {first}", title=f"{first} and {second}: cross-correlation")
         figures.append((f"{first} and {second}", panel.svg))
     return figures
 
 
-def _lagged(axes: Axes, goodness: Goodness, i: int, j: int, lags: Ints) -> None:
+def _lagged(axes: Axes, series: SeriesStatistics, i: int, j: int, lags: Ints) -> None:
     """Draw the correlation of the features of indices `i` and `j` over `lags`."""
 
     def values(of: Floats) -> Floats:
         return np.asarray(np.where(lags >= 0, of[np.abs(lags), i, j], of[np.abs(lags), j, i]))
 
-    measured = goodness.measured_correlogram
+    measured = series.measured_correlogram
     mean, error = values(measured.mean), STANDARD_ERRORS * values(measured.standard_error)
     axes.fill_between(lags, mean - error, mean + error, color=BAND, linewidth=0)
     axes.plot(lags, mean, color=MEASURED, linewidth=1, label="measured")
-    axes.plot(lags, values(goodness.generated_correlogram.mean), color=MODEL, linewidth=1.4, label="model")
+    axes.plot(lags, values(series.generated_correlogram.mean), color=MODEL, linewidth=1.4, label="model")
     axes.axhline(0, color=MEASURED, linewidth=0.5)
 
 
-def device_correlations(goodness: Goodness) -> list[tuple[str, bytes]]:
+def device_correlations(goodness: Goodness, series: SeriesStatistics) -> list[tuple[str, bytes]]:
     """Draw the correlation matrices over devices, measured and of the model; return (title, figure) of each."""
     labels = [f"{kind} {NAMES[feature]}" for kind in ("mean", "std") for feature in goodness.features]
     figures = []
     for title, matrix in (
-        (f"measured, {counted(goodness.measured_devices, 'device')}", goodness.measured_device_correlations),
-        (f"model, {counted(goodness.generated_devices, 'device')}", goodness.generated_device_correlations),
+        (f"measured, {counted(goodness.measured_devices, 'device')}", series.measured_device_correlations),
+        (f"model, {counted(goodness.generated_devices, 'device')}", series.generated_device_correlations),
     ):
         with drawing(3.9) as panel:
             axes = panel.axes

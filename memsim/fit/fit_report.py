@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from memsim.device import DeviceModel
 from memsim.errors import InputError
 from memsim.fit import fit_figures as figures
 from memsim.fit.fit import Fit
@@ -45,6 +46,7 @@ def to_dict(fit: Fit, goodness: Goodness, measurements: Measurements) -> dict[st
                 for row, share in zip(rows, mixture.noise_share, strict=True)
             },
         },
+        "failures": _failures(model),
         "envelopes": {
             "source": fit.envelopes.source,
             "median_relative_error": fit.envelopes.error,
@@ -52,6 +54,16 @@ def to_dict(fit: Fit, goodness: Goodness, measurements: Measurements) -> dict[st
             "reset_exponent": model.reset_exponent,
         },
         "goodness": goodness.to_dict(),
+    }
+
+
+def _failures(model: DeviceModel) -> dict[str, Any]:
+    """Return the share of SETs and RESETs that fail, and the resistances that they leave; empty where none fails."""
+    if model.failures is None:
+        return {}
+    return {
+        pulse: {"share": share, "quantiles_log10_ohm": quantiles}
+        for pulse, (share, *quantiles) in zip(("SET", "RESET"), model.failures.tolist(), strict=True)
     }
 
 
@@ -78,17 +90,22 @@ def page(fit: Fit, goodness: Goodness, measurements: Measurements) -> str:
     """Return the report as an HTML page."""
     outcome = "warn" if goodness.warnings else "pass"
     distributions = [(NAMES[d.feature], d) for d in goodness.distributions]
-    features = [(i, NAMES[feature]) for i, feature in enumerate(goodness.features)]
+    features, series = [(i, NAMES[feature]) for i, feature in enumerate(goodness.features)], goodness.series
     sections = {
         "Distributions": [(f"{name} histogram", figures.histogram(d)) for name, d in distributions],
         "Quantiles": [(f"{name} Q-Q", figures.quantiles(d)) for name, d in distributions],
-        "Autocorrelations, cycle to cycle": [
-            (f"{name} autocorrelation", figures.autocorrelation(goodness, i)) for i, name in features
-        ],
-        "Cross-correlations, cycle to cycle": figures.cross_correlations(goodness),
-        "Correlations, device to device": figures.device_correlations(goodness),
+    }
+    if series is not None:
+        sections |= {
+            "Autocorrelations, cycle to cycle": [
+                (f"{name} autocorrelation", figures.autocorrelation(goodness, series, i)) for i, name in features
+            ],
+            "Cross-correlations, cycle to cycle": figures.cross_correlations(goodness, series),
+            "Correlations, device to device": figures.device_correlations(goodness, series),
+            "Selection": [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))],
+        }
+    sections |= {
         "Current and voltage": [("I-V curves", figures.current_voltage(fit, measurements))],
-        "Selection": [("orders", figures.order_selection(fit)), ("components", figures.component_selection(fit))],
     }
     blocks = [
         opening(outcome, *answer_of_checks("model", goodness.checks, summary(goodness))),

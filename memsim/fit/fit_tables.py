@@ -121,5 +121,6 @@ def inspection_parts(facts: dict[str, Any]) -> tuple[RenderableType, ...]:
         lines.append("cycles: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sweeps["outcomes"].items()))
     if facts["unused_columns"]:
         lines.append(f"not used: {', '.join(facts['unused_columns'])}")
+    lines += [*facts["how_read"], *facts["notes"]]
     lines += [f"a fit would refuse {refused}" for refused in facts["refused"]]
     return (heading, table, "\n".join(lines)) if lines else (heading, table)

@@ -2,12 +2,14 @@
 
 Devices are independent but cycles are not, so the sampling error of every number is estimated from its variation from
 device to device. A check passes if the measurements and the model agree within a tolerance, or within three standard
-errors of both.
+errors of both; a spread that is far off is never within sampling error. The conductances of both states, failures
+included, are compared as well: they are what a matrix product sees.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,7 +20,7 @@ import torch
 from scipy.special import ndtr
 
 from memsim.device.cycles.cells import draw_cycles
-from memsim.device.cycles.model import HRS
+from memsim.device.cycles.model import FAILED_RESET, FAILED_SET, HRS, LRS
 from memsim.fit.arrays import Bools, Floats
 from memsim.fit.correlogram import Correlogram, CorrelogramSums
 from memsim.fit.fit import Fit
@@ -38,6 +40,7 @@ STANDARD_ERRORS = 3.0
 _PERCENT = np.arange(1, 100) / 100
 _BINS = 60
 _DRAWN_AT_ONCE = 500_000
+_HISTORY_CYCLES = 10  # that take as long to draw as the history of a device
 _KEPT_CYCLES = 1000  # cycles of each device that are kept for distributions
 
 MEAN_TOLERANCE = 0.001  # relative
@@ -47,6 +50,11 @@ QUANTILE_TOLERANCE = 0.02  # relative, for every quantile from 1 to 99 %
 DISTANCE_TOLERANCE = 0.02
 CORRELATION_TOLERANCE = 0.01
 DEVICE_CORRELATION_TOLERANCE = 0.05
+CONDUCTANCE_TOLERANCE = 0.005  # relative, of the mean
+MOST_SPREAD_ERROR = 0.25
+"""Relative error of a spread from which on no sampling error excuses it."""
+MOST_DEVIATION_SPREAD_ERROR = 0.5
+"""The same of the spread of deviations over devices, most of which is the estimation noise of few cycles."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,15 @@ class Check:
     standard_error: float
     is_relative: bool
     where: str = ""
+    most: float | None = None  # the error from which on the sampling error does not count
 
     @property
     def verdict(self) -> Verdict:
         """The outcome: `pass`, `noise` (beyond the tolerance but within the sampling error) or `warn`."""
         if abs(self.error) <= self.tolerance:
             return "pass"
-        return "noise" if abs(self.error) <= STANDARD_ERRORS * self.standard_error else "warn"
+        is_noise = abs(self.error) <= STANDARD_ERRORS * self.standard_error
+        return "noise" if is_noise and (self.most is None or abs(self.error) < self.most) else "warn"
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,8 @@ class Distribution:
     """The distribution of one feature over all cycles of all devices."""
 
     feature: int
-    measured_quantiles: Floats  # at PROBABILITIES; HRS in log10 ohm
+    is_log10: bool  # whether it is in log10 ohm
+    measured_quantiles: Floats  # at PROBABILITIES
     generated_quantiles: Floats
     edges: Floats  # [bins + 1]
     measured_density: Floats  # [bins]
@@ -84,19 +95,46 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Goodness:
-    """The checks of a fit, and the curves for its figures."""
+class SeriesStatistics:
+    """The correlations of the measurements and of the model, over cycles and over devices."""
 
-    checks: tuple[Check, ...]
-    features: tuple[int, ...]
-    distributions: tuple[Distribution, ...]
     measured_correlogram: Correlogram
     generated_correlogram: Correlogram
     measured_device_correlations: Floats = field(repr=False)  # [2F, 2F] over means and deviations of devices
     generated_device_correlations: Floats = field(repr=False)
+
+    def to_dict(self, features: tuple[int, ...]) -> dict[str, Any]:
+        """Return the correlations of the `features` as plain values."""
+        return {
+            "autocorrelation": {
+                NAMES[feature]: {
+                    "measured": self.measured_correlogram.mean[:, i, i].tolist(),
+                    "standard_error": self.measured_correlogram.standard_error[:, i, i].tolist(),
+                    "generated": self.generated_correlogram.mean[:, i, i].tolist(),
+                }
+                for i, feature in enumerate(features)
+            },
+            "device_correlations": {
+                "measured": self.measured_device_correlations.tolist(),
+                "generated": self.generated_device_correlations.tolist(),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Goodness:
+    """The checks of a fit, and the curves for its figures.
+
+    There are no correlograms and correlations where the changes from cycle to cycle are those of the base model.
+    """
+
+    checks: tuple[Check, ...]
+    features: tuple[int, ...]
+    distributions: tuple[Distribution, ...]
     measured_devices: int
     generated_devices: int
     cycles: int
+    series: SeriesStatistics | None = None
 
     @property
     def warnings(self) -> tuple[Check, ...]:
@@ -118,19 +156,7 @@ class Goodness:
                 }
                 for d in self.distributions
             },
-            "autocorrelation": {
-                NAMES[feature]: {
-                    "measured": self.measured_correlogram.mean[:, i, i].tolist(),
-                    "standard_error": self.measured_correlogram.standard_error[:, i, i].tolist(),
-                    "generated": self.generated_correlogram.mean[:, i, i].tolist(),
-                }
-                for i, feature in enumerate(self.features)
-            },
-            "device_correlations": {
-                "measured": self.measured_device_correlations.tolist(),
-                "generated": self.generated_device_correlations.tolist(),
-            },
-        }
+        } | ({} if self.series is None else self.series.to_dict(self.features))
 
 
 def judge(
@@ -145,16 +171,36 @@ def judge(
         progress: called with a name and the fraction that is done.
     """
     features = measurements.measured
-    y = measurements.y[list(features)][:, fit.devices]
+    y = measurements.modelled(fit.model.lrs_is_log10)[list(features)][:, fit.devices]
+    _, devices, cycles = y.shape
+    amount = max(min(MOST_GENERATED, 4 * devices * cycles), LEAST_GENERATED, devices * cycles)
+    count = -(-amount // max(cycles, _HISTORY_CYCLES))
+    drawn = _drawn(fit, features, np.isnan(y), count, seed)
+    if fit.options.has_base_cycles:
+        series, checks, generated = None, list[Check](), np.concatenate(list(drawn), axis=1)
+    else:
+        series, checks, generated = _compared_series(features, y, drawn, count, progress)
+    pairs = [(feature, fit.model.is_log10(feature), y[i], generated[i]) for i, feature in enumerate(features)]
+    checks = [check for pair in pairs for check in _distribution_checks(*pair)] + checks
+    for feature, is_log10, *parts in pairs:
+        if feature in (HRS, LRS):
+            checks += _conductance_checks(fit, measurements, feature, is_log10, parts[0], parts[1], seed)
+    checks.sort(key=lambda check: [*NAMES, "all"].index(check.feature))
+    distributions = tuple(_distribution(*pair) for pair in pairs)
+    progress("judging", 1.0)
+    return Goodness(tuple(checks), features, distributions, devices, count, cycles, series)
+
+
+def _compared_series(
+    features: tuple[int, ...], y: Floats, drawn: Iterable[Floats], count: int, progress: Progress
+) -> tuple[SeriesStatistics, list[Check], Floats]:
+    """Return the correlations, their checks and those of devices, and some cycles of the drawn devices."""
     _, devices, cycles = y.shape
     lags = min(LAGS, cycles // 2)
     measured = _Treated.of([y], lags)
     progress("judging", 0.2)
-    count = -(-max(min(MOST_GENERATED, 4 * devices * cycles), LEAST_GENERATED, devices * cycles) // cycles)
-    drawn = _drawn(fit, features, np.isnan(y), count, seed)
     generated = _Treated.of(drawn, lags, lambda done: progress("judging", 0.2 + 0.7 * done / count))
-    pairs = [(feature, y[i], generated.y[i]) for i, feature in enumerate(features)]
-    checks = [check for pair in pairs for check in _distribution_checks(*pair)]
+    checks = []
     for i, feature in enumerate(features):
         checks += _device_checks(NAMES[feature], measured, generated, i)
     correlograms = measured.correlogram, generated.correlogram
@@ -169,10 +215,39 @@ def judge(
     standard_error = (1 - correlations[0] ** 2) * np.sqrt(1 / devices + 1 / count)
     what = "correlation, device to device"
     checks.append(_worst_correlation(what, labels, *correlations, standard_error, DEVICE_CORRELATION_TOLERANCE))
-    checks.sort(key=lambda check: [*NAMES, "all"].index(check.feature))
-    distributions = tuple(_distribution(*pair) for pair in pairs)
-    progress("judging", 1.0)
-    return Goodness(tuple(checks), features, distributions, *correlograms, *correlations, devices, count, cycles)
+    return SeriesStatistics(*correlograms, *correlations), checks, generated.y
+
+
+def _conductance_checks(
+    fit: Fit, measurements: Measurements, feature: int, is_log10: bool, measured: Floats, generated: Floats, seed: int
+) -> list[Check]:
+    """Return the checks of mean and spread of the conductance of a state, over all cycles, failures included."""
+    row = FAILED_SET if feature == LRS else FAILED_RESET
+    parts = [np.array(10.0**-part if is_log10 else 1 / part, dtype=np.float64) for part in (measured, generated)]
+    if fit.model.failures is not None and measurements.failures is not None:
+        share, *quantiles = fit.model.failures[row].tolist()
+        failed = measurements.failures.log10_ohms[row, fit.devices]
+        is_failed = np.isfinite(failed)
+        parts[0][is_failed] = 10.0 ** -failed[is_failed]
+        rng = np.random.default_rng(derive_seed(seed, "goodness failures", row))
+        fails = rng.random(parts[1].shape) < share
+        probabilities = np.linspace(0, 1, len(quantiles))
+        parts[1][fails] = 10.0 ** -np.interp(rng.random(int(fails.sum())), probabilities, quantiles)
+    means, mean_errors, stds, std_errors = [], [], [], []
+    for part in parts:
+        micro = 1e6 * part
+        mean = float(np.nanmean(micro))
+        squares = np.nanmean(np.square(micro - mean), axis=1)  # of each device
+        std = float(np.sqrt(np.nanmean(np.square(micro - mean))))
+        means.append(mean)
+        mean_errors.append(float(np.nanmean(micro, axis=1).std() / np.sqrt(len(part))))
+        stds.append(std)
+        std_errors.append(float(squares.std() / np.sqrt(len(part)) / (2 * std)))
+    name = NAMES[feature]
+    return [
+        _relative(name, "conductance, mean (uS)", means, math.hypot(*mean_errors), CONDUCTANCE_TOLERANCE),
+        _relative(name, "conductance, spread (uS)", stds, math.hypot(*std_errors), SPREAD_TOLERANCE, MOST_SPREAD_ERROR),
+    ]
 
 
 def _drawn(fit: Fit, features: tuple[int, ...], gaps: Bools, count: int, seed: int) -> Iterator[Floats]:
@@ -182,7 +257,9 @@ def _drawn(fit: Fit, features: tuple[int, ...], gaps: Bools, count: int, seed: i
     for cells in torch.arange(count).split(max(1, _DRAWN_AT_ONCE // cycles)):
         drawn = draw_cycles(fit.model, cells, key, cycles).numpy()
         some = cells.numpy() % devices
-        np.log10(drawn[HRS], out=drawn[HRS])
+        for feature in (HRS, LRS):
+            if fit.model.is_log10(feature):
+                np.log10(drawn[feature], out=drawn[feature])
         y = drawn[list(features)]
         y[gaps[:, some]] = np.nan
         yield y
@@ -211,15 +288,15 @@ class _Treated:
         return cls(np.concatenate(kept, axis=1), np.concatenate(moments, axis=1), sums.correlogram())
 
 
-def _distribution(feature: int, measured: Floats, generated: Floats) -> Distribution:
+def _distribution(feature: int, is_log10: bool, measured: Floats, generated: Floats) -> Distribution:
     """Return the distribution of one feature [devices, cycles]."""
     own, theirs = (_quantiles(part, PROBABILITIES) for part in (measured, generated))
     edges = _edges(measured, min(own[0], theirs[0]), max(own[-1], theirs[-1]))
     densities = (np.histogram(part, edges, density=True)[0] for part in (measured, generated))
-    return Distribution(feature, own, theirs, edges, *densities)
+    return Distribution(feature, is_log10, own, theirs, edges, *densities)
 
 
-def _distribution_checks(feature: int, *parts: Floats) -> tuple[Check, Check]:
+def _distribution_checks(feature: int, is_log10: bool, *parts: Floats) -> tuple[Check, Check]:
     """Return the checks of one feature's distribution; its `parts` [devices, cycles] are measured and generated."""
     name = NAMES[feature]
     different, share = mid_distribution(parts[0])
@@ -234,7 +311,7 @@ def _distribution_checks(feature: int, *parts: Floats) -> tuple[Check, Check]:
     distance = Check(name, what, None, None, error, DISTANCE_TOLERANCE, standard_error, False, where)
     at, other = (_quantiles(part, _PERCENT) for part in parts)
     slope = np.gradient(at, _PERCENT)  # of the quantile function
-    if feature == HRS:
+    if is_log10:
         relative, standard = 10 ** (other - at) - 1, np.log(10) * slope * error_of_share
         at, other = 10**at, 10**other
     else:
@@ -280,10 +357,11 @@ def _device_checks(name: str, measured: _Treated, generated: _Treated, i: int) -
     ):
         pair = measured.moments[row], generated.moments[row]
         error = np.sqrt(sum(part.var() / part.size for part in pair))
-        means.append(_relative(name, kind, [float(part.mean()) for part in pair], float(error), tolerance))
+        values = [float(part.mean()) for part in pair]
+        means.append(_relative(name, kind, values, float(error), tolerance, None if row == i else MOST_SPREAD_ERROR))
         error, spread = np.sqrt(sum(map(_variance_of_std, pair))), [float(part.std(ddof=1)) for part in pair]
-        kind = f"spread of {of}, device to device"
-        spreads.append(_relative(name, kind, spread, float(error), SPREAD_TOLERANCE))
+        kind, most = f"spread of {of}, device to device", MOST_SPREAD_ERROR if row == i else MOST_DEVIATION_SPREAD_ERROR
+        spreads.append(_relative(name, kind, spread, float(error), SPREAD_TOLERANCE, most))
     return means + spreads
 
 
@@ -295,10 +373,12 @@ def _variance_of_std(values: Floats) -> float:
     return variance * (kurtosis - 1) / (4 * values.size)
 
 
-def _relative(name: str, quantity: str, values: list[float], standard_error: float, tolerance: float) -> Check:
+def _relative(
+    name: str, quantity: str, values: list[float], standard_error: float, tolerance: float, most: float | None = None
+) -> Check:
     size = abs(values[0])
     error = (values[1] - values[0]) / size
-    return Check(name, quantity, values[0], values[1], error, tolerance, standard_error / size, True)
+    return Check(name, quantity, values[0], values[1], error, tolerance, standard_error / size, True, most=most)
 
 
 def _lag_checks(features: tuple[int, ...], measured: Correlogram, generated: Correlogram) -> list[Check]:

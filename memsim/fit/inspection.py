@@ -14,7 +14,7 @@ from memsim.arguments import require_types
 from memsim.device.cycles.model import HRS
 from memsim.errors import InputError
 from memsim.fit.base import load_base
-from memsim.fit.columns import FEATURES, parse_features, parse_names, parse_renames
+from memsim.fit.columns import CYCLES, FEATURES, parse_features, parse_names, parse_renames
 from memsim.fit.fit_tables import inspection_parts
 from memsim.fit.levels.fit import read_levels
 from memsim.fit.levels.inspection import LevelsInspection
@@ -62,7 +62,7 @@ class Inspection:
 
 
 def inspect_measurements(
-    measurements: str | Path,
+    measurements: str | Path | Sequence[str | Path],
     *,
     base: str | Path = "synaptogen",
     column: Mapping[str, str] | Sequence[str] | str = (),
@@ -83,12 +83,13 @@ def inspect_measurements(
     The result's `measurements` can be given to `memsim.fit_device`, so that the file is read once.
 
     Args:
-        measurements: a CSV, Parquet or NPZ file: a table of features, samples of I-V sweeps, or a table of levels.
+        measurements: a text, Parquet or NPZ file, a folder or several of them: a table of features, samples of I-V
+            sweeps, or a table of levels.
         base: the device model whose read voltage is the default of `read_volts`.
         column: names of columns as memsim expects them -> their names in the file; or strings `NAME=THEIRS`.
-        columns: names of the columns in order, for a file without them.
+        columns: names of all columns in order, for a file without them.
         polarity: `negative` if US < 0 < UR in the file; `positive` if UR < 0 < US; `magnitude` for absolute values.
-        from_base: features (`hrs`, `us`, `lrs`, `ur`) that were not measured.
+        from_base: features (`hrs`, `us`, `lrs`, `ur`) that were not measured, or `cycles`.
         read_volts: the voltage at which resistances were measured, or at which sweeps are read.
         temperature_kelvin: the temperature whose rows of a table of levels are taken, where there are several.
         seed: seed of the sample of sweeps that is kept.
@@ -104,15 +105,16 @@ def inspect_measurements(
         if kind := levels_kind(measurements, names, renamed):
             return LevelsInspection(read_levels(measurements, kind, names, renamed, temperature_kelvin))
         found = load_measurements(
-            measurements, base, column, polarity, from_base, read_volts, seed=seed, listener=listener
+            measurements, base, column, columns, polarity, from_base, read_volts, seed=seed, listener=listener
         )
     return Inspection(found, _facts_of(found))
 
 
 def load_measurements(
-    measurements: str | Path | Measurements,
+    measurements: str | Path | Sequence[str | Path] | Measurements,
     base: str | Path,
     column: Mapping[str, str] | Sequence[str] | str,
+    columns: Sequence[str] | str,
     polarity: str,
     from_base: Sequence[str] | str,
     read_volts: float | None,
@@ -126,17 +128,24 @@ def load_measurements(
         InputError: for a wrong option, before anything is read; for options of reading where nothing is to be read.
     """
     if isinstance(measurements, Measurements):
-        if column or from_base or polarity != "negative" or read_volts is not None:
+        if (
+            column
+            or columns
+            or set(parse_features(from_base)) - {CYCLES}
+            or polarity != "negative"
+            or read_volts is not None
+        ):
             raise InputError(
-                "--column, --polarity, --from-base and --read-volts say how a file is read, but these measurements "
-                "are loaded already; leave them out"
+                "--column, --columns, --polarity, --from-base and --read-volts say how a file is read, but these "
+                "measurements are loaded already; leave them out"
             )
         return measurements
-    columns, unmeasured = parse_renames(column), parse_features(from_base)
+    renamed, unmeasured = parse_renames(column), parse_features(from_base)
     require_volts("--read-volts", read_volts)
     return read_measurements(
         measurements,
-        columns=columns,
+        columns=renamed,
+        names=parse_names(columns),
         from_base=unmeasured,
         polarity=polarity,
         read_volts=load_base(base).reference_volts if read_volts is None else read_volts,
@@ -168,6 +177,8 @@ def _facts_of(measurements: Measurements) -> dict[str, Any]:
         "read_volts": measurements.read_volts,
         "features": {},
         "refused": [str(fault) for fault in measurements.faults],
+        "how_read": list(measurements.how_read),
+        "notes": [*measurements.notes, *(measurements.failures.notes() if measurements.failures else [])],
     }
     for i in measurements.measured:
         present = measurements.y[i][np.isfinite(measurements.y[i])]

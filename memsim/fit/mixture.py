@@ -80,7 +80,7 @@ def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | Non
     for k, component in enumerate(heaviest_first):
         share = responsibilities[:, k] / responsibilities[:, k].sum()
         own_noise = noise * np.einsum("d,id,jd->ij", share, scales, scales)
-        covariance = _less_noise(best.covariances_[component], own_noise)
+        covariance = less_noise(best.covariances_[component], own_noise)
         cholesky.append(np.linalg.cholesky(covariance) * spread[:, None])
     observed_noise = noise.diagonal() * np.square(scales).mean(axis=1)
     return Mixture(
@@ -101,7 +101,7 @@ def _expectation_maximisation(points: Floats, components: int, seed: int) -> Gau
         return mixture.fit(points)
 
 
-def _less_noise(observed: Floats, noise: Floats) -> Floats:
+def less_noise(observed: Floats, noise: Floats) -> Floats:
     """Return `observed` - `noise`, but at least LEAST_SHARE of `observed` in every direction."""
     shares, directions = eigh(noise, observed)  # directions^T observed directions = 1
     back = np.linalg.inv(directions)

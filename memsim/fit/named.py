@@ -43,7 +43,8 @@ class NamedColumns:
         labels: quantity -> its names.
         columns: quantity -> its column in the first file.
         unused: columns of the first file that were not asked for.
-        notes: remarks for people about how the files were read, such as overflows that count as missing.
+        notes: remarks for people, such as overflows that count as missing.
+        how_read: remarks about the layout of the files, where it is not that of plain tables.
     """
 
     files: tuple[Path, ...]
@@ -53,6 +54,7 @@ class NamedColumns:
     columns: Mapping[str, Column]
     unused: tuple[str, ...]
     notes: tuple[str, ...]
+    how_read: tuple[str, ...]
 
 
 def read_columns(
@@ -115,10 +117,16 @@ def read_columns(
         found[0],
         tuple(name for name in tables[0].columns if name not in used),
         joint_notes(tables),
+        joint_layouts(tables),
     )
 
 
 def joint_notes(tables: Sequence[Table]) -> tuple[str, ...]:
-    """Return the remarks about `tables`, each with the name of its file where there are several."""
+    """Return the remarks about the values of `tables`, each with the name of its file where there are several."""
     several = len(tables) > 1
     return tuple(f"{table.path.name}: {note}" if several else note for table in tables for note in table.notes)
+
+
+def joint_layouts(tables: Sequence[Table]) -> tuple[str, ...]:
+    """Return the remarks about the layouts of `tables`, each one once."""
+    return tuple(dict.fromkeys(remark for table in tables for remark in table.how_read))

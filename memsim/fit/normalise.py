@@ -37,7 +37,8 @@ def standardise(y: Floats) -> Standardised:
     mean: Floats = np.asarray(np.nanmean(y, axis=1, dtype=np.float64))
     z = (y - mean[:, None]).astype(np.float32)
     std: Floats = np.sqrt(np.nanmean(np.square(z), axis=1, dtype=np.float64))
-    z /= std[:, None].astype(np.float32)
+    with np.errstate(invalid="ignore"):  # a device that does not change has no scores
+        z /= std[:, None].astype(np.float32)
     return Standardised(z, mean, std)
 
 

@@ -16,12 +16,15 @@ from memsim.device.cycles.model import HRS
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
 from memsim.fit.cycle_grid import CycleGrid, CycleRows
-from memsim.fit.extract import END_HRS, Sweeps, features_of
+from memsim.fit.extract import CHANNELS, END_HRS, Sweeps, features_of
+from memsim.units import si
 
 KEPT_CYCLES = 2000
 """Number of cycles that are kept with all their samples, for the fit of the I-V envelopes."""
 _SAMPLE = np.dtype("i8, i8, f8, f8, f8, i8")
 _SAMPLE.names = ("device", "cycle", "volts", "amperes", "seconds", "row")
+_HELD, _HELD_SPAN = 0.02, 0.1
+"""Relative width of a current that is held by a compliance, and the least relative range of voltages that it spans."""
 _UNEVEN = 0.03  # share of a sweep's range by which the voltage may go back because of noise
 
 
@@ -42,13 +45,14 @@ class SweepReader:
     """Extracts features by device and cycle from samples in file order."""
 
     def __init__(self, where: str, read_volts: float, seed: int) -> None:
-        self.rows = CycleRows(where, 5)
+        self.rows = CycleRows(where, CHANNELS)
         self._where = where
         self._read_volts = read_volts
         self._rng = np.random.default_rng(seed)
         self._left: NDArray[np.void] = np.empty(0, _SAMPLE)  # the last cycle, which the next batch may continue
         self._reach: tuple[float, float] | None = None
         self._kept = _Reservoir(KEPT_CYCLES)
+        self.gradual_sets = 0
         self._outcomes = dict.fromkeys(("complete", "failed SET", "failed RESET", "incomplete"), 0)
 
     def add(
@@ -83,13 +87,38 @@ class SweepReader:
             self._require_rising_time(samples)
         self._extract(samples[: starts[-1]])
 
-    def finish(self) -> tuple[CycleGrid, Traces, Mapping[str, int]]:
-        """Return the grid of the four features, the cycles kept whole, and outcome -> number of cycles."""
+    def finish(self) -> tuple[CycleGrid, Floats, Traces, Mapping[str, int]]:
+        """Return what the sweeps hold.
+
+        That is the grid of the four features, the resistances after failed SETs and RESETs [2, devices, cycles] in
+        log10 ohm, the cycles kept whole, and outcome -> number of cycles.
+        """
         self._extract(self._left)
         grid = self.rows.grid()
         values = grid.values[:END_HRS].copy()
         values[HRS] = _hrs(values[HRS], grid.values[END_HRS])
-        return CycleGrid(grid.devices, grid.first_cycles, values), self._kept.traces, self._outcomes
+        failed = grid.values[END_HRS + 1 :]
+        return CycleGrid(grid.devices, grid.first_cycles, values), failed, self._kept.traces, self._outcomes
+
+    def notes(self) -> list[str]:
+        """Return remarks for people about SETs that are gradual, or whose current is held."""
+        notes, traces = [], self._kept.traces
+        if self.gradual_sets:
+            notes.append(
+                f"{self.gradual_sets:,} SETs are gradual: their US is where the conductance is half way, and the model "
+                "switches there at once"
+            )
+        if len(traces):
+            with np.errstate(invalid="ignore"):
+                most = np.nanmin(traces.amperes, axis=1)
+                held = np.where(traces.amperes < (1 - _HELD) * most[:, None], -traces.volts, np.nan)
+                span = 1 - np.nanmin(held, axis=1) / np.nanmax(held, axis=1)
+            if np.median(span) >= _HELD_SPAN and most.std() < -_HELD * most.mean():
+                notes.append(
+                    f"the current of SETs is held at {si(-float(most.mean()), 'A')}: LRS is that of this compliance, "
+                    "and with another it would be another"
+                )
+        return notes
 
     def _require_rising_time(self, samples: NDArray[np.void]) -> None:
         seconds = samples["seconds"]
@@ -117,7 +146,7 @@ class SweepReader:
                 )
         is_complete = sweeps.reaches(*self._reach)
         self._require_shape(sweeps, is_complete)
-        values, is_set, is_reset = features_of(sweeps, self._read_volts)
+        values, is_set, is_reset, is_gradual = features_of(sweeps, self._read_volts)
         values[:, ~is_complete] = np.nan
         for outcome, of_cycles in {
             "incomplete": ~is_complete,
@@ -126,6 +155,7 @@ class SweepReader:
             "complete": is_complete & is_set & is_reset,
         }.items():
             self._outcomes[outcome] += int(of_cycles.sum())
+        self.gradual_sets += int((is_complete & is_gradual).sum())
         self.rows.add(sweeps.device, sweeps.cycle, values, sweeps.row)
         self._kept.offer(sweeps, is_complete & is_set & is_reset, self._rng)
 

@@ -152,14 +152,18 @@ class Table:
         return f"{self.stem} {row}" if self.is_one_of_many else str(row)
 
     @property
+    def how_read(self) -> list[str]:
+        """Remarks about the layout of the file, where it is not a plain table."""
+        return self._layout.notes if self._layout else []
+
+    @property
     def notes(self) -> list[str]:
-        """Remarks about the layout of the file, and about overflows among the values read so far."""
-        marks = [
+        """Remarks about overflows among the values read so far."""
+        return [
             f"{counted(count, 'value')} of {name} {'is' if count == 1 else 'are'} an instrument's mark of an overflow, "
             "such as 9.91E37, and count as missing"
             for name, count in self.overflows.items()
         ]
-        return [*(self._layout.notes if self._layout else []), *marks]
 
     def batches(self, names: Sequence[str], text: Sequence[str] = ()) -> Iterator[Batch]:
         """Yield all rows of the columns `names` in order; the columns in `text` are labels, not numbers."""

@@ -125,6 +125,7 @@ TOOLS = {
     "example_levels.py": ["--cells", "100"],
     "measure_statistics.py": [],
     "qat_sweep.py": ["--tables"],
+    "wer_by_time.py": [],
 }
 """What makes a tool's example short."""
 

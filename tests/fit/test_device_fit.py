@@ -89,7 +89,7 @@ def test_what_is_shown_is_what_the_command_prints(
 
 def test_reprs_are_short_and_notebooks_get_tables(fitted: DeviceFit, cycles: Path) -> None:
     assert repr(fitted).startswith("DeviceFit(cycles: 24 devices of cycles.csv, order 2, 1 component, I-V curves of")
-    assert "34 checks: " in repr(fitted)
+    assert "38 checks: " in repr(fitted)
     inspection = memsim.inspect_measurements(cycles)
     assert repr(inspection) == "Inspection(cycles.csv: features, 1,440 rows, 24 devices, 60 cycles each)"
     for shown in (fitted, inspection):

@@ -309,16 +309,14 @@ def test_the_published_parameters_come_back(
 def test_the_published_parameters_come_back_through_noisy_sweeps(
     device: DeviceModel, unit_variance: DeviceModel, tmp_path: Path
 ) -> None:
-    """512 devices x 1000 cycles in steps of 20 mV: sampling errors are 1.7 times those of 3000 cycles."""
+    """512 devices x 1000 cycles in steps of 20 mV: sampling errors are 1.7 times those of 3000 cycles.
+
+    A cell that draws a SET voltage beyond the sweep's -1.5 V stays in its HRS for good, and some do. The features of
+    the cells swept would count that one draw hundreds of times, so that the truth is what the cells draw.
+    """
     devices, cycles, seed = 512, 1000, 3
-    blocks, features = sweeps(device, devices, cycles, seed, volts=protocol()), []
-
-    def tables():
-        for block in blocks:
-            features.append(block.features)
-            yield block.table()
-
-    write(tables(), tmp_path / "t.parquet")
+    blocks = sweeps(device, devices, cycles, seed, volts=protocol())
+    write((block.table() for block in blocks), tmp_path / "t.parquet")
     fit = fit_model(read_measurements(tmp_path / "t.parquet"))
     errors = coefficient_errors(unit_variance, devices * cycles)
     difference = fit.model.var[ORDER] - unit_variance.var[ORDER]
@@ -329,4 +327,5 @@ def test_the_published_parameters_come_back_through_noisy_sweeps(
         assert np.abs(ours - theirs)[lag].diagonal().max() < 0.01
     mu, sigma = drawn_devices(device, seed, devices)
     _same_devices(fit, true_moments(device, mu, sigma).double()[:, fit.devices])
-    _same_quantiles(fit, np.concatenate(features, axis=2)[:, fit.devices])
+    drawn = draw_cycles(device, torch.arange(devices), seed, cycles).numpy()
+    _same_quantiles(fit, drawn[:, fit.devices])

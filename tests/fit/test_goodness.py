@@ -42,7 +42,7 @@ def names(goodness: Goodness) -> set[tuple[str, str]]:
 
 def test_a_right_model_passes(good: Goodness) -> None:
     assert not good.warnings
-    assert len(good.checks) == 4 * 8 + 2
+    assert len(good.checks) == 4 * 8 + 2 + 2 * 2
     assert sum(check.verdict == "pass" for check in good.checks) >= 26
 
 
@@ -100,6 +100,9 @@ def test_verdicts() -> None:
     assert dataclasses.replace(check, error=-0.03).verdict == "warn"
     assert dataclasses.replace(check, error=-0.03, standard_error=0.011).verdict == "noise"
     assert dataclasses.replace(check, error=-0.04, standard_error=0.011).verdict == "warn"
+    spread = dataclasses.replace(check, standard_error=0.2, most=0.25)
+    assert dataclasses.replace(spread, error=0.2).verdict == "noise"
+    assert dataclasses.replace(spread, error=0.5).verdict == "warn"  # half off is no sampling error
 
 
 def test_curves_of_the_report(good: Goodness, measured: Measurements) -> None:
@@ -108,9 +111,10 @@ def test_curves_of_the_report(good: Goodness, measured: Measurements) -> None:
         assert (distribution.measured_density * width).sum() == pytest.approx(1)
         own = measured.y[distribution.feature]
         assert distribution.measured_quantiles[66] == pytest.approx(np.median(own), rel=1e-3)
-    assert good.measured_correlogram.mean.shape == (101, 4, 4)
-    np.testing.assert_allclose(good.measured_correlogram.mean[0].diagonal(), 1, rtol=1e-4)
-    assert np.abs(good.measured_device_correlations).max() <= 1 + 1e-12
+    assert good.series is not None
+    assert good.series.measured_correlogram.mean.shape == (101, 4, 4)
+    np.testing.assert_allclose(good.series.measured_correlogram.mean[0].diagonal(), 1, rtol=1e-4)
+    assert np.abs(good.series.measured_device_correlations).max() <= 1 + 1e-12
 
 
 @pytest.mark.slow

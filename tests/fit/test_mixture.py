@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.fit.mixture import LEAST_SHARE, _less_noise, fit_mixture
+from memsim.fit.mixture import LEAST_SHARE, fit_mixture, less_noise
 
 from .conftest import moments
 
@@ -66,7 +66,7 @@ def test_what_is_left_is_a_covariance_between_the_bound_and_all(seed: int, size:
     rng = np.random.default_rng(seed)
     roots = rng.standard_normal((2, 4, 6))
     observed, noise = roots[0] @ roots[0].T, size * roots[1] @ roots[1].T
-    left = _less_noise(observed, noise)
+    left = less_noise(observed, noise)
     assert np.linalg.eigvalsh(left - LEAST_SHARE * observed).min() > -1e-8
     assert np.linalg.eigvalsh(observed - left).min() > -1e-8
     if np.linalg.eigvalsh((1 - LEAST_SHARE) * observed - noise).min() > 0:

@@ -204,7 +204,7 @@ def test_features_scale_with_the_device(conductance: float, volts: float, seed: 
     indices = reader.rows.device_indices(list("0123"), table["device"].astype(np.int64))
     columns = (table[name].astype(float) for name in ("voltage_volts", "current_amperes"))
     reader.add(indices, table["cycle"].astype(np.int64), *columns, None, 1)
-    grid, _, outcomes = reader.finish()
+    grid, _, _, outcomes = reader.finish()
     if outcomes["complete"] < 20:
         return  # one of the few cells that need more than 1.5 V
     np.testing.assert_allclose(grid.values[LRS], block.features[LRS], rtol=3e-3)
@@ -222,3 +222,48 @@ def _scaled(means: torch.Tensor, conductance: float, volts: float) -> torch.Tens
     result = means * _factors(conductance, volts)[:, None]
     result[HRS] += np.log10(volts / conductance)
     return result
+
+
+def swept_conductance(
+    volts: np.ndarray, setting: np.ndarray, compliance_amperes: float = np.inf
+) -> tuple[SweepReader, np.ndarray]:
+    """(the reader, features [4, 1, cycles]) of cells with conductances `setting` [samples], in siemens, down to Vneg.
+
+    They are in an LRS of 220 uS up to 0.7 V, and in an HRS of 12 uS after it.
+    """
+    lowest, highest = int(np.argmin(volts)), int(np.argmax(volts))
+    place, samples = np.arange(len(volts)), 16
+    siemens = np.where(place <= lowest, setting, np.where((place <= highest) & (volts < 0.7), 220e-6, 12e-6))
+    cycle = np.repeat(np.arange(samples), len(volts))
+    reader = SweepReader("x", 0.2, 0)
+    indices = reader.rows.device_indices(["a"], np.zeros(len(cycle), np.int64))
+    amperes = np.maximum(volts * siemens, -compliance_amperes)
+    reader.add(indices, cycle, np.tile(volts, samples), np.tile(amperes, samples), None, 1)
+    grid, _, _, outcomes = reader.finish()
+    assert outcomes["complete"] == samples
+    return reader, grid.values
+
+
+def test_a_gradual_set_is_where_the_conductance_is_half_way() -> None:
+    """From 12 to 220 uS between -0.4 and -1.2 V, exponentially: half way, by the logarithm, is -0.8 V."""
+    volts = protocol(step_volts=0.01)
+    reader, values = swept_conductance(volts, 12e-6 * (220 / 12) ** np.clip((-volts - 0.4) / 0.8, 0, 1))
+    np.testing.assert_allclose(values[US], -0.8, atol=0.02)
+    np.testing.assert_allclose(values[LRS], 1 / 220e-6, rtol=1e-3)
+    assert reader.notes()[0].startswith("16 SETs are gradual: their US is where the conductance is half way")
+
+
+def test_a_jump_is_abrupt_however_well_the_hrs_conducts_before_it() -> None:
+    """From 86 uS at the read voltage to 152 uS at -1 V, and from there to 220 uS at once."""
+    volts = protocol(step_volts=0.01)
+    reader, values = swept_conductance(volts, np.where(volts > -1.0, 84e-6 * (1 + 0.81 * volts**2), 220e-6))
+    np.testing.assert_allclose(values[US], -0.995, atol=1e-6)
+    assert not reader.notes()
+
+
+def test_a_current_that_is_held_is_said() -> None:
+    volts = protocol(step_volts=0.01)
+    setting = np.where(volts > -0.7, 12e-6, 220e-6)
+    assert not swept_conductance(volts, setting)[0].notes()
+    (note,) = swept_conductance(volts, setting, 2e-4)[0].notes()
+    assert note.startswith("the current of SETs is held at 200 µA: LRS is that of this compliance")

@@ -110,7 +110,7 @@ def test_an_instrument_s_preamble_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(preamble + rows)
     table = Table(tmp_path / "t.csv")
     assert table.columns == ("DataName", "V1", "I1")
-    assert table.notes == ["4 lines above the table left out"]
+    assert table.how_read == ["4 lines above the table left out"]
     (batch,) = table.batches(["V1", "I1"])
     assert batch.numbers("V1").tolist() == [0, 0.1, 0.2]
 

@@ -3,6 +3,7 @@
     python tests/tools/example_levels.py readings.csv                    # cell, time, conductance, target of RRAM cells
     python tests/tools/example_levels.py readings.csv --kind pcm
     python tests/tools/example_levels.py summary.csv --kind summary      # target, mean, standard deviation, time
+    python tests/tools/example_levels.py pulses.csv --kind pulses --cells 40    # conductance after each pulse
 
 The kinds are made up, each for one way in which technologies differ: `rram` (middle levels relax in log time, and the
 share of the cells that have moved grows), `pcm` (a power law, each cell with its own exponent, first read after 20 s),
@@ -12,6 +13,7 @@ share of the cells that have moved grows), `pcm` (a power law, each cell with it
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,23 @@ def summary(cells: int, seed: int, seconds: tuple[float, ...] = SECONDS) -> Colu
     }
 
 
+def pulses(cells: int, seed: int, count: int = 64) -> Columns:
+    """One row a cell and pulse, from none to `count`: conductance in uS, which rises from 2 to 50 and saturates.
+
+    Each cell has a pulse constant of its own, and each pulse a step of its own.
+    """
+    generator = np.random.default_rng(seed)
+    constant = 16 * np.exp(0.15 * generator.standard_normal((cells, 1)))
+    steps = np.exp(0.4 * generator.standard_normal((cells, count)) - 0.08).cumsum(axis=1)
+    travelled = np.concatenate([np.zeros((cells, 1)), steps], axis=1)
+    conductance = 2 + 48 * (1 - np.exp(-travelled / constant)) + 0.2 * generator.standard_normal((cells, count + 1))
+    return {
+        "cell": np.arange(cells).repeat(count + 1).astype(float),
+        "pulse": np.tile(np.arange(count + 1.0), cells),
+        "conductance_microsiemens": conductance.reshape(-1),
+    }
+
+
 def write(table: Columns, path: Path) -> None:
     """Write a table as CSV, with five digits."""
     lines = [",".join(table), *(",".join(f"{value:.5g}" for value in row) for row in zip(*table.values(), strict=True))]
@@ -83,14 +102,12 @@ def write(table: Columns, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--kind", choices=[*KINDS, "summary"], default="rram")
+    parser.add_argument("--kind", choices=[*KINDS, "summary", "pulses"], default="rram")
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    made = (
-        summary(given.cells, given.seed) if given.kind == "summary" else readings(given.kind, given.cells, given.seed)
-    )
-    write(made, given.out)
+    make = {"summary": summary, "pulses": pulses}.get(given.kind, partial(readings, given.kind))
+    write(make(given.cells, given.seed), given.out)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,22 @@
 
     python tests/tools/example_measurements.py example.csv
     python tests/tools/example_measurements.py sweeps.parquet --sweeps --devices 64 --cycles 200
+    python tests/tools/example_measurements.py configs/devices/cycling.csv.gz --matrix --devices 24 --cycles 50 \
+        --failed-sets 0.015
+    python tests/tools/example_measurements.py configs/devices/sweeps.csv.gz --analyser --devices 16 --cycles 4 \
+        --step-volts 0.06
 
 Writes CSV, Parquet or NPZ: a table of features (device, cycle, hrs_ohms, us_volts, lrs_ohms, ur_volts), or the samples
 of I-V sweeps 0 -> Vneg -> 0 -> Vpos -> 0 (device, cycle, time_seconds, voltage_volts, current_amperes) with noise and,
-if asked for, a current compliance. `--missing` leaves cycles out, in a table of features single values, too.
+if asked for, a current compliance. `--missing` leaves cycles out, in a table of features single values, too. With
+`--matrix`, a row of a text file is a device, with its HRS and LRS in turn, as some laboratories write them; with
+`--analyser`, it holds the samples of sweeps as a parameter analyser writes them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -106,6 +113,31 @@ def sweeps(
         yield Sweeps(first + 1, volts, currents, features)
 
 
+def with_failed_sets(table: Table, share: float, rng: np.random.Generator) -> Table:
+    """A table of features in which a share of the SETs fails: the LRS is the HRS."""
+    fails = rng.random(len(table["device"])) < share
+    return table | {"lrs_ohms": np.where(fails, table["hrs_ohms"], table["lrs_ohms"])}
+
+
+def matrix_text(table: Table) -> str:
+    """A row a device without names, HRS and LRS in turn in kilohm, with decimal commas, below a comment."""
+    lines = ["# HRS and LRS in turn, kOhm; one device a row; drawn from synaptogen, not measured"]
+    for device in np.unique(table["device"]):
+        own = table["device"] == device
+        pairs = zip(table["hrs_ohms"][own], table["lrs_ohms"][own], strict=True)
+        lines.append(";".join(f"{value / 1e3:.3g}".replace(".", ",") for pair in pairs for value in pair))
+    return "\n".join([*lines, ""])
+
+
+def analyser_text(table: Table) -> str:
+    """Samples of sweeps below a preamble, each row with a word before it and its numbers after that."""
+    lines = ["SetupTitle, I/V sweep, drawn from synaptogen, not measured", "PrimitiveTest, I/V, in V and A"]
+    lines.append("DataName, Device, Cycle, V1, I1")
+    columns = (table[name] for name in ("device", "cycle", "voltage_volts", "current_amperes"))
+    lines += [f"DataValue, {d}, {c}, {u:.2f}, {i:.2e}" for d, c, u, i in zip(*columns, strict=True)]
+    return "\n".join([*lines, ""])
+
+
 def without_some(table: Table, share: float, rng: np.random.Generator) -> Table:
     """A table without a share of its cycles; in one of features, as many single values are missing as well."""
     changes = np.diff(table["device"], prepend=-1).astype(bool) | np.diff(table["cycle"], prepend=-1).astype(bool)
@@ -136,6 +168,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--sweeps", action="store_true", help="samples of I-V sweeps, not features")
+    parser.add_argument("--matrix", action="store_true", help="a device a row: its HRS and LRS in turn (.csv.gz)")
+    parser.add_argument(
+        "--analyser", action="store_true", help="samples of I-V sweeps as an instrument has them (.csv.gz)"
+    )
+    parser.add_argument("--failed-sets", type=float, default=0.0, help="share of the SETs that fail")
     parser.add_argument("--devices", type=int, default=128)
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--cell", default="synaptogen", help="device model to draw from: a shipped name or a file")
@@ -147,7 +184,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device, seed = load_device(arguments.cell), arguments.seed
     tables: Iterable[Table]
-    if arguments.sweeps:
+    if arguments.sweeps or arguments.analyser:
         blocks = sweeps(
             device,
             arguments.devices,
@@ -158,8 +195,18 @@ def main() -> None:
             compliance_amperes=arguments.compliance_amperes,
         )
         tables = (block.table() for block in blocks)
+        if arguments.analyser:
+            text = analyser_text(next(iter(tables)))  # few sweeps are one block
+            arguments.out.write_bytes(gzip.compress(text.encode(), mtime=0))
+            return
     else:
-        tables = [feature_table(device, arguments.devices, arguments.cycles, seed)]
+        table = feature_table(device, arguments.devices, arguments.cycles, seed)
+        if arguments.failed_sets:
+            table = with_failed_sets(table, arguments.failed_sets, np.random.default_rng(seed))
+        if arguments.matrix:
+            arguments.out.write_bytes(gzip.compress(matrix_text(table).encode(), mtime=0))
+            return
+        tables = [table]
     if arguments.missing:
         rng = np.random.default_rng(seed)
         tables = (without_some(table, arguments.missing, rng) for table in tables)

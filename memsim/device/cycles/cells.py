@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from memsim.device.cycles import compiled_cells
-from memsim.device.cycles.features import History, draw_history, draw_normals, draw_offsets_and_scales, sum_of_products
+from memsim.device.cycles.features import (
+    History,
+    draw_history,
+    draw_normals,
+    draw_offsets_and_scales,
+    sum_of_products,
+    with_failures,
+)
 from memsim.device.cycles.model import HRS, LRS, UR, US, DeviceModel
 from memsim.hardware import Cycling
 from memsim.portable.elementwise import random_words, uniform
@@ -39,7 +46,7 @@ class Cells:
         self._var = device.var_matrix(order).float()  # [B | A_p ... A_1]
         self._mu, self._sigma = draw_offsets_and_scales(device, cells, key)  # (4, n) each
         self._history = draw_history(device, cells, key, history, order)  # (4p, n)
-        self.features = device.denormalise(self._history[-4:], self._mu, self._sigma)
+        self.features = self._with_failures(device.denormalise(self._history[-4:], self._mu, self._sigma), cells, 0)
         self.cycle = torch.zeros_like(cells)
         self.r = device.state_of_resistance(self.features[HRS])
         self.set_volts = self.features[US].clone()
@@ -98,12 +105,19 @@ class Cells:
         self.cycle.index_copy_(0, cells, cycle)
         self._history.index_copy_(1, cells, torch.cat([past[4:], x]))
         mu, sigma = self._mu.index_select(1, cells), self._sigma.index_select(1, cells)
-        self.features.index_copy_(1, cells, self.device.denormalise(x, mu, sigma))
+        features = self.device.denormalise(x, mu, sigma)
+        self.features.index_copy_(1, cells, self._with_failures(features, self._cells.index_select(0, cells), cycle))
         self.set_volts.index_copy_(0, cells, self.features[US].index_select(0, cells))
 
         start_volts, start_r = self.reset_volts.index_select(0, cells), self.r.index_select(0, cells)
         fall = self.device.current_amperes(start_volts, start_r) - self._end_amperes(cells)
         self._transition.index_copy_(0, cells, fall / self.device.reset_distance(start_volts))
+
+    def _with_failures(self, features: Tensor, counters: Tensor, cycle: Tensor | int) -> Tensor:
+        """Return `features` [4, m] of a cycle, with the resistances of those SETs and RESETs that fail."""
+        for feature in (HRS, LRS):
+            features[feature] = with_failures(self.device, feature, features[feature], counters, self._key, cycle)
+        return features
 
     def _end_amperes(self, cells: Tensor) -> Tensor:
         """Return c, the current [m] at Umax in the HRS of the present cycle."""
@@ -163,7 +177,9 @@ def pulse_cells(
     The states are those of `Cells` after the same pulses. For cells that one SET pulse programs, `draw_states` draws
     from the same distribution far faster.
     """
-    if device.device.type == "cpu":
+    if device.device.type == "cpu" and not (
+        device.lrs_is_log10 or device.limits is not None or device.failures is not None
+    ):
         return compiled_cells.pulse_cells(device, cells, key, volts, sequence, history)
     fresh = Cells(device, cells, key, history)
     for pulse in volts.T:

@@ -24,6 +24,9 @@ class StateArguments(NamedTuple):
     lrs_gamma: Row
     hrs_table: tuple[Row, ...]  # [K] rows of m_mu, m_sigma, a, b, c
     lrs_table: tuple[Row, ...]
+    hrs_limits: Row  # least and greatest log10 ohm
+    lrs_limits: Row
+    lrs_is_log10: bool
     log2_of_siemens: np.float32  # for each decade of ohms
     open_state: np.float32
     state_per_siemens: np.float32
@@ -93,7 +96,9 @@ def _states(r, set_mask, words, x, z, law):  # type: ignore[no-untyped-def]
             g = g * x[j] + (law.lrs_gamma[i] if is_set else law.hrs_gamma[i])
         of_sigma, own = a + b * g, c * g
         y = (m_mu + m_sigma * g) + np.sqrt(of_sigma * of_sigma + own * own) * z[j]
-        siemens = _ONE / y if is_set else exp2(y * law.log2_of_siemens)
+        least, most = law.lrs_limits if is_set else law.hrs_limits
+        y = min(max(y, least), most)
+        siemens = _ONE / y if is_set and not law.lrs_is_log10 else exp2(y * law.log2_of_siemens)
         r[j] = law.open_state - siemens * law.state_per_siemens
 
 

@@ -176,7 +176,7 @@ def _features(law, counters, attempt, key):  # type: ignore[no-untyped-def]
         for column in range(row + 1):
             _add_scaled(x, law.factor[row, column], normals[each * (column // size) + column % size])
         mu, sigma = offsets_and_scales[feature], offsets_and_scales[size + feature]
-        _denormalise(drawn[feature], x, mu, sigma, law.gamma[feature])
+        _denormalise(drawn[feature], x, mu, sigma, law.gamma[feature], law.limits[feature])
         if law.is_exponent[feature]:
             _exponential(drawn[feature])
     return drawn, normals[each * attempt + size]
@@ -239,12 +239,12 @@ def _polynomial(y, coefficients, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _denormalise(y, x, mu, sigma, gamma):  # type: ignore[no-untyped-def]
+def _denormalise(y, x, mu, sigma, gamma, limits):  # type: ignore[no-untyped-def]
     for j in range(len(y)):
         own = gamma[0]
         for i in range(1, len(gamma)):
             own = own * x[j] + gamma[i]
-        y[j] = own * sigma[j] + mu[j]
+        y[j] = min(max(own * sigma[j] + mu[j], limits[0]), limits[1])
 
 
 @kernel

@@ -18,7 +18,18 @@ import torch
 from torch import Tensor
 
 from memsim.device.cycles import compiled
-from memsim.device.cycles.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel, companion
+from memsim.device.cycles.model import (
+    FAILED_RESET,
+    FAILED_SET,
+    HRS,
+    LOG2_OF_10,
+    LRS,
+    UR,
+    US,
+    DeviceModel,
+    companion,
+    power_of_10,
+)
 from memsim.device.cycles.normals import LARGEST_NORMAL, LEAST_RADIUS_WORD, cell_normals
 from memsim.portable import elementwise
 from memsim.portable.constants import LOW_32, WORDS
@@ -34,6 +45,9 @@ OFFSETS_DRAW, HISTORY_DRAW = 1, 3
 
 Call 0 gives its component of the mixture. Each later cycle of a cell is a stream of its own.
 """
+
+FAILURE_DRAW = 1 << 24
+"""The call of Philox, in the stream of a cycle or try, whose words decide whether its SET and its RESET fail."""
 
 
 @lru_cache(maxsize=32)
@@ -149,16 +163,55 @@ def draw_states(
     `cells` [n] (int64) holds. A set cell is in the LRS of its
     first cycle, any other cell in the HRS. This is the distribution of `Cells` after ``apply(-2.0)`` on the set cells,
     where about one cell in 10^6 needs more than -2 V.
+    SETs and RESETs may fail (see `with_failures`).
     """
     law = state_law(device, history)
     if cells.device.type == "cpu":
-        return compiled.draw_states(law.compiled_arguments, set_mask, cells, key)
-    return law.states(set_mask, elementwise.random_words(key, cells))
+        r = compiled.draw_states(law.compiled_arguments, set_mask, cells, key)
+    else:
+        r = law.states(set_mask, elementwise.random_words(key, cells))
+    if device.failures is None:
+        return r
+    lrs, hrs = (with_failures(device, feature, None, cells, key) for feature in (LRS, HRS))
+    failed = torch.where(set_mask != 0, lrs, hrs)
+    return torch.where(failed.isnan(), r, device.state_of_resistance(failed))
+
+
+def with_failures(
+    device: DeviceModel, feature: int, ohms: Tensor | None, cells: Tensor, key: int, stream: Tensor | int = 0
+) -> Tensor:
+    """Return the resistances [n] of HRS or LRS with those of the RESETs or SETs that fail in their place.
+
+    A share of the SETs of `device.failures` fails, independently of all else. The cell is then in a resistance of the
+    quantiles there, between which is a straight line.
+
+    Args:
+        device: the device model.
+        feature: HRS or LRS.
+        ohms: [n] resistances where the pulse succeeds; None gives NaN there.
+        cells: [n] counters of the cells.
+        key: the key of their draws.
+        stream: the cycle or try.
+    """
+    if device.failures is None or feature not in (HRS, LRS):
+        return torch.full(cells.shape, math.nan, device=cells.device) if ohms is None else ohms
+    row = FAILED_SET if feature == LRS else FAILED_RESET
+    share, *quantiles = device.failures[row].tolist()
+    word = elementwise.random_words(key, cells, stream, FAILURE_DRAW)[row]
+    bound = round(share * WORDS)
+    last = len(quantiles) - 1
+    place = (word.float() * (last / max(bound, 1))).clamp(max=last)
+    below = place.int().clamp_(max=last - 1)
+    table = torch.tensor(quantiles, dtype=torch.float32, device=cells.device)
+    low, high = table.index_select(0, below), table.index_select(0, below + 1)
+    failed = power_of_10(low + (place - below) * (high - low))
+    succeeded = torch.full_like(failed, math.nan) if ohms is None else ohms
+    return torch.where(word < bound, failed, succeeded)
 
 
 @lru_cache(maxsize=32)
 def state_means(device: DeviceModel, history: History = "stationary") -> tuple[float, float]:
-    """Return the mean r of set cells and of unset cells over the population that `draw_states` draws from.
+    """Return the mean r of set cells and of unset cells over those that `draw_states` draws and that do not fail.
 
     Strictly, 1/R of a polynomial of normals has no mean: far out, a resistance passes zero, or the exponential of the
     HRS outgrows the normal density. No draw is so far out (two normals end at a radius of 5.77), so this is the mean
@@ -207,6 +260,8 @@ class FirstCycleLaw:
         feature: HRS, US, LRS or UR.
         gamma: the coefficients of g, highest power first.
         table: [5, K], float64: m_mu, m_sigma, a, b and c of each component.
+        limits: the least and the greatest y.
+        is_log10: whether y is log10 of a resistance.
         open_state: the state without conductance at the reference voltage.
         state_per_siemens: the change of the state for each siemens less.
     """
@@ -214,14 +269,16 @@ class FirstCycleLaw:
     feature: int
     gamma: tuple[float, ...]
     table: Tensor
+    limits: tuple[float, float]
+    is_log10: bool
     open_state: float
     state_per_siemens: float
 
     def states(self, component: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """Return states r [n] for components [n] (integers) and standard normals x and z [n], in the dtype of `x`."""
         mean, std = self.moments(component, x)
-        y = mean + std * z
-        if self.feature == LRS:
+        y = (mean + std * z).clamp(*self.limits)
+        if not self.is_log10:
             siemens = y.reciprocal()
         else:
             siemens = (elementwise.exp2 if y.dtype == torch.float32 else torch.exp2)(y * -LOG2_OF_10)
@@ -271,7 +328,16 @@ class StateLaw:
         of_siemens = row([-LOG2_OF_10, hrs.open_state, hrs.state_per_siemens])
         least = np.uint32(LEAST_RADIUS_WORD)
         return compiled.StateArguments(
-            first_words, least, row(hrs.gamma), row(lrs.gamma), hrs_table, lrs_table, *of_siemens
+            first_words,
+            least,
+            row(hrs.gamma),
+            row(lrs.gamma),
+            hrs_table,
+            lrs_table,
+            row(hrs.limits),
+            row(lrs.limits),
+            lrs.is_log10,
+            *of_siemens,
         )
 
 
@@ -297,6 +363,8 @@ def _first_cycle_law(device: DeviceModel, feature: int, history: History) -> Fir
         feature,
         tuple(coefficient * x_std**power for coefficient, power in zip(gamma, powers, strict=True)),
         table,
+        device.limits_of(feature),
+        device.is_log10(feature),
         llrs / (llrs - hhrs),
         1 / (llrs - hhrs),
     )

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from memsim.device.cycles.device import CyclesDevice
-from memsim.device.cycles.model import SCALARS, DeviceModel, companion
+from memsim.device.cycles.model import LRS_SCALE, OPTIONAL_TENSORS, SCALARS, DeviceModel, companion
 from memsim.errors import InputError
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
@@ -46,7 +46,8 @@ def summarise(model: DeviceModel) -> dict[str, Any]:
         **{key: getattr(model, key) for key in ("name", "source", *SCALARS)},
         "llrs": model.llrs.tolist(),
         "hhrs": model.hhrs.tolist(),
-        "features": ["HRS (log10 ohm)", "US (V)", "LRS (ohm)", "UR (V)"],
+        "features": ["HRS (log10 ohm)", "US (V)", f"LRS ({'log10 ' if model.lrs_is_log10 else ''}ohm)", "UR (V)"],
+        **{key: value.tolist() for key in OPTIONAL_TENSORS if (value := getattr(model, key)) is not None},
         "gamma": model.gamma.tolist(),
         "mixture_weights": model.mixture_weights.tolist(),
         "mixture_means": model.mixture_means.tolist(),
@@ -94,9 +95,19 @@ def _model(tensors: dict[str, Tensor], metadata: dict[str, str], default_name: s
         reference_volts=_scalar(metadata, "reference_volts"),
         reset_full_volts=_scalar(metadata, "reset_full_volts"),
         reset_exponent=_scalar(metadata, "reset_exponent"),
+        lrs_is_log10=_is_log10(metadata),
+        limits=_tensor(tensors, "limits", 4, 2) if "limits" in tensors else None,
+        failures=_tensor(tensors, "failures", 2, None) if "failures" in tensors else None,
         source=metadata.get("source", ""),
         licence=metadata.get("licence", ""),
     )
+
+
+def _is_log10(metadata: dict[str, str]) -> bool:
+    scale = metadata.get(LRS_SCALE)
+    if scale not in (None, "log10"):
+        raise _FaultError(f"{LRS_SCALE} (metadata) is {scale}; it must be log10, or missing for ohm")
+    return scale == "log10"
 
 
 def _scalar(metadata: dict[str, str], key: str) -> float:
@@ -123,8 +134,27 @@ def _tensor(tensors: dict[str, Tensor], key: str, *shape: int | None) -> Tensor:
     return value.double()
 
 
+def require_possible(model: DeviceModel, where: str) -> None:
+    """Raise InputError, which names `where`, for a model whose file `load_device` would refuse."""
+    try:
+        for key, tensor in model.stored()[0].items():
+            if not tensor.isfinite().all():
+                raise _FaultError(f"{key} holds numbers that are not finite")
+        _check(model)
+    except _FaultError as fault:
+        raise InputError(f"{where}: {fault}") from None
+
+
 def _check(model: DeviceModel) -> None:
     """Check the physics of `model`, which shapes do not show. Raises _FaultError."""
+    if model.limits is not None and not (model.limits[:, 0] < model.limits[:, 1]).all():
+        raise _FaultError(f"limits are {model.limits.tolist()}; the first of each feature must be below the second")
+    if model.failures is not None:
+        share, quantiles = model.failures[:, 0], model.failures[:, 1:]
+        if not ((share >= 0) & (share < 1)).all():
+            raise _FaultError(f"failures have shares of {share.tolist()}; they must be at least 0 and below 1")
+        if quantiles.shape[1] < 2 or not (quantiles.isfinite().all() and (quantiles.diff(dim=1) >= 0).all()):
+            raise _FaultError("failures must have at least two quantiles of log10 ohm that do not fall")
     for key in ("llrs", "hhrs"):
         if (constant := getattr(model, key)[-1].item()) != 0:
             raise _FaultError(f"{key} ends in {constant}; its last coefficient must be 0 (no current at 0 V)")

@@ -20,8 +20,9 @@ from memsim.device.cycles.features import (
     draw_components,
     marginal_mixture,
     stationary_covariance,
+    with_failures,
 )
-from memsim.device.cycles.model import HRS, DeviceModel
+from memsim.device.cycles.model import DeviceModel
 from memsim.device.cycles.normals import cell_normals
 from memsim.portable.elementwise import random_words
 
@@ -44,6 +45,7 @@ class FeatureLaw(NamedTuple):
     mixture: tuple[tuple[Row, ...], ...]  # [2 F][K] rows of a mean and 2 F factors, for (mu, sigma)
     factor: NDArray[np.float32]  # [F tries, F tries], lower triangular
     gamma: tuple[Row, ...]  # [F] rows of coefficients, highest power first
+    limits: tuple[Row, ...]  # [F] rows of the least and the greatest y
     is_exponent: NDArray[np.bool_]  # [F]: the feature is log10 of its ohms
     draws: int  # of four words each, for the offsets and scales
 
@@ -62,7 +64,8 @@ def feature_law(device: DeviceModel, round_: Round, tries: int, history: History
         mixture=tuple(_rows(components) for components in mixture),
         factor=torch.linalg.cholesky(covariance).float().cpu().numpy(),
         gamma=_rows(device.gamma[list(features)]),
-        is_exponent=np.array([feature == HRS for feature in features]),
+        limits=tuple(tuple(map(np.float32, device.limits_of(feature))) for feature in features),
+        is_exponent=np.array([device.is_log10(feature) for feature in features]),
         draws=len(features) // 2 + 1,
     )
 
@@ -112,8 +115,11 @@ class CycleFeatures:
             weights = self._law.factor[size * self._attempt + row].tolist()
             for weight, normal in zip(weights, self._normals[: len(self._normals) - size + row + 1], strict=False):
                 x[row] = x[row] + weight * normal
+        drawn = self._device.denormalise(x, self._mu, self._sigma, self._features)
+        for row, feature in enumerate(self._features):
+            drawn[row] = with_failures(self._device, feature, drawn[row], self._cells, self._key, self._attempt)
         self._attempt += 1
-        return self._device.denormalise(x, self._mu, self._sigma, self._features), normals[size]
+        return drawn, normals[size]
 
     def read_normals(self, cells: Tensor, draw: int) -> list[Tensor]:
         """Return four normals [m] for the reads 4 draw + 1 to 4 draw + 4 of this try at `cells` (indices [m])."""

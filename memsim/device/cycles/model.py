@@ -25,10 +25,15 @@ resistance (ohm), RESET voltage."""
 
 LOG2_OF_10 = math.log2(10.0)
 
+FAILED_SET, FAILED_RESET = range(2)
+"""Rows of the failures of a device model."""
 
 TEXTS = ("name", "source", "licence")
 SCALARS = ("reference_volts", "reset_full_volts", "reset_exponent")
 TENSORS = ("llrs", "hhrs", "gamma", "mixture_weights", "mixture_means", "mixture_cholesky")  # and var_001, var_002, ...
+OPTIONAL_TENSORS = ("limits", "failures")
+LRS_SCALE = "lrs_scale"
+"""Metadata of a model whose LRS is in `log10` ohm; others have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,9 @@ class DeviceModel(Device):
     reference_volts: float  # U0: resistance means U0 / I(U0)
     reset_full_volts: float  # Umax: a RESET at or above it is full
     reset_exponent: float  # eta: curvature of the RESET transition
+    lrs_is_log10: bool = False  # LRS is modelled as log10 ohm, as HRS is, and not in ohm
+    limits: Tensor | None = None  # [4, 2] least and greatest y of each feature; a draw beyond is at the limit
+    failures: Tensor | None = None  # [2, 1 + Q] of SETs and RESETs: the share that fails, and Q quantiles of log10 ohm
     source: str = ""
     licence: str = ""
 
@@ -68,8 +76,10 @@ class DeviceModel(Device):
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the tensors, float64 on a CPU, and the texts and scalars by which a file keeps the model."""
         tensors = {key: getattr(self, key) for key in TENSORS}
+        tensors |= {key: value for key in OPTIONAL_TENSORS if (value := getattr(self, key)) is not None}
         tensors |= {f"var_{order:03d}": matrix for order, matrix in self.var.items()}
         metadata = {key: getattr(self, key) for key in TEXTS} | {key: repr(getattr(self, key)) for key in SCALARS}
+        metadata |= {LRS_SCALE: "log10"} if self.lrs_is_log10 else {}
         return {key: value.to("cpu", torch.float64) for key, value in tensors.items()}, metadata
 
     def var_matrix(self, order: int | None = None) -> Tensor:
@@ -90,15 +100,28 @@ class DeviceModel(Device):
         distance = (self.reset_full_volts - volts).abs()
         return exp2(log2(distance) * self.reset_exponent).masked_fill_(distance == 0, 0.0)
 
+    def is_log10(self, feature: int) -> bool:
+        """Return whether a feature is modelled as log10 of its ohms."""
+        return feature == HRS or (feature == LRS and self.lrs_is_log10)
+
+    def limits_of(self, feature: int) -> tuple[float, float]:
+        """Return the least and the greatest y of a feature, infinite where it has no limits."""
+        if self.limits is None:
+            return -math.inf, math.inf
+        low, high = self.limits[feature].tolist()
+        return low, high
+
     def denormalise(self, x: Tensor, mu: Tensor, sigma: Tensor, features: Sequence[int] = (HRS, US, LRS, UR)) -> Tensor:
         """Turn normal variates `x` [F, n] into `features` [F, n] of cells with offsets `mu` and scales `sigma` [F, n].
 
-        HRS (10 ** y) and LRS are in ohm, US and UR in V.
+        HRS (10 ** y) and LRS are in ohm, US and UR in V. These are the features of SETs and RESETs that succeed.
         """
         y = torch.stack([polynomial(self.gamma[feature], row) for feature, row in zip(features, x, strict=True)])
         y.mul_(sigma).add_(mu)
         for row, feature in enumerate(features):
-            if feature == HRS:
+            if self.limits is not None:
+                y[row] = y[row].clamp(*self.limits_of(feature))
+            if self.is_log10(feature):
                 y[row] = power_of_10(y[row])
         return y
 

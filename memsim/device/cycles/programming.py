@@ -185,7 +185,7 @@ class ClosedLoopProgrammer(CyclesProgrammer):
 
     def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
-        if digits.device.type != "cpu":
+        if digits.device.type != "cpu" or self._device.failures is not None:
             return self.by_definition(digits, cells, key)
         outcome = Outcome.start(digits.numel(), digits.device)
         arrays = OutcomeArrays(**{name: tensor.numpy() for name, tensor in vars(outcome).items()})

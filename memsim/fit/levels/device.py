@@ -20,6 +20,7 @@ PROBABILITIES = np.concatenate([PROBABILITIES, [0.5], 1 - PROBABILITIES[::-1]])
 """The probabilities of quantile tables; between them lines are straight in the normal score."""
 _STEPS = 3
 """The steps of a table from knot to knot: moments and quantiles are not linear in the numbers of a law."""
+_REACH = 10
 _FOLDED = 2.0
 """A drift whose mean exponent is at least so many spreads is written as a power law: few cells would turn round."""
 
@@ -57,14 +58,8 @@ def time_sections(law: Law, path: CellPath, start_seconds: float, last_seconds: 
         first = Law(law.form, law.knots, {**law.by_knot, **early}, law.scalars, law.first_seconds)
         at = conductances(law)
         mean, spread = first.moments(at, torch.full_like(at, law.first_seconds))
-        if len(at) == 1:  # changes of ln g are changes of g in proportion to it
-            own = {
-                name: {"polynomial": [0.0, rounded(value / at)[0]]}
-                for name, value in (("mean", mean), ("spread", spread))
-            }
-        else:
-            own = {"mean": _table(at, mean), "spread": _table(at, spread)}
-        return {"drift": drift, "relaxation": own | {"path": "redrawn"}}
+        relaxation = {"mean": _table(at, mean), "spread": _table(at, spread), "path": "redrawn"}
+        return {"drift": drift, "relaxation": relaxation}
     seconds = grid_seconds(law.first_seconds, start_seconds, last_seconds)
     at = conductances(law)
     moments = [law.moments(at, torch.full_like(at, float(t))) for t in seconds + start_seconds]
@@ -91,11 +86,16 @@ def grid_seconds(first_seconds: float, start_seconds: float, last_seconds: float
 
 
 def conductances(law: Law) -> torch.Tensor:
-    """Return the conductances of a table of a law: its knots, and others between them."""
+    """Return the conductances of a table of a law: its knots, and others between them.
+
+    Beyond the knots a law is constant. That of ln g changes g in proportion to it, so that a line to 0 says so below
+    them, and one to `_REACH` times the last above.
+    """
     knots = law.knots
     steps = torch.arange(_STEPS, dtype=knots.dtype) / _STEPS
     between = (knots[:-1, None] + steps * knots.diff()[:, None]).reshape(-1)
-    return torch.cat([between, knots[-1:]])
+    beyond = (knots[:1] / 1000, _REACH * knots[-1:]) if law.form.relative else (knots[:0], knots[:0])
+    return torch.cat([beyond[0], between, knots[-1:], beyond[1]])
 
 
 def _is_drift(law: Law) -> bool:
@@ -114,7 +114,7 @@ def _table(at: torch.Tensor, values: torch.Tensor) -> Any:
 def _shape(law: Law, seconds: Floats, start_seconds: float) -> dict[str, Any]:
     """Return the shape of the standardised change: a word, Student's law, or quantiles by conductance and time."""
     form = law.form
-    if not form.skewed and form.tail in ("gaussian", "laplace"):
+    if not form.skewed and not form.relative and form.tail in ("gaussian", "laplace"):
         return {} if form.tail == "gaussian" else {"shape": "laplace"}
     if not form.skewed and form.tail == "student":
         return {"shape": {"student": rounded(law.scalars["freedom"])}}

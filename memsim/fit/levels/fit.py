@@ -20,6 +20,7 @@ from memsim.fit.levels.changes import Changes
 from memsim.fit.levels.device import EXTRAPOLATED_DECADES, device_yaml, programming_section, rounded, time_sections
 from memsim.fit.levels.fitting import Choice
 from memsim.fit.levels.goodness import CellPath, Judged, LevelTimes, judge, path_of
+from memsim.fit.levels.pulses import read_pulses
 from memsim.fit.levels.summary import WORDS, fit_summary
 from memsim.fit.levels.tables import Readings, Source, Summary, read_readings, read_summary
 from memsim.listener import Listener
@@ -36,13 +37,13 @@ class LevelsFit:
 
     Attributes:
         name: name of the device.
-        kind: `readings` of cells, or a `summary` by target.
+        kind: `readings` of cells, a `summary` by target, or `pulses`.
         source: the files and how they were read.
         document: the keys of the device file.
         checks: of laws fitted without the readings that they are compared with.
         laws: law -> how it was chosen, and the law itself, as plain values.
-        choices: law -> the kinds that were tried; empty for a summary.
-        tables: law -> distributions by level and time, measured and of the law; empty for a summary.
+        choices: law -> the kinds that were tried; empty for others than readings.
+        tables: law -> distributions by level and time, measured and of the law; empty for others than readings.
         path: how a cell's changes at two times go together; None if that was not measured.
         extrapolated: what the device says beyond what was measured, and what was not measured.
         notes: further remarks.
@@ -148,7 +149,7 @@ def read_levels(
     temperature_kelvin: float | None = None,
 ) -> Readings | Summary:
     """Read a table of levels of `kind` (see `tables.levels_kind`). Raises InputError, in one line."""
-    read = read_summary if kind == "summary" else read_readings
+    read = {"summary": read_summary, "pulses": read_pulses}.get(kind, read_readings)
     return read(paths, columns, renamed, temperature_kelvin)
 
 
@@ -169,7 +170,7 @@ def fit_levels(
 
     Args:
         paths: the files.
-        kind: `readings` or `summary` (see `tables.levels_kind`).
+        kind: `readings`, `summary` or `pulses` (see `tables.levels_kind`).
         out: the device file to write (.yaml); by default nothing is written.
         columns: names of the columns in order, for files without names.
         renamed: names of columns as memsim expects them -> their names in the file.
@@ -279,7 +280,9 @@ def _of_summary(summary: Summary, name: str) -> LevelsFit:
         lines.append(_beyond_note(last))
     extrapolated = (*lines, _NO_READ_NOISE, _NO_CURRENT)
     source = summary.source
-    return LevelsFit(name, "summary", source, document, fitted.checks, laws, {}, {}, None, extrapolated, source.notes)
+    return LevelsFit(
+        name, summary.kind, source, document, fitted.checks, laws, {}, {}, None, extrapolated, source.notes
+    )
 
 
 def _document(

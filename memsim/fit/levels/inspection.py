@@ -32,8 +32,8 @@ class LevelsInspection:
 
     @property
     def kind(self) -> str:
-        """`readings` or `summary`."""
-        return "readings" if isinstance(self.measurements, Readings) else "summary"
+        """`readings`, `summary` or `pulses`."""
+        return "readings" if isinstance(self.measurements, Readings) else self.measurements.kind
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain values: what `memsim fit-device --inspect --json` writes."""

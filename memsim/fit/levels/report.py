@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KINDS = {
     "readings": "readings of levels (cell, time, conductance)",
     "summary": "a summary of levels (target, mean, standard deviation)",
+    "pulses": "levels by number of pulses (cell, pulse, conductance)",
 }
 
 
@@ -62,7 +63,7 @@ def parts(fit: LevelsFit, *, every_check: bool) -> tuple[RenderableType, ...]:
             )
     laws = [f"{name}: {facts['law']}" for name, facts in fit.laws.items()]
     lines = [*laws, *fit.notes, *(f"extrapolated or not measured: {line}" for line in fit.extrapolated)]
-    return heading_of(fit), shown, "\n".join([*lines, summary(fit)])
+    return heading_of(fit), *([shown] if fit.checks else []), "\n".join([*lines, summary(fit)])
 
 
 def write_report(folder: Path, fit: LevelsFit, force: bool) -> Path:

@@ -43,7 +43,7 @@ def fit_summary(summary: Summary) -> SummaryFit:
     sections: dict[str, Any] = {
         "programming": {"mean": _table(targets, mean[0] - targets), "spread": _table(targets, deviation[0])}
     }
-    notes = ["the shape of the distributions is not in a table of standard deviations: normal ones are taken"]
+    notes = ["the shape of the distributions: not fitted, taken as normal"]
     since = summary.seconds[1:] - summary.seconds[0]
     if not len(since):
         notes.append("one time: nothing is known of relaxation and drift, so conductances stay as programmed")

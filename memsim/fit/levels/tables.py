@@ -50,7 +50,8 @@ _SAME_KELVIN = 1.0
 _GAP = 1.3
 """Times further apart than by this factor are of different groups."""
 _LONGEST_GROUP = 3.0
-_MICRO = 1e6
+MICRO = 1e6
+"""Microsiemens in a siemens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,7 @@ class Summary:
         targets: rising [targets], in µS.
         mean: [times, targets] in µS.
         deviation: standard deviations [times, targets], in µS.
+        kind: `summary`, or `pulses` where the targets are the means after numbers of pulses.
     """
 
     source: Source
@@ -115,13 +117,14 @@ class Summary:
     targets: Floats
     mean: Floats
     deviation: Floats
+    kind: str = "summary"
 
 
 def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], renamed: Mapping[str, str]) -> str:
-    """Return `readings` or `summary` for a table of levels, and an empty text for one of another kind.
+    """Return `readings`, `summary` or `pulses` for a table of levels, and an empty text for one of another kind.
 
-    A table with a conductance (or resistance) of cells and no other feature holds readings; one with a mean and a
-    standard deviation by target is a summary.
+    A table with a conductance (or resistance) of cells and no other feature holds readings, or pulses where it numbers
+    these and has no times; one with a mean and a standard deviation by target is a summary.
     """
     first = paths if isinstance(paths, str | Path) else next(iter(paths), "")
     if not Path(first).exists():
@@ -131,6 +134,8 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
     words = {match[0].lower() for name in shown if (match := re.match(r"[A-Za-z]+(_deviation)?", name.strip()))}
     if {"target", "mean"} <= words and words & set(DEVIATIONS):
         return "summary"
+    if words & {"conductance", "resistance"} and "pulse" in words and not words & {"time", "target"}:
+        return "pulses"
     if words & {"conductance", "resistance"} and words & {"time", "target"} and not words & {"voltage", "current"}:
         return "readings"
     return ""
@@ -149,19 +154,19 @@ def read_readings(
     """
     table = read_columns(paths, READINGS, (), labels=("cell", "device"), names=names, renamed=renamed)
     where = str(table.files[0])
-    conductance = _conductance(table, where)
-    cells = _cells(table, where)
+    conductance = conductance_of(table, where)
+    cells = cells_of(table, where)
     seconds = table.numbers.get("time", np.zeros(table.rows))
     target = table.numbers.get("target")
-    keep, notes = _kept(table, temperature_kelvin, where)
+    keep, notes = rows_kept(table, temperature_kelvin, where)
     missing = ~(np.isfinite(conductance) & np.isfinite(seconds) & (cells >= 0))
     if (lost := int((missing & keep).sum())) > 0:
         notes.append(f"{counted(lost, 'row')} of {table.rows:,} without a cell, time or conductance left out")
     if (before := (seconds < 0) & keep).any():
         raise InputError(f"{where}: row {int(np.argmax(before)) + 1}: the time is below 0; count it from programming")
     keep &= ~missing
-    cells, seconds, conductance = cells[keep], seconds[keep], conductance[keep] * _MICRO
-    target = None if target is None else target[keep] * _MICRO
+    cells, seconds, conductance = cells[keep], seconds[keep], conductance[keep] * MICRO
+    target = None if target is None else target[keep] * MICRO
     if (negative := conductance <= 0).any():
         notes.append(f"{counted(int(negative.sum()), 'reading')} of {len(cells):,} at or below 0 S: noise of the meter")
     source = Source(table.files, table.rows, {q: c.name for q, c in table.columns.items()}, table.unused, table.notes)
@@ -218,9 +223,9 @@ def read_summary(
     given = [name for name in DEVIATIONS if name in table.numbers]
     if len(given) != 1:
         raise InputError(f"{where}: {' and '.join(given) or 'no column'} for the standard deviation; keep one")
-    keep, notes = _kept(table, temperature_kelvin, where)
+    keep, notes = rows_kept(table, temperature_kelvin, where)
     seconds = table.numbers.get("time", np.zeros(table.rows))
-    values = [table.numbers["target"] * _MICRO, table.numbers["mean"] * _MICRO, table.numbers[given[0]] * _MICRO]
+    values = [table.numbers["target"] * MICRO, table.numbers["mean"] * MICRO, table.numbers[given[0]] * MICRO]
     complete = keep & np.isfinite(seconds) & np.all(np.isfinite(values), axis=0)
     if (lost := int((keep & ~complete).sum())) > 0:
         notes.append(f"{counted(lost, 'row')} of {table.rows:,} without a target, mean or standard deviation left out")
@@ -264,8 +269,8 @@ def group_times(seconds: Floats) -> tuple[Ints, Floats]:
     return group, np.array([np.median(seconds[group == k]) for k in range(int(group.max()) + 1)])
 
 
-def _conductance(table: NamedColumns, where: str) -> Floats:
-    """Return conductances in S; resistances beside them are not used."""
+def conductance_of(table: NamedColumns, where: str) -> Floats:
+    """Return conductances [rows] in S; resistances beside them are not used."""
     if "conductance" in table.numbers:
         return table.numbers["conductance"]
     if "resistance" not in table.numbers:
@@ -274,7 +279,8 @@ def _conductance(table: NamedColumns, where: str) -> Floats:
         return np.asarray(1 / table.numbers["resistance"])
 
 
-def _cells(table: NamedColumns, where: str) -> Ints:
+def cells_of(table: NamedColumns, where: str) -> Ints:
+    """Return the index of the cell of each row [rows], the rows' numbers where neither cells nor times are given."""
     if present := [name for name in ("cell", "device") if name in table.labels]:
         if len(present) == 2:
             raise InputError(f"{where}: columns cell and device; name the cell by one of them (--column cell=THEIRS)")
@@ -287,7 +293,7 @@ def _cells(table: NamedColumns, where: str) -> Ints:
     return np.arange(table.rows)
 
 
-def _kept(table: NamedColumns, temperature_kelvin: float | None, where: str) -> tuple[Bools, list[str]]:
+def rows_kept(table: NamedColumns, temperature_kelvin: float | None, where: str) -> tuple[Bools, list[str]]:
     """Return the mask of rows at one temperature, and remarks."""
     kelvin = table.numbers.get("temperature")
     if kelvin is None:

@@ -30,6 +30,8 @@ def readings(path: Path, header: str = "cell,time_s,conductance_uS") -> Path:
         ("target_uS,conductance_uS", "readings"),
         ("target_uS,mean_uS,std_uS", "summary"),
         ("target_uS,mean_uS,standard_deviation_uS,time_s", "summary"),
+        ("cell,pulse,conductance_uS", "pulses"),
+        ("cell,pulse,time_s,conductance_uS", "readings"),
         ("device,cycle,hrs_ohms,lrs_ohms", ""),
         ("device,cycle,voltage_V,current_A,conductance_uS,time_s", ""),
     ],
