@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
 from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics, distribution
 from memsim.errors import InputError
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, is_compiled, kernel
 
 
 class InputTransform(nn.Module):
@@ -154,7 +154,7 @@ class InputTransform(nn.Module):
         """Multiply `values` [n, in] by `factors` [in], then rotate their blocks, in the wider of the two dtypes."""
         if self._block == 1:
             return values * factors
-        if not values.is_cpu:
+        if not is_compiled(values):
             return rotated(values * factors, self._block)
         result = torch.empty(values.shape, dtype=torch.promote_types(values.dtype, factors.dtype))
         arrays = as_array(values), as_array(factors), self._block, result.numpy()

@@ -23,6 +23,7 @@ from memsim.device.cycles.normals import LARGEST_NORMAL, LEAST_RADIUS_WORD, cell
 from memsim.portable import elementwise
 from memsim.portable.constants import LOW_32, WORDS
 from memsim.portable.elementwise import Words
+from memsim.portable.kernels import is_compiled
 
 History = Literal["stationary", "zero"]
 """The start of a fresh cell's cycles: a stationary history, or zeros as in the published simulation (whose LRS variance
@@ -151,7 +152,7 @@ def draw_states(
     where about one cell in 10^6 needs more than -2 V.
     """
     law = state_law(device, history)
-    if cells.device.type == "cpu":
+    if is_compiled(cells):
         return compiled.draw_states(law.compiled_arguments, set_mask, cells, key)
     return law.states(set_mask, elementwise.random_words(key, cells))
 
