@@ -33,7 +33,7 @@ int16, int32, uint16, uint32, uint64 = _types.int16, _types.int32, _types.uint16
 
 logger = logging.getLogger("memsim")
 
-NO_NUMBA = "numba is not installed: the same results, many times slower; pip install numba"
+NO_NUMBA = "numba is not installed: results are the same, and take several times as long; pip install numba"
 NO_CACHE = (
     "compiled code cannot be kept on disk, so that every process compiles it anew, which takes some seconds; "
     "set NUMBA_CACHE_DIR to a folder that can be written"
@@ -51,32 +51,49 @@ def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return function
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False} | options
     try:
-        return numba.njit(cache=True, **settings)(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(cache=True, **settings)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache is writable
         _uncached.add(function.__qualname__)
         return numba.njit(**settings)(function)  # type: ignore[no-any-return]
+    save = compiled._cache.save_overload
+
+    def save_if_possible(*code: Any) -> None:
+        try:
+            save(*code)
+        except OSError:  # the disk is full
+            _uncached.add(function.__qualname__)
+
+    compiled._cache.save_overload = save_if_possible
+    return compiled  # type: ignore[no-any-return]
 
 
 def is_compiled(tensor: Tensor) -> bool:
-    """Whether kernels work on `tensor`: it is on a CPU, and numba is installed. What makes them slow is said once."""
+    """Whether kernels work on `tensor`: it is on a CPU, and numba is installed. It warns where that is slow."""
     if not tensor.is_cpu:
         return False
+    warn_if_slow()
+    return numba is not None
+
+
+def warn_if_slow() -> None:
+    """Warn, once, where numba is missing or keeps no code on disk.
+
+    Processes that share the work of another one leave it to that one, which calls this before it starts them.
+    """
     if numba is None:
         _say(NO_NUMBA)
     elif _uncached:
         _say(NO_CACHE)
-    return numba is not None
-
-
-_uncached: set[str] = set()
-"""The kernels whose code is not kept on disk."""
 
 
 @cache
 def _say(message: str) -> None:
-    """Warn once, and not in each of the processes that share the work of one command."""
     if is_first() and multiprocessing.parent_process() is None:
         logger.warning(message)
+
+
+_uncached: set[str] = set()
+"""The kernels whose code is not kept on disk."""
 
 
 inlined = partial(kernel, inline="always")
