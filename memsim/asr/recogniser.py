@@ -19,7 +19,7 @@ from memsim.config.resources import find_config
 from memsim.config.schema import Schema
 from memsim.config.yaml_file import Config, read_config
 from memsim.crossbar.statistics import PREFIX
-from memsim.errors import InputError
+from memsim.errors import InputError, naming
 from memsim.nn.quantisers import restore_quantisers, taken_over
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
@@ -180,7 +180,8 @@ def load_weights(
         weights = renamed(weights)
     for name in taken_over(weights, ()):
         del weights[name]
-    restore_quantisers(recogniser.model, weights)
+    with naming(checkpoint.path):
+        restore_quantisers(recogniser.model, weights)
     assign_state(recogniser.model, weights, str(checkpoint.path))
     recogniser.model.eval()
     return recogniser

@@ -13,7 +13,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import embedded
-from memsim.errors import InputError
+from memsim.errors import InputError, naming
 from memsim.hardware import HardwareSpec
 from memsim.networks.mapped_file import MATRIX
 from memsim.networks.opened_network import OpenedNetwork
@@ -102,10 +102,8 @@ def trained_scales_of(checkpoint: Checkpoint) -> dict[str, TrainedScale]:
 
     Raises InputError, with the path, where the tensors are damaged.
     """
-    try:
+    with naming(checkpoint.path):
         return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
-    except InputError as error:
-        raise InputError(f"{checkpoint.path}: {error}") from None
 
 
 def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
@@ -204,10 +202,8 @@ def program_checkpoint(
     for layer in plan.mapped:
         own_training = trained.get(layer.name)
         if own_training is not None and own_training.transform is not None:
-            try:
+            with naming(checkpoint.path):
                 own_training.transform.require_fit(layer.name, *layer.source.shape)
-            except InputError as error:
-                raise InputError(f"{checkpoint.path}: {error}") from None
     values = _Values(network.stored, source)
     weight_of = _weights_of(network, source)
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
