@@ -149,7 +149,8 @@ def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
     if "architecture" not in checkpoint.metadata:
         raise InputError(
             f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; a checkpoint written "
-            "by `memsim qat` can be run, another one with --architecture"
+            "by `memsim qat` can be run, another recogniser with --architecture, and any network in Python: "
+            "memsim.evaluate(model, batches, score=...)"
         )
     if "architecture_config" not in checkpoint.metadata:
         raise InputError(f"{checkpoint.path}: the metadata lacks architecture_config, so the file cannot be run")

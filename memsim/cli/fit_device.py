@@ -160,11 +160,11 @@ def command(
         force=force,
         **reading,
     )
-    page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
-    write_json(json_file, result.to_dict())
     if not quiet:
         heading, table, summary = result.as_rich(every_check=verbose)
         _show((heading, table, f"{summary}{'' if verbose else ' (--verbose shows all)'}"))
+    page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
+    write_json(json_file, result.to_dict())
     written = [*result.files, *([page] if page else [])]
     listener.say(f"wrote {', '.join(map(str, written))}")
 
