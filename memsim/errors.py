@@ -1,5 +1,10 @@
 """Exceptions that the command line shows as one line: errors that a user can cause (exit 2), and interruption."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _MOST_CHARACTERS = 1000
 
 
@@ -17,6 +22,15 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("\n".join(map(_in_short, message.split("\n"))))
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Open a block whose InputErrors begin with `place`, such as the path of the file that is wrong."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def _in_short(line: str) -> str:

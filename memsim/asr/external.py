@@ -116,7 +116,8 @@ def with_architecture(checkpoint: Checkpoint, name: str | None, config_file: str
     tokens = config.own_tokens
     if tokens is None:
         raise InputError(
-            f"{checkpoint.path}: the meaning of the outputs is unknown; give `characters` in --architecture-config"
+            f"{checkpoint.path}: the meaning of the outputs is unknown; give `characters` in --architecture-config; "
+            "networks other than recognisers run in Python: memsim.evaluate(model, batches, score=...)"
         )
     config = config.model_copy(update={"tokens": len(tokens)})
     metadata = metadata_of(architecture, config, tokens, "kaldi")

@@ -19,7 +19,7 @@ from memsim.config.resources import find_config
 from memsim.config.schema import Schema
 from memsim.config.yaml_file import Config, read_config
 from memsim.crossbar.statistics import PREFIX
-from memsim.errors import InputError
+from memsim.errors import InputError, naming
 from memsim.nn.quantisers import restore_quantisers, taken_over
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
@@ -149,7 +149,8 @@ def stored_config(checkpoint: Checkpoint) -> RecogniserConfig:
     if "architecture" not in checkpoint.metadata:
         raise InputError(
             f"{checkpoint.path}: the file names no architecture, so it can be mapped but not run; a checkpoint written "
-            "by `memsim qat` can be run, another one with --architecture"
+            "by `memsim qat` can be run, another recogniser with --architecture, and any network in Python: "
+            "memsim.evaluate(model, batches, score=...)"
         )
     if "architecture_config" not in checkpoint.metadata:
         raise InputError(f"{checkpoint.path}: the metadata lacks architecture_config, so the file cannot be run")
@@ -180,7 +181,8 @@ def load_weights(
         weights = renamed(weights)
     for name in taken_over(weights, ()):
         del weights[name]
-    restore_quantisers(recogniser.model, weights)
+    with naming(checkpoint.path):
+        restore_quantisers(recogniser.model, weights)
     assign_state(recogniser.model, weights, str(checkpoint.path))
     recogniser.model.eval()
     return recogniser

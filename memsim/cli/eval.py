@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -183,6 +182,7 @@ def command(
             )
     if not result.points:  # a shard, or a process of torchrun other than the first
         return
+    _show(result, worst, quiet=quiet, silent=silent, verbose=verbose)  # first: a full disk does not lose it
     if hypotheses is not None:
         result.write_hypotheses(hypotheses)
     if figure is not None:
@@ -191,12 +191,13 @@ def command(
     if report is not None:
         repeated = () if checkpoint or merge else (str(result.path),)
         result.write_report(report, options.command_line(*repeated))
-    _show(result, worst, report, quiet=quiet, silent=silent, verbose=verbose)
+        if not quiet:
+            from memsim.cli.progress import say
+
+            say(f"wrote {report}")
 
 
-def _show(
-    result: EvaluationResult, worst: int, report: Path | None, *, quiet: bool, silent: bool, verbose: bool
-) -> None:
+def _show(result: EvaluationResult, worst: int, *, quiet: bool, silent: bool, verbose: bool) -> None:
     """Print the tables, the remarks and the warnings of a result."""
     from memsim.cli.progress import say, stdout, warn
     from memsim.report.text import show
@@ -205,8 +206,6 @@ def _show(
         show(stdout, *result.parts(verbose=verbose, worst=worst))
         for line in result.remarks:
             say(line)
-        if report is not None:
-            say(f"wrote {report}")
     if not silent:
         for sentence in result.warnings:
             warn(sentence)

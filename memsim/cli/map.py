@@ -90,10 +90,10 @@ def command(
         force=force,
         listener=TerminalListener(quiet=quiet, silent=quiet),
     )
-    if report is not None:
-        result.write_report(report, options.command_line())
-    write_json(json_file, result.to_dict())
     if not quiet:
         show(stdout, *result.parts(verbose=verbose))
-        if report is not None:
+    write_json(json_file, result.to_dict())
+    if report is not None:
+        result.write_report(report, options.command_line())
+        if not quiet:
             say(f"wrote {report}")

@@ -18,6 +18,7 @@ from memsim.hardware import Retention
 from memsim.portable import elementwise
 from memsim.portable.chunks import for_chunks
 from memsim.portable.draws import standard_normals
+from memsim.portable.kernels import is_compiled
 
 
 def relax(states: Tensor, fraction: float, device: Device, key: int) -> None:
@@ -28,7 +29,7 @@ def relax(states: Tensor, fraction: float, device: Device, key: int) -> None:
     """
     llrs, hhrs = device.reference_conductances_siemens
     open_state = llrs / (llrs - hhrs)  # without conductance
-    law = compiled_cells.relaxed if states.device.type == "cpu" else relaxed
+    law = compiled_cells.relaxed if is_compiled(states) else relaxed
     _change(states, lambda r, cells: law(r, cells, key, fraction, open_state))
 
 
@@ -78,7 +79,7 @@ def age(states: Tensor, retention: Retention, seconds: float, key: int) -> None:
     """
     log2_of_age = math.log2(1 + seconds / retention.reference_seconds)
     exponents = retention.exponent_std * log2_of_age, retention.exponent * log2_of_age
-    law = compiled_cells.aged if states.device.type == "cpu" else aged
+    law = compiled_cells.aged if is_compiled(states) else aged
     _change(states, lambda r, cells: law(r, cells, key, *exponents))
 
 

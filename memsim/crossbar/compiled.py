@@ -6,14 +6,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from numba import float32, int32, uint32, uint64
 from torch import Tensor
 
 from memsim.crossbar import elementwise
 from memsim.crossbar.convert import Conversion
 from memsim.portable.compiled import normal_pairs, random_words
 from memsim.portable.constants import split_key
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, float32, in_threads, int32, kernel, uint32, uint64
 
 
 def look_up(

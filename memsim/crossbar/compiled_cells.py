@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import float64, int32
 from torch import Tensor
 
 from memsim.device.interface import Outcome
 from memsim.portable.compiled import exp2, normal_pair, random_words_of
 from memsim.portable.draws import key_words
-from memsim.portable.kernels import as_array, kernel
+from memsim.portable.kernels import as_array, float64, int32, kernel
 
 BLOCK = 1024
 """Neighbouring cells that are treated together, and whose sums are rounded together."""

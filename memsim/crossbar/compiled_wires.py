@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import uint16, uint32
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, kernel, uint16, uint32
 
 LANES = 16
 """Drivers that are solved together, in the lanes of vector instructions; changes speed, never a result."""

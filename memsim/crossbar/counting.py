@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import int32
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, int32, is_compiled, kernel
 
 WORTH_THREADS = 1 << 17
 """The number of values from which threads save more time than it takes to start them."""
@@ -26,7 +25,7 @@ def count(
     Each value of row i counts `weights` [rows] (float64) i times (None: once). `largest` [groups] (int32) has the bits
     of the largest magnitude so far.
     """
-    if values.device.type != "cpu":
+    if not is_compiled(values):
         _count_on_device(table, largest, values, groups[:, None], weights, first, shift)
         return
     each = np.empty(0) if weights is None else as_array(weights)
@@ -45,7 +44,7 @@ def count(
 
 def count_by_sign(table: Tensor, largest: Tensor, values: Tensor, *, first: int, shift: int) -> None:
     """Count `values` [n] as `count` does: negative ones are of group 0, the others of group 1."""
-    if values.device.type != "cpu":
+    if not is_compiled(values):
         _count_on_device(table, largest, values, (values.view(torch.int32) >= 0).int(), None, first, shift)
         return
     codes, numbers = as_array(values.view(torch.int32)), (np.int32(first), np.int32(shift))

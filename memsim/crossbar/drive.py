@@ -17,6 +17,7 @@ from memsim.crossbar import compiled, convert, elementwise
 from memsim.crossbar.cell import IdealCell, MemristorCell
 from memsim.crossbar.tiling import split_rows
 from memsim.hardware import Dac, ReadNoise
+from memsim.portable.kernels import is_compiled
 
 Rows = tuple[Tensor, Tensor | None, Tensor | int]
 """Signals, noise terms and the number of clipped inputs: see `elementwise.look_up`."""
@@ -131,7 +132,7 @@ def _shifts(dac: Dac | None) -> range:
 
 def steps(x: Tensor) -> ModuleType:
     """Return the module whose functions run before and after the matrix products on the device of `x`."""
-    return compiled if x.device.type == "cpu" else elementwise
+    return compiled if is_compiled(x) else elementwise
 
 
 def _laws(cell: IdealCell | MemristorCell, noise: ReadNoise | None, u: Tensor, gives_volts: bool) -> tuple[Tensor, ...]:

@@ -41,6 +41,7 @@ from torch import Tensor
 from memsim.crossbar import compiled_wires
 from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.crossbar.tiling import ALIGNED_COLUMNS, Tiling
+from memsim.portable.kernels import is_compiled
 
 ALONE_TOLERANCE = 3e-5
 """Part of the conductance of rows driven alone that `EffectiveColumns` may leave out (root mean square)."""
@@ -226,8 +227,9 @@ class EffectiveColumns:
         driven = [
             volts.new_empty(*volts.shape[:2], width, dtype=dtype) for width, dtype in zip(widths, dtypes, strict=True)
         ]
-        is_compiled = self.rest.dtype == torch.bfloat16 and volts.device.type == "cpu"
-        evaluate, finish = (compiled_wires.polynomials, compiled_wires.add_up) if is_compiled else (polynomials, add_up)
+        evaluate, finish = polynomials, add_up
+        if self.rest.dtype == torch.bfloat16 and is_compiled(volts):
+            evaluate, finish = compiled_wires.polynomials, compiled_wires.add_up
         evaluate(volts, self.functions, driven)
         alone, rest, bit_lines, slopes, mixed = driven
         slopes = torch.cat([slopes, torch.bmm(mixed, self.mixes)], dim=2)
@@ -254,17 +256,17 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def polynomials(volts: Tensor, coefficients: Tensor, outputs: list[Tensor]) -> None:
-    """Evaluate polynomials without constant at `volts` [tiles, n, rows] into `outputs` [tiles, n, (polynomials, rows)].
+def polynomials(u: Tensor, coefficients: Tensor, outputs: list[Tensor]) -> None:
+    """Evaluate polynomials without constant at volts `u` [tiles, n, rows] to `outputs` [tiles, n, (polynomials, rows)].
 
     `coefficients` [all polynomials, degree] are those of V, V^2, ...
     """
     first = 0
     for output in outputs:
-        count = output.shape[2] // volts.shape[2]
-        value = torch.zeros_like(volts)[:, :, None]
+        count = output.shape[2] // u.shape[2]
+        value = torch.zeros_like(u)[:, :, None]
         for coefficient in coefficients[first : first + count].T.flip(0):
-            value = (value + coefficient[:, None]) * volts[:, :, None]
+            value = (value + coefficient[:, None]) * u[:, :, None]
         output.copy_(value[:, :, :count].flatten(2))
         first += count
 

@@ -1,6 +1,7 @@
 """The steps of a read before and after its matrix products, in torch operations that run on any device.
 
-`compiled` has the same functions for CPUs; `fused` has `digitise`, together with the matrix products, for GPUs.
+`compiled` has the same functions for CPUs; `fused` has `digitise`, together with the matrix products, for GPUs. On a
+CPU, where they stand in for `compiled` without numba, sums have its order and its rounding, and so its bits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor
 from memsim.crossbar.convert import Conversion
 from memsim.crossbar.read_noise import standard_normals
 from memsim.crossbar.tiling import split_rows
+from memsim.portable import elementwise
 
 
 def look_up(
@@ -26,10 +28,16 @@ def look_up(
         each row and, last, the sum of the rows' constants; the number of inputs that the DAC clipped.
     """
     largest = len(tables[0]) // 2
-    codes = split_rows(x, rows) * codes_per_input
-    clipped = (codes.abs() > largest + 0.5).sum()
-    index = codes.round_().nan_to_num_().clamp_(-largest, largest).add_(largest).int().reshape(-1)
+    codes = (split_rows(x, rows) * codes_per_input).round_()
+    clipped = (codes.abs() > largest).sum()
+    index = codes.nan_to_num_().clamp_(-largest, largest).add_(largest).int().reshape(-1)
     signals, *variances = (table.index_select(0, index).view(codes.shape) for table in tables)
+    if variances and x.is_cpu:
+        constant, slope = variances
+        total = torch.zeros_like(constant[..., 0])
+        for row in range(rows):
+            total += constant[..., row]
+        return signals, torch.cat([slope, total[..., None]], dim=2), clipped
     return signals, noise_terms(*variances) if variances else None, clipped
 
 
@@ -43,6 +51,9 @@ def variances(noise_terms: Tensor, noise_columns: Tensor) -> Tensor:
 
     The columns are those of `read.Operator`, whose precision the product has.
     """
+    if noise_columns.is_cpu and noise_columns.dtype == torch.float32:
+        product = torch.bmm(noise_terms[..., :-1], noise_columns[:, :-1])
+        return _plus_product(product, noise_terms[..., -1:], noise_columns[:, -1:])
     return torch.bmm(noise_terms.to(noise_columns.dtype), noise_columns)
 
 
@@ -63,7 +74,7 @@ def digitise(
     """
     if variances is not None:
         normals = standard_normals(noise_key, first_frame, (*signals.shape,), signals.device)
-        signals.addcmul_(variances.float().clamp_(min=0).sqrt_(), normals)
+        signals = _plus_product(signals, elementwise.sqrt(variances.float().clamp_(min=0)), normals)
     n, out_features = product.shape
     clipped = signals.new_zeros((), dtype=torch.int64)
     if conversion.max_code is not None:
@@ -71,14 +82,21 @@ def digitise(
             signals.add_(conversion.offsets[:, None])
         if conversion.nonlinearity_codes:
             of_full_scale = (signals / conversion.max_code).clamp_(-1, 1)
-            signals.add_(conversion.bow * of_full_scale * (1 - of_full_scale.square()))
+            beside = _plus_product(torch.ones_like(signals), -of_full_scale, of_full_scale)
+            signals = _plus_product(signals, conversion.bow * of_full_scale, beside)
         used = signals.round_()[:, :n, : conversion.planes * out_features]
         clipped = (used.abs() > conversion.max_code).sum()
         signals.clamp_(-conversion.max_code, conversion.max_code)
     for tile, (codes, weights) in enumerate(zip(signals, conversion.weights, strict=True)):
         total = product if conversion.tile_factors is None else torch.zeros_like(product)
         for plane, weight in enumerate(weights):
-            total.addcmul_(codes[:n, plane * out_features : (plane + 1) * out_features], weight, value=significance)
+            codes_of_plane = codes[:n, plane * out_features : (plane + 1) * out_features]
+            total.copy_(_plus_product(total, codes_of_plane, significance * weight))
         if conversion.tile_factors is not None:
-            product.addcmul_(total, conversion.tile_factors[tile])
+            product.copy_(_plus_product(product, total, conversion.tile_factors[tile]))
     return clipped
+
+
+def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return total + a * b, rounded once on a CPU, as compiled code does, and as the device likes elsewhere."""
+    return elementwise.fused(a, b, total) if total.is_cpu else torch.addcmul(total, a, b)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memsim.crossbar import compiled
 from memsim.portable.constants import split_key
-from memsim.portable.kernels import as_array, kernel
+from memsim.portable.kernels import as_array, is_compiled, kernel
 
 if TYPE_CHECKING:
     from memsim.crossbar.read import Operator
@@ -69,7 +69,7 @@ class FewFrames:
         """Return the arrays of `operator`; None where it reads in another way than by tables and float32 products."""
         drive, noise_columns, conversion = operator.drive, operator.noise_columns, operator.conversion
         tables = [phase.tables for phase in drive.phases if phase.tables is not None]
-        if operator.columns.device.type != "cpu" or operator.ir_drop is not None or not tables:
+        if not is_compiled(operator.columns) or operator.ir_drop is not None or not tables:
             return None
         if noise_columns is not None and noise_columns.dtype != torch.float32:
             return None

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from memsim.crossbar.histogram import ALL_OCTAVES, MagnitudeHistogram
 from memsim.crossbar.statistics import MANTISSA_BITS, InputStatistics, distribution
 from memsim.errors import InputError
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, is_compiled, kernel
 
 
 class InputTransform(nn.Module):
@@ -98,7 +98,7 @@ class InputTransform(nn.Module):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> InputTransform:
         """Return the transform that a mapped checkpoint holds. Raises InputError where its tensors do not fit."""
-        factors, size = factors_and_block(tensors)
+        factors, size = factors_and_block(tensors, "input_transform")
         rows, weight = tensors.get("digital_rows"), tensors.get("digital_weight")
         if len(factors) != in_features:
             raise InputError(f"input_transform.factors is {list(factors.shape)}, not [{in_features}]")
@@ -154,7 +154,7 @@ class InputTransform(nn.Module):
         """Multiply `values` [n, in] by `factors` [in], then rotate their blocks, in the wider of the two dtypes."""
         if self._block == 1:
             return values * factors
-        if not values.is_cpu:
+        if not is_compiled(values):
             return rotated(values * factors, self._block)
         result = torch.empty(values.shape, dtype=torch.promote_types(values.dtype, factors.dtype))
         arrays = as_array(values), as_array(factors), self._block, result.numpy()
@@ -214,16 +214,19 @@ class InputTransform(nn.Module):
         return replace(statistics, sample=rows, weights=weights, moments=None, mean=None, **counts)
 
 
-def factors_and_block(tensors: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """Return the factors [in] and the block of a transform. Raises InputError where its tensors are wrong."""
+def factors_and_block(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, int]:
+    """Return the factors [in] and the block of a transform. Raises InputError where its tensors are wrong.
+
+    `name` is that of the transform in the file.
+    """
     if missing := {"factors", "block"} - tensors.keys():
-        raise InputError(f"the file lacks the tensor input_transform.{sorted(missing)[0]}")
+        raise InputError(f"the file lacks the tensor {name}.{sorted(missing)[0]}")
     factors, block = tensors["factors"].float(), tensors["block"]
     size = int(block) if block.numel() == 1 and not block.is_floating_point() else 0
     if factors.ndim != 1 or not torch.isfinite(factors).all():
-        raise InputError(f"input_transform.factors is {list(factors.shape)}, or not finite")
+        raise InputError(f"{name}.factors is {list(factors.shape)}, or not finite")
     if not 1 <= size <= max(1, len(factors)) or size & (size - 1):
-        raise InputError(f"input_transform.block is {size}, not a power of 2 up to {len(factors)}")
+        raise InputError(f"{name}.block is {size}, not a power of 2 up to {len(factors)}")
     return factors, size
 
 

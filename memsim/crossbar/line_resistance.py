@@ -31,6 +31,7 @@ from torch import Tensor
 from memsim.crossbar import compiled_wires
 from memsim.device import Device
 from memsim.errors import InputError
+from memsim.portable.kernels import is_compiled
 
 CHUNK_CELLS = {"cpu": 1 << 18, "cuda": 1 << 25}
 """Approximate number of cells that are solved at a time, by device type; changes speed and memory, never a result."""
@@ -195,7 +196,7 @@ class IrDropArrays:
             The `attenuation`, and sums over the cells of each column of their voltages times `weights` [n, tiles, rows,
             cols]: [n, tiles, rows driven, cols].
         """
-        if self.states.device.type != "cpu":
+        if not is_compiled(self.states):
             return self._unit_responses(weights)
         siemens = self.linearised().cells(slice(None))[0, :, 0]
         return compiled_wires.unit_responses(siemens, self.segment_ohms, self._steps, weights)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from memsim.crossbar import compiled
 from memsim.portable.constants import split_key
-from memsim.portable.kernels import as_array, has_torch_threads, in_threads
+from memsim.portable.kernels import as_array, has_torch_threads, in_threads, is_compiled
 
 if TYPE_CHECKING:
     from memsim.crossbar.read import Operator
@@ -34,7 +34,7 @@ def can_read(operator: Operator, blocks: int) -> bool:
     """Return whether `operator` reads by tables and float32 products alone, with one of `blocks` for each thread."""
     noise_columns = operator.noise_columns
     return (
-        operator.columns.device.type == "cpu"
+        is_compiled(operator.columns)
         and operator.ir_drop is None
         and operator.drive.phases[0].tables is not None
         and (noise_columns is None or noise_columns.dtype == torch.float32)

@@ -14,6 +14,7 @@ from memsim.crossbar import compiled_cells
 from memsim.crossbar.compiled_cells import BLOCK
 from memsim.device.interface import Outcome, Programmer
 from memsim.hardware import Scheme
+from memsim.portable.kernels import is_compiled
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Tally:
             bands = digits * len(targets) // len(own)
             moved = (targets.index_select(0, bands) - own.index_select(0, digits)) / scale.slope
             digits, outcome = bands, replace(outcome, r=outcome.r + moved)
-        count_cells = compiled_cells.count if digits.device.type == "cpu" else count
+        count_cells = compiled_cells.count if is_compiled(digits) else count
         self._counts.append(count_cells(sums, digits, outcome, scale.slope, scale.offset, targets))
 
     def report(self) -> ProgrammingReport:

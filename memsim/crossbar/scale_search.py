@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import float32, float64
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, float32, float64, in_threads, is_compiled, kernel
 
 FRACTIONS = (*(1 - 0.005 * step for step in range(20)), *(0.9 - 0.02 * step for step in range(36)))
 """Scales to try, as fractions of the MinMax scale: dense near 1, where the error at many bits has many local minima."""
@@ -25,7 +24,7 @@ def least_squares_scale(rows: Tensor, largest: int) -> Tensor:
     Levels are up to +-`largest`. The result is 0 for a row of zeros. On a CPU a kernel finds the best fraction of most
     rows in one pass; rows for which two are about equally good are searched as on any other device, by float32 sums.
     """
-    if rows.device.type != "cpu" or len(rows) == 1:
+    if not is_compiled(rows) or len(rows) == 1:
         return _in_parts(rows, largest, torch.tensor(FRACTIONS, device=rows.device).expand(len(rows), -1))
     largest_of_row, errors = rows.abs().amax(dim=1), torch.empty(len(rows), len(FRACTIONS), dtype=torch.float64)
     steps = (largest_of_row / largest)[:, None] * torch.tensor(FRACTIONS)

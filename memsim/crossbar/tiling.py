@@ -12,6 +12,7 @@ from torch import Tensor
 from memsim.crossbar import compiled_cells
 from memsim.crossbar.encode import bits_of, slices_of
 from memsim.hardware import HardwareSpec
+from memsim.portable.kernels import is_compiled
 
 ALIGNED_COLUMNS = 16
 """Columns that are read are padded to a multiple of this, because torch divides them among threads in such vectors: a
@@ -142,7 +143,7 @@ class Tiling:
         On a CPU it is fast where the levels of an input are neighbours in memory, as those of `by_input` are.
         """
         part = slice(0, math.prod(self.shape)) if part is None else part
-        if levels.device.type == "cpu":
+        if is_compiled(levels):
             return compiled_cells.digits(levels, part, self.copies, self.cell_bits)
         return self.digits_by_definition(levels, part)
 

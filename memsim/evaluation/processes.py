@@ -21,6 +21,7 @@ from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.study import Study, WorkItem
 from memsim.evaluation.task import System
 from memsim.evaluation.work import Done, Evaluator, Tally, Watcher
+from memsim.portable.kernels import warn_if_slow
 
 POLL_SECONDS = 0.2
 """The interval in seconds at which signals and steps are checked."""
@@ -38,6 +39,7 @@ def in_processes(
 
     Raises what a process raised, and OSError when one was killed.
     """
+    warn_if_slow()
     context = multiprocessing.get_context("spawn")  # not forked: threads and CUDA do not live on in a copy
     links = _Links(context.Event(), context.SimpleQueue(), context.Value("i", 0))
     jobs = max(1, min(jobs, len(items)))

@@ -123,7 +123,7 @@ def split_failures(y: Floats, candidates: Floats | None = None) -> tuple[Floats,
     kept[LRS][failed[FAILED_SET]] = np.nan
     kept[HRS][failed[FAILED_RESET]] = np.nan
     kept[:, is_stuck] = np.nan
-    return kept, Failures(values, tried.sum(axis=2), is_stuck.any(axis=1))
+    return kept, Failures(values, tried.sum(axis=2), np.asarray(is_stuck.any(axis=1)))
 
 
 def _stuck(failed: Bools, tried: Bools) -> Bools:

@@ -16,7 +16,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import EMBEDDED, adopt
-from memsim.errors import InputError
+from memsim.errors import InputError, naming
 from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.chip import ChipMapping, with_mapping
 from memsim.nn.deviation import Deviation
@@ -54,7 +54,8 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
         else:
             digital[key] = tensor
     statistics = statistics_from_tensors(digital)
-    restore_quantisers(recogniser.model, digital)
+    with naming(checkpoint.path):
+        restore_quantisers(recogniser.model, digital)
     plan, matrices = [], {}
     planned = plan_modules(recogniser.model, spec, Selection())
     layers = mappable_layers(recogniser.model)

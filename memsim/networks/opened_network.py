@@ -7,6 +7,7 @@ from functools import cached_property
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.hugging_face.folder import is_in_a_folder
 from memsim.asr.recogniser import Recogniser, load_weights, skeleton
+from memsim.errors import naming
 from memsim.networks.hugging_face import network_beside, network_of_recogniser
 from memsim.networks.stored_network import StoredNetwork
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
@@ -66,5 +67,6 @@ class OpenedNetwork:
         else:
             network, remark = network_beside(checkpoint)
         if network is not None and "recogniser" not in self.__dict__:  # whose quantisers hold values by now
-            restore_quantisers(network.model, checkpoint.tensors(quantiser_tensors(checkpoint.names)))
+            with naming(checkpoint.path):
+                restore_quantisers(network.model, checkpoint.tensors(quantiser_tensors(checkpoint.names)))
         return network, remark

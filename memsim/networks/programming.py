@@ -13,7 +13,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
 from memsim.device.file import embedded
-from memsim.errors import InputError
+from memsim.errors import InputError, naming
 from memsim.hardware import HardwareSpec
 from memsim.networks.mapped_file import MATRIX
 from memsim.networks.opened_network import OpenedNetwork
@@ -98,8 +98,12 @@ def is_full_precision(checkpoint: Checkpoint) -> bool:
 
 
 def trained_scales_of(checkpoint: Checkpoint) -> dict[str, TrainedScale]:
-    """Return the bits that each layer's weight was trained for and its scale, by layer."""
-    return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
+    """Return the bits that each layer's weight was trained for and its scale, by layer.
+
+    Raises InputError, with the path, where the tensors are damaged.
+    """
+    with naming(checkpoint.path):
+        return trained_scales(checkpoint.tensors(quantiser_tensors(checkpoint.names)))
 
 
 def stored_statistics(checkpoint: Checkpoint) -> dict[str, InputStatistics]:
@@ -194,6 +198,12 @@ def program_checkpoint(
     source = checkpoint.one_by_one()
     for name in source:
         _ = source[name]  # raises InputError for NaN and Inf before the long work
+    trained = trained_scales_of(checkpoint)
+    for layer in plan.mapped:
+        own_training = trained.get(layer.name)
+        if own_training is not None and own_training.transform is not None:
+            with naming(checkpoint.path):
+                own_training.transform.require_fit(layer.name, *layer.source.shape)
     values = _Values(network.stored, source)
     weight_of = _weights_of(network, source)
     statistics = plan.completed(stored_statistics(checkpoint) if statistics is None else statistics)
@@ -204,7 +214,7 @@ def program_checkpoint(
             keep(key, value)
     errors, reports, uncalibrated, deviations = {}, {}, [], {}
     fits: dict[str, tuple[LayerFit, float]] = {}
-    for programmed in program(plan, weight_of, trained_scales(source), seed, statistics, data, progress, recipe):
+    for programmed in program(plan, weight_of, trained, seed, statistics, data, progress, recipe):
         name, matrix = programmed.name, programmed.matrix
         fits[name] = programmed.fit, programmed.fit_seconds
         for key, value in matrix.state_dict().items():

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import uint32
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, kernel, uint32
 
 BLOCK_ROWS = 16  # inputs at a time: their levels of one output lie in a cache line
 

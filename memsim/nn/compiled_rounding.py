@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import int16, int32
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, inlined, kernel
+from memsim.portable.kernels import as_array, in_threads, inlined, int16, int32, is_compiled, kernel
 
 BLOCK = 4096  # values that one thread takes at a time where all share a step
 LEAST_FOR_THREADS = 1 << 19  # values; fewer are done before another thread wakes up
@@ -22,7 +21,7 @@ LEAST_FOR_THREADS = 1 << 19  # values; fewer are done before another thread wake
 
 def can_round(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether `x` can be rounded to `dtype` here: it is float32 on a CPU."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and dtype in (torch.float32, torch.bfloat16)
+    return is_compiled(x) and x.dtype == torch.float32 and dtype in (torch.float32, torch.bfloat16)
 
 
 def rounded(x: Tensor, step: Tensor, per_step: Tensor | None, largest: int, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from memsim.errors import InputError
 from memsim.nn.attention import refuse_fused_kernels
-from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, replace_modules
+from memsim.nn.layer_adapters import QUANTISED, MappableLayer, mappable_layers, matrix_sources, replace_modules
 from memsim.nn.quantised_product import QUANTISERS_OF_MANY, QuantisedLayer, QuantisedProduct
 from memsim.nn.rounding import LEAST, ActivationQuantiser, TrainedScale, WeightQuantiser
 from memsim.nn.trained_transform import TrainedTransform
@@ -129,7 +129,11 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     found = {key.removesuffix(".bits"): _stored_number(key, tensors, *BITS) for key in stored}
     if not found:
         return
-    layers = {id(layer.module): layer for layer in mappable_layers(model) if layer.adapter in QUANTISED}
+    mappable = mappable_layers(model)
+    layers, sources = (
+        {id(layer.module): layer for layer in mappable if layer.adapter in QUANTISED},
+        matrix_sources(mappable),
+    )
     replacements: dict[int, nn.Module] = {}
     for name, bits in found.items():
         owner = _owner(model, name, layers, replacements)
@@ -147,7 +151,10 @@ def restore_quantisers(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         )
         setattr(owner, name.rpartition(".")[2], quantiser.train(owner.training))
         if is_weight and isinstance(owner, QuantisedProduct):
-            owner.trained_transform = _transform(name.rpartition(".")[0], tensors)
+            product = name.rpartition(".")[0]
+            owner.trained_transform = _transform(product, tensors)
+            if owner.trained_transform is not None:
+                owner.trained_transform.require_fit(product, *sources[_matrix_of(product)].shape)
     replace_modules(model, replacements)
     refuse_fused_kernels(model)
 

@@ -39,12 +39,21 @@ class TrainedTransform(InputTransform):
     @classmethod
     def from_checkpoint(cls, tensors: Mapping[str, Tensor]) -> TrainedTransform:
         """Return the transform whose `tensors` a checkpoint has. Raises InputError where they are missing or wrong."""
-        factors, block = factors_and_block(tensors)
+        factors, block = factors_and_block(tensors, "trained_transform")
         hidden = tensors.get("hidden_weight")
         silent = int((factors == 0).sum())
         if hidden is None or hidden.ndim != 2 or hidden.shape[1] != silent or not torch.isfinite(hidden).all():
-            raise InputError(f"hidden_weight is missing, or not finite numbers of {silent} digital rows")
+            raise InputError(f"trained_transform.hidden_weight is missing, or not finite, or not [out, {silent}]")
         return cls(factors, block, hidden)
+
+    def require_fit(self, matrix: str, out_features: int, in_features: int) -> None:
+        """Raise InputError unless this is a transform of the inputs of the `matrix` [out, in]."""
+        for name, found, wanted in (
+            ("factors", list(self.factors.shape), [in_features]),
+            ("hidden_weight", list(self.hidden_weight.shape), [out_features, len(self.places)]),
+        ):
+            if found != wanted:
+                raise InputError(f"{matrix}.trained_transform.{name} is {found}, not {wanted}; the file is damaged")
 
     @property
     def _whole_factors(self) -> Tensor:

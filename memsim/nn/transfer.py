@@ -27,6 +27,7 @@ from memsim.crossbar.tiling import tiling_for
 from memsim.errors import InputError
 from memsim.hardware import CalibratedAdc, HardwareSpec
 from memsim.nn import compiled_cells
+from memsim.portable.kernels import is_compiled
 
 BANK_ROWS, BANK_COLUMNS = 128, 256  # 2^15 pairs of cells for each digit; a power of 2
 MOST_CELL_BITS = 8
@@ -107,7 +108,7 @@ class HardwareTransfer(nn.Module):
             def operator(_: int, outputs: slice) -> Operator:
                 part, adc, range_ = cells.of_outputs(outputs), spec.adc, self.adc_range
                 factors = None if of_tiles is None else of_tiles[:, outputs]
-                if adc is None or where.type != "cpu":
+                if adc is None or not is_compiled(levels):
                     planes = (part.difference(), None, rows, significances)
                     return Operator.make(drive, *planes, adc, range_, tile_factors=factors)
                 planes_of = (part.shape, part.columns, significances)

@@ -7,10 +7,9 @@ operations beside it run at half their width.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int32, uint32, uint64
 
 from memsim.portable import constants
-from memsim.portable.kernels import inlined, kernel
+from memsim.portable.kernels import float32, inlined, int32, kernel, uint32, uint64
 
 _MULTIPLIER_0, _MULTIPLIER_1 = (np.uint64(multiplier) for multiplier in constants.PHILOX_MULTIPLIERS)
 _INCREMENT_0, _INCREMENT_1 = (np.uint32(increment) for increment in constants.PHILOX_INCREMENTS)

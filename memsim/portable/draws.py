@@ -8,21 +8,21 @@ from torch import Tensor
 
 from memsim.portable import compiled, elementwise
 from memsim.portable.constants import split_key
-from memsim.portable.kernels import as_array
+from memsim.portable.kernels import as_array, is_compiled
 
 _FIRST = np.uint32(0)
 
 
 def random_words(key: int, counters: Tensor, count: int) -> tuple[Tensor, ...]:
     """Return the first `count` of the four random words, each [n] in an int64, of `counters` [n] (int64)."""
-    if counters.device.type != "cpu":
+    if not is_compiled(counters):
         return elementwise.random_words(key, counters)[:count]
     return tuple(torch.from_numpy(_words(key, counters)[:count].astype(np.int64)))
 
 
 def standard_normals(key: int, counters: Tensor) -> tuple[Tensor, Tensor]:
     """Return two standard normals, [n] each, float32, for each of `counters` [n] (int64)."""
-    if counters.device.type != "cpu":
+    if not is_compiled(counters):
         radius_words, angle_words, _, _ = elementwise.random_words(key, counters)
         return elementwise.normal_pair(radius_words, angle_words)
     words = _words(key, counters)

@@ -76,6 +76,22 @@ def sqrt(x: Tensor) -> Tensor:
     return x.double().sqrt().float()
 
 
+def fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return a * b + c of float32 numbers, rounded once, as the instruction of that name does (FMA).
+
+    The product is exact in float64. Their sum there is rounded to odd (Boldo and Melquiond, IEEE Trans. Computers 57,
+    2008), after which rounding to float32 gives what one rounding of the exact sum would.
+    """
+    product, addend = a.double() * b.double(), c.double()
+    total = product + addend
+    added = total - product
+    rest = (product - (total - added)) + (addend - added)  # what the sum left out (Knuth's two-sum)
+    bits = total.view(torch.int64)
+    is_inexact = ((rest > 0) | (rest < 0)) & (bits & 1 == 0)
+    towards = torch.where((rest > 0) == (total > 0), 1, -1)
+    return torch.where(is_inexact, bits + towards, bits).view(torch.float64).float()
+
+
 def log(x: Tensor) -> Tensor:
     """Return the natural logarithm of normal positive numbers, float32."""
     exponent, m = _exponent_and_rest(x)

@@ -1,8 +1,14 @@
-"""The compilation of kernels by numba, and the threads that they are divided among."""
+"""The compilation of kernels by numba, and the threads that they are divided among.
+
+Kernels take the types of numba that they name from here. Where numba is not installed none of them runs: `is_compiled`
+says so, and torch operations of the same bits, the definitions of the kernels, take their place.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -12,21 +18,84 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from memsim.launch import is_first
+
+try:
+    import numba
+except ImportError:
+    numba = None  # type: ignore[assignment]
+
+_types: Any = np if numba is None else numba
+float32, float64 = _types.float32, _types.float64
+int16, int32, uint16, uint32, uint64 = _types.int16, _types.int32, _types.uint16, _types.uint32, _types.uint64
+
+logger = logging.getLogger("memsim")
+
+NO_NUMBA = "numba is not installed: results are the same, and take several times as long; pip install numba"
+NO_CACHE = (
+    "compiled code cannot be kept on disk, so that every process compiles it anew, which takes some seconds; "
+    "set NUMBA_CACHE_DIR to a folder that can be written"
+)
 
 
 def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile `function` when it is first called, and keep the result on disk for later processes where possible.
 
     `options` are numba's. Without `fastmath` a kernel rounds every operation by itself, even if its caller does not:
-    numba would pass the caller's `fastmath` on, and keep the result for other callers, too.
+    numba would pass the caller's `fastmath` on, and keep the result for other callers, too. Without numba `function` is
+    returned as it is, and nothing may call it.
     """
+    if numba is None:
+        return function
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False} | options
     try:
-        return njit(cache=True, **settings)(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(cache=True, **settings)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache is writable
-        return njit(**settings)(function)  # type: ignore[no-any-return]
+        _uncached.add(function.__qualname__)
+        return numba.njit(**settings)(function)  # type: ignore[no-any-return]
+    if not hasattr(compiled, "_cache"):  # NUMBA_DISABLE_JIT is set
+        return compiled  # type: ignore[no-any-return]
+    save = compiled._cache.save_overload
+
+    def save_if_possible(*code: Any) -> None:
+        try:
+            save(*code)
+        except OSError:  # the disk is full
+            _uncached.add(function.__qualname__)
+
+    compiled._cache.save_overload = save_if_possible
+    return compiled  # type: ignore[no-any-return]
+
+
+def is_compiled(tensor: Tensor) -> bool:
+    """Whether kernels work on `tensor`: it is on a CPU, and numba is installed. It warns where that is slow."""
+    if not tensor.is_cpu:
+        return False
+    warn_if_slow()
+    return numba is not None
+
+
+def warn_if_slow() -> None:
+    """Warn, once, where numba is missing or keeps no code on disk.
+
+    Processes that share the work of another one leave it to that one, which calls this before it starts them.
+    """
+    if numba is None:
+        _say(NO_NUMBA)
+    elif _uncached:
+        _say(NO_CACHE)
+
+
+@cache
+def _say(message: str) -> None:
+    if is_first() and multiprocessing.parent_process() is None:
+        logger.warning(message)
+
+
+_uncached: set[str] = set()
+"""The kernels whose code is not kept on disk."""
 
 
 inlined = partial(kernel, inline="always")

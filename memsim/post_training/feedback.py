@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, inlined, kernel
+from memsim.portable.kernels import as_array, in_threads, inlined, is_compiled, kernel
 from memsim.post_training.read_back import CellOutcomes
 
 BLOCK = 128
@@ -65,14 +65,17 @@ def feedback(
     order = diagonal.argsort(descending=True, stable=True) if by_importance else torch.arange(len(diagonal))
     factor, damping = _factor(moments[order][:, order], damping)
     values, steps = exact[:, order].contiguous(), step[:, order].contiguous()
-    found, places = torch.empty_like(values), as_array(order)
+    found = torch.empty_like(values)
     for first in range(0, len(values), _OUTPUTS_AT_ONCE):
         last = min(first + _OUTPUTS_AT_ONCE, len(values))
-        parts = _NO_CELLS if cells is None else as_array(cells.outputs(first, last).parts())
+        parts = _NO_CELLS if cells is None else cells.outputs(first, last).parts()
         cell_bits = 1 if cells is None else cells.cell_bits
-        own = (as_array(values[first:last]), as_array(steps[first:last]), as_array(factor), float(largest))
-        kernel_arguments = (*own, parts, places, cell_bits, found[first:last].numpy())
-        in_threads(partial(_outputs, kernel_arguments), last - first)
+        rows = values[first:last], steps[first:last], factor
+        if is_compiled(values):
+            own = (*map(as_array, rows), float(largest), as_array(parts), as_array(order), cell_bits)
+            in_threads(partial(_outputs, (*own, found[first:last].numpy())), last - first)
+        else:
+            _feed_back_by_definition(*rows, float(largest), parts, order, cell_bits, found[first:last])
     levels = torch.empty_like(found)
     levels[:, order] = found
     if cells is not None:
@@ -81,7 +84,51 @@ def feedback(
     return torch.where(is_better[:, None], levels, rounded), damping
 
 
-_NO_CELLS = np.zeros((0, 0, 2, 0, 1), np.float32)
+_NO_CELLS = torch.zeros(0, 0, 2, 0, 1)
+
+
+def _feed_back_by_definition(
+    values: Tensor,
+    steps: Tensor,
+    factor: Tensor,
+    largest: float,
+    parts: Tensor,
+    order: Tensor,
+    cell_bits: int,
+    levels: Tensor,
+) -> None:
+    """Write the `levels` of all rows of `values` [out, in], which are overwritten: `_feed_back` in torch operations."""
+    inputs, factor = values.shape[1], factor.double()
+    for start in range(0, inputs, BLOCK):
+        end = min(start + BLOCK, inputs)
+        errors = torch.empty(len(values), end - start, dtype=torch.float64)
+        for i in range(start, end):
+            level = (values[:, i] / steps[:, i]).round().clamp(-largest, largest)
+            became = level
+            if parts.shape[3]:
+                became = _became_by_definition(parts[:, order[i]].double(), level.long(), cell_bits)
+            error = values[:, i] - became * steps[:, i]
+            levels[:, i], errors[:, i - start] = level, error
+            values[:, i + 1 : end] -= error[:, None] * factor[i, i + 1 : end]
+        if end == inputs:
+            break
+        for i in range(0, BLOCK, 4):
+            made_up = [errors[:, i + j, None] * factor[start + i + j, end:] for j in range(4)]
+            values[:, end:] -= (made_up[0] + made_up[1]) + (made_up[2] + made_up[3])
+
+
+def _became_by_definition(parts: Tensor, levels: Tensor, cell_bits: int) -> Tensor:
+    """Return what the cells of `levels` [out] are, of `parts` [out, 2, slices, digits]: `_became` for all outputs."""
+    total = torch.zeros(len(levels), dtype=torch.float64)
+    for slice_ in range(parts.shape[2]):
+        positive, negative = (
+            parts[:, polarity, slice_].gather(
+                1, (sign * levels).clamp(min=0)[:, None] >> (slice_ * cell_bits) & (parts.shape[3] - 1)
+            )[:, 0]
+            for polarity, sign in enumerate((1, -1))
+        )
+        total += positive - negative
+    return total
 
 
 def _outputs(arguments: tuple[Any, ...], first: int, last: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, is_compiled, kernel
 
 BLOCK = 64
 """Inputs whose errors are multiplied by the moments together."""
@@ -43,9 +43,29 @@ def descend(weight: Tensor, levels: Tensor, step: Tensor, moments: Tensor, large
     """
     found = levels.double().clone(memory_format=torch.contiguous_format)
     order = moments.diagonal().argsort(descending=True, stable=True)
-    own = as_array(weight.double()), as_array(step.double()), as_array(moments.double()), as_array(order)
-    changed = in_threads(partial(_levels_of_outputs, (*own, float(largest), found.numpy())), len(found))
-    return found, changed
+    tensors = weight.double(), step.double(), moments.double(), order
+    if not is_compiled(found):
+        return found, _descend_by_definition(*tensors, float(largest), found)
+    own = (*map(as_array, tensors), float(largest), found.numpy())
+    return found, in_threads(partial(_levels_of_outputs, own), len(found))
+
+
+def _descend_by_definition(
+    weight: Tensor, step: Tensor, moments: Tensor, order: Tensor, largest: float, levels: Tensor
+) -> int:
+    """Change the `levels` of all outputs, and return the number of those changed: `_descend` in torch operations."""
+    slopes, changed = torch.zeros_like(levels), 0
+    for i in range(len(order)):
+        slopes += (weight[:, i] - levels[:, i] * step[:, i])[:, None] * moments[i]
+    for i in order.tolist():
+        if moments[i, i] <= 0:
+            continue
+        best = (levels[:, i] + slopes[:, i] / (moments[i, i] * step[:, i])).round().clamp(-largest, largest)
+        change = (best - levels[:, i]) * step[:, i]
+        slopes -= change[:, None] * moments[i]
+        changed += int((best != levels[:, i]).sum())
+        levels[:, i] = best
+    return changed
 
 
 def _levels_of_outputs(arguments: tuple[Any, ...], first: int, last: int) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from memsim.crossbar.scale_search import FRACTIONS
-from memsim.portable.kernels import as_array, in_threads, kernel
+from memsim.portable.kernels import as_array, in_threads, is_compiled, kernel
 
 
 def weighted_scale(values: Tensor, importance: Tensor, largest: int) -> Tensor:
@@ -23,18 +23,31 @@ def weighted_scale(values: Tensor, importance: Tensor, largest: int) -> Tensor:
         importance = torch.ones_like(importance)
     steps = torch.tensor(FRACTIONS, dtype=torch.float64)[:, None] * (values.abs().amax(dim=0) / largest)
     product, power = torch.zeros_like(steps), torch.zeros_like(steps)
-    arrays = (as_array(values), as_array(importance), as_array(steps), float(largest), product.numpy(), power.numpy())
-
-    def part(first: int, last: int) -> int:
-        _add_up(*arrays, first, last)
-        return 0
-
-    in_threads(part, values.shape[1])
+    _add_up_all(values, importance, steps, float(largest), product, power)
     # the error is that of zeros less product^2 / power
     gained = torch.where(power > 0, product.square() / power, -1.0)
     best = gained.argmax(dim=0, keepdim=True)
     scale = product.gather(0, best) / power.gather(0, best)
     return torch.where(gained.gather(0, best) > 0, scale, 0.0)[0].float()
+
+
+def _add_up_all(
+    values: Tensor, importance: Tensor, steps: Tensor, largest: float, product: Tensor, power: Tensor
+) -> None:
+    """Do what `_add_up` does for all columns."""
+    if is_compiled(values):
+        arrays = (*map(as_array, (values, importance, steps)), largest, product.numpy(), power.numpy())
+
+        def part(first: int, last: int) -> int:
+            _add_up(*arrays, first, last)
+            return 0
+
+        in_threads(part, values.shape[1])
+        return
+    for weight, row in zip(importance, values, strict=True):
+        levels = torch.where(steps > 0, (row / steps).round().clamp(-largest, largest), 0.0)
+        product += weight * row * levels
+        power += weight * levels * levels
 
 
 def _add_up_of(values, importance, steps, largest, product, power, first, last):  # type: ignore[no-untyped-def]

@@ -49,7 +49,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         yield temporary
         with write_errors(path):
-            with temporary.open("rb") as written:  # opened again, as the writer may have replaced the file
+            with temporary.open("r+b") as written:  # again, as its writer may have replaced it; Windows wants to write
                 os.fsync(written.fileno())
             umask = os.umask(0)
             os.umask(umask)

@@ -104,3 +104,12 @@ def test_no_part_of_a_page_or_table(folder: Path) -> None:
         ran = run(folder, *EVAL, option, name, fault=Fault(most_bytes=100))
         require_one_line(ran, 1, f"{name}: could not be written (File too large)")
     assert names(folder) == ["tiny.safetensors"]
+
+
+def test_what_was_found_is_shown_before_a_page_that_cannot_be_written(folder: Path) -> None:
+    """Hours of work are not lost with the page."""
+    ran = run(folder, *EVAL[:-1], "--report", "page.html", fault=Fault(most_bytes=20_000))
+    assert ran.status == 1, ran.said
+    assert "mapped, 1 chip" in ran.said
+    assert "page.html: could not be written" in ran.said.splitlines()[-1]
+    assert "wrote" not in ran.said

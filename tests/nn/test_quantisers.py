@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import memsim
 from memsim.crossbar import convert, encode
 from memsim.errors import InputError
 from memsim.hardware import BinaryPlanes
 from memsim.nn.linear import QuantisedLinear
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers, trained_scales
 from memsim.nn.rounding import ActivationQuantiser, Method, WeightQuantiser
+from memsim.nn.trained_transform import TrainedTransform
 
 WEIGHT = torch.randn(6, 40, generator=torch.Generator().manual_seed(1))
 
@@ -298,3 +302,29 @@ def test_quantisers_of_other_layers_are_left_to_the_loading_of_the_state() -> No
     net = nn.Sequential(nn.Linear(40, 6))
     restore_quantisers(net, {"9.weight_quantiser.bits": torch.tensor(3), "9.weight_quantiser.scale": torch.ones(1)})
     assert type(net[0]) is nn.Linear
+
+
+def test_a_trained_transform_of_another_size_is_refused_by_its_name_in_the_file(tmp_path: Path) -> None:
+    learner = nn.Sequential(layer_of(3, nn.Linear(40, 6)))
+    factors = torch.ones(40)
+    factors[3] = 0
+    learner[0].trained_transform = TrainedTransform(factors, 8, torch.zeros(6, 1))
+    state = learner.state_dict()
+    restore_quantisers(nn.Sequential(nn.Linear(40, 6)), state)
+    prefix = "0.trained_transform."
+    damages = (
+        ({"factors": torch.cat([factors, torch.ones(8)])}, r"factors is \[48\], not \[40\]"),
+        ({"factors": factors[:32]}, r"factors is \[32\], not \[40\]"),
+        ({"hidden_weight": torch.zeros(5, 1)}, r"hidden_weight is \[5, 1\], not \[6, 1\]"),
+        ({"hidden_weight": torch.zeros(6, 2)}, r"hidden_weight is missing, or not finite, or not \[out, 1\]"),
+        ({"block": torch.tensor(3)}, "block is 3, not a power of 2 up to 40"),
+        ({"factors": factors[:, None]}, r"factors is \[40, 1\], or not finite"),
+    )
+    for damage, message in damages:
+        damaged = state | {prefix + name: tensor for name, tensor in damage.items()}
+        with pytest.raises(InputError, match=f"trained_transform.{message}") as caught:
+            restore_quantisers(nn.Sequential(nn.Linear(40, 6)), damaged)
+        assert len(str(caught.value).splitlines()) == 1
+        memsim.save_checkpoint(tmp_path / "learner.safetensors", damaged, {})
+        with pytest.raises(InputError, match=f"learner.safetensors: 0.*trained_transform.{message}"):
+            memsim.map_checkpoint(tmp_path / "learner.safetensors", "ideal", bits=3, out=tmp_path / "chip.safetensors")

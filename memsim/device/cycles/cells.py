@@ -22,6 +22,7 @@ from memsim.device.cycles.features import (
 from memsim.device.cycles.model import HRS, LRS, UR, US, DeviceModel
 from memsim.hardware import Cycling
 from memsim.portable.elementwise import random_words, uniform
+from memsim.portable.kernels import is_compiled
 
 
 class Cells:
@@ -137,7 +138,7 @@ def draw_variates(
     order: int | None = None,
 ) -> Tensor:
     """Draw normal variates [4, n, cycles] of fresh `cells` [n] over their first `cycles` cycles."""
-    if device.device.type == "cpu":
+    if is_compiled(cells):
         return compiled_cells.draw_variates(device, cells, key, cycles, history, order)
     var, past = device.var_matrix(order).float(), draw_history(device, cells, key, history, order)
     drawn = torch.empty(4, len(cells), cycles, device=device.device)
@@ -177,9 +178,7 @@ def pulse_cells(
     The states are those of `Cells` after the same pulses. For cells that one SET pulse programs, `draw_states` draws
     from the same distribution far faster.
     """
-    if device.device.type == "cpu" and not (
-        device.lrs_is_log10 or device.limits is not None or device.failures is not None
-    ):
+    if is_compiled(cells) and not (device.lrs_is_log10 or device.limits is not None or device.failures is not None):
         return compiled_cells.pulse_cells(device, cells, key, volts, sequence, history)
     fresh = Cells(device, cells, key, history)
     for pulse in volts.T:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import int32, uint32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from memsim.device.cycles.model import HRS, LOG2_OF_10, LRS, UR, US, DeviceModel
 from memsim.device.cycles.normals import fill_cell_normals
 from memsim.portable.compiled import exp2, log2, random_words_of
 from memsim.portable.constants import split_key
-from memsim.portable.kernels import as_array, inlined, kernel
+from memsim.portable.kernels import as_array, inlined, int32, kernel, uint32
 
 Floats = NDArray[np.float32]
 

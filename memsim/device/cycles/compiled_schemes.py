@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import float32, uint32
 from numpy.typing import NDArray
 
 from memsim.device.cycles.model import LOG2_OF_10, DeviceModel
 from memsim.device.cycles.normals import fill_cell_normals
 from memsim.portable.compiled import exp2, log2, random_words_of
-from memsim.portable.kernels import inlined, kernel
+from memsim.portable.kernels import float32, inlined, kernel, uint32
 
 if TYPE_CHECKING:
     from memsim.device.cycles.programming import FullPulse

@@ -34,6 +34,7 @@ from memsim.device.cycles.normals import LARGEST_NORMAL, LEAST_RADIUS_WORD, cell
 from memsim.portable import elementwise
 from memsim.portable.constants import LOW_32, WORDS
 from memsim.portable.elementwise import Words
+from memsim.portable.kernels import is_compiled
 
 History = Literal["stationary", "zero"]
 """The start of a fresh cell's cycles: a stationary history, or zeros as in the published simulation (whose LRS variance
@@ -166,7 +167,7 @@ def draw_states(
     SETs and RESETs may fail (see `with_failures`).
     """
     law = state_law(device, history)
-    if cells.device.type == "cpu":
+    if is_compiled(cells):
         r = compiled.draw_states(law.compiled_arguments, set_mask, cells, key)
     else:
         r = law.states(set_mask, elementwise.random_words(key, cells))

@@ -34,7 +34,7 @@ from memsim.device.verify import VerifyRead
 from memsim.errors import InputError
 from memsim.hardware import IncrementalReset, Scheme, SinglePulse, WriteVerify
 from memsim.portable.constants import split_key
-from memsim.portable.kernels import as_array
+from memsim.portable.kernels import as_array, is_compiled
 
 Digits = NDArray[np.int32]
 Counters = NDArray[np.int64]
@@ -153,7 +153,7 @@ class SinglePulseProgrammer(CyclesProgrammer):
 
     def outcome(self, digits: Tensor, r: Tensor) -> Outcome:
         """Return the outcome of cells programmed to `digits` [n] that are in the states `r` [n]."""
-        if digits.device.type != "cpu":
+        if not is_compiled(digits):
             return self.outcome_by_definition(digits, r)
         energy = (self._set.window_joules, self._set.llrs_joules)
         return Outcome(r, *compiled.single_pulse(digits, r, energy, self._mean_reset_joules))
@@ -185,7 +185,7 @@ class ClosedLoopProgrammer(CyclesProgrammer):
 
     def __call__(self, digits: Tensor, cells: Tensor, key: int) -> Outcome:
         """Program fresh cells to `digits` [n]: see `Programmer`."""
-        if digits.device.type != "cpu" or self._device.failures is not None:
+        if not is_compiled(digits) or self._device.failures is not None:
             return self.by_definition(digits, cells, key)
         outcome = Outcome.start(digits.numel(), digits.device)
         arrays = OutcomeArrays(**{name: tensor.numpy() for name, tensor in vars(outcome).items()})

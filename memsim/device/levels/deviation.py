@@ -16,6 +16,7 @@ from memsim.device.levels import compiled
 from memsim.device.levels.laws import INTERVALS, Floats, Surface, Table, population_values, shape_tables
 from memsim.device.levels.schema import Shape
 from memsim.portable.draws import standard_normals
+from memsim.portable.kernels import is_compiled
 
 Law = Callable[[Floats], Floats]
 """A law as a function of conductances in microsiemens."""
@@ -81,7 +82,7 @@ class Deviation:
 
     def __call__(self, place: Tensor, score: Tensor, second: Tensor) -> Tensor:
         """Return the deviations [n] of cells at `place` [n], float32, with their normal scores [n]."""
-        if place.device.type != "cpu" or isinstance(self.transform, Surface):
+        if not is_compiled(place) or isinstance(self.transform, Surface):
             return self.by_definition(place, score, second)
         return compiled.deviations(self._arguments, place, score, second)
 
