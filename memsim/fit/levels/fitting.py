@@ -29,6 +29,12 @@ _LEAST_SPREAD = 1e-4
 """The least spread, in the typical change: readings have a resolution."""
 _TIMES: tuple[tuple[Location, Scale], ...] = tuple(product(("constant", "log"), ("constant", "log", "sqrt")))
 
+_MOST_FACTOR = 15.0
+"""The largest ratio of the wide law of two Laplaces to the narrow one: technology B has 7.5 (configs/devices).
+
+Without it, readings that a meter cuts off at 0 make one level so narrow that the wide law runs away at all others.
+"""
+
 _SKEWABLE: tuple[Tail, ...] = ("gaussian", "laplace", "two_laplaces")
 
 Report = Callable[[float], None]
@@ -62,12 +68,22 @@ def fit_law(changes: Changes, form: Form, knots: int, iterations: int = _ITERATI
 
 
 def place_knots(changes: Changes, knots: int) -> Tensor:
-    """Return conductances [<= knots], rising, with about as many cells between neighbours, or at the levels if few."""
+    """Return conductances [<= knots], rising, with about as many cells between neighbours.
+
+    Where cells share their conductances, as the targets of programming, these are knots, or some of them: nothing would
+    be known of the law at knots between them.
+    """
     _, first = np.unique(changes.cells, return_index=True)
     starts = changes.start[first]
     count = max(1, min(knots, len(starts) // CELLS_PER_KNOT))
     edges = (0.5,) if count == 1 else np.linspace(0.01, 0.99, count)
-    places = np.unique(np.quantile(starts, edges))
+    levels = np.unique(starts)
+    if len(levels) <= count:
+        places = levels
+    else:
+        places = np.unique(
+            np.quantile(starts, edges, method="linear" if len(levels) == len(starts) else "inverted_cdf")
+        )
     apart = np.concatenate([[True], np.diff(places) > 1e-6 * max(abs(places[-1]), 1e-12)])
     return torch.from_numpy(places[apart].astype(float))
 
@@ -95,7 +111,7 @@ def _law(raw: Tensor, form: Form, places: Tensor, unit: float, span: float, firs
         "share0": lambda v: v - 1.5,
         "share1": lambda v: v / span,
         "freedom": lambda v: LEAST_FREEDOM + softplus(v + 2.0)[0],
-        "factor": lambda v: 1.0 + torch.exp(v + 1.0)[0],
+        "factor": lambda v: (1.0 + torch.exp(v + 1.0)[0]).clamp(max=_MOST_FACTOR),
     }
     values = {name: as_values[name](v) for name, v in named.items()}
     scalars = {name: values.pop(name) for name in form.scalars}
