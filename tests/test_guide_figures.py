@@ -12,6 +12,7 @@ import pytest
 
 from memsim.report.drawing import svg_of
 from tests.figure_texts import assert_texts_are_apart, drawn_texts
+from tests.tools import wer_by_time
 from tests.tools.guide_figures import (
     COLUMNS,
     FIGURES,
@@ -44,8 +45,16 @@ def test_a_figure_is_that_of_its_results(name: str) -> None:
 
 
 def test_every_figure_is_drawn_from_committed_results() -> None:
-    assert {path.stem for path in FOLDER.glob("*.svg")} == {Path(name).stem for name in FIGURES}
-    assert {path.name for path in FOLDER.iterdir() if path.suffix != ".svg"} == set(FIGURES)
+    drawn = {*FIGURES, wer_by_time.KEPT.name}
+    assert {path.stem for path in FOLDER.glob("*.svg")} == {Path(name).stem for name in drawn}
+    assert {path.name for path in FOLDER.iterdir() if path.suffix != ".svg"} == drawn
+
+
+def test_the_figure_of_ageing_is_that_of_its_results() -> None:
+    rows = wer_by_time.read(FOLDER / wer_by_time.KEPT.name)
+    assert rows
+    written = (FOLDER / "wer-by-time.svg").read_text("utf-8")
+    assert texts_of(svg_of(wer_by_time.draw(rows)).decode()) == texts_of(written)
 
 
 @pytest.mark.parametrize("name", ["wer-by-bits.csv", "qat-by-bits.csv"])

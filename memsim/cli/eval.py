@@ -182,19 +182,21 @@ def command(
             )
     if not result.points:  # a shard, or a process of torchrun other than the first
         return
-    _show(result, worst, quiet=quiet, silent=silent, verbose=verbose)  # first: a full disk does not lose it
-    if hypotheses is not None:
-        result.write_hypotheses(hypotheses)
-    if figure is not None:
-        result.write_figure(figure)
-    write_json(json_file, result.to_dict())
-    if report is not None:
-        repeated = () if checkpoint or merge else (str(result.path),)
-        result.write_report(report, options.command_line(*repeated))
-        if not quiet:
-            from memsim.cli.progress import say
+    try:
+        if hypotheses is not None:
+            result.write_hypotheses(hypotheses)
+        if figure is not None:
+            result.write_figure(figure)
+        write_json(json_file, result.to_dict())
+        if report is not None:
+            repeated = () if checkpoint or merge else (str(result.path),)
+            result.write_report(report, options.command_line(*repeated))
+    finally:  # a full disk does not lose the result, and a reader that leaves does not lose a file
+        _show(result, worst, quiet=quiet, silent=silent, verbose=verbose)
+    if report is not None and not quiet:
+        from memsim.cli.progress import say
 
-            say(f"wrote {report}")
+        say(f"wrote {report}")
 
 
 def _show(result: EvaluationResult, worst: int, *, quiet: bool, silent: bool, verbose: bool) -> None:

@@ -168,12 +168,14 @@ def command(
         force=force,
         **reading,
     )
-    if not quiet:
-        *parts, summary = result.as_rich(every_check=verbose)
-        more = "" if verbose or len(parts) == 1 else " (--verbose shows all)"  # one part is the heading alone
-        _show((*parts, f"{summary}{more}"))
-    page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
-    write_json(json_file, result.to_dict())
+    try:
+        page = result.write_report(report, force=True) if report is not None else None  # checked above, with --force
+        write_json(json_file, result.to_dict())
+    finally:  # a full disk does not lose the result, and a reader that leaves does not lose a file
+        if not quiet:
+            *parts, summary = result.as_rich(every_check=verbose)
+            more = "" if verbose or len(parts) == 1 else " (--verbose shows all)"  # one part is the heading alone
+            _show((*parts, f"{summary}{more}"))
     written = [*result.files, *([page] if page else [])]
     listener.say(f"wrote {', '.join(map(str, written))}")
 

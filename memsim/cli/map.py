@@ -90,10 +90,12 @@ def command(
         force=force,
         listener=TerminalListener(quiet=quiet, silent=quiet),
     )
-    if not quiet:
-        show(stdout, *result.parts(verbose=verbose))
-    write_json(json_file, result.to_dict())
-    if report is not None:
-        result.write_report(report, options.command_line())
+    try:
+        write_json(json_file, result.to_dict())
+        if report is not None:
+            result.write_report(report, options.command_line())
+    finally:  # a full disk does not lose the result, and a reader that leaves does not lose a file
         if not quiet:
-            say(f"wrote {report}")
+            show(stdout, *result.parts(verbose=verbose))
+    if report is not None and not quiet:
+        say(f"wrote {report}")
