@@ -251,7 +251,8 @@ class WeightQuantiser(nn.Module):
         scale, stored = self.positive_scale().view(-1)[followed], self.scale.data.view(-1)
         levels = self._levels(rows, scale[:, None])
         grown = (rows * levels).sum(dim=1) / (levels.square().sum(dim=1) * scale)  # NaN where all levels are 0
-        fits = ((grown - 1).abs() < 0.1) & (levels.abs().amax(dim=1) > self.largest / 2)
+        clipped = (rows.abs() - self.largest * scale[:, None]).clamp(min=0).norm(dim=1) / rows.norm(dim=1)
+        fits = ((grown - 1).abs() < 0.1) & (clipped < 0.15) & (levels.abs().amax(dim=1) > self.largest / 2)
         is_zero = ~rows.any(dim=1)
         stored[followed[is_zero]] = 0
         (outdated,) = torch.nonzero(~(fits | is_zero), as_tuple=True)

@@ -206,13 +206,11 @@ def test_learned_scales_that_begin_with_nothing_fit_whatever_comes(
     quantiser = WeightQuantiser.fitted(WEIGHT * begins, bits, "lsq", BinaryPlanes()).train()
     for exponent in exponents:
         weight = WEIGHT * 10**exponent
-        rounded = quantiser(weight)
-        found, gain = (rounded - weight).norm(dim=1), (rounded * weight).sum(dim=1) / rounded.square().sum(dim=1)
+        found = (quantiser(weight) - weight).norm(dim=1)
         best = encode.fit_scale(weight, bits, BinaryPlanes())
         least = (encode.quantise(weight, best, bits) * best[:, None] - weight).norm(dim=1)
-        # a scale stays while it fits: the best one for the same levels is within a tenth of it, though a few weights
-        # that are clipped may err by more; or it is up to twice as large as it need be
-        assert ((found <= 2.1 * least + 0.15 * weight.norm(dim=1)) | ((gain - 1).abs() < 0.1)).all()
+        # a scale stays while it fits: it clips a tenth, or is up to twice as large as it need be
+        assert (found <= 2.1 * least + 0.15 * weight.norm(dim=1)).all()
     gradient = torch.autograd.grad(quantiser(weight.requires_grad_()).sum(), weight)[0]
     assert torch.equal(gradient, torch.ones_like(weight))  # what is clipped goes on growing, and the scale with it
     assert not quantiser(0 * weight).any()
