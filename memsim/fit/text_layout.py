@@ -30,7 +30,6 @@ MISSING = [
 _DELIMITERS = "\t;|, "
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d*(?:[eE][-+]?\d+)?")
 _ENCODINGS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_MISSING_WORDS = {word.lower() for word in MISSING if word} | {mark.lower() for mark in OVERFLOW_MARKS}
 
 
 @dataclass(frozen=True)
