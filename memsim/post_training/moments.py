@@ -47,7 +47,7 @@ class MomentCollector:
     def result(self) -> Tensor | None:
         """Return the mean of x x^T over the rows, [groups, in / groups, in / groups], float32.
 
-        None where no rows were added, and for blocks of more than MOST_INPUTS inputs.
+        Returns None where no rows were added, and for blocks of more than MOST_INPUTS inputs.
         """
         return None if self._sum is None else (self._sum / self.rows).float()
 
