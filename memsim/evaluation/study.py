@@ -81,8 +81,8 @@ class Point:
 
 def _changing_devices(spec: HardwareSpec) -> list[str]:
     """Return a name with a hash of its content for each device of `spec` that is a file, which may change."""
-    law = spec.programming.relaxation
-    devices = [device for device in (spec.cell, law) if isinstance(device, str) and device != "ideal"]
+    laws = [spec.programming.relaxation, *((own.programming or {}).get("relaxation") for own in spec.overrides)]
+    devices = [device for device in (spec.cell, *laws) if isinstance(device, str) and device not in ("ideal", "none")]
     found = {device: embedded(device)[0] for device in devices}
     return [name for device, name in found.items() if name != device]
 
