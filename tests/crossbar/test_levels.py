@@ -19,6 +19,7 @@ from memsim.hardware.options import choose_hardware
 from memsim.nn.chip import trim
 from memsim.nn.transfer import _statistics_of
 from memsim.post_training.fitting import LayerFit
+from tests.crossbar.matrices import from_weight
 
 OUT, IN = 12, 40
 GENERATOR = torch.Generator().manual_seed(4)
@@ -39,7 +40,7 @@ def spec_of(cell: str, **keys: Any) -> HardwareSpec:
 
 
 def matrix_of(cell: str, seed: int = 1, **keys: Any) -> MappedMatrix:
-    return MappedMatrix.from_weight("layer", WEIGHT, spec_of(cell, **keys), seed, statistics())
+    return from_weight("layer", WEIGHT, spec_of(cell, **keys), seed, statistics())
 
 
 def by_hand(matrix: MappedMatrix, current: Any) -> torch.Tensor:
