@@ -163,6 +163,15 @@ def test_write_verify_ends_within_the_tolerance() -> None:
     assert float((verified.states.double().flatten()[:, None] - targets).abs().amin(dim=1).max()) < 0.0205
 
 
+@pytest.mark.parametrize("bits", [8, 9, 16])
+def test_analog_weights_of_many_bits_on_ideal_cells(bits: int) -> None:
+    spec = load_hardware({"base": "ideal", "weights": {"encoding": "analog", "bits": bits}})
+    matrix = from_weight("layer", WEIGHT, spec, 0)
+    x = torch.randn(10, WEIGHT.shape[1], generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(matrix(x).double(), x.double() @ matrix.quantised_weight().T, rtol=1e-4, atol=1e-4)
+    assert (matrix.quantised_weight() - WEIGHT).norm() / WEIGHT.norm() < 2.0 ** (2 - bits)
+
+
 def test_analog_weights_are_one_pair() -> None:
     matrix = matrix_of("cmo-hfox", weights={"encoding": "analog", "bits": 9})
     assert matrix.tiling.shape == (1, 2, 1, IN, OUT)
