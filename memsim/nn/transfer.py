@@ -277,7 +277,7 @@ def _bank(spec: HardwareSpec, where: str, _: Device) -> PairBank:
     one_slice = spec.with_settings({"weights.bits": cell_bits + 1})
 
     def difference(digit: int, spec: HardwareSpec, shape: tuple[int, int]) -> Tensor:
-        levels = torch.full(shape, digit, dtype=torch.int8, device=where)
+        levels = torch.full(shape, digit, dtype=torch.int8 if digit < 128 else torch.int16, device=where)
         scale = torch.ones(1, device=where)
         return MappedMatrix.from_levels(f"bank/{digit}", levels, scale, spec, 0).arrays.difference().flatten()
 
