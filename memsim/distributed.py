@@ -25,9 +25,9 @@ class Workers:
     """This process and the ones that it works with; all of them call the same methods in the same order.
 
     Attributes:
-        device: Where this process computes.
+        device: The device on which this process computes.
         rank: The number of this process, from 0.
-        size: How many processes there are.
+        size: The number of processes.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -282,6 +282,24 @@ def test_a_corrected_base_has_no_error(write):
     assert load_hardware(write("base: a.yaml\nweights: {bits: 4}", "b.yaml")).weights.bits == 4
 
 
+def test_the_devices_of_a_spec_are_seen_from_its_folder(tmp_path):
+    for name in ("mine.yaml", "law.yaml", "other.yaml"):
+        (tmp_path / name).write_text("kind: levels\n")
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "cell: mine.yaml\nprogramming: {relaxation: law.yaml}\n"
+        "overrides: [{match: a, programming: {relaxation: other.yaml}}, {match: b, programming: {relaxation: 0.1}}]\n"
+    )
+    spec = load_hardware(path)
+    assert (spec.cell, spec.programming.relaxation) == (str(tmp_path / "mine.yaml"), str(tmp_path / "law.yaml"))
+    assert [spec.for_layer(layer).programming.relaxation for layer in "ab"] == [str(tmp_path / "other.yaml"), 0.1]
+
+
+def test_a_device_that_is_missing_is_reported_before_any_work():
+    with pytest.raises(InputError, match=r"^no\.yaml: no such file"):
+        choose_hardware(None, settings=["programming.relaxation=no.yaml", "read_at_seconds=60"])
+
+
 # --- what can be wrong -----------------------------------------------------------------------------------------------
 
 

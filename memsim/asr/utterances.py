@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ class Utterance:
     start_seconds: float | None = None
     end_seconds: float | None = None
     speaker: str | None = None
+
+
+def utterances_sha256(utterances: Iterable[Utterance]) -> str:
+    """Return a hash of the ids and texts of `utterances` in their order; it ignores where their audio lies."""
+    lines = "\n".join(f"{utterance.id}\t{utterance.text}" for utterance in utterances)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

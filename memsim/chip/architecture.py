@@ -44,7 +44,6 @@ class CoreSection(Section):
     columns_per_adc: Count
     read_seconds: Positive
     adc_seconds: Annotated[float, Within(low=0)]
-    buffer_bytes: Bytes
     adc_joules_per_step: Price
     adc_square_micrometres: AreaPrice
     dac_joules_per_step: Price

@@ -1,9 +1,9 @@
 """The placement of matrices on the cores of chips, and the bytes that it sends through the network and over links.
 
-Arrays are taken core after core and chip after chip, in the order of the network. Those that share ADCs (a pair and its
-copies) stay together; all slices and row tiles of a column tile follow each other, so that their sums stay in a core
-where they can. The cores of a chip are a grid, filled row by row, with its digital part in the middle, from which every
-input vector comes and to which every result goes.
+Arrays are taken core after core and chip after chip, in the order of the network. Arrays that share ADCs (a pair and
+its copies) stay together; all slices and row tiles of a column tile follow each other, so that their sums stay in a
+core where they can. The cores of a chip are a grid, filled row by row, with its digital part in the middle, from which
+every input vector comes and to which every result goes.
 """
 
 from __future__ import annotations

@@ -123,6 +123,6 @@ def fixed_adc_max_code(config: FixedAdc) -> int:
 def adc_range_of_spec(config: Adc | None) -> float | None:
     """Return the full scale that the spec of an ADC gives, in units of (weight 1 x full-scale input).
 
-    None where calibration chooses it, and without an ADC.
+    Returns None where calibration chooses it, and without an ADC.
     """
     return fixed_adc_max_code(config) * 2.0**-config.precision_bits if isinstance(config, FixedAdc) else None

@@ -284,7 +284,7 @@ def add_up(total: Tensor, rest: Tensor, potentials: Tensor, slopes: Tensor, fact
 def _principal(matrices: list[Tensor], tolerance: float, least: int) -> tuple[Tensor, list[Tensor]]:
     """Replace matrices [degree, rows, cols] for V, V^2, ... by those for the fewest polynomials that tell them apart.
 
-    The polynomials, at least `least`, are the principal components of the functions f(V) of all entries. Those left out
+    The polynomials, at least `least`, are the principal components of the functions f(V) of all entries. The others
     have at most `tolerance` of the root mean square of f(V) / V over uniform V in [-1, 1]. Returns the coefficients [n,
     degree], float64, of those kept, and their matrices [n, rows, cols].
     """

@@ -99,8 +99,11 @@ def without_idle_channels(scale: Tensor, levels: Tensor, tile_rows: int | None =
 
 
 def to_slices(levels: Tensor, bits: int, cell_bits: int = 1) -> Tensor:
-    """Cut levels [out, in] into digits [slices, out, in], int8, which have the sign of their weight."""
+    """Cut levels [out, in] into digits [slices, out, in], which have the sign of their weight.
+
+    They are int8 for cells of up to 7 bits, and int16 beyond, as for whole weights of 9 to 16 bits on one pair.
+    """
     magnitude = levels.abs().to(torch.int32)
     shifts = cell_bits * torch.arange(slices_of(bits, cell_bits), device=levels.device)[:, None, None]
     digit = (magnitude >> shifts) & ((1 << cell_bits) - 1)
-    return (digit * levels.sign()).to(torch.int8)
+    return (digit * levels.sign()).to(torch.int8 if cell_bits <= 7 else torch.int16)

@@ -45,7 +45,7 @@ def can_read(operator: Operator, blocks: int) -> bool:
 
 @dataclass(frozen=True)
 class Tile:
-    """What the kernels and products need of a row tile.
+    """The tensors of a row tile that the kernels and products take.
 
     Attributes:
         columns: [1, rows, columns].

@@ -113,32 +113,6 @@ class MappedMatrix(nn.Module):
         self._row_loads: RowLoads | None = None
 
     @classmethod
-    def from_weight(
-        cls,
-        name: str,
-        weight: Tensor,
-        spec: HardwareSpec,
-        seed: int,
-        statistics: InputStatistics | None = None,
-        groups: int = 1,
-        scale: Tensor | None = None,
-        input_transform: InputTransform | None = None,
-    ) -> MappedMatrix:
-        """Quantise `weight` [out, in / groups] to the bits of `spec`, and program it.
-
-        `scale` ([out], [1] or [row_tiles, out]) is fitted where it is None. The arguments and errors are those of
-        `from_levels`, but that `weight` is the plain one, which `input_transform` transforms.
-        """
-        bits, rows = encode.bits_of(spec), spec.tile.rows
-        if input_transform is not None:
-            weight = input_transform.weight(weight)
-        if scale is None:
-            scale = encode.fit_scale(weight, bits, spec.weights, rows)
-        levels = encode.quantise(weight, scale, bits, rows)
-        used = encode.without_idle_channels(scale, levels, rows)
-        return cls.from_levels(name, levels, used, spec, seed, statistics, groups, input_transform)
-
-    @classmethod
     def from_levels(
         cls,
         name: str,
@@ -154,9 +128,9 @@ class MappedMatrix(nn.Module):
         """Program `levels` [out, in / groups] on fresh cells, drawn by (seed, name).
 
         They are those of the weight as `input_transform` transforms it, and `offset` [out] is added to the product. The
-        matrix is calibrated where `statistics` are
-        given, which are those of the inputs before `input_transform`. Raises InputError where the spec's pulses do not
-        switch every cell that a closed loop programs, or where `statistics` do not fit.
+        matrix is calibrated where `statistics` are given, which are those of the inputs before `input_transform`.
+        Raises InputError where the spec's pulses do not switch every cell that a closed loop programs, or where
+        `statistics` do not fit.
         """
         states, report = program_matrix(name, levels, spec, seed, groups)
         matrix = cls(name, spec, levels, scale, states, groups, input_transform)

@@ -46,10 +46,34 @@ def load_device(name_or_path: str | Path) -> Device:
     return device
 
 
-@lru_cache(maxsize=16)
 def load_device_on(name: str, device: torch.device) -> Device:
-    """Load the device model `name` as `load_device` does, with its tensors on `device`; loaded once."""
+    """Load the device model `name` as `load_device` does, with its tensors on `device`.
+
+    It is loaded once, and again where its file has changed since. A file that is gone is taken as it was.
+    """
+    return _loaded(name, device, _stamp_of(name))
+
+
+@lru_cache(maxsize=16)
+def _loaded(name: str, device: torch.device, stamp: tuple[int, ...]) -> Device:
     return load_device(name).to(device)
+
+
+def _stamp_of(name: str) -> tuple[int, ...]:
+    """Return what changes with the file of a device model; nothing for one that a checkpoint carries."""
+    if name in _adopted:
+        return ()
+    try:
+        found = find_device(name).stat()
+    except InputError:
+        if name not in _stamps:
+            raise
+    else:
+        _stamps[name] = found.st_mtime_ns, found.st_size, found.st_ino
+    return _stamps[name]
+
+
+_stamps: dict[str, tuple[int, ...]] = {}  # of the files when they were last looked at
 
 
 def require_device(name_or_path: str | Path) -> None:

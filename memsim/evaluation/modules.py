@@ -372,6 +372,7 @@ class ModuleNetworks:
         return self.__dict__ | {"calibration": self.statistics}
 
     reference_sha256 = None
+    calibrated_on = None
     has_full_precision = True
     stored_seed = 0
 

@@ -197,7 +197,8 @@ class Evaluation:
     def relative_degradation(self) -> dict[str, float | None]:
         """The relative change of the chips' mean from each reference: `to_digital`, `to_full_precision`.
 
-        None where either is unusable; left out where the reference makes no errors.
+        A change is None where the chips or the reference are unusable, and left out where the reference makes no
+        errors.
         """
         mean = stats.fmean(trial.score.value for trial in self.trials)
         return {

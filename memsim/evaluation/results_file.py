@@ -62,6 +62,7 @@ class Header:
             "as_it_is": facts.as_it_is,
             "full_precision": facts.full_precision,
             "mapping": facts.mapping,
+            **({} if facts.calibration is None else {"calibration": facts.calibration}),
             **({} if facts.task.kind == SPEECH else {"task": facts.task.kind}),
             **facts.task.to_dict(),
         }
@@ -94,6 +95,7 @@ class Header:
             **facts.task.identity(),
             "seed": facts.seed,
             "mapping": facts.mapping,
+            "calibration": facts.calibration or "that of the checkpoint",
             "chip 1": "as it is in the file" if facts.as_it_is else "programmed anew",
         }
 
@@ -112,6 +114,7 @@ class _WrittenHeader:
     shard: Shard | None
     memsim: str
     mapping: str = NEAREST.identity
+    calibration: str | None = None
 
 
 _HEADER = TypeAdapter(_WrittenHeader)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from memsim.device.file import embedded
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.result import Evaluation, Trial
@@ -72,9 +73,18 @@ class Point:
         return PointFacts(self.settings, self._hash(self.spec), self._hash(self.spec.digital_twin()))
 
     def _hash(self, spec: HardwareSpec) -> str:
-        if self.recipe is None:
-            return spec.sha256()
-        return hashlib.sha256(f"{spec.sha256()} {self.recipe.identity}".encode()).hexdigest()
+        """Return a hash of `spec`, of the files of devices that it names, and of the recipe."""
+        words = [spec.sha256(), *_changing_devices(spec)]
+        words += [] if self.recipe is None else [self.recipe.identity]
+        return words[0] if len(words) == 1 else hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def _changing_devices(spec: HardwareSpec) -> list[str]:
+    """Return a name with a hash of its content for each device of `spec` that is a file, which may change."""
+    laws = [spec.programming.relaxation, *((own.programming or {}).get("relaxation") for own in spec.overrides)]
+    devices = [device for device in (spec.cell, *laws) if isinstance(device, str) and device not in ("ideal", "none")]
+    found = {device: embedded(device)[0] for device in devices}
+    return [name for device, name in found.items() if name != device]
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,8 @@ class StudyFacts:
     full_precision: bool
     mapping: str = NEAREST.identity
     """The recipe by which weights become levels, by its name and a hash of its keys; `SWEPT` where points differ."""
+    calibration: str | None = None
+    """The data that the networks were calibrated on, in words that tell them from others: see `Networks`."""
 
     def systems(self) -> Iterator[System]:
         """Yield all systems to run, in the order of the points; lazily, as a file may claim any number of trials."""
@@ -150,6 +162,13 @@ class Networks(Protocol):
     def stored_seed(self) -> int:
         """The seed of the first chip where none is given."""
 
+    @property
+    def calibrated_on(self) -> str | None:
+        """The data that inputs of layers were measured on, in words that tell them from others.
+
+        None for the statistics in a checkpoint, and for a module, whose calibration need not be data.
+        """
+
     def with_recipe(self, recipe: MappingRecipe) -> Networks:
         """Return the same networks with another recipe."""
 
@@ -193,6 +212,7 @@ class Study:
             as_it_is=not self.points and self.seed is None,
             full_precision=self.networks.has_full_precision,
             mapping=SWEPT if any(point.recipe for point in points) else self.networks.recipe.identity,
+            calibration=self.networks.calibrated_on,
         )
 
     def target(self, point: int = 0) -> Target:

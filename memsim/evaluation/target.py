@@ -15,6 +15,7 @@ from torch import nn
 from memsim.asr.data import FeatureSource
 from memsim.asr.recogniser import Decoder, Recogniser
 from memsim.asr.running import Progress, calibration_data, corpus_for_calibration
+from memsim.asr.utterances import utterances_sha256
 from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
@@ -102,6 +103,8 @@ class CheckpointNetworks:
     """The beam search; None for greedy decoding."""
     measured: Mapping[str, InputStatistics] | None = None
     """The statistics of the inputs of layers, where they were measured; None takes those in the file."""
+    calibrated_on: str | None = None
+    """The data on which they were measured: see `Networks`."""
     recipe: MappingRecipe = NEAREST
     """The way in which weights become levels."""
     swept: tuple[MappingRecipe, ...] = ()
@@ -128,7 +131,9 @@ class CheckpointNetworks:
         source = FeatureSource(recogniser.features)
         calibration = calibration_data(recogniser, corpus.utterances, source, progress, utterances)
         measured = calibration.statistics(**measurements([self.recipe, *self.swept]))
-        networks = replace(self, measured=measured)
+        used = counted(min(utterances, len(corpus.utterances)), "utterance")
+        name = f"{corpus.name} {corpus.split} ({used}, {utterances_sha256(corpus.utterances)[:12]})"
+        networks = replace(self, measured=measured, calibrated_on=name)
         networks.__dict__["_unmapped"] = recogniser  # built once
         return networks
 

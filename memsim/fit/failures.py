@@ -1,7 +1,7 @@
 """SETs and RESETs that fail: a population of their own, told apart from the tails of those that succeed.
 
 Where the populations of LRS and HRS are apart, a threshold above the LRS of a device divides them: an LRS above it is
-that of a SET that failed, and an HRS below it that of a RESET that failed. Partial SETs are failures, too: a chip finds
+of a SET that failed, and an HRS below it of a RESET that failed. Partial SETs are failures, too: a chip finds
 them as such. A cell whose SETs or RESETs fail to the end of its record is stuck: no further pulse helps it, so these
 cycles are no failures of single pulses.
 """

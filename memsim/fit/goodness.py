@@ -54,7 +54,10 @@ CONDUCTANCE_TOLERANCE = 0.005  # relative, of the mean
 MOST_SPREAD_ERROR = 0.25
 """Relative error of a spread from which on no sampling error excuses it."""
 MOST_DEVIATION_SPREAD_ERROR = 0.5
-"""The same of the spread of deviations over devices, most of which is the estimation noise of few cycles."""
+"""Relative error of the spread of deviations over devices from which on no sampling error excuses it.
+
+It is larger as most of that spread is the estimation noise of few cycles.
+"""
 
 
 @dataclass(frozen=True)

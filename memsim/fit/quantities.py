@@ -67,7 +67,7 @@ _LOG10_OHM = {name: Unit(is_log10=True) for name in ("log10_ohm", "log10_ohms")}
 RESISTANCE: Dimension = _scaled(_OHM_NAMES) | _LOG10_OHM | _scaled(_SIEMENS_NAMES, is_reciprocal=True)
 CONDUCTANCE: Dimension = _scaled(_SIEMENS_NAMES) | _scaled(_OHM_NAMES, is_reciprocal=True)
 CONDUCTANCE_SPREAD: Dimension = _scaled(_SIEMENS_NAMES)
-"""Of a difference or standard deviation of conductances, of which resistances tell nothing."""
+"""The units of a difference or standard deviation of conductances, which resistances do not give."""
 VOLTAGE: Dimension = _scaled({1.0: ("V", "volt", "volts"), 1e-3: ("mV", "millivolts")})
 CURRENT: Dimension = _scaled(
     {
@@ -93,7 +93,7 @@ TEMPERATURE: Dimension = _scaled({1.0: ("K", "kelvin")}) | {
     name: Unit(offset=273.15) for name in ("C", "°C", "celsius", "degC")
 }
 NUMBER: Dimension = {"": Unit()}
-"""Of plain numbers, such as the number of a cycle, whose column names no unit."""
+"""The unit of plain numbers, such as the number of a cycle, whose column names none."""
 
 _DIMENSIONS = (RESISTANCE, CONDUCTANCE, VOLTAGE, CURRENT, TIME, TEMPERATURE)
 _CASE_MATTERS = "mohm"  # it may be milliohm or megaohm

@@ -1,7 +1,7 @@
 """The layout of a table in a text file: encoding, preamble, names, units, delimiter and decimal mark.
 
-Nothing of it is asked of the person who measured. It is recognised from the first lines: the table is the longest run
-of lines with numbers and equally many fields, and the line of words above it names the columns.
+It is recognised from the first lines, without a question to the person who measured: the table is the longest run of
+lines with numbers and equally many fields, and the line of words above it names the columns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ MISSING = [
 _DELIMITERS = "\t;|, "
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d*(?:[eE][-+]?\d+)?")
 _ENCODINGS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_MISSING_WORDS = {word.lower() for word in MISSING if word} | {mark.lower() for mark in OVERFLOW_MARKS}
 
 
 @dataclass(frozen=True)

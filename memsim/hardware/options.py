@@ -58,4 +58,6 @@ def change_hardware(
     if spec.cell != "ideal":
         for layer in (spec, *(spec.for_layer(override.match) for override in spec.overrides)):
             require_fits(load_device(spec.cell), layer)
+            if isinstance(law := layer.programming.relaxation, str):
+                require_device(law)
     return spec

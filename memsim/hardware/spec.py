@@ -273,12 +273,20 @@ class HardwareSpec(Section):
 _SCHEMA = Schema(HardwareSpec)
 
 
-def _find_cell(data: dict[str, Any], folder: Path) -> None:
+def _find_files(data: dict[str, Any], folder: Path) -> None:
+    """Replace the devices and the chip that `data` name by the paths of their files in `folder`, where they are there.
+
+    Nothing of `data` has been checked yet.
+    """
     seen_from(folder, data, "cell")
     seen_from(folder, data, "chip")
+    overrides = data.get("overrides")
+    for section in (data, *(overrides if isinstance(overrides, list) else ())):
+        if isinstance(section, dict) and isinstance(programming := section.get("programming"), dict):
+            seen_from(folder, programming, "relaxation")
 
 
-_BASES = Bases("hardware", _SCHEMA, _find_cell)
+_BASES = Bases("hardware", _SCHEMA, _find_files)
 
 
 def load_hardware(source: HardwareSpec | str | Path | Mapping[str, Any]) -> HardwareSpec:

@@ -47,7 +47,7 @@ def find_checkpoint(name: str | Path | None) -> tuple[Path, str | None]:
 def mapped_path(name: str | Path) -> Path:
     """Return where the mapped file of a checkpoint is written by default: beside it, as `NAME.mapped.safetensors`.
 
-    That of a bundled checkpoint is in the current folder.
+    The mapped file of a bundled checkpoint is written to the current folder.
     """
     path, _ = find_checkpoint(name)
     path = path if path.name.strip(".") else path.resolve()  # of the current folder

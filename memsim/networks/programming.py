@@ -48,7 +48,7 @@ class MappedTensors:
     deviations: dict[str, Deviation]
     """The deviation of each layer's product, for layers whose inputs are known."""
     report: MappingReport
-    """What the mapping recipe did."""
+    """The record of what the mapping recipe did."""
 
 
 def plan_checkpoint(checkpoint: Checkpoint | OpenedNetwork, spec: HardwareSpec, selection: Selection) -> Plan:

@@ -57,7 +57,7 @@ class ChipMapping:
     deviations: Mapping[str, Deviation] = field(default_factory=dict)
     """The deviation of each product from the exact one on calibration inputs; empty without calibration."""
     report: MappingReport | None = None
-    """What the mapping recipe did; None for a mapped file of memsim 0.1."""
+    """The record of what the mapping recipe did; None for a mapped file of memsim 0.1."""
 
     def __post_init__(self) -> None:
         for matrix in self.layers.values():

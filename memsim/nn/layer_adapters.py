@@ -155,7 +155,7 @@ class MappableLayer:
     def mapped(self, products: Mapping[str, nn.Module]) -> nn.Module | None:
         """Return the layer with its matrices among `products`, by their names in the network, on arrays.
 
-        None where none of its matrices is among them.
+        Returns None where none of its matrices is among them.
         """
         own = {local: products[name] for local, name in self.matrices.items() if name in products}
         if not own:

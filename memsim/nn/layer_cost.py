@@ -37,7 +37,8 @@ ASSUMPTIONS = (
 class Energy:
     """The energy in joules of converters (DACs with the drivers of their rows) and of cells.
 
-    That of cells is None where it is unknown: ideal cells have no currents, and a layer's inputs may not be known.
+    The energy of cells is None where it is unknown: ideal cells have no currents, and the inputs of a layer may not be
+    known.
     """
 
     dac: float
@@ -59,7 +60,7 @@ class LayerCost:
     """The cost of one matrix, which reads `vectors` input vectors in the unit that `Cost.per` names.
 
     `cell_joules` is for a mean vector; None where it is unknown. `programming_joules` and `programming_seconds` are for
-    for the whole matrix, once; None for a matrix that was not programmed here. `transform_operations` are the digital
+    the whole matrix, once; None for a matrix that was not programmed here. `transform_operations` are the digital
     multiplications and additions for one vector of an `InputTransform`, whose energy is not counted. `trim_vectors` are
     the input vectors that were read once to fit the trims of the matrix, such as those of drift compensation.
     """
@@ -188,7 +189,7 @@ class Cost:
     def joules(self) -> dict[str, float | None]:
         """The energy by circuit and the total, in joules.
 
-        That of programming is the part that the spec spreads over a second of audio.
+        The energy of programming is the part that the spec spreads over a second of audio.
         """
         reading, programming = self.energy.to_dict(), self.programming_joules
         if programming is not None and self.per == "audio_second":

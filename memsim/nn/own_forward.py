@@ -171,8 +171,8 @@ class _OnTrial(nn.Module):
 def own_forward_of(module: nn.Module, base: type[nn.Module], base_adapter: LayerAdapter) -> OwnForward | None:
     """Return the adapter of a module whose class is derived from the layer `base` and has a forward of its own.
 
-    None where the forward does more with the weight than multiply by it, or takes none of the inputs that are tried:
-    laid out as the layer's, and transposed.
+    Returns None where the forward does more with the weight than multiply by it, or takes none of the inputs that are
+    tried: laid out as the layer's, and transposed.
     """
     if base_adapter not in (MappedLinear, MappedConvolution, MappedTransposedConvolution):
         return None

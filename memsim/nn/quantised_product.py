@@ -26,8 +26,8 @@ class QuantisedProduct(nn.Module):
     """The product of rows with a matrix, both rounded; an nn.Identity takes the place of a missing quantiser.
 
     With a `transfer`, the hardware computes the product from the same codes and levels, and the gradient is that of the
-    product of the rounded numbers. With a `trained_transform`, inputs and matrix are
-    transformed before they are rounded, and the product of its digital rows is added unrounded.
+    product of the rounded numbers. With a `trained_transform`, inputs and matrix are transformed before they are
+    rounded, and the product of its digital rows is added unrounded.
     """
 
     def __init__(self) -> None:

@@ -24,6 +24,7 @@ from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read import Operator, PackedOperator, packed
 from memsim.crossbar.statistics import InputStatistics
 from memsim.crossbar.tiling import tiling_for
+from memsim.device import Device, load_device_on
 from memsim.errors import InputError
 from memsim.hardware import CalibratedAdc, HardwareSpec
 from memsim.nn import compiled_cells
@@ -260,19 +261,23 @@ class PairBank:
         return torch.cat([-states[1:].flip(0), states])
 
 
-@lru_cache(maxsize=16)
 def pair_bank(spec: HardwareSpec, where: str) -> PairBank:
     """Return pairs for each digit, programmed by the spec's scheme, with its relaxation, drift and faults.
 
-    Drift is compensated by one gain where the spec does, by layer or by column.
-
-    `where` is the name of the device that holds the tensors.
+    Drift is compensated by one gain where the spec does, by layer or by column. `where` is the name of the device that
+    holds the tensors.
     """
+    return _bank(spec, where, load_device_on(spec.cell, torch.device(where)))
+
+
+@lru_cache(maxsize=16)
+def _bank(spec: HardwareSpec, where: str, _: Device) -> PairBank:
+    """Return what `pair_bank` does, for the cells that the spec's file has now."""
     cell_bits = spec.weights.cell_bits
     one_slice = spec.with_settings({"weights.bits": cell_bits + 1})
 
     def difference(digit: int, spec: HardwareSpec, shape: tuple[int, int]) -> Tensor:
-        levels = torch.full(shape, digit, dtype=torch.int8, device=where)
+        levels = torch.full(shape, digit, dtype=torch.int8 if digit < 128 else torch.int16, device=where)
         scale = torch.ones(1, device=where)
         return MappedMatrix.from_levels(f"bank/{digit}", levels, scale, spec, 0).arrays.difference().flatten()
 

@@ -69,8 +69,8 @@ def cheapest_rise(costs: Sequence[Sequence[int]], rises: Sequence[Sequence[float
     """Return the setting of each layer whose rises have the least sum among those whose costs are within `budget`.
 
     It is found by dynamic programming over the cost spent so far, for rises and costs of any form. Among equal sums it
-    is the one of least cost. None where even the cheapest settings cost more. Budgets of more than 2^15 steps of the
-    costs' greatest common divisor are counted in 2^15 steps, into which each cost is rounded up.
+    is the one of least cost. Returns None where even the cheapest settings cost more. Budgets of more than
+    2^15 steps of the costs' greatest common divisor are counted in 2^15 steps, into which each cost is rounded up.
 
     Args:
         costs: those of each layer's settings, 0 or more.

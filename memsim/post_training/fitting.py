@@ -29,7 +29,7 @@ TRAINED, NEAREST, FEEDBACK = "trained", "nearest", "feedback"
 
 @dataclass(frozen=True)
 class LayerFit:
-    """What a recipe did with one matrix.
+    """The record of what a recipe did with one matrix.
 
     Attributes:
         method: `nearest`, `feedback`, or `trained` for rounding with the scale of training.
@@ -66,7 +66,7 @@ class LayerFit:
 
 @dataclass(frozen=True)
 class MappingReport:
-    """What a recipe did with the layers of a network."""
+    """The record of what a recipe did with the layers of a network."""
 
     recipe: MappingRecipe
     layers: Mapping[str, LayerFit]

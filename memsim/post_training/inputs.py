@@ -18,7 +18,7 @@ _LEAST = 1e-4  # of the largest magnitude of an input or a weight; smaller ones 
 
 @dataclass(frozen=True)
 class InputFit:
-    """What a recipe did with the inputs of one matrix.
+    """The record of what a recipe did with the inputs of one matrix.
 
     Attributes:
         inputs: the number of inputs.

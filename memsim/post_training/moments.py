@@ -12,6 +12,7 @@ MOST_INPUTS = 8192
 """The number of inputs of a block of a matrix up to which moments are collected: they take half a gigabyte then."""
 
 _ROWS_AT_ONCE = 2048
+_NEGLIGIBLE = 1e-4  # the variance of an input relative to its second moment, up to which float32 sums may leave one
 
 
 class MomentCollector:
@@ -46,7 +47,7 @@ class MomentCollector:
     def result(self) -> Tensor | None:
         """Return the mean of x x^T over the rows, [groups, in / groups, in / groups], float32.
 
-        None where no rows were added, and for blocks of more than MOST_INPUTS inputs.
+        Returns None where no rows were added, and for blocks of more than MOST_INPUTS inputs.
         """
         return None if self._sum is None else (self._sum / self.rows).float()
 
@@ -70,7 +71,8 @@ def moments_of(
 
     Each row of the sample counts by its weight. None for one-hot inputs, whose moments are diagonal and all alike, and
     for blocks of more than MOST_INPUTS inputs. `centred` moments are those of what the inputs differ from their mean
-    by. `shrunk` ones estimate those of the inputs that the matrix will meet (see `shrinkage`).
+    by, and 0 for an input that is the same in all rows. `shrunk` ones estimate those of the inputs that the matrix will
+    meet (see `shrinkage`).
     """
     block = statistics.sample.shape[1] // groups
     if statistics.is_one_hot or block > MOST_INPUTS:
@@ -88,7 +90,11 @@ def moments_of(
     if shrunk:
         variances = torch.diag_embed(covariances.diagonal(dim1=1, dim2=2))
         covariances = torch.lerp(covariances, variances, shrinkage(block, rows))
-    return (covariances if centred else covariances + of_mean).float()
+    if not centred:
+        return (covariances + of_mean).float()
+    # what is left of an input that never changes is the rounding of its mean and of its square
+    varies = covariances.diagonal(dim1=1, dim2=2) > _NEGLIGIBLE * moments.diagonal(dim1=1, dim2=2)
+    return covariances.where(varies[:, :, None] & varies[:, None], 0.0).float()
 
 
 def shrinkage(inputs: int, rows: float) -> float:

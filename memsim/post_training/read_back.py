@@ -23,7 +23,7 @@ from memsim.hardware import HardwareSpec
 
 @dataclass(frozen=True, eq=False)
 class CellOutcomes:
-    """What the cells of each weight become.
+    """The states that the cells of each weight take when they are programmed.
 
     Attributes:
         states: [digits, slices, 2, copies, in / groups, out], float16: the states right after programming, at each

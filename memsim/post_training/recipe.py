@@ -191,8 +191,8 @@ def load_mapping(source: MappingRecipe | str | Path | Mapping[str, Any] | None) 
 def default_mapping(spec: HardwareSpec, settings: Sequence[str], *, is_calibrated: bool) -> MappingRecipe:
     """Return the recipe of whoever names none: `feedback` where data calibrate a network in full precision.
 
-    Elsewhere (not `is_calibrated`), and where the largest weight gives scales, it is `nearest`. What `settings`
-    (`KEY=VALUE`) say of the keys of `spec` that the recipe would set stays as they say.
+    Elsewhere (not `is_calibrated`), and where the largest weight gives scales, it is `nearest`. Keys of `spec`
+    that `settings` (`KEY=VALUE`) give stay as given, even those that the recipe would set.
     """
     named = {setting.partition("=")[0].strip() for setting in settings}
     if not is_calibrated or spec.weights.scale_method == "minmax" or "weights.scale_method" in named:

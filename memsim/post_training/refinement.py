@@ -20,7 +20,7 @@ BLOCK = 64
 """Inputs whose errors are multiplied by the moments together."""
 
 _RIDGE = 1e-6
-"""What draws refitted scales towards those before, relative to the mean energy of an output's tiles."""
+"""The strength that draws scales towards those before the refit, relative to the mean energy of an output's tiles."""
 
 
 def damped(moments: Tensor, damping: float) -> Tensor:

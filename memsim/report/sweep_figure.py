@@ -115,7 +115,7 @@ def _title(points: Sequence[Line]) -> str:
 
 
 def _caption(points: Sequence[Line], with_cost: bool) -> str:
-    """What the marks mean."""
+    """Return the line that says what the marks mean."""
     chips = max(len(point["mapped"]["trials"]) for point in points)
     said = ["points: one chip"]
     if chips > 1:

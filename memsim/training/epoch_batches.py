@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,9 +98,3 @@ def share(batch: Draws, pieces: int, rank: int, workers: int) -> Share:
     mine = batch[rank::workers]
     parts = tuple(part for i in range(pieces) if (part := mine[i::pieces]))
     return Share(parts or (batch[:1],), len(batch), 1.0 if parts else 0.0)
-
-
-def utterances_sha256(utterances: Sequence[Utterance]) -> str:
-    """Return a hash of the ids and texts of `utterances` in their order; it ignores where their audio lies."""
-    lines = "\n".join(f"{utterance.id}\t{utterance.text}" for utterance in utterances)
-    return hashlib.sha256(lines.encode()).hexdigest()

@@ -24,13 +24,13 @@ from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import hypotheses, input_statistics, output_prior, transcribe
 from memsim.asr.scoring import Score, score
 from memsim.asr.text import as_scored
-from memsim.asr.utterances import Utterance
+from memsim.asr.utterances import Utterance, utterances_sha256
 from memsim.distributed import Workers
 from memsim.errors import InputError, Stopped
 from memsim.nn.finite import first_not_finite
 from memsim.rng import derive_seed, seed_global_generators
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
-from memsim.training.epoch_batches import Draws, Share, TrainingBatch, TrainingSet, share, utterances_sha256
+from memsim.training.epoch_batches import Draws, Share, TrainingBatch, TrainingSet, share
 from memsim.training.hooks import Hooks, Moment
 from memsim.training.narrator import Narrator
 from memsim.training.optimiser import averaged, make_optimiser, set_learning_rate

@@ -13,6 +13,7 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device, read_noise_std_amperes
 from memsim.hardware import CalibratedAdc, HardwareSpec, load_hardware
 from memsim.nn.collect import MOST_ROWS, StatisticsCollector
+from tests.crossbar.matrices import from_weight
 
 
 def spec_of(bits: int = 3, rows: int = 2, **changes: Any) -> HardwareSpec:
@@ -34,7 +35,7 @@ def small_matrix(spec: HardwareSpec, out_features: int = 3, in_features: int = 5
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out_features, in_features, generator=generator)
     x = torch.randn(500, in_features, generator=generator)
-    matrix = MappedMatrix.from_weight("layer", weight, spec, seed, statistics_of(x, most_rows=2 * len(x)))
+    matrix = from_weight("layer", weight, spec, seed, statistics_of(x, most_rows=2 * len(x)))
     if isinstance(spec.adc, CalibratedAdc):
         assert matrix.adc_range is not None
         matrix.adc_range *= 1.0007  # no multiple of the signals, so that none lies between two codes

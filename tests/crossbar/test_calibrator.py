@@ -17,6 +17,7 @@ from memsim.crossbar.statistics import InputStatistics, one_hot_statistics
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 from tests.crossbar.by_hand import spec_of, statistics_of
+from tests.crossbar.matrices import from_weight
 
 QUIET = {"read_noise": None}
 CHIPS: dict[str, dict[str, Any]] = {
@@ -47,7 +48,7 @@ def inputs(kind: str, seed: int = 0, n: int = 2000, features: int = 7) -> Tensor
 def chip(spec: HardwareSpec, x: Tensor, seed: int = 0, out: int = 6, parts: int = 3) -> MappedMatrix:
     """A matrix of random weights that is calibrated by all of `x`."""
     weight = torch.randn(out, x.shape[1], generator=torch.Generator().manual_seed(5))
-    matrix = MappedMatrix.from_weight("layer", weight, spec, seed)
+    matrix = from_weight("layer", weight, spec, seed)
     calibrator = Calibrator(matrix.arrays, statistics_of(x))
     if calibrator.needs_inputs:
         for part in x.chunk(parts):
@@ -138,7 +139,7 @@ def test_mse_is_over_all_inputs() -> None:
 def test_max_needs_the_data_and_says_so() -> None:
     x = inputs("heavy")
     spec = spec_of(4, adc={"range": "calibrated", "method": "max"})
-    matrix = MappedMatrix.from_weight("enc.3", torch.randn(4, 7), spec, 0)
+    matrix = from_weight("enc.3", torch.randn(4, 7), spec, 0)
     with pytest.raises(InputError, match=r"enc\.3: adc\.method: max needs all calibration inputs.*--calibrate DATA"):
         matrix.calibrate(statistics_of(x))
     matrix.calibrate(statistics_of(x[:50]))  # which are all in the sample
@@ -156,7 +157,7 @@ def test_a_stored_sample_keeps_its_promise(kind: str, percent: float) -> None:
     for seed in range(20):
         x = inputs(kind, seed, n=20_000)
         tensors = statistics_of(x).to_tensors("layer")
-        matrix = MappedMatrix.from_weight("layer", torch.randn(6, 7), spec, 0, _stored(tensors))
+        matrix = from_weight("layer", torch.randn(6, 7), spec, 0, _stored(tensors))
         shares.append(clipped(matrix, x))
     assert max(shares) < bound
     assert sum(shares) / len(shares) < 5 * q + 0.001
@@ -174,7 +175,7 @@ def test_one_hot_rows_are_all_read() -> None:
     spec = spec_of(
         8, 128, cell="ideal", **QUIET, adc={"range": "calibrated", "bits": 8, "method": "max", "granularity": "layer"}
     )
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, one_hot_statistics(300))
+    matrix = from_weight("layer", weight, spec, 0, one_hot_statistics(300))
     x = torch.eye(300)
     matrix.reads.count_clips = True
     matrix(x)
@@ -188,8 +189,8 @@ def test_one_hot_rows_are_read_as_any_others(name: str, method: str, granularity
     adc = {"range": "calibrated", "bits": 8, "method": method, "percentile": 99.0, "granularity": granularity}
     spec = spec_of(4, 16, **QUIET, adc=adc, **CHIPS[name])
     weight = torch.randn(5, 70, generator=torch.Generator().manual_seed(5))
-    quick = MappedMatrix.from_weight("layer", weight, spec, 0, one_hot_statistics(70))
-    slow = MappedMatrix.from_weight("layer", weight, spec, 0)
+    quick = from_weight("layer", weight, spec, 0, one_hot_statistics(70))
+    slow = from_weight("layer", weight, spec, 0)
     calibrator = Calibrator(slow.arrays, one_hot_statistics(70))
     calibrator.add(torch.eye(70))
     slow.set_ranges(calibrator.finish())

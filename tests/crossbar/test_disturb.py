@@ -13,6 +13,7 @@ from memsim.device import UR, US, Cells, fraction_below, load_device, state_mean
 from memsim.errors import InputError
 from memsim.hardware import load_hardware
 from tests.crossbar.by_hand import spec_of, statistics_of
+from tests.crossbar.matrices import from_weight
 
 DEVICE = load_device("synaptogen")
 
@@ -59,7 +60,7 @@ def matrix(volts: float = 0.6, polarity: str = "signed", **changes: object) -> M
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(100, 300, generator=generator)
     spec = spec_of(2, 128, dac={"vmax_volts": volts, "polarity": polarity}, read_noise=None, **changes)
-    return MappedMatrix.from_weight("layer", torch.randn(400, 300, generator=generator), spec, 0, statistics_of(x))
+    return from_weight("layer", torch.randn(400, 300, generator=generator), spec, 0, statistics_of(x))
 
 
 SCHEMES = {

@@ -16,6 +16,7 @@ from memsim.device import load_device
 from memsim.errors import InputError
 from memsim.hardware import Faults, load_hardware
 from tests.crossbar.by_hand import spec_of, statistics_of
+from tests.crossbar.matrices import from_weight
 
 DEVICE = load_device("synaptogen")
 TILING = Tiling(rows=32, cols=16, out_features=90, in_features=150, bits=4)
@@ -65,7 +66,7 @@ def matrix_of(seed: int = 0, **changes: object) -> tuple[MappedMatrix, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 60, generator=generator)
     spec = spec_of(3, 32, read_noise=None, **changes)
-    return MappedMatrix.from_weight("layer", torch.randn(50, 60, generator=generator), spec, seed, statistics_of(x)), x
+    return from_weight("layer", torch.randn(50, 60, generator=generator), spec, seed, statistics_of(x)), x
 
 
 def test_damage_is_drawn_with_the_chip_and_costs_accuracy() -> None:

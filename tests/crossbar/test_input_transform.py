@@ -22,6 +22,7 @@ from memsim.errors import InputError
 from memsim.nn.budget import layer_budget
 from memsim.nn.deviation import deviation
 from tests.crossbar.by_hand import spec_of, statistics_of
+from tests.crossbar.matrices import from_weight
 
 EXACT = load_hardware({"base": "ideal", "weights": {"bits": 16}})
 
@@ -80,7 +81,7 @@ def test_the_transformed_matrix_multiplies_as_the_plain_one(
         block=block,
         digital_rows=torch.randperm(inputs)[:digital],
     )
-    matrix = MappedMatrix.from_weight("layer", weight, EXACT, 0, input_transform=transform)
+    matrix = from_weight("layer", weight, EXACT, 0, input_transform=transform)
     wanted = x.double() @ weight.double().T
     size = x.double().abs() @ weight.double().abs().T
     assert ((matrix(x) - wanted).abs() <= 1e-3 * size + 1e-6).all()
@@ -139,9 +140,9 @@ def test_arrays_see_transformed_inputs(log2: int) -> None:
     """A chip of the transformed weight, on inputs that were transformed before, does the same."""
     weight, x = problem()
     spec, transform = spec_of(bits=4, rows=8), transform_of(weight, 1 << log2)
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x, 80), input_transform=transform)
+    matrix = from_weight("layer", weight, spec, 0, statistics_of(x, 80), input_transform=transform)
     at_dac = transform(x)
-    twin = MappedMatrix.from_weight("layer", transform.weight(weight), spec, 0, statistics_of(at_dac, 80))
+    twin = from_weight("layer", transform.weight(weight), spec, 0, statistics_of(at_dac, 80))
     for name in RANGES:
         assert torch.allclose(getattr(matrix, name), getattr(twin, name), rtol=1e-6)
     twin.set_ranges(matrix_ranges(matrix))
@@ -157,8 +158,8 @@ def test_deviations_and_budgets_are_those_of_plain_inputs() -> None:
     weight, x = problem(8, 40, 100)
     spec = load_hardware({"base": "best", "weights": {"bits": 8}})
     inputs = statistics_of(x)
-    plain = MappedMatrix.from_weight("layer", weight, spec, 0, inputs)
-    changed = MappedMatrix.from_weight("layer", weight, spec, 0, inputs, input_transform=transform_of(weight))
+    plain = from_weight("layer", weight, spec, 0, inputs)
+    changed = from_weight("layer", weight, spec, 0, inputs, input_transform=transform_of(weight))
     for matrix in (plain, changed):
         found = deviation(matrix, inputs, weight)
         assert found.to_full_precision is not None
@@ -171,7 +172,7 @@ def test_deviations_and_budgets_are_those_of_plain_inputs() -> None:
 def test_other_specs_and_other_chips_keep_the_transform() -> None:
     weight, x = problem()
     spec = spec_of(bits=8, rows=8)
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x), input_transform=transform_of(weight))
+    matrix = from_weight("layer", weight, spec, 0, statistics_of(x), input_transform=transform_of(weight))
     wanted = x @ weight.T
     assert close(matrix.under(spec.digital_twin(), 0, statistics_of(x))(x), wanted, 0.1)
     again = matrix.programmed_again(load_hardware({"base": "best", "weights": {"bits": 8}}), 5, statistics_of(x))
@@ -182,10 +183,10 @@ def test_other_specs_and_other_chips_keep_the_transform() -> None:
 def test_a_transformed_matrix_survives_safetensors_pickle_copy_and_load_state_dict() -> None:
     weight, x = problem()
     spec = spec_of(bits=4, rows=8)
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x), input_transform=transform_of(weight))
+    matrix = from_weight("layer", weight, spec, 0, statistics_of(x), input_transform=transform_of(weight))
     wanted = matrix(x)
     tensors = safetensors.torch.load(safetensors.torch.save(matrix.state_dict()))
-    plain = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x))
+    plain = from_weight("layer", weight, spec, 0, statistics_of(x))
     plain.load_state_dict(matrix.state_dict())
     copies = [MappedMatrix.from_tensors("layer", spec, tensors), copy.deepcopy(matrix), plain]
     copies.append(pickle.load(io.BytesIO(pickle.dumps(matrix))))
@@ -196,7 +197,7 @@ def test_a_transformed_matrix_survives_safetensors_pickle_copy_and_load_state_di
     wanted = matrix(x)
     for other in copies:
         assert torch.equal(other(x), wanted)
-    unchanged = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x))
+    unchanged = from_weight("layer", weight, spec, 0, statistics_of(x))
     plain.load_state_dict(unchanged.state_dict())
     assert plain.input_transform is None
 
@@ -218,7 +219,7 @@ def test_a_transformed_matrix_survives_safetensors_pickle_copy_and_load_state_di
 )
 def test_damaged_transforms_are_explained(change: dict[str, Tensor | None], message: str) -> None:
     weight, _ = problem()
-    matrix = MappedMatrix.from_weight("layer", weight, EXACT, 0, input_transform=transform_of(weight))
+    matrix = from_weight("layer", weight, EXACT, 0, input_transform=transform_of(weight))
     tensors = {name: value for name, value in {**matrix.state_dict(), **change}.items() if value is not None}
     with pytest.raises(InputError, match=re.escape(message)):
         MappedMatrix.from_tensors("layer", EXACT, tensors)

@@ -19,6 +19,7 @@ from memsim.hardware.options import choose_hardware
 from memsim.nn.chip import trim
 from memsim.nn.transfer import _statistics_of
 from memsim.post_training.fitting import LayerFit
+from tests.crossbar.matrices import from_weight
 
 OUT, IN = 12, 40
 GENERATOR = torch.Generator().manual_seed(4)
@@ -39,7 +40,7 @@ def spec_of(cell: str, **keys: Any) -> HardwareSpec:
 
 
 def matrix_of(cell: str, seed: int = 1, **keys: Any) -> MappedMatrix:
-    return MappedMatrix.from_weight("layer", WEIGHT, spec_of(cell, **keys), seed, statistics())
+    return from_weight("layer", WEIGHT, spec_of(cell, **keys), seed, statistics())
 
 
 def by_hand(matrix: MappedMatrix, current: Any) -> torch.Tensor:
@@ -160,6 +161,15 @@ def test_write_verify_ends_within_the_tolerance() -> None:
     assert verified.states is not None
     targets = 1 - torch.linspace(0.01, 1, 8, dtype=torch.float64)
     assert float((verified.states.double().flatten()[:, None] - targets).abs().amin(dim=1).max()) < 0.0205
+
+
+@pytest.mark.parametrize("bits", [8, 9, 16])
+def test_analog_weights_of_many_bits_on_ideal_cells(bits: int) -> None:
+    spec = load_hardware({"base": "ideal", "weights": {"encoding": "analog", "bits": bits}})
+    matrix = from_weight("layer", WEIGHT, spec, 0)
+    x = torch.randn(10, WEIGHT.shape[1], generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(matrix(x).double(), x.double() @ matrix.quantised_weight().T, rtol=1e-4, atol=1e-4)
+    assert (matrix.quantised_weight() - WEIGHT).norm() / WEIGHT.norm() < 2.0 ** (2 - bits)
 
 
 def test_analog_weights_are_one_pair() -> None:

@@ -27,6 +27,7 @@ from memsim.device import DeviceModel, state_means
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
 from tests.crossbar.by_hand import columns_of, small_matrix, spec_of, statistics_of
+from tests.crossbar.matrices import from_weight
 
 IDEAL = {"cell": "ideal", "dac": None, "adc": None, "read_noise": None}
 
@@ -61,7 +62,7 @@ def test_ideal_hardware_multiplies_by_the_quantised_weights(
     spec = load_hardware({"base": "ideal", "weights": weights, "tile": {"rows": rows}})
     weight = torch.randn(out, width, generator=generator)
     x = torch.randn(n, width, generator=generator)
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0)
+    matrix = from_weight("layer", weight, spec, 0)
     got = matrix(x)
     bound = 1e-6 * (x.abs().double() @ quantised(matrix).abs().T)  # float32 rounding of the sum, term by term
     assert ((got - x.double() @ quantised(matrix).T).abs() <= bound + 1e-12).all()
@@ -72,7 +73,7 @@ def test_sixteen_bits_are_nearly_float() -> None:
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(30, 100, generator=generator), torch.randn(50, 100, generator=generator)
     spec = load_hardware({"base": "ideal", "weights": {"bits": 16}})
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0)
+    matrix = from_weight("layer", weight, spec, 0)
     # weights off by up to half a step: 100 of them, uniform, against inputs of variance 1
     step = float(matrix.scale.max())
     assert (matrix(x) - x @ weight.T).abs().max() <= 5 * (100 / 12) ** 0.5 * step + 1e-5
@@ -125,7 +126,7 @@ def shared_scale(weight: Tensor, spec: HardwareSpec, x: Tensor) -> MappedMatrix:
 def test_the_error_of_the_physical_spec(gaussian: tuple[Tensor, Tensor]) -> None:
     weight, x = gaussian
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}})
-    error = product_error(MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x)), x)
+    error = product_error(from_weight("layer", weight, spec, 0, statistics_of(x)), x)
     assert error == pytest.approx(0.09, abs=0.005)
 
 
@@ -142,7 +143,7 @@ def test_the_errors_of_closed_loops(
     """
     weight, x = gaussian
     spec = load_hardware({"base": name, "weights": {"bits": 3}})
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x))
+    matrix = from_weight("layer", weight, spec, 0, statistics_of(x))
     assert matrix.programming_error() == pytest.approx(matrix_percent / 100, rel=0.125)
     assert product_error(matrix, x) == pytest.approx(percent / 100, rel=0.125)
 
@@ -160,7 +161,7 @@ def test_relaxation_adds_its_error(
 
     def mapped(relaxation: float | None) -> MappedMatrix:
         spec = load_hardware({"base": name, "weights": {"bits": 3}, "programming": {"relaxation": relaxation}})
-        return MappedMatrix.from_weight("layer", weight, spec, 0)
+        return from_weight("layer", weight, spec, 0)
 
     plain = mapped(None)
     assert plain.states is not None
@@ -180,7 +181,7 @@ def test_copies_average_their_errors(gaussian: tuple[Tensor, Tensor]) -> None:
     errors = []
     for copies in (1, 4):
         spec = load_hardware({"base": "physical", "weights": {"bits": 3, "copies": copies}})
-        matrix = MappedMatrix.from_weight("layer", weight, spec, 0)
+        matrix = from_weight("layer", weight, spec, 0)
         assert matrix.states is not None
         assert matrix.states.shape == (2, 2, copies, 512, 128)
         errors.append(matrix.programming_error())
@@ -203,7 +204,7 @@ def test_the_error_of_the_paper_spec(gaussian: tuple[Tensor, Tensor]) -> None:
     """16 % at the largest weight of physics.md's matrix; which weight is the largest moves it by a percent or two."""
     weight, x = gaussian
     spec = load_hardware({"base": "paper", "weights": {"bits": 3}, "programming": {"cycling": {"pulses_per_round": 4}}})
-    error = product_error(MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x)), x)
+    error = product_error(from_weight("layer", weight, spec, 0, statistics_of(x)), x)
     assert error == pytest.approx(0.165, abs=0.02)
 
 
@@ -352,11 +353,11 @@ def test_nan_and_uncalibrated_reads_name_the_layer() -> None:
         with pytest.raises(FloatingPointError, match="layer: its input holds NaN or Inf"):
             matrix(torch.tensor([1, 2, bad, 4, 5.0]))
     for changes in ({}, {"adc": None}, {"cell": "ideal"}, {"cell": "ideal", "dac": None, "read_noise": None}):
-        fresh = MappedMatrix.from_weight("enc.7", torch.randn(3, 5), spec_of(3, **changes), 0)
+        fresh = from_weight("enc.7", torch.randn(3, 5), spec_of(3, **changes), 0)
         assert not fresh.is_calibrated
         with pytest.raises(InputError, match=r"enc\.7: .*--calibrate DATA .*map_model"):
             fresh(torch.randn(2, 5))
-    assert MappedMatrix.from_weight("enc.7", torch.randn(3, 5), spec_of(3, **IDEAL), 0).is_calibrated
+    assert from_weight("enc.7", torch.randn(3, 5), spec_of(3, **IDEAL), 0).is_calibrated
     with pytest.raises(InputError, match=r"enc\.7: .*of 4 features, the matrix has 5"):
         fresh.calibrate(statistics_of(torch.randn(9, 4)))
 
@@ -368,11 +369,11 @@ def test_outputs_whose_weights_are_all_zero_give_nothing(scale: str) -> None:
     weight, x = 0.01 * torch.randn(6, 40, generator=generator), torch.randn(50, 40, generator=generator)
     weight[2] = 0
     spec = spec_of(3, weights={"bits": 3, "scale": scale})
-    y = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x))(x)
+    y = from_weight("layer", weight, spec, 0, statistics_of(x))(x)
     assert (y.norm(dim=0)[2] == 0) == (scale == "per_channel")
     assert y.norm(dim=0)[2] < 0.5 * (x @ weight.T).norm(dim=0).max()
     assert y.norm(dim=0)[[0, 1, 3, 4, 5]].min() > 0
-    assert not MappedMatrix.from_weight("layer", 0 * weight, spec, 0, statistics_of(x))(x).any()
+    assert not from_weight("layer", 0 * weight, spec, 0, statistics_of(x))(x).any()
 
 
 @pytest.mark.parametrize(
@@ -383,10 +384,10 @@ def test_inputs_and_weights_that_are_all_zero_leave_a_gain(changes: dict[str, An
     generator = torch.Generator().manual_seed(3)
     weight, x = torch.randn(6, 40, generator=generator), torch.randn(50, 40, generator=generator)
     spec = spec_of(3, **changes)
-    usual = MappedMatrix.from_weight("layer", weight, spec, 0, statistics_of(x)).gain_per_ampere
+    usual = from_weight("layer", weight, spec, 0, statistics_of(x)).gain_per_ampere
     learned = replace(statistics_of(0 * x), full_scale=3.0)  # as the range of a trained layer
     for statistics, matrix in ((statistics_of(0 * x), weight), (learned, weight), (statistics_of(x), 0 * weight)):
-        dead = MappedMatrix.from_weight("layer", matrix, spec, 0, statistics)
+        dead = from_weight("layer", matrix, spec, 0, statistics)
         assert 0.5 * usual < dead.gain_per_ampere < 2 * usual
         assert dead(x).isfinite().all()
         assert dead(0 * x).abs().max() < 0.01 * (x @ weight.T).abs().max()
@@ -406,7 +407,7 @@ def test_calibration_hits_the_adc_range_that_the_read_needs() -> None:
     x = torch.randn(24, 5, generator=torch.Generator().manual_seed(3))
     adc = {"range": "calibrated", "bits": 8, "method": "max"}
     weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(3))
-    matrix = MappedMatrix.from_weight("layer", weight, spec_of(4, adc=adc, read_noise=None), 0, statistics_of(x))
+    matrix = from_weight("layer", weight, spec_of(4, adc=adc, read_noise=None), 0, statistics_of(x))
     matrix.reads.count_clips = True
     matrix(x)
     assert int(matrix.clips.adc_clipped) == 0
@@ -539,4 +540,4 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
 
 def test_bits_must_be_chosen() -> None:
     with pytest.raises(ValueError, match=r"weights\.bits"):
-        MappedMatrix.from_weight("layer", torch.ones(2, 2), load_hardware("physical"), 0)
+        from_weight("layer", torch.ones(2, 2), load_hardware("physical"), 0)

@@ -17,6 +17,7 @@ from memsim.crossbar.power import RowLoads
 from memsim.device import DeviceModel, load_device
 from memsim.hardware import Dac
 from tests.crossbar.by_hand import small_matrix, spec_of, statistics_of
+from tests.crossbar.matrices import from_weight
 from tests.crossbar.nodal import cell_volts
 
 
@@ -94,7 +95,7 @@ def test_it_is_the_sum_over_single_cells(changes: dict[str, Any]) -> None:
 
 def test_blocks_on_a_diagonal_are_driven_by_their_own_inputs() -> None:
     x = normal(50, 10)
-    matrix = MappedMatrix.from_weight("layer", normal(15, 2), spec_of(rows=4, bits=2), 0, statistics_of(x), groups=5)
+    matrix = from_weight("layer", normal(15, 2), spec_of(rows=4, bits=2), 0, statistics_of(x), groups=5)
     tiling = matrix.tiling
     assert (tiling.packs, tiling.blocks_per_pack) == (5, 1)
     whole = 0.0
@@ -109,7 +110,7 @@ def test_blocks_on_a_diagonal_are_driven_by_their_own_inputs() -> None:
 def test_packed_blocks_with_an_odd_one_out() -> None:
     x = normal(50, 6)
     spec = spec_of(rows=4, bits=2).with_settings({"tile.cols": 8})
-    matrix = MappedMatrix.from_weight("layer", normal(9, 2), spec, 0, statistics_of(x), groups=3)
+    matrix = from_weight("layer", normal(9, 2), spec, 0, statistics_of(x), groups=3)
     tiling = matrix.tiling
     assert (tiling.packs, tiling.blocks_per_pack, tiling.in_features) == (2, 2, 4)
     whole = 0.0

@@ -29,6 +29,7 @@ from tests.crossbar.by_hand import (
     statistics_of,
     tile_factors,
 )
+from tests.crossbar.matrices import from_weight
 
 FIXED = {"range": "fixed", "precision_bits": 4, "range_bits": 3}
 CALIBRATED = {"range": "calibrated", "bits": 6}
@@ -114,7 +115,7 @@ def test_ideal_hardware_multiplies_by_the_quantised_weights(
     spec = load_hardware({"base": "ideal", "weights": {"bits": bits, "scale": "per_tile"}, "tile": tile})
     weight = torch.randn(groups * out, width, generator=generator)
     x = torch.randn(n, groups * width, generator=generator)
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, groups=groups)
+    matrix = from_weight("layer", weight, spec, 0, groups=groups)
     assert matrix.scale.shape == (matrix.tiling.row_tiles, groups * out)
     meant = by_loops(matrix)
     blocks = meant.unflatten(0, (groups, out)).unflatten(2, (groups, width))
@@ -197,7 +198,7 @@ def test_frames_and_chunks_and_threads_change_nothing(
 def grouped(groups: int, spec: HardwareSpec) -> MappedMatrix:
     """A calibrated matrix of blocks [2, 7]."""
     weight = torch.randn(2 * groups, 7, generator=torch.Generator().manual_seed(1))
-    return MappedMatrix.from_weight("layer", weight, spec, 1, statistics_of(inputs(300, 7 * groups)), groups)
+    return from_weight("layer", weight, spec, 1, statistics_of(inputs(300, 7 * groups)), groups)
 
 
 @ADCS

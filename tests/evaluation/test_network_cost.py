@@ -23,6 +23,7 @@ from memsim.networks.programming import stored_statistics
 from memsim.nn.chip import mapping_of
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.storage.checkpoint import load_checkpoint
+from tests.crossbar.matrices import from_weight
 from tests.evaluation.calls import prepare
 
 HARDWARE: list[dict[str, Any]] = [
@@ -214,7 +215,7 @@ def test_ideal_cells_have_no_currents_but_may_have_a_price(tiny_recogniser: Path
 def test_a_layer_is_priced_from_its_matrix_alone() -> None:
     """A network's numbers are sums of these; see tests/crossbar/test_cost.py for how they come about."""
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}})
-    matrix = MappedMatrix.from_weight("layer", torch.ones(4, 6), spec, 0)
+    matrix = from_weight("layer", torch.ones(4, 6), spec, 0)
     layer = LayerCost.of(matrix, 25.0, 3e-5)
     assert layer.energy.cells == pytest.approx(25 * 3e-12)
     assert layer.energy.adc == pytest.approx(25 * layer.arrays.adc_joules)

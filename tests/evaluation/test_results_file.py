@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from memsim.asr.corpora import load_corpus
-from memsim.config.resources import ASSETS
+from memsim.config.resources import ASSETS, configs_root
 from memsim.errors import InputError
 from memsim.evaluation.partial_results import PartialResult
 from memsim.evaluation.results_file import Header, adding_to, read_results
@@ -70,6 +71,31 @@ def test_another_checkpoint_is_refused(path, study):
         with pytest.raises(InputError) as error:
             begin(path, study(**changes))
         assert said in str(error.value)
+
+
+def test_another_calibration_is_refused(path, study):
+    def calibrated(utterances):
+        networks = study().networks.calibrated("demo", None, utterances, lambda name, done: None)
+        return replace(study(), networks=networks)
+
+    begin(path, calibrated(2))
+    begin(path, calibrated(2))
+    for other, said in ((calibrated(3), "3 utterances"), (study(), "that of the checkpoint")):
+        with pytest.raises(InputError, match=rf"calibration demo all \(2 utterances, \w+\), not .*{said}"):
+            begin(path, other)
+
+
+def test_another_device_in_the_same_file_is_refused(path, study, tmp_path):
+    cell = tmp_path / "mine.yaml"
+
+    def on(device):
+        cell.write_text((configs_root() / "devices" / f"{device}.yaml").read_text())
+        return study(settings=(f"cell={cell}",))
+
+    begin(path, on("cmo-hfox"))
+    begin(path, on("cmo-hfox"))
+    with pytest.raises(InputError, match="other hardware, which is not among the points here"):
+        begin(path, on("rram-wan"))
 
 
 def test_other_transcripts_are_refused(path, study):

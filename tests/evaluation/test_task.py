@@ -127,6 +127,7 @@ class Classifier:
 
     facts = CheckpointFacts(Path("classifier"), "model", "0" * 64)
     reference_sha256 = None
+    calibrated_on = None
     has_full_precision = True
     stored_seed = 0
     recipe = NEAREST

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from memsim import load_hardware
 from memsim.crossbar.convert import dac_codes
-from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.read_context import ReadContext
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
@@ -22,6 +21,7 @@ from memsim.hardware import HardwareSpec
 from memsim.nn.budget import Budget, LayerBudget, increments, layer_budget, require_samples
 from memsim.nn.plan import layer_spec
 from tests.crossbar.by_hand import statistics_of
+from tests.crossbar.matrices import from_weight
 
 EVERYTHING: dict[str, Any] = {
     "base": "physical",
@@ -65,13 +65,13 @@ def relative(got: Tensor, wanted: Tensor) -> float:
 def budget_of(
     spec: HardwareSpec, weight: Tensor, statistics: InputStatistics, seed: int = 0, against_quantised: bool = False
 ) -> LayerBudget:
-    matrix = MappedMatrix.from_weight("layer", weight, spec.for_layer("layer"), seed, statistics)
+    matrix = from_weight("layer", weight, spec.for_layer("layer"), seed, statistics)
     return layer_budget(matrix, spec.steps(), seed, statistics, None if against_quantised else weight)
 
 
 def test_exact_hardware_has_the_error_of_its_weights_alone(weight: Tensor, statistics: InputStatistics) -> None:
     spec = load_hardware("ideal").with_settings({"weights.bits": 3})
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0)
+    matrix = from_weight("layer", weight, spec, 0)
     quantised = matrix.levels.double() * matrix.scale.double()[:, None]
     x = statistics.sample.double()
     wanted = relative(x @ quantised.T, x @ weight.double().T)
@@ -81,7 +81,7 @@ def test_exact_hardware_has_the_error_of_its_weights_alone(weight: Tensor, stati
 
 def test_a_dac_adds_the_rounding_of_inputs(weight: Tensor, statistics: InputStatistics) -> None:
     spec = load_hardware({"base": "ideal", "weights": {"bits": 3}, "dac": {"bits": 4, "method": "max"}})
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, statistics)
+    matrix = from_weight("layer", weight, spec, 0, statistics)
     quantised = matrix.levels.double() * matrix.scale.double()[:, None]
     step = statistics.absmax / 7
     x = statistics.sample
@@ -113,7 +113,7 @@ def test_the_last_error_is_that_of_the_chip(
     spec = load_hardware(hardware).with_settings({"weights.bits": 3})
     if spec.programming.scheme == "single_pulse" and spec.programming.cycling:
         spec = spec.with_settings({"programming.cycling.pulses_per_round": 2})
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 3, statistics)
+    matrix = from_weight("layer", weight, spec, 3, statistics)
     shared = matrix.reads
     budget = layer_budget(matrix, spec.steps(), 3, statistics, weight)
     assert matrix.reads is shared
@@ -131,7 +131,7 @@ def test_every_step_is_the_chip_that_its_spec_describes(weight: Tensor, statisti
     errors = budget_of(spec, weight, statistics, seed=5).errors
     x = statistics.sample
     for effect, step in spec.steps().items():
-        alone = MappedMatrix.from_weight("layer", weight, step, 5, statistics)
+        alone = from_weight("layer", weight, step, 5, statistics)
         alone.reads = ReadContext(5, batch="budget")
         assert errors[effect] == pytest.approx(relative(alone(x), x.double() @ weight.double().T), rel=1e-6), effect
 
@@ -197,7 +197,7 @@ def test_the_standard_error_is_the_spread_over_inputs(weight: Tensor) -> None:
     """Against the spread of the errors of many samples of as many inputs."""
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}, "read_noise": None})
     everything = torch.randn(4000, 30, generator=torch.Generator().manual_seed(5)) ** 3  # some rows weigh more
-    matrix = MappedMatrix.from_weight("layer", weight, layer_spec("layer", spec), 1, statistics_of(everything))
+    matrix = from_weight("layer", weight, layer_spec("layer", spec), 1, statistics_of(everything))
     found = []
     for rows in everything.split(40):
         found.append(layer_budget(matrix, spec.steps(), 1, statistics_of(rows), weight))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import memsim
-from memsim.crossbar.matrix import MappedMatrix
 from memsim.errors import InputError
 from memsim.networks.mapped_file import load_chip
 from memsim.nn.chip import mapping_of, remap
@@ -17,6 +16,7 @@ from memsim.post_training.inputs import InputFit, block_for, chosen_transform
 from memsim.post_training.recipe import load_mapping
 from memsim.storage.checkpoint import load_checkpoint
 from tests.crossbar.by_hand import statistics_of
+from tests.crossbar.matrices import from_weight
 
 ALL = {"input_scales": {"strength": 0.5}, "rotation": "hadamard", "digital_rows": 0.05}
 FOUR_BITS = {"base": "best", "weights": {"bits": 4}, "digital": []}
@@ -38,7 +38,7 @@ def error_of(recipe: dict[str, object], dac_bits: int = 6) -> float:
     )
     own = statistics_of(x)
     transform, _ = chosen_transform("layer", weight, spec, load_mapping(recipe), own)
-    matrix = MappedMatrix.from_weight("layer", weight, spec, 0, own, input_transform=transform)
+    matrix = from_weight("layer", weight, spec, 0, own, input_transform=transform)
     errors = matrix(x) - x @ weight.T
     return float(errors.norm() / (x @ weight.T).norm())
 

@@ -79,6 +79,32 @@ def test_the_estimate_from_a_sample() -> None:
     assert moments_of(one_hot_statistics(5)) is None
 
 
+def test_an_input_that_never_changes_has_no_covariances() -> None:
+    x = rows_of(5000, 6)
+    x[:, 2:4] = torch.tensor([1 / 3, -0.7])
+    collector, moments = StatisticsCollector(torch.Generator().manual_seed(0)), MomentCollector()
+    for part in x.split(2048):
+        collector.add(part)
+        moments.add(part)
+    statistics = collector.result()
+    assert statistics is not None
+    for own in (statistics, replace(statistics, moments=moments.result(), mean=moments.mean())):
+        found = moments_of(own, centred=True)
+        assert found is not None
+        assert not found[0, 2:4].any()
+        assert not found[0, :, 2:4].any()
+        assert (found[0].diagonal()[[0, 1, 4, 5]] > 0.5).all()
+
+
+@pytest.mark.parametrize(("rows", "seed"), [(1, 8), (30, 2)])
+def test_offsets_for_inputs_that_never_change(rows: int, seed: int) -> None:
+    """A network may be calibrated on one row; its products are the exact ones then."""
+    x = torch.randn(1, 64, generator=torch.Generator().manual_seed(seed)).expand(rows, -1)
+    layer = nn.Linear(64, 32)
+    chip = memsim.map_model(layer, "ideal", bits=3, calibration=[x], mapping={"base": "feedback", "offsets": True})
+    torch.testing.assert_close(chip(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [40, 160])
 def test_feedback_with_moments_of_few_rows_errs_less_on_others(rows: int) -> None:
     """Moments of 40 rows of 60 inputs have no inverse, and say little about any other rows."""

@@ -25,6 +25,7 @@ from memsim.post_training.fitting import LayerFit
 from memsim.post_training.recipe import load_mapping
 from memsim.post_training.trims import STRENGTHS, _Problem, can_trim, fit_trims, tile_results
 from memsim.storage.checkpoint import load_checkpoint
+from tests.crossbar.matrices import from_weight
 
 SEED = 3
 
@@ -49,7 +50,7 @@ def programmed(
 ) -> tuple[MappedMatrix, InputStatistics, Tensor]:
     """A calibrated matrix, the statistics of its inputs and its full-precision weight."""
     weight, statistics = inputs(out, features, 1), statistics_of(inputs(rows, features))
-    return MappedMatrix.from_weight("layer", weight, spec, SEED, statistics), statistics, weight
+    return from_weight("layer", weight, spec, SEED, statistics), statistics, weight
 
 
 def test_the_results_of_tiles_add_up_to_the_product() -> None:
@@ -72,7 +73,7 @@ def test_digital_rows_are_not_trimmed(by_tile: bool) -> None:
     weight, statistics = inputs(10, 40, 1), statistics_of(inputs(200, 40) * torch.linspace(30, 1, 40).clamp_max(2))
     weight[:, 0] *= 100
     transform = InputTransform.make(weight, digital_rows=torch.tensor([0]))
-    levels_of = MappedMatrix.from_weight("layer", transform.weight(weight), spec_of(), SEED)
+    levels_of = from_weight("layer", transform.weight(weight), spec_of(), SEED)
     on_arrays = levels_of.levels, levels_of.scale, spec_of(), SEED, statistics, 1, transform
     matrix = MappedMatrix.from_levels("layer", *on_arrays)
     wanted = exact_product(matrix, statistics.sample, weight)
@@ -87,7 +88,7 @@ def test_digital_rows_are_not_trimmed(by_tile: bool) -> None:
 def test_known_gains_and_offsets_are_found(by_tile: bool) -> None:
     spec = spec_of("best").with_settings({"dac.bits": 12, "adc.bits": 16, "adc.method": "max"})
     statistics = statistics_of(inputs(200, 40)).taken_as_all()
-    matrix = MappedMatrix.from_weight("layer", inputs(10, 40, 1), spec, SEED, statistics)
+    matrix = from_weight("layer", inputs(10, 40, 1), spec, SEED, statistics)
     results = tile_results(matrix, statistics.sample, SEED)
     gains = 1 + 0.3 * torch.rand(
         3 if by_tile else 1, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64

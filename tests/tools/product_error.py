@@ -13,6 +13,7 @@ import statistics
 
 import torch
 
+from memsim.crossbar import encode
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.hardware import HardwareSpec, apply_settings, load_hardware
 from memsim.nn.collect import StatisticsCollector
@@ -27,7 +28,10 @@ def product_error(spec: HardwareSpec, seed: int) -> float:
     weight, x = torch.randn(WIDTH, WIDTH, generator=generator), torch.randn(2048, WIDTH, generator=generator)
     collector = StatisticsCollector(generator, 64)
     collector.add(x[1024:])
-    matrix = MappedMatrix.from_weight("layer", weight, spec, seed, collector.result())
+    bits, rows = encode.bits_of(spec), spec.tile.rows
+    scale = encode.fit_scale(weight, bits, spec.weights, rows)
+    levels = encode.quantise(weight, scale, bits, rows)
+    matrix = MappedMatrix.from_levels("layer", levels, scale, spec, seed, collector.result())
     exact = x[:1024].double() @ (matrix.levels.double() * matrix.scale.double()[:, None]).T
     return float((matrix(x[:1024]) - exact).norm() / exact.norm())
 

@@ -1,4 +1,4 @@
-"""What reads do to cells with thresholds: they SET or RESET those whose threshold they cross."""
+"""Disturbance of cells by reads, which SET or RESET the cells whose threshold they cross."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the time from programming to a read does to conductances: drift, relaxation, and noise that accumulates.
+"""Change of conductances from programming to a read: drift, relaxation, and noise that accumulates.
 
 A cell's exponent of drift is its own, and its relaxation follows one path, so a chip that is read at two times is the
 same chip. Accumulated noise is drawn anew for each time.

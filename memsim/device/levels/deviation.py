@@ -24,7 +24,7 @@ Law = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Places:
-    """What laws are tabulated over: the digits of cells, or their conductances.
+    """The places at which laws are tabulated: the digits of cells, or their conductances.
 
     Attributes:
         microsiemens: [points], the conductances at the points of a table.

@@ -88,8 +88,8 @@ def grid_seconds(first_seconds: float, start_seconds: float, last_seconds: float
 def conductances(law: Law) -> torch.Tensor:
     """Return the conductances of a table of a law: its knots, and others between them.
 
-    Beyond the knots a law is constant. That of ln g changes g in proportion to it, so that a line to 0 says so below
-    them, and one to `_REACH` times the last above.
+    Beyond the knots a law is constant. A law of ln g changes g in proportion to g, so its table has two points more:
+    one near 0, and one at `_REACH` times the last knot.
     """
     knots = law.knots
     steps = torch.arange(_STEPS, dtype=knots.dtype) / _STEPS

@@ -1,4 +1,4 @@
-"""What `memsim fit-device` shows of a fit of levels: tables on a terminal, and a page with figures."""
+"""Tables on a terminal and a page with figures, by which `memsim fit-device` shows a fit of levels."""
 
 from __future__ import annotations
 
