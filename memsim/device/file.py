@@ -1,17 +1,18 @@
 """Files of devices, and the kinds of device that there are, each a folder beside this file.
 
-The ending of a file is that of its kind. A mapped checkpoint carries the device model of its cells, unless it is a
-shipped one, under a name that contains the hash of its content. `embedded` packs the model, and `adopt` makes
-`load_device` find it.
+The ending of a file is that of its kind. A mapped checkpoint carries the device model of its cells, and those whose
+laws of relaxation hold for them, unless they are shipped ones, under names that contain the hash of the content.
+`embedded` packs a model, and `adopt` makes `load_device` find it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ KINDS = {".safetensors": cycles_file, ".yaml": levels_file, ".yml": levels_file}
 
 EMBEDDED = "device/"
 """Prefix of the tensors of an embedded device model; its metadata is JSON under `embedded_device`."""
+
+LAWS = "embedded_laws"
+"""The key of the metadata, a list in JSON, of device models that give laws of relaxation alone, without tensors."""
 
 
 def load_device(name_or_path: str | Path) -> Device:
@@ -101,21 +105,43 @@ def embedded(name_or_path: str | Path) -> tuple[str, dict[str, Tensor], dict[str
     return own_name, packed, {"embedded_device": json.dumps({"cell": own_name} | metadata)}
 
 
-def adopt(checkpoint: Checkpoint) -> None:
-    """Make the device model that `checkpoint` carries, if any, available to `load_device`.
+def embedded_laws(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the new name of each device model that gives a law of relaxation, and the metadata that embed them."""
+    new_names: dict[str, str] = {}
+    packed: list[dict[str, str]] = []
+    for name in dict.fromkeys(names):
+        new_names[name], _, described = embedded(name)
+        packed += [json.loads(text) for text in described.values()]
+    return new_names, {LAWS: json.dumps(packed)} if packed else {}
 
-    Raises InputError where it is damaged.
+
+def adopt(checkpoint: Checkpoint) -> None:
+    """Make the device models that `checkpoint` carries, if any, available to `load_device`.
+
+    Raises InputError where one is damaged.
     """
-    if "embedded_device" not in checkpoint.metadata:
-        return
-    tensors = checkpoint.tensors(name for name in checkpoint.names if name.startswith(EMBEDDED))
-    tensors = {key.removeprefix(EMBEDDED): tensor for key, tensor in tensors.items()}
     where = f"{checkpoint.path}: its device model"
     damaged = InputError(f"{where} is damaged; map the checkpoint again")
+    if "embedded_device" in checkpoint.metadata:
+        tensors = checkpoint.tensors(name for name in checkpoint.names if name.startswith(EMBEDDED))
+        tensors = {key.removeprefix(EMBEDDED): tensor for key, tensor in tensors.items()}
+        try:
+            metadata = parse_json_object(checkpoint.metadata["embedded_device"], where)
+        except InputError:
+            raise damaged from None
+        _adopt(tensors, metadata, where, damaged)
     try:
-        metadata = parse_json_object(checkpoint.metadata["embedded_device"], where)
-    except InputError:
+        laws = json.loads(checkpoint.metadata.get(LAWS, "[]"))
+    except ValueError:
         raise damaged from None
+    for law in laws if isinstance(laws, list) else [None]:
+        if not isinstance(law, dict):
+            raise damaged
+        _adopt({}, law, where, damaged)
+
+
+def _adopt(tensors: Mapping[str, Tensor], metadata: dict[str, Any], where: str, damaged: InputError) -> None:
+    """Make the device model of these `tensors` and `metadata` available; raises `damaged` where they do not fit."""
     name = metadata.pop("cell", "")
     texts = [*metadata, *metadata.values()]
     is_text = "name" in metadata and all(isinstance(text, str) for text in texts)

@@ -12,9 +12,9 @@ from torch import Tensor
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
-from memsim.device.file import embedded
+from memsim.device.file import embedded, embedded_laws
 from memsim.errors import InputError, naming
-from memsim.hardware import HardwareSpec
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.networks.mapped_file import MATRIX
 from memsim.networks.opened_network import OpenedNetwork
 from memsim.networks.stored_network import StoredNetwork
@@ -240,6 +240,7 @@ def program_checkpoint(
         for name, value in device.items():
             keep(name, value)
         spec = spec.with_settings({"cell": json.dumps(cell)}).with_changes(spec.changes)  # the same cell
+    spec, laws_metadata = _with_laws(spec)
     carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
     metadata = carried | {
         "kind": "mapped",
@@ -251,8 +252,22 @@ def program_checkpoint(
         "deviations": json.dumps({name: found.to_dict() for name, found in deviations.items()}),
         "mapping": json.dumps(report.to_dict()),
         **device_metadata,
+        **laws_metadata,
     }
     return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations, report)
+
+
+def _with_laws(spec: HardwareSpec) -> tuple[HardwareSpec, dict[str, str]]:
+    """Return `spec` with names for its laws of relaxation that are files, and the metadata that embed these."""
+    values = spec.to_dict()
+    sections = [section.get("programming") or {} for section in (values, *values["overrides"])]
+    having = [section for section in sections if isinstance(section.get("relaxation"), str)]
+    if not having:
+        return spec, {}
+    laws, metadata = embedded_laws(section["relaxation"] for section in having)
+    for section in having:
+        section["relaxation"] = laws[section["relaxation"]]
+    return load_hardware(values).with_changes(spec.changes), metadata
 
 
 def _carried_over(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import memsim
+from memsim.config.resources import configs_root
 from memsim.device import load_device
 from memsim.device.file import adopt, embedded
 from memsim.device.levels.deviation import Deviation, Path, Places
@@ -20,6 +23,7 @@ from memsim.device.levels.file import device_of
 from memsim.device.levels.laws import law_values, time_law_values
 from memsim.errors import InputError
 from memsim.hardware import SinglePulse
+from memsim.networks.mapped_file import stored_spec
 from memsim.portable.draws import standard_normals
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
@@ -187,6 +191,34 @@ def test_a_mapped_file_carries_a_device_of_ones_own(tmp_path: Any) -> None:
     device = load_device(name)
     assert isinstance(device, LevelsDevice)
     assert device.file == load_device(file).file  # type: ignore[attr-defined]
+
+
+def test_a_mapped_file_carries_laws_of_ones_own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law of the spec and that of an override are taken along, also where the files are gone."""
+    source = (configs_root() / "devices" / "rram-relaxation.yaml").read_text()
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").write_text(source.replace("name: rram-relaxation", f"name: {name}"))
+    monkeypatch.chdir(tmp_path)
+    own = {"match": "*.output", "programming": {"relaxation": "second.yaml"}}
+    changes = {"read_at_seconds": 3600, "programming": {"relaxation": "first.yaml"}, "overrides": [own]}
+    memsim.map_checkpoint("demo", {"base": "best", **changes}, out="m.safetensors")
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").unlink()
+    spec, _ = stored_spec(load_checkpoint("m.safetensors"))
+    laws = [spec.programming.relaxation, spec.overrides[0].programming["relaxation"]]
+    assert [str(law).split("@")[0] for law in laws] == ["first", "second"]
+    assert all(load_device(str(law)).has_ageing for law in laws)
+    memsim.map_checkpoint("demo", spec, out="again.safetensors")  # and can be carried on
+    assert stored_spec(load_checkpoint("again.safetensors"))[0].programming.relaxation == laws[0]
+
+
+@pytest.mark.parametrize(
+    "laws", ["no JSON", '{"name": "x"}', "[1]", '[{"name": "x", "kind": "levels", "cell": "x@0"}]']
+)
+def test_damaged_laws_of_a_mapped_file(tmp_path: pathlib.Path, laws: str) -> None:
+    save_checkpoint(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {"kind": "mapped", "embedded_laws": laws})
+    with pytest.raises(InputError, match="its device model is damaged"):
+        adopt(load_checkpoint(tmp_path / "x.safetensors"))
 
 
 def test_the_yaml_of_the_shipped_cycles_is_no_device(tmp_path: Any) -> None:
