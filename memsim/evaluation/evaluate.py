@@ -40,7 +40,7 @@ from memsim.evaluation.task import Task
 from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
-from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
+from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings, rounding_warnings
 from memsim.networks.programming import is_full_precision
 from memsim.networks.whole_chip import chip_of
 from memsim.nn.budget import Budget
@@ -251,9 +251,12 @@ def evaluate(
         corpus = with_unheard(with_unwritable(corpus, target.template.tokens), target.template.features)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)
         study = Study(task, networks, points, trials, seed)
-        if not mapping_of(target.digital).mapped:
+        plan = mapping_of(target.digital).plan
+        if not plan.mapped:
             raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
         _say_what_matters(target, opened, corpus, listener)
+        for warning in rounding_warnings(plan, opened) if mapping is None and calibrate is None else ():
+            listener.warn(warning)
         with listener.working():
             search, decoded = make_decoder(decoding, target, opened, corpus, dev, device, listener.progress)
             if search is not None:

@@ -126,12 +126,37 @@ def test_padding_in_a_batch_changes_nothing(family: str, folders: dict[str, Path
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_an_utterance_of_ten_milliseconds_has_a_text(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Networks that fill a window or a kernel of their own would fail; a cut in the wrong place is enough."""
+    recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
+    soundfile.write(tmp_path / "short.wav", np.full(160, 0.1), 16000)
+    (tmp_path / "short.tsv").write_text("audio\ttext\nshort.wav\tyes\n")
+    (utterance,) = load_corpus(str(tmp_path / "short.tsv")).utterances
+    with torch.inference_mode():
+        batch = pad([FeatureSource(recogniser.features)(utterance)])
+        assert len(recogniser.transcribe(*recogniser.kind.encode(recogniser.model, *batch))) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_network_calls_each_of_its_layers(family: str, folders: dict[str, Path]) -> None:
     """A layer that is not called would not be on arrays, whatever attention transformers chooses."""
     recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
     rates = vectors_per_audio_second(recogniser)
     assert len(rates) > 12
     assert [name for name, rate in rates.items() if not rate] == []
+
+
+def test_rounding_to_few_bits_is_warned_of(folders: dict[str, Path], few: Path) -> None:
+    def warned(call: Any, *arguments: Any, **how: Any) -> bool:
+        listener = Warned()
+        call(folders["wav2vec2"], *arguments, hardware="ideal", listener=listener, **how)
+        return any("with --calibrate DATA they are fitted" in warning for warning in listener.warnings)
+
+    assert warned(memsim.map_checkpoint, bits=4)
+    assert warned(memsim.evaluate, few, bits=4)
+    assert not warned(memsim.map_checkpoint, bits=6)
+    assert not warned(memsim.map_checkpoint, bits=4, mapping="nearest")
+    assert not warned(memsim.map_checkpoint, bits=4, calibrate=few)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
