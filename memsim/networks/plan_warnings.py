@@ -80,6 +80,6 @@ def rounding_warnings(plan: Plan, checkpoint: Checkpoint) -> list[str]:
         return []
     return [
         f"weights of {counted(len(few), 'layer')} are rounded to {FEW_BITS} bits or fewer, which can destroy a "
-        "network: with --calibrate DATA they are fitted to its inputs, for which some utterances are enough; --mapping nearest "
-        "says that rounding is meant"
+        "network: with --calibrate DATA they are fitted to its inputs, for which some utterances are enough; "
+        "--mapping nearest says that rounding is meant"
     ]
