@@ -421,6 +421,10 @@ def test_the_blank_is_the_pad_token_of_the_tokenizer(folders: dict[str, Path], t
     utterances = load_corpus("demo", limit=3).utterances
     theirs = [pipeline({"raw": read_audio(u, 16000).numpy(), "sampling_rate": 16000})["text"] for u in utterances]
     special = r"\[UNK\]|\[PAD\]|</?s>"
+    (folder / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(["[PAD]", *letters, "-"])}))
+    made = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), unk_token="[UNK]", pad_token="<blank>")
+    made.save_pretrained(folder)
+    assert "the blank of CTC, has the id " in str(open_checkpoint(folder)[0].cannot_run)
     expected = [" ".join(re.sub(special, "", text).lower().split()) for text in theirs]
     assert found[29] == found[0] == found[None] == expected
 

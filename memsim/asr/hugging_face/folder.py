@@ -123,6 +123,11 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
     tokens: HuggingFaceTokens = HuggingFaceTokens(tokenizer)
     if architecture == CTC:
         tokens = HuggingFaceCTCTokens(tokenizer)
+        if tokens.blank >= (outputs := config.get("vocab_size", tokens.blank + 1)):
+            raise InputError(
+                f"{folder}: its tokenizer's pad token, the blank of CTC, has the id {tokens.blank}, and its network "
+                f"{outputs} outputs"
+            )
         if config.get("pad_token_id") != tokens.blank:  # texts are read by the tokenizer, in transformers, too
             text = json.dumps(config | {"pad_token_id": tokens.blank})
     described = HuggingFaceConfig(
