@@ -28,7 +28,7 @@ from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
-from memsim.networks.plan_warnings import plan_warnings
+from memsim.networks.plan_warnings import plan_warnings, rounding_warnings
 from memsim.networks.programming import (
     MappedTensors,
     allot_checkpoint,
@@ -284,7 +284,8 @@ def map_checkpoint(
     spec = chosen_bits(spec, plan)
     if (wrapped := opened.wrapped_by) is not None:
         listener.say(f"{opened.path.name}: names of its tensors have the prefix {wrapped}, which is left out")
-    for warning in plan_warnings(plan, spec, opened):
+    rounded = rounding_warnings(plan, opened) if mapping is None and calibrate is None else []
+    for warning in [*plan_warnings(plan, spec, opened), *rounded]:
         listener.warn(warning)
     cost = cost or (cost is None and not dry_run)
     chip = chip_of(spec)

@@ -146,6 +146,8 @@ class PublishedCorpus:
         for folder in (root / self.folder, root):
             if any(folder.glob(f"*/{self.transcripts}")):
                 return folder
+        if any(root.glob(self.transcripts)):
+            raise InputError(f"{root}: is a split of {self.name}; name the folder above it, {root.absolute().parent}")
         state = "holds no" if root.is_dir() else "is not a folder; it should hold"
         raise InputError(f"{root}: {state} {expected}; {self.name} comes from {self.url}")
 

@@ -41,6 +41,11 @@ def _whisper(text: str) -> str:
     return str(_whisper_normaliser()(canonical(text)))
 
 
+def _whisper_basic(text: str) -> str:
+    package = require("transformers.models.whisper.english_normalizer", "text style whisper-basic", "hf")
+    return str(package.BasicTextNormalizer()(canonical(text))).strip()
+
+
 @cache
 def _whisper_normaliser() -> Any:
     """Return the English normaliser of transformers with OpenAI's map of British to American spellings.
@@ -53,7 +58,12 @@ def _whisper_normaliser() -> Any:
     return normaliser.EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
 
 
-TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _split, "whisper": _whisper}
+TEXT_STYLES: Mapping[str, Callable[[str], str]] = {
+    "kaldi": _joined,
+    "rwth": _split,
+    "whisper": _whisper,
+    "whisper-basic": _whisper_basic,
+}
 """Functions that bring a transcript into a style, by the style's name. All lower-case it and leave single spaces.
 
 - `kaldi`: a word that begins with an apostrophe is joined to the one before: `it 's` -> `it's`
@@ -61,12 +71,15 @@ TEXT_STYLES: Mapping[str, Callable[[str], str]] = {"kaldi": _joined, "rwth": _sp
 - `rwth`: words stay as the corpus splits them: `it 's`.
 - `whisper`: case, punctuation, fillers, spelling variants and ways of writing numbers are taken away, for recognisers
   that write text as people do (Radford et al., arXiv 2212.04356, appendix C). Hypotheses are brought into it, too.
+- `whisper-basic`: the same for languages other than English, of which case, punctuation and symbols are taken away.
 """
+AS_PEOPLE_WRITE = ("whisper", "whisper-basic")
+"""The styles of recognisers that write text as people do, into which hypotheses are brought, too."""
 
 
 def as_scored(hypothesis: str, style: str) -> str:
-    """Return a hypothesis as it is compared with transcripts of `style`: as written, or in the style `whisper`."""
-    return normalise(hypothesis, style) if style == "whisper" else hypothesis
+    """Return a hypothesis as it is compared with transcripts of `style`: in that of AS_PEOPLE_WRITE, or as it is."""
+    return normalise(hypothesis, style) if style in AS_PEOPLE_WRITE else hypothesis
 
 
 def normalise(text: str, style: str = "kaldi") -> str:

@@ -71,9 +71,10 @@ TextStyle = Annotated[
     str | None,
     data_option(
         "--text-style",
-        metavar="kaldi|rwth|whisper",
+        metavar="kaldi|rwth|whisper|whisper-basic",
         help="Style of the transcripts: kaldi joins it 's to it's, rwth keeps it split, whisper takes case, "
-        "punctuation and ways of writing numbers away. Default: kaldi; whisper for a recogniser that writes case.",
+        "punctuation and ways of writing numbers away, whisper-basic the first two alone. Default: kaldi; whisper for "
+        "a recogniser that writes case, whisper-basic in other languages than English.",
     ),
 ]
 Architecture = Annotated[

@@ -18,6 +18,7 @@ from memsim.arguments import require_types
 from memsim.asr.corpora import Corpus, chosen_split, has_one_split, load_corpus, with_unwritable
 from memsim.asr.data import with_unheard
 from memsim.asr.running import STATISTICS_UTTERANCES
+from memsim.asr.text import AS_PEOPLE_WRITE
 from memsim.distributed import Workers, choose_device, joined_workers, own_device
 from memsim.errors import InputError
 from memsim.evaluation.ablation import ablate, chip_budget, sensitivity
@@ -39,7 +40,7 @@ from memsim.evaluation.task import Task
 from memsim.hardware.options import Hardware, choose_hardware
 from memsim.listener import Listener
 from memsim.networks.open_checkpoint import default_data, open_checkpoint, open_network
-from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings
+from memsim.networks.plan_warnings import bits_warnings, disturbance_warnings, glob_warnings, rounding_warnings
 from memsim.networks.programming import is_full_precision
 from memsim.networks.whole_chip import chip_of
 from memsim.nn.budget import Budget
@@ -112,8 +113,9 @@ def evaluate(
         data_root: the root of the corpus; by default $MEMSIM_DATA/NAME. It is that of `calibrate`, too, where both are
             corpora with names or both manifests.
         split: the split of a corpus, such as `train`, `dev` (default) or `test`.
-        text_style: the convention of the transcripts: `kaldi`, `rwth` or `whisper`; by default `whisper` for a
-            recogniser that writes case or punctuation, else `kaldi`.
+        text_style: the convention of the transcripts: `kaldi`, `rwth`, `whisper` or `whisper-basic`; by
+            default `whisper` for a recogniser that writes case or punctuation, `whisper-basic` for one that writes
+            them in another language than English, else `kaldi`.
         calibrate: data to run an unmapped recogniser on to set converter ranges, named as `data` is; their split is dev
             unless NAME:SPLIT names another. Without it the statistics in the checkpoint set them.
         calibration_utterances: the largest number of utterances of it that are run, evenly spaced.
@@ -208,8 +210,9 @@ def evaluate(
         for line in filter(None, (said, opened.prefix_note)):
             listener.say(line)
 
-        writes_as_people = opened.metadata.get("text_style") == "whisper"
-        style = text_style or ("whisper" if writes_as_people else "kaldi")
+        own_style = opened.metadata.get("text_style")
+        writes_as_people = own_style in AS_PEOPLE_WRITE
+        style = text_style or (own_style if own_style in AS_PEOPLE_WRITE else "kaldi")
 
         def load(part: str, limit: int | None = None) -> Corpus:
             root = None if data_root is None else Path(data_root)
@@ -248,9 +251,12 @@ def evaluate(
         corpus = with_unheard(with_unwritable(corpus, target.template.tokens), target.template.features)
         task = SpeechTask.of(target.template, corpus, loss=findings.loss)
         study = Study(task, networks, points, trials, seed)
-        if not mapping_of(target.digital).mapped:
+        plan = mapping_of(target.digital).plan
+        if not plan.mapped:
             raise InputError(f"{opened.path}: no layer is on arrays; the spec's `digital` leaves none")
         _say_what_matters(target, opened, corpus, listener)
+        for warning in rounding_warnings(plan, opened) if mapping is None and calibrate is None else ():
+            listener.warn(warning)
         with listener.working():
             search, decoded = make_decoder(decoding, target, opened, corpus, dev, device, listener.progress)
             if search is not None:

@@ -20,7 +20,7 @@ from memsim.asr.data import BATCH_SECONDS, FeatureSource, bucket, encode_text, e
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import outputs
 from memsim.asr.scoring import TextErrors
-from memsim.asr.text import as_scored
+from memsim.asr.text import AS_PEOPLE_WRITE, as_scored
 from memsim.asr.utterances import Utterance
 from memsim.evaluation.measure import CER, WER
 from memsim.evaluation.options import describe_decoding
@@ -281,7 +281,7 @@ class SpeechTask(Task):
     def notes(self) -> list[str]:
         """See `Task`."""
         found = [SYNTHETIC] if self.corpus.synthetic else []
-        if self.losses and self.corpus.text_style == "whisper":
+        if self.losses and self.corpus.text_style in AS_PEOPLE_WRITE:
             found.append(f"{self.losses} is that of the {STRIPPED}")
         return found
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from memsim.crossbar.disturb import disturb_risk
 from memsim.hardware import HardwareSpec
-from memsim.networks.programming import trained_scales_of
+from memsim.networks.programming import is_full_precision, stored_statistics, trained_scales_of
 from memsim.nn.plan import Plan, fits_tiles, unmatched_globs
 from memsim.storage.checkpoint import Checkpoint
 from memsim.units import counted
+
+FEW_BITS = 5
+"""The bits of a weight up to which rounding to the nearest level may destroy a network (configs/models/README.md)."""
 
 
 def plan_warnings(plan: Plan, spec: HardwareSpec, checkpoint: Checkpoint) -> list[str]:
@@ -64,3 +67,19 @@ def bits_warnings(plan: Plan, checkpoint: Checkpoint) -> list[str]:
             "now): their scales are fitted; digital globs of the hardware keep layers off the arrays"
         )
     return warnings
+
+
+def rounding_warnings(plan: Plan, checkpoint: Checkpoint) -> list[str]:
+    """Return a warning where weights of full precision are to be rounded to few bits, though data could fit them.
+
+    A checkpoint of memsim's own, which holds statistics of its inputs, has none.
+    """
+    few = [layer for layer in plan.mapped if layer.tiling.bits <= FEW_BITS]
+    can_run = "architecture" in checkpoint.metadata and checkpoint.kind == "model"
+    if not few or not can_run or not is_full_precision(checkpoint) or stored_statistics(checkpoint):
+        return []
+    return [
+        f"weights of {counted(len(few), 'layer')} are rounded to {FEW_BITS} bits or fewer, which can destroy a "
+        "network: with --calibrate DATA they are fitted to its inputs, for which some utterances are enough; "
+        "--mapping nearest says that rounding is meant"
+    ]

@@ -240,6 +240,10 @@ def _load_file(path: Path) -> Checkpoint:
             f"{path}: a pickle (torch.save); pickles can run code and are refused, convert it: "
             "safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
+    if magic == b"version ht":  # of https://git-lfs.github.com/spec/v1
+        raise InputError(
+            f"{path}: a pointer of Git LFS in place of the weights; `git lfs pull` in its folder fetches them"
+        )
     if not has_header and magic[:1] in (b"{", b"["):
         remedy = f"the folder that it is in, or of a sharded checkpoint the file {INDEX}"
         raise InputError(f"{path}: JSON, not safetensors; name {remedy}")

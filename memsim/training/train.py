@@ -15,6 +15,7 @@ from memsim.asr.data import with_unheard
 from memsim.asr.external import load_architecture
 from memsim.asr.features import longest_seconds
 from memsim.asr.recogniser import Recogniser, load_model_config, stored_config
+from memsim.asr.text import AS_PEOPLE_WRITE
 from memsim.distributed import choose_device, joined_workers
 from memsim.errors import InputError
 from memsim.hardware import HardwareSpec
@@ -89,8 +90,8 @@ def train(
             `float`, of a mapped `init` `adapt`.
         data_root: The folder of the corpora; None is `$MEMSIM_DATA/NAME`.
         dev: The dev set, where it is not the dev split of the first corpus.
-        text_style: The convention of the transcripts, `kaldi`, `rwth` or `whisper`; None is `kaldi`, and on the dev
-            set `whisper` for a recogniser that writes case or punctuation.
+        text_style: The convention of the transcripts, `kaldi`, `rwth`, `whisper` or `whisper-basic`; None is
+            `kaldi`, and on the dev set what `evaluate` takes for the recogniser.
         architecture: A network that memsim did not make, in place of `model`: a bundle of torchaudio's, or
             MODULE:FACTORY.
         architecture_config: The YAML file with the features, characters and options of `architecture`.
@@ -173,7 +174,7 @@ def train(
         root = None if data_root is None else Path(data_root)
         own_style = "kaldi" if given is None else given.metadata.get("text_style", "kaldi")
         dev_style = text_style or own_style
-        text_style = text_style or ("kaldi" if own_style == "whisper" else own_style)
+        text_style = text_style or ("kaldi" if own_style in AS_PEOPLE_WRITE else own_style)
         dev = str(dev or name_and_split(names[0])[0])
         taught = None if recipe.quantisation is None else recipe.quantisation.teacher
         if teacher is not None and taught is None:

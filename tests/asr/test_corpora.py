@@ -110,6 +110,12 @@ def test_missing_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_corpus("librispeech")
 
 
+def test_a_split_in_place_of_the_corpus_is_answered_with_the_folder_above(librispeech: Path) -> None:
+    folder = librispeech / "LibriSpeech"
+    with pytest.raises(InputError, match=f"is a split of librispeech; name the folder above it, {folder}$"):
+        load_corpus("librispeech:dev-clean", root=folder / "dev-clean")
+
+
 def test_unknown_split_names_those_there_are(tedlium: Path) -> None:
     write(tedlium / "TEDLIUM_release2/test/stm/c.stm")
     with pytest.raises(InputError, match=r"tedlium2 has no split 'train' here; available: dev, test"):

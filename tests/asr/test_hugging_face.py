@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -125,12 +126,37 @@ def test_padding_in_a_batch_changes_nothing(family: str, folders: dict[str, Path
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_an_utterance_of_ten_milliseconds_has_a_text(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Networks that fill a window or a kernel of their own would fail; a cut in the wrong place is enough."""
+    recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
+    soundfile.write(tmp_path / "short.wav", np.full(160, 0.1), 16000)
+    (tmp_path / "short.tsv").write_text("audio\ttext\nshort.wav\tyes\n")
+    (utterance,) = load_corpus(str(tmp_path / "short.tsv")).utterances
+    with torch.inference_mode():
+        batch = pad([FeatureSource(recogniser.features)(utterance)])
+        assert len(recogniser.transcribe(*recogniser.kind.encode(recogniser.model, *batch))) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_network_calls_each_of_its_layers(family: str, folders: dict[str, Path]) -> None:
     """A layer that is not called would not be on arrays, whatever attention transformers chooses."""
     recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
     rates = vectors_per_audio_second(recogniser)
     assert len(rates) > 12
     assert [name for name, rate in rates.items() if not rate] == []
+
+
+def test_rounding_to_few_bits_is_warned_of(folders: dict[str, Path], few: Path) -> None:
+    def warned(call: Any, *arguments: Any, **how: Any) -> bool:
+        listener = Warned()
+        call(folders["wav2vec2"], *arguments, hardware="ideal", listener=listener, **how)
+        return any("with --calibrate DATA they are fitted" in warning for warning in listener.warnings)
+
+    assert warned(memsim.map_checkpoint, bits=4)
+    assert warned(memsim.evaluate, few, bits=4)
+    assert not warned(memsim.map_checkpoint, bits=6)
+    assert not warned(memsim.map_checkpoint, bits=4, mapping="nearest")
+    assert not warned(memsim.map_checkpoint, bits=4, calibrate=few)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -265,21 +291,68 @@ def test_the_first_word_has_a_space_where_each_has_one(folders: dict[str, Path])
     assert tokens.encode("") == tokens.tokenizer("").input_ids
 
 
-def test_a_multilingual_whisper_writes_the_language_of_its_files(folder: Path) -> None:
-    special = ["<|startoftranscript|>", "<|en|>", "<|zh|>", "<|transcribe|>", "<|notimestamps|>"]
+@pytest.fixture
+def multilingual(folder: Path) -> Path:
+    """The Whisper folder with a tokenizer of many languages, as transformers saves one."""
+    special = ["<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
     letters = ["<|endoftext|>", *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = transformers.WhisperTokenizer(vocab={token: i for i, token in enumerate(letters)}, merges=[])
     tokenizer.add_special_tokens({"extra_special_tokens": special})
     tokenizer.save_pretrained(folder)
-    generation = json.loads((folder / "generation_config.json").read_text())
-    generation["lang_to_id"] = {"<|en|>": 2, "<|zh|>": 3}
+    return folder
 
-    def prefix(**changes: str) -> list[int]:
-        (folder / "generation_config.json").write_text(json.dumps(generation | changes))
-        return tokens_from_json(open_checkpoint(folder)[0].metadata["tokens"]).encode("")[:4]
 
-    assert prefix() == [1, 2, 4, 5]
-    assert prefix(language="<|zh|>") == prefix(language="zh") == [1, 3, 4, 5]
+def opened_tokens(folder: Path, **generation: object) -> Any:
+    """The tokens of a folder whose `generation_config.json` holds `generation`."""
+    (folder / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": 1} | generation))
+    return tokens_from_json(open_checkpoint(folder)[0].metadata["tokens"])
+
+
+LANGUAGES = {"lang_to_id": {"<|en|>": 2, "<|zh|>": 3}, "forced_decoder_ids": [[1, None], [2, 5]]}
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "prompt"),
+    [
+        (LANGUAGES, {}, [1, 2, 5, 6]),
+        (LANGUAGES | {"language": "<|zh|>"}, {}, [1, 3, 5, 6]),
+        (LANGUAGES | {"language": "zh", "task": "translate"}, {}, [1, 3, 4, 6]),
+        (LANGUAGES | {"forced_decoder_ids": [[1, 3], [2, 4], [3, 6]]}, {}, [1, 3, 4, 6]),
+        (LANGUAGES | {"forced_decoder_ids": [[1, 3], [2, 4]], "language": "en"}, {}, [1, 2, 5, 6]),
+        ({"is_multilingual": True}, {}, [1, 2, 5, 6]),
+        ({}, {"forced_decoder_ids": [[1, 3], [2, 5], [3, 6]]}, [1, 3, 5, 6]),  # as folders were before 2023
+        ({}, {"vocab_size": 51865}, [1, 2, 5, 6]),
+        ({}, {"vocab_size": 51864, "forced_decoder_ids": [[1, 6]]}, [1, 6]),  # for English alone
+        ({"is_multilingual": False}, {"vocab_size": 51865}, [1, 6]),
+        ({}, {"forced_decoder_ids": [[1, "zh"], 3]}, [1, 6]),
+    ],
+)
+def test_a_multilingual_whisper_writes_the_language_of_its_files(
+    generation: dict[str, Any], config: dict[str, Any], prompt: list[int], multilingual: Path
+) -> None:
+    """It begins with the tokens that transformers begins with, but that it detects no language."""
+    _edit(multilingual, **config)
+    assert opened_tokens(multilingual, **generation).encode("")[:-1] == prompt
+
+
+def test_other_languages_are_scored_without_the_words_of_english(multilingual: Path) -> None:
+    """And may have as many tokens as Whisper writes, since a letter of theirs may take several."""
+    styles = {
+        (language, task): opened_tokens(multilingual, language=language, task=task, lang_to_id={"<|zh|>": 3})
+        and open_checkpoint(multilingual)[0].metadata["text_style"]
+        for language, task in (("en", "transcribe"), ("zh", "transcribe"), ("zh", "translate"))
+    }
+    assert list(styles.values()) == ["whisper", "whisper-basic", "whisper"]
+
+    def longest(**generation: Any) -> int:
+        opened_tokens(multilingual, lang_to_id={"<|zh|>": 3}, suppress_tokens=[0], eos_token_id=0, **generation)
+        recogniser = OpenedNetwork(open_checkpoint(multilingual)[0]).recogniser
+        encoded = recogniser.kind.encode(recogniser.model, torch.zeros(1, 200, 80), torch.tensor([200]))
+        (ids,) = recogniser.kind.hypotheses(recogniser.model, *encoded, recogniser.tokens)
+        return len(ids) - 4
+
+    assert longest(language="en") == 13 + 12  # in 2 s
+    assert longest(language="zh") == 30 + 12
 
 
 def test_beam_search_of_generated_texts(folders: dict[str, Path]) -> None:
@@ -328,6 +401,34 @@ def test_a_processor_in_one_file(folder: Path) -> None:
     assert open_checkpoint(folder)[0].cannot_run is not None
 
 
+def test_the_blank_is_the_pad_token_of_the_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
+    """In transformers' pipeline, too; where the config leaves it out or names another one, that counts for nothing."""
+    folder = Path(shutil.copytree(folders["wav2vec2"], tmp_path / "folder"))
+    letters = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ'", "|", "[UNK]", "[PAD]"]
+    (folder / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(letters)}))
+    for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    made = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), unk_token="[UNK]", pad_token="[PAD]")
+    made.save_pretrained(folder)
+    found = {}
+    for blank in (29, 0, None):
+        _edit(folder, pad_token_id=blank)
+        recogniser = OpenedNetwork(open_checkpoint(folder)[0]).recogniser
+        with torch.inference_mode():
+            encoded = recogniser.kind.encode(recogniser.model, *pad(features_of(recogniser)))
+            found[blank] = recogniser.transcribe(*encoded)
+    pipeline = transformers.pipeline("automatic-speech-recognition", model=str(folder))
+    utterances = load_corpus("demo", limit=3).utterances
+    theirs = [pipeline({"raw": read_audio(u, 16000).numpy(), "sampling_rate": 16000})["text"] for u in utterances]
+    special = r"\[UNK\]|\[PAD\]|</?s>"
+    (folder / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(["[PAD]", *letters, "-"])}))
+    made = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), unk_token="[UNK]", pad_token="<blank>")
+    made.save_pretrained(folder)
+    assert "the blank of CTC, has the id " in str(open_checkpoint(folder)[0].cannot_run)
+    expected = [" ".join(re.sub(special, "", text).lower().split()) for text in theirs]
+    assert found[29] == found[0] == found[None] == expected
+
+
 def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) -> None:
     """Speech2Text's has a file that is no text."""
     sentencepiece = pytest.importorskip("sentencepiece", reason="the extra lm is not installed")
@@ -361,7 +462,11 @@ def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) ->
             lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
             "convert it: transformers.WhisperForConditionalGeneration.from_pretrained(",
         ),
-        (lambda f: (f / "model.safetensors").unlink(), "a folder without model.safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "a folder without model.safetensors; name a .safetensors file"),
+        (lambda f: _without_weights(f, "adapter_config.json"), "it holds an adapter (LoRA) of a network"),
+        (lambda f: _without_weights(f, "snapshots/0a1b/config.json"), "name one of the folders in its snapshots/"),
+        (lambda f: _without_weights(f, "model.bin"), "its model.bin is CTranslate2's (faster-whisper)"),
+        (lambda f: _without_weights(f, "onnx/encoder_model.onnx"), "its weights are ONNX's"),
         (lambda f: (f / "config.json").unlink(), "names no architecture"),
         (lambda f: _edit(f, model_type="murmur"), "is no speech recogniser that can be run"),
         (lambda f: _edit(f, model_type="murmur", architectures=["MurmurForCTC"]), "knows no model type murmur"),
@@ -374,6 +479,12 @@ def test_what_cannot_be_run_is_said_in_one_line(change: Any, message: str, folde
         memsim.evaluate(folder, "demo", hardware="ideal", limit=1)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _without_weights(folder: Path, beside: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / beside).parent.mkdir(parents=True, exist_ok=True)
+    (folder / beside).write_text("{}")
 
 
 def _edit(folder: Path, **changes: object) -> None:

@@ -43,6 +43,12 @@ def test_one_form_of_unicode(text: str, expected: str) -> None:
     assert normalise(text) == expected
 
 
+def test_other_languages_keep_their_words_and_numbers() -> None:
+    """English has fillers such as `um`, which is a word of German, and spells numbers out."""
+    assert normalise("Um  zwei \u2013 \u201eSch\u00f6n!\u201c (lacht)", "whisper-basic") == "um zwei sch\u00f6n"
+    assert normalise("one hundred", "whisper-basic") == "one hundred"
+
+
 @given(st.text())
 def test_composed_and_decomposed_are_the_same(text: str) -> None:
     composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))

@@ -152,6 +152,11 @@ def test_truncated(path: Path, kept: int) -> None:
     assert refusal(path).startswith("not a complete safetensors file (")
 
 
+def test_a_pointer_of_git_lfs_is_answered_with_what_fetches_the_file(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 151060136\n")
+    assert refusal(path).startswith("a pointer of Git LFS in place of the weights; `git lfs pull`")
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_bytes(path: Path, seed: int) -> None:
     path.write_bytes(torch.randint(256, (999,), generator=torch.Generator().manual_seed(seed)).byte().numpy().tobytes())

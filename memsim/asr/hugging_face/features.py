@@ -17,6 +17,10 @@ WHISPER = "WhisperFeatureExtractor"
 """The class of the extractor that gives [bins, frames], of as many seconds of any utterance."""
 
 
+LEAST_SECONDS = 0.1
+"""The length to which shorter utterances are filled up with silence, since networks need some frames."""
+
+
 class HuggingFaceFeatures(Section):
     """The settings of a feature extractor of transformers, as the text of its file."""
 
@@ -47,6 +51,8 @@ class HuggingFaceExtractor:
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """Return the features of a waveform [samples]."""
+        missing = round(LEAST_SECONDS * self._config.sample_rate_hz) - len(waveform)
+        waveform = torch.nn.functional.pad(waveform, (0, max(0, missing)))
         values = self._extract(waveform.numpy(), sampling_rate=self._config.sample_rate_hz, return_tensors="pt")
         features: Tensor = values[self._extract.model_input_names[0]][0].float()
         if is_bins_first(self._extract):

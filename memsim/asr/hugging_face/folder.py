@@ -27,6 +27,24 @@ SEQ2SEQ_FAMILIES = ("whisper", "moonshine", "speech_to_text")
 LANGUAGE = "en"
 """The language that a multilingual Whisper writes where its files name none: that of the corpora with names."""
 
+MULTILINGUAL_VOCABULARY = 51865
+"""The least number of tokens of a multilingual Whisper; those for English alone have one token less."""
+
+OTHERWISE = "name a .safetensors file"
+OTHER_CONTENTS = {
+    "adapter_config.json": "it holds an adapter (LoRA) of a network that is elsewhere; merge_and_unload() of the "
+    "package peft puts it into the network's weights, and save_pretrained() of that network writes a whole folder",
+    "snapshots/*/config.json": "it is the hub's cache of a model; name one of the folders in its snapshots/",
+    "model.bin": "its model.bin is CTranslate2's (faster-whisper); take the folder that it was converted from",
+    "*.safetensors": OTHERWISE,
+    "*.onnx": "its weights are ONNX's; take the folder that they were exported from",
+    "onnx/*.onnx": "its weights are ONNX's; take the folder that they were exported from",
+    "weights.npz": "its weights are MLX's; take the folder that they were converted from",
+    "*.msgpack": "its weights are Flax's; from_pretrained(..., from_flax=True) of transformers 4 reads them",
+    "*.h5": "its weights are TensorFlow's; from_pretrained(..., from_tf=True) of transformers 4 reads them",
+}
+"""What to do with a folder that has no weights of its own, by a pattern of the files that it has instead."""
+
 
 def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
     """Return `checkpoint` as that of a recogniser where the files beside it describe one; else as it is.
@@ -97,12 +115,21 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
     from memsim.asr.hugging_face.network import HuggingFaceConfig
     from memsim.asr.hugging_face.tokens import HuggingFaceCTCTokens, HuggingFaceTokens
 
-    tokenizer = _with_language(tokenizer, generation)
     if "tokenizer_class" not in parse_json_object(tokenizer.get(TOKENIZER[1], "{}"), TOKENIZER[1]):
         # older folders leave it to the config which tokenizer it is
         kept = ("model_type", "tokenizer_class", "architectures")
         tokenizer[CONFIG] = json.dumps({key: config[key] for key in kept if key in config})
-    tokens = (HuggingFaceCTCTokens if architecture == CTC else HuggingFaceTokens)(tokenizer)
+    tokenizer = _with_language(tokenizer, generation, config)
+    tokens: HuggingFaceTokens = HuggingFaceTokens(tokenizer)
+    if architecture == CTC:
+        tokens = HuggingFaceCTCTokens(tokenizer)
+        if tokens.blank >= (outputs := config.get("vocab_size", tokens.blank + 1)):
+            raise InputError(
+                f"{folder}: its tokenizer's pad token, the blank of CTC, has the id {tokens.blank}, and its network "
+                f"{outputs} outputs"
+            )
+        if config.get("pad_token_id") != tokens.blank:  # texts are read by the tokenizer, in transformers, too
+            text = json.dumps(config | {"pad_token_id": tokens.blank})
     described = HuggingFaceConfig(
         features=features_of(preprocessor, text),
         tokens=len(tokens),
@@ -114,7 +141,7 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
         "architecture": architecture,
         "architecture_config": described.model_dump_json(),
         "tokens": tokens.to_json(),
-        "text_style": "whisper" if tokens.writes_case else "kaldi",
+        "text_style": "kaldi" if not tokens.writes_case else "whisper" if tokens.writes_english else "whisper-basic",
     }
 
 
@@ -133,19 +160,50 @@ def _preprocessor_in(folder: Path) -> str:
     return found[own]
 
 
-def _with_language(tokenizer: dict[str, str], generation: str | None) -> dict[str, str]:
+def _with_language(tokenizer: dict[str, str], generation: str | None, config: dict[str, Any]) -> dict[str, str]:
     """Return the files of a tokenizer, where that of a multilingual Whisper puts a language before any text.
 
-    The language is that of the tokenizer, else of the generation config, else LANGUAGE; none is detected, so that a
-    loss and a training know it, too.
+    The language is that of the tokenizer, else of the generation config, else of the tokens that older folders force at
+    the beginning, else LANGUAGE; none is detected, so that a loss and a training know it, too.
     """
     options = json.loads(generation or "{}")
     settings = json.loads(tokenizer.get(TOKENIZER[1], "{}"))
-    if not options.get("lang_to_id") or settings.get("language"):
+    if config["model_type"] != "whisper" or settings.get("language"):
         return tokenizer
-    language = str(options.get("language") or LANGUAGE).strip("<|>")
-    settings |= {"language": language, "task": str(options.get("task") or "transcribe")}
+    language, task = options.get("language"), options.get("task")
+    forced = [] if language or task else _forced_words(tokenizer, [options, config])
+    if forced:
+        language, task = forced
+    elif not _is_multilingual(options, config):
+        return tokenizer
+    settings |= {"language": str(language or LANGUAGE).strip("<|>"), "task": str(task or "transcribe")}
     return {**tokenizer, TOKENIZER[1]: json.dumps(settings)}
+
+
+def _forced_words(tokenizer: dict[str, str], settings: list[dict[str, Any]]) -> list[str]:
+    """Return the language and the task of `forced_decoder_ids` in the first of `settings` that has them.
+
+    The list is empty where they begin with no language: those of Whispers for English do not.
+    """
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS
+
+    from memsim.asr.hugging_face.tokens import HuggingFaceTokens
+
+    forced = next((found for one in settings if (found := one.get("forced_decoder_ids"))), None)
+    try:
+        ids = dict(forced or [])
+        names = HuggingFaceTokens(tokenizer).tokenizer.convert_ids_to_tokens([ids[1], ids[2]])
+    except (KeyError, TypeError, ValueError, OverflowError):  # another form, or no language
+        return []
+    language, task = (str(name).strip("<|>") for name in names)
+    return [language, task if task in TASK_IDS else "transcribe"] if language in LANGUAGES else []
+
+
+def _is_multilingual(generation: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Return whether a Whisper writes several languages; without a word of its files, as OpenAI's code tells it."""
+    if "is_multilingual" in generation:
+        return bool(generation["is_multilingual"])
+    return bool(generation.get("lang_to_id")) or config.get("vocab_size", 0) >= MULTILINGUAL_VOCABULARY
 
 
 def is_in_a_folder(checkpoint: Checkpoint) -> bool:
@@ -168,7 +226,8 @@ def weights_in(folder: Path) -> Path:
             f"{folder}: its weights are a pickle ({pickles[0]}), which can run code and is refused; convert it: "
             f"{convert}.save_pretrained({str(folder)!r}) writes model.safetensors beside it"
         )
-    raise InputError(f"{folder}: a folder without model.safetensors; name a .safetensors file")
+    hint = next((hint for pattern, hint in OTHER_CONTENTS.items() if any(folder.glob(pattern))), OTHERWISE)
+    raise InputError(f"{folder}: a folder without model.safetensors; {hint}")
 
 
 def _class_named_in(folder: Path) -> str:

@@ -25,7 +25,9 @@ from memsim.asr.tokens import Tokens
 BEAM_WIDTH = 5
 """The number of hypotheses that beam search keeps by default, as in OpenAI's Whisper."""
 TOKENS_PER_SECOND = 6.5
-"""The fastest speech that is written down, in tokens a second of audio; fast English speech takes about 5."""
+"""The fastest English speech that is written down, in tokens a second of audio; fast speech takes about 5."""
+MOST_TOKENS_PER_SECOND = 15
+"""The same for other languages, of whose letters Whisper writes some in two tokens and more: its 448 tokens in 30 s."""
 SECONDS_PER_FRAME = {"whisper": 0.02, "speech_to_text": 0.04, "moonshine": 0.024}
 """The time between two of an encoder's frames, by model type."""
 DEFAULT_SECONDS_PER_FRAME = 0.04
@@ -187,7 +189,7 @@ def _generated(model: nn.Module, encoded: Tensor, frames: Tensor, tokens: Tokens
     network = cast(Any, model)
     assert isinstance(tokens, HuggingFaceTokens)
     prompt = torch.tensor([prompt_of(network, tokens)], device=encoded.device).expand(len(encoded), -1)
-    most = _most_tokens(network, frames)
+    most = _most_tokens(network, frames, TOKENS_PER_SECOND if tokens.writes_english else MOST_TOKENS_PER_SECOND)
     if (room := _most_positions(network)) is not None:
         most = most.clamp(max=room - prompt.shape[1])
     with quiet():
@@ -211,10 +213,10 @@ def _until(row: list[int], ends: Sequence[int]) -> list[int]:
     return row[: next((place + 1 for place, token in enumerate(row) if token in ends), len(row))]
 
 
-def _most_tokens(network: Any, frames: Tensor) -> Tensor:
+def _most_tokens(network: Any, frames: Tensor, per_second: float) -> Tensor:
     """Return the most tokens [batch] that utterances of so many encoder frames [batch] may have."""
     seconds = SECONDS_PER_FRAME.get(network.config.model_type, DEFAULT_SECONDS_PER_FRAME)
-    return (frames * seconds * TOKENS_PER_SECOND).ceil().long() + LEAST_TOKENS
+    return (frames * seconds * per_second).ceil().long() + LEAST_TOKENS
 
 
 def prompt_of(network: Any, tokens: HuggingFaceTokens) -> list[int]:

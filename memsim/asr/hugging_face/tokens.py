@@ -44,6 +44,12 @@ class HuggingFaceTokens(Tokens):
         """Whether the tokens tell upper from lower case."""
         return True
 
+    @property
+    def writes_english(self) -> bool:
+        """Whether texts are English: of a tokenizer for many languages, by the language and the task it is set to."""
+        language, task = (getattr(self.tokenizer, name, None) for name in ("language", "task"))
+        return task == "translate" or language in (None, "en", "english")
+
     def __getstate__(self) -> dict[str, Any]:
         return {"files": self.files}
 
