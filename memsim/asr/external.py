@@ -10,10 +10,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torchaudio
-from torchaudio.pipelines import Wav2Vec2ASRBundle
-
 from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architecture
+from memsim.asr.audio_library import torchaudio
 from memsim.asr.kinds import CTC
 from memsim.asr.models.external_ctc import Factory, FactoryConfig, failure_in
 from memsim.asr.models.frontend import RecogniserConfig
@@ -24,6 +22,7 @@ from memsim.config.yaml_file import Config, read_config
 from memsim.errors import InputError
 from memsim.storage.checkpoint import FORMAT, Checkpoint
 
+Wav2Vec2ASRBundle = torchaudio.pipelines.Wav2Vec2ASRBundle
 BUNDLE_ARCHITECTURE = "wav2vec2_ctc"
 
 
