@@ -396,8 +396,8 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
     remedy = (
         "--calibrate DATA sets them"
         if "architecture" in opened.metadata
-        else "memsim does not know the network that these layers belong to (see --architecture), so it cannot run "
-        "it to set them"
+        else "memsim does not know the network that these layers belong to, so it cannot run it to set them: "
+        "--architecture names a recogniser; in Python memsim.map_model(model, calibration=batches) takes any network"
     )
     return (
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
