@@ -14,7 +14,7 @@ from torch import nn
 
 from memsim.asr.data import FeatureSource
 from memsim.asr.recogniser import Decoder, Recogniser
-from memsim.asr.running import calibration_data, corpus_for_calibration
+from memsim.asr.running import Progress, calibration_data, corpus_for_calibration
 from memsim.crossbar.ranges import needs_calibration
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
@@ -113,9 +113,7 @@ class CheckpointNetworks:
         networks.__dict__["_unmapped"] = self._unmapped  # built once
         return networks
 
-    def calibrated(
-        self, data: str, root: str | Path | None, utterances: int, progress: Callable[..., None]
-    ) -> CheckpointNetworks:
+    def calibrated(self, data: str, root: str | Path | None, utterances: int, progress: Progress) -> CheckpointNetworks:
         """Return the same networks with statistics measured on that many `utterances` of `data`.
 
         Raises InputError for a mapped file, whose ranges are set, and where the data cannot be read.
