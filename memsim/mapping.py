@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,14 @@ from memsim.post_training.recipe import MappingRecipe, default_mapping, load_map
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
 from memsim.storage.checkpoint import Checkpoint, shown_name, writing_checkpoint
-from memsim.storage.outputs import require_outputs, require_page, require_safetensors, write_text
+from memsim.storage.outputs import (
+    held_output,
+    require_new,
+    require_outputs,
+    require_page,
+    require_safetensors,
+    write_text,
+)
 from memsim.units import counted
 
 
@@ -295,7 +302,12 @@ def map_checkpoint(
             return MapResult(opened, spec, plan, seed)
         planned = [LayerCost.planned(own, 1.0 if rates is None else rates.get(own.name, 0.0)) for own in plan.mapped]
         return MapResult(opened, spec, plan, seed, cost=_cost(network, spec, plan, chip, planned, rates))
-    with listener.working(), nullcontext() if out is None else writing_checkpoint(out) as file:
+    with listener.working(), ExitStack() as stack:
+        file = None
+        if out is not None:
+            stack.enter_context(held_output(out, "mapping"))
+            require_new(out, force)  # again: another mapping may have written it since
+            file = stack.enter_context(writing_checkpoint(out))
         data = None
         if calibrate is not None:
             data = _calibration_data(network, calibrate, data_root, calibration_utterances, listener)
@@ -385,8 +397,8 @@ def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
     remedy = (
         "--calibrate DATA sets them"
         if "architecture" in opened.metadata
-        else "memsim does not know the network that these layers belong to (see --architecture), so it cannot run "
-        "it to set them"
+        else "memsim does not know the network that these layers belong to, so it cannot run it to set them: "
+        "--architecture names a recogniser; in Python memsim.map_model(model, calibration=batches) takes any network"
     )
     return (
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "

@@ -128,6 +128,7 @@ def read_tensors(path: Path) -> dict[str, dict[str, Any]]:
         for name, entry in sorted(header.items())
     ]
     kept = {key: value for key, value in metadata.items() if key != "memsim_version" and not key.endswith("sha256")}
+    kept["format"] = "memsim/1"  # that of the first hashes, which a new one does not change
     # how long a distribution of inputs is depends on the inputs
     layout = [tensor[:2] if tensor[0].startswith("statistics/") else tensor[:3] for tensor in tensors]
     integers = [value for tensor in tensors if tensor[1].startswith(("I", "U")) for value in tensor]

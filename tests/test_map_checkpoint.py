@@ -21,6 +21,7 @@ import memsim
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.cli import main
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.errors import InputError
 from memsim.listener import Listener
 from memsim.networks.opened_network import OpenedNetwork
 from memsim.nn import mapping
@@ -120,6 +121,21 @@ def test_it_refuses_to_overwrite_and_warns_through_its_listener(tiny_recogniser:
     assert out.read_bytes() == before
     with pytest.warns(UserWarning, match="disturbs less"):
         memsim.map_checkpoint(tiny_recogniser, "paper", bits=3, dry_run=True)
+
+
+def test_of_two_mappings_to_one_file_the_second_is_refused(tiny_recogniser: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.mapped.safetensors"
+
+    class Second(Listener):
+        def progress(self, *state: object, **counted: object) -> None:
+            with pytest.raises(
+                InputError, match=r"m\.mapped\.safetensors: another mapping is writing it; name another"
+            ):
+                memsim.map_checkpoint(tiny_recogniser, "ideal", bits=4, out=out, force=True)
+
+    memsim.map_checkpoint(tiny_recogniser, "ideal", bits=4, out=out, listener=Second())
+    assert memsim.load_checkpoint(out).kind == "mapped"
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_its_report(tiny_recogniser: Path, tmp_path: Path) -> None:

@@ -240,8 +240,8 @@ def test_errors_stand_where_the_bad_value_stands(write):
     found = problems(write("# comment\nbase: a.yaml\nweights:\n  scale: per_row\n", "b.yaml"))
     assert found == [
         "a.yaml:3: weights.bits: 40 is out of range (2 to 16)",
-        "b.yaml:4: weights.scale: expected per_channel or per_tensor or per_tile, got 'per_row'",
         "a.yaml:5: adc.bitz: unknown key (nearest: adc.bits)",
+        "b.yaml:4: weights.scale: expected per_channel or per_tensor or per_tile, got 'per_row'",
     ]
 
 

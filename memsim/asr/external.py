@@ -9,11 +9,10 @@ import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
-
-import torchaudio
-from torchaudio.pipelines import Wav2Vec2ASRBundle
+from typing import TYPE_CHECKING
 
 from memsim.asr.architectures import ARCHITECTURES, Architecture, find_architecture
+from memsim.asr.audio_library import torchaudio
 from memsim.asr.kinds import CTC
 from memsim.asr.models.external_ctc import Factory, FactoryConfig, failure_in
 from memsim.asr.models.frontend import RecogniserConfig
@@ -23,6 +22,9 @@ from memsim.config.schema import Schema
 from memsim.config.yaml_file import Config, read_config
 from memsim.errors import InputError
 from memsim.storage.checkpoint import FORMAT, Checkpoint
+
+if TYPE_CHECKING:
+    from torchaudio.pipelines import Wav2Vec2ASRBundle
 
 BUNDLE_ARCHITECTURE = "wav2vec2_ctc"
 
@@ -73,8 +75,9 @@ def register_factory(name: str) -> None:
 
 def bundles() -> dict[str, Wav2Vec2ASRBundle]:
     """Return torchaudio's wav2vec 2.0 and HuBERT recognisers by name; bundles that only align are left out."""
+    kind = torchaudio.pipelines.Wav2Vec2ASRBundle
     found = {name: getattr(torchaudio.pipelines, name) for name in dir(torchaudio.pipelines)}
-    return {name: bundle for name, bundle in found.items() if type(bundle) is Wav2Vec2ASRBundle}  # no derived class
+    return {name: bundle for name, bundle in found.items() if type(bundle) is kind}  # no derived class
 
 
 def bundle_config(name: str, bundle: Wav2Vec2ASRBundle) -> Config:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
-import torchaudio
 from pydantic import Field, Tag, model_validator
 from pydantic.types import Strict
 from torch import Tensor
 
+from memsim.asr.audio_library import torchaudio
 from memsim.asr.hugging_face.features import HuggingFaceExtractor, HuggingFaceFeatures
 from memsim.config.schema import Section, Within, kind_of, problem
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +29,9 @@ STATISTICS_UTTERANCES = 200
 STATISTICS_WINDOWS = 16
 """The number of utterances in place of it where each is filled up with silence to the same length, such as 30 s."""
 SENSITIVITY_UTTERANCES = 16
+SOON_SECONDS, LONG_SECONDS = 5.0, 60.0
+REMEDY = "fewer with --calibration-utterances N"
+"""The hint beside the progress of a calibration pass that, SOON_SECONDS after its begin, will take LONG_SECONDS."""
 PRIOR_UTTERANCES = 2000
 
 
@@ -80,14 +84,14 @@ def calibration_data(
     recogniser: Recogniser,
     utterances: Sequence[Utterance],
     source: FeatureSource,
-    progress: Progress = lambda name, done: None,
+    progress: Callable[..., None] = lambda *state: None,
     count: int = STATISTICS_UTTERANCES,
 ) -> CalibrationData:
     """Return calibration data of `count` utterances, evenly spaced, one at a time, so that there is no padding.
 
     The utterances are transcribed, so that layers that only decoding calls are measured, too. The losses, of up to 16
-    utterances, are those of the network's own transcripts. Raises InputError
-    where `count` is below 1.
+    utterances, are those of the network's own transcripts. `progress` is that of a `Listener`. Raises InputError where
+    `count` is below 1.
     """
     if count < 1:
         raise InputError(f"calibration_utterances {count}: expected at least 1")
@@ -97,11 +101,14 @@ def calibration_data(
 
     def run(model: nn.Module) -> None:
         name = f"calibration, pass {next(passes)}"
+        begun = time.monotonic()
         for done, utterance in enumerate(chosen, start=1):
             features, lengths = pad([source(utterance)])
             encoded, frames = recogniser.kind.encode(model, features.to(device), lengths.to(device))
             recogniser.kind.transcribe(model, encoded, frames, recogniser.tokens)
-            progress(name, done / len(chosen))
+            seconds = time.monotonic() - begun
+            is_long = seconds > SOON_SECONDS and seconds / done * len(chosen) > LONG_SECONDS
+            progress(name, done / len(chosen), REMEDY if is_long else "", len(chosen), "utterances")
 
     def losses(model: nn.Module) -> Iterator[Tensor]:
         kind = recogniser.kind

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, g
 from pydantic import BaseModel, ConfigDict, Discriminator, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from memsim.config.yaml_file import Config, KeyPath, dotted, shown
+from memsim.config.yaml_file import Config, KeyPath, Mark, dotted, shown
 from memsim.errors import InputError
 
 M = TypeVar("M", bound=BaseModel)
@@ -184,8 +184,8 @@ class Schema(Generic[M]):
                 path = _path_of(details, config.data)
                 if not (config.incomplete and self._may_be_of_missing_keys(path, details, config.data)):
                     by_path.setdefault(path, []).append(details)
-        found = [f"{config.mark(path)}: {self._explain(path, errors, config.data)}" for path, errors in by_path.items()]
-        return None, [*config.problems, *found]
+        found = [(config.mark(path), self._explain(path, errors, config.data)) for path, errors in by_path.items()]
+        return None, [*config.problems, *(f"{mark}: {text}" for mark, text in _by_line(found))]
 
     def _may_be_of_missing_keys(self, path: KeyPath, error: ErrorDetails, data: Any) -> bool:
         """Whether further keys may resolve `error`: a missing key, keys of another kind, keys that do not agree."""
@@ -245,6 +245,12 @@ class Schema(Generic[M]):
         if close := get_close_matches(word, {key[-1] for key in further}, n=1, cutoff=0.8):
             return "nearest: " + ", ".join(dotted(key) for key in further if key[-1] == close[0])
         return "known here: " + ", ".join(neighbours)
+
+
+def _by_line(problems: list[tuple[Mark, str]]) -> list[tuple[Mark, str]]:
+    """Sort problems, each with its place, by line, file after file."""
+    sources = list(dict.fromkeys(mark.place[0] for mark, _ in problems))
+    return sorted(problems, key=lambda problem: (sources.index(problem[0].place[0]), problem[0].place[1]))
 
 
 def _path_of(error: ErrorDetails, data: Any) -> KeyPath:

@@ -33,6 +33,12 @@ class Mark(NamedTuple):
     def __str__(self) -> str:
         return f"{self.where}: {self.key}" if self.key else self.where
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """The file and the line; line 0 where there are no lines."""
+        source, _, line = self.where.rpartition(":")
+        return (source, int(line)) if line.isdecimal() else (self.where, 0)
+
 
 @dataclass(frozen=True)
 class Config:

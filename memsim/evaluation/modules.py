@@ -113,7 +113,8 @@ class ModuleTask(Task):
 
         Raises InputError where `score` gives neither a number nor one for each example, or a negative or NaN one.
         """
-        name = getattr(score, "__name__", type(score).__name__).strip("<>")
+        name = getattr(score, "__name__", type(score).__name__)
+        name = "score" if name == "<lambda>" else name
         try:
             outputs, targets = _run(copy.deepcopy(model).eval(), batches[0], "cpu")
         except (*MISFITS, KeyError) as error:

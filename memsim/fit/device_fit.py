@@ -23,7 +23,7 @@ from memsim.fit.fit_tables import fit_heading, fit_parts, summary
 from memsim.fit.goodness import Goodness, judge
 from memsim.fit.inspection import inspect_measurements as inspect_measurements
 from memsim.fit.inspection import load_measurements
-from memsim.fit.levels.fit import LevelsFit, fit_levels
+from memsim.fit.levels.fit import YAML, LevelsFit, fit_levels
 from memsim.fit.levels.tables import levels_kind
 from memsim.fit.measurements import Measurements, require_volts
 from memsim.listener import Listener
@@ -146,7 +146,7 @@ def planned_files(out: str | Path, yaml: bool) -> tuple[Path, ...]:
         InputError: if `out` ends neither in .safetensors nor, for a table of levels, in .yaml.
     """
     path = Path(out)
-    if path.suffix in (".yaml", ".yml") and not yaml:
+    if path.suffix in YAML and not yaml:
         return (path,)  # of a table of levels
     require_safetensors(path)
     return (path, path.with_suffix(".yaml")) if yaml else (path,)
@@ -232,6 +232,11 @@ def fit_device(
             return fit_levels(measurements, kind, out, read_volts=read_volts, **reading, **common)
     if temperature_kelvin is not None:
         raise InputError("--temperature-kelvin: is for tables of levels, with a column temperature_kelvin")
+    if out is not None and Path(out).suffix in YAML:
+        raise InputError(
+            f"{out}: YAML is for tables of levels, with columns conductance (or resistance) and time or target; the "
+            "model of a table of cycles is a .safetensors file"
+        )
     if out is not None:
         require_safetensors(Path(out))
     if yaml and out is None:

@@ -31,7 +31,8 @@ from memsim.version import __version__
 
 T = TypeVar("T")
 
-FORMAT = "memsim/1"
+FORMAT = "memsim/2"
+READ_FORMATS = ("memsim/1", FORMAT)
 INDEX = "model.safetensors.index.json"
 
 _WRAPPERS = {
@@ -67,7 +68,7 @@ class Checkpoint:
     @property
     def kind(self) -> str:
         """`model`, `mapped`, `device` or `training` for memsim's own files, `foreign` for any other."""
-        return self.metadata.get("kind", "foreign") if self.metadata.get("format") == FORMAT else "foreign"
+        return self.metadata.get("kind", "foreign") if self.metadata.get("format") in READ_FORMATS else "foreign"
 
     @cached_property
     def sha256(self) -> str:
@@ -255,7 +256,7 @@ def _load_file(path: Path) -> Checkpoint:
         raise InputError(f"{path}: not a complete safetensors file ({error})") from None
     version = metadata.get("format", "")
     if version.startswith("memsim/"):
-        require_format(path, version, FORMAT)
+        require_format(path, version, *READ_FORMATS)
     return Checkpoint(path, metadata, names)
 
 

@@ -115,7 +115,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_format(path: Path, found: object, known: str) -> None:
-    """Raise InputError unless the format `found` in the file at `path` is `known`, the one that memsim reads."""
-    if found != known:
-        raise InputError(f"{path}: format {found}; this memsim {__version__} reads {known}, a newer one is needed")
+def require_format(path: Path, found: object, *known: str) -> None:
+    """Raise InputError unless the format `found` in the file at `path` is one of the `known`, which memsim reads."""
+    if found not in known:
+        reads = " and ".join(known)
+        raise InputError(f"{path}: format {found}; this memsim {__version__} reads {reads}, a newer one is needed")

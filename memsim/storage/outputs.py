@@ -6,12 +6,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError
 from memsim.storage.files import writing
+from memsim.storage.locks import held_file
 
 
 def require_outputs(
@@ -56,6 +58,22 @@ def require_new(path: Path | None, force: bool) -> None:
         raise InputError(f"{short}: cannot be written ({error.strerror})") from None
     if not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"{path}: the folder {path.absolute().parent} is not writable")
+
+
+@contextmanager
+def held_output(path: Path, work: str) -> Iterator[None]:
+    """Keep other calls that hold `path` from writing it until the block ends; where there are no locks, nothing does.
+
+    Raises InputError while another `work`, such as "training", holds it, and where no file can be written there.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_file(path.absolute().with_name(f".{path.name}.lock"), wait=False))
+        except BlockingIOError:
+            raise InputError(f"{path}: another {work} is writing it; name another file") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        yield
 
 
 def require_page(path: Path | None, force: bool) -> None:

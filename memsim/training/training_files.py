@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.errors import InputError
 from memsim.launch import is_first
-from memsim.storage.locks import held_file
-from memsim.storage.outputs import require_outputs
+from memsim.storage.outputs import held_output, require_outputs
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,5 @@ class TrainingFiles:
         Raises:
             InputError: Another training is writing them, or they cannot be written.
         """
-        with ExitStack() as stack:
-            if is_first():
-                try:
-                    stack.enter_context(held_file(self.out.absolute().with_name(f".{self.out.name}.lock"), wait=False))
-                except BlockingIOError:
-                    raise InputError(f"{self.out}: another training is writing it; name another file") from None
-                except OSError as error:
-                    raise InputError(f"{self.out}: cannot be written ({error.strerror})") from None
+        with held_output(self.out, "training") if is_first() else nullcontext():
             yield

@@ -167,6 +167,11 @@ def test_sweeps(memsim: Callable, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["cycles.csv"], "-o DEVICE.safetensors is missing"),
+        (
+            ["cycles.csv", "-o", "mine.yaml"],
+            "mine.yaml: YAML is for tables of levels, with columns conductance (or resistance) and time or target; the "
+            "model of a table of cycles is a .safetensors file",
+        ),
         (["cycles.csv", "-o", "mine.pt"], "mine.pt: expected a name that ends in .safetensors"),
         (["cycles.csv", "-o", "cycles.csv"], "cycles.csv: expected a name that ends in .safetensors"),
         (["none.csv", "-o", "a.safetensors"], "none.csv: no such file"),

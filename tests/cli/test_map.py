@@ -16,6 +16,7 @@ from memsim.crossbar.encode import fit_scale, quantise
 from memsim.errors import InputError
 from memsim.hardware import load_hardware
 from memsim.mapping import map_checkpoint
+from memsim.storage.checkpoint import FORMAT
 
 
 def test_a_foreign_checkpoint_is_mapped_and_explained(memsim, foreign):
@@ -83,7 +84,7 @@ def test_the_mapped_file_holds_levels_states_and_everything_digital(memsim, fore
     with safe_open("out.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["kind"] == "mapped"
-    assert metadata["format"] == "memsim/1"
+    assert metadata["format"] == FORMAT
     assert metadata["seed"] == "3"
     assert metadata["made_by"] == "somebody"
     assert load_hardware(json.loads(metadata["hardware"])).weights.bits == 4

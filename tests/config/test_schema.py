@@ -75,6 +75,14 @@ def test_a_good_config():
             "epochs: 1\nlayers: [{sizes: 1, size: 2}]",
             ["t.yaml:2: layers[0].sizes: unknown key (nearest: layers[0].size)"],
         ),
+        (
+            "rate: 2\nsize: 1\nepochs: 0",
+            [
+                "t.yaml:1: rate: 2.0 is out of range (above 0 and below 1)",
+                "t.yaml:2: size: unknown key (nearest: layers.size)",
+                "t.yaml:3: epochs: 0 is out of range (at least 1)",
+            ],
+        ),
         ("epochs: 1\nrate: on", ["t.yaml:2: rate: expected a number (above 0 and below 1), got 'on'"]),
         (
             "epochs: 1\nschedule: {kind: constant, warmup_steps: 1}",

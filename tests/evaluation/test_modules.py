@@ -200,6 +200,10 @@ def test_scores_that_make_no_sense(model, data, score, said):
     assert "\n" not in str(error.value)
 
 
+def test_a_score_without_a_name_is_called_score(model, data):
+    assert ModuleTask.of(model, Batches(data), lambda outputs, targets: 1.0).measure.name == "score"
+
+
 @pytest.mark.parametrize("data", [[], torch.zeros(3, 4), [3.0]])
 def test_data_that_are_no_batches(data):
     with pytest.raises(InputError, match=r"^data: "):

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from memsim import __version__
 from memsim.errors import InputError
 from memsim.storage import checkpoint
-from memsim.storage.checkpoint import load_checkpoint, save_checkpoint, writing_checkpoint
+from memsim.storage.checkpoint import FORMAT, load_checkpoint, save_checkpoint, writing_checkpoint
 
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "levels": torch.tensor([[-3, 3]], dtype=torch.int8)}
 
@@ -47,7 +47,7 @@ def test_a_header_whose_length_looks_like_json_is_read(tmp_path: Path) -> None:
 def test_round_trip(path: Path) -> None:
     save_checkpoint(path, TENSORS, {"kind": "model", "seed": "3"})
     loaded = load_checkpoint(path)
-    assert loaded.metadata == {"format": "memsim/1", "memsim_version": __version__, "kind": "model", "seed": "3"}
+    assert loaded.metadata == {"format": FORMAT, "memsim_version": __version__, "kind": "model", "seed": "3"}
     assert sorted(loaded.names) == ["levels", "weight"]
     assert loaded.kind == "model"
     assert loaded.shapes == {"levels": (1, 2), "weight": (2, 3)}
@@ -163,10 +163,10 @@ def test_random_bytes(path: Path, seed: int) -> None:
     assert refusal(path).startswith("not a complete safetensors file (")
 
 
-@pytest.mark.parametrize("version", ["memsim/2", "memsim/11", "memsim/0"])
+@pytest.mark.parametrize("version", ["memsim/3", "memsim/11", "memsim/0"])
 def test_another_format(path: Path, version: str) -> None:
     save_checkpoint(path, TENSORS, {"format": version})
-    assert refusal(path).startswith(f"format {version}; this memsim {__version__} reads memsim/1")
+    assert refusal(path).startswith(f"format {version}; this memsim {__version__} reads memsim/1 and memsim/2")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -217,7 +217,7 @@ OF_ALL_KINDS = {
 
 def test_the_file_is_the_one_of_safetensors(path: Path, tmp_path: Path) -> None:
     save_checkpoint(path, OF_ALL_KINDS, {"note": "é"})
-    metadata = {"format": "memsim/1", "memsim_version": __version__, "note": "é"}
+    metadata = {"format": FORMAT, "memsim_version": __version__, "note": "é"}
     save_file({name: tensor.contiguous() for name, tensor in OF_ALL_KINDS.items()}, tmp_path / "theirs", metadata)
     ours, theirs = path.read_bytes(), (tmp_path / "theirs").read_bytes()
     length = 8 + int.from_bytes(ours[:8], "little")

@@ -33,10 +33,10 @@ MODEL = """
 architecture: conformer_ctc
 features: {mel_bins: 16}
 frontend: [{channels: 2, stride_time: 2, stride_frequency: 2}, {channels: 2, stride_time: 2, stride_frequency: 4}]
-width: 8
+width: 6
 blocks: 1
 heads: 2
-feed_forward_width: 12
+feed_forward_width: 10
 kernel_frames: 3
 """
 FLOAT = """

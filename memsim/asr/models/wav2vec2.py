@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-import torchaudio
 from pydantic import Field, model_validator
 from pydantic.types import Strict
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from memsim.asr.audio_library import torchaudio
 from memsim.asr.features import WaveformConfig
 from memsim.asr.models.external_ctc import ExternalConfig
 from memsim.asr.models.frontend import Count, Depth, PaddedNetwork

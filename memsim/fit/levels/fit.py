@@ -28,6 +28,9 @@ from memsim.report.text import as_html, as_text
 from memsim.storage.outputs import require_outputs, write_text
 from memsim.version import __version__
 
+YAML = (".yaml", ".yml")
+"""The endings of files of devices of kind levels."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LevelsFit:
@@ -136,7 +139,7 @@ class LevelsFit:
 def planned_file(out: str | Path) -> Path:
     """Return the path of a device file of levels. Raises InputError if it does not end in .yaml."""
     path = Path(out)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in YAML:
         raise InputError(f"{out}: a table of levels makes a device file in YAML; name it {path.with_suffix('.yaml')}")
     return path
 

@@ -170,7 +170,7 @@ Edit = Callable[[dict[str, torch.Tensor], dict[str, str]], object]
 FAULTS: list[tuple[Edit, str]] = [
     (lambda t, m: m.update(kind="model"), "a model file, not a device model"),
     (lambda t, m: m.pop("kind"), "a foreign file, not a device model"),
-    (lambda t, m: m.update(format="memsim/2"), "format memsim/2; this memsim .* reads memsim/1"),
+    (lambda t, m: m.update(format="memsim/3"), "format memsim/3; this memsim .* reads memsim/1 and memsim/2"),
     (lambda t, m: m.pop("reset_exponent"), r"reset_exponent \(metadata\) is missing; it must be a positive number"),
     (lambda t, m: m.update(reference_volts="-0.2"), r"reference_volts \(metadata\) is -0.2"),
     (lambda t, m: m.update(reset_full_volts="nan"), r"reset_full_volts \(metadata\) is nan"),
