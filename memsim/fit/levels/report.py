@@ -187,7 +187,7 @@ def _level_figure(tables: LevelTimes, k: int) -> bytes:
         for q, style in zip(range(len(QUANTILES)), (":", "--", "-", "--", ":"), strict=True):
             axes.plot(times, modelled[:, q], style, color=BLUE, linewidth=1.2, label="device" if q == 2 else None)
         axes.set(xscale="log", xlabel="time (s)", ylabel="change (µS)", title=f"{tables.levels[k]:.3g} µS at the start")
-    panel.legend()
+        panel.legend()
     return panel.svg
 
 
@@ -199,5 +199,5 @@ def _path_figure(path: CellPath) -> bytes:
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="equal")
         axes.plot(measured, own, "o", color=BLUE, markersize=4, label=path.kind)
         axes.set(xlabel="measured correlation", ylabel="of the device", title="pairs of times")
-    panel.legend()
+        panel.legend()
     return panel.svg
