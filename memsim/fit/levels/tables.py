@@ -13,6 +13,7 @@ import numpy as np
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
 from memsim.fit.levels.changes import Changes
+from memsim.fit.levels.wide import read_wide, times_of
 from memsim.fit.named import NamedColumns, read_columns
 from memsim.fit.quantities import (
     CONDUCTANCE,
@@ -136,7 +137,8 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
         return "summary"
     if words & {"conductance", "resistance"} and "pulse" in words and not words & {"time", "target"}:
         return "pulses"
-    if words & {"conductance", "resistance"} and words & {"time", "target"} and not words & {"voltage", "current"}:
+    has_times = bool(words & {"time", "target"} or times_of(found))
+    if words & {"conductance", "resistance"} and has_times and not words & {"voltage", "current"}:
         return "readings"
     return ""
 
@@ -147,12 +149,15 @@ def read_readings(
     renamed: Mapping[str, str] | None = None,
     temperature_kelvin: float | None = None,
 ) -> Readings:
-    """Read a table of (cell, time, conductance[, target][, temperature]).
+    """Read a table of (cell, time, conductance[, target][, temperature]), or one with a column for each time.
 
     Raises:
         InputError: in one line, for a table that cannot be read or whose rows make no changes with time.
     """
-    table = read_columns(paths, READINGS, (), labels=("cell", "device"), names=names, renamed=renamed)
+    if times := times_of(open_tables(paths, names)[0].columns):
+        table = read_wide(paths, times, READINGS, names, renamed)
+    else:
+        table = read_columns(paths, READINGS, (), labels=("cell", "device"), names=names, renamed=renamed)
     where = str(table.files[0])
     conductance = conductance_of(table, where)
     cells = cells_of(table, where)
