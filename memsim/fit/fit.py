@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
-import sklearn
 import torch
 
 from memsim.device import DeviceModel
@@ -104,7 +104,7 @@ class Fit:
             "options": dataclasses.asdict(self.options) | {"base": Path(self.options.base).name},
             "envelopes": self.envelopes.source,
             "notes": list(self.notes),
-            "versions": {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__},
+            "versions": {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": version("scikit-learn")},
         }
 
 
