@@ -9,15 +9,33 @@ from pathlib import Path
 
 import numpy as np
 
+from memsim.errors import InputError
 from memsim.fit.named import Labels, NamedColumns, read_columns
 from memsim.fit.quantities import CONDUCTANCE, TIME, Dimension, unit_of
+from memsim.fit.tables import Table
 from memsim.units import counted
 
+_TIME = re.compile(
+    r"(?:^|[\s_=(@])(?P<time>\d+\.?\d*(?:e[-+]?\d+)?)\s*(?P<time_unit>[a-zµμ]+)(?=$|[\s_)\]])", re.IGNORECASE
+)
 _TIMED = re.compile(
     r"(?:conductance|resistance)(?P<unit>.*?)(?:\s*(?:@|\bat\b|\bafter\b|\bt\s*=)|[\s_])\s*"
     r"(?P<time>\d+\.?\d*(?:e[-+]?\d+)?)\s*(?P<time_unit>[a-zµμ]+)",
     re.IGNORECASE,
 )
+
+
+def require_named_times(path: str | Path, columns: Sequence[str]) -> None:
+    """Raise InputError for a table of columns such as `G_10s`, which are for times, but do not say what they hold."""
+    found = [name for name in columns if (match := _TIME.search(name)) and unit_of(match["time_unit"], TIME)]
+    if len(found) < 2:
+        return
+    remedy = (
+        "do not say what they hold; call them conductance_uS at 1 s and so on, in the file or in order by --columns"
+    )
+    if any(name.lower().startswith("mean") for name in columns):
+        remedy = "a summary has a row for each target and time, in columns target_uS, mean_uS, std_uS and time_s"
+    raise InputError(f"{path}: columns {found[0]}, {found[1]} ...: {remedy}")
 
 
 def times_of(columns: Sequence[str]) -> dict[str, float]:
@@ -32,7 +50,7 @@ def times_of(columns: Sequence[str]) -> dict[str, float]:
 
 def read_wide(
     paths: str | Path | Sequence[str | Path],
-    times: Mapping[str, float],
+    first: Table,
     quantities: Mapping[str, Dimension],
     names: Sequence[str],
     renamed: Mapping[str, str] | None,
@@ -41,7 +59,7 @@ def read_wide(
 
     Args:
         paths: the files.
-        times: column -> its time in seconds (see `times_of`).
+        first: the first of them, opened, which has `times_of` its columns.
         quantities: those of readings; what a table has besides its readings holds for all times of a row.
         names: names of the columns in order (see `read_columns`).
         renamed: names as memsim expects them -> names in the table.
@@ -49,8 +67,15 @@ def read_wide(
     Raises:
         InputError: in one line, for files that cannot be read, or that lack a unit.
     """
+    times = times_of(first.columns)
     places = {f"reading{place}": name for place, name in enumerate(times)}
     units = [match["unit"] for name in times if (match := _TIMED.fullmatch(name.strip()))]
+    for name, unit in zip(times, units, strict=True):
+        if not unit.strip() and name not in first.units:
+            raise InputError(
+                f"{first.path}: column {name}: names no unit; call it conductance_uS at {times[name]:g} s, in the file "
+                "or in order by --columns"
+            )
     expected = {f"{place}{unit}": name for (place, name), unit in zip(places.items(), units, strict=True)}
     of_cells = {key: quantities[key] for key in ("cell", "device", "target", "temperature")}
     wide = read_columns(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from memsim import inspect_measurements
 from memsim.errors import InputError
 from memsim.fit.levels.tables import group_times, levels_kind, read_readings, read_summary
 
@@ -81,6 +83,21 @@ def test_a_column_for_each_time_is_a_row_for_each_cell_and_time(
     for key in ("cells", "seconds", "now", "group"):
         np.testing.assert_allclose(getattr(found.changes, key), getattr(same.changes, key))
     assert f"{len(CELLS)} rows with a column for each of 3 times" in found.source.notes
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("cell,1 s,10 s", "columns 1 s, 10 s ...: do not say what they hold; call them conductance_uS at 1 s"),
+        ("cell,G_1s (uS),G_10s (uS)", "columns G_1s"),
+        ("cell,conductance at 1 s,conductance at 10 s", "names no unit; call it conductance_uS at 1 s, in the file or"),
+        ("target_uS,mean_uS at 1 s,std_uS at 1 s", "a summary has a row for each target and time"),
+    ],
+)
+def test_columns_of_times_that_say_too_little_are_refused(header: str, message: str, tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", header, ["1,2,3"])
+    with pytest.raises(InputError, match=re.escape(message)):
+        inspect_measurements(path)
 
 
 def test_without_a_reading_at_zero_the_clock_starts_at_the_first(tmp_path: Path) -> None:
