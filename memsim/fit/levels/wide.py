@@ -84,7 +84,7 @@ def read_wide(
         list(places),
         labels=("cell", "device"),
         names=names,
-        renamed=(renamed or {}) | expected,
+        renamed={**(renamed or {}), **expected},
     )
     each = np.repeat(np.arange(wide.rows), len(times))
     labels = {key: replace(own, index=own.index[each]) for key, own in wide.labels.items()}
