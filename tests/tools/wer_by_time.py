@@ -55,7 +55,8 @@ def main() -> None:
     fresh = [row for path in parser.parse_args().keep for row in of_results(path)]
     renewed = {row["device"] for row in fresh}
     if fresh:
-        write_table(KEPT, [*(row for row in table_of(KEPT) if row["device"] not in renewed), *fresh])
+        kept = [row for row in table_of(KEPT) if row["device"] not in renewed]
+        write_table(KEPT, sorted([*kept, *fresh], key=lambda row: str(row["device"])))
     print(table(table_of(KEPT)))
 
 
