@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
-import sklearn
 import torch
 
 from memsim.device import DeviceModel
@@ -104,7 +104,7 @@ class Fit:
             "options": dataclasses.asdict(self.options) | {"base": Path(self.options.base).name},
             "envelopes": self.envelopes.source,
             "notes": list(self.notes),
-            "versions": {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__},
+            "versions": {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": version("scikit-learn")},
         }
 
 
@@ -235,10 +235,11 @@ def _usable(measurements: Measurements, options: FitOptions, notes: list[str]) -
 
 
 def _remedy(shortest: Ints, needed: int, options: FitOptions) -> str:
-    """Return a hint for too few devices or cycles: fewer components, or a lower order."""
+    """Return a hint for too few devices or cycles: more files, fewer components, or a lower order."""
     if len(shortest) < needed:
-        few = len(shortest) // DEVICES_PER_COMPONENT
-        return f" for {counted(options.components or 1, 'component')}; try --components {few}" if few else ""
+        if few := len(shortest) // DEVICES_PER_COMPONENT:
+            return f" for {counted(options.components or 1, 'component')}; try --components {few}"
+        return "; several files, or a folder of them, are one measurement"
     cycles = int(np.sort(shortest)[-needed])
     if cycles >= LEAST_CYCLES:
         return f"; try --order {cycles // CYCLES_PER_ORDER}"

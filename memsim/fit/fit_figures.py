@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from memsim.device import DeviceModel
 from memsim.device.cycles.model import HRS, LRS
@@ -35,7 +36,7 @@ def histogram(distribution: Distribution) -> bytes:
         axes.stairs(distribution.measured_density, edges, fill=True, color=BAND, label="measured")
         axes.stairs(distribution.generated_density, edges, color=MODEL, linewidth=1.6, label="model")
         axes.set(xlabel=_axis(distribution), yticks=[], title=f"{NAMES[distribution.feature]}: distribution")
-        axes.legend()
+        panel.legend()
     return panel.svg
 
 
@@ -53,7 +54,7 @@ def quantiles(distribution: Distribution) -> bytes:
         axes.set(
             xlabel=f"measured {label}", ylabel="model", title=f"{NAMES[distribution.feature]}: Q-Q (dotted: 1 and 99 %)"
         )
-        axes.legend()
+        panel.legend()
     return panel.svg
 
 
@@ -62,7 +63,7 @@ def autocorrelation(goodness: Goodness, series: SeriesStatistics, i: int) -> byt
     with drawing() as panel:
         _lagged(panel.axes, series, i, i, np.arange(1, len(series.measured_correlogram.mean)))
         panel.axes.set(xlabel="lag (cycles)", title=f"{NAMES[goodness.features[i]]}: autocorrelation")
-        panel.axes.legend()
+        panel.legend()
     return panel.svg
 
 
@@ -75,6 +76,7 @@ def cross_correlations(goodness: Goodness, series: SeriesStatistics) -> list[tup
         with drawing(2.5) as panel:
             _lagged(panel.axes, series, i, j, np.arange(-most, most + 1))
             panel.axes.set(xlabel=f"cycles from {second} to {first}", title=f"{first} and {second}: cross-correlation")
+            panel.legend()
         figures.append((f"{first} and {second}", panel.svg))
     return figures
 
@@ -126,18 +128,18 @@ def current_voltage(fit: Fit, measurements: Measurements) -> bytes:
             peak = max(peak, float(np.nanmax(np.abs(some.volts)))) if len(some) else peak
             for volts, amperes in zip(some.volts[:_TRACES], some.amperes[:_TRACES], strict=True):
                 axes.plot(volts, 1e6 * amperes, color=MEASURED, linewidth=0.4, alpha=0.35)
-            axes.plot([], [], color=MEASURED, linewidth=0.8, label=f"{min(_TRACES, len(some))} measured sweeps")
+            axes.plot([], [], color=MEASURED, linewidth=0.8, label="measured")
         volts = torch.linspace(-peak, peak, 121, dtype=torch.float64)
         for state, style in ((LRS, "-"), (HRS, "--")):
             for r in _states(model, measurements, state):
                 axes.plot(volts, 1e6 * model.current_amperes(volts, r), style, color=MODEL, linewidth=1.1)
-            axes.plot([], [], style, color=MODEL, label=f"model, {NAMES[state]}: 1, 50, 99 %")
+            axes.plot([], [], style, color=MODEL, label=f"model, {NAMES[state]}")
         envelopes = model.llrs_current_amperes(volts), model.hhrs_current_amperes(volts)
         for curve, name in zip(envelopes, ("LLRS", "HHRS"), strict=True):
             axes.plot(volts, 1e6 * curve, ":", color=RED, linewidth=1.1)
             axes.text(float(volts[-1]), 1e6 * float(curve[-1]), f" {name}", color=RED, fontsize=8, va="center")
-        axes.set(xlabel="U (V)", ylabel="I (µA)", title="I-V: states and envelopes")
-        axes.legend(loc="upper left")
+        axes.set(xlabel="U (V)", ylabel="I (µA)", title="I-V: model at 1, 50 and 99 % of each state")
+        panel.legend()
     return panel.svg
 
 
@@ -159,7 +161,8 @@ def order_selection(fit: Fit) -> bytes:
             values = [fit.criteria[order][which] for order in orders]
             axes.plot(orders, values, "o-", color=colour, markersize=4, label=name)
         axes.set(xlabel="order p of the cycle-to-cycle process", ylabel="a cycle (lower is better)", title="order")
-        axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.legend()
     return panel.svg
 
 
@@ -173,5 +176,5 @@ def component_selection(fit: Fit) -> bytes:
         axes.plot([chosen], [fit.mixture.bic[chosen]], "o", color=MODEL, label=f"chosen: {chosen}")
         axes.set(xlabel="components of the device mixture", ylabel="BIC (lower is better)", title="components")
         axes.set_xticks(tried)
-        axes.legend()
+        panel.legend()
     return panel.svg

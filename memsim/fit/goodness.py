@@ -313,12 +313,15 @@ def _distribution_checks(feature: int, is_log10: bool, *parts: Floats) -> tuple[
     what = "distance of distributions (KS)"
     distance = Check(name, what, None, None, error, DISTANCE_TOLERANCE, standard_error, False, where)
     at, other = (_quantiles(part, _PERCENT) for part in parts)
-    slope = np.gradient(at, _PERCENT)  # of the quantile function
+    # a quantile is as uncertain as those at shares of so many standard errors beside it are far, and more so beyond all
+    beside = _PERCENT + np.sign(other - at) * STANDARD_ERRORS * error_of_share
+    reach = np.where((beside < share[0]) | (beside > share[-1]), np.ptp(different), 0.0)
+    standard = (np.abs(np.interp(beside, share, different) - at) + reach) / STANDARD_ERRORS
     if is_log10:
-        relative, standard = 10 ** (other - at) - 1, np.log(10) * slope * error_of_share
+        relative, standard = 10 ** (other - at) - 1, np.log(10) * standard
         at, other = 10**at, 10**other
     else:
-        relative, standard = (other - at) / np.abs(at), slope * error_of_share / np.abs(at)
+        relative, standard = (other - at) / np.abs(at), standard / np.abs(at)
     worst = int((np.abs(relative) / np.maximum(QUANTILE_TOLERANCE, STANDARD_ERRORS * standard)).argmax())
     own, theirs, error, standard_error = (float(values[worst]) for values in (at, other, relative, standard))
     what, where = "worst quantile, 1 to 99 %", f"at {_PERCENT[worst]:.0%}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import eigh
 from scipy.special import ndtr
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from memsim.fit.arrays import Floats
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 MOST_COMPONENTS = 6
 DEVICES_PER_COMPONENT = 16
@@ -93,6 +95,9 @@ def fit_mixture(offsets_and_scales: Floats, noise: Floats, components: int | Non
 
 
 def _expectation_maximisation(points: Floats, components: int, seed: int) -> GaussianMixture:
+    from sklearn.exceptions import ConvergenceWarning  # here, as a fit of levels and a refusal do without
+    from sklearn.mixture import GaussianMixture
+
     mixture = GaussianMixture(
         components, n_init=_RESTARTS, reg_covar=_REGULARISATION, max_iter=500, random_state=seed % 2**32
     )

@@ -195,10 +195,10 @@ class Table:
                     f"{self.path}: cannot be read as a table: its rows have {counted(layout.fields, 'column')}, but "
                     f"the line above them names {layout.words_above}; --columns names them in order"
                 )
-            example = "device,cycle,hrs_ohms,us_volts,lrs_ohms,ur_volts"
+            examples = "device,cycle,hrs_ohms,us_volts,lrs_ohms,ur_volts or cell,time_s,-,conductance_S"
             raise InputError(
                 f"{self.path}: its {counted(layout.fields, 'column')} have no names; --columns names them in order, "
-                f"such as --columns {example} (- leaves one out), or write them in the first line"
+                f"such as {examples} (- leaves one out), or write them in the first line"
             )
         names = tuple(name or f"column {place}" for place, name in enumerate(layout.names, 1))
         self.units = {name: unit for name, unit in zip(names, layout.units, strict=False) if unit}

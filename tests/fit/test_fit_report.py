@@ -16,6 +16,7 @@ from memsim.errors import InputError
 from memsim.fit import Fit, FitOptions, Goodness, Measurements, fit_model, judge, read_measurements
 from memsim.fit import goodness as goodness_
 from memsim.fit.fit_report import HTML, JSON, require_folder, summary, write_report
+from tests.figure_texts import figures_can_be_read
 from tests.pages import Page
 from tests.tools.example_measurements import feature_table, sweeps, write
 
@@ -43,7 +44,9 @@ def judged(
 def page(
     judged: tuple[Fit, Goodness, Measurements], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Page, str, Path]:
-    path = write_report(tmp_path_factory.mktemp("out") / "report", *judged)
+    with figures_can_be_read() as drawn:
+        path = write_report(tmp_path_factory.mktemp("out") / "report", *judged)
+    assert len(drawn) == 4 + 4 + 4 + 6 + 2 + 1 + 2
     text = path.read_text("utf-8")
     parsed = Page()
     parsed.feed(text)

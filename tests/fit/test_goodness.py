@@ -11,7 +11,7 @@ import torch
 from memsim.device import DeviceModel
 from memsim.fit import Fit, FitOptions, Goodness, Measurements, fit_model, judge
 from memsim.fit import goodness as goodness_
-from memsim.fit.goodness import CorrelogramSums
+from memsim.fit.goodness import CorrelogramSums, _distribution_checks
 
 ORDER = 4
 
@@ -92,6 +92,18 @@ def test_a_lost_correlation_is_named(fit: Fit, measured: Measurements) -> None:
     # nothing of single features but the tails that offsets and scales make together
     tails = {"worst quantile, 1 to 99 %", "distance of distributions (KS)"}
     assert {quantity for feature, quantity in found if feature != "all"} <= tails
+
+
+def test_one_cycle_of_each_of_few_cells_is_not_called_wrong_where_it_is_chance() -> None:
+    warned = {"right": 0, "wide": 0}
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        measured = generator.normal(4.8, 0.2, (200, 1))
+        for name, spread in (("right", 0.2), ("wide", 0.3)):
+            drawn = generator.normal(4.8, spread, (4000, 1))
+            warned[name] += _distribution_checks(0, True, measured, drawn)[1].verdict == "warn"
+    assert warned["right"] <= 6
+    assert warned["wide"] == 40
 
 
 def test_verdicts() -> None:

@@ -260,6 +260,59 @@ def converters_figure(path: Path) -> Figure:
     return figure
 
 
+AGES = {1.0: "1 s", 3600.0: "1 hour", 86400.0: "1 day", 2592000.0: "30 days"}
+"""The times since programming that are measured, and their names."""
+
+_TECHNOLOGIES = {"pcm": RED, "sonos": GOLD, "": BLUE}
+"""The colours of devices whose names begin so, the first that fits: of PCM, SONOS and RRAM."""
+
+
+def ageing_figure(path: Path) -> Figure:
+    """Draw the WER on devices against the time since programming, without compensation of drift and by layer."""
+    rows = table_of(path)
+    top = top_of([float(row["mean"]) for row in rows])
+    names = list(dict.fromkeys(row["device"] for row in rows))
+    chips = sorted({row["chips"] for row in rows}, key=int)
+    starts = [next(start for start in _TECHNOLOGIES if name.startswith(start)) for name in names]
+    markers = [MARKERS[starts[:place].count(start)] for place, start in enumerate(starts)]
+    devices = list(zip(names, starts, markers, dodged(len(names)), strict=True))
+    with style():
+        figure = Figure(figsize=(8, 3.9), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        ends: list[list[Label]] = []
+        for axes, compensation in zip(panels, ("none", "layer"), strict=True):
+            ends.append([])
+            for name, start, marker, shift in devices:
+                own = [row for row in rows if (row["device"], row["compensation"]) == (name, compensation)]
+                colour = _TECHNOLOGIES[start]
+                x = [list(AGES).index(float(row["seconds"])) + shift for row in own]
+                mean, low, high = ([min(float(row[key]), top) for row in own] for key in ("mean", "low", "high"))
+                axes.plot(x, mean, color=colour, linewidth=1, alpha=0.5)
+                axes.errorbar(x, mean, error_bars(mean, low, high), fmt=marker, color=colour)
+                label, last = name.partition(" as ")[0], float(own[-1]["mean"])
+                for place, row in zip(x, own, strict=True):
+                    if float(row["mean"]) > top:
+                        arrow_up(axes, place, top, "" if row is own[-1] else f"{float(row['mean']):.0f} %", colour)
+                ends[-1].append(Label(x[-1], mean[-1], f"{label}: {last:.0f} %" if last > top else label, colour))
+            axes.axhline(float(rows[0]["digital"]), linestyle=":", linewidth=1.2, color="black", zorder=1)
+            axes.set_xticks(range(len(AGES)), list(AGES.values()))
+            axes.set_xlim(-0.4, len(AGES) - 0.6)
+            axes.set_title("one gain a layer" if compensation == "layer" else "without compensation")
+            axes.grid(axis="x", visible=False)
+        panels[0].set_ylim(0, top if top < 1000 else None)
+        panels[0].set_ylabel("WER (%)")
+        headline(figure, "With one gain a layer against drift every device survives a month; without it PCM does not")
+        caption(
+            figure,
+            "The bundled recogniser at 4 bits over the time since programming. AN4 test, 590 words (differences below "
+            f"1 % are chance), {' to '.join(chips)} chips each. Points: mean over chips; bars: from the best to the "
+            "worst chip; dotted: the same rounded weights, computed digitally. synaptogen relaxes as rram-relaxation.",
+        )
+        for axes, labels in zip(panels, ends, strict=True):
+            label_ends(axes, labels)
+    return figure
+
+
 FIGURES: Mapping[str, Callable[[Path], Figure]] = {
     "wer-by-bits.csv": readme_figure,
     "qat-by-bits.csv": training_figure,
@@ -267,6 +320,7 @@ FIGURES: Mapping[str, Callable[[Path], Figure]] = {
     "chip-front.json": front_figure,
     "chips.csv": chips_figure,
     "chip-paper.csv": paper_network_figure,
+    "wer-by-time.csv": ageing_figure,
 }
 """What draws each file of results; figures have their names, with .svg."""
 

@@ -156,7 +156,8 @@ def _check_table(checks: tuple[Check, ...]) -> Html:
 
 def _by_level_and_time(name: str, tables: LevelTimes) -> list[Html]:
     """Return figures over time of each level, and the table of quantiles."""
-    drawn = [(f"{name} at {level:.3g} µS", _level_figure(tables, k)) for k, level in enumerate(tables.levels)]
+    levels = list(enumerate(tables.levels)) if len(tables.seconds) > 1 else []  # one time makes no line
+    drawn = [(f"{name} at {level:.3g} µS", _level_figure(tables, k)) for k, level in levels]
     head = ["µS", "time (s)", "readings", *(f"{q:.0%}" for q in QUANTILES), "mean", "std. dev."]
     rows: list[Html] = []
     for k, level in enumerate(tables.levels):
@@ -168,7 +169,7 @@ def _by_level_and_time(name: str, tables: LevelTimes) -> list[Html]:
                 rows.append(row([*cells, *(f"{a:.3g} / {b:.3g}" for a, b in pairs)]))
     return [
         heading(f"{name.capitalize()} by level and time"),
-        pictures(drawn) if len(tables.seconds) > 1 else Html(""),
+        pictures(drawn) if drawn else Html(""),
         note("Bands and grey: measured, 5 to 95 %, quartiles and median. Blue: the device, the same quantiles."),
         table(head, rows, text=0),
         note("Change of the conductance in µS, measured / of the device fitted to all readings."),
@@ -187,7 +188,7 @@ def _level_figure(tables: LevelTimes, k: int) -> bytes:
         for q, style in zip(range(len(QUANTILES)), (":", "--", "-", "--", ":"), strict=True):
             axes.plot(times, modelled[:, q], style, color=BLUE, linewidth=1.2, label="device" if q == 2 else None)
         axes.set(xscale="log", xlabel="time (s)", ylabel="change (µS)", title=f"{tables.levels[k]:.3g} µS at the start")
-    panel.legend()
+        panel.legend()
     return panel.svg
 
 
@@ -199,5 +200,5 @@ def _path_figure(path: CellPath) -> bytes:
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="equal")
         axes.plot(measured, own, "o", color=BLUE, markersize=4, label=path.kind)
         axes.set(xlabel="measured correlation", ylabel="of the device", title="pairs of times")
-    panel.legend()
+        panel.legend()
     return panel.svg

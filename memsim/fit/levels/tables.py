@@ -13,6 +13,7 @@ import numpy as np
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
 from memsim.fit.levels.changes import Changes
+from memsim.fit.levels.wide import read_wide, require_named_times, times_of
 from memsim.fit.named import NamedColumns, read_columns
 from memsim.fit.quantities import (
     CONDUCTANCE,
@@ -125,6 +126,9 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
 
     A table with a conductance (or resistance) of cells and no other feature holds readings, or pulses where it numbers
     these and has no times; one with a mean and a standard deviation by target is a summary.
+
+    Raises:
+        InputError: for columns that are for times, but do not say what they hold.
     """
     first = paths if isinstance(paths, str | Path) else next(iter(paths), "")
     if not Path(first).exists():
@@ -132,11 +136,15 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
     found = open_tables(paths, names)[0].columns
     shown = [name for name in found if name not in renamed.values()] + list(renamed)
     words = {match[0].lower() for name in shown if (match := re.match(r"[A-Za-z]+(_deviation)?", name.strip()))}
+    times = times_of(found)
+    if not times and not words & {"hrs", "lrs", "us", "ur", "voltage", "current"}:
+        require_named_times(first, found)
     if {"target", "mean"} <= words and words & set(DEVIATIONS):
         return "summary"
     if words & {"conductance", "resistance"} and "pulse" in words and not words & {"time", "target"}:
         return "pulses"
-    if words & {"conductance", "resistance"} and words & {"time", "target"} and not words & {"voltage", "current"}:
+    has_times = bool(words & {"time", "target"} or times)
+    if words & {"conductance", "resistance"} and has_times and not words & {"voltage", "current"}:
         return "readings"
     return ""
 
@@ -147,12 +155,16 @@ def read_readings(
     renamed: Mapping[str, str] | None = None,
     temperature_kelvin: float | None = None,
 ) -> Readings:
-    """Read a table of (cell, time, conductance[, target][, temperature]).
+    """Read a table of (cell, time, conductance[, target][, temperature]), or one with a column for each time.
 
     Raises:
         InputError: in one line, for a table that cannot be read or whose rows make no changes with time.
     """
-    table = read_columns(paths, READINGS, (), labels=("cell", "device"), names=names, renamed=renamed)
+    first = open_tables(paths, names)[0]
+    if times_of(first.columns):
+        table = read_wide(paths, first, READINGS, names, renamed)
+    else:
+        table = read_columns(paths, READINGS, (), labels=("cell", "device"), names=names, renamed=renamed)
     where = str(table.files[0])
     conductance = conductance_of(table, where)
     cells = cells_of(table, where)

@@ -17,6 +17,7 @@ from memsim.device.levels.ageing import ageing_of
 from memsim.device.levels.device import LevelsDevice
 from memsim.errors import InputError
 from memsim.fit.levels.fit import LevelsFit
+from tests.figure_texts import figures_can_be_read
 from tests.pages import Page
 from tests.tools.example_levels import readings, summary, write
 
@@ -100,7 +101,9 @@ def test_drift_is_a_power_law_with_exponents_of_its_own(fit: tuple[str, LevelsFi
 def test_a_page_a_table_and_the_same_numbers_in_json(fit: tuple[str, LevelsFit], tmp_path: Path) -> None:
     _, found = fit
     parsed = Page()
-    parsed.feed(found.write_report(tmp_path / "report").read_text("utf-8"))
+    with figures_can_be_read() as drawn:
+        parsed.feed(found.write_report(tmp_path / "report").read_text("utf-8"))
+    assert len(drawn) == len(parsed.images)
     assert parsed.open == []
     assert len(parsed.images) == 1 + sum(len(t.levels) for t in found.tables.values() if len(t.seconds) > 1)
     for image in parsed.images:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from memsim import inspect_measurements
 from memsim.errors import InputError
 from memsim.fit.levels.tables import group_times, levels_kind, read_readings, read_summary
 
@@ -31,6 +33,7 @@ def readings(path: Path, header: str = "cell,time_s,conductance_uS") -> Path:
         ("target_uS,mean_uS,std_uS", "summary"),
         ("target_uS,mean_uS,standard_deviation_uS,time_s", "summary"),
         ("cell,pulse,conductance_uS", "pulses"),
+        ("target_uS,conductance_uS at 0 s,conductance_uS at 1 h", "readings"),
         ("cell,pulse,time_s,conductance_uS", "readings"),
         ("device,cycle,hrs_ohms,lrs_ohms", ""),
         ("device,cycle,voltage_V,current_A,conductance_uS,time_s", ""),
@@ -55,6 +58,46 @@ def test_each_cell_starts_with_its_first_reading(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.group_seconds, [1, 10])
     np.testing.assert_allclose(found.changes.now, found.changes.start - 0.1 * found.changes.seconds)
     assert found.changes.first_seconds == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "factor"),
+    [
+        (("conductance_uS at 0 s", "conductance_uS at 1 min", "conductance_uS at 1e1 h"), 1.0),
+        (("Conductance (nS) @ 0 s", "Conductance (nS) @ 60s", "Conductance (nS) @ 10 hours"), 1000.0),
+        (("conductance_uS_0s", "conductance_uS_1min", "conductance_uS_10h"), 1.0),
+    ],
+)
+def test_a_column_for_each_time_is_a_row_for_each_cell_and_time(
+    names: tuple[str, ...], factor: float, tmp_path: Path
+) -> None:
+    values = {c: [10 + c, 9.5 + c, ""] if c == 3 else [10 + c, 9.5 + c, 9 + c] for c in CELLS}
+    rows = [f"{t}," + ",".join(str(v and factor * v) for v in row) for t, row in values.items()]
+    wide = csv(tmp_path / "wide.csv", ",".join(["target_uS", *names]), rows)
+    rows = [f"{c},{c},{s},{v}" for c, row in values.items() for s, v in zip((0, 60, 36000), row, strict=True)]
+    long = csv(tmp_path / "long.csv", "cell,target_uS,time_s,conductance_uS", rows)
+    found, same = read_readings(wide), read_readings(long)
+    assert found.start.tolist() == pytest.approx(same.start.tolist())
+    assert found.target is not None
+    np.testing.assert_allclose(found.target, CELLS)
+    for key in ("cells", "seconds", "now", "group"):
+        np.testing.assert_allclose(getattr(found.changes, key), getattr(same.changes, key))
+    assert f"{len(CELLS)} rows with a column for each of 3 times" in found.source.notes
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("cell,1 s,10 s", "columns 1 s, 10 s ...: do not say what they hold; call them conductance_uS at 1 s"),
+        ("cell,G_1s (uS),G_10s (uS)", "columns G_1s"),
+        ("cell,conductance at 1 s,conductance at 10 s", "names no unit; call it conductance_uS at 1 s, in the file or"),
+        ("target_uS,mean_uS at 1 s,std_uS at 1 s", "a summary has a row for each target and time"),
+    ],
+)
+def test_columns_of_times_that_say_too_little_are_refused(header: str, message: str, tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", header, ["1,2,3"])
+    with pytest.raises(InputError, match=re.escape(message)):
+        inspect_measurements(path)
 
 
 def test_without_a_reading_at_zero_the_clock_starts_at_the_first(tmp_path: Path) -> None:
