@@ -16,7 +16,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +333,14 @@ def _state_file() -> Path:
 
 
 @functools.cache
+def _finished_file() -> Path:
+    path = _folder() / "finished.safetensors"
+    best = json.dumps(asdict(Best(1, {"wer": 0.1})))
+    save_checkpoint(path, {"a": torch.ones(1)}, {**_RUN, "best": best})
+    return path
+
+
+@functools.cache
 def _device_file() -> Path:
     return configs_root() / "devices" / "synaptogen.safetensors"
 
@@ -400,10 +408,11 @@ def _mapped(path: Path) -> object:
 
 
 def _state(path: Path) -> object:
-    try:
-        return _trained().load(path, _RUN)
-    finally:
-        finished_training(path, _RUN)
+    return _trained().load(path, _RUN)
+
+
+def _finished(path: Path) -> object:
+    return finished_training(path, _RUN)
 
 
 def _tiny_safetensors() -> list[bytes]:
@@ -499,4 +508,5 @@ READERS: dict[str, Reader] = {
     "mapped": _of_description(_mapped_file, _mapped),
     "device": _of_description(_device_file, load_device),
     "training-state": _of_description(_state_file, _state),
+    "finished-training": _of_description(_finished_file, _finished),
 }
