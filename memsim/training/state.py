@@ -72,6 +72,10 @@ class Progress:
 
 _PROGRESS = TypeAdapter(Progress)
 _BEST = TypeAdapter(Best)
+_RUN = TypeAdapter(dict[str, str])
+
+_OF_A_PARAMETER = {"step", "exp_avg", "exp_avg_sq"}
+"""What AdamW and RAdam keep of each parameter."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Trained:
         if checkpoint.kind != "training":
             raise InputError(f"{path}: is not the state of a training; --force starts anew")
         try:
-            stored = parse_json_object(checkpoint.metadata["run"], "run")
+            stored = _RUN.validate_python(parse_json_object(checkpoint.metadata["run"], "run"))
             progress = _PROGRESS.validate_json(checkpoint.metadata["progress"])
         except (KeyError, ValueError):
             raise InputError(f"{path}: the state of a training is damaged; --force starts anew") from None
@@ -132,7 +136,10 @@ class Trained:
             key, _, owner = name.partition("/")
             states.setdefault(owner, {})[key] = tensor.clone()  # out of the file's mapping
         for name, parameter in self._optimised():
-            for key, value in states.get(name, {}).items():
+            own = states.get(name, {})
+            if own and own.keys() != _OF_A_PARAMETER:
+                raise ValueError(f"of {name} it has {', '.join(own)}, not {', '.join(sorted(_OF_A_PARAMETER))}")
+            for key, value in own.items():
                 if value.shape not in ((), parameter.shape) or not value.is_floating_point():
                     raise ValueError(f"{key}/{name} is {value.dtype} {list(value.shape)}, not {list(parameter.shape)}")
         numbered = {i: states[name] for i, (name, _) in enumerate(self._optimised()) if name in states}

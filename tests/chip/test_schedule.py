@@ -76,6 +76,22 @@ def test_a_decoder_goes_token_by_token_by_hand() -> None:
     assert found.real_time_factor(100) < 0.6 * found.real_time_factor(1)
 
 
+@pytest.mark.parametrize(("link_seconds", "bottleneck"), [(1e-7, "layer"), (1e-5, "links")])
+def test_buses_and_links_by_hand(link_seconds: float, bottleneck: str) -> None:
+    """Ten vectors of the matrix of `test_placement.test_over_two_chips_by_hand`.
+
+    The cores that send most receive six bytes and send four sums of two; in a microsecond their bus carries as much.
+    The second chip is one link away, over which go the same 14 bytes.
+    """
+    network = {"bytes_per_second": 14 / 1e-6, "seconds_per_hop": 1e-9}
+    links = {"bytes_per_second": 14 / link_seconds, "seconds": 3e-7}
+    found = cost(matrix("layer", (20, 6), vectors=10, **SMALL), network=network, links=links).schedule
+    assert found.busy_seconds == pytest.approx({"layer": 10e-6, "links": 10 * link_seconds})
+    assert found.bottleneck == bottleneck
+    filling = (1e-6 + 4e-8 + 4e-9 + 3e-7) + link_seconds  # hops: two there, two back
+    assert found.latency_seconds == pytest.approx(max(10e-6, 10 * link_seconds) + filling)
+
+
 def test_chunks_shorten_attention_and_the_delay() -> None:
     keys = matrix("keys", (4, 4), vectors=1000, **SMALL)
     attention = DigitalWork("attention", "attention", 1, macs=1e6)

@@ -1,7 +1,8 @@
 """All commands of the README and the guides, run in the order of the text.
 
-Corpora, long trainings, large networks and many chips have small stand-ins: the demo's speech in TED-LIUM's layout, two
-utterances, two chips, one epoch, a small random Whisper. test_architecture.py runs the commands of configs/models.
+Corpora, long trainings, large networks, wide sweeps and many chips have small stand-ins: the demo's speech in
+TED-LIUM's layout, two utterances, two chips, two values of a key, one epoch, a small random Whisper.
+test_architecture.py runs the commands of configs/models.
 """
 
 from __future__ import annotations
@@ -78,18 +79,19 @@ def folder(tmp_path, tiny_recogniser, memsim):
 
 
 def _smaller_sweep(setting: str) -> str:
-    """`KEY=V1,V2,...` with its first two values, or one of structured values."""
+    """`KEY=V1,V2,...` with its first and its last value, or one of structured values."""
     key, values = values_of(setting)
-    return f"{key}={','.join(values[: 1 if '{' in setting else 2])}"
+    return f"{key}={','.join(values[:1] if '{' in setting else dict.fromkeys((values[0], values[-1])))}"
 
 
 def shorter(verb: str, words: list[str]) -> list[str]:
     """The arguments of `memsim VERB`, for two utterances and chips, or one epoch."""
     words = list(words)
+    if "--calibrate" in words:
+        words += ["--calibration-utterances", "2"]
     if verb == "eval" and "--merge" not in words:
         words += ["--limit", "2"]
-        if "--cost" in words:  # measured for each point
-            words = [_smaller_sweep(word) if before == "--set" else word for before, word in pairwise(["", *words])]
+        words = [_smaller_sweep(word) if before == "--set" else word for before, word in pairwise(["", *words])]
         if "--trials" in words:
             words += ["--trials", "2"]
         if "--jobs" in words:
@@ -97,6 +99,7 @@ def shorter(verb: str, words: list[str]) -> list[str]:
         if "--tune" in words:
             words += ["--beam-size", "20"]
     if verb == "qat":
+        words = ["SYNTH/manifest.tsv" if word == "demo" else word for word in words]
         recipe = words[words.index("--config") + 1] if "--config" in words else "robust"
         recipe = "float" if "--config" not in words and "float" in words else recipe
         words += ["--config", f"recipes/{recipe}.yaml"]

@@ -69,6 +69,8 @@ def aged(states: torch.Tensor, **keys: float) -> torch.Tensor:
 def test_drift_is_the_power_law() -> None:
     states = torch.linspace(0, 1.2, 25)
     torch.testing.assert_close(1 - aged(states, age_seconds=999.0, exponent=0.01), (1 - states) * 1000**-0.01)
+    later = aged(states, age_seconds=180.0, exponent=0.1, reference_seconds=20.0)
+    torch.testing.assert_close(1 - later, (1 - states) * (1 + 180 / 20) ** -0.1)
     assert torch.equal(aged(states, age_seconds=0.0, exponent=0.1, exponent_std=0.1), states)
 
 

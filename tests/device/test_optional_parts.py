@@ -169,3 +169,9 @@ def test_impossible_parts_are_refused(tmp_path: Path, device: DeviceModel, chang
     save_device(dataclasses.replace(device, **changes), tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=message):
         load_device(tmp_path / "x.safetensors")
+
+
+def test_a_scale_of_lrs_that_is_none(tmp_path: Path, device: DeviceModel) -> None:
+    save_device(device, tmp_path / "x.safetensors", {"lrs_scale": "ln"})
+    with pytest.raises(InputError, match=r"lrs_scale \(metadata\) is ln; it must be log10, or missing for ohm$"):
+        load_device(tmp_path / "x.safetensors")

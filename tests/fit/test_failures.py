@@ -46,6 +46,7 @@ def test_what_failed_is_found(seed: int, set_share: float, reset_share: float) -
     np.testing.assert_allclose(failures.shares(), failed.mean(axis=(1, 2)), rtol=1e-6)
     table = failures.table()
     assert table.shape == (2, 1 + len(QUANTILES))
+    np.testing.assert_allclose(table[:, 0], failed.mean(axis=(1, 2)), rtol=1e-6)
     for row, feature in ((FAILED_SET, LRS), (FAILED_RESET, HRS)):
         if failed[row].any():
             values = broken[feature][failed[row]]

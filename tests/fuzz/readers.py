@@ -16,7 +16,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from memsim.asr.audio import duration_seconds, read_audio
 from memsim.asr.beam import BeamSearch
@@ -35,16 +36,19 @@ from memsim.asr.prior import stored_log_prior
 from memsim.asr.recogniser import Recogniser, build, load_model_config, load_recogniser
 from memsim.asr.tokens import CharacterTokens, PhonemeTokens, PieceTokens, tokens_from_json
 from memsim.asr.utterances import Utterance
+from memsim.chip.architecture import load_chip as load_chip_architecture
 from memsim.config.resources import ASSETS, configs_root
 from memsim.crossbar.statistics import InputStatistics
 from memsim.device import load_device
 from memsim.evaluation.merge import merge
 from memsim.evaluation.run import run_study
 from memsim.fit import read_measurements
+from memsim.fit.inspection import inspect_measurements
 from memsim.hardware import apply_settings, load_hardware
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.programming import plan_checkpoint, program_checkpoint, stored_statistics
 from memsim.nn.plan import Selection
+from memsim.post_training.recipe import load_mapping
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.optimiser import averaged
 from memsim.training.recipe import load_train_config
@@ -78,6 +82,10 @@ def _file(name: str, read: Callable[[Path], object]) -> Reads:
 
 def _configs(kind: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted((configs_root() / kind).glob("*.yaml"))]
+
+
+def _device_files() -> list[bytes]:
+    return [document for document in _configs("devices") if b"kind: levels" in document]
 
 
 def _settings(document: bytes, folder: Path) -> object:
@@ -191,6 +199,32 @@ def _parquet() -> list[bytes]:
     return files
 
 
+def _inspected(path: Path) -> object:
+    return str(inspect_measurements(path))
+
+
+def _readings() -> bytes:
+    """20 cells of each of two levels, read at two times."""
+    rows = [
+        f"{cell},{seconds},{target},{target + 0.1 * (cell % 7) - 0.02 * seconds:.5g}\n"
+        for cell in range(40)
+        for target in (5.0 + 20.0 * (cell % 2),)
+        for seconds in (0, 9)
+    ]
+    return ("cell,time_seconds,target_microsiemens,conductance_microsiemens\n" + "".join(rows)).encode()
+
+
+def _summary() -> bytes:
+    rows = [f"{target},{time},{target - 0.1},{0.4 + 0.1 * time}\n" for target in (5, 25, 45) for time in (0, 9)]
+    names = "target_microsiemens,time_seconds,mean_microsiemens,standard_deviation_microsiemens\n"
+    return (names + "".join(rows)).encode()
+
+
+def _pulses() -> bytes:
+    rows = [f"{cell},{pulse},{2 + cell / 9 + 9 * pulse:.4g}\n" for cell in range(20) for pulse in range(4)]
+    return ("cell,pulse,conductance_microsiemens\n" + "".join(rows)).encode()
+
+
 _TABLES = [(_FEATURES + _FEATURE_ROWS).encode(), _sweep_rows().encode(), _sweep_rows().replace(",", ";").encode()]
 
 
@@ -299,6 +333,14 @@ def _state_file() -> Path:
 
 
 @functools.cache
+def _finished_file() -> Path:
+    path = _folder() / "finished.safetensors"
+    best = json.dumps(asdict(Best(1, {"wer": 0.1})))
+    save_checkpoint(path, {"a": torch.ones(1)}, {**_RUN, "best": best})
+    return path
+
+
+@functools.cache
 def _device_file() -> Path:
     return configs_root() / "devices" / "synaptogen.safetensors"
 
@@ -366,16 +408,24 @@ def _mapped(path: Path) -> object:
 
 
 def _state(path: Path) -> object:
-    try:
-        return _trained().load(path, _RUN)
-    finally:
-        finished_training(path, _RUN)
+    return _trained().load(path, _RUN)
+
+
+def _finished(path: Path) -> object:
+    return finished_training(path, _RUN)
 
 
 def _tiny_safetensors() -> list[bytes]:
     path = _folder() / "tiny.safetensors"
     save_checkpoint(path, {"a": torch.ones(2, 3), "b": torch.arange(3)}, {"kind": "model", "architecture": "x"})
     return [path.read_bytes(), bytes(8), (2).to_bytes(8, "little") + b"{}"]
+
+
+def _index(document: bytes, folder: Path) -> object:
+    """The index of two files of tensors."""
+    for number, name in enumerate("ab"):
+        save_file({name: torch.full((2,), float(number))}, folder / f"{name}.safetensors")
+    return _file("model.safetensors.index.json", _any_checkpoint)(document, folder)
 
 
 def _header(document: bytes, folder: Path) -> object:
@@ -427,6 +477,9 @@ READERS: dict[str, Reader] = {
     "hardware-yaml": Reader(_file("a.yaml", load_hardware), lambda: [*_configs("hardware"), _ODD_YAML]),
     "model-yaml": Reader(_file("a.yaml", load_model_config), lambda: [*_configs("models"), _ODD_YAML]),
     "recipe-yaml": Reader(_file("a.yaml", load_train_config), lambda: [*_configs("qat"), _ODD_YAML]),
+    "mapping-yaml": Reader(_file("a.yaml", load_mapping), lambda: [*_configs("mapping"), _ODD_YAML]),
+    "chip-yaml": Reader(_file("a.yaml", load_chip_architecture), lambda: [*_configs("chips"), _ODD_YAML]),
+    "device-yaml": Reader(_file("a.yaml", load_device), _device_files),
     "setting": Reader(_settings, lambda: [b"adc.bits=4", b"tile={rows: 64, cols: 64}", b"overrides=[{match: a*}]"]),
     "stm": Reader(_tedlium2, lambda: [_STM]),
     "librispeech": Reader(_librispeech, lambda: [b"1-2-0000 MISTER QUILTER\n1-2-0000 IS\n"]),
@@ -437,6 +490,7 @@ READERS: dict[str, Reader] = {
     "flac": Reader(_file("a.flac", _audio), lambda: _sounds("FLAC", "PCM_16", "PCM_24")),
     "csv": Reader(_file("m.csv", read_measurements), lambda: _TABLES),
     "csv-gz": Reader(_file("m.csv.gz", read_measurements), lambda: [gzip.compress(table) for table in _TABLES]),
+    "levels": Reader(_file("levels.csv", _inspected), lambda: [_readings(), _summary(), _pulses()]),
     "npz": Reader(_file("m.npz", read_measurements), _npz),
     "parquet": Reader(_file("m.parquet", read_measurements), _parquet),
     "arpa": Reader(_file("m.arpa", read_arpa_words), _arpa),
@@ -449,8 +503,10 @@ READERS: dict[str, Reader] = {
     "tokens": Reader(_tokens, _token_documents),
     "safetensors": Reader(_file("a.safetensors", _any_checkpoint), _tiny_safetensors),
     "safetensors-header": Reader(_header, _headers),
+    "safetensors-index": Reader(_index, lambda: [b'{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}']),
     "model": _of_description(model_file, _model),
     "mapped": _of_description(_mapped_file, _mapped),
     "device": _of_description(_device_file, load_device),
     "training-state": _of_description(_state_file, _state),
+    "finished-training": _of_description(_finished_file, _finished),
 }

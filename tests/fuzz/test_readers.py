@@ -20,7 +20,7 @@ from memsim.errors import InputError
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import READERS
 
-LINES_A_PROBLEM = ("hardware-yaml", "model-yaml", "recipe-yaml", "setting")
+LINES_A_PROBLEM = ("hardware-yaml", "model-yaml", "recipe-yaml", "mapping-yaml", "chip-yaml", "device-yaml", "setting")
 """The readers that report all problems at once, a line each."""
 
 

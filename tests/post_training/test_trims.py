@@ -85,6 +85,16 @@ def test_digital_rows_are_not_trimmed(by_tile: bool) -> None:
 
 
 @pytest.mark.parametrize("by_tile", [False, True])
+def test_offsets_of_the_levels_are_not_trimmed(by_tile: bool) -> None:
+    matrix, statistics, _ = programmed(spec_of())
+    matrix.offset = torch.linspace(-3, 3, 10)
+    wanted = tile_results(matrix, statistics.sample, SEED).sum(dim=1) + matrix.offset
+    found = fit_trims(matrix, statistics, wanted, by_tile, SEED)
+    assert found.outputs == 0
+    assert found.untrimmed_error < 1e-3
+
+
+@pytest.mark.parametrize("by_tile", [False, True])
 def test_known_gains_and_offsets_are_found(by_tile: bool) -> None:
     spec = spec_of("best").with_settings({"dac.bits": 12, "adc.bits": 16, "adc.method": "max"})
     statistics = statistics_of(inputs(200, 40)).taken_as_all()
@@ -94,6 +104,7 @@ def test_known_gains_and_offsets_are_found(by_tile: bool) -> None:
         3 if by_tile else 1, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64
     )
     offsets = torch.linspace(-1, 1, 10, dtype=torch.float64)
+    matrix.set_trims(torch.full((3, 10), 1.5), torch.ones(10))  # not used
     found = fit_trims(matrix, statistics, (results * gains).sum(dim=1) + offsets, by_tile, SEED)
     assert found.gain.shape == (3, 10)
     torch.testing.assert_close(found.gain.double(), gains.expand(3, 10), rtol=2e-3, atol=2e-3)

@@ -22,7 +22,8 @@ from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training import loop
 from memsim.training.hooks import Hooks, Moment
 from memsim.training.loop import Job
-from memsim.training.state import Best, EpochResult, Progress
+from memsim.training.optimiser import averaged
+from memsim.training.state import Best, EpochResult, Progress, Trained
 from tests.training.tones import (
     DROPOUT,
     PLAIN,
@@ -291,6 +292,37 @@ def test_the_checkpoint_of_an_unfinished_training_can_be_used(stopped: Path) -> 
     assert checkpoint.kind == "model"
     assert "best" not in checkpoint.metadata
     assert weights(stopped).keys() == weights(stopped.with_name("m.last.safetensors")).keys()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({}, {"run": '{"seed": [0]}'}, "the state of a training is damaged; --force starts anew"),
+        ({}, {"progress": '{"epoch": "x"}'}, "the state of a training is damaged; --force starts anew"),
+        ({"optimiser/step/bias": None}, {}, r"does not fit the optimiser: of bias it has exp_avg, exp_avg_sq, not"),
+        (
+            {"optimiser/exp_avg/bias": torch.ones(2)},
+            {},
+            r"does not fit the optimiser: exp_avg/bias is .*\[2\], not \[3\]",
+        ),
+        ({"other/bias": torch.ones(2)}, {}, "other/bias is no part of a training's state"),
+    ],
+)
+def test_a_damaged_state_is_said_in_one_line(
+    tensors: dict[str, torch.Tensor | None], metadata: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    model, path = nn.Linear(2, 3), tmp_path / "m.resume.safetensors"
+    trained = Trained(model, averaged(model, 0.5), torch.optim.AdamW(model.parameters()))
+    model(torch.ones(1, 2)).sum().backward()
+    trained.optimiser.step()
+    trained.save(path, {"seed": "0"}, Progress(1))
+    assert trained.load(path, {"seed": "0"}) == Progress(1)
+    whole = load_checkpoint(path)
+    changed = {name: tensor for name, tensor in {**whole.tensors(), **tensors}.items() if tensor is not None}
+    save_checkpoint(path, changed, whole.metadata | metadata)
+    with pytest.raises(InputError, match=rf"m\.resume\.safetensors: {message}") as caught:
+        trained.load(path, {"seed": "0"})
+    assert "\n" not in str(caught.value)
 
 
 # --- progress --------------------------------------------------------------------------------------------------------

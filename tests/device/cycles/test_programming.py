@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
+from memsim.crossbar.program import program_matrix
 from memsim.device import Cells, DeviceModel, draw_states, state_means
 from memsim.device.cycles import programming as programming_module
 from memsim.device.cycles.first_cycles import Round
@@ -23,7 +24,17 @@ from memsim.device.cycles.programming import (
     ramp_volts,
 )
 from memsim.device.verify import VerifyRead
-from memsim.hardware import IncrementalReset, Noise, Scheme, SinglePulse, Verify, VerifyAdc, WriteVerify
+from memsim.errors import InputError
+from memsim.hardware import (
+    IncrementalReset,
+    Noise,
+    Scheme,
+    SinglePulse,
+    Verify,
+    VerifyAdc,
+    WriteVerify,
+    load_hardware,
+)
 
 QUIET = Verify(noise=None)
 COARSE = Verify(noise=None, adc=VerifyAdc(bits=6))
@@ -326,3 +337,14 @@ def test_an_outcome_is_a_function_of_the_key(config: Scheme, device: DeviceModel
     assert torch.equal(first.r, again.r)
     assert torch.equal(first.pulses, again.pulses)
     assert (first.r != other.r).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("scheme", [write_verify, incremental])
+@pytest.mark.parametrize("keys", [{"set_volts": -1.5}, {"reset_volts": 1.2}])
+def test_closed_loops_need_pulses_that_switch_every_cell(scheme: Any, keys: dict[str, float]) -> None:
+    (value,) = keys.values()
+    spec = load_hardware({"base": "physical", "weights": {"bits": 3}, "programming": scheme(**keys).model_dump()})
+    expected = rf"closed loops need pulses that switch every cell: set_volts at most -2\.0 .*\(it is {value}\)"
+    with pytest.raises(InputError, match=expected) as caught:
+        program_matrix("layer", torch.ones(4, 4, dtype=torch.int8), spec, 0)
+    assert "\n" not in str(caught.value)

@@ -28,6 +28,7 @@ from memsim.portable.draws import standard_normals
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 
 N = 200_000
+GRID = {"probabilities": [0.1, 0.9], "microsiemens": [5], "seconds": [1], "values": [[[-1, 1]]]}
 DEVICE: dict[str, Any] = {
     "kind": "levels",
     "name": "mine",
@@ -165,8 +166,36 @@ def test_nothing_of_time_happens_at_once() -> None:
         ({"programming": {"sprad": 1}}, "programming.sprad: unknown key (nearest: programming.spread)"),
         ({"relaxation": {"spread": {"at_seconds": [2, 1], "laws": [1, 2]}}}, "must rise"),
         ({"relaxation": {"spread": {"at_seconds": [1, 2], "laws": [1]}}}, "laws: holds 1, but at_seconds holds 2"),
+        ({"relaxation": {"spread": {"laws": [1, 2], "start": 1, "per_ln_second": 0}}}, "goes with at_seconds"),
+        ({"relaxation": {"spread": {"start": 1}}}, "start and per_ln_second go together; one is missing"),
+        (
+            {"relaxation": {"spread": {"grid": {"microsiemens": [1, 2], "seconds": [1], "values": [[1]]}}}},
+            "grid.values: holds 1, but microsiemens holds 2",
+        ),
+        ({"programming": {"spread": {"power": [1]}}}, "spread.power: holds 1 numbers; it must hold two"),
+        ({"programming": {"spread": {"saturating": [1, 0]}}}, "spread.saturating: its second number is 0"),
+        ({"programming": {"spread": {"polynomial": [1], "low": 2, "high": 1}}}, "spread.low: 2.0 is above high (1.0)"),
+        (
+            {"programming": {"spread": {"pieces": [{"polynomial": [1]}, {"polynomial": [2]}]}}},
+            "every piece but the last needs below, and the last has none",
+        ),
+        (
+            {"relaxation": {"shape": {"quantiles": {"probabilities": [0.1, 0.9], "values": [1, 0]}}}},
+            "quantiles.values: must hold at least two numbers that do not fall",
+        ),
+        (
+            {"relaxation": {"shape": {"quantile_grid": GRID | {"probabilities": [0.5]}}}},
+            "must hold at least two numbers",
+        ),
+        ({"relaxation": {"shape": {"quantile_grid": GRID | {"probabilities": [0.1, 1]}}}}, "above 0 and below 1"),
+        ({"relaxation": {"shape": {"quantile_grid": GRID | {"seconds": [1, 9]}}}}, "holds 1, but seconds holds 2"),
+        (
+            {"relaxation": {"shape": {"quantile_grid": GRID | {"values": [[[1, 0]]]}}}},
+            "must hold numbers that do not fall from quantile to quantile",
+        ),
         ({"relaxation": {"shape": {"student": 2.0}}}, "student: 2.0 is out of range"),
         ({"floor_microsiemens": 3.0}, "floor_microsiemens: is above the lowest target"),
+        ({"ceiling_microsiemens": 40.0}, "ceiling_microsiemens: is below the highest target (50.0)"),
         ({"kind": "cycles"}, "kind: expected levels, got 'cycles'"),
     ],
 )
