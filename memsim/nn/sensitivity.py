@@ -1,17 +1,18 @@
-"""The dependence of a network's loss on the errors of its matrices' products, from one backward pass.
+"""The dependence of a network's loss on the errors of its matrices, from one backward pass.
 
 The loss rises by half the errors' quadratic form with its Fisher information: the mean of g g^T over utterances, where
-g is the gradient of the loss with respect to the products. Errors are taken to be spread evenly over a matrix's
-products, and not to depend on each other, so that the sum of the gradient's squares is enough (a Fisher information
-with one number for each matrix; compare the factors of Martens and Grosse, ICML 2015).
+g is the gradient of the loss with respect to the weights. The errors of a matrix's weights are taken to be alike and
+not to depend on each other, so that the sum of the gradient's squares is enough (a Fisher information with one number
+for each matrix; compare the factors of Martens and Grosse, ICML 2015). All frames of an utterance share the errors of
+the weights, and their gradients are summed before they are squared.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,31 +23,42 @@ from memsim.nn.layer_adapters import MappableLayer
 
 
 class LossSensitivity:
-    """The sums that tell how far the loss of a network depends on each of its products."""
+    """The sums that tell how far the loss of a network depends on each of its matrices."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[str, Tensor]] = []
+        self._seen: dict[str, list[_Product]] = {}
         self._gradients, self._squares = defaultdict[str, float](float), defaultdict[str, float](float)
-        self._values = Counter[str]()
+        self._inputs = defaultdict[str, float](float)
         self._losses = 0
 
-    def note(self, name: str, product: Tensor) -> Tensor:
-        """Return `product` of matrix `name`, of which the next loss is computed, so that it has a gradient."""
+    def note(self, name: str, x: Tensor, product: Tensor, groups: int) -> Tensor:
+        """Return the `product` [..., out] of matrix `name`, of `groups` blocks, with inputs `x` [..., in].
+
+        The next loss is computed of what is returned, so that it has a gradient.
+        """
         noted = product + torch.zeros((), device=product.device, requires_grad=True)
-        self._seen.append((name, noted))
+        self._seen.setdefault(name, []).append(_Product(x.detach(), noted, groups))
         return noted
 
     def add(self, loss: Tensor) -> None:
         """Add a `loss` of one utterance or batch; its gradient is that of the products since the last one."""
-        seen, self._seen = self._seen, []
+        seen, self._seen = self._seen, {}
         if not seen or not loss.requires_grad:
             return
-        found = torch.autograd.grad(loss, [product for _, product in seen], allow_unused=True)
-        for (name, product), gradient in zip(seen, found, strict=True):
-            if gradient is not None:
-                self._gradients[name] += float(gradient.double().square().sum())
-            self._squares[name] += float(product.detach().double().square().sum())
-            self._values[name] += product.numel()
+        products = [own.product for calls in seen.values() for own in calls]
+        found = iter(torch.autograd.grad(loss, products, allow_unused=True))
+        for name, calls in seen.items():
+            gradients = [next(found) for _ in calls]
+            reached = [(own, gradient) for own, gradient in zip(calls, gradients, strict=True) if gradient is not None]
+            if reached:
+                x = torch.cat([own.blocks(own.x) for own, _ in reached])
+                gradient = torch.cat([own.blocks(gradient) for own, gradient in reached])
+                of_weights = torch.einsum("ngo,ngi->goi", gradient, x)
+                self._gradients[name] += float(of_weights.double().square().sum())
+            for own in calls:
+                outputs = own.product.shape[-1] // own.groups
+                self._squares[name] += float(own.product.detach().double().square().sum()) / outputs
+                self._inputs[name] += float(own.x.double().square().sum())
         self._losses += 1
 
     def result(self) -> dict[str, float]:
@@ -55,9 +67,21 @@ class LossSensitivity:
         A relative error of e raises it by e^2 times as much.
         """
         return {
-            name: 0.5 * gradients / self._losses * self._squares[name] / self._values[name]
+            name: 0.5 * gradients / self._losses * self._squares[name] / self._inputs[name] if gradients else 0.0
             for name, gradients in self._gradients.items()
         }
+
+
+class _Product(NamedTuple):
+    """A product [..., out] of inputs `x` [..., in] and a matrix of `groups` blocks."""
+
+    x: Tensor
+    product: Tensor
+    groups: int
+
+    def blocks(self, values: Tensor) -> Tensor:
+        """Return `values` [..., features] by block: [n, groups, features of a block], float32."""
+        return values.reshape(-1, self.groups, values.shape[-1] // self.groups).float()
 
 
 @contextmanager
@@ -68,8 +92,8 @@ def noting_products(layers: Sequence[MappableLayer], found: LossSensitivity) -> 
     """
 
     def recorder(layer: MappableLayer, local: str, name: str) -> nn.Module:
-        multiply = product_of(layer, local)
-        return Recorder(name, lambda x: found.note(name, multiply(x)), None)
+        multiply, groups = product_of(layer, local), layer.sources[local].groups
+        return Recorder(name, lambda x: found.note(name, x, multiply(x), groups), None)
 
     def hook(layer: MappableLayer) -> Callable[..., Any]:
         noting = layer.mapped({name: recorder(layer, local, name) for local, name in layer.matrices.items()})

@@ -12,20 +12,44 @@ from memsim.nn.calibration import CalibrationData
 
 def test_a_relative_error_raises_the_change_of_outputs_by_its_square():
     torch.manual_seed(0)
-    first, second = nn.Linear(12, 8), nn.Linear(8, 6)
+    first, second = nn.Linear(32, 24), nn.Linear(24, 6)
     model = nn.Sequential(first, second)
-    x = torch.randn(4000, 12)
-    found = CalibrationData(model, [x]).sensitivities()
-    product = x @ first.weight.T
-    mean_square = float(product.detach().square().mean())
-    exact = 0.5 * len(x) * float(second.weight.square().sum()) * mean_square
+    batches = list(torch.randn(40, 100, 32))
+    x = torch.cat(batches)
+    found = CalibrationData(model, batches).sensitivities()
+    mean_square = float((x @ first.weight.T).detach().square().mean())
+    exact = 0.5 * 100 * float(second.weight.detach().square().sum()) * mean_square
     assert found["0"] == pytest.approx(exact, rel=0.05)
     last = float((first(x) @ second.weight.T).square().mean())
-    assert found["1"] == pytest.approx(0.5 * len(x) * 6 * last, rel=1e-4)
-    # half the mean square of the output's change by such errors
-    noise = 0.1 * mean_square**0.5 * torch.randn(4000, 8)
-    change = 0.5 * float((noise @ second.weight.T).square().sum())
-    assert found["0"] * 0.01 == pytest.approx(change, rel=0.05)
+    assert found["1"] == pytest.approx(0.5 * 100 * 6 * last, rel=0.05)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_frames_that_share_an_error_of_the_weights_add_up(groups):
+    """Half the mean square change of a mean over frames, for errors of weights that are drawn again and again.
+
+    Frames are nearly alike, so that errors of the weights do not average out over them.
+    """
+    torch.manual_seed(2)
+    conv = nn.Conv1d(16, 8, 1, groups=groups)
+    x = torch.randn(60, 16, 1) + 0.3 * torch.randn(60, 16, 50)
+
+    class _Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            return self.conv(x).mean(2)
+
+    found = CalibrationData(_Mean(), list(x[:, None])).sensitivities()["conv"]
+    products = (conv(x) - conv.bias[:, None]).detach()
+    changes = []
+    for _ in range(300):
+        error = nn.functional.conv1d(x, torch.randn(conv.weight.shape), groups=groups)
+        error *= products.square().mean().sqrt() / error.square().mean().sqrt()
+        changes.append(0.5 * float(error.mean(2).square().sum(1).mean()))
+    assert found == pytest.approx(sum(changes) / len(changes), rel=0.1)
 
 
 def test_losses_that_are_given():
@@ -39,8 +63,9 @@ def test_losses_that_are_given():
     found = CalibrationData(model, [x], losses=losses).sensitivities()
     logits = model(x)
     gradient = logits.softmax(1) - nn.functional.one_hot(target, 3)
-    product = model[0](x) @ model[1].weight.T
-    exact = 0.5 * float(gradient.square().sum(1).mean()) * float(product.square().mean())
+    inputs = model[0](x)
+    weights = float((gradient.square().sum(1) * inputs.square().sum(1)).mean())
+    exact = 0.5 * weights * float((inputs @ model[1].weight.T).square().mean() / inputs.square().sum(1).mean())
     assert found["1"] == pytest.approx(exact, rel=1e-4)
 
 
