@@ -75,7 +75,7 @@ def test_another_checkpoint_is_refused(path, study):
 
 def test_another_calibration_is_refused(path, study):
     def calibrated(utterances):
-        networks = study().networks.calibrated("demo", None, utterances, lambda name, done: None)
+        networks = study().networks.calibrated("demo", None, utterances, lambda *progress: None)
         return replace(study(), networks=networks)
 
     begin(path, calibrated(2))
