@@ -35,6 +35,13 @@ ELSEWHERE = {
 """Commands, as patterns, that are not run here, and why."""
 
 RECIPE_CHANGES = {"epochs": 1, "batch_seconds": 30, "precision": "float32"}
+MAPPINGS = {
+    "no-rotation": {"rotation": "none"},
+    "rounding": {"feedback": "none"},
+    "mixed-5": {"allot": {"budget": "cells_per_weight", "at_most": 5}},
+    "mixed-4": {"allot": {"budget": "cells_per_weight", "at_most": 4}},
+}
+"""The recipes of the guide of mapping, which says what is in them."""
 TINY_MODEL = {
     "architecture": "conformer_ctc",
     "frontend": [{"channels": 2, "stride_time": 2, "stride_frequency": 2}, {"channels": 2, "stride_time": 2}],
@@ -56,6 +63,8 @@ def folder(tmp_path, tiny_recogniser, memsim):
     (tmp_path / "recipes").mkdir()
     for path in configs_root().glob("qat/*.yaml"):
         (tmp_path / "recipes" / path.name).write_text(yaml.safe_dump({"base": path.stem, **RECIPE_CHANGES}))
+    for name, change in MAPPINGS.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"base": "feedback", **change}))
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_MODEL))
     rows = ["audio\ttext", *(f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=4).utterances)]
     for name in ("SYNTH/manifest.tsv", "SYNTH5000/manifest.tsv", "SYNTH5000/first2000.tsv", "HELDOUT/manifest.tsv"):
@@ -122,6 +131,7 @@ TOOLS = {
         "model.safetensors",
     ],
     "chip_costs.py": ["--network", "bundled", "--arrays", "512"],
+    "frontier.py": [],
     "guide_figures.py": [],
     "example_measurements.py": ["--devices", "32", "--cycles", "120"],
     "bundle_checkpoint.py": [],
