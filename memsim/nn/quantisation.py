@@ -8,7 +8,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from statistics import median
@@ -120,6 +120,7 @@ class QuantisationConfig(Section):
     weight_rate: Annotated[float, Within(low=0)] = 1.0
     weight_steps: Annotated[float, Within(low=0)] | None = None
     digital_rate: Annotated[float, Within(low=0)] = 1.0
+    digital_matrix_rate: Annotated[float, Within(low=0)] = 1.0
     scale_rate: Annotated[float, Within(low=0)] = 1.0
     full_precision: Annotated[tuple[str, ...], Strict(False)] = ()
     overrides: Annotated[tuple[LayerOverride, ...], Strict(False)] = ()
@@ -133,6 +134,11 @@ class QuantisationConfig(Section):
                 "comes from the hardware's cells: set transfer: true, or 0 here", key="hardware.programming_spread"
             )
         return self
+
+    def rate_of_digital(self, parameters: Sequence[nn.Parameter]) -> float:
+        """Return the factor on the learning rate of digital `parameters`, which are all matrices or all vectors."""
+        matrices = any(parameter.ndim > 1 for parameter in parameters)
+        return self.digital_rate * (self.digital_matrix_rate if matrices else 1.0)
 
     def for_layer(self, layer: str, bits: int) -> tuple[int, int | Literal["dac"] | None]:
         """Return the weight bits, by default `bits`, and the input bits of `layer`; later overrides win."""

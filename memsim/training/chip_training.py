@@ -45,14 +45,11 @@ class ChipTraining(Taught):
         """Return groups in which the gains of trims, about 1, do not decay and learn at the rate of scales."""
         gains = [matrix.gain_trim for matrix in trained_matrices(model).values()]
         known = {id(gain) for gain in gains}
-        groups = [
-            replace(
-                group,
-                parameters=[p for p in group.parameters if id(p) not in known],
-                rate_scale=self.quantisation.digital_rate,
-            )
-            for group in super().parameter_groups(model, config)
-        ]
+        groups = []
+        for group in super().parameter_groups(model, config):
+            others = [p for p in group.parameters if id(p) not in known]
+            rate = self.quantisation.rate_of_digital(others)
+            groups.append(replace(group, parameters=others, rate_scale=rate))
         return [*groups, ParameterGroup(gains, 0.0, self.quantisation.scale_rate)]
 
     def before_step(self, model: nn.Module, moment: Moment) -> None:

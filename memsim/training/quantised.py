@@ -74,7 +74,7 @@ class QuantisedTraining(Taught):
                     replace(group, parameters=[p], rate_scale=by_step * mean_step(on_arrays[p])) for p in weights
                 ]
             others = [p for p in group.parameters if p not in on_arrays and id(p) not in known]
-            groups.append(replace(group, parameters=others, rate_scale=rates.digital_rate))
+            groups.append(replace(group, parameters=others, rate_scale=rates.rate_of_digital(others)))
         groups = [group for group in groups if group.parameters]
         for quantiser in quantisers:
             for scale in quantiser.parameters():

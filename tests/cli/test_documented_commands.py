@@ -28,6 +28,7 @@ ELSEWHERE = {
     r"make demo": "installs; its commands are test_the_makefile_s_demo's",
     r"make (test|test-slow|coverage|bench)": "is what runs this, or takes as long",
     r"python tests/tools/an4_corpus\.py .*": "needs CMU's archive; test_an4_corpus.py makes one",
+    r"(python -m venv|pip install) .*": "installs; test_package.py does, from the wheel",
     r"sbatch .*": "tests/test_slurm.py has a scheduler for it",
     r".*\| lmplz .*": "KenLM's lmplz is no part of memsim; its stand-in is `memsim lm`",
     r"python tests/tools/synthesise_speech\.py .*": "needs speech engines; its stand-in is the demo's speech",
@@ -138,7 +139,7 @@ TOOLS = {
     "example_levels.py": ["--cells", "100"],
     "measure_statistics.py": [],
     "qat_sweep.py": ["--tables"],
-    "wer_by_time.py": [],
+    "wer_by_time.py": ["--table", "wer-by-time.csv"],
 }
 """What makes a tool's example short."""
 

@@ -423,6 +423,9 @@ def draw(sweep: Sweep, path: Path) -> None:
             row = Row(results)
             name = "published" if recipe == "paper" else recipe
             found.append(by_bits_row(f"{name} on {chip}", bits, row.digital(), row.wers))
+    if not found:
+        print(f"{path}: not drawn, as there are no results of `robust` or `paper` on AN4 yet")
+        return
     write_table(path.with_suffix(".csv"), found)
     write_figure(path, training_figure(path.with_suffix(".csv")))
 

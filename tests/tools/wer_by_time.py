@@ -52,12 +52,17 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, nargs="+", default=[], metavar="RESULTS", help="results to take in")
-    fresh = [row for path in parser.parse_args().keep for row in of_results(path)]
+    parser.add_argument(
+        "--table", type=Path, default=KEPT, metavar="CSV", help="table that keeps them (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    fresh = [row for path in arguments.keep for row in of_results(path)]
     renewed = {row["device"] for row in fresh}
+    rows = table_of(arguments.table) if arguments.table.exists() else []
     if fresh:
-        kept = [row for row in table_of(KEPT) if row["device"] not in renewed]
-        write_table(KEPT, sorted([*kept, *fresh], key=lambda row: str(row["device"])))
-    print(table(table_of(KEPT)))
+        kept = [row for row in rows if row["device"] not in renewed]
+        write_table(arguments.table, sorted([*kept, *fresh], key=lambda row: str(row["device"])))
+    print(table(table_of(arguments.table)))
 
 
 if __name__ == "__main__":

@@ -59,9 +59,10 @@ def test_transcripts_are_not_needed(corpus: Corpus, start: Path, tmp_path: Path)
 
 def test_digital_parameters_learn_before_the_weights(corpus: Corpus, start: Path, tmp_path: Path) -> None:
     before = {name: tensor for name, tensor in weights(start).items() if not name.startswith("statistics/")}
-    for begin, learns in ((1.0, False), (0.5, True)):
+    for begin, rate, learns in ((1.0, 0.0, False), (0.5, 1.0, True)):
         out = tmp_path / f"{begin}.safetensors"
-        adapted(corpus, start, out, SHORT.model_copy(update={"epochs": 2}), weights_begin=begin)
+        changes = {"weights_begin": begin, "digital_matrix_rate": rate}
+        adapted(corpus, start, out, SHORT.model_copy(update={"epochs": 2}), **changes)
         after = weights(out.with_name(f"{begin}.last.safetensors"))
         changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
         scale = ".weight_quantiser.scale"
@@ -70,7 +71,8 @@ def test_digital_parameters_learn_before_the_weights(corpus: Corpus, start: Path
         assert (on_arrays & changed == set()) != learns
         assert "blocks.0.feed_forward_1.expand.bias" in changed
         assert any("norm" in name for name in changed)
-        assert "output.weight" in changed  # this layer stays digital
+        assert ("output.weight" in changed) == (rate > 0)  # this layer stays digital
+        assert "output.bias" in changed
 
 
 def test_it_resumes_exactly_and_hears_the_teacher_once(
