@@ -17,6 +17,7 @@ from memsim.errors import InputError
 from memsim.hardware import load_hardware
 from memsim.networks.mapped_file import MATRIX, load_chip
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from memsim.nn.trained_chip import train_digital_parts
 from memsim.storage.checkpoint import load_checkpoint
 from memsim.training.chip_training import ChipTraining
 from memsim.training.quantised import QuantisedTraining
@@ -27,6 +28,7 @@ from tests.training.tones import PLAIN, RANDOM, Killed, KilledAt, Watching, job,
 
 ADAPT = load_train_config("adapt").quantisation
 assert ADAPT is not None
+ALL_DIGITAL = ADAPT.model_copy(update={"digital_matrix_rate": 1.0})
 SHORT = PLAIN.model_copy(update={"epochs": 8, "learning_rate": ((0.0, 3e-3), (1.0, 1e-4)), "average_decay": 0.0})
 
 
@@ -124,7 +126,9 @@ def in_the_loop(corpus: Corpus, mapped: Path, teacher: Path | None, out: Path, c
     checkpoint = load_checkpoint(mapped)
     recogniser, _ = load_chip(checkpoint)
     teaching = None if teacher is None else load_recogniser(load_checkpoint(teacher))
-    made = job(corpus, out, config, recogniser=recogniser, hooks=ChipTraining(ADAPT, config, checkpoint, teaching))
+    made = job(
+        corpus, out, config, recogniser=recogniser, hooks=ChipTraining(ALL_DIGITAL, config, checkpoint, teaching)
+    )
     return replace(made, provenance={**checkpoint.metadata, **made.provenance})
 
 
@@ -152,6 +156,21 @@ def test_a_chip_in_the_loop_keeps_its_cells(
     assert "best" in metadata
     result = memsim.evaluate(out, data="demo", limit=1)
     assert result is not None
+
+
+def test_rates_of_a_chip_in_the_loop_are_those_of_the_recipe(mapped: Path) -> None:
+    checkpoint = load_checkpoint(mapped)
+    recogniser, _ = load_chip(checkpoint)
+    trained_matrices = train_digital_parts(recogniser.model)
+    assert ADAPT is not None
+    rates = ADAPT.model_copy(update={"digital_rate": 0.5, "digital_matrix_rate": 0.25, "scale_rate": 2.0})
+    training = ChipTraining(rates, SHORT, checkpoint, None)
+    groups = training.parameter_groups(recogniser.model, SHORT)
+    found = {id(parameter): group.rate_scale for group in groups for parameter in group.parameters}
+    gains = {id(matrix.gain_trim) for matrix in trained_matrices.values()}
+    for name, parameter in recogniser.model.named_parameters():
+        expected = 2.0 if id(parameter) in gains else 0.125 if parameter.ndim > 1 else 0.5
+        assert found[id(parameter)] == expected, name
 
 
 def test_a_chip_in_the_loop_resumes_exactly(corpus: Corpus, start: Path, mapped: Path, tmp_path: Path) -> None:
