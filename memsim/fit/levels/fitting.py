@@ -35,7 +35,7 @@ _MOST_FACTOR = 15.0
 Without it, readings that a meter cuts off at 0 make one level so narrow that the wide law runs away at all others.
 """
 
-_SKEWABLE: tuple[Tail, ...] = ("gaussian", "laplace", "two_laplaces")
+_SKEWABLE: tuple[Tail, ...] = ("gaussian", "laplace", "two_laplaces", "gaussian_laplace")
 
 Report = Callable[[float], None]
 
