@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -117,6 +117,11 @@ class Law:
     by_knot: Mapping[str, Tensor]
     scalars: Mapping[str, Tensor]
     first_seconds: float
+
+    def wider(self, factor: float) -> Law:
+        """Return the law with its spread times `factor`."""
+        spreads = {name: factor * values for name, values in self.by_knot.items() if name in ("b0", "b1")}
+        return replace(self, by_knot={**self.by_knot, **spreads})
 
     def _standardised(self, start: Tensor, seconds: Tensor, now: Tensor) -> tuple[Tensor, Tensor, Tensor, _Shape]:
         """Return (z, b, Jacobian of x to µS, shape of z) of conductances `now`, all [n]."""
