@@ -184,8 +184,9 @@ def choose(
 
     Half of the cells are fitted and the others are scored, and the reverse if there are few. With `in_time` and three
     groups of times or more, the last one is not fitted either, and has half of the weight of the score. First the best
-    dependence on time is taken; then, of the tails, and then of the numbers of knots, the one of fewest parameters
-    within one standard error of the best. Laws of ln g, tried if `relative`, are Gaussian: heavier tails have no mean.
+    dependence on time is taken; then the best tails, and under these the best dependence on time once more, which
+    outliers may have decided before; and then, of the numbers of knots, the one of fewest parameters within one
+    standard error of the best. Laws of ln g, tried if `relative`, are Gaussian: heavier tails have no mean.
     """
     halves = _halves(changes, seed)
     groups = np.unique(changes.group)
@@ -211,7 +212,7 @@ def choose(
                     law = fit_law(train, *option, _COMPARING_ITERATIONS)
                     parts.append(np.asarray(law.log_density(*held.tensors())) * weight)
                 scores[option] = np.concatenate(parts)
-            report(done + (k + 1) / len(options) / 3)
+            report(done + (k + 1) / len(options) / 4)
         best = max(options, key=lambda option: float(scores[option].sum()))
         errors = {option: _standard_error(scores[best] - scores[option], cells) for option in options}
         near = [o for o in options if scores[best].sum() - scores[o].sum() <= tolerance * errors[o]]
@@ -230,8 +231,10 @@ def choose(
     tails = ((tail, skewed) for tail in _SKEWABLE for skewed in (False, True))
     shapes: list[tuple[Tail, bool]] = [("gaussian", False)] if form.relative else [*tails, ("student", False)]
     options = ((replace(form, tail=tail, skewed=skewed), default) for tail, skewed in shapes)
-    form, _ = stage("tails", options, 0.0, 1 / 3)
-    _, knots = stage("knots", ((form, k) for k in _KNOTS if k <= most), 1.0, 2 / 3)
+    form, _ = stage("tails", options, 0.0, 1 / 4)
+    options = ((replace(form, location=m, scale=b), default) for m, b in times)
+    form, _ = stage("time under these tails", options, 0.0, 1 / 2)
+    _, knots = stage("knots", ((form, k) for k in _KNOTS if k <= most), 1.0, 3 / 4)
     return Choice(form, knots, tuple(tried))
 
 

@@ -86,3 +86,22 @@ def test_a_law_of_many_cells_stays_as_it_was_fitted() -> None:
     train = moved(600, 0)
     law = fit_law(train, Form(tail="gaussian_laplace"), 1)
     assert widened(law, train, 1, 0) is law
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_outliers_do_not_decide_the_dependence_on_time(seed: int) -> None:
+    """Cells drift slowly under a noise that is constant; under the tails of one Laplace law it seems to grow."""
+    generator, cells, seconds = np.random.default_rng(seed), 300, np.array([1.0, 10.0, 100.0, 1e3, 1e4])
+    start, has_moved = generator.uniform(5, 30, cells), generator.random(cells) < 0.2
+    move = np.where(has_moved, generator.laplace(0, 5, cells), 0)
+    change = -0.03 * np.log(seconds) + 0.2 * generator.standard_normal((cells, 5)) + move[:, None]
+    changes = Changes(
+        cells=np.repeat(np.arange(cells), 5),
+        start=np.repeat(start, 5),
+        seconds=np.tile(seconds, cells),
+        now=(start[:, None] + change).reshape(-1),
+        group=np.tile(np.arange(5), cells),
+        first_seconds=1.0,
+    )
+    form = choose(changes, 0, relative=False).form
+    assert (form.tail, form.location, form.scale) == ("gaussian_laplace", "log", "constant")
