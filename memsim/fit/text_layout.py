@@ -243,10 +243,11 @@ def _heading(lines: Sequence[str], run: _Run, delimiter: str) -> tuple[tuple[str
     at = run.first
     if plain and (found := _words(lines[plain[-1]], delimiter, run.fields)):
         names, at = found, plain[-1]
-        if len(plain) > 1 and _are_units(found):
-            higher = _words(lines[plain[-2]], delimiter, run.fields)
-            if higher:
-                names, units, at = higher, found, plain[-2]
+        higher = _words(lines[plain[-2]], delimiter, run.fields) if len(plain) > 1 else None
+        if higher and _are_units(found):
+            names, units, at = higher, found, plain[-2]
+        elif higher and len(set(found)) < len(found):
+            names, at = _under_headings(higher, found), plain[-2]
         elif plain[-1] < above[-1] and (below := _words(lines[above[-1]], delimiter, run.fields)):
             units = below if _are_units(below) else ()  # a row such as `#,#,kOhm`, which looks like a comment
     elif not plain and above:
@@ -264,6 +265,14 @@ def _rows_above(lines: Sequence[str], run: _Run, delimiter: str) -> int | None:
     found = [list(map(is_number, split(lines[place], delimiter))) for place in above]
     tables = zip(above, found, found[1:], found[2:], strict=False)
     return next((place for place, *rows in tables if rows == [[False] * len(kinds), kinds, kinds]), None)
+
+
+def _under_headings(headings: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return names that are alike, each with the heading of its group before it: `1 s` and `5 uS` for `1 s 5 uS`."""
+    filled: list[str] = []
+    for heading in headings:
+        filled.append(heading or (filled[-1] if filled else ""))
+    return tuple(f"{heading} {name}".strip() for heading, name in zip(filled, names, strict=True))
 
 
 def _words_above(lines: Sequence[str], delimiter: str) -> int:

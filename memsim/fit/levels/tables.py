@@ -303,7 +303,13 @@ def cells_of(table: NamedColumns, where: str) -> Ints:
     if present := [name for name in ("cell", "device") if name in table.labels]:
         if len(present) == 2:
             raise InputError(f"{where}: columns cell and device; name the cell by one of them (--column cell=THEIRS)")
-        return table.labels[present[0]].index
+        labels = table.labels[present[0]]
+        if labels.names and re.match(r"(?i)(time|target|conductance|resistance)[\W_]", labels.names[0]):
+            raise InputError(
+                f"{where}: row 1: the {present[0]} is {labels.names[0]!r:.40}, of a second row of names; leave it out, "
+                "and name the columns conductance_uS at 1 s target 5 uS and so on"
+            )
+        return labels.index
     if "time" in table.numbers:
         raise InputError(
             f"{where}: lacks cell (columns: {', '.join(c.name for c in table.columns.values())}); "

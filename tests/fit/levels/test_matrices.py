@@ -168,3 +168,21 @@ def test_a_measurement_that_failed_is_missing(tmp_path: Path) -> None:
     found = read_readings(tmp_path / "g.txt", NAMES)
     assert len(found.start) == 27
     assert "3 rows of 90 without a cell, time or conductance left out" in found.source.notes
+
+
+def test_two_rows_of_names_lead_to_one(tmp_path: Path) -> None:
+    """Times above targets, each over the columns of its group or once: their quantity stands nowhere."""
+    lines = [",".join([f"c{k}", *(f"{v:.9g}" for v in G[:, k].reshape(-1))]) for k in range(6)]
+    aims = [f"{aim} uS" for _ in WORDS for aim in (5, 10, 20, 40, 80)]
+    merged = ",".join(["cell", *(word if k == 0 else "" for word in WORDS for k in range(5))])
+    (tmp_path / "g.csv").write_text("\n".join([merged, "," + ",".join(aims), *lines]))
+    with pytest.raises(
+        InputError, match=r"columns 1 s 5 uS, 1 s 10 uS .* call them .* conductance_uS at 1 s target 5 uS"
+    ):
+        inspect_measurements(tmp_path / "g.csv")
+    names = [f"conductance_uS at {word} target {aim} uS" for word in WORDS for aim in (5, 10, 20, 40, 80)]
+    same(tmp_path / "g.csv", ("cell", *names))
+    numbers = "target_uS," + ",".join(aim.removesuffix(" uS") for aim in aims)
+    (tmp_path / "g.csv").write_text("\n".join([merged, numbers, *lines]))
+    with pytest.raises(InputError, match=r"row 1: the cell is 'target_uS.*', of a second row of names; leave"):
+        read_readings(tmp_path / "g.csv", ("cell", *names))
