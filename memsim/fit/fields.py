@@ -54,7 +54,7 @@ def ungrouped(lines: bytes, mark: str, delimiter: str) -> bytes:
     """Return lines without the mark between groups of digits in their fields."""
     edge, own = rb'"' if delimiter == mark else rb'[\n"' + delimiter.encode() + rb"]", re.escape(mark).encode()
     start = rb'(?<=")' if delimiter == mark else rb"(?m:^|(?<=" + edge + rb"))"
-    number = rb"[-+]?[1-9]\d{0,2}(?:" + own + rb"\d{3})+(?=[.,]?\d*\s*(?:" + edge + rb"|\r?\n|\Z))"
+    number = rb" *[-+]?[1-9]\d{0,2}(?:" + own + rb"\d{3})+(?=[.,]?\d*\s*(?:" + edge + rb"|\r?\n|\Z))"
     return re.sub(start + number, lambda match: match[0].replace(mark.encode(), b""), lines)
 
 

@@ -396,7 +396,7 @@ def _whole_lines(
             lines, count = without_summaries(lines)
             left_out[_SUMMARIES] += count
         if layout.group_mark:
-            lines = ungrouped(lines, layout.group_mark, layout.delimiter)
+            lines = ungrouped(lines, layout.group_mark, "\t" if layout.delimiter == " " else layout.delimiter)
         if _PLUS.search(lines):
             lines = _PLUS.sub(rb"\1", lines)  # Arrow reads no sign of plus
         if lines.strip():

@@ -20,8 +20,8 @@ from memsim.units import counted
 
 SAMPLE_BYTES = 1 << 18
 """The size of the beginning of a file in which its table must begin."""
-COMMENT = re.compile(r'[ \t"]*(?:#(?!N/?A\b|VALUE!|DIV/0!|NUM!|REF!)|%|//|!)')
-"""The beginning of a line that is no part of a table; #N/A and the like are missing values."""
+COMMENT = re.compile(r'[ \t"]*(?:#(?!N/?A\b|VALUE!|DIV/0!|NUM!|REF!)|%|//|!|[-=+|: ]{3,}\r?$)')
+"""The beginning of a line that is no part of a table, or a line that is a rule; #N/A and the like are no values."""
 OVERFLOW_MARKS = ("OVERFLOW", "OVFLW", "OVERLOAD", "OVLD", "OVER", "OFL", "OL", "+OL", "-OL", "O.L")
 """Words that instruments write for a value beyond their range, in any case."""
 MISSING = [

@@ -300,6 +300,11 @@ def column(table: Table, name: str) -> list[float]:
         (["12 345.5", "9 876.25", "1 234 567", "950.5"], "device;cycle;hrs_ohms;lrs_ohms"),
         (["12\u202f345,5", "9\u202f876,25", "1\u202f234\u202f567", "950,5"], "device;cycle;hrs_ohms;lrs_ohms"),
         (["12'345.5", "9'876.25", "1'234'567", "950.5"], "device,cycle,hrs_ohms,lrs_ohms"),
+        (["12,345.5", "9,876.25", "1,234,567.0", "950.5"], "device cycle hrs_ohms lrs_ohms"),
+        (
+            [" 12,345.5 ", " 9,876.25 ", " 1,234,567.0 ", " 950.5 "],
+            "device|cycle|hrs_ohms|lrs_ohms\n-----|-----|---|---",
+        ),
     ],
 )
 def test_digits_may_stand_in_groups(tmp_path: Path, written: list[str], names: str) -> None:
