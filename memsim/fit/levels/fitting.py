@@ -185,8 +185,8 @@ def choose(
     Half of the cells are fitted and the others are scored, and the reverse if there are few. With `in_time` and three
     groups of times or more, the last one is not fitted either, and has half of the weight of the score. First the best
     dependence on time is taken; then the best tails, and under these the best dependence on time once more, which
-    outliers may have decided before; and then, of the numbers of knots, the one of fewest parameters within one
-    standard error of the best. Laws of ln g, tried if `relative`, are Gaussian: heavier tails have no mean.
+    outliers may have decided before; and then the best number of knots. Laws of ln g, tried if `relative`, are
+    Gaussian: heavier tails have no mean.
     """
     halves = _halves(changes, seed)
     groups = np.unique(changes.group)
@@ -203,7 +203,7 @@ def choose(
     scores: dict[tuple[Form, int], Floats] = {}
     tried: list[Candidate] = []
 
-    def stage(name: str, options: Iterable[tuple[Form, int]], tolerance: float, done: float) -> tuple[Form, int]:
+    def stage(name: str, options: Iterable[tuple[Form, int]], done: float) -> tuple[Form, int]:
         options = list(dict.fromkeys(options))
         for k, option in enumerate(options):
             if option not in scores:
@@ -215,10 +215,8 @@ def choose(
             report(done + (k + 1) / len(options) / 4)
         best = max(options, key=lambda option: float(scores[option].sum()))
         errors = {option: _standard_error(scores[best] - scores[option], cells) for option in options}
-        near = [o for o in options if scores[best].sum() - scores[o].sum() <= tolerance * errors[o]]
-        taken = min(near, key=lambda o: (o[0].size(o[1]), -float(scores[o].sum())))
-        tried.extend(Candidate(name, *o, float(scores[o].sum()), errors[o], o == taken) for o in options)
-        return taken
+        tried.extend(Candidate(name, *o, float(scores[o].sum()), errors[o], o == best) for o in options)
+        return best
 
     kinds = [
         Form(tail="laplace"),
@@ -227,14 +225,14 @@ def choose(
     ]
     times = _TIMES if len(np.unique(trains[0].group)) > 1 else _TIMES[:1]
     options = ((replace(kind, location=m, scale=b), default) for kind, (m, b) in product(kinds, times))
-    form, _ = stage("time", options, 0.0, 0.0)
+    form, _ = stage("time", options, 0.0)
     tails = ((tail, skewed) for tail in _SKEWABLE for skewed in (False, True))
     shapes: list[tuple[Tail, bool]] = [("gaussian", False)] if form.relative else [*tails, ("student", False)]
     options = ((replace(form, tail=tail, skewed=skewed), default) for tail, skewed in shapes)
-    form, _ = stage("tails", options, 0.0, 1 / 4)
+    form, _ = stage("tails", options, 1 / 4)
     options = ((replace(form, location=m, scale=b), default) for m, b in times)
-    form, _ = stage("time under these tails", options, 0.0, 1 / 2)
-    _, knots = stage("knots", ((form, k) for k in _KNOTS if k <= most), 1.0, 3 / 4)
+    form, _ = stage("time under these tails", options, 1 / 2)
+    _, knots = stage("knots", ((form, k) for k in _KNOTS if k <= most), 3 / 4)
     return Choice(form, knots, tuple(tried))
 
 

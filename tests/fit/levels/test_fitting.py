@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from memsim.fit.levels.changes import Changes
 from memsim.fit.levels.fitting import choose, fit_law, place_knots, widened
 from memsim.fit.levels.goodness import coverage
 from memsim.fit.levels.law import Form, Tail
+from memsim.fit.levels.tables import read_readings
+from tests.tools import example_levels
 
 TARGETS = np.array([0.0, 5.0, 10.0, 20.0, 30.0])
 
@@ -105,3 +109,12 @@ def test_outliers_do_not_decide_the_dependence_on_time(seed: int) -> None:
     )
     form = choose(changes, 0, relative=False).form
     assert (form.tail, form.location, form.scale) == ("gaussian_laplace", "log", "constant")
+
+
+def test_middle_levels_that_are_worse_have_knots_of_their_own(tmp_path: Path) -> None:
+    """Cells in the middle change by far more: two knots have nothing there, and lose 0.1 nats a reading."""
+    example_levels.write(example_levels.readings("rram", 300, 0), tmp_path / "cells.csv")
+    changes = read_readings(tmp_path / "cells.csv").changes
+    fitted = np.random.default_rng(0).permutation(np.unique(changes.cells))[:150]
+    found = choose(changes.where(np.isin(changes.cells, fitted) & (changes.group < changes.group.max())), 0)
+    assert found.knots >= 4
