@@ -56,7 +56,7 @@ def command(
             "--column",
             metavar="NAME=THEIRS",
             help="Name of a column in the file, such as hrs_kohm=RH; device=file and device=row stand for the name of "
-            "the file and the number of the row. Repeatable.",
+            "the file and the number of the row, device=wafer+die for columns that name it together. Repeatable.",
         ),
     ] = None,
     columns: Annotated[
@@ -65,7 +65,8 @@ def command(
             "--columns",
             metavar="NAME,NAME,...",
             help="Names of all columns in order, for a file without them (- leaves one out). With ... at the end, the "
-            "names repeat along a row, which is a device's: hrs_ohms,lrs_ohms,...",
+            "names repeat along a row, which is a device's: hrs_ohms,lrs_ohms,... Matrices of levels, one for each "
+            "time, are conductance_uS,...",
         ),
     ] = None,
     temperature_kelvin: Annotated[

@@ -18,7 +18,7 @@ from memsim.fit.quantities import (
     parse_column,
     preferred_unit,
 )
-from memsim.fit.tables import FILE, ROW
+from memsim.fit.tables import FILE, JOINED, LABELS, ROW
 
 KEYS = ("device", "cycle")
 FEATURES = {"hrs": RESISTANCE, "us": VOLTAGE, "lrs": RESISTANCE, "ur": VOLTAGE}
@@ -27,7 +27,10 @@ SWEEP = {"voltage": VOLTAGE, "current": CURRENT}
 OPTIONAL = {"time": TIME}
 CYCLES = "cycles"
 """The changes from cycle to cycle, which `--from-base` takes from the base model as it does features."""
-_QUANTITIES: Mapping[str, Dimension] = dict.fromkeys(KEYS, NUMBER) | FEATURES | SWEEP | OPTIONAL
+_QUANTITIES: Mapping[str, Dimension] = dict.fromkeys(KEYS, NUMBER) | FEATURES | SWEEP
+
+
+_SEVERAL = ", or several that together name one (wafer+die), file or row"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def columns_by_quantity(
     """
     renamed, units = dict(renamed or {}), units or {}
     for expected, theirs in renamed.items():
-        if theirs not in found and theirs not in (FILE, ROW):
+        parts = theirs.split(JOINED) if expected in LABELS and theirs not in found else [theirs]
+        if any(part.strip() not in (*found, FILE, ROW) for part in parts):
             raise InputError(f"{where}: --column {expected}={theirs}: no such column {_near(theirs, found)}")
     theirs_of = {name: name for name in found if name not in renamed.values()} | renamed
     columns: dict[str, Column] = {}
@@ -124,7 +128,7 @@ def require_columns(
         names = [f"{key}_{unit}" if (unit := preferred_unit(quantities[key])) else key for key in missing]
         raise InputError(
             f"{where}: lacks {', '.join(names)} (columns: {', '.join(found)}); --column {names[0]}=THEIRS names "
-            f"another{remedy}"
+            f"another{_SEVERAL if names[0] in LABELS else ''}{remedy}"
         )
 
 
@@ -152,6 +156,8 @@ def resolve(
     """
     quantities = columns_by_quantity(found, where, _QUANTITIES, renamed, units)
     kind = "sweeps" if SWEEP.keys() & quantities.keys() and not FEATURES.keys() & quantities.keys() else "features"
+    if kind == "sweeps":
+        quantities |= columns_by_quantity(found, where, OPTIONAL, renamed, units)
     if is_one_of_many:
         quantities.setdefault("device", Column(FILE))
     wanted = ["device", *(SWEEP if kind == "sweeps" else (key for key in FEATURES if key not in without))]
@@ -159,7 +165,7 @@ def resolve(
     remedy = f"; --from-base {unmeasured} takes what was not measured from the base model" if unmeasured else ""
     require_columns(quantities, wanted, found, where, _QUANTITIES, remedy)
     taken = {key: quantities[key] for key in ["device", "cycle", *wanted, *OPTIONAL] if key in quantities}
-    used = {column.name for column in taken.values()}
+    used = {part.strip() for column in taken.values() for part in (column.name, *column.name.split(JOINED))}
     return Layout(kind, taken, tuple(name for name in found if name not in used))
 
 

@@ -64,7 +64,7 @@ class CycleRows:
             what = "is given twice" if cycle[at] == previous[at] else f"comes after cycle {previous[at]}"
             raise InputError(
                 f"{self._where}: row {rows[order[at]]}: device {name}: cycle {cycle[at]} {what}; "
-                "the cycles of a device must rise from row to row"
+                "the cycles of a device must rise from row to row (--column device=DIE+DEVICE joins columns)"
             )
         ends = np.append(starts[1:], len(device)) - 1
         self._last[device[starts]] = cycle[ends]

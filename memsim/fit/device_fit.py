@@ -197,9 +197,10 @@ def fit_device(
             information criterion prefers.
         base: name or file of the device model that supplies whatever was not measured.
         column: names of columns as memsim expects them -> their names in the file; or strings `NAME=THEIRS`. `file` and
-            `row` stand for the name of the file and the number of the row.
+            `row` stand for the name of the file and the number of the row; `wafer+die` for two columns that name a
+            device (or cell) together.
         columns: names of all columns in order, for a text file without them; `-` leaves one out, and `...` at the end
-            repeats the names along a row, which is a device's.
+            repeats the names along a row, which is a device's. `conductance_uS,...` stands for matrices of levels.
         polarity: `negative` if US < 0 < UR in the file; `positive` if UR < 0 < US; `magnitude` for absolute values.
         from_base: features (`hrs`, `us`, `lrs`, `ur`) that were not measured and are taken from the base model; or
             `cycles`, the changes from cycle to cycle, where each cell was cycled once or a few times.

@@ -108,7 +108,7 @@ def read_columns(
     rows = len(next(iter([*joined.values(), *(column.index for column in labelled.values())]), ()))
     if not rows:
         raise InputError(f"{tables[0].path}: holds no rows")
-    used = {column.name for column in found[0].values()}
+    used = {part for column in found[0].values() for part in tables[0].parts_of(column.name)}
     return NamedColumns(
         tuple(table.path for table in tables),
         rows,

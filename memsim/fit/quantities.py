@@ -111,10 +111,13 @@ class Column:
         return self.unit.convert(values)
 
 
+_NO_UNITS = ("", "-", "1", "#", "no", "no.", "nr", "nr.", "a.u.", "arb.", "none", "text", "count", "index")
+
+
 def is_unit(text: str) -> bool:
     """Return whether a text such as `kOhm`, `(V)` or `[uA]` is a unit, or stands for none."""
     bare = _bare(text)
-    return bare in ("", "-", "1", "a.u.", "arb.", "none", "text") or any(bare in dimension for dimension in _DIMENSIONS)
+    return bare.lower() in _NO_UNITS or any(bare in dimension for dimension in _DIMENSIONS)
 
 
 def parse_column(

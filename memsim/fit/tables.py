@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import re
 import tokenize
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,9 +18,11 @@ import pyarrow.parquet
 
 from memsim.errors import InputError
 from memsim.fit.arrays import Floats, Ints
+from memsim.fit.fields import remedy_for, ungrouped, without_summaries
+from memsim.fit.files import SUFFIXES, files_of, readable, unpacked
 from memsim.fit.text_layout import COMMENT, MISSING, OVERFLOW_MARKS, SAMPLE_BYTES, TextLayout, text_layout
 from memsim.storage.files import is_file
-from memsim.storage.packed import Unpacked, require_honest
+from memsim.storage.packed import require_honest
 from memsim.units import counted
 
 BATCH_ROWS = 1 << 19
@@ -36,10 +34,11 @@ SKIPPED = "-"
 """The name of a column that is left out."""
 FILE, ROW = "file", "row"
 """Columns that every table has: the name of the file without its suffix, and the number of the row."""
-KEYS = ("device", "cell")
+LABELS = ("device", "cell")
+"""Quantities whose values are names."""
+JOINED = "+"
+"""The mark between columns that together name a device, such as `wafer+die+row`."""
 _BLOCK_BYTES = 1 << 24
-_TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".asc", ".prn")
-_SUFFIXES = dict.fromkeys(_TEXT_SUFFIXES, "text") | {".parquet": "Parquet", ".pq": "Parquet", ".npz": "NPZ"}
 _COMMENTS = re.compile(rb"(?m)^" + COMMENT.pattern.encode() + rb"[^\n]*\n?")
 _EMPTY_ROWS = re.compile(rb"(?m)^[,;|\t \r]+\n")
 _PLUS = re.compile(rb"(?m)(^|[,;|\t\" ])\+(?=[\d.,])")
@@ -72,7 +71,7 @@ class Batch:
         """
         if name == ROW and name not in self._columns:
             return self.first_row + np.arange(len(self), dtype=np.float64)
-        with _readable(self._table.path):
+        with readable(self._table.path):
             values = np.asarray(self._columns[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
         is_beyond = np.isfinite(values) & (np.abs(values) >= OVERFLOW)
         if is_beyond.any():
@@ -87,7 +86,12 @@ class Batch:
         if name == ROW and name not in self._columns:
             rows = range(self.first_row, self.first_row + len(self))
             return [self._table.row_label(row) for row in rows], np.arange(len(self))
-        with _readable(self._table.path):
+        if len(parts := self._table.parts_of(name)) > 1:
+            names, codes = zip(*(self.labels(part) for part in parts), strict=True)
+            distinct, index = np.unique(np.stack(codes), axis=1, return_inverse=True)
+            joined = [" ".join(own[code] for own, code in zip(names, column, strict=True)) for column in distinct.T]
+            return joined, np.where(np.min(codes, axis=0) < 0, -1, index)
+        with readable(self._table.path):
             encoded = self._columns[name].dictionary_encode()
             return [str(value).strip() for value in encoded.dictionary.to_pylist()], np.asarray(
                 encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64
@@ -106,6 +110,7 @@ class Table:
         units: name of a column -> the unit in a row below the names.
         is_one_of_many: whether it is read together with other files (see `open_tables`).
         overflows: name of a column -> number of values read so far that were an instrument's mark of an overflow.
+        left_out: what was left out of the rows read so far -> its number.
 
     Raises:
         InputError: in one line, for a file that cannot be read; by its methods, too.
@@ -122,11 +127,12 @@ class Table:
         self.path = Path(path)
         self.is_one_of_many = False
         self.overflows: Counter[str] = Counter()
+        self.left_out: Counter[tuple[str, str]] = Counter()
         self.units: dict[str, str] = {}
         self._layout: TextLayout | None = None
         self._repeats = 0  # of the names along a row; 0 where a row is a row
         name = self.path.name.removesuffix(".gz")
-        self.format = _SUFFIXES.get(Path(name).suffix.lower(), "")
+        self.format = SUFFIXES.get(Path(name).suffix.lower(), "")
         if not is_file(self.path):
             raise InputError(f"{path}: {'a folder; name a file' if self.path.is_dir() else 'no such file'}")
         if not self.format:
@@ -135,11 +141,11 @@ class Table:
             )
         if names and self.format != "text":
             raise InputError(f"{path}: --columns is for text files; the columns of this one have names")
-        with _readable(self.path):
+        with readable(self.path):
             self.columns = self._names(names)
         if len(set(self.columns)) < len(self.columns):
             twice = next(name for name in self.columns if self.columns.count(name) > 1)
-            raise InputError(f"{path}: column {twice} is given twice")
+            raise InputError(f"{path}: column {twice} is given twice; --columns names all columns in order")
 
     @property
     def stem(self) -> str:
@@ -163,16 +169,23 @@ class Table:
             f"{counted(count, 'value')} of {name} {'is' if count == 1 else 'are'} an instrument's mark of an overflow, "
             "such as 9.91E37, and count as missing"
             for name, count in self.overflows.items()
-        ]
+        ] + [f"{counted(count, *what)} left out" for what, count in self.left_out.items() if count]
+
+    def parts_of(self, name: str) -> list[str]:
+        """Return the columns that a name stands for: itself, or several joined by `+`."""
+        is_one = name in self.columns or JOINED not in name
+        return [name] if is_one else [part.strip() for part in name.split(JOINED)]
 
     def batches(self, names: Sequence[str], text: Sequence[str] = ()) -> Iterator[Batch]:
         """Yield all rows of the columns `names` in order; the columns in `text` are labels, not numbers."""
         read = {"text": self._text_batches, "Parquet": self._parquet_batches, "NPZ": self._npz_batches}[self.format]
         row = 1
         self.overflows.clear()
-        real = [name for name in names if name in self.columns]
-        with _readable(self.path):
-            for columns, done in read(real or self.columns[:1], text):
+        self.left_out.clear()
+        real = [part for name in names for part in self.parts_of(name) if part in self.columns]
+        text = [part for name in text for part in self.parts_of(name)]
+        with readable(self.path):
+            for columns, done in read(list(dict.fromkeys(real)) or self.columns[:1], text):
                 batch = Batch(columns, row, done, self)
                 row += len(batch)
                 if len(batch):
@@ -185,7 +198,7 @@ class Table:
             with zipfile.ZipFile(self.path) as archive:
                 return tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
         with self.path.open("rb") as file:
-            sample = _unpacked(file, self.path).read(SAMPLE_BYTES)
+            sample = unpacked(file, self.path).read(SAMPLE_BYTES)
         layout = self._layout = text_layout(sample, self.path)
         if given:
             return self._given_names(given, layout.fields)
@@ -212,7 +225,7 @@ class Table:
             if len(names) != fields:
                 raise InputError(f"{where}: names {counted(len(names), 'column')}, but the table has {fields}")
             return tuple(f"column {place}" if name == SKIPPED else name for place, name in enumerate(names, 1))
-        keys = [name for name in names if name in KEYS]
+        keys = [name for name in names if name in LABELS]
         group = names[len(keys) : -1]
         if names[: len(keys)] != keys or not group:
             raise InputError(f"{where}: expected device first, if it is there, and then the names that repeat")
@@ -224,7 +237,7 @@ class Table:
         self._repeats = (fields - len(keys)) // len(group)
         self._keys, self._group = keys, group
         named = [f"column {place}" if name == SKIPPED else name for place, name in enumerate(group, 1)]
-        return (*(keys or KEYS[:1]), "cycle", *named)
+        return (*(keys or LABELS[:1]), "cycle", *named)
 
     def _text_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
         """Read whole lines at a time: pyarrow's streaming reader leaves a thread that reads on after an error."""
@@ -248,7 +261,7 @@ class Table:
             decimal_point=layout.decimal_point,
         )
         with self.path.open("rb") as file:
-            for lines in _whole_lines(_unpacked(file, self.path), layout, self.path):
+            for lines in _whole_lines(unpacked(file, self.path), layout, self.path, self.left_out):
                 read = pyarrow.csv.ReadOptions(use_threads=False, block_size=len(lines) + 1, column_names=physical)
                 # memory of Arrow's own, which its threads free without Python's lock
                 memory = pa.array([lines], pa.large_binary()).buffers()[2]
@@ -282,7 +295,7 @@ class Table:
                 result[name] = columns[name].take(pa.array(np.repeat(np.arange(rows), count)))
             elif name == "cycle":
                 result[name] = pa.array(np.tile(np.arange(1, count + 1), rows))
-            elif name in KEYS:
+            elif name in LABELS:
                 devices = [self.row_label(number) for number in range(row, row + rows)]
                 result[name] = pa.array(devices).take(pa.array(np.repeat(np.arange(rows), count)))
             else:
@@ -303,11 +316,8 @@ class Table:
         if found is None:
             return error
         column, value = columns[int(found[1])], found[3]
-        remedy = "leave cells empty where nothing was measured"
-        if re.fullmatch(r"\s*[-+]?\d*[,.]\d+([eE][-+]?\d+)?\s*", value):
-            remedy = "write decimal points, or decimal commas, throughout"
         what = f"row {first_row + int(found[2]) - 1}: {column} is {value!r:.40}, not a number"
-        return InputError(f"{where}: {what}; {remedy}")
+        return InputError(f"{where}: {what}; {remedy_for(value)}")
 
     def _parquet_batches(self, names: Sequence[str], text: Sequence[str]) -> _Columns:
         with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False) as file:
@@ -354,50 +364,39 @@ def open_tables(paths: str | Path | Sequence[str | Path], names: Sequence[str] =
     Raises:
         InputError: for a folder without tables, and for a file that cannot be read.
     """
-    files: list[Path] = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        if not Path(path).is_dir():
-            files.append(Path(path))
-            continue
-        inside = [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")]
-        found = [file for file in inside if Path(file.name.removesuffix(".gz")).suffix.lower() in _SUFFIXES]
-        if not found:
-            raise InputError(
-                f"{path}: a folder without tables; expected files that end in .csv, .tsv, .parquet or .npz"
-            )
-        files += sorted(
-            found, key=lambda file: [int(part) if part.isdecimal() else part for part in _PARTS.split(file.name)]
-        )
-    if len({file.absolute() for file in files}) < len(files):
-        raise InputError(f"{next(file for file in files if files.count(file) > 1)}: is given twice")
-    tables = [Table(file, names) for file in files]
+    tables = [Table(file, names) for file in files_of(paths)]
     for table in tables:
         table.is_one_of_many = len(tables) > 1
     return tables
 
 
-_PARTS = re.compile(r"(\d+)")
+_HEADINGS = ("line that names the columns once more", "lines that name the columns once more")
+_SUMMARIES = ("row of a mean or the like", "rows of means and the like")
 _Columns = Iterator[tuple[dict[str, pa.Array], float]]
 
 
-def _unpacked(file: IO[bytes], path: Path) -> IO[bytes] | io.BufferedReader:
-    """Return the stream of a file, unpacked if it is compressed by gzip, whatever its name."""
-    is_packed = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    return io.BufferedReader(Unpacked(gzip.GzipFile(fileobj=file), path)) if is_packed else file
-
-
-def _whole_lines(stream: IO[bytes] | io.BufferedReader, layout: TextLayout, path: Path) -> Iterator[bytes]:
-    """Yield the rows of a table in blocks of whole lines of UTF-8, without comments and empty rows."""
+def _whole_lines(
+    stream: IO[bytes] | io.BufferedReader, layout: TextLayout, path: Path, left_out: Counter[tuple[str, str]]
+) -> Iterator[bytes]:
+    """Yield the rows of a table in blocks of whole lines of UTF-8, without comments, empty rows and names once more."""
+    heading = re.compile(rb"(?m)^[ \t]*" + re.escape(layout.heading.encode()) + rb"[ \t\r]*(?:\n|\Z)")
     for block in _blocks(stream, layout, path):
         lines = block
         if _COMMENTS.search(lines):
             lines = _COMMENTS.sub(b"", lines)
+        if layout.heading and heading.search(lines):
+            lines, count = heading.subn(b"", lines)
+            left_out[_HEADINGS] += count
         if layout.delimiter == " ":
             lines = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r?$)", b"", lines)
             lines = re.sub(rb"[ \t]+", b"\t", lines)
         if _EMPTY_ROWS.search(lines):
             lines = _EMPTY_ROWS.sub(b"", lines)
+        if layout.has_summaries:
+            lines, count = without_summaries(lines)
+            left_out[_SUMMARIES] += count
+        if layout.group_mark:
+            lines = ungrouped(lines, layout.group_mark, "\t" if layout.delimiter == " " else layout.delimiter)
         if _PLUS.search(lines):
             lines = _PLUS.sub(rb"\1", lines)  # Arrow reads no sign of plus
         if lines.strip():
@@ -434,22 +433,3 @@ def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     except (SyntaxError, tokenize.TokenError, TypeError, MemoryError, RecursionError):  # the header is a Python literal
         raise ValueError("a header that is not that of an array") from None
     return shape, dtype
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn the exceptions of the readers into an InputError of one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (*_MALFORMED, ValueError, EOFError) as error:
-        reason = str(error).split("\n", 1)[0].strip() or type(error).__name__
-        raise InputError(f"{path}: cannot be read as a table: {reason}") from None
-    except OSError as error:
-        reason = error.strerror or str(error).split("\n", 1)[0].strip()
-        raise InputError(f"{path}: cannot be read ({reason})") from None
-
-
-_MALFORMED = (pa.ArrowException, csv.Error, zlib.error, zipfile.BadZipFile, NotImplementedError)
-"""Exceptions of the readers for malformed files; zipfile raises the last for an unknown compression."""

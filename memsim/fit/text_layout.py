@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.errors import InputError
+from memsim.fit.fields import GROUPED, grouping_of, is_summary
 from memsim.fit.quantities import is_unit
+from memsim.units import counted
 
 SAMPLE_BYTES = 1 << 18
 """The size of the beginning of a file in which its table must begin."""
-COMMENT = re.compile(r'[ \t"]*(?:#(?!N/?A\b)|%|//|!)')
-"""The beginning of a line that is no part of a table; #N/A is a missing value."""
+COMMENT = re.compile(r'[ \t"]*(?:#(?!N/?A\b|VALUE!|DIV/0!|NUM!|REF!)|%|//|!|[-=+|: ]{3,}\r?$)')
+"""The beginning of a line that is no part of a table, or a line that is a rule; #N/A and the like are no values."""
 OVERFLOW_MARKS = ("OVERFLOW", "OVFLW", "OVERLOAD", "OVLD", "OVER", "OFL", "OL", "+OL", "-OL", "O.L")
 """Words that instruments write for a value beyond their range, in any case."""
 MISSING = [
     *("", "nan", "NaN", "NAN", "-nan", "-NaN", "na", "NA", "n/a", "N/A", "<NA>", "#N/A", "#NA", "-", "--", "---"),
     *("null", "NULL", "none", "None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    *("n.a.", "N.A.", "n.d.", "N.D.", "n/d", "N/D", "nd", "ND", "?", "#VALUE!", "#DIV/0!", "#NUM!", "#REF!"),
 ]
 """Words for a value that was not measured."""
 _DELIMITERS = "\t;|, "
@@ -47,6 +50,9 @@ class TextLayout:
         fields: number of columns.
         preamble: number of lines above the names that belong to no table.
         words_above: number of fields in the line above the rows, where they are words but not as many as the columns.
+        group_mark: the mark between groups of three digits, empty where there is none.
+        heading: the line of names, which may come again between rows; empty where there is none.
+        has_summaries: whether rows may give means and the like of those above them.
     """
 
     encoding: str
@@ -59,6 +65,9 @@ class TextLayout:
     fields: int
     preamble: int
     words_above: int = 0
+    group_mark: str = ""
+    heading: str = ""
+    has_summaries: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -68,6 +77,8 @@ class TextLayout:
             notes.append(f"read as {self.encoding.upper()} text")
         if self.decimal_point == ",":
             notes.append("read with decimal commas")
+        if self.group_mark:
+            notes.append(f"read with {self.group_mark!r} between thousands")
         if self.preamble:
             notes.append(f"{self.preamble} line{'s' * (self.preamble > 1)} above the table left out")
         return notes
@@ -103,17 +114,40 @@ def text_layout(sample: bytes, path: Path) -> TextLayout:
     delimiter, run = _best_run(lines)
     if run is None:
         return _without_rows(lines, delimiter, encoding, is_old, path)
-    names, units, above = _heading(lines, run, delimiter)
-    comma = _has_decimal_commas(run.rows)
-    mark = "," if comma else "."
-    words = 0 if names else _words_above(lines[: run.first], delimiter)
-    return TextLayout(encoding, delimiter, mark, is_old, run.first, names, units, run.fields, above, words)
+    names, units, at = _heading(lines, run, delimiter)
+    if (before := _rows_above(lines[:at], run, delimiter)) is not None:
+        raise InputError(
+            f"{path}: line {before + 1} begins a table of {counted(run.fields, 'column')}, and line {at + 1} a longer "
+            "one of as many; give each table a file of its own"
+        )
+    try:
+        group_mark, mark = grouping_of([field for row in run.rows for field in row], delimiter)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: {error} may have a decimal comma or a comma between thousands; write it with a decimal point, or "
+            "without the comma"
+        ) from None
+    return TextLayout(
+        encoding,
+        delimiter,
+        mark,
+        is_old,
+        run.first,
+        names,
+        units,
+        run.fields,
+        preamble=sum(1 for line in lines[:at] if line.strip()),
+        words_above=0 if names else _words_above(lines[: run.first], delimiter),
+        group_mark=group_mark,
+        heading=lines[at].strip() if names else "",
+        has_summaries=not is_summary(run.rows[0]),
+    )
 
 
 def is_number(word: str) -> bool:
     """Return whether a field holds a number, with a decimal point or comma."""
     word = word.strip()
-    if _DECIMAL_COMMA.fullmatch(word):
+    if _DECIMAL_COMMA.fullmatch(word) or GROUPED.fullmatch(word):
         return True
     try:
         float(word)
@@ -176,14 +210,19 @@ def _best_run(lines: Sequence[str]) -> tuple[str, _Run | None]:
 
 
 def _longest_run(lines: Sequence[str], delimiter: str) -> _Run | None:
-    """Return the run with the most numbers; lines that are empty or comments are passed over."""
+    """Return the run with the most numbers; lines that are empty, comments or names once more are passed over."""
     best: _Run | None = None
+    names = set[str]()
     first, rows, numbers = 0, list[list[str]](), 0
     for place, line in enumerate([*lines, "end"]):
         if not line.strip() or is_comment(line):
             continue
         fields = split(line, delimiter)
         count = sum(map(is_number, fields)) if len(fields) > 1 else 0
+        if not count and len(fields) > 1:
+            if line.strip() in names:
+                continue
+            names.add(line.strip())
         if rows and (not count or len(fields) != len(rows[0])):
             if best is None or numbers > best.numbers:
                 best = _Run(first, rows, numbers)
@@ -196,7 +235,7 @@ def _longest_run(lines: Sequence[str], delimiter: str) -> _Run | None:
 
 
 def _heading(lines: Sequence[str], run: _Run, delimiter: str) -> tuple[tuple[str, ...] | None, tuple[str, ...], int]:
-    """Return the names and units above a run, and the number of lines above them that are no part of the table."""
+    """Return the names and units above a run, and the place of the first line of the table."""
     above = [place for place in range(run.first) if lines[place].strip()]
     plain = [place for place in above if not is_comment(lines[place])]
     names: tuple[str, ...] | None = None
@@ -204,16 +243,36 @@ def _heading(lines: Sequence[str], run: _Run, delimiter: str) -> tuple[tuple[str
     at = run.first
     if plain and (found := _words(lines[plain[-1]], delimiter, run.fields)):
         names, at = found, plain[-1]
-        if len(plain) > 1 and _are_units(found):
-            higher = _words(lines[plain[-2]], delimiter, run.fields)
-            if higher:
-                names, units, at = higher, found, plain[-2]
+        higher = _words(lines[plain[-2]], delimiter, run.fields) if len(plain) > 1 else None
+        if higher and _are_units(found):
+            names, units, at = higher, found, plain[-2]
+        elif higher and len(set(found)) < len(found):
+            names, at = _under_headings(higher, found), plain[-2]
+        elif plain[-1] < above[-1] and (below := _words(lines[above[-1]], delimiter, run.fields)):
+            units = below if _are_units(below) else ()  # a row such as `#,#,kOhm`, which looks like a comment
     elif not plain and above:
         # numpy.savetxt and gnuplot write the names as a comment
         bare = lines[above[-1]].lstrip(' \t"').lstrip("#%!/ \t")
         if found := _words(bare, delimiter, run.fields):
             names, at = found, above[-1]
-    return names, units, sum(place < at for place in above)
+    return names, units, at
+
+
+def _rows_above(lines: Sequence[str], run: _Run, delimiter: str) -> int | None:
+    """Return the place of a line of names above a run, with two rows below it that are like those of the run."""
+    kinds = list(map(is_number, run.rows[0]))
+    above = [place for place, line in enumerate(lines) if line.strip() and not is_comment(line)]
+    found = [list(map(is_number, split(lines[place], delimiter))) for place in above]
+    tables = zip(above, found, found[1:], found[2:], strict=False)
+    return next((place for place, *rows in tables if rows == [[False] * len(kinds), kinds, kinds]), None)
+
+
+def _under_headings(headings: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return names that are alike, each with the heading of its group before it: `1 s` and `5 uS` for `1 s 5 uS`."""
+    filled: list[str] = []
+    for heading in headings:
+        filled.append(heading or (filled[-1] if filled else ""))
+    return tuple(f"{heading} {name}".strip() for heading, name in zip(filled, names, strict=True))
 
 
 def _words_above(lines: Sequence[str], delimiter: str) -> int:
@@ -246,8 +305,3 @@ def _without_rows(lines: Sequence[str], delimiter: str, encoding: str, is_old: b
         raise InputError(f"{path}: holds comments only; expected a table with the names of its columns")
     names = tuple(split(lines[at], delimiter))
     return TextLayout(encoding, delimiter, ".", is_old, at + 1, names, (), len(names), 0)
-
-
-def _has_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
-    fields = [field for row in rows for field in row]
-    return any(map(_DECIMAL_COMMA.fullmatch, fields)) and not any(is_number(field) and "." in field for field in fields)

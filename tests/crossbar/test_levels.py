@@ -88,8 +88,7 @@ def test_curved_currents_go_through_converters() -> None:
 
 def test_noise_of_every_read() -> None:
     """The variance of reads is that of Johnson, shot and the device's noise of all cells of a column."""
-    noise = {"bandwidth_hz": 1e8, "temperature_kelvin": 300.0, "shot_scale": 1.0, "johnson_scale": 1.0}
-    matrix = matrix_of("sonos", read_noise=noise)
+    matrix = matrix_of("sonos", read_noise=NOISE)
     assert matrix.states is not None
     assert matrix.input_range is not None
     x = INPUTS[:1].expand(4000, IN)
@@ -135,6 +134,53 @@ def test_one_gain_for_a_layer() -> None:
     assert float(matrix.gain_trim.min()) == float(matrix.gain_trim.max())
     assert 1.4 < float(matrix.gain_trim.max()) < 2.2
     assert not matrix.offset_trim.any()
+
+
+AGEING = ("pcm-hermes-pair", "cmo-hfox", "sonos", "rram-wan", "rram-relaxation")
+NOISE = {"bandwidth_hz": 1e8, "temperature_kelvin": 300.0, "shot_scale": 1.0, "johnson_scale": 1.0}
+
+
+def compensated(cell: str, way: str, seed: int = 1, seconds: float = MONTH, **keys: Any) -> MappedMatrix:
+    matrix = matrix_of(cell, seed, read_at_seconds=seconds, **keys)
+    trim(matrix, statistics(), way, seed, WEIGHT, LayerFit("nearest"))
+    return matrix
+
+
+@pytest.mark.parametrize("cell", AGEING)
+@pytest.mark.parametrize(("seed", "seconds"), [(1, MONTH), (2, MONTH), (1, 3600.0)])
+def test_compensation_of_a_layer_is_the_gain_of_this_chip_s_cells_at_this_time(
+    cell: str, seed: int, seconds: float
+) -> None:
+    """Least squares over the currents of its own cells, which noise accumulates in and the noise of a read does not."""
+    matrix = compensated(cell, "layer", seed, seconds, read_noise=NOISE)
+    own, wanted = by_hand(matrix, ohmic), INPUTS.double() @ WEIGHT.double().T
+    expected = float((own * wanted).sum() / own.square().sum())
+    if matrix.gain_trim is None:  # cells that move at random leave a gain that helps no rows but those it is fitted to
+        assert expected == pytest.approx(1, abs=0.01)
+    else:
+        assert float(matrix.gain_trim[0, 0]) == pytest.approx(expected, rel=1e-3)
+    assert matrix.trim_vectors == len(INPUTS)  # whose reads the cost counts
+
+
+@pytest.mark.parametrize("cell", AGEING)
+def test_compensation_of_columns_is_that_of_one_chip_and_not_of_its_noise(cell: str) -> None:
+    fresh = torch.randn(400, IN, generator=torch.Generator().manual_seed(9)).clamp(-3, 3)
+    exact = fresh @ WEIGHT.T
+
+    def error(matrix: MappedMatrix) -> float:
+        return float((matrix(fresh) - exact).norm() / exact.norm())
+
+    own, other = compensated(cell, "column"), compensated(cell, "column", seed=2)
+    assert own.gain_trim is not None
+    assert other.gain_trim is not None
+    assert error(own) < 1.02 * error(matrix_of(cell, read_at_seconds=MONTH))
+    noisy = compensated(cell, "column", read_noise=NOISE)
+    assert noisy.gain_trim is not None
+    torch.testing.assert_close(noisy.gain_trim, own.gain_trim, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(own.gain_trim, other.gain_trim, rtol=1e-3)
+    mine = error(own)
+    own.set_trims(other.gain_trim, other.offset_trim)
+    assert error(own) > mine
 
 
 def test_two_times_are_the_same_chip() -> None:

@@ -132,3 +132,23 @@ def test_any_order_of_devices_and_any_batches_give_the_same_grid(cycles, random,
 def test_an_example_is_a_function_of_its_seed(device: DeviceModel) -> None:
     first, second = (feature_table(device, 3, 4, 2) for _ in range(2))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_wafer_a_die_and_a_number_name_a_device_and_times_of_day_are_not_used(tmp_path: Path) -> None:
+    """Two dies have devices of the same numbers; rows of features come with the date at which they were measured."""
+    path = tmp_path / "wafer.csv"
+    rows = [
+        f"2024-03-01 12:{cycle:02}:00,{die},{device},{cycle},1e5,1e4"
+        for die in (1, 2)
+        for device in (1, 2, 3)
+        for cycle in range(1, 5)
+    ]
+    path.write_text("\n".join(["time,die,device,cycle,hrs_ohms,lrs_ohms", *rows, "mean,,,,1e5,1e4", ""]))
+    found = read_measurements(path, columns={"device": "die+device"}, from_base=["us", "ur"])
+    assert found.devices == ("1 1", "1 2", "1 3", "2 1", "2 2", "2 3")
+    assert found.y.shape == (4, 6, 4)
+    assert found.layout.unused == ("time",)
+    with pytest.raises(InputError, match=r"comes after cycle 4; .* \(--column device=DIE\+DEVICE joins columns"):
+        read_measurements(path, from_base=["us", "ur"])
+    with pytest.raises(InputError, match=r"device=die\+wafer: no such column"):
+        read_measurements(path, columns={"device": "die+wafer"}, from_base=["us", "ur"])

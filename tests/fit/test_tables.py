@@ -280,3 +280,112 @@ def test_columns_of_text_are_no_numbers(tmp_path: Path, suffix: str) -> None:
         pyarrow.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     with pytest.raises(InputError, match=rf"t\{suffix}: cannot be read as a table: .*many"):
         read(tmp_path / f"t{suffix}")
+
+
+def table_of(tmp_path: Path, lines: list[str], names: str = "device;cycle;hrs_ohms;lrs_ohms") -> Table:
+    (tmp_path / "t.csv").write_text("\n".join([names, *lines, ""]), encoding="utf-8")
+    return Table(tmp_path / "t.csv")
+
+
+def column(table: Table, name: str) -> list[float]:
+    return [value for batch in table.batches([name]) for value in batch.numbers(name).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (["12,345.5", "9,876.25", "1,234,567.0", "950.5"], "device;cycle;hrs_ohms;lrs_ohms"),
+        (['"12,345.5"', '"9,876.25"', '"1,234,567"', "950.5"], "device,cycle,hrs_ohms,lrs_ohms"),
+        (["12.345,5", "9.876,25", "1.234.567", "950,5"], "device;cycle;hrs_ohms;lrs_ohms"),
+        (["12 345.5", "9 876.25", "1 234 567", "950.5"], "device;cycle;hrs_ohms;lrs_ohms"),
+        (["12\u202f345,5", "9\u202f876,25", "1\u202f234\u202f567", "950,5"], "device;cycle;hrs_ohms;lrs_ohms"),
+        (["12'345.5", "9'876.25", "1'234'567", "950.5"], "device,cycle,hrs_ohms,lrs_ohms"),
+        (["12,345.5", "9,876.25", "1,234,567.0", "950.5"], "device cycle hrs_ohms lrs_ohms"),
+        (
+            [" 12,345.5 ", " 9,876.25 ", " 1,234,567.0 ", " 950.5 "],
+            "device|cycle|hrs_ohms|lrs_ohms\n-----|-----|---|---",
+        ),
+    ],
+)
+def test_digits_may_stand_in_groups(tmp_path: Path, written: list[str], names: str) -> None:
+    mark = names[6]
+    rows = [mark.join([f"d{k}", str(k + 1), value, value]) for k, value in enumerate(written)]
+    table = table_of(tmp_path, rows, names)
+    assert column(table, "hrs_ohms") == [12345.5, 9876.25, 1234567.0, 950.5]
+    assert column(table, "lrs_ohms") == [12345.5, 9876.25, 1234567.0, 950.5]
+    assert "between thousands" in " ".join(table.how_read)
+
+
+def test_a_comma_that_may_be_either_is_refused(tmp_path: Path) -> None:
+    """12,345 is a thousand times 12.345: what tells the two apart is another number, such as 0,5 or 1,234,567."""
+    with pytest.raises(InputError, match=r"102,937 may have a decimal comma or a comma between thousands; write"):
+        table_of(tmp_path, ["a;1;102,937;9,969", "a;2;98,123;8,123"])
+    assert column(table_of(tmp_path, ["a;1;102,937;9,969", "a;2;98,12;8,123"]), "hrs_ohms") == [102.937, 98.12]
+    assert column(table_of(tmp_path, ["a;1;102.937;9.969", "a;2;98.123;8.123"]), "hrs_ohms") == [102.937, 98.123]
+
+
+@pytest.mark.parametrize("row", ["mean;;1e5;1e4", ";Std. dev.;1e3;1e2", '"Average";;1e5;1e4', "MAX:;;1;2"])
+def test_rows_of_means_are_left_out_and_counted(tmp_path: Path, row: str) -> None:
+    table = table_of(tmp_path, ["a;1;1e5;1e4", "b;1;2e5;2e4", row])
+    assert column(table, "hrs_ohms") == [1e5, 2e5]
+    assert [name for batch in table.batches(["device"], ["device"]) for name in batch.labels("device")[0]] == ["a", "b"]
+    assert table.notes == ["1 row of a mean or the like left out"]
+
+
+def test_a_table_of_means_keeps_its_rows(tmp_path: Path) -> None:
+    table = table_of(tmp_path, ["mean;1;1e5;1e4", "mean;2;2e5;2e4"])
+    assert column(table, "hrs_ohms") == [1e5, 2e5]
+
+
+def test_names_may_come_again_above_each_block(tmp_path: Path) -> None:
+    """The longest block is the last one: those above it are no preamble."""
+    names = "device;cycle;hrs_ohms;lrs_ohms"
+    blocks = [[f"{k};{i};{k}00{i};1" for i in range(1, 3 + k)] for k in range(1, 4)]
+    table = table_of(tmp_path, [line for block in blocks for line in ["", names, *block]][2:], names)
+    assert column(table, "hrs_ohms") == [float(f"{k}00{i}") for k in range(1, 4) for i in range(1, 3 + k)]
+    assert table.notes == ["2 lines that name the columns once more left out"]
+
+
+def test_a_second_longer_table_is_no_reason_to_leave_the_first_out(tmp_path: Path) -> None:
+    first = ["a;1;1e5;1e4", "a;2;1e5;1e4", "now the second wafer"]
+    with pytest.raises(InputError, match=r"line 1 begins a table of 4 columns, and line 5 a longer one of as many"):
+        table_of(tmp_path, [*first, *(f"b;{i};1e5;1e4" for i in range(1, 5))])
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ("1.2k", "write 1.2e3 for 1.2k, and the unit in the name of the column, such as hrs_kohm"),
+        ("3M4", "write 1.2e3 for 1.2k, and the unit in the name of the column, such as hrs_kohm"),
+        ("96.3 kΩ", "write 1.2e3 for 1.2k, and the unit in the name of the column, such as hrs_kohm"),
+        ("2024-03-01 12:00:00", "give times in seconds since the start; - in --columns leaves a column out"),
+        ("12:00:05", "give times in seconds since the start; - in --columns leaves a column out"),
+        ("mean", "leave out rows of means and the like"),
+        ("open", "leave cells empty where nothing was measured"),
+    ],
+)
+def test_a_value_that_is_no_number_is_answered_with_a_remedy(tmp_path: Path, value: str, remedy: str) -> None:
+    table = table_of(tmp_path, ["a;1;1e5;1e4", f"a;2;{value};1e4"])
+    with pytest.raises(InputError) as refused:
+        column(table, "hrs_ohms")
+    assert str(refused.value) == (
+        f"{table.path}: cannot be read as a table: row 2: hrs_ohms is {value!r}, not a number; {remedy}"
+    )
+
+
+def test_units_may_have_marks_of_numbers_among_them(tmp_path: Path) -> None:
+    for units in ("#;#;kOhm;kOhm", "(no.);(no.);(kOhm);(kOhm)"):
+        table = table_of(tmp_path, [units, "a;1;100.5;10.5", "a;2;100.5;10.5"], "Device;Cycle;HRS;LRS")
+        assert table.columns == ("Device", "Cycle", "HRS", "LRS")
+        assert table.units["HRS"].strip("()") == "kOhm"
+
+
+def test_several_columns_together_name_a_device(tmp_path: Path) -> None:
+    rows = [f"W{wafer};{die};{cycle};1e5" for wafer in (1, 2) for die in (1, 2) for cycle in (1, 2)]
+    table = table_of(tmp_path, [*rows, "W2;;1;1e5"], "wafer;die;cycle;hrs_ohms")
+    (batch,) = table.batches(["wafer+die", "hrs_ohms"], ["wafer+die"])
+    names, codes = batch.labels("wafer+die")
+    assert [names[code] if code >= 0 else "" for code in codes] == [
+        *(f"W{wafer} {die}" for wafer in (1, 2) for die in (1, 2) for _ in (1, 2)),
+        "",
+    ]

@@ -203,6 +203,28 @@ def _inspected(path: Path) -> object:
     return str(inspect_measurements(path))
 
 
+def _matrices(path: Path) -> object:
+    return str(inspect_measurements(path, columns="conductance_uS,..."))
+
+
+def _matrix_text() -> list[bytes]:
+    """Matrices of 6 x 4 cells at three times, below lines of their own and in a header with labels of columns."""
+    rows = [[f"WL{row}", *(f"{5 + row + 2 * place:.1f}" for place in range(4))] for row in range(6)]
+    plain = "\n".join("\t".join(row[1:]) for row in rows)
+    labelled = "\n".join(",".join(row) for row in rows)
+    times = ("1 s", "10 s", "1 h")
+    return [
+        "\n".join(f"t = {time}\n{plain}\n" for time in times).encode(),
+        "\n".join(f"time (s): {time},BL0,BL1,BL2,BL3\n{labelled}" for time in (1, 10, 3600)).encode(),
+    ]
+
+
+def _matrix_arrays() -> list[bytes]:
+    file, times = io.BytesIO(), np.array([1.0, 10.0, 3600.0])
+    np.savez(file, conductance_uS=np.full((3, 6, 4), 7.0), time_s=times, target_uS=np.full((6, 4), 5.0))
+    return [file.getvalue()]
+
+
 def _readings() -> bytes:
     """20 cells of each of two levels, read at two times."""
     rows = [
@@ -491,6 +513,8 @@ READERS: dict[str, Reader] = {
     "csv": Reader(_file("m.csv", read_measurements), lambda: _TABLES),
     "csv-gz": Reader(_file("m.csv.gz", read_measurements), lambda: [gzip.compress(table) for table in _TABLES]),
     "levels": Reader(_file("levels.csv", _inspected), lambda: [_readings(), _summary(), _pulses()]),
+    "matrices": Reader(_file("g.txt", _matrices), _matrix_text),
+    "arrays": Reader(_file("g.npz", _inspected), _matrix_arrays),
     "npz": Reader(_file("m.npz", read_measurements), _npz),
     "parquet": Reader(_file("m.parquet", read_measurements), _parquet),
     "arpa": Reader(_file("m.arpa", read_arpa_words), _arpa),

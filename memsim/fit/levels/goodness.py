@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from memsim.fit.arrays import Bools, Floats, Ints
 from memsim.fit.goodness import STANDARD_ERRORS, Check
 from memsim.fit.levels.changes import Changes
-from memsim.fit.levels.fitting import Choice, Report, choose, fit_law
+from memsim.fit.levels.fitting import Choice, Report, choose, fit_law, widened
 from memsim.fit.levels.law import Form, Law
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -95,7 +95,7 @@ def judge(changes: Changes, seconds: Floats, seed: int, name: str, report: Repor
     holds_time = last > 0
     train = changes.where(is_fitted & ~is_last if holds_time else is_fitted)
     choice = choose(train, seed, relative=relative, report=lambda done: report(0.7 * done))
-    law = fit_law(train, choice.form, choice.knots)
+    law = widened(fit_law(train, choice.form, choice.knots), train, choice.knots, seed)
     simpler = Form(relative=choice.form.relative, tail="gaussian" if choice.form.relative else "laplace")
     constant = fit_law(train, simpler, choice.knots)
     report(0.8)
@@ -109,7 +109,7 @@ def judge(changes: Changes, seconds: Floats, seed: int, name: str, report: Repor
     final_choice = choice
     if last == 1:  # with two times, one was left to choose on
         final_choice = choose(changes, seed, relative=relative, in_time=False)
-    final = fit_law(changes, final_choice.form, final_choice.knots)
+    final = widened(fit_law(changes, final_choice.form, final_choice.knots), changes, final_choice.knots, seed)
     report(0.95)
     tables = _tables(final, changes, seconds, generator)
     return Judged(final, final_choice, tuple(checks), tables, simpler)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,14 @@ from memsim.fit.arrays import Floats
 
 Location = Literal["constant", "log"]
 Scale = Literal["constant", "log", "sqrt"]
-Tail = Literal["gaussian", "laplace", "student", "two_laplaces"]
+Tail = Literal["gaussian", "laplace", "student", "two_laplaces", "gaussian_laplace"]
+_WORDS: Mapping[Tail, str] = {
+    "gaussian": "Gaussian",
+    "laplace": "Laplace",
+    "student": "Student",
+    "two_laplaces": "two-Laplace",
+    "gaussian_laplace": "Gaussian-and-Laplace",
+}
 LEAST_FREEDOM = 2.2
 """The least degrees of freedom of Student's law, whose variance is infinite at 2."""
 _BISECTIONS = 60
@@ -43,7 +50,7 @@ class Form:
         scale: b is constant after t1, linear in u (`log`; of ln g, noise and a drift add up as squares), or b^2 is
             (`sqrt`: independent increments).
         tail: the law of |z|; of `two_laplaces` one is wider, with a share of the cells whose logit is linear in u
-            (cells that have moved, beside cells that stay).
+            (cells that have moved, beside cells that stay), and of `gaussian_laplace` the cells that stay are Gaussian.
         skewed: whether s differs from 0.
     """
 
@@ -54,6 +61,11 @@ class Form:
     skewed: bool = False
 
     @property
+    def has_moved(self) -> bool:
+        """Whether a share of the cells has moved."""
+        return self.tail in ("two_laplaces", "gaussian_laplace")
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The quantities that are given by knot."""
         named = {
@@ -62,15 +74,15 @@ class Form:
             "b0": True,
             "b1": self.scale != "constant",
             "skew": self.skewed,
-            "share0": self.tail == "two_laplaces",
-            "share1": self.tail == "two_laplaces",
+            "share0": self.has_moved,
+            "share1": self.has_moved,
         }
         return tuple(name for name, present in named.items() if present)
 
     @property
     def scalars(self) -> tuple[str, ...]:
         """The quantities that do not depend on conductance."""
-        return {"student": ("freedom",), "two_laplaces": ("factor",)}.get(self.tail, ())
+        return ("factor",) if self.has_moved else ("freedom",) if self.tail == "student" else ()
 
     def size(self, knots: int) -> int:
         """Return the number of parameters."""
@@ -79,8 +91,7 @@ class Form:
     @property
     def words(self) -> str:
         """The tails, such as `skewed Laplace`."""
-        tail = {"gaussian": "Gaussian", "laplace": "Laplace", "student": "Student", "two_laplaces": "two-Laplace"}
-        return f"{'skewed ' if self.skewed else ''}{tail[self.tail]}"
+        return f"{'skewed ' if self.skewed else ''}{_WORDS[self.tail]}"
 
     def __str__(self) -> str:
         over = {"constant": "constant in time", "log": "linear in ln t", "sqrt": "square linear in ln t"}
@@ -97,7 +108,7 @@ class Law:
         knots: conductances at the start [K], rising.
         by_knot: `m0`, `m1`, `b0`, `b1` (of µS, or of ln g), `skew`, `share0`, `share1` (the logit of the share): [K]
             each; those in 1 are a unit of u.
-        scalars: `freedom` of Student's law; `factor` by which the wide one of two Laplaces is wider.
+        scalars: `freedom` of Student's law; `factor` by which cells that have moved are wider.
         first_seconds: t1; before it nothing is known, and the law is that at t1.
     """
 
@@ -106,6 +117,11 @@ class Law:
     by_knot: Mapping[str, Tensor]
     scalars: Mapping[str, Tensor]
     first_seconds: float
+
+    def wider(self, factor: float) -> Law:
+        """Return the law with its spread times `factor`."""
+        spreads = {name: factor * values for name, values in self.by_knot.items() if name in ("b0", "b1")}
+        return replace(self, by_knot={**self.by_knot, **spreads})
 
     def _standardised(self, start: Tensor, seconds: Tensor, now: Tensor) -> tuple[Tensor, Tensor, Tensor, _Shape]:
         """Return (z, b, Jacobian of x to µS, shape of z) of conductances `now`, all [n]."""
@@ -157,9 +173,12 @@ class Law:
         elif self.form.tail == "student":
             y = torch.from_numpy(generator.standard_t(float(self.scalars["freedom"]), size)).abs()
         else:
-            y = torch.from_numpy(generator.exponential(size=size))
+            y = wide = torch.from_numpy(generator.exponential(size=size))
+            if self.form.tail == "gaussian_laplace":
+                y = torch.from_numpy(generator.standard_normal(size)).abs()
             if shape.share is not None:
-                y = torch.where(torch.from_numpy(generator.random(size)) < shape.share, y * self.scalars["factor"], y)
+                moved = torch.from_numpy(generator.random(size)) < shape.share
+                y = torch.where(moved, wide * self.scalars["factor"], y)
         is_below = uniform < 1 / (1 + torch.exp(2 * shape.skew))
         return self._now(start, torch.where(is_below, -y * torch.exp(-shape.skew), y * torch.exp(shape.skew)), shape)
 
@@ -173,15 +192,15 @@ class Law:
         first, second = self._absolute_moments()
         if shape.share is not None:
             factor = self.scalars["factor"]
-            first = first * (1 - shape.share + shape.share * factor)
-            second = second * (1 - shape.share + shape.share * factor**2)
+            first = first * (1 - shape.share) + shape.share * factor
+            second = second * (1 - shape.share) + shape.share * 2 * factor**2
         mean = 2 * first * torch.sinh(shape.skew)
         variance = second * (2 * torch.cosh(2 * shape.skew) - 1) - mean**2
         return shape.m + shape.b * mean, shape.b * torch.sqrt(variance)
 
     def _absolute_moments(self) -> tuple[Any, Any]:
         """Return the mean and mean square of |z| without skew and wide cells."""
-        if self.form.tail == "gaussian":
+        if self.form.tail in ("gaussian", "gaussian_laplace"):
             return math.sqrt(2 / math.pi), 1.0
         if self.form.tail == "student":
             n = float(self.scalars["freedom"])
@@ -190,7 +209,7 @@ class Law:
         return 1.0, 2.0
 
     def share(self, seconds: Tensor) -> Tensor:
-        """Return the share of wide cells [times, K] at the knots, of a law of two Laplaces."""
+        """Return the share of cells that have moved [times, K] at the knots."""
         u = torch.log(seconds.clamp(min=self.first_seconds) / self.first_seconds)
         return torch.sigmoid(self.by_knot["share0"] + self.by_knot["share1"] * u[:, None])
 
@@ -215,8 +234,10 @@ class Law:
             n = self.scalars["freedom"]
             constant = torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - 0.5 * torch.log(n * math.pi)
             return constant - (n + 1) / 2 * torch.log1p(y**2 / n)
+        narrow = -0.5 * y**2 - 0.5 * math.log(2 * math.pi)
         y = torch.sqrt(y**2 + _ROUNDING**2)  # a kink would stop the search for the most likely law
-        narrow = -y - math.log(2)
+        if self.form.tail != "gaussian_laplace":
+            narrow = -y - math.log(2)
         if shape.share is None:
             return narrow
         factor = self.scalars["factor"]
@@ -231,7 +252,7 @@ class Law:
             return below
         if self.form.tail == "student":
             return torch.from_numpy(np.asarray(stdtr(float(self.scalars["freedom"]), y.numpy())))
-        narrow = torch.exp(y) / 2
+        narrow = torch.special.ndtr(y) if self.form.tail == "gaussian_laplace" else torch.exp(y) / 2
         if shape.share is None:
             return narrow
         return (1 - shape.share) * narrow + shape.share * torch.exp(y / self.scalars["factor"]) / 2

@@ -12,7 +12,9 @@ import numpy as np
 
 from memsim.errors import InputError
 from memsim.fit.arrays import Bools, Floats, Ints
+from memsim.fit.columns import FEATURES, SWEEP
 from memsim.fit.levels.changes import Changes
+from memsim.fit.levels.matrices import holds_matrices, read_matrices
 from memsim.fit.levels.wide import read_wide, require_named_times, times_of
 from memsim.fit.named import NamedColumns, read_columns
 from memsim.fit.quantities import (
@@ -45,6 +47,8 @@ SUMMARY: Mapping[str, Dimension] = {
     "time": TIME,
     "temperature": TEMPERATURE,
 } | dict.fromkeys(DEVIATIONS, CONDUCTANCE_SPREAD)
+_KNOWN = {*READINGS, *SUMMARY, *FEATURES, *SWEEP, "cycle", "pulse"}
+"""First words of the names of columns of tables, which matrices have none of."""
 LEAST_CELLS = 20
 """The fewest cells that a law is fitted to."""
 _SAME_KELVIN = 1.0
@@ -133,6 +137,8 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
     first = paths if isinstance(paths, str | Path) else next(iter(paths), "")
     if not Path(first).exists():
         return ""  # whoever reads it says so, after what is wrong with the options
+    if holds_matrices(paths, names, _KNOWN, LEAST_CELLS):
+        return "readings"
     found = open_tables(paths, names)[0].columns
     shown = [name for name in found if name not in renamed.values()] + list(renamed)
     words = {match[0].lower() for name in shown if (match := re.match(r"[A-Za-z]+(_deviation)?", name.strip()))}
@@ -155,13 +161,14 @@ def read_readings(
     renamed: Mapping[str, str] | None = None,
     temperature_kelvin: float | None = None,
 ) -> Readings:
-    """Read a table of (cell, time, conductance[, target][, temperature]), or one with a column for each time.
+    """Read a table of (cell, time, conductance[, target][, temperature]), a column for each time, or matrices.
 
     Raises:
         InputError: in one line, for a table that cannot be read or whose rows make no changes with time.
     """
-    first = open_tables(paths, names)[0]
-    if times_of(first.columns):
+    if holds_matrices(paths, names, _KNOWN, LEAST_CELLS):
+        table = read_matrices(paths, READINGS, names, renamed)
+    elif times_of((first := open_tables(paths, names)[0]).columns):
         table = read_wide(paths, first, READINGS, names, renamed)
     else:
         table = read_columns(paths, READINGS, (), labels=("cell", "device"), names=names, renamed=renamed)
@@ -296,7 +303,13 @@ def cells_of(table: NamedColumns, where: str) -> Ints:
     if present := [name for name in ("cell", "device") if name in table.labels]:
         if len(present) == 2:
             raise InputError(f"{where}: columns cell and device; name the cell by one of them (--column cell=THEIRS)")
-        return table.labels[present[0]].index
+        labels = table.labels[present[0]]
+        if labels.names and re.match(r"(?i)(time|target|conductance|resistance)[\W_]", labels.names[0]):
+            raise InputError(
+                f"{where}: row 1: the {present[0]} is {labels.names[0]!r:.40}, of a second row of names; leave it out, "
+                "and name the columns conductance_uS at 1 s target 5 uS and so on"
+            )
+        return labels.index
     if "time" in table.numbers:
         raise InputError(
             f"{where}: lacks cell (columns: {', '.join(c.name for c in table.columns.values())}); "

@@ -18,6 +18,7 @@ FORMS = [
     Form(tail="student", scale="sqrt"),
     Form(tail="two_laplaces", location="log", scale="sqrt", skewed=True),
     Form(relative=True, tail="gaussian", location="log", scale="log"),
+    Form(tail="gaussian_laplace", location="log", scale="sqrt", skewed=True),
 ]
 KNOTS = torch.tensor([10.0, 40.0, 90.0], dtype=torch.float64)
 
