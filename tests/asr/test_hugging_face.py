@@ -27,7 +27,7 @@ from tokenizers import pre_tokenizers
 from memsim.asr.audio import read_audio
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource, pad
-from memsim.asr.input_rates import vectors_per_audio_second
+from memsim.asr.input_rates import sample_utterance
 from memsim.asr.tokens import tokens_from_json
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
@@ -141,7 +141,7 @@ def test_an_utterance_of_ten_milliseconds_has_a_text(family: str, folders: dict[
 def test_the_network_calls_each_of_its_layers(family: str, folders: dict[str, Path]) -> None:
     """A layer that is not called would not be on arrays, whatever attention transformers chooses."""
     recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
-    rates = vectors_per_audio_second(recogniser)
+    rates = sample_utterance(recogniser).vectors()
     assert len(rates) > 12
     assert [name for name, rate in rates.items() if not rate] == []
 

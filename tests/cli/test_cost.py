@@ -47,12 +47,37 @@ def test_a_foreign_network(memsim, foreign: Path) -> None:
     assert done.status == 0, done.err
     assert "estimate for one input vector of each layer" in done.said
     assert "unknown" in done.said
-    assert "no whole chip beside a digital one: that counts the operations of a recogniser" in done.said
+    assert "no whole chip beside a digital one: that counts the operations of a network while it runs" in done.said
     cost = json.loads(Path("map.json").read_text())["cost"]
     assert cost["per"] == "vector"
     assert cost["joules"]["cells"] is None
     assert cost["joules"]["adc"] > 0
     assert cost["programming"]["joules"] > 0
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("bert", "an example"), ("wav2vec2", "a second of audio")])
+def test_a_folder_that_is_no_recogniser(memsim, kind: str, unit: str) -> None:
+    """Its network runs on a made-up text or on noise, and has a whole chip."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    if kind == "bert":
+        model = transformers.BertModel(transformers.BertConfig(vocab_size=50, max_position_embeddings=40, **small))
+    else:
+        own = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+        model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**small, **own))
+    model.save_pretrained(kind)
+    done = memsim("map", kind, "--cost", "--json", "map.json")
+    assert done.status == 0, done.err
+    assert f"whole chip, {unit}" in done.said
+    cost = json.loads(Path("map.json").read_text())["cost"]
+    assert cost["chip"]["per"] == cost["per"]
+    assert cost["chip"]["placement"]["arrays"] == cost["arrays"]
+    assert cost["chip"]["joules_by_circuit"]["dac"] == pytest.approx(cost["joules"]["dac"], rel=1e-6)
+    if kind == "bert":
+        assert "an example: of the batch {input_ids: int64 [1, 38]}" in done.said
+        assert {layer["vectors"] for layer in cost["layers"]} == {38, 1}  # the pooler reads the first token
+    planned = json.loads(memsim("map", kind, "--cost", "--dry-run", "--json", "-").out)["cost"]["chip"]
+    assert planned["schedule"] == cost["chip"]["schedule"]
 
 
 def test_the_layers_that_take_most_unless_verbose(memsim, monkeypatch, tiny_recogniser: Path) -> None:
