@@ -355,7 +355,7 @@ def map_checkpoint(
         if doubt is not None:
             listener.warn(doubt)
     if mapped.uncalibrated:
-        listener.warn(_uncalibrated(mapped.uncalibrated, opened))
+        listener.warn(_uncalibrated(mapped.uncalibrated, network))
     found = Budget(tuple(budgets), exact) if steps else None
     taken = _cost(sample, spec, plan, chip, costs, vectors) if cost else None
     return MapResult(opened, spec, plan, seed, mapped, out, found, taken)
@@ -396,14 +396,18 @@ def _require_samples(opened: Checkpoint, plan: Plan, statistics: Mapping[str, In
     require_samples(opened.path, (layer.name for layer in plan.mapped), statistics, remedy)
 
 
-def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
+def _uncalibrated(layers: Sequence[str], network: OpenedNetwork) -> str:
     """Return the warning that the converter ranges of `layers` are not set."""
-    remedy = (
-        "--calibrate DATA sets them"
-        if "architecture" in opened.metadata
-        else "memsim does not know the network that these layers belong to, so it cannot run it to set them: "
-        "--architecture names a recogniser; in Python memsim.map_model(model, calibration=batches) takes any network"
-    )
+    in_python = "in Python memsim.map_model(model, calibration=batches) takes any network"
+    if "architecture" in network.checkpoint.metadata:
+        remedy = "--calibrate DATA sets them"
+    elif network.stored is not None:
+        remedy = f"the network is no speech recogniser, so memsim has no data to run it on: {in_python}"
+    else:
+        remedy = (
+            "memsim does not know the network that these layers belong to, so it cannot run it to set them: "
+            f"--architecture names a recogniser; {in_python}"
+        )
     return (
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
         f"input statistics, so converter ranges are not set; {remedy}"

@@ -213,6 +213,12 @@ def load_chip(source: Chip | str | Path | Mapping[str, Any]) -> Chip:
 _carried: CarriedModels[Chip] = CarriedModels("chips", "chip")
 
 
+def require_chip(name: str) -> None:
+    """Raise InputError where there is no chip of that name and no such file."""
+    if name not in _carried:
+        _carried.find(name)
+
+
 def embedded_chip(name: str) -> tuple[str, dict[str, str]]:
     """Return the name and the metadata that embed a chip in a file; a shipped one needs its name only."""
     if _carried.is_shipped(name):

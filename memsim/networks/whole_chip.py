@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from memsim.chip.architecture import DEFAULT_CHIP, Chip, load_chip
+from memsim.chip.architecture import DEFAULT_CHIP, Chip, load_chip, require_chip
 from memsim.chip.chip_cost import ChipCost
 from memsim.chip.workload import workload_of
+from memsim.errors import naming
 from memsim.hardware import HardwareSpec
 from memsim.nn.layer_cost import LayerCost
 from memsim.nn.plan import DigitalLayer, MappedLayer
@@ -15,7 +16,10 @@ from memsim.nn.sample_run import SampleRun
 
 def chip_of(spec: HardwareSpec) -> Chip:
     """Load the chip that `spec` names, `isaac` where it names none. Raises InputError where it cannot be read."""
-    return load_chip(spec.chip or DEFAULT_CHIP)
+    name = spec.chip or DEFAULT_CHIP
+    with naming("chip"):
+        require_chip(name)
+    return load_chip(name)
 
 
 def whole_chip(

@@ -468,7 +468,7 @@ def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) ->
         (lambda f: _without_weights(f, "model.bin"), "its model.bin is CTranslate2's (faster-whisper)"),
         (lambda f: _without_weights(f, "onnx/encoder_model.onnx"), "its weights are ONNX's"),
         (lambda f: (f / "config.json").unlink(), "names no architecture"),
-        (lambda f: _edit(f, model_type="murmur"), "is no speech recogniser that can be run"),
+        (lambda f: _edit(f, model_type="murmur"), "speech_to_text; memsim map takes it, and any network in Python"),
         (lambda f: _edit(f, model_type="murmur", architectures=["MurmurForCTC"]), "knows no model type murmur"),
         (lambda f: _edit(f, d_model=64), "does not hold the network of its config.json"),
     ],

@@ -69,6 +69,7 @@ def test_a_folder_that_is_no_recogniser(memsim, kind: str, unit: str) -> None:
     done = memsim("map", kind, "--cost", "--json", "map.json")
     assert done.status == 0, done.err
     assert f"whole chip, {unit}" in done.said
+    assert "the network is no speech recogniser, so memsim has no data to run it on" in done.said
     cost = json.loads(Path("map.json").read_text())["cost"]
     assert cost["chip"]["per"] == cost["per"]
     assert cost["chip"]["placement"]["arrays"] == cost["arrays"]

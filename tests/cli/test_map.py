@@ -163,7 +163,10 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "--bits", "1"], "--bits 1: weights.bits: 1 is out of range (2 to 16)"),
         (["foreign.safetensors", "--bits", "17"], "--bits 17: weights.bits: 17 is out of range (2 to 16)"),
         (["foreign.safetensors", "--hardware", "nosuch"], "nosuch: no such file, and no shipped hardware config"),
-        (["foreign.safetensors", "--cell", "nosuch"], "nosuch: no such file, and no shipped devices config"),
+        (["foreign.safetensors", "--cell", "nosuch"], "--cell: nosuch: no such file, and no shipped devices config"),
+        (["foreign.safetensors", "--set", "cell=nosuch"], "memsim: cell: nosuch: no such file, and no shipped devices"),
+        (["foreign.safetensors", "--set", "chip=nosuch"], "memsim: chip: nosuch: no such file, and no shipped chips"),
+        (["foreign.safetensors", "--set", "adc.bits=4,6"], "got '4,6'; several values are a sweep, which memsim eval"),
         (["foreign.safetensors", "--set", "adc.bitz=3"], "adc.bitz: unknown key (nearest: adc.bits)"),
         (
             ["foreign.safetensors", "--set", "weights.encoding=multilevel"],

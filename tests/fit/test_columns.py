@@ -82,6 +82,7 @@ def test_what_was_not_measured_need_not_be_there() -> None:
     [
         (FEATURES[:5], {}, "x: lacks ur_volts .*--column ur_volts=THEIRS.*--from-base ur takes"),
         (FEATURES[1:], {}, "x: lacks device "),
+        (["Zelle", "Ziel"], {}, "x: no column has a name .*columns: Zelle, Ziel.*of levels cell, conductance_uS and"),
         (SWEEP[:3], {}, "x: lacks current_amperes "),
         ([*FEATURES[:2], "hrs", *FEATURES[3:]], {}, "x: column hrs: names no unit; call it hrs_ohms"),
         ([*FEATURES[:2], "hrs_parsec", *FEATURES[3:]], {}, r"x: column hrs_parsec: unknown unit parsec \(known: ohm,"),

@@ -71,7 +71,8 @@ def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
     name, architecture = _recogniser_of(config)
     if architecture is None:
         known = f"CTC networks (...ForCTC), {', '.join(SEQ2SEQ_FAMILIES)}"
-        reason = f"{folder / CONFIG}: {name or config['model_type']} is no speech recogniser that can be run: {known}"
+        reason = f"{folder / CONFIG}: {name or config['model_type']} is no speech recogniser that can be run: {known}; "
+        reason += "memsim map takes it, and any network in Python: memsim.evaluate(model, batches, score=...)"
         return replace(checkpoint, cannot_run=reason)
     if "auto_map" in config:
         raise InputError(f"{folder / CONFIG}: needs code that comes with the folder (auto_map), which is never run")
