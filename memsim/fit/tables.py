@@ -304,6 +304,8 @@ class Table:
             return error
         column, value = columns[int(found[1])], found[3]
         remedy = "leave cells empty where nothing was measured"
+        if re.fullmatch(r"[-+]?\d{1,3}([,.' ]\d{3})+([.,]\d+)?", value):
+            remedy = "write numbers without separators of thousands"
         if re.fullmatch(r"\s*[-+]?\d*[,.]\d+([eE][-+]?\d+)?\s*", value):
             remedy = "write decimal points, or decimal commas, throughout"
         what = f"row {first_row + int(found[2]) - 1}: {column} is {value!r:.40}, not a number"

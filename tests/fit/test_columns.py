@@ -73,6 +73,14 @@ def test_other_names_are_given_by_hand() -> None:
     assert layout.unused == ()
 
 
+def test_a_name_without_a_unit_takes_that_of_the_column() -> None:
+    found = ["device", "R off (kOhm)", "V set [mV]", "lrs_ohms", "ur_volts"]
+    columns = resolve(found, "x", {"hrs": "R off (kOhm)", "us": "V set [mV]"}).columns
+    assert [columns[key].unit.factor for key in ("hrs", "us")] == [1e3, 1e-3]
+    with pytest.raises(InputError, match=r"column V set \[mV\]: names no unit; call it hrs_ohms"):
+        resolve(found, "x", {"hrs": "V set [mV]"})
+
+
 def test_what_was_not_measured_need_not_be_there() -> None:
     assert "ur" not in resolve(FEATURES[:5], "x", without=["ur"]).columns
 

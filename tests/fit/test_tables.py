@@ -236,6 +236,7 @@ def test_a_missing_value_of_parquet_is_nan(tmp_path: Path) -> None:
             "row 2: hrs_ohms is 'tbd', not .*; leave cells empty",
         ),
         ("t.csv", b"device;cycle;hrs_ohms\n1;1;9,5\n1;2;9.5\n", "hrs_ohms is '9,5', .*decimal commas, throughout"),
+        ("t.csv", b"device;cycle;hrs_ohms\n1;1;9,896.9\n", "hrs_ohms is '9,896.9', .*without separators of thousands"),
         ("t.tsv", b"1\t0.0\t5000\t0.0\n2\t0.1\t5000\t0.0\n", "its 4 columns have no names; --columns names them"),
         ("t.csv", b"1,2,3\n", "its 3 columns have no names"),
         ("t.csv", b"# nothing\n", "holds comments only"),
