@@ -161,6 +161,7 @@ def test_overrides_of_a_spec_reach_their_layers(memsim, foreign, tmp_path):
         (["foreign.safetensors", "-o", "out.bin"], "out.bin: expected a name that ends in .safetensors"),
         (["model.safetensors.index.json"], "names model-1.safetensors, which is not beside it"),
         (["foreign.safetensors", "--bits", "1"], "--bits 1: weights.bits: 1 is out of range (2 to 16)"),
+        (["foreign.safetensors", "--seed", "1.5"], "--seed 1.5: should be a valid integer; see memsim map --help"),
         (["foreign.safetensors", "--bits", "17"], "--bits 17: weights.bits: 17 is out of range (2 to 16)"),
         (["foreign.safetensors", "--hardware", "nosuch"], "nosuch: no such file, and no shipped hardware config"),
         (["foreign.safetensors", "--cell", "nosuch"], "--cell: nosuch: no such file, and no shipped devices config"),
