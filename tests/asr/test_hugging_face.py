@@ -454,7 +454,10 @@ def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+        (
+            lambda f: (f / "tokenizer.json").unlink(),
+            "so its outputs cannot be read; copy it from the model that the network was trained from",
+        ),
         (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
         (lambda f: _edit(f, auto_map={"AutoModel": "x.Y"}), "needs code that comes with the folder"),
         (lambda f: _edit(f, quantization_config={"quant_method": "gptq"}), "its weights were quantised (gptq)"),
