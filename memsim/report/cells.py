@@ -167,7 +167,7 @@ def programming_cost(cost: Result) -> str | None:
     text = si(programming["joules"], "J")
     if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
         text += (
-            f", as much as reading {si(audio, 's')} of audio; above it is spread over "
-            f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
+            f", as much as reading {duration(audio)} of audio; above it is spread over "
+            f"{duration(programming['spread_over_audio_seconds'])} of audio"
         )
     return text

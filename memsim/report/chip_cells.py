@@ -110,10 +110,10 @@ def schedule_text(chip: Result) -> str:
         throughput = "audio_seconds_per_second" if is_audio else "examples_per_second"
         faster = gain[throughput] / times[throughput] - 1
         sooner = 1 - gain["latency_seconds"] / times["latency_seconds"]
-        said += (
-            f"; one more replica of {gain['name']} ({counted(gain['arrays'], 'array')}): {faster:+.1%} throughput, "
-            f"{-sooner:+.1%} time"
-        )
+        brings = f": {faster:+.1%} throughput, {-sooner:+.1%} time"
+        if max(abs(faster), abs(sooner)) < 0.0005:
+            brings = " brings nothing"
+        said += f"; one more replica of {gain['name']} ({counted(gain['arrays'], 'array')}){brings}"
     return said
 
 
