@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from memsim.errors import InputError
 from memsim.evaluation.module_batches import examples_of
 from memsim.evaluation.target import Target
 from memsim.networks.whole_chip import chip_of, whole_chip
-from memsim.nn.batches import described, run_batch
+from memsim.nn.batches import MISFITS, described, run_batch
 from memsim.nn.calibration import evaluating
 from memsim.nn.chip import ChipMapping, mapping_of
 from memsim.nn.layer_cost import Cost, LayerCost
@@ -102,20 +103,34 @@ def estimate_cost(chip: nn.Module, batch: Any, *, examples: int | None = None) -
         with torch.inference_mode(), mapping.batch("cost"):
             run_batch(chip, batch)
 
-    before = {name: matrix.work for name, matrix in mapping.layers.items()}
-    for matrix in mapping.layers.values():
-        matrix.work = Work()
+    architecture = chip_of(mapping.spec)
     sample = SampleRun(chip, compute, amount, "example", described(batch))
-    with evaluating(chip):
-        vectors = sample.vectors()
-        layers = []
-        for name, matrix in mapping.layers.items():
-            layers.append(LayerCost.of(matrix, vectors[name], _mean_watts(matrix)))
-            matrix.work = before[name]
-        whole = whole_chip(sample, chip_of(mapping.spec), mapping.mapped, mapping.digital, layers, vectors)
+    with evaluating(chip), _new_work(mapping):
+        try:
+            vectors = sample.vectors()
+        except MISFITS as error:
+            if isinstance(error, InputError):
+                raise
+            said = str(error).split("\n")[0]
+            raise InputError(f"batch: the network fails on {described(batch)}: {said}") from error
+        layers = [LayerCost.of(matrix, vectors[name], _mean_watts(matrix)) for name, matrix in mapping.layers.items()]
+        whole = whole_chip(sample, architecture, mapping.mapped, mapping.digital, layers, vectors)
     mapping.release()
     spread = mapping.spec.cost.audio_seconds_per_programming
     return Cost(tuple(layers), "example", spread, examples=amount, batch=sample.batch, chip=whole)
+
+
+@contextmanager
+def _new_work(mapping: ChipMapping) -> Iterator[None]:
+    """Count the work of matrices from 0 in the block, and go on with the count of before when it ends."""
+    before = [(matrix, matrix.work) for matrix in mapping.layers.values()]
+    for matrix, _ in before:
+        matrix.work = Work()
+    try:
+        yield
+    finally:
+        for matrix, work in before:
+            matrix.work = work
 
 
 def _hear(recogniser: Recogniser, utterances: Sequence[Utterance], progress: Progress) -> None:

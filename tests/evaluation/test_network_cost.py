@@ -326,6 +326,7 @@ def test_named_arguments_and_a_chip_of_ones_own(sequences: Tensor, tmp_path: Pat
         (None, 3, None, "batch holds no tensor with examples"),
         (None, torch.ones(1, 5, 8), 0, "examples: 0; a batch has at least one"),
         (None, {"y": torch.ones(1, 5, 8)}, None, "the network fails on a batch of"),
+        (None, torch.ones(1, 5, 7), None, "batch: the network fails on float32"),
     ],
 )
 def test_what_is_no_chip_or_batch(
