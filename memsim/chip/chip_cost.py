@@ -214,7 +214,6 @@ class ChipCost:
         return {
             "name": self.chip.name,
             "node_nanometres": self.chip.node_nanometres,
-            "per": self.workload.per,
             amount: self.workload.amount,
             "macs": self.workload.macs / self.workload.amount,
             "joules": self.joules.to_dict(),

@@ -22,6 +22,11 @@ NAMES = {
 """The circuits in words."""
 
 
+def unit_of(chip: Result) -> str:
+    """Return the unit that the estimate is for: a second of audio, or an example."""
+    return "example" if "examples" in chip else "audio_second"
+
+
 def interval_text(value: Result, unit: str) -> str:
     """Return `25.0 µJ (10.6 µJ to 91.6 µJ)`."""
     return f"{si(value['nominal'], unit)} ({si(value['low'], unit)} to {si(value['high'], unit)})"
@@ -35,7 +40,7 @@ def area_text(value: Result) -> str:
 def chip_head(chip: Result) -> list[str]:
     """Return the titles of the columns of `chip_rows`."""
     return [
-        f"whole chip, {UNITS[chip['per']]}",
+        f"whole chip, {UNITS[unit_of(chip)]}",
         chip["name"],
         *(f"int{other['bits']} digital" for other in chip["digital"]),
     ]
@@ -61,7 +66,7 @@ def chip_rows(chip: Result) -> list[list[str]]:
 
 def _times_row(chip: Result) -> list[str]:
     """Return the time of a unit on each side."""
-    if chip["per"] == "example":
+    if unit_of(chip) == "example":
         own, others = chip["schedule"]["seconds_per_example"]["1"], [o["seconds_per_example"] for o in chip["digital"]]
         return ["time", *(si(seconds, "s") for seconds in (own, *others))]
     factors = [chip["schedule"]["real_time_factor"]["1"], *(other["real_time_factor"] for other in chip["digital"])]
@@ -95,7 +100,7 @@ def placement_text(chip: Result) -> str:
 
 def schedule_text(chip: Result) -> str:
     """Say how long an utterance or a batch takes, what limits the throughput, and what one more replica brings."""
-    times, is_audio = chip["schedule"], chip["per"] == "audio_second"
+    times, is_audio = chip["schedule"], unit_of(chip) == "audio_second"
     one, *others = times["real_time_factor" if is_audio else "seconds_per_example"].items()
     (count, of_many) = others[-1]
     latency = si(times["latency_seconds"], "s")
@@ -163,7 +168,7 @@ def energy_head(point: Result) -> list[str]:
     chip = point.get("cost", {}).get("chip")
     if chip is None:
         return []
-    unit = "J / example" if point["cost"].get("per") == "example" else "J / s of audio"
+    unit = "J / example" if unit_of(chip) == "example" else "J / s of audio"
     return [unit, f"times int{chip['digital'][0]['bits']} digital"]
 
 

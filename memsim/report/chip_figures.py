@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from memsim.evaluation.measure import Measure
 from memsim.report.cells import UNITS, value_text
+from memsim.report.chip_cells import unit_of
 from memsim.report.drawing import (
     BAND,
     BLUE,
@@ -125,7 +126,7 @@ def draw_front(axes: Axes, points: Sequence[Mapping[str, Any]], measure: Measure
         axes.set_xscale("log")
         plain_log(axes.xaxis)
     axes.margins(x=0.15)
-    axes.set_xlabel(f"{unit}J for {UNITS[points[0]['cost'].get('per', 'audio_second')]}, whole chip")
+    axes.set_xlabel(f"{unit}J for {UNITS[unit_of(points[0]['cost']['chip'])]}, whole chip")
     named = []
     for number in sorted(range(len(points)), key=lambda number: number not in better):
         own = settings[number] if number in better or not palette else settings[number][1:]

@@ -20,14 +20,14 @@ from memsim.report.chip_cells import schedule_text
 def test_what_one_more_replica_brings(gain: dict[str, Any], said: str) -> None:
     times = {"latency_seconds": 0.2, "real_time_factor": {"1": 0.02, "16": 0.01}, "audio_seconds_per_second": 100.0}
     times |= {"bottleneck": "a", "one_more_replica": {"name": "a", "arrays": 4, **gain}}
-    text = schedule_text({"per": "audio_second", "audio_seconds": 10.0, "schedule": times})
+    text = schedule_text({"audio_seconds": 10.0, "schedule": times})
     assert text.startswith("an utterance of 10 s takes 200 ms (real-time factor 0.02, and 0.01 with 16 at once)")
     assert text.endswith(said)
 
 
 def test_a_batch_of_examples() -> None:
     times = {"latency_seconds": 8e-5, "seconds_per_example": {"1": 1e-5, "16": 5e-6}, "bottleneck": "a"}
-    text = schedule_text({"per": "example", "examples": 8, "schedule": times | {"one_more_replica": None}})
+    text = schedule_text({"examples": 8, "schedule": times | {"one_more_replica": None}})
     assert text == (
         "a batch of 8 examples takes 80.0 µs (10.0 µs an example, and 5.00 µs with 16 such batches at once); "
         "bottleneck: a"
