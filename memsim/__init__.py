@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from memsim.asr.language_model import LanguageModelResult, estimate_language_model
     from memsim.evaluation.evaluate import evaluate, merge_results
     from memsim.evaluation.evaluation_result import EvaluationResult
+    from memsim.evaluation.network_cost import estimate_cost
     from memsim.evaluation.options import Decoding, Findings, Sharing
     from memsim.fit.device_fit import DeviceFit, fit_device
     from memsim.fit.inspection import Inspection, inspect_measurements
@@ -43,6 +44,7 @@ _HOMES = {
     "Findings": "memsim.evaluation.options",
     "HardwareSpec": "memsim.hardware",
     "Inspection": "memsim.fit.inspection",
+    "estimate_cost": "memsim.evaluation.network_cost",
     "fit_device": "memsim.fit.device_fit",
     "inspect_measurements": "memsim.fit.inspection",
     "MapResult": "memsim.mapping",
@@ -74,6 +76,7 @@ __all__ = [
     "Sharing",
     "TrainingResult",
     "__version__",
+    "estimate_cost",
     "estimate_language_model",
     "evaluate",
     "fit_device",

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from memsim.arguments import require_types
 from memsim.asr.data import FeatureSource
-from memsim.asr.input_rates import vectors_per_audio_second
 from memsim.asr.running import STATISTICS_UTTERANCES, calibration_data, corpus_for_calibration
 from memsim.chip.architecture import Chip
 from memsim.crossbar.matrix import MappedMatrix
@@ -44,6 +43,7 @@ from memsim.nn.deviation import deviating
 from memsim.nn.layer_cost import Cost, LayerCost, stored_cost
 from memsim.nn.mapping_table import mapping_parts, summary_lines
 from memsim.nn.plan import MappedLayer, Plan, Selection, chosen_bits
+from memsim.nn.sample_run import SampleRun
 from memsim.post_training.recipe import MappingRecipe, default_mapping, load_mapping, measurements
 from memsim.report.tables import budget_parts, cost_parts
 from memsim.report.text import as_html, as_text
@@ -296,12 +296,14 @@ def map_checkpoint(
         listener.warn(warning)
     cost = cost or (cost is None and not dry_run)
     chip = chip_of(spec)
-    rates = vectors_per_audio_second(network.recogniser) if cost and network.is_recogniser else None
+    sample = network.sample if cost else None
+    vectors = None if sample is None else sample.vectors()
     if dry_run:
         if not cost:
             return MapResult(opened, spec, plan, seed)
-        planned = [LayerCost.planned(own, 1.0 if rates is None else rates.get(own.name, 0.0)) for own in plan.mapped]
-        return MapResult(opened, spec, plan, seed, cost=_cost(network, spec, plan, chip, planned, rates))
+        reads = [1.0 if vectors is None else vectors.get(layer.name, 0.0) for layer in plan.mapped]
+        planned = [LayerCost.planned(*each) for each in zip(plan.mapped, reads, strict=True)]
+        return MapResult(opened, spec, plan, seed, cost=_cost(sample, spec, plan, chip, planned, vectors))
     with listener.working(), ExitStack() as stack:
         file = None
         if out is not None:
@@ -332,7 +334,7 @@ def map_checkpoint(
                 measured = statistics[matrix.name]
                 budgets.append(layer_budget(matrix, steps, seed, measured, weight if exact else None))
             if cost:
-                costs.append(stored_cost(matrix, statistics, rates))
+                costs.append(stored_cost(matrix, statistics, vectors))
 
         mapped = program_checkpoint(
             network,
@@ -353,24 +355,26 @@ def map_checkpoint(
         if doubt is not None:
             listener.warn(doubt)
     if mapped.uncalibrated:
-        listener.warn(_uncalibrated(mapped.uncalibrated, opened))
+        listener.warn(_uncalibrated(mapped.uncalibrated, network))
     found = Budget(tuple(budgets), exact) if steps else None
-    taken = _cost(network, spec, plan, chip, costs, rates) if cost else None
+    taken = _cost(sample, spec, plan, chip, costs, vectors) if cost else None
     return MapResult(opened, spec, plan, seed, mapped, out, found, taken)
 
 
 def _cost(
-    network: OpenedNetwork,
+    sample: SampleRun | None,
     spec: HardwareSpec,
     plan: Plan,
     chip: Chip,
     costs: Sequence[LayerCost],
-    rates: Mapping[str, float] | None,
+    vectors: Mapping[str, float] | None,
 ) -> Cost:
-    """Return the cost of the layers, and of the whole chip where `rates` (of a recogniser) are known."""
-    per: Literal["vector", "audio_second"] = "vector" if rates is None else "audio_second"
-    whole = None if rates is None else whole_chip(network.recogniser, chip, plan.mapped, plan.digital, costs, rates)
-    return Cost(tuple(costs), per, spec.cost.audio_seconds_per_programming, chip=whole)
+    """Return the cost of the layers, and of the whole chip where the network can be run on a `sample`."""
+    spread = spec.cost.audio_seconds_per_programming
+    if sample is None:
+        return Cost(tuple(costs), "vector", spread)
+    whole = whole_chip(sample, chip, plan.mapped, plan.digital, costs, vectors)
+    return Cost(tuple(costs), sample.per, spread, batch=sample.batch, chip=whole)
 
 
 def _calibration_data(
@@ -392,14 +396,18 @@ def _require_samples(opened: Checkpoint, plan: Plan, statistics: Mapping[str, In
     require_samples(opened.path, (layer.name for layer in plan.mapped), statistics, remedy)
 
 
-def _uncalibrated(layers: Sequence[str], opened: Checkpoint) -> str:
+def _uncalibrated(layers: Sequence[str], network: OpenedNetwork) -> str:
     """Return the warning that the converter ranges of `layers` are not set."""
-    remedy = (
-        "--calibrate DATA sets them"
-        if "architecture" in opened.metadata
-        else "memsim does not know the network that these layers belong to, so it cannot run it to set them: "
-        "--architecture names a recogniser; in Python memsim.map_model(model, calibration=batches) takes any network"
-    )
+    in_python = "in Python memsim.map_model(model, calibration=batches) takes any network"
+    if "architecture" in network.checkpoint.metadata:
+        remedy = "--calibrate DATA sets them"
+    elif network.stored is not None:
+        remedy = f"the network is no speech recogniser, so memsim has no data to run it on: {in_python}"
+    else:
+        remedy = (
+            "memsim does not know the network that these layers belong to, so it cannot run it to set them: "
+            f"--architecture names a recogniser; {in_python}"
+        )
     return (
         f"{counted(len(layers), 'layer is', 'layers are')} uncalibrated: the checkpoint holds no "
         f"input statistics, so converter ranges are not set; {remedy}"

@@ -132,7 +132,9 @@ def results(tmp_path_factory, tiny_recogniser, device) -> dict[str, list[dict[st
         "eval": [
             memsim.evaluate(tiny_recogniser, trials=2, findings=everything, **data),
             memsim.evaluate(tiny_recogniser, set=["adc.bits=6,8"], findings=memsim.Findings(cost=True), **data),
-            memsim.evaluate(torch.nn.Linear(5, 3), batches, score=accuracy, **study),
+            memsim.evaluate(
+                torch.nn.Linear(5, 3), batches, score=accuracy, findings=memsim.Findings(cost=True), **study
+            ),
         ],
         "qat": [memsim.train(data=["few.tsv"], dev="few.tsv", bits="float", config="recipe.yaml", out="o.safetensors")],
         "fit-device": [

@@ -296,7 +296,7 @@ def test_the_devices_of_a_spec_are_seen_from_its_folder(tmp_path):
 
 
 def test_a_device_that_is_missing_is_reported_before_any_work():
-    with pytest.raises(InputError, match=r"^no\.yaml: no such file"):
+    with pytest.raises(InputError, match=r"^programming\.relaxation: no\.yaml: no such file"):
         choose_hardware(None, settings=["programming.relaxation=no.yaml", "read_at_seconds=60"])
 
 

@@ -1,9 +1,8 @@
-"""The input vectors that the layers of a recogniser read in a second of audio, and its operations beside them."""
+"""The utterance on which the input vectors and the operations of a recogniser are counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,49 +15,15 @@ from memsim.asr.features import Features, extractor
 from memsim.asr.hugging_face.features import HuggingFaceFeatures
 from memsim.asr.recogniser import Recogniser
 from memsim.asr.running import transcribe
-from memsim.nn.chip import ChipMapping
-from memsim.nn.collect import RowCounter, collecting
-from memsim.nn.layer_adapters import mappable_layers, matrix_sources
-from memsim.nn.operations import Step, counting_operations
+from memsim.nn.sample_run import SampleRun
 
 RATE_SECONDS = 10.0
 """The length of the utterance in which input vectors are counted."""
 
 
-def vectors_per_audio_second(recogniser: Recogniser) -> dict[str, float]:
-    """Count the input vectors of every matrix in a second of audio, on an utterance of RATE_SECONDS.
-
-    Matrices of the recogniser that are on arrays are counted, too.
-    """
-    layers = mappable_layers(recogniser.model)
-    counters = {name: RowCounter() for name in matrix_sources(layers)}
-    mapping = getattr(recogniser.model, "mapping", None)
-    on_arrays = mapping.layers if isinstance(mapping, ChipMapping) else {}
-    before = {name: matrix.work.vectors for name, matrix in on_arrays.items()}
-    with collecting(layers, counters), _counting_work(mapping):
-        _hear(recogniser)
-    rows = {name: counter.rows for name, counter in counters.items()}
-    rows |= {name: matrix.work.vectors - before[name] for name, matrix in on_arrays.items()}
-    return {name: count / RATE_SECONDS for name, count in rows.items()}
-
-
-@contextmanager
-def _counting_work(mapping: object) -> Iterator[None]:
-    if not isinstance(mapping, ChipMapping):
-        yield
-        return
-    counted, mapping.reads.count_work = mapping.reads.count_work, True
-    try:
-        yield
-    finally:
-        mapping.reads.count_work = counted
-
-
-def operations_of(recogniser: Recogniser) -> list[Step]:
-    """Count the operations beside the layers' matrices, front end included, on the same utterance."""
-    with counting_operations(recogniser.model) as steps:
-        _hear(recogniser)
-    return steps
+def sample_utterance(recogniser: Recogniser) -> SampleRun:
+    """Return the run of `recogniser` on an utterance of RATE_SECONDS, front end and decoder included."""
+    return SampleRun(recogniser.model, partial(_hear, recogniser), RATE_SECONDS, "audio_second")
 
 
 def _hear(recogniser: Recogniser) -> None:

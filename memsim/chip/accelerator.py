@@ -17,7 +17,7 @@ from memsim.chip.workload import DigitalWork, MatrixWork, Work, Workload
 
 @dataclass(frozen=True)
 class Accelerated:
-    """The energy, time and area of an utterance on the accelerator, with weights of `bits` bits."""
+    """The energy, time and area of a workload on the accelerator, with weights of `bits` bits."""
 
     bits: int
     energies: Energies
@@ -27,9 +27,9 @@ class Accelerated:
     """The fraction of the weights that the SRAM holds; the others are read from DRAM in every round."""
 
     @property
-    def real_time_factor(self) -> float:
-        """Seconds of computing for a second of audio."""
-        return self.seconds / self.energies.audio_seconds
+    def seconds_per_unit(self) -> float:
+        """Seconds of computing for a unit of the workload; of audio: the real-time factor."""
+        return self.seconds / self.energies.amount
 
 
 def accelerated(workload: Workload, chip: Chip, prices: Prices, bits: int) -> Accelerated:
@@ -50,10 +50,10 @@ def accelerated(workload: Workload, chip: Chip, prices: Prices, bits: int) -> Ac
         "digital": prices["accelerator.square_millimetres"],
         "memory": sram_share * stored / 2**20 * prices["digital.memory_square_millimetres_per_megabyte"],
     }
-    powered = workload.audio_seconds if chip.powered == "always" else seconds
+    powered = workload.powered_seconds(chip.powered, seconds)
     watts = prices["leakage_watts_per_square_millimetre"] * math.fsum(areas.values())
     layers[WHOLE_CHIP] = {"leakage": watts * powered}
-    return Accelerated(bits, Energies(layers, workload.audio_seconds), seconds, areas, sram_share)
+    return Accelerated(bits, Energies(layers, workload.amount), seconds, areas, sram_share)
 
 
 def as_digital(work: Work) -> DigitalWork:

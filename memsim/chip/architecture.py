@@ -3,11 +3,13 @@
     chip = load_chip("isaac")          # a shipped name (configs/chips), a YAML file, or a mapping
     chip.prices("high")["core.adc_joules_per_step"]
 
-configs/chips/isaac.yaml has every key with a comment.
+configs/chips/isaac.yaml has every key with a comment. A mapped file carries the chip of its spec unless it is a shipped
+one: `embedded_chip` packs it, and `adopt_chip` makes `load_chip` find it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +20,12 @@ from pydantic.types import Strict
 from memsim.arguments import require_types
 from memsim.chip.prices import AreaPrice, Level, Node, Price
 from memsim.config.bases import Bases
+from memsim.config.json_input import parse_json_object
 from memsim.config.schema import Schema, Section, Within
 from memsim.config.yaml_file import Config
+from memsim.errors import InputError, naming
+from memsim.storage.carried import CarriedModels
+from memsim.storage.checkpoint import Checkpoint
 
 Count = Annotated[int, Within(1, 1 << 24)]
 Bytes = Annotated[int, Within(1, 1 << 40)]
@@ -29,6 +35,9 @@ Prices = Mapping[str, float]
 
 DEFAULT_CHIP = "isaac"
 """The shipped chip of a hardware spec that names none."""
+
+EMBEDDED = "embedded_chip"
+"""The key of the metadata, an object in JSON, of a chip that a mapped file carries."""
 
 
 class CoreSection(Section):
@@ -196,4 +205,45 @@ def load_chip(source: Chip | str | Path | Mapping[str, Any]) -> Chip:
     if isinstance(source, Mapping):
         return _SCHEMA.validate(_BASES.resolve(Config.from_mapping({"name": "custom", **source}, "chip")))
     require_types(load_chip, locals())
+    if (name := str(source)) in _carried:
+        return _carried[name]
     return _SCHEMA.validate(_BASES.read(source))
+
+
+_carried: CarriedModels[Chip] = CarriedModels("chips", "chip")
+
+
+def require_chip(name: str) -> None:
+    """Raise InputError where there is no chip of that name and no such file."""
+    if name not in _carried:
+        _carried.find(name)
+
+
+def embedded_chip(name: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the metadata that embed a chip in a file; a shipped one needs its name only."""
+    if _carried.is_shipped(name):
+        return name, {}
+    chip = load_chip(name)
+    own_name, description = _carried.described({"name": chip.name, "architecture": json.dumps(chip.to_dict())}, {})
+    return own_name, {EMBEDDED: json.dumps(description)}
+
+
+def adopt_chip(checkpoint: Checkpoint) -> None:
+    """Make the chip that `checkpoint` carries, if any, available to `load_chip`.
+
+    Raises InputError where it is damaged.
+    """
+    if EMBEDDED not in checkpoint.metadata:
+        return
+    where = f"{checkpoint.path}: its chip"
+    damaged = InputError(f"{where} is damaged; map the checkpoint again")
+    try:
+        description = parse_json_object(checkpoint.metadata[EMBEDDED], where)
+    except InputError:
+        raise damaged from None
+
+    def made(name: str, metadata: dict[str, str]) -> Chip:
+        with naming(where):
+            return load_chip(parse_json_object(metadata.get("architecture", ""), "architecture"))
+
+    _carried.adopt(description, {}, made, damaged)

@@ -20,7 +20,7 @@ ALTERNATIVE_BITS = (8, 4)
 """The weight bits of the digital alternative; the first is the one that break-even points are for."""
 
 BATCH = 16
-"""The number of utterances at once for which times are given beside those of one."""
+"""The number of utterances, or batches, at once for which times are given beside those of one."""
 
 TILES = (64, 128, 256, 512, 1024)
 """The array sizes that are compared."""
@@ -33,6 +33,13 @@ ASSUMPTIONS = (
     "of the chip file, standby, beam search, language models",
 )
 """The assumptions that the numbers rest on."""
+
+
+_KEYS = {
+    "audio_second": ("audio_seconds", "real_time_factor", "audio_seconds_per_second"),
+    "example": ("examples", "seconds_per_example", "examples_per_second"),
+}
+"""The keys, in JSON, of the amount of a unit that was counted, of its time and of the throughput."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Joules for a second of audio on the chip, with one price at the low and the high end of its range.
+    """Joules for a unit of the workload on the chip, with one price at the low and the high end of its range.
 
     `ratio_low` and `ratio_high` are these energies divided by those of the digital alternative at the same prices.
     """
@@ -105,17 +112,17 @@ class ChipCost:
 
     @property
     def joules(self) -> Interval:
-        """The energy for a second of audio on the chip."""
+        """The energy for a unit (a second of audio, or an example) on the chip."""
         return self.interval(lambda prices: self.energies(prices).joules)
 
     def alternative_joules(self, bits: int) -> Interval:
-        """Return the energy for a second of audio on the accelerator."""
+        """Return the energy for a unit on the accelerator."""
         return self.interval(lambda prices: self.alternative(bits, prices).energies.joules)
 
     @property
     def public_joules(self) -> dict[str, Interval]:
-        """The energy for a second of audio on processors of which public figures tell that of a multiplication."""
-        macs, found = self.workload.macs / self.workload.audio_seconds, {}
+        """The energy for a unit on processors of which public figures tell that of a multiplication."""
+        macs, found = self.workload.macs / self.workload.amount, {}
         for processor in self.chip.public:
             price = processor.joules_per_mac
             found[processor.name] = Interval(macs * price.low, macs * price.nominal, macs * price.high)
@@ -196,18 +203,19 @@ class ChipCost:
         return ChipCost(self.chip, workload, *placed_and_scheduled(self.chip, workload))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; energies are joules for a second of audio."""
+        """Return plain values for JSON; energies are joules for a second of audio, or for an example."""
         return self._facts
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
         energies, placement, times = self.energies(), self.placement, self.schedule
         gain = replica_gain(placement, self.workload, times)
+        amount, time, throughput = _KEYS[self.workload.per]
         return {
             "name": self.chip.name,
             "node_nanometres": self.chip.node_nanometres,
-            "audio_seconds": self.workload.audio_seconds,
-            "macs": self.workload.macs / self.workload.audio_seconds,
+            amount: self.workload.amount,
+            "macs": self.workload.macs / self.workload.amount,
             "joules": self.joules.to_dict(),
             "cells_are_known": self.cells_are_known,
             "joules_by_circuit": {c: energies.by_circuit.get(c, 0.0) for c in CIRCUITS},
@@ -230,20 +238,20 @@ class ChipCost:
                     for placed in placement.matrices
                 ],
                 "digital": [
-                    {"name": work.name, "kind": work.kind, "macs": work.macs / times.audio_seconds,
-                     "operations": (work.special + work.elementwise) / times.audio_seconds, "reason": work.reason}
+                    {"name": work.name, "kind": work.kind, "macs": work.macs / times.amount,
+                     "operations": (work.special + work.elementwise) / times.amount, "reason": work.reason}
                     for work in self.workload.digital
                 ],
             },
             "schedule": {
                 "latency_seconds": times.latency_seconds,
                 "delay_seconds": times.delay_seconds,
-                "real_time_factor": {str(count): times.real_time_factor(count) for count in (1, BATCH)},
-                "audio_seconds_per_second": times.throughput,
+                time: {str(count): times.seconds_per_unit(count) for count in (1, BATCH)},
+                throughput: times.throughput,
                 "bottleneck": times.bottleneck,
                 "busy_seconds": times.busy_seconds,
                 "one_more_replica": None if gain is None else {
-                    "name": gain.name, "arrays": gain.arrays, "audio_seconds_per_second": gain.throughput,
+                    "name": gain.name, "arrays": gain.arrays, throughput: gain.throughput,
                     "latency_seconds": gain.latency_seconds,
                 },
             },
@@ -273,7 +281,7 @@ class ChipCost:
                 lambda prices: math.fsum(self.alternative(bits, prices).areas.values())
             ).to_dict(),
             "sram_share": found.sram_share,
-            "real_time_factor": found.real_time_factor,
+            _KEYS[self.workload.per][1]: found.seconds_per_unit,
         }
 
     def _tile_dict(self, size: int) -> Mapping[str, float]:

@@ -26,29 +26,29 @@ WHOLE_CHIP = "whole chip"
 
 @dataclass(frozen=True)
 class Energies:
-    """Joules for an utterance, by layer and circuit."""
+    """Joules for a workload, by layer and circuit, and the amount of its unit (a second of audio, or an example)."""
 
     by_layer: Mapping[str, Mapping[str, float]]
-    audio_seconds: float
+    amount: float
 
     @property
     def by_circuit(self) -> dict[str, float]:
-        """Joules for a second of audio of each circuit."""
+        """Joules for a unit of each circuit."""
         found: dict[str, float] = {}
         for parts in self.by_layer.values():
             for circuit, joules in parts.items():
-                found[circuit] = found.get(circuit, 0.0) + joules / self.audio_seconds
+                found[circuit] = found.get(circuit, 0.0) + joules / self.amount
         return found
 
     @property
     def layers(self) -> dict[str, float]:
-        """Joules for a second of audio of each layer."""
-        return {name: math.fsum(parts.values()) / self.audio_seconds for name, parts in self.by_layer.items()}
+        """Joules for a unit of each layer."""
+        return {name: math.fsum(parts.values()) / self.amount for name, parts in self.by_layer.items()}
 
     @property
     def joules(self) -> float:
-        """Joules for a second of audio."""
-        return math.fsum(math.fsum(parts.values()) for parts in self.by_layer.values()) / self.audio_seconds
+        """Joules for a unit."""
+        return math.fsum(math.fsum(parts.values()) for parts in self.by_layer.values()) / self.amount
 
 
 def chip_energies(workload: Workload, placement: Placement, found: Schedule, prices: Prices) -> Energies:
@@ -64,10 +64,10 @@ def chip_energies(workload: Workload, placement: Placement, found: Schedule, pri
             parts = digital_joules(work, prices, chip.digital.precision, size, sram_share)
         for circuit, joules in parts.items():
             own[circuit] = own.get(circuit, 0.0) + joules
-    seconds = workload.audio_seconds if chip.powered == "always" else found.latency_seconds
+    seconds = workload.powered_seconds(chip.powered, found.latency_seconds)
     watts = prices["leakage_watts_per_square_millimetre"] * _leaking_area(workload, placement, prices)
     layers[WHOLE_CHIP] = {"leakage": watts * seconds}
-    return Energies(layers, workload.audio_seconds)
+    return Energies(layers, workload.amount)
 
 
 def chip_areas(workload: Workload, placement: Placement, prices: Prices) -> dict[str, float]:
@@ -112,7 +112,7 @@ def conversions(work: MatrixWork, chip: Chip) -> float:
 
 
 def _matrix(work: MatrixWork, placement: Placement, prices: Prices) -> dict[str, float]:
-    """Return the joules of a matrix for an utterance, by circuit."""
+    """Return the joules of a matrix for the whole workload, by circuit."""
     chip, tiling, spec, phases = placement.chip, work.tiling, work.spec, work.phases
     placed = placement.by_name[work.name]
     way = placement.traffic(placed)
@@ -144,7 +144,7 @@ def _matrix(work: MatrixWork, placement: Placement, prices: Prices) -> dict[str,
 
 
 def digital_joules(work: DigitalWork, prices: Prices, precision: str, size: int, sram_share: float) -> dict[str, float]:
-    """Return the joules of digital work for an utterance, by circuit.
+    """Return the joules of digital work, by circuit.
 
     Args:
         work: the work.
@@ -177,6 +177,6 @@ def memory_bytes(work: DigitalWork, size: int, weight_bytes: float) -> float:
 
 
 def conversion_share(workload: Workload, chip: Chip) -> float:
-    """Return the multiplications that one ADC conversion serves, the mean over the utterance."""
+    """Return the multiplications that one ADC conversion serves, the mean over the workload."""
     total = math.fsum(work.vectors * conversions(work, chip) for work in workload.matrices)
     return math.fsum(work.macs for work in workload.matrices) / total if total else math.inf

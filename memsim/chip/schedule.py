@@ -58,9 +58,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The times of an utterance of `audio_seconds` on a chip."""
+    """The times of a workload of `amount` units on a chip: of an utterance in seconds, or of a batch of examples."""
 
-    audio_seconds: float
+    amount: float
     segments: tuple[Segment, ...]
     chunks: int
 
@@ -85,19 +85,19 @@ class Schedule:
         """The time from the last frame to the result, where the frames before it were computed as they came."""
         return math.fsum(segment.seconds_of_chunk(self.chunks) for segment in self.segments)
 
-    def seconds_of(self, utterances: int) -> float:
-        """Return the time of several utterances that follow each other as closely as the bottleneck lets them."""
-        return self.latency_seconds + (utterances - 1) * next(iter(self.busy_seconds.values()), 0.0)
+    def seconds_of(self, workloads: int) -> float:
+        """Return the time of several such workloads that follow each other as closely as the bottleneck lets them."""
+        return self.latency_seconds + (workloads - 1) * next(iter(self.busy_seconds.values()), 0.0)
 
-    def real_time_factor(self, utterances: int = 1) -> float:
-        """Return seconds of computing for a second of audio, with that many utterances at once."""
-        return self.seconds_of(utterances) / (utterances * self.audio_seconds)
+    def seconds_per_unit(self, workloads: int = 1) -> float:
+        """Return seconds of computing for a unit (of audio: the real-time factor), with that many workloads at once."""
+        return self.seconds_of(workloads) / (workloads * self.amount)
 
     @property
     def throughput(self) -> float:
-        """The seconds of audio that are recognised in a second, with enough utterances at once."""
+        """The units (seconds of audio, or examples) that are computed in a second, with enough workloads at once."""
         busy = next(iter(self.busy_seconds.values()), 0.0)
-        return self.audio_seconds / busy if busy else math.inf
+        return self.amount / busy if busy else math.inf
 
 
 def schedule(placement: Placement, workload: Workload) -> Schedule:
@@ -121,10 +121,7 @@ def schedule(placement: Placement, workload: Workload) -> Schedule:
             looping = loops
         stages += _stages(work, placement, chip, sram_share)
     close()
-    chunks = 1
-    if chip.chunk_seconds is not None:
-        chunks = math.ceil(workload.audio_seconds / chip.chunk_seconds)
-    return Schedule(workload.audio_seconds, tuple(segments), chunks)
+    return Schedule(workload.amount, tuple(segments), math.ceil(workload.chunks(chip.chunk_seconds)))
 
 
 def _stages(work: Work, placement: Placement, chip: Chip, sram_share: float) -> list[Stage]:

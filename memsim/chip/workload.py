@@ -1,4 +1,4 @@
-"""The work of one utterance: the matrices on arrays and the digital operations between them, in their order."""
+"""The work of an utterance, or of a batch of examples: matrices on arrays and the digital operations between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOAT_BYTES = 2
 
 @dataclass(frozen=True)
 class MatrixWork:
-    """A matrix on arrays, which reads `vectors` input vectors for an utterance, in `rounds` one after the other.
+    """A matrix on arrays, which reads `vectors` input vectors in all, in `rounds` one after the other.
 
     `cell_joules` is the energy of the cells for one vector at the spec's read pulse; None where it is unknown. A round
     is one call of the layer, and one frame where the next input depends on the last output.
@@ -55,7 +55,7 @@ class MatrixWork:
 
     @property
     def macs(self) -> float:
-        """The multiplications with an addition, for the utterance."""
+        """The multiplications with an addition."""
         return self.vectors * self.weights
 
     @property
@@ -84,7 +84,8 @@ class MatrixWork:
 class DigitalWork:
     """Work that stays digital: a product with `weights`, products over time (attention), or other operations.
 
-    All numbers are for the utterance, which takes `rounds` calls one after the other; `reason` says why it is digital.
+    All numbers are for the whole workload, which takes `rounds` calls one after the other; `reason` says why it is
+    digital.
     """
 
     name: str
@@ -109,10 +110,11 @@ Work = MatrixWork | DigitalWork
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of an utterance of `audio_seconds`, in the order in which its parts first run."""
+    """The work of `amount` seconds of audio, or examples, as `per` says, in the order in which its parts first run."""
 
-    audio_seconds: float
+    amount: float
     works: tuple[Work, ...]
+    per: Literal["audio_second", "example"] = "audio_second"
 
     @property
     def matrices(self) -> tuple[MatrixWork, ...]:
@@ -144,14 +146,24 @@ class Workload:
         works = (work.on_tiles(rows, cols) if isinstance(work, MatrixWork) else work for work in self.works)
         return replace(self, works=tuple(works))
 
+    def chunks(self, chunk_seconds: float | None) -> float:
+        """Return the number of chunks in the utterance, at least 1; a network that hears no audio has no chunks."""
+        if chunk_seconds is None or self.per != "audio_second":
+            return 1.0
+        return max(1.0, self.amount / chunk_seconds)
+
+    def powered_seconds(self, powered: str, computing_seconds: float) -> float:
+        """Return the time of leakage: of computing, or of all the audio where a chip is `powered` always."""
+        return self.amount if powered == "always" and self.per == "audio_second" else computing_seconds
+
     def in_chunks(self, chunk_seconds: float | None) -> Workload:
         """Return the work with attention within chunks; decoders, which attend to all that was heard, stay as they are.
 
         Products over time fall in proportion to the chunk.
         """
-        if chunk_seconds is None or chunk_seconds >= self.audio_seconds:
+        if (chunks := self.chunks(chunk_seconds)) <= 1:
             return self
-        share = chunk_seconds / self.audio_seconds
+        share = 1 / chunks
         works = tuple(
             replace(work, macs=share * work.macs, special=share * work.special, elementwise=share * work.elementwise)
             if isinstance(work, DigitalWork) and work.kind == "attention" and work.rounds == 1
@@ -164,21 +176,24 @@ class Workload:
 def workload_of(
     steps: Sequence[Step],
     rates: Mapping[str, float],
-    audio_seconds: float,
+    amount: float,
     mapped: Iterable[MappedLayer],
     digital: Iterable[DigitalLayer],
     costs: Iterable[LayerCost] = (),
+    per: Literal["audio_second", "example"] = "audio_second",
 ) -> Workload:
-    """Return the work of the utterance in which `steps` were counted.
+    """Return the work of the utterance, or batch of examples, in which `steps` were counted.
 
     Args:
         steps: the operations of the network in their order.
-        rates: the input vectors of every matrix in a second of audio.
-        audio_seconds: the length of the utterance.
+        rates: the input vectors of every matrix in a second of audio, or for an example.
+        amount: the length of the utterance in seconds, or the number of examples.
         mapped: the layers on arrays.
         digital: the layers that stay digital.
         costs: the costs of the layers on arrays, which hold the energy of their cells and of transforms of inputs.
+        per: the unit of `rates` and `amount`.
     """
+    at_once = 1.0 if per == "audio_second" else amount  # the sequences of a batch go through recurrent layers together
     on_arrays = {layer.name: layer for layer in mapped}
     reasons = {layer.name: layer.reason for layer in digital}
     cost_of = {cost.name: cost for cost in costs}
@@ -191,8 +206,8 @@ def workload_of(
             works.append(DigitalWork(name, kind, step.calls, *amounts, reason="not a product with weights"))
             continue
         for name, source in step.sources.items():
-            vectors = rates.get(name, 0.0) * audio_seconds
-            rounds = vectors if step.is_recurrent(name) else step.calls
+            vectors = rates.get(name, 0.0) * amount
+            rounds = vectors / at_once if step.is_recurrent(name) else step.calls
             if (layer := on_arrays.get(name)) is not None:
                 cost = cost_of.get(name)
                 if cost is not None and cost.transform_operations:
@@ -207,4 +222,4 @@ def workload_of(
                 inputs, weights = block * source.groups, outputs * block
                 reason = reasons.get(name, "stays digital")
                 works.append(replace(work, inputs=inputs, outputs=outputs, weights=weights, reason=reason))
-    return Workload(audio_seconds, tuple(works))
+    return Workload(amount, tuple(works), per)

@@ -201,6 +201,17 @@ def _root(
         raise typer.Exit(2)
 
 
+def _reason(error: typer.TyperException) -> str:
+    """Return what is wrong with the arguments, with the value that was typed where typer leaves it out."""
+    problems = getattr(error.__context__, "errors", None)  # pydantic's, by which newer typers check values
+    options = getattr(getattr(error, "param", None), "opts", [])
+    if not callable(problems) or not options:
+        return " ".join(error.format_message().split()).rstrip(".")
+    problem = problems()[0]
+    said = str(problem["msg"]).removeprefix("Input ").partition(",")[0]
+    return f"{max(options, key=len)} {problem['input']}: {said}"
+
+
 def main() -> None:
     """Run the command line.
 
@@ -229,6 +240,6 @@ def main() -> None:
     except typer.TyperException as error:  # the arguments are wrong
         context = getattr(error, "ctx", None)
         command = "memsim" if context is None else context.command_path
-        _fail(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help", 2)
+        _fail(f"{_reason(error)}; see {command} --help", 2)
     except typer.Abort:  # Ctrl-C before the command began
         _fail("interrupted", 130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from memsim.listener import Listener
 
 PIPED_COLUMNS = 120
-"""The width of tables, in columns, when the output is not a terminal."""
+"""The width of tables, in columns, when the output is not a terminal and the variable COLUMNS gives none."""
 
 
 class _Console(Console):
@@ -24,7 +25,7 @@ class _Console(Console):
 
 stderr = _Console(stderr=True, markup=False)  # names of files and layers may contain brackets
 stdout = _Console(markup=False)
-if not stdout.is_terminal:
+if not stdout.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
     stdout.width = PIPED_COLUMNS
 if not stderr.is_terminal:
     stderr.soft_wrap = True

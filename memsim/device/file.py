@@ -7,22 +7,20 @@ laws of relaxation hold for them, unless they are shipped ones, under names that
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from memsim.config.json_input import parse_json_object
-from memsim.config.resources import configs_root, find_config
 from memsim.device.cycles import file as cycles_file
 from memsim.device.interface import Device
 from memsim.device.levels import file as levels_file
 from memsim.errors import InputError
+from memsim.storage.carried import CarriedModels
 from memsim.storage.checkpoint import Checkpoint
 
 KINDS = {".safetensors": cycles_file, ".yaml": levels_file, ".yml": levels_file}
@@ -88,21 +86,21 @@ def require_device(name_or_path: str | Path) -> None:
 
 def find_device(name_or_path: str | Path) -> Path:
     """Return the file of a device model. Raises InputError, which names the shipped models, where there is none."""
-    return find_config("devices", name_or_path, suffixes=tuple(KINDS))
+    return _adopted.find(name_or_path)
 
 
-_adopted: dict[str, Device] = {}  # by a name that contains the hash of the content
+_adopted: CarriedModels[Device] = CarriedModels("devices", "cell", tuple(KINDS))
 
 
 def embedded(name_or_path: str | Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     """Return the name, tensors and metadata that embed a device model in a file; a shipped one needs its name only."""
     name = str(name_or_path)
-    if name not in _adopted and find_device(name).parent == configs_root() / "devices":
+    if _adopted.is_shipped(name):
         return name, {}, {}
     tensors, metadata = load_device(name).stored()
-    own_name = _content_name(tensors, metadata)
+    own_name, description = _adopted.described(metadata, tensors)
     packed = {f"{EMBEDDED}{key}": tensor for key, tensor in tensors.items()}
-    return own_name, packed, {"embedded_device": json.dumps({"cell": own_name} | metadata)}
+    return own_name, packed, {"embedded_device": json.dumps(description)}
 
 
 def embedded_laws(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -126,10 +124,10 @@ def adopt(checkpoint: Checkpoint) -> None:
         tensors = checkpoint.tensors(name for name in checkpoint.names if name.startswith(EMBEDDED))
         tensors = {key.removeprefix(EMBEDDED): tensor for key, tensor in tensors.items()}
         try:
-            metadata = parse_json_object(checkpoint.metadata["embedded_device"], where)
+            description = parse_json_object(checkpoint.metadata["embedded_device"], where)
         except InputError:
             raise damaged from None
-        _adopt(tensors, metadata, where, damaged)
+        _adopted.adopt(description, tensors, partial(_made, tensors, where), damaged)
     try:
         laws = json.loads(checkpoint.metadata.get(LAWS, "[]"))
     except ValueError:
@@ -137,23 +135,10 @@ def adopt(checkpoint: Checkpoint) -> None:
     for law in laws if isinstance(laws, list) else [None]:
         if not isinstance(law, dict):
             raise damaged
-        _adopt({}, law, where, damaged)
+        _adopted.adopt(law, {}, partial(_made, {}, where), damaged)
 
 
-def _adopt(tensors: Mapping[str, Tensor], metadata: dict[str, Any], where: str, damaged: InputError) -> None:
-    """Make the device model of these `tensors` and `metadata` available; raises `damaged` where they do not fit."""
-    name = metadata.pop("cell", "")
-    texts = [*metadata, *metadata.values()]
-    is_text = "name" in metadata and all(isinstance(text, str) for text in texts)
-    if not is_text or name != _content_name(tensors, metadata):
-        raise damaged
+def _made(tensors: Mapping[str, Tensor], where: str, name: str, metadata: dict[str, str]) -> Device:
     kind = levels_file if metadata.get("kind") == levels_file.KIND else cycles_file
-    _adopted[name] = kind.from_stored(tensors, metadata, where, default_name=name)
-
-
-def _content_name(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
-    for key in sorted(tensors):
-        digest.update(f"{key}{list(tensors[key].shape)}".encode())
-        digest.update(tensors[key].contiguous().numpy().tobytes())
-    return f"{metadata['name']}@{digest.hexdigest()[:16]}"
+    device: Device = kind.from_stored(tensors, metadata, where, default_name=name)
+    return device

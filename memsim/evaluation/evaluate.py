@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, partial
@@ -27,7 +27,7 @@ from memsim.evaluation.evaluation_result import EvaluatedPoint, EvaluationResult
 from memsim.evaluation.merge import merge
 from memsim.evaluation.module_batches import Batches
 from memsim.evaluation.modules import ModuleNetworks, ModuleTask, ScoreFunction, calibration_of
-from memsim.evaluation.network_cost import chip_cost
+from memsim.evaluation.network_cost import chip_cost, estimate_cost
 from memsim.evaluation.options import Decoding, Findings, Sharing
 from memsim.evaluation.result import Evaluation
 from memsim.evaluation.results_file import remove_results
@@ -173,7 +173,7 @@ def evaluate(
             "data_root": data_root, "split": split, "text_style": text_style, "calibrate": calibrate, "limit": limit,
             "architecture": architecture, "architecture_config": architecture_config, "reference": reference,
             "decoding": decoding != Decoding(),
-            "findings.cost": findings.cost, "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
+            "findings.loss": findings.loss, "findings.hypotheses": findings.hypotheses,
         }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
             raise InputError(f"{wrong[0]}: only for a recogniser's checkpoint; a module is evaluated on batches")
@@ -185,6 +185,7 @@ def evaluate(
             calibration = calibration_of(batches)
         modules = ModuleNetworks(checkpoint, calibration, type(checkpoint).__name__, recipe, swept)
         points = mapped_points(recipes, hardware, bits, cell, set)
+        _require_chips(points, findings)
         with _joined(sharing, listener, force=force) as (workers, listener):
             work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
             work.require_possible(points)
@@ -232,8 +233,7 @@ def evaluate(
             recipes = (recipe := default_mapping(plain, set, is_calibrated=True),)
             listener.say(f"weights become levels by the recipe {recipe.name}; --mapping names another")
         points = points_of(opened, hardware, bits, cell, set, recipes)
-        for point in points if findings.cost else ():
-            chip_of(point.spec)  # a broken file is reported before anything runs
+        _require_chips(points, findings)
         work = _Work(findings, sharing, workers, compute, force, listener, stop_request)
         work.require_possible(points)
         device = work.device
@@ -315,6 +315,12 @@ def _say_what_matters(target: Target, opened: Checkpoint, corpus: Corpus, listen
         listener.warn(warning)
 
 
+def _require_chips(points: Sequence[Point], findings: Findings) -> None:
+    """Raise InputError for a chip file that cannot be read, before anything runs."""
+    for point in points if findings.cost else ():
+        chip_of(point.spec)
+
+
 @contextmanager
 def _joined(sharing: Sharing, listener: Listener, *, force: bool) -> Iterator[tuple[Workers, Listener]]:
     """Join the processes of this torchrun; all but the first of them are silent."""
@@ -367,9 +373,16 @@ class _Work:
             found["budget"] = _budget(target, self.listener, required=findings.budget is True)
         if findings.sensitivity:
             found["sensitivity"] = sensitivity(target, task, device=self.device, progress=self.listener.progress)
-        if findings.cost is not False and isinstance(task, SpeechTask):
-            found["cost"] = chip_cost(target, task.corpus, device=self.device, progress=self.listener.progress)
+        if findings.cost is not False:
+            with nullcontext() if findings.cost else suppress(InputError):  # such as a core that is too small
+                found["cost"] = self._cost(target, task)
         return found
+
+    def _cost(self, target: Target, task: Task) -> Cost:
+        if isinstance(task, SpeechTask):
+            return chip_cost(target, task.corpus, device=self.device, progress=self.listener.progress)
+        assert isinstance(task, ModuleTask)
+        return estimate_cost(target.chip(0).to(self.device), task.first_inputs(self.device), examples=task.sizes[0])
 
     def run(self, study: Study, target: Target, found: dict[str, Any]) -> list[tuple[PointFacts, Evaluation]]:
         """Run `study`, whose first point has the networks `target`, and add findings that need scores to `found`."""
@@ -393,12 +406,10 @@ class _Work:
         return done
 
     def costs_of_points(self, study: Study) -> tuple[Cost, ...]:
-        """Estimate the cost of each point of a sweep over speech, where that is asked for."""
-        if not self.findings.cost or len(study.points) < 2 or not isinstance(study.task, SpeechTask):
+        """Estimate the cost of each point of a sweep, where that is asked for."""
+        if not self.findings.cost or len(study.points) < 2:
             return ()
-        corpus, progress = study.task.corpus, self.listener.progress
-        targets = (study.target(number) for number in range(len(study.points)))
-        return tuple(chip_cost(target, corpus, device=self.device, progress=progress) for target in targets)
+        return tuple(self._cost(study.target(number), study.task) for number in range(len(study.points)))
 
     def module_result(self, study: Study) -> EvaluationResult:
         """Run the study of a module."""
@@ -421,6 +432,8 @@ class _Work:
         with self.listener.working():
             found = self.before(target, study)
             done = self.run(study, target, found)
+            if done:
+                found["point_costs"] = self.costs_of_points(study)
         return EvaluationResult(tuple(EvaluatedPoint(*point) for point in done), **found)
 
     def _make_way(self) -> None:

@@ -36,7 +36,7 @@ class Batches:
         self.sizes: list[int] = []
         digest, size_bytes = hashlib.sha256(), 0
         for number, batch in enumerate(self._data):
-            self.sizes.append(_examples(batch, number))
+            self.sizes.append(examples_of(batch, f"data: batch {number}"))
             size_bytes += _update(digest, batch)
             if size_bytes <= KEPT_BYTES or isinstance(self._data, list):
                 self._kept[number] = batch
@@ -92,12 +92,15 @@ def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
     return batch, batch
 
 
-def _examples(batch: Any, number: int) -> int:
-    """The number of examples: the first dimension of the first tensor, or the length of the first list."""
+def examples_of(batch: Any, name: str) -> int:
+    """Return the number of examples: the first dimension of the first tensor, or the length of the first list.
+
+    Raises InputError, which calls the batch `name`, where it holds none.
+    """
     for value in _leaves(batch):
         if isinstance(value, Tensor | np.ndarray) and value.ndim and len(value):
             return len(value)
-    raise InputError(f"data: batch {number} holds no tensor with examples in its first dimension")
+    raise InputError(f"{name} holds no tensor with examples in its first dimension")
 
 
 def _leaves(value: Any) -> Iterator[Any]:

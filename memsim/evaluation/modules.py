@@ -192,6 +192,12 @@ class ModuleTask(Task):
             return {item: (value, 1.0) for item, value in zip(group, values, strict=True)}, seconds
         return {group[0]: (values[0] * size, float(size))}, seconds
 
+    def first_inputs(self, device: str) -> Any:
+        """Return the first batch without its targets, on `device`."""
+        assert self.batches is not None
+        inputs = inputs_and_targets(_to(self.batches[0], device))[0]
+        return inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
+
     def score(self, outcomes: Mapping[int, tuple[float, float]]) -> ModuleScore:
         """See `Task`."""
         return ModuleScore(self.measure, [outcomes[i] for i in sorted(outcomes)])

@@ -161,6 +161,12 @@ def resolve(
     if is_one_of_many:
         quantities.setdefault("device", Column(FILE))
     wanted = ["device", *(SWEEP if kind == "sweeps" else (key for key in FEATURES if key not in without))]
+    if not quantities.keys() & {*SWEEP, *FEATURES}:
+        raise InputError(
+            f"{where}: no column has a name that says what was measured (columns: {', '.join(found)}); --column "
+            "NAME=THEIRS tells it: of cycles device, hrs_ohms, us_volts, lrs_ohms and ur_volts, of sweeps device, "
+            "voltage_volts and current_amperes, of levels cell, conductance_uS and time_seconds or target_uS"
+        )
     unmeasured = ",".join(key for key in wanted if key in FEATURES and key not in quantities)
     remedy = f"; --from-base {unmeasured} takes what was not measured from the base model" if unmeasured else ""
     require_columns(quantities, wanted, found, where, _QUANTITIES, remedy)

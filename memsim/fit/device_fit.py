@@ -235,7 +235,8 @@ def fit_device(
         raise InputError("--temperature-kelvin: is for tables of levels, with a column temperature_kelvin")
     if out is not None and Path(out).suffix in YAML:
         raise InputError(
-            f"{out}: YAML is for tables of levels, with columns conductance (or resistance) and time or target; the "
+            f"{out}: YAML is for tables of levels, with columns conductance (or resistance) and time or target, which "
+            "--column conductance_uS=THEIRS and so on tell where they have other names; the "
             "model of a table of cycles is a .safetensors file"
         )
     if out is not None:

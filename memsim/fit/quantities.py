@@ -129,7 +129,7 @@ def parse_column(
 
     Args:
         name: the name that says the quantity.
-        theirs: the name in the table.
+        theirs: the name in the table, whose unit in brackets is taken where `name` has none.
         quantities: quantity -> units of its dimension.
         where: name of the file, for messages.
         unit_below: the unit of the column in a row below the names.
@@ -148,7 +148,9 @@ def parse_column(
         return (quantity, Column(theirs)) if not own else (None, Column(theirs))
     if own and match[2].isspace() and unit_of(own, dimension) is None:
         return None, Column(theirs)  # words such as "time of day"
-    text = own or below
+    in_theirs = re.search(r"[(\[]([^()\[\]]+)[)\]]\s*$", theirs)
+    given = _bare(in_theirs[1]) if in_theirs and unit_of(_bare(in_theirs[1]), dimension) is not None else ""
+    text = own or below or given
     if not text:
         example = f"{quantity}_{preferred_unit(dimension)}"
         raise InputError(f"{where}: column {theirs}: names no unit; call it {example} or --column {example}={theirs}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from memsim.device.file import load_device, require_device
 from memsim.device.interface import require_fits
-from memsim.errors import InputError
+from memsim.errors import InputError, naming
 from memsim.hardware import HardwareSpec, apply_settings, load_hardware
 
 Hardware = HardwareSpec | str | Path | Mapping[str, Any]
@@ -52,12 +52,14 @@ def change_hardware(
         spec = spec.with_settings({"cell": json.dumps(str(cell))}, flag="--cell")
     spec = apply_settings(spec, settings or ())
     if spec.cell != "ideal":
-        require_device(spec.cell)  # a missing device is reported now, not after an hour
+        with naming("cell" if cell is None else "--cell"):
+            require_device(spec.cell)  # a missing device is reported now, not after an hour
     if bits is not None:
         spec = spec.with_settings({"weights.bits": int(bits)}, flag="--bits {value}")
     if spec.cell != "ideal":
         for layer in (spec, *(spec.for_layer(override.match) for override in spec.overrides)):
             require_fits(load_device(spec.cell), layer)
             if isinstance(law := layer.programming.relaxation, str):
-                require_device(law)
+                with naming("programming.relaxation"):
+                    require_device(law)
     return spec

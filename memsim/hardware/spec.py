@@ -353,7 +353,12 @@ def apply_settings(spec: HardwareSpec, settings: Iterable[str]) -> HardwareSpec:
         if key.strip() in pairs:
             raise InputError(f"--set {setting}: {key.strip()} is set twice; leave one out")
         pairs[key.strip()] = value
-    return spec.with_settings(pairs)
+    try:
+        return spec.with_settings(pairs)
+    except InputError as error:
+        if any("," in value and value[0] not in "[{'\"" for value in pairs.values()):
+            raise InputError(f"{error}; several values are a sweep, which memsim eval takes") from None
+        raise
 
 
 def _override(config: Config, chosen: Iterable[int]) -> Config:

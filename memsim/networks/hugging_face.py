@@ -7,20 +7,27 @@ own is run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from memsim import rng
 from memsim.asr.hugging_face.files import CONFIG, quiet
 from memsim.asr.hugging_face.network import class_named, made_config
 from memsim.config.json_input import parse_json_object
 from memsim.errors import InputError
 from memsim.networks.stored_network import StoredNetwork
+from memsim.nn.batches import described, run_batch
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
+from memsim.nn.sample_run import SampleRun
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.files import is_file
+
+SAMPLE_TOKENS, SAMPLE_SECONDS, SAMPLE_RATE_HZ = 128, 10.0, 16000
+"""The length of a made-up text in tokens, and of a made-up utterance, for a network that memsim has no data for."""
 
 
 def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | None]:
@@ -55,6 +62,39 @@ def network_beside(checkpoint: Checkpoint) -> tuple[StoredNetwork | None, str | 
     if misfit := _misfit(network):
         return None, f"{CONFIG} beside it is that of {name}, which {misfit}; {told}"
     return network, f"network: {name}, by the {CONFIG} beside the file"
+
+
+def sample_batch(model: Any) -> SampleRun | None:
+    """Return a run of a network of transformers, of which `model` holds no values, on a batch made up for it.
+
+    The network has random weights, with which it takes the same work. The batch is SAMPLE_TOKENS tokens, an image, or
+    SAMPLE_SECONDS of audio. None where the network takes other inputs, or several.
+    """
+    try:
+        batch = _made_up(model)
+        with quiet():
+            network = type(model)(model.config).eval()
+            run_batch(network, batch)
+    except Exception:  # transformers may raise anything for a network that it cannot run alone
+        return None
+    compute = partial(run_batch, network, batch)
+    if "input_values" in batch:
+        return SampleRun(network, compute, SAMPLE_SECONDS, "audio_second")
+    return SampleRun(network, compute, 1.0, "example", described(batch))
+
+
+def _made_up(model: Any) -> dict[str, Tensor]:
+    """Return a batch with one example for `model`. Raises KeyError or AttributeError where it is not known how."""
+    config, name, draws = model.config, model.main_input_name, rng.generator("cost")
+    if name == "input_ids":
+        length = min(SAMPLE_TOKENS, getattr(config, "max_position_embeddings", SAMPLE_TOKENS) - 2)  # some begin at 2
+        return {name: torch.randint(2, config.vocab_size, (1, length), generator=draws)}
+    if name == "pixel_values":
+        height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+        return {name: torch.randn(1, config.num_channels, height, width, generator=draws)}
+    if name == "input_values" and config.conv_stride:  # of a network that hears the samples themselves
+        return {name: torch.randn(1, int(SAMPLE_SECONDS * SAMPLE_RATE_HZ), generator=draws)}
+    raise KeyError(name)
 
 
 def network_of_recogniser(checkpoint: Checkpoint, model: nn.Module) -> StoredNetwork:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from memsim.asr.recogniser import Recogniser, assign_state, skeleton
+from memsim.chip.architecture import adopt_chip
 from memsim.config.changes import Changes
 from memsim.config.json_input import parse_json_object
 from memsim.crossbar.matrix import MappedMatrix
@@ -91,10 +92,11 @@ def load_chip(checkpoint: Checkpoint) -> tuple[Recogniser, Mapping[str, InputSta
 def stored_spec(checkpoint: Checkpoint) -> tuple[HardwareSpec, dict[str, int]]:
     """Return the hardware that a mapped file was made for, and the weight bits of each layer on arrays.
 
-    The device model in the file can be loaded from then on, by the name that the hardware has for it. Raises InputError
-    where the metadata cannot be read.
+    The device models and the chip in the file can be loaded from then on, by the names that the hardware has for them.
+    Raises InputError where the metadata cannot be read.
     """
     adopt(checkpoint)
+    adopt_chip(checkpoint)
     try:
         hardware, layers = (parse_json_object(checkpoint.metadata[key], key) for key in ("hardware", "layers"))
         spec = load_hardware(hardware)

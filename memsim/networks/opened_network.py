@@ -6,11 +6,13 @@ from functools import cached_property
 
 from memsim.asr.architectures import ARCHITECTURES
 from memsim.asr.hugging_face.folder import is_in_a_folder
+from memsim.asr.input_rates import sample_utterance
 from memsim.asr.recogniser import Recogniser, load_weights, skeleton
 from memsim.errors import naming
-from memsim.networks.hugging_face import network_beside, network_of_recogniser
+from memsim.networks.hugging_face import network_beside, network_of_recogniser, sample_batch
 from memsim.networks.stored_network import StoredNetwork
 from memsim.nn.quantisers import quantiser_tensors, restore_quantisers
+from memsim.nn.sample_run import SampleRun
 from memsim.storage.checkpoint import Checkpoint
 
 
@@ -51,6 +53,13 @@ class OpenedNetwork:
         """
         stored = self.stored if self._is_in_a_folder else None
         return load_weights(self._skeleton, self.checkpoint, None if stored is None else stored.state)
+
+    @property
+    def sample(self) -> SampleRun | None:
+        """The run in which the work of the network is counted; None where memsim cannot run it."""
+        if self.is_recogniser:
+            return sample_utterance(self.recogniser)
+        return None if self.stored is None else sample_batch(self.stored.model)
 
     @cached_property
     def _skeleton(self) -> Recogniser:

@@ -9,6 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
+from memsim.chip.architecture import embedded_chip
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.programming_report import ProgrammingReport
 from memsim.crossbar.statistics import PREFIX, InputStatistics, statistics_from_tensors
@@ -241,6 +242,10 @@ def program_checkpoint(
             keep(name, value)
         spec = spec.with_settings({"cell": json.dumps(cell)}).with_changes(spec.changes)  # the same cell
     spec, laws_metadata = _with_laws(spec)
+    chip_metadata: dict[str, str] = {}
+    if spec.chip is not None:
+        name, chip_metadata = embedded_chip(spec.chip)
+        spec = spec.with_settings({"chip": json.dumps(name)}).with_changes(spec.changes)
     carried = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "memsim_version")}
     metadata = carried | {
         "kind": "mapped",
@@ -253,6 +258,7 @@ def program_checkpoint(
         "mapping": json.dumps(report.to_dict()),
         **device_metadata,
         **laws_metadata,
+        **chip_metadata,
     }
     return MappedTensors(tensors, metadata, plan, errors, reports, tuple(uncalibrated), deviations, report)
 

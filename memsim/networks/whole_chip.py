@@ -1,42 +1,45 @@
-"""The cost of a recogniser on a whole chip, from the operations of one utterance."""
+"""The cost of a network on a whole chip, from the operations of a run in which they are counted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from memsim.asr.input_rates import RATE_SECONDS, operations_of, vectors_per_audio_second
-from memsim.asr.recogniser import Recogniser
-from memsim.chip.architecture import DEFAULT_CHIP, Chip, load_chip
+from memsim.chip.architecture import DEFAULT_CHIP, Chip, load_chip, require_chip
 from memsim.chip.chip_cost import ChipCost
 from memsim.chip.workload import workload_of
+from memsim.errors import naming
 from memsim.hardware import HardwareSpec
 from memsim.nn.layer_cost import LayerCost
 from memsim.nn.plan import DigitalLayer, MappedLayer
+from memsim.nn.sample_run import SampleRun
 
 
 def chip_of(spec: HardwareSpec) -> Chip:
     """Load the chip that `spec` names, `isaac` where it names none. Raises InputError where it cannot be read."""
-    return load_chip(spec.chip or DEFAULT_CHIP)
+    name = spec.chip or DEFAULT_CHIP
+    with naming("chip"):
+        require_chip(name)
+    return load_chip(name)
 
 
 def whole_chip(
-    recogniser: Recogniser,
+    sample: SampleRun,
     chip: Chip,
     mapped: Iterable[MappedLayer],
     digital: Iterable[DigitalLayer],
     costs: Iterable[LayerCost],
-    rates: Mapping[str, float] | None = None,
+    vectors: Mapping[str, float] | None = None,
 ) -> ChipCost:
-    """Estimate the cost of `recogniser` on `chip`, for an utterance of RATE_SECONDS.
+    """Estimate the cost of a network on `chip`.
 
     Args:
-        recogniser: the network, mapped or not, which is run on that utterance.
+        sample: the run of the network, mapped or not, whose work is counted.
         chip: the architecture.
         mapped: the layers on arrays.
         digital: the layers that stay digital.
         costs: the costs of the layers on arrays, which hold the energy of their cells.
-        rates: the input vectors of each matrix in a second of audio, where they have been counted.
+        vectors: the input vectors of each matrix for a unit of the sample, where they have been counted.
     """
-    if rates is None:
-        rates = vectors_per_audio_second(recogniser)
-    return ChipCost.of(chip, workload_of(operations_of(recogniser), rates, RATE_SECONDS, mapped, digital, costs))
+    vectors = sample.vectors() if vectors is None else vectors
+    amount = sample.amount
+    return ChipCost.of(chip, workload_of(sample.operations(), vectors, amount, mapped, digital, costs, sample.per))

@@ -11,10 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from rich.console import RenderableType
+
 from memsim.crossbar.cost import ArrayCost, programming_joules
 from memsim.crossbar.matrix import MappedMatrix
 from memsim.crossbar.statistics import InputStatistics
 from memsim.nn.plan import MappedLayer
+from memsim.report.text import as_html, as_text
+from memsim.units import counted, si
 
 
 class WholeChip(Protocol):
@@ -145,20 +149,39 @@ class LayerCost:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cost:
-    """The cost of all layers on arrays, for a second of audio or for one input vector of each layer, as `per` says.
+    """The cost of all layers on arrays, for a unit: `per` a second of audio, an example, or a vector of each layer.
 
-    It is for one vector where the number of vectors in a second of audio is unknown. `audio_seconds` is the length of
-    the speech that was measured; None where the inputs are those in the checkpoint. `chip` is the estimate of the whole
-    chip; None where the network that the layers belong to is unknown.
+    `print` shows it as `--cost` does, and so does a notebook.
+
+    It is for one input vector of each layer where memsim cannot run the network. `audio_seconds` is the length of the
+    speech, and `examples` the number of examples, that were measured; None where the inputs are those in the
+    checkpoint. `batch` has the types and shapes of the batch of examples whose work was counted. `chip` is the estimate
+    of the whole chip; None where the network cannot be run.
     """
 
     layers: tuple[LayerCost, ...]
-    per: Literal["audio_second", "vector"]
+    per: Literal["audio_second", "example", "vector"]
     audio_seconds_per_programming: float
     audio_seconds: float | None = None
+    examples: int | None = None
+    batch: str | None = None
     chip: WholeChip | None = None
+
+    def __repr__(self) -> str:
+        return f"Cost({counted(len(self.layers), 'layer')}, {si(self.energy.total, 'J')} of reading per {self.per})"
+
+    def __str__(self) -> str:
+        return as_text(*self._parts())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._parts())
+
+    def _parts(self) -> list[RenderableType]:
+        from memsim.report.tables import cost_parts  # imported here, as it imports this module
+
+        return cost_parts(self)
 
     @property
     def energy(self) -> Energy:
@@ -230,6 +253,7 @@ class Cost:
         return {
             "per": self.per,
             "audio_seconds": self.audio_seconds,
+            **({} if self.batch is None else {"examples": self.examples, "batch": self.batch}),
             "joules": self.joules,
             "shares": self.shares,
             "seconds": self.seconds,
@@ -270,7 +294,7 @@ def stored_cost(
 ) -> LayerCost:
     """Return the cost of one matrix for inputs like those in `statistics`.
 
-    `rates` are the input vectors in a second of audio, by matrix; without them, the cost is for one vector.
+    `rates` are the input vectors for a unit of `Cost`, by matrix; without them, the cost is for one vector.
     """
     watts, known = None, statistics.get(matrix.name)
     if matrix.states is not None and known is not None and matrix.is_calibrated:

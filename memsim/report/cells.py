@@ -114,14 +114,27 @@ def circuit_rows(cost: Result, dac: str, adc: str) -> list[list[str]]:
     return [*rows, ["all", si(joules["total"], "J"), "", "", counted(cost["arrays"], "array"), f"{area['total']:.3g}"]]
 
 
-NO_WHOLE_CHIP = "no whole chip beside a digital one: that counts the operations of a recogniser on 10 s of audio"
-"""Why the cost of a network that is no recogniser is that of its arrays alone."""
+NO_WHOLE_CHIP = (
+    "no whole chip beside a digital one: that counts the operations of a network while it runs, and memsim cannot run "
+    "this one; in Python memsim.estimate_cost(chip, batch) takes any"
+)
+"""Why the cost of a network that memsim cannot run is that of its arrays alone."""
+
+UNITS = {"audio_second": "a second of audio", "example": "an example", "vector": "one input vector of each layer"}
+"""The units of a cost in words."""
 
 
 def currents_of_cells(cost: Result) -> str:
-    """Say of which inputs the energy of the cells is, or why it is unknown."""
+    """Say which inputs the energy of the cells is for, or why it is unknown, and which examples were counted."""
+    said = _currents_of_cells(cost)
+    return f"an example: of the batch {cost['batch']}; {said}" if "batch" in cost else said
+
+
+def _currents_of_cells(cost: Result) -> str:
     if cost["joules"]["cells"] is None:
         return "cells: unknown, as their currents need programmed cells and known inputs"
+    if cost.get("examples") is not None:
+        return "cells: their currents in that batch"
     if cost["audio_seconds"] is None:
         return "cells: their currents at the inputs stored in the checkpoint"
     return f"cells: their currents in {cost['audio_seconds']:.0f} s of speech, read one utterance at a time"
@@ -154,7 +167,7 @@ def programming_cost(cost: Result) -> str | None:
     text = si(programming["joules"], "J")
     if (audio := programming["audio_seconds_of_as_much_reading"]) is not None:
         text += (
-            f", as much as reading {si(audio, 's')} of audio; above it is spread over "
-            f"{programming['spread_over_audio_seconds']:,.0f} s of audio"
+            f", as much as reading {duration(audio)} of audio; above it is spread over "
+            f"{duration(programming['spread_over_audio_seconds'])} of audio"
         )
     return text

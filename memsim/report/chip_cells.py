@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memsim.report.cells import Result
+from memsim.report.cells import UNITS, Result
 from memsim.units import counted, si
 
 NAMES = {
@@ -22,6 +22,11 @@ NAMES = {
 """The circuits in words."""
 
 
+def unit_of(chip: Result) -> str:
+    """Return the unit that the estimate is for: a second of audio, or an example."""
+    return "example" if "examples" in chip else "audio_second"
+
+
 def interval_text(value: Result, unit: str) -> str:
     """Return `25.0 µJ (10.6 µJ to 91.6 µJ)`."""
     return f"{si(value['nominal'], unit)} ({si(value['low'], unit)} to {si(value['high'], unit)})"
@@ -35,7 +40,7 @@ def area_text(value: Result) -> str:
 def chip_head(chip: Result) -> list[str]:
     """Return the titles of the columns of `chip_rows`."""
     return [
-        "whole chip, a second of audio",
+        f"whole chip, {UNITS[unit_of(chip)]}",
         chip["name"],
         *(f"int{other['bits']} digital" for other in chip["digital"]),
     ]
@@ -55,12 +60,17 @@ def chip_rows(chip: Result) -> list[list[str]]:
         ["all", *(si(side["joules"]["nominal"], "J") for side in sides)],
         *([end, *(si(side["joules"][end.split()[0]], "J") for side in sides)] for end in ("low prices", "high prices")),
         ["mm²", *(f"{side['square_millimetres']['nominal']:.3g}" for side in sides)],
-        ["real-time factor", *(f"{factor:.2g}" for factor in _real_time_factors(chip))],
+        _times_row(chip),
     ]
 
 
-def _real_time_factors(chip: Result) -> list[float]:
-    return [chip["schedule"]["real_time_factor"]["1"], *(other["real_time_factor"] for other in chip["digital"])]
+def _times_row(chip: Result) -> list[str]:
+    """Return the time of a unit on each side."""
+    if unit_of(chip) == "example":
+        own, others = chip["schedule"]["seconds_per_example"]["1"], [o["seconds_per_example"] for o in chip["digital"]]
+        return ["time", *(si(seconds, "s") for seconds in (own, *others))]
+    factors = [chip["schedule"]["real_time_factor"]["1"], *(other["real_time_factor"] for other in chip["digital"])]
+    return ["real-time factor", *(f"{factor:.2g}" for factor in factors)]
 
 
 def verdict_text(chip: Result) -> str:
@@ -89,21 +99,26 @@ def placement_text(chip: Result) -> str:
 
 
 def schedule_text(chip: Result) -> str:
-    """Say how long an utterance takes, what limits the throughput, and what one more replica brings."""
-    times = chip["schedule"]
-    batch = next(count for count in times["real_time_factor"] if count != "1")
-    said = (
-        f"an utterance of {chip['audio_seconds']:.3g} s takes {si(times['latency_seconds'], 's')} (real-time factor "
-        f"{times['real_time_factor']['1']:.2g}, and {times['real_time_factor'][batch]:.2g} with {batch} at once); "
-        f"bottleneck: {times['bottleneck']}"
-    )
+    """Say how long an utterance or a batch takes, what limits the throughput, and what one more replica brings."""
+    times, is_audio = chip["schedule"], unit_of(chip) == "audio_second"
+    one, *others = times["real_time_factor" if is_audio else "seconds_per_example"].items()
+    (count, of_many) = others[-1]
+    latency = si(times["latency_seconds"], "s")
+    if is_audio:
+        said = f"an utterance of {chip['audio_seconds']:.3g} s takes {latency} (real-time factor {one[1]:.2g}, and "
+        said += f"{of_many:.2g} with {count} at once)"
+    else:
+        said = f"a batch of {counted(round(chip['examples']), 'example')} takes {latency} ({si(one[1], 's')} an "
+        said += f"example, and {si(of_many, 's')} with {count} such batches at once)"
+    said += f"; bottleneck: {times['bottleneck']}"
     if (gain := times["one_more_replica"]) is not None:
-        faster = gain["audio_seconds_per_second"] / times["audio_seconds_per_second"] - 1
+        throughput = "audio_seconds_per_second" if is_audio else "examples_per_second"
+        faster = gain[throughput] / times[throughput] - 1
         sooner = 1 - gain["latency_seconds"] / times["latency_seconds"]
-        said += (
-            f"; one more replica of {gain['name']} ({counted(gain['arrays'], 'array')}): {faster:+.1%} throughput, "
-            f"{-sooner:+.1%} time"
-        )
+        brings = f": {faster:+.1%} throughput, {-sooner:+.1%} time"
+        if max(abs(faster), abs(sooner)) < 0.0005:
+            brings = " brings nothing"
+        said += f"; one more replica of {gain['name']} ({counted(gain['arrays'], 'array')}){brings}"
     return said
 
 
@@ -151,7 +166,10 @@ TORNADO_HEAD = ["price", "energy at low", "at high", "ratio at low", "at high"]
 def energy_head(point: Result) -> list[str]:
     """Return the titles of `energy_cells`; none where a point of a sweep has no cost."""
     chip = point.get("cost", {}).get("chip")
-    return [] if chip is None else ["J / s of audio", f"times int{chip['digital'][0]['bits']} digital"]
+    if chip is None:
+        return []
+    unit = "J / example" if unit_of(chip) == "example" else "J / s of audio"
+    return [unit, f"times int{chip['digital'][0]['bits']} digital"]
 
 
 def energy_cells(point: Result) -> list[str]:

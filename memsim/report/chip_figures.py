@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from memsim.evaluation.measure import Measure
-from memsim.report.cells import value_text
+from memsim.report.cells import UNITS, value_text
+from memsim.report.chip_cells import unit_of
 from memsim.report.drawing import (
     BAND,
     BLUE,
@@ -94,7 +95,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def draw_front(axes: Axes, points: Sequence[Mapping[str, Any]], measure: Measure) -> list[Label]:
-    """Draw the measure of every point of a sweep against the energy of the whole chip for a second of audio.
+    """Draw the measure of every point of a sweep against the energy of the whole chip.
 
     The line joins the points that no other one beats in both, which are filled and named in full; the others have the
     colour of the first key's value, and the names of the other values where there is room. Returns the names, for
@@ -125,7 +126,7 @@ def draw_front(axes: Axes, points: Sequence[Mapping[str, Any]], measure: Measure
         axes.set_xscale("log")
         plain_log(axes.xaxis)
     axes.margins(x=0.15)
-    axes.set_xlabel(f"{unit}J for a second of audio, whole chip")
+    axes.set_xlabel(f"{unit}J for {UNITS[unit_of(points[0]['cost']['chip'])]}, whole chip")
     named = []
     for number in sorted(range(len(points)), key=lambda number: number not in better):
         own = settings[number] if number in better or not palette else settings[number][1:]

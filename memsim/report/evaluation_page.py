@@ -85,7 +85,7 @@ def _headline(facts: Result) -> Html:
             title = f"mapped against {figures.SYSTEMS[name]}, relative"
             values.append((title, "unusable", f"{figures.SYSTEMS[which]}: {unusable[which]}"))
     if "cost" in facts:
-        values.append(energy_card(facts["cost"], "a second of audio"))
+        values.append(energy_card(facts["cost"]))
     return cards(values)
 
 

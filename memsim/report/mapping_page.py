@@ -56,8 +56,7 @@ def _headline(result: Result) -> Html:
     if "budget" in result:
         values.append(("error of the products", f"{percent(result['budget']['error'])} %", "over all layers"))
     if "cost" in result:
-        of = "a second of audio" if result["cost"]["per"] == "audio_second" else "one input of each layer"
-        values.append(energy_card(result["cost"], of))
+        values.append(energy_card(result["cost"]))
     return cards(values)
 
 

@@ -14,6 +14,7 @@ from memsim.hardware.facts import unfitted_note
 from memsim.report import chip_figures, figures
 from memsim.report.cells import (
     NO_WHOLE_CHIP,
+    UNITS,
     Result,
     circuit_rows,
     currents_of_cells,
@@ -124,7 +125,7 @@ def budget_section(budget: Result) -> list[Html]:
 
 def cost_section(cost: Result) -> list[Html]:
     """Return energy, time and area, by circuit and by layer."""
-    of = "a second of audio" if cost["per"] == "audio_second" else "one input vector of each layer"
+    of = UNITS[cost["per"]]
     layers = cost["layers"]
     *rows, total = circuit_rows(cost, "DACs and row drivers", "ADCs")
     known = {"DAC": "dac", "ADC": "adc"} | ({} if cost["joules"]["cells"] is None else {"cells": "cells"})
@@ -154,8 +155,9 @@ def cost_section(cost: Result) -> list[Html]:
     ]
 
 
-def energy_card(cost: Result, of: str) -> tuple[str, str, str]:
+def energy_card(cost: Result) -> tuple[str, str, str]:
     """Return the card of the energy: that of the whole chip where it is known, else that of the arrays."""
+    of = UNITS[cost["per"]]
     if (chip := cost.get("chip")) is not None:
         ends = " to ".join(si(chip["joules"][end], "J") for end in ("low", "high"))
         return f"energy for {of}, whole chip", si(chip["joules"]["nominal"], "J"), f"an estimate; all prices: {ends}"

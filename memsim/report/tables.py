@@ -11,7 +11,15 @@ from rich.text import Text
 from memsim.hardware import effect_label
 from memsim.nn.budget import Budget, increments
 from memsim.nn.layer_cost import Cost
-from memsim.report.cells import NO_WHOLE_CHIP, circuit_rows, currents_of_cells, layer_cost, programming_cost, trim_cost
+from memsim.report.cells import (
+    NO_WHOLE_CHIP,
+    UNITS,
+    circuit_rows,
+    currents_of_cells,
+    layer_cost,
+    programming_cost,
+    trim_cost,
+)
 from memsim.report.chip_cells import (
     TORNADO_HEAD,
     break_even_text,
@@ -86,7 +94,7 @@ def cost_parts(cost: Cost, *, verbose: bool = False) -> list[RenderableType]:
     """
     facts = cost.to_dict()
     layers = facts["layers"]
-    of = "a second of audio" if cost.per == "audio_second" else "one input vector of each layer"
+    of = UNITS[cost.per]
     table = table_of(f"estimate for {of}", "energy", "share %", "conversions", "circuits", "mm2")
     for row in circuit_rows(facts, "DAC, row drivers", "ADC"):
         table.add_row(*row)

@@ -27,7 +27,7 @@ from tokenizers import pre_tokenizers
 from memsim.asr.audio import read_audio
 from memsim.asr.corpora import load_corpus
 from memsim.asr.data import FeatureSource, pad
-from memsim.asr.input_rates import vectors_per_audio_second
+from memsim.asr.input_rates import sample_utterance
 from memsim.asr.tokens import tokens_from_json
 from memsim.networks.open_checkpoint import open_checkpoint
 from memsim.networks.opened_network import OpenedNetwork
@@ -141,7 +141,7 @@ def test_an_utterance_of_ten_milliseconds_has_a_text(family: str, folders: dict[
 def test_the_network_calls_each_of_its_layers(family: str, folders: dict[str, Path]) -> None:
     """A layer that is not called would not be on arrays, whatever attention transformers chooses."""
     recogniser = OpenedNetwork(open_checkpoint(folders[family])[0]).recogniser
-    rates = vectors_per_audio_second(recogniser)
+    rates = sample_utterance(recogniser).vectors()
     assert len(rates) > 12
     assert [name for name, rate in rates.items() if not rate] == []
 
@@ -454,7 +454,10 @@ def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+        (
+            lambda f: (f / "tokenizer.json").unlink(),
+            "so its outputs cannot be read; copy it from the model that the network was trained from",
+        ),
         (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
         (lambda f: _edit(f, auto_map={"AutoModel": "x.Y"}), "needs code that comes with the folder"),
         (lambda f: _edit(f, quantization_config={"quant_method": "gptq"}), "its weights were quantised (gptq)"),
@@ -468,7 +471,7 @@ def test_a_tokenizer_of_word_pieces(folders: dict[str, Path], tmp_path: Path) ->
         (lambda f: _without_weights(f, "model.bin"), "its model.bin is CTranslate2's (faster-whisper)"),
         (lambda f: _without_weights(f, "onnx/encoder_model.onnx"), "its weights are ONNX's"),
         (lambda f: (f / "config.json").unlink(), "names no architecture"),
-        (lambda f: _edit(f, model_type="murmur"), "is no speech recogniser that can be run"),
+        (lambda f: _edit(f, model_type="murmur"), "speech_to_text; memsim map takes it, and any network in Python"),
         (lambda f: _edit(f, model_type="murmur", architectures=["MurmurForCTC"]), "knows no model type murmur"),
         (lambda f: _edit(f, d_model=64), "does not hold the network of its config.json"),
     ],

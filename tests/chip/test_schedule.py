@@ -47,7 +47,20 @@ def test_a_pipeline_by_hand() -> None:
     assert found.latency_seconds == pytest.approx(10e-7 + filling)
     assert found.busy_seconds == pytest.approx({"a": 10e-7, "b": 10e-7})
     assert found.throughput == pytest.approx(1.0 / 10e-7)
-    assert found.real_time_factor(4) == pytest.approx((10e-7 + filling + 3 * 10e-7) / 4)
+    assert found.seconds_per_unit(4) == pytest.approx((10e-7 + filling + 3 * 10e-7) / 4)
+
+
+def test_examples_have_no_chunks_and_no_time_between_them() -> None:
+    """A network that hears no audio: 10 examples, of which attention is not cut at seconds."""
+    works = (matrix("a", (4, 4), vectors=10, **SMALL), DigitalWork("attention", "attention", 1, macs=1e3))
+    chip = load_chip({**CHIP, "chunk_seconds": 0.5, "powered": "always"})
+    found, heard = (ChipCost.of(chip, Workload(10.0, works, per)) for per in ("example", "audio_second"))
+    assert (found.schedule.chunks, heard.schedule.chunks) == (1, 20)
+    assert heard.schedule.latency_seconds < found.schedule.latency_seconds == found.schedule.delay_seconds
+    of_found, of_heard = (cost.energies() for cost in (found, heard))
+    leaking = of_found.by_circuit["leakage"] / found.schedule.latency_seconds
+    assert leaking * 10 == pytest.approx(of_heard.by_circuit["leakage"])
+    assert of_found.joules * 10 == pytest.approx(sum(sum(parts.values()) for parts in of_found.by_layer.values()))
 
 
 def test_conversions_may_take_longer_than_the_read() -> None:
@@ -73,7 +86,7 @@ def test_a_decoder_goes_token_by_token_by_hand() -> None:
     found = cost(*works).schedule
     assert found.latency_seconds == pytest.approx(5 * 2 * (1e-7 + 4e-8 + 4e-9))
     # other utterances fill the time in which a layer waits
-    assert found.real_time_factor(100) < 0.6 * found.real_time_factor(1)
+    assert found.seconds_per_unit(100) < 0.6 * found.seconds_per_unit(1)
 
 
 @pytest.mark.parametrize(("link_seconds", "bottleneck"), [(1e-7, "layer"), (1e-5, "links")])

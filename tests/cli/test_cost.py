@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from memsim.chip.architecture import EMBEDDED, _carried, embedded_chip, load_chip
+from memsim.networks.mapped_file import stored_spec
+from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
+
 
 def test_map_and_eval_agree(memsim, tiny_recogniser: Path) -> None:
     hardware = ("--bits", "3", "--cost")
@@ -43,12 +47,38 @@ def test_a_foreign_network(memsim, foreign: Path) -> None:
     assert done.status == 0, done.err
     assert "estimate for one input vector of each layer" in done.said
     assert "unknown" in done.said
-    assert "no whole chip beside a digital one: that counts the operations of a recogniser" in done.said
+    assert "no whole chip beside a digital one: that counts the operations of a network while it runs" in done.said
     cost = json.loads(Path("map.json").read_text())["cost"]
     assert cost["per"] == "vector"
     assert cost["joules"]["cells"] is None
     assert cost["joules"]["adc"] > 0
     assert cost["programming"]["joules"] > 0
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("bert", "an example"), ("wav2vec2", "a second of audio")])
+def test_a_folder_that_is_no_recogniser(memsim, kind: str, unit: str) -> None:
+    """Its network runs on a made-up text or on noise, and has a whole chip."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    if kind == "bert":
+        model = transformers.BertModel(transformers.BertConfig(vocab_size=50, max_position_embeddings=40, **small))
+    else:
+        own = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+        model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**small, **own))
+    model.save_pretrained(kind)
+    done = memsim("map", kind, "--cost", "--json", "map.json")
+    assert done.status == 0, done.err
+    assert f"whole chip, {unit}" in done.said
+    assert "the network is no speech recogniser, so memsim has no data to run it on" in done.said
+    cost = json.loads(Path("map.json").read_text())["cost"]
+    assert ("examples" in cost["chip"]) == (cost["per"] == "example")
+    assert cost["chip"]["placement"]["arrays"] == cost["arrays"]
+    assert cost["chip"]["joules_by_circuit"]["dac"] == pytest.approx(cost["joules"]["dac"], rel=1e-6)
+    if kind == "bert":
+        assert "an example: of the batch {input_ids: int64 [1, 38]}" in done.said
+        assert {layer["vectors"] for layer in cost["layers"]} == {38, 1}  # the pooler reads the first token
+    planned = json.loads(memsim("map", kind, "--cost", "--dry-run", "--json", "-").out)["cost"]["chip"]
+    assert planned["schedule"] == cost["chip"]["schedule"]
 
 
 def test_the_layers_that_take_most_unless_verbose(memsim, monkeypatch, tiny_recogniser: Path) -> None:
@@ -141,6 +171,48 @@ def test_a_chip_that_is_not_there(memsim, tiny_recogniser: Path) -> None:
         assert done.status == 2
         assert "no shipped chips config of that name (nearest: isaac;" in done.said
     assert not Path("m.safetensors").exists()
+
+
+def test_a_mapped_file_carries_a_chip_of_ones_own(memsim, tiny_recogniser: Path) -> None:
+    """Its file may be gone or changed; a spec may name it, too; and it can be carried on."""
+    Path("mine.yaml").write_text("base: isaac\ncores: 7\n")
+    Path("spec.yaml").write_text("base: physical\nchip: mine.yaml\n")
+    ways = {"set.safetensors": ("--set", "chip=mine.yaml"), "spec.safetensors": ("--hardware", "spec.yaml")}
+    for out, way in ways.items():
+        done = memsim("map", tiny_recogniser, "--bits", "3", "-o", out, *way)
+        assert done.status == 0, done.err
+    Path("mine.yaml").unlink()
+    _carried.clear()  # as in a new process
+    for out in ways:
+        done = memsim("eval", out, "--data", "demo", "--limit", "2", "--cost", "--set", "adc.bits=6", "--json", "-")
+        assert done.status == 0, done.err
+        own = json.loads(done.out)["cost"]["chip"]
+        assert (own["name"], own["spec"]["cores"]) == ("mine", 7)
+    name = stored_spec(load_checkpoint("set.safetensors"))[0].chip
+    assert name is not None
+    assert embedded_chip(name)[0] == name
+    assert load_chip(name).cores == 7
+
+
+def test_a_shipped_chip_goes_by_its_name(memsim, tiny_recogniser: Path) -> None:
+    assert memsim("map", tiny_recogniser, "--set", "chip=pcm-64-core", "-o", "m.safetensors").status == 0
+    checkpoint = load_checkpoint("m.safetensors")
+    assert stored_spec(checkpoint)[0].chip == "pcm-64-core"
+    assert EMBEDDED not in checkpoint.metadata
+
+
+@pytest.mark.parametrize("damage", ["{", '{"chip": "mine@0", "name": "mine", "architecture": "{}"}', "cores"])
+def test_a_damaged_chip_of_a_mapped_file(memsim, tiny_recogniser: Path, damage: str) -> None:
+    Path("mine.yaml").write_text("base: isaac\ncores: 7\n")
+    assert memsim("map", tiny_recogniser, "--set", "chip=mine.yaml", "-o", "m.safetensors").status == 0
+    checkpoint = load_checkpoint("m.safetensors")
+    stored = checkpoint.metadata[EMBEDDED]
+    changed = stored.replace('cores\\": 7', 'cores\\": 8') if damage == "cores" else damage
+    assert changed != stored
+    save_checkpoint("m.safetensors", checkpoint.tensors(), {**checkpoint.metadata, EMBEDDED: changed})
+    done = memsim("eval", "m.safetensors", "--data", "demo", "--limit", "2")
+    assert done.status == 2
+    assert done.said == "memsim: m.safetensors: its chip is damaged; map the checkpoint again"
 
 
 def test_a_chip_changes_no_other_result(memsim, tiny_recogniser: Path) -> None:

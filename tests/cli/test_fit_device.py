@@ -169,7 +169,8 @@ def test_sweeps(memsim: Callable, tmp_path: Path) -> None:
         (["cycles.csv"], "-o DEVICE.safetensors is missing"),
         (
             ["cycles.csv", "-o", "mine.yaml"],
-            "mine.yaml: YAML is for tables of levels, with columns conductance (or resistance) and time or target; the "
+            "mine.yaml: YAML is for tables of levels, with columns conductance (or resistance) and time or target, "
+            "which --column conductance_uS=THEIRS and so on tell where they have other names; the "
             "model of a table of cycles is a .safetensors file",
         ),
         (["cycles.csv", "-o", "mine.pt"], "mine.pt: expected a name that ends in .safetensors"),

@@ -52,7 +52,7 @@ def test_help_imports_nothing_heavy(arguments):
             "No such option: --bts (Possible options: --bits, --budget, --set); see memsim map",
         ),
         (["map", "x", "--bits"], "Option '--bits' requires an argument; see memsim"),
-        (["eval", "--trials", "x"], "Invalid value for '--trials': "),
+        (["eval", "--trials", "x"], "--trials x: should be a valid integer"),
         (["eval", "a", "b"], "Got unexpected extra argument(s) (b); see memsim eval --help"),
     ],
 )

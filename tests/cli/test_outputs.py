@@ -138,6 +138,14 @@ def test_streams_that_are_closed_or_full(tmp_path, command, status, said):
     assert bool(done.stderr) == bool(said)
 
 
+@pytest.mark.parametrize(("columns", "widest"), [("60", 60), ("", 120), ("many", 120)])
+def test_a_pipe_is_as_wide_as_columns_says(foreign, columns, widest):
+    command = [sys.executable, "-m", "memsim", "map", foreign, "--force"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": columns})
+    assert done.returncode == 0, done.stderr
+    assert widest / 2 < max(len(line) for line in done.stdout.splitlines() if line.startswith(" ")) <= widest
+
+
 def test_letters_that_the_terminal_lacks(tmp_path):
     save_file({"größe 1.weight": torch.ones(3, 3)}, tmp_path / "c.safetensors")
     done = shell(tmp_path, "PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 LC_ALL=C memsim map c.safetensors --dry-run")

@@ -272,7 +272,7 @@ def test_without_calibration_the_first_examples_set_the_ranges(model, data, monk
         ({"split": "dev"}, "split: only for a recogniser's checkpoint"),
         ({"text_style": "rwth"}, "text_style: only for a recogniser's checkpoint"),
         ({"decoding": memsim.Decoding(decoder="beam")}, "decoding: only for"),
-        ({"findings": memsim.Findings(cost=True)}, "findings.cost: only for"),
+        ({"findings": memsim.Findings(loss=True)}, "findings.loss: only for"),
         ({"score": None}, "a module is evaluated on batches by a score"),
         ({"data": "demo"}, "a module is evaluated on batches by a score"),
         ({"set": ["adc.bits=4,5"], "findings": memsim.Findings(ablate=True)}, "--ablate: only for a single point"),

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import memsim
 from memsim import load_hardware
 from memsim.asr.corpora import Corpus, load_corpus
-from memsim.asr.input_rates import vectors_per_audio_second
+from memsim.asr.input_rates import sample_utterance
 from memsim.asr.recogniser import load_recogniser
 from memsim.crossbar.matrix import MappedMatrix
+from memsim.errors import InputError
 from memsim.evaluation.network_cost import chip_cost
 from memsim.evaluation.target import Target
 from memsim.hardware import HardwareSpec
@@ -147,7 +149,7 @@ def test_without_data_the_inputs_are_those_that_the_checkpoint_keeps(
 ) -> None:
     opened = load_checkpoint(tiny_recogniser)
     spec = load_hardware({"base": "physical", "weights": {"bits": 3}})
-    statistics, rates = stored_statistics(opened), vectors_per_audio_second(load_recogniser(opened))
+    statistics, rates = stored_statistics(opened), sample_utterance(load_recogniser(opened)).vectors()
     layers = [stored_cost(matrix, statistics, rates) for matrix in matrices(tiny_recogniser, spec).values()]
     estimate = Cost(tuple(layers), "audio_second", spec.cost.audio_seconds_per_programming)
     assert estimate.per == "audio_second"
@@ -221,3 +223,139 @@ def test_a_layer_is_priced_from_its_matrix_alone() -> None:
     assert layer.energy.adc == pytest.approx(25 * layer.arrays.adc_joules)
     assert layer.operations == 25 * 2 * 24
     assert layer.tops_per_watt == pytest.approx(25 * 48e-12 / layer.energy.total)
+
+
+# Networks that are no recognisers
+
+
+class Sequences(nn.Module):
+    """A network with attention, a recurrent layer and a layer that stays digital."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.recurrent = nn.LSTM(8, 6, batch_first=True)
+        self.output = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.recurrent(self.encoder(x))[0][:, -1])
+
+
+@pytest.fixture(scope="module")
+def sequences() -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(4, 5, 8)
+
+
+@pytest.fixture(scope="module")
+def on_chip(sequences: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    return memsim.map_model(Sequences(), {"base": "physical", "weights": {"bits": 3}}, calibration=[sequences])
+
+
+def test_examples_by_hand(on_chip: nn.Module, sequences: Tensor) -> None:
+    """Vectors of every layer for an example, and the currents of the cells at these inputs."""
+    cost = memsim.estimate_cost(on_chip, sequences)
+    assert (cost.per, cost.examples, cost.batch) == ("example", 4, "float32 [4, 5, 8]")
+    vectors = {layer.name: layer.vectors for layer in cost.layers}
+    assert "output" not in vectors  # the spec keeps it digital
+    assert set(vectors.values()) == {5.0}
+    mapping, watts = mapping_of(on_chip), dict[str, float]()
+    hooks = [
+        matrix.register_forward_pre_hook(
+            lambda own, x: watts.update({own.name: watts.get(own.name, 0.0) + own.cell_watts(x[0].flatten(0, -2))})
+        )
+        for matrix in mapping.layers.values()
+    ]
+    with torch.inference_mode(), mapping.batch("cost"):
+        on_chip(sequences)
+    for hook in hooks:
+        hook.remove()
+    for layer in cost.layers:
+        assert layer.cell_joules == pytest.approx(1e-7 * watts[layer.name] / 20, rel=1e-5), layer.name
+    chip = cost.to_dict()["chip"]
+    weights = {layer.name: layer.arrays.macs for layer in cost.layers}
+    products = math.fsum(5 * macs for macs in weights.values()) + 6 * 3
+    attention = 2 * 5 * 5 * 8  # queries with keys, and weights with values
+    assert chip["macs"] == pytest.approx(products + attention)
+    assert chip["joules"]["nominal"] == pytest.approx(math.fsum(chip["joules_by_circuit"].values()))
+    assert chip["joules"]["nominal"] == pytest.approx(math.fsum(chip["layers"].values()))
+    assert chip["joules_by_circuit"]["cells"] == pytest.approx(cost.joules["cells"], rel=1e-6)
+    assert chip["examples"] == 4
+    assert "audio_seconds" not in chip
+
+
+def test_an_example_takes_the_same_energy_alone_and_in_a_batch(on_chip: nn.Module, sequences: Tensor) -> None:
+    many, one = (memsim.estimate_cost(on_chip, batch).to_dict()["chip"] for batch in (sequences, sequences[:1]))
+    for circuit in ("dac", "adc", "sums", "buffers", "network", "products", "operations"):
+        assert many["joules_by_circuit"][circuit] == pytest.approx(one["joules_by_circuit"][circuit], rel=1e-6), circuit
+    # a batch goes through the recurrent layer step by step, all examples at once
+    times = [chip["schedule"] for chip in (many, one)]
+    assert times[0]["examples_per_second"] == pytest.approx(times[1]["examples_per_second"], rel=0.01)
+    assert times[1]["latency_seconds"] < times[0]["latency_seconds"] < 4 * times[1]["latency_seconds"]
+    assert times[0]["seconds_per_example"]["1"] == pytest.approx(times[0]["latency_seconds"] / 4)
+
+
+def test_estimates_leave_no_trace(on_chip: nn.Module, sequences: Tensor) -> None:
+    first, again = (memsim.estimate_cost(on_chip, sequences).to_dict() for _ in range(2))
+    assert first == again
+    assert not mapping_of(on_chip).reads.count_work
+
+
+def test_named_arguments_and_a_chip_of_ones_own(sequences: Tensor, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: pcm-64-core\ncores: 3\npowered: always\n")
+    spec = {"base": "physical", "chip": str(tmp_path / "mine.yaml"), "tile": {"rows": 256, "cols": 256}}
+    chip = memsim.map_model(Sequences(), spec, bits=3, calibration=[sequences])
+    cost = memsim.estimate_cost(chip, {"x": sequences}, examples=2)
+    found = cost.to_dict()["chip"]
+    assert (found["name"], found["spec"]["cores"], found["examples"]) == ("mine", 3, 2)
+    assert cost.batch == "{x: float32 [4, 5, 8]}"
+    assert "whole chip, an example" in str(cost)
+    assert "a batch of 2 examples takes" in str(cost)
+    # nobody knows how long such a network waits for its next input: leakage is that of computing
+    area = sum(found["square_millimetres_by_part"][part] for part in ("cores", "digital", "memory"))
+    watts = cost.chip.chip.prices()["leakage_watts_per_square_millimetre"] * area  # type: ignore[union-attr]
+    expected = watts * found["schedule"]["latency_seconds"] / 2
+    assert found["joules_by_circuit"]["leakage"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "examples", "said"),
+    [
+        (nn.Linear(3, 3), torch.ones(1, 3), None, "chip: is not on arrays"),
+        (None, 3, None, "batch holds no tensor with examples"),
+        (None, torch.ones(1, 5, 8), 0, "examples: 0; a batch has at least one"),
+        (None, {"y": torch.ones(1, 5, 8)}, None, "the network fails on a batch of"),
+        (None, torch.ones(1, 5, 7), None, "batch: the network fails on float32"),
+    ],
+)
+def test_what_is_no_chip_or_batch(
+    on_chip: nn.Module, network: nn.Module | None, batch: Any, examples: int | None, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        memsim.estimate_cost(network or on_chip, batch, examples=examples)
+
+
+def test_evaluations_of_modules_have_a_cost(sequences: Tensor, tmp_path: Path) -> None:
+    """Of the only point and of every point of a sweep; a report brings it along."""
+
+    def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.argmax(1) == targets
+
+    def run(**settings: Any) -> memsim.EvaluationResult:
+        torch.manual_seed(0)
+        batches = [(sequences, torch.tensor([0, 1, 2, 0]))]
+        return memsim.evaluate(Sequences(), batches, score=accuracy, hardware="physical", bits=3, **settings)
+
+    costly = memsim.Findings(cost=True)
+    cost = run(findings=costly).cost
+    assert cost is not None
+    assert (cost.examples, cost.batch) == (4, "float32 [4, 5, 8]")
+    points = run(findings=costly, set=["adc.bits=6,8"]).to_dict()["points"]
+    few, many = (point["cost"]["chip"]["joules_by_circuit"]["adc"] for point in points)
+    assert few == pytest.approx(many / 4)
+    run().write_report(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "energy for an example, whole chip" in page
+    with pytest.raises(InputError, match="no shipped chips config"):
+        run(findings=costly, set=["chip=nowhere"])

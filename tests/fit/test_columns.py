@@ -73,6 +73,14 @@ def test_other_names_are_given_by_hand() -> None:
     assert layout.unused == ()
 
 
+def test_a_name_without_a_unit_takes_that_of_the_column() -> None:
+    found = ["device", "R off (kOhm)", "V set [mV]", "lrs_ohms", "ur_volts"]
+    columns = resolve(found, "x", {"hrs": "R off (kOhm)", "us": "V set [mV]"}).columns
+    assert [columns[key].unit.factor for key in ("hrs", "us")] == [1e3, 1e-3]
+    with pytest.raises(InputError, match=r"column V set \[mV\]: names no unit; call it hrs_ohms"):
+        resolve(found, "x", {"hrs": "V set [mV]"})
+
+
 def test_what_was_not_measured_need_not_be_there() -> None:
     assert "ur" not in resolve(FEATURES[:5], "x", without=["ur"]).columns
 
@@ -82,6 +90,7 @@ def test_what_was_not_measured_need_not_be_there() -> None:
     [
         (FEATURES[:5], {}, "x: lacks ur_volts .*--column ur_volts=THEIRS.*--from-base ur takes"),
         (FEATURES[1:], {}, "x: lacks device "),
+        (["Zelle", "Ziel"], {}, "x: no column has a name .*columns: Zelle, Ziel.*of levels cell, conductance_uS and"),
         (SWEEP[:3], {}, "x: lacks current_amperes "),
         ([*FEATURES[:2], "hrs", *FEATURES[3:]], {}, "x: column hrs: names no unit; call it hrs_ohms"),
         ([*FEATURES[:2], "hrs_parsec", *FEATURES[3:]], {}, r"x: column hrs_parsec: unknown unit parsec \(known: ohm,"),

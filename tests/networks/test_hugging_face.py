@@ -195,7 +195,7 @@ def test_prefixes_and_configs(tmp_path: Path) -> None:
         ({"hidden_size": 32}, "which has model.encoder.conv1 of [32, 1, 127], but the file of [16, 1, 127]"),
         ({"architectures": ["NoSuchNetwork"]}, "NoSuchNetwork, which cannot be built (ValueError: transformers has no"),
         ({"architectures": ["AutoModel"]}, "AutoModel, which cannot be built (ValueError: transformers has no"),
-        ({"model_type": "nosuch"}, "which cannot be built (KeyError"),
+        ({"model_type": "nosuch"}, "which cannot be built (ValueError: transformers"),
         ({"encoder_num_hidden_layers": 10**9}, "it has more layers than the file has tensors"),
         ({"encoder_num_hidden_layers": 2}, "and the file lacks it"),
         ({"use_pretrained_backbone": True}, "it would download its backbone"),

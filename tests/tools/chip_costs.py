@@ -24,7 +24,7 @@ import torch
 from guide_figures import write_table
 
 from memsim import load_hardware
-from memsim.asr.input_rates import RATE_SECONDS, operations_of, vectors_per_audio_second
+from memsim.asr.input_rates import RATE_SECONDS, sample_utterance
 from memsim.asr.recogniser import Recogniser, build, load_model_config
 from memsim.asr.tokens import CharacterTokens
 from memsim.chip.chip_cost import ChipCost
@@ -67,7 +67,8 @@ class Network:
     def __init__(self, recogniser: Recogniser, joules_per_mac: float) -> None:
         recogniser.model.eval()
         self.model, self.joules_per_mac = recogniser.model, joules_per_mac
-        self.operations, self.rates = operations_of(recogniser), vectors_per_audio_second(recogniser)
+        sample = sample_utterance(recogniser)
+        self.operations, self.rates = sample.operations(), sample.vectors()
 
     def on(self, spec: HardwareSpec) -> ChipCost:
         """Estimate the cost on the chip that `spec` names."""

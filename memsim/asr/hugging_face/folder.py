@@ -71,7 +71,8 @@ def with_recogniser_beside(checkpoint: Checkpoint) -> Checkpoint:
     name, architecture = _recogniser_of(config)
     if architecture is None:
         known = f"CTC networks (...ForCTC), {', '.join(SEQ2SEQ_FAMILIES)}"
-        reason = f"{folder / CONFIG}: {name or config['model_type']} is no speech recogniser that can be run: {known}"
+        reason = f"{folder / CONFIG}: {name or config['model_type']} is no speech recogniser that can be run: {known}; "
+        reason += "memsim map takes it, and any network in Python: memsim.evaluate(model, batches, score=...)"
         return replace(checkpoint, cannot_run=reason)
     if "auto_map" in config:
         raise InputError(f"{folder / CONFIG}: needs code that comes with the folder (auto_map), which is never run")
@@ -93,6 +94,10 @@ def _recogniser_of(config: dict[str, Any]) -> tuple[str, str | None]:
     return name, None
 
 
+_COPY = "copy it from the model that the network was trained from (processor.save_pretrained(FOLDER) writes it)"
+"""The remedy for a file that `model.save_pretrained` does not write."""
+
+
 def _class_of(config: dict[str, Any]) -> str:
     """Return the class of transformers that a config names; empty where it names none."""
     names = config.get("architectures")
@@ -107,7 +112,9 @@ def _metadata(folder: Path, name: str, architecture: str, text: str, config: dic
         raise InputError(f"{folder}: to run {name}, transformers is needed; {REMEDY}")
     tokenizer = read_files(folder, TOKENIZER)
     if not {"tokenizer.json", "vocab.json"} & tokenizer.keys():
-        raise InputError(f"{folder}: has no tokenizer (tokenizer.json or vocab.json), so its outputs cannot be read")
+        raise InputError(
+            f"{folder}: has no tokenizer (tokenizer.json or vocab.json), so its outputs cannot be read; {_COPY}"
+        )
     preprocessor = _preprocessor_in(folder)
     generation = read_files(folder, (GENERATION,)).get(GENERATION)
 
@@ -156,7 +163,7 @@ def _preprocessor_in(folder: Path) -> str:
     if isinstance(settings, dict):
         return json.dumps(settings)
     if own not in found:
-        raise InputError(f"{folder}: has no {own}, which says what its network hears")
+        raise InputError(f"{folder}: has no {own}, which says what its network hears; {_COPY}")
     return found[own]
 
 

@@ -132,7 +132,8 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
     these and has no times; one with a mean and a standard deviation by target is a summary.
 
     Raises:
-        InputError: for columns that are for times, but do not say what they hold.
+        InputError: for columns that are for times, but do not say what they hold, and for conductances without times
+            and targets.
     """
     first = paths if isinstance(paths, str | Path) else next(iter(paths), "")
     if not Path(first).exists():
@@ -150,8 +151,14 @@ def levels_kind(paths: str | Path | Sequence[str | Path], names: Sequence[str], 
     if words & {"conductance", "resistance"} and "pulse" in words and not words & {"time", "target"}:
         return "pulses"
     has_times = bool(words & {"time", "target"} or times)
-    if words & {"conductance", "resistance"} and has_times and not words & {"voltage", "current"}:
-        return "readings"
+    if words & {"conductance", "resistance"} and not words & {"voltage", "current"}:
+        if has_times:
+            return "readings"
+        if not words & {"hrs", "lrs", "us", "ur"}:
+            raise InputError(
+                f"{first}: has conductances, but no time or target of them (columns: {', '.join(found)}); --column "
+                "time_seconds=THEIRS or target_uS=THEIRS names it"
+            )
     return ""
 
 

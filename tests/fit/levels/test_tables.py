@@ -92,6 +92,10 @@ def test_a_column_for_each_time_is_a_row_for_each_cell_and_time(
         ("cell,G_1s (uS),G_10s (uS)", "columns G_1s"),
         ("cell,conductance at 1 s,conductance at 10 s", "names no unit; call it conductance_uS at 1 s, in the file or"),
         ("target_uS,mean_uS at 1 s,std_uS at 1 s", "a summary has a row for each target and time"),
+        (
+            "cell,conductance_uS,Zeit",
+            "no time or target of them (columns: cell, conductance_uS, Zeit); --column",
+        ),
     ],
 )
 def test_columns_of_times_that_say_too_little_are_refused(header: str, message: str, tmp_path: Path) -> None:
