@@ -22,7 +22,7 @@ from memsim.storage.checkpoint import save_checkpoint
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run in Python, on the CPU
 
-
+os.environ.pop("COLUMNS", None)  # of the terminal, which pytest-xdist sets; tables in tests have the width of pipes
 os.environ["MEMSIM_AUDIO_ROOTS"] = str(ASSETS)  # manifests of tests name the bundled speech where it lies
 
 # How long an example takes says nothing on cores that others use too. The same code gets the same examples, and so the

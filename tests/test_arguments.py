@@ -20,6 +20,7 @@ GROUPS = [memsim.Decoding, memsim.Sharing, memsim.Findings]
 NEEDED: dict[str, Any] = {
     "model": NETWORK, "spec": "ideal", "checkpoint": "demo", "batches": [torch.ones(1, 4)], "bits": 3,
     "out": "out.safetensors", "data": "demo", "measurements": "cycles.csv", "results": "results.jsonl",
+    "chip": memsim.map_model(NETWORK, "ideal", bits=3), "batch": torch.ones(1, 4),
     "source": "ideal", "path": "file.safetensors", "tensors": {}, "metadata": {},
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memsim.errors import InputError
-from memsim.nn.batches import LABELS
+from memsim.nn.batches import LABELS, described
 
 KEPT_BYTES = 1e9
 """Batches of this size are kept in memory; of more data, every pass reads them again."""
@@ -100,7 +100,7 @@ def examples_of(batch: Any, name: str) -> int:
     for value in _leaves(batch):
         if isinstance(value, Tensor | np.ndarray) and value.ndim and len(value):
             return len(value)
-    raise InputError(f"{name} holds no tensor with examples in its first dimension")
+    raise InputError(f"{name} holds no tensor with examples in its first dimension: it is a {described(batch)}")
 
 
 def _leaves(value: Any) -> Iterator[Any]:
