@@ -77,7 +77,7 @@ batch_seconds: 8
 learning_rate: [[0, 1.0e-2], [1, 1.0e-3]]
 """
 ROBUST = RECIPE + "quantisation: {}\n"  # the defaults: through the hardware, with a teacher
-PLAIN = RECIPE + "precision: bfloat16\nquantisation: {inputs: none, hardware: none, teacher: none}\n"
+PLAIN = RECIPE + "quantisation: {inputs: none, hardware: none, teacher: none}\n"
 
 ONE_BLOCK = ("output*", "frontend.*", "blocks.[1-5].*", "*.feed_forward_*", "*.pointwise_*", "*.depthwise")
 """Layers of `demo` that stay digital where few arrays will do: the attention of block 0 is mapped."""

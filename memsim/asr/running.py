@@ -40,12 +40,10 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
 
     Raises FloatingPointError that names the first layer whose output holds NaN or Inf, where the outputs hold NaN.
     """
-    mapping = getattr(recogniser.model, "mapping", None)
     device = _device(recogniser.model)
 
     def run(batch: Batch) -> tuple[Tensor, Tensor]:
-        if isinstance(mapping, ChipMapping):
-            mapping.begin_batch(batch.key)
+        begin_batch(recogniser.model, batch)
         with torch.inference_mode():
             return recogniser.kind.encode(recogniser.model, batch.features.to(device), batch.lengths.to(device))
 
@@ -55,6 +53,13 @@ def outputs(recogniser: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[
             where = first_not_finite(recogniser.model, lambda: run(batch))  # noqa: B023 - called at once
             raise FloatingPointError(f"{where or 'the features'}: the first place whose output holds NaN or Inf")
         yield batch, encoded, frames
+
+
+def begin_batch(model: nn.Module, batch: Batch) -> None:
+    """Key the read noise of a mapped `model` by the batch that it is about to compute."""
+    mapping = getattr(model, "mapping", None)
+    if isinstance(mapping, ChipMapping):
+        mapping.begin_batch(batch.key)
 
 
 def transcribe(recogniser: Recogniser, batches: Iterable[Batch]) -> dict[int, str]:

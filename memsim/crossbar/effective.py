@@ -32,8 +32,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +40,7 @@ from memsim.crossbar import compiled_wires
 from memsim.crossbar.line_resistance import IrDropArrays
 from memsim.crossbar.tiling import ALIGNED_COLUMNS, Tiling
 from memsim.portable.kernels import is_compiled
+from memsim.precision import multiplies_bfloat16
 
 ALONE_TOLERANCE = 3e-5
 """Part of the conductance of rows driven alone that `EffectiveColumns` may leave out (root mean square)."""
@@ -243,17 +242,7 @@ def small_terms_dtype(like: Tensor) -> torch.dtype:
     """Return the dtype of the products of small terms for results as `like`: bfloat16 where there are units for it."""
     if like.dtype != torch.float32:
         return like.dtype
-    return torch.bfloat16 if _multiplies_bfloat16(like.device) else torch.float32
-
-
-@cache
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return torch.bfloat16 if multiplies_bfloat16(like.device) else torch.float32
 
 
 def polynomials(u: Tensor, coefficients: Tensor, outputs: list[Tensor]) -> None:

@@ -11,23 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
+from memsim.asr.data import Batch, encode_text, evaluation_batches, loaded_ahead
 from memsim.asr.kinds import CTC, Outputs, TrainingPass
 from memsim.asr.prior import to_metadata
 from memsim.asr.recogniser import Recogniser
-from memsim.asr.running import hypotheses, input_statistics, output_prior, transcribe
+from memsim.asr.running import begin_batch, hypotheses, input_statistics, output_prior, transcribe
 from memsim.asr.scoring import Score, score
 from memsim.asr.text import as_scored
 from memsim.asr.utterances import Utterance, utterances_sha256
 from memsim.distributed import Workers
 from memsim.errors import InputError, Stopped
 from memsim.nn.finite import first_not_finite
+from memsim.precision import autocast
 from memsim.rng import derive_seed, seed_global_generators
 from memsim.storage.checkpoint import load_checkpoint, save_checkpoint
 from memsim.training.epoch_batches import Draws, Share, TrainingBatch, TrainingSet, share
@@ -78,7 +80,7 @@ def run(
     workers: Workers | None = None,
     stop_request: StopRequest = lambda: None,
 ) -> Best:
-    """Train, and write `out` (best by dev WER), `*.last.safetensors`, `*.csv` and the folder `*.tensorboard`.
+    """Train, and write `out` (best by dev WER or loss), `*.last.safetensors`, `*.csv` and the folder `*.tensorboard`.
 
     Meanwhile `*.resume.safetensors` holds the state from which `resume` continues as if the training had never stopped:
     bit for bit on one machine with as many threads. Without a state, `resume` begins anew, or returns at once where
@@ -180,8 +182,8 @@ class _Training:
             return
         if progress.heard is None:
             progress.heard = self._heard(self.data.utterances, lambda mine: hypotheses(teacher, mine))
-            if not self.job.dev.words:
-                progress.heard_dev = self._heard(self.job.dev.utterances, lambda mine: transcribe(teacher, mine))
+            if self.job.config.best_by == "loss" or not self.job.dev.words:
+                progress.heard_dev = self._heard(self.job.dev.utterances, lambda mine: hypotheses(teacher, mine))
             self._save_state()
         self.data.targets = [torch.tensor(ids, dtype=torch.long) for ids in progress.heard]
 
@@ -196,12 +198,12 @@ class _Training:
     def _evaluate_start(self) -> None:
         """Score the network before the first step, as the best until an epoch is better."""
         self._save_state()  # before the first checkpoint, so that there is never a checkpoint without a state
-        dev = self._evaluate()
-        self.progress.best = Best(0, dev.to_dict())
+        dev, dev_loss = self._evaluate(), self._dev_loss()
+        self.progress.best = Best(0, dev.to_dict(), dev_loss)
         if self.log:
             save_checkpoint(self.job.out, self.job.hooks.contents(self.evaluated.model), self.run)
             self._save_state()
-        self.narrator.start(dev)
+        self.narrator.start(dev, dev_loss)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -243,7 +245,7 @@ class _Training:
         for number, piece in enumerate(pieces, start=1):
             exchange = nullcontext() if number == len(pieces) else workers.without_exchange(self.parallel)
             with exchange:
-                losses, extra_losses, short = self._losses(piece.to(workers.device), moment)
+                losses, extra_losses, short = self._losses(self.parallel, piece.to(workers.device), moment)
                 # Processes average their gradients; this is the mean over the whole batch's utterances.
                 scale = mine.weight * workers.size / mine.batch_size
                 ((losses + extra_losses).sum() * scale).backward()
@@ -260,11 +262,13 @@ class _Training:
         self.trained.average.update_parameters(self.model)
         return step
 
-    def _losses(self, piece: TrainingBatch, moment: Moment) -> tuple[Tensor, Tensor, int]:
-        """Return the losses and extra losses of a piece's utterances [batch], and how many are too short."""
-        bfloat16 = self.job.config.precision == "bfloat16"
-        with computed_again(self.blocks), torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bfloat16):
-            outputs: Outputs = self.parallel(piece.features, piece.lengths, piece.targets)
+    def _losses(self, network: nn.Module, piece: TrainingBatch, moment: Moment) -> tuple[Tensor, Tensor, int]:
+        """Return the losses and extra losses of a piece's utterances [batch], and how many are too short.
+
+        `network` computes what `TrainingPass` does.
+        """
+        with computed_again(self.blocks), autocast(self.job.config.precision, self.workers.device):
+            outputs: Outputs = network(piece.features, piece.lengths, piece.targets)
         kind, weight = self.job.recogniser.kind, self.job.hooks.transcripts_weight
         extra_losses = self.job.hooks.extra_losses(piece, outputs, moment)
         if weight == 0:
@@ -276,7 +280,7 @@ class _Training:
     def _repeat(self, pieces: Sequence[TrainingBatch], moment: Moment) -> None:
         with torch.no_grad(), self.workers.without_exchange(self.parallel):
             for piece in pieces:
-                self._losses(piece.to(self.workers.device), moment)
+                self._losses(self.parallel, piece.to(self.workers.device), moment)
 
     def _require_finite(self, step: _Step, batch: Draws, again: Callable[[], object]) -> None:
         """Raise FloatingPointError when `step` is not finite; `again` repeats it, to find the layer."""
@@ -300,10 +304,11 @@ class _Training:
             raise InputError(f"{audio}: every utterance has fewer frames than its text needs")
         if progress.best is None:
             self._save_state()  # before the first checkpoint, so that there is never a checkpoint without a state
-        dev = self._evaluate()
-        is_best = progress.best is None or dev.wer <= progress.best.dev["wer"]
+        dev, dev_loss = self._evaluate(), self._dev_loss()
+        this = Best(progress.epoch, dev.to_dict(), dev_loss)
+        is_best = progress.best is None or this.deciding <= progress.best.deciding
         if is_best:
-            progress.best = Best(progress.epoch, dev.to_dict())
+            progress.best = this
         self._count_seconds()
         result = EpochResult(
             progress.epoch,
@@ -315,6 +320,7 @@ class _Training:
             dev.cer,
             is_best,
             progress.too_short,
+            dev_loss,
         )
         progress.results.append(result)
         progress.next_epoch()
@@ -333,9 +339,36 @@ class _Training:
         dev = self.job.dev
         texts = self._heard(dev.utterances, lambda mine: transcribe(self.evaluated, mine))
         references = [u.text for u in dev.utterances]
-        if self.progress.heard_dev is not None:
-            references = [as_scored(text, dev.text_style) for text in self.progress.heard_dev]
+        if not dev.words and self.progress.heard_dev is not None:
+            tokens = self.job.recogniser.tokens
+            heard = [" ".join(tokens.decode(ids).split()) for ids in self.progress.heard_dev]
+            references = [as_scored(text, dev.text_style) for text in heard]
         return score(references, [as_scored(text, dev.text_style) for text in texts])
+
+    def _dev_loss(self) -> float | None:
+        """Return the mean loss of the dev set's utterances, as they are learned in training; None where WER decides."""
+        if self.job.config.best_by == "wer":
+            return None
+        model, device, progress = self.evaluated.model.eval(), self.workers.device, self.progress
+        network, utterances = TrainingPass(model, self.job.recogniser.kind), self.job.dev.utterances
+        moment = Moment(self.job.seed, progress.epoch, progress.step, progress.epoch / self.job.config.epochs)
+        if progress.heard_dev is not None:
+            targets = [torch.tensor(ids, dtype=torch.long) for ids in progress.heard_dev]
+        else:
+            targets = [encode_text(self.job.recogniser.tokens, utterance) for utterance in utterances]
+
+        def losses(batch: Batch) -> list[float]:
+            spoken = tuple(utterances[i] for i in batch.indices)
+            piece = TrainingBatch(spoken, batch.features, batch.lengths, tuple(targets[i] for i in batch.indices))
+            begin_batch(model, batch)
+            with torch.no_grad():
+                learned, extra, _ = self._losses(network, piece.to(device), moment)
+            return (learned + extra).tolist()
+
+        def hear(batches: Iterator[Batch]) -> dict[int, float]:
+            return {i: loss for batch in batches for i, loss in zip(batch.indices, losses(batch), strict=True)}
+
+        return fmean(self._heard(utterances, hear))
 
     def _finish(self, best: Best) -> None:
         """Add the input statistics, the best epoch and, with CTC, the prior of the outputs to the best checkpoint.

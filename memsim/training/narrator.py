@@ -26,9 +26,9 @@ class Narrator:
         if progress.step:
             self._listener.say(f"resumed in epoch {progress.epoch}, after {progress.batches} of its batches")
 
-    def start(self, dev: Score) -> None:
+    def start(self, dev: Score, dev_loss: float | None) -> None:
         """Report the scores of the network before training."""
-        self._listener.say(f"before training: dev WER {dev.wer:.2%}, CER {dev.cer:.2%}")
+        self._listener.say(f"before training: {_scores(dev.wer, dev.cer, dev_loss)}")
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         """Report a step: of `total` batches of `epoch`, `done` are done; the mean loss a token is `loss`."""
@@ -47,6 +47,12 @@ class Narrator:
         extra = f" + {result.extra_loss:.3f}" if result.extra_loss else ""
         self._listener.say(
             f"epoch {result.epoch}/{self._epochs}: loss {result.train_loss:.3f}{extra}, "
-            f"dev WER {result.dev_wer:.2%}, CER {result.dev_cer:.2%}{' (best)' if result.is_best else ''}{short}, "
+            f"{_scores(result.dev_wer, result.dev_cer, result.dev_loss)}{' (best)' if result.is_best else ''}{short}, "
             f"about {left:.0f} min left"
         )
+
+
+def _scores(wer: float, cer: float, loss: float | None) -> str:
+    """Describe the scores of an epoch on dev; `loss` is None where none is measured."""
+    measured = "" if loss is None else f"dev loss {loss:.4f}, "
+    return f"{measured}dev WER {wer:.2%}, CER {cer:.2%}"

@@ -40,12 +40,13 @@ class TrainConfig(Section):
     accumulate: Annotated[int, Within(1)] = 1  # number of parts of a process's share of a batch
     gradient_checkpointing: bool = False  # compute each block's activations again in the backward pass
     evaluate_start: bool = False  # score the network before training, and keep it where no epoch is better
+    best_by: Literal["wer", "loss"] = "wer"  # the epoch that is kept: of lowest dev WER, or of lowest loss on dev
     optimiser: Literal["adamw", "radam"] = "adamw"
     learning_rate: Annotated[tuple[Pair, ...], Strict(False)]  # (fraction of the training, rate), linear between them
     weight_decay: Annotated[float, Within(low=0)] = 0.01
     clip_norm: Annotated[float, Within(above=0)] = 1.0
     average_decay: Annotated[float, Within(low=0, below=1)] = 0.0  # of the moving average of weights; 0: none
-    precision: Literal["float32", "bfloat16"] = "float32"  # type of the matrix products in training
+    precision: Literal["float32", "bfloat16"] = "float32"  # of products in training; bfloat16 where there are units
     feature_cache_gigabytes: Annotated[float, Within(low=0)] = 4.0  # features kept in memory; 0: none
     augment: AugmentConfig = AugmentConfig()
     targets: TargetsConfig = TargetsConfig()

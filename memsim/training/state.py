@@ -34,17 +34,24 @@ class EpochResult:
     dev_cer: float
     is_best: bool
     too_short: int  # utterances with fewer frames than their text needs, which taught nothing
+    dev_loss: float | None = None  # mean over dev utterances of loss and extra loss; None where `best_by` is `wer`
 
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch with the lowest dev WER (of equal ones the last), and its scores as `Score.to_dict` gives them.
+    """The epoch with the lowest dev loss or WER (of equal ones the last), and its scores as `Score.to_dict` gives them.
 
-    Epoch 0 is the network before training.
+    Epoch 0 is the network before training. The loss is None where the recipe's `best_by` is `wer`.
     """
 
     epoch: int
     dev: Mapping[str, int | float]
+    dev_loss: float | None = None
+
+    @property
+    def deciding(self) -> float:
+        """The number by which epochs are compared."""
+        return self.dev["wer"] if self.dev_loss is None else self.dev_loss
 
 
 @dataclass
@@ -61,7 +68,7 @@ class Progress:
     best: Best | None = None
     results: list[EpochResult] = field(default_factory=list)  # of the epochs before it
     heard: list[list[int]] | None = None  # tokens that the teacher has for each utterance, in place of transcripts
-    heard_dev: list[str] | None = None  # texts that the teacher has for the dev set, where that has none
+    heard_dev: list[list[int]] | None = None  # the same of the dev set, where its texts or its loss need them
 
     def next_epoch(self) -> None:
         """Go on to the beginning of the next epoch."""

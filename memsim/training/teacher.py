@@ -15,6 +15,7 @@ from memsim.errors import InputError
 from memsim.networks.open_checkpoint import open_network
 from memsim.networks.opened_network import OpenedNetwork
 from memsim.nn.quantisation import TeacherConfig
+from memsim.precision import autocast
 from memsim.storage.checkpoint import Checkpoint
 from memsim.training.epoch_batches import TrainingBatch
 from memsim.training.hooks import Hooks, Moment
@@ -29,7 +30,7 @@ class Teacher:
         self.config = config
         self.recogniser = replace(recogniser, model=model)
         self._pass = TrainingPass(model, recogniser.kind).eval()
-        self._is_exact = precision != "bfloat16"
+        self._precision = precision
 
     def losses(self, batch: TrainingBatch, outputs: Outputs) -> Tensor:
         """Return the mean Kullback-Leibler divergence from the teacher at a temperature, [batch], times its weight.
@@ -38,7 +39,7 @@ class Teacher:
         with equal weights (the full-lattice loss of Panchapagesan et al., 2021, arXiv 2011.06110).
         """
         device, temperature = outputs.log_probs.device, self.config.temperature
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=not self._is_exact):
+        with torch.no_grad(), autocast(self._precision, device):
             taught: Outputs = self._pass(batch.features, batch.lengths, batch.targets)
         wanted = (taught.log_probs / temperature).log_softmax(dim=-1)
         given = (outputs.log_probs / temperature).log_softmax(dim=-1)

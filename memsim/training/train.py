@@ -23,6 +23,7 @@ from memsim.listener import Listener
 from memsim.networks.mapped_file import load_chip
 from memsim.networks.open_checkpoint import open_network
 from memsim.nn.quantisation import Quantisation, QuantisationConfig
+from memsim.precision import multiplies_bfloat16
 from memsim.rng import global_generators_kept
 from memsim.storage.checkpoint import Checkpoint
 from memsim.storage.outputs import require_safetensors
@@ -76,9 +77,10 @@ def train(
     >>> print(result)
     best dev WER 100.00%, of epoch 1: mine.safetensors
 
-    This is all that `memsim qat` does, with arguments of the same names. It writes `out` (the best epoch by dev WER,
-    with the input statistics that `map` calibrates from), and beside it the last epoch (`*.last.safetensors`), a log
-    (`*.csv`) and TensorBoard's events (`*.tensorboard`). Under torchrun, each process makes the same call.
+    This is all that `memsim qat` does, with arguments of the same names. It writes `out` (the best epoch by dev WER or,
+    where the recipe says so, dev loss, with the input statistics that `map` calibrates from), and beside it the last
+    epoch (`*.last.safetensors`), a log (`*.csv`) and TensorBoard's events (`*.tensorboard`). Under torchrun, each
+    process makes the same call.
 
     Args:
         model: The network, a shipped name or a YAML file; None is the recipe's.
@@ -215,6 +217,8 @@ def train(
             if start is not None and (note := start.prefix_note):
                 listener.say(note)
             listener.say(_summary(job))
+            if recipe.precision == "bfloat16" and not multiplies_bfloat16(workers.device):
+                listener.say("training multiplies in float32, which is faster here: there are no units for bfloat16")
             if (longest := longest_seconds(recogniser.features)) is not None:
                 left_out = f"the silence that fills {longest:g} s up behind a batch's longest utterance"
                 listener.say(f"training leaves out {left_out}")
@@ -224,7 +228,7 @@ def train(
             narrator = Narrator(listener, recipe.epochs)
             with listener.working():
                 best = loop.run(job, narrator, resume=resume, workers=workers, stop_request=stop_request)
-    return TrainingResult(out, best.epoch, best.dev, seed, tuple(narrator.results))
+    return TrainingResult(out, best.epoch, best.dev, seed, best.dev_loss, tuple(narrator.results))
 
 
 def _weight_bits(bits: int | str) -> int | None:

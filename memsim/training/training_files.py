@@ -17,7 +17,7 @@ class TrainingFiles:
     """The files of the training that writes `out`. All but `state` stay when it is done."""
 
     out: Path
-    """The best checkpoint by dev WER."""
+    """The checkpoint of the best epoch."""
 
     @property
     def last(self) -> Path:

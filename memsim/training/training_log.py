@@ -37,8 +37,9 @@ class TrainingLog:
     def epoch(self, results: Sequence[EpochResult], step: int) -> None:
         """Log the last of `results`; the CSV file is written anew with all of them."""
         last = results[-1]
-        for name, value in (("wer", last.dev_wer), ("cer", last.dev_cer)):
-            self._events.add_scalar(f"dev/{name}", value, step)
+        for name, value in (("wer", last.dev_wer), ("cer", last.dev_cer), ("loss", last.dev_loss)):
+            if value is not None:
+                self._events.add_scalar(f"dev/{name}", value, step)
         self._events.flush()
         with writing(self._csv) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)

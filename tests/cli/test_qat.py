@@ -53,7 +53,7 @@ def test_what_was_trained_can_be_mapped_and_evaluated(memsim, folder):
     written = {path.name for path in folder.iterdir() if path.name.startswith("out")}
     assert written == {"out.safetensors", "out.last.safetensors", "out.csv", "out.tensorboard"}
     log = (folder / "out.csv").read_text().splitlines()
-    assert log[0] == "epoch,seconds,learning_rate,train_loss,extra_loss,dev_wer,dev_cer,is_best,too_short"
+    assert log[0] == "epoch,seconds,learning_rate,train_loss,extra_loss,dev_wer,dev_cer,is_best,too_short,dev_loss"
     assert len(log) == 3
     result = json.loads((folder / "result.json").read_text())
     assert result["dev"]["wer"] > 0

@@ -152,7 +152,7 @@ def test_absent_cells_leave_a_smaller_array(device: DeviceModel) -> None:
 def test_float32_and_bfloat16_are_as_good_as_float64(
     multiplies_bfloat16: bool, rms: float, most: float, device: DeviceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effective, "_multiplies_bfloat16", lambda device: multiplies_bfloat16)
+    monkeypatch.setattr(effective, "multiplies_bfloat16", lambda device: multiplies_bfloat16)
     states = programmed(device, 2, 64, 64)
     volts = drives(1, 16, 64, 0.4)[0]
     _, double = pair(device, states, 4.0, 0.4)

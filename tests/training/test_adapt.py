@@ -115,6 +115,23 @@ def test_the_start_is_kept_where_no_epoch_is_better(corpus: Corpus, start: Path,
     assert better.best.epoch > 0
 
 
+def test_the_epoch_of_least_divergence_is_kept_where_the_loss_decides(
+    corpus: Corpus, start: Path, tmp_path: Path
+) -> None:
+    """With many bits the network is its teacher; with two, the WER of two epochs is the same and the loss decides."""
+    changes = {"epochs": 3, "evaluate_start": True, "best_by": "loss"}
+    config = SHORT.model_copy(update={**changes, "learning_rate": ((0.0, 1e-3), (0.4, 1e-3), (0.6, 1.0), (1.0, 1.0))})
+    start_losses = {}
+    for bits in (2, 4, 12):
+        watching = adapted(corpus, start, tmp_path / f"{bits}.safetensors", config, bits=bits)
+        losses = {0: watching.start_loss, **{result.epoch: result.dev_loss for result in watching.epochs}}
+        assert watching.best is not None
+        assert watching.best.dev_loss == min(losses.values()) == losses[watching.best.epoch]
+        assert losses[3] > 2 * watching.best.dev_loss
+        start_losses[bits] = watching.start_loss
+    assert 0 <= start_losses[12] < 0.01 * start_losses[4] < 0.1 * start_losses[2]
+
+
 @pytest.fixture(scope="module")
 def mapped(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mapped") / "chip.mapped.safetensors"

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import FeatureSource
+from memsim.asr.data import FeatureSource, encode_text, evaluation_batches
 from memsim.asr.kinds import Outputs
 from memsim.asr.recogniser import Recogniser, load_recogniser
+from memsim.asr.running import outputs
 from memsim.asr.utterances import Utterance
 from memsim.crossbar.statistics import PREFIX, statistics_from_tensors
 from memsim.errors import InputError
@@ -101,6 +102,20 @@ def test_the_best_is_not_the_last_where_dev_got_worse(corpus: Corpus, tmp_path: 
     assert watching.best.dev["wer"] < watching.epochs[-1].dev_wer
     assert weights(tmp_path / "m.safetensors")["output.weight"].abs().max() > 0.1
     assert weights(tmp_path / "m.last.safetensors")["output.weight"].abs().max() < 0.02
+
+
+def test_the_dev_loss_is_that_of_the_network_that_is_kept(corpus: Corpus, tmp_path: Path) -> None:
+    config = PLAIN.model_copy(update={"epochs": 3, "best_by": "loss"})
+    watching = run(job(corpus, tmp_path / "m.safetensors", config))
+    recogniser = load_recogniser(load_checkpoint(tmp_path / "m.safetensors"))
+    source = FeatureSource(recogniser.features)
+    losses = []
+    for batch, encoded, frames in outputs(recogniser, evaluation_batches(corpus.utterances, source)):
+        targets = [encode_text(recogniser.tokens, corpus.utterances[i]) for i in batch.indices]
+        losses += recogniser.losses(encoded, frames, targets).tolist()
+    assert len(losses) == len(corpus.utterances)
+    assert watching.best.dev_loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert watching.best.dev_loss == min(result.dev_loss for result in watching.epochs)
 
 
 def test_the_seed_decides_every_weight(corpus: Corpus, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_the_result_is_that_of_the_best_epoch() -> None:
         "checkpoint": "out.safetensors",
         "best_epoch": result.best_epoch,
         "dev": json.loads(load_checkpoint(Path("out.safetensors")).metadata["best"])["dev"],
+        "dev_loss": None,
         "seed": 0,
     }
     assert len(str(result).splitlines()) == len(repr(result).splitlines()) == 1

@@ -87,12 +87,14 @@ class Watching:
     losses: list[float] = field(default_factory=list)
     epochs: list[EpochResult] = field(default_factory=list)
     best: Best | None = None
+    start_loss: float | None = None
 
     def begin(self, progress: Progress) -> None:
         self.begun.append(progress.step)
 
-    def start(self, dev: Score) -> None:
+    def start(self, dev: Score, dev_loss: float | None) -> None:
         assert dev.words
+        self.start_loss = dev_loss
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         assert 1 <= done <= total
