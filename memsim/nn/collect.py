@@ -28,6 +28,10 @@ clip together.
 """
 
 
+FEW_ROWS, ROWS_TOGETHER = 16, 256
+"""Calls of up to FEW_ROWS rows are collected up to ROWS_TOGETHER rows, or MOST_VALUES values, at a time."""
+
+
 class Collector(Protocol):
     """A collector of the input rows of a matrix."""
 
@@ -45,6 +49,43 @@ class Collectors:
         """Add the rows of `x` [..., features] to each."""
         for collector in self._collectors:
             collector.add(x)
+
+
+class _Gathered:
+    """A collector of the matrix `name` that passes on the rows of small calls together.
+
+    A decoder that writes token by token makes many of them, and each call of a collector takes time.
+    """
+
+    def __init__(self, name: str, collector: Collector) -> None:
+        self._name = name
+        self._collector = collector
+        self._waiting: list[Tensor] = []
+        self._count = 0
+
+    def add(self, x: Tensor) -> None:
+        """Add the rows of `x` [..., features] in their order. Raises InputError where they hold NaN or Inf."""
+        rows = x.detach()[None].flatten(end_dim=-2)
+        if len(rows) > FEW_ROWS:
+            self.pass_on()
+            self._pass(rows)
+            return
+        self._waiting.append(rows.clone())
+        self._count += len(rows)
+        if self._count >= min(ROWS_TOGETHER, MOST_VALUES // max(1, x.shape[-1])):
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Add the rows that wait to the collector."""
+        waiting, self._waiting, self._count = self._waiting, [], 0
+        if waiting:
+            self._pass(torch.cat(waiting))
+
+    def _pass(self, rows: Tensor) -> None:
+        try:
+            self._collector.add(rows)
+        except InputError as error:
+            raise InputError(f"{self._name}: {error}") from None
 
 
 class RowCounter:
@@ -158,13 +199,11 @@ class Recorder(nn.Module):
 
     def __init__(
         self,
-        name: str,
         multiply: Callable[[Tensor], Tensor] | None,
         collector: Collector | None,
         reads: ReadContext | None = None,
     ) -> None:
         super().__init__()
-        self._name = name
         self._multiply = multiply
         self._collector = collector
         self._reads = reads or ReadContext()
@@ -182,10 +221,7 @@ class Recorder(nn.Module):
 
     def _record(self, x: Tensor) -> None:
         if self._collector is not None:
-            try:
-                self._collector.add(x[torch.isfinite(x).all(dim=-1)] if self._reads.has_masked_rows else x)
-            except InputError as error:
-                raise InputError(f"{self._name}: {error}") from None
+            self._collector.add(x[torch.isfinite(x).all(dim=-1)] if self._reads.has_masked_rows else x)
 
     def stream(self, parts: Iterable[Tensor]) -> Tensor:
         """Multiply parts of the rows, as `MappedMatrix.stream`."""
@@ -214,13 +250,14 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
     """
     reads = ReadContext()
     layers = [layer for layer in layers if not collectors.keys().isdisjoint(layer.matrices.values())]
+    gathered = {name: _Gathered(name, collector) for name, collector in collectors.items()}
 
     def recorders(layer: MappableLayer) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
         for local, name in layer.matrices.items():
             is_alone = len(layer.matrices) == 1 and not layer.keeps_forward
             multiply = None if is_alone else product_of(layer, local)
-            found[name] = Recorder(name, multiply, collectors.get(name), reads)
+            found[name] = Recorder(multiply, gathered.get(name), reads)
         return found
 
     def hook(layer: MappableLayer) -> Callable[..., None]:
@@ -237,6 +274,8 @@ def collecting(layers: Sequence[MappableLayer], collectors: Mapping[str, Collect
     handles = [layer.module.register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in layers]
     try:
         yield
+        for collector in gathered.values():
+            collector.pass_on()
     finally:
         for handle in handles:
             handle.remove()

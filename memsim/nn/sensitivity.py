@@ -93,7 +93,7 @@ def noting_products(layers: Sequence[MappableLayer], found: LossSensitivity) -> 
 
     def recorder(layer: MappableLayer, local: str, name: str) -> nn.Module:
         multiply, groups = product_of(layer, local), layer.sources[local].groups
-        return Recorder(name, lambda x: found.note(name, x, multiply(x), groups), None)
+        return Recorder(lambda x: found.note(name, x, multiply(x), groups), None)
 
     def hook(layer: MappableLayer) -> Callable[..., Any]:
         noting = layer.mapped({name: recorder(layer, local, name) for local, name in layer.matrices.items()})

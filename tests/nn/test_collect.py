@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
-from memsim.nn.collect import StatisticsCollector, collecting, statistics_collectors
-from memsim.nn.layer_adapters import mappable_layers
+from memsim.nn.collect import Collectors, StatisticsCollector, collecting, statistics_collectors
+from memsim.nn.layer_adapters import mappable_layers, matrix_sources
+from memsim.post_training.moments import MomentCollector
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -137,6 +139,30 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x).relu())
+
+
+@pytest.mark.parametrize("sizes", [[1] * 700, [1, 40, 3, 16, 17, 1, 300, 2], [(), 1, (2, 3), 0]])
+def test_rows_of_small_calls_count_like_others(sizes: list[Any]) -> None:
+    """However the rows are shared out to calls, all are counted, in their order."""
+    net = nn.Linear(3, 4)
+    layers = mappable_layers(net)
+    draws = generator()
+    calls = [torch.randn(*((n,) if isinstance(n, int) else n), 3, generator=draws) for n in sizes]
+    rows = torch.cat([call.reshape(-1, 3) for call in calls])
+    (name,) = matrix_sources(layers)
+    statistics, moments = statistics_collectors(layers), MomentCollector()
+    with collecting(layers, {name: Collectors(statistics[name], moments)}):
+        for call in calls:
+            net(call)
+    result = statistics[name].result()
+    assert result is not None
+    assert statistics[name].rows == moments.rows == len(rows)
+    assert result.absmax == float(rows.abs().max())
+    torch.testing.assert_close(moments.result(), (rows.mT @ rows / len(rows))[None])
+    heaviest = rows[rows.norm(dim=1).argsort(descending=True)[: min(64, len(rows))]]
+    torch.testing.assert_close(result.sample[: len(heaviest)], heaviest)
+    with pytest.raises(InputError, match=f"{name}: .*NaN"), collecting(layers, {name: MomentCollector()}):
+        net(torch.full((1, 3), torch.nan))
 
 
 def test_layers_are_measured_while_open_and_named_in_errors() -> None:
