@@ -35,6 +35,7 @@ learning_rate: [[0, 1.0e-2], [1, 1.0e-2]]
 clip_norm: 1.0e6
 average_decay: 0.5
 augment: {frequency_warp: 0.1}
+best_by: loss
 """
 COMMAND = ("qat", "--bits", "float", "--data", "few.tsv", "--dev", "few.tsv", "--config", "recipe.yaml", "--quiet")
 
