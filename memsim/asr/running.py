@@ -122,7 +122,7 @@ def calibration_data(
             with torch.no_grad():
                 encoded, frames = kind.encode(model, features, lengths)
                 (text,) = kind.transcribe(model, encoded, frames, recogniser.tokens)
-            targets = [_ids_of(text, recogniser.tokens).to(device)]
+            targets = [ids_of(text, recogniser.tokens).to(device)]
             if not len(targets[0]):
                 continue
             encoded, frames = kind.encode_for_training(model, features, lengths)
@@ -133,8 +133,8 @@ def calibration_data(
     return CalibrationData(recogniser.model, run, losses=losses)
 
 
-def _ids_of(text: str, tokens: Tokens) -> Tensor:
-    """Return the ids of a text that the network wrote; none where its tokens do not spell it again, as phonemes."""
+def ids_of(text: str, tokens: Tokens) -> Tensor:
+    """Return the token ids of `text`; none where the tokens do not spell it, as phonemes of what a network wrote."""
     try:
         return torch.tensor(tokens.encode(text), dtype=torch.long)
     except (InputError, KeyError):

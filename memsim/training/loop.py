@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from memsim.asr.corpora import Corpus
-from memsim.asr.data import Batch, encode_text, evaluation_batches, loaded_ahead
+from memsim.asr.data import Batch, evaluation_batches, loaded_ahead
 from memsim.asr.kinds import CTC, Outputs, TrainingPass
 from memsim.asr.prior import to_metadata
 from memsim.asr.recogniser import Recogniser
-from memsim.asr.running import begin_batch, hypotheses, input_statistics, output_prior, transcribe
+from memsim.asr.running import begin_batch, hypotheses, ids_of, input_statistics, output_prior, transcribe
 from memsim.asr.scoring import Score, score
 from memsim.asr.text import as_scored
 from memsim.asr.utterances import Utterance, utterances_sha256
@@ -346,16 +346,22 @@ class _Training:
         return score(references, [as_scored(text, dev.text_style) for text in texts])
 
     def _dev_loss(self) -> float | None:
-        """Return the mean loss of the dev set's utterances, as they are learned in training; None where WER decides."""
+        """Return the mean loss of the dev set's utterances, as they are learned in training.
+
+        Transcripts that the tokens cannot write are left out. None where WER decides, or no utterance is left.
+        """
         if self.job.config.best_by == "wer":
             return None
         model, device, progress = self.evaluated.model.eval(), self.workers.device, self.progress
-        network, utterances = TrainingPass(model, self.job.recogniser.kind), self.job.dev.utterances
+        network = TrainingPass(model, self.job.recogniser.kind)
+        utterances: Sequence[Utterance] = self.job.dev.utterances
         moment = Moment(self.job.seed, progress.epoch, progress.step, progress.epoch / self.job.config.epochs)
         if progress.heard_dev is not None:
             targets = [torch.tensor(ids, dtype=torch.long) for ids in progress.heard_dev]
         else:
-            targets = [encode_text(self.job.recogniser.tokens, utterance) for utterance in utterances]
+            targets = [ids_of(utterance.text, self.job.recogniser.tokens) for utterance in utterances]
+            writable = [i for i, ids in enumerate(targets) if len(ids)]
+            utterances, targets = [utterances[i] for i in writable], [targets[i] for i in writable]
 
         def losses(batch: Batch) -> list[float]:
             spoken = tuple(utterances[i] for i in batch.indices)
@@ -368,7 +374,7 @@ class _Training:
         def hear(batches: Iterator[Batch]) -> dict[int, float]:
             return {i: loss for batch in batches for i, loss in zip(batch.indices, losses(batch), strict=True)}
 
-        return fmean(self._heard(utterances, hear))
+        return fmean(self._heard(utterances, hear)) if utterances else None
 
     def _finish(self, best: Best) -> None:
         """Add the input statistics, the best epoch and, with CTC, the prior of the outputs to the best checkpoint.
