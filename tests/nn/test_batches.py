@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import memsim
 from memsim.errors import InputError
+from memsim.nn.batches import run_batch
 from tests.nn.layers import normal
 
 X, LABELS = normal(12, 6), torch.arange(12) % 3
@@ -136,6 +137,27 @@ def test_other_batches_are_answered_in_a_line(name: str, call: str) -> None:
 def test_a_batch_is_described() -> None:
     with pytest.raises(InputError, match=r"a batch of \(float32 \[12, 6\], \{boxes: int64 \[12\]\}, str\): "):
         memsim.measure_inputs(Lengths(), [(X, {"boxes": LABELS}, "a.png")])
+
+
+def test_errors_of_a_kind_that_no_layer_raises_are_the_networks_own() -> None:
+    class RefusalError(ValueError):
+        pass
+
+    class Refusing(One):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            raise RefusalError("no such data")
+
+    with pytest.raises(RefusalError, match=r"^no such data$"):
+        memsim.measure_inputs(Refusing(), [(X, LABELS)])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_scripted_networks_take_their_arguments_as_they_are() -> None:
+    """TorchScript does not tell how many arguments it takes, so a second one is never left out as a label."""
+    net = torch.jit.script(Masked())
+    run_batch(net, (X, X > 0))
+    with pytest.raises(InputError, match=r"^calibration: the network fails on a batch of \(float32 \[12, 6\], int64"):
+        run_batch(net, (X, LABELS))
 
 
 def test_what_a_network_raises_of_an_only_argument_is_its_own() -> None:

@@ -75,6 +75,19 @@ def test_foreign_names(name: str, shape: tuple[int, ...], reason: str | None) ->
         assert reason in digital.reason
 
 
+def test_whole_numbers_have_no_scale() -> None:
+    shapes = {"fc.weight": (4, 3), "other.weight": (4, 3)}
+    plan = plan_tensors(shapes, PHYSICAL, ALL, integers={"other.weight"})
+    assert mapped(plan) == ["fc"]
+    assert reasons(plan) == {"other.weight": "whole numbers, whose scale is unknown"}
+
+
+def test_a_layer_without_weights_stays_digital() -> None:
+    plan = plan_modules(nn.Sequential(nn.Linear(0, 3), nn.Linear(3, 2)), PHYSICAL, ALL)
+    assert mapped(plan) == ["1"]
+    assert reasons(plan) == {"0": "empty"}
+
+
 def test_biases_and_statistics_are_not_worth_a_line() -> None:
     shapes: Mapping[str, tuple[int, ...]] = {
         "fc.weight": (4, 3),
@@ -380,6 +393,20 @@ def test_experts_by_shape(turned: bool, bias: bool, gated: bool) -> None:
         assert source.fits(tuple(weight.shape))
         assert torch.equal(source.matrix(weight), weight[expert].T if turned else weight[expert])
     assert plan.fraction_on_arrays == (3 * (up[0] * up[1] + 30) + 15) / plan.weights
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"experts.gate_up_proj": (3, 12, 5), "experts.gate_up_proj_bias": (3, 7)},  # as many as neither dimension
+        {"experts.gate_up_proj": (3, 13, 5)},  # neither of the inner size nor twice it
+    ],
+)
+def test_experts_that_do_not_fit_together(other: Mapping[str, tuple[int, ...]]) -> None:
+    plan = plan_tensors({"experts.down_proj": (3, 5, 6), **other}, PHYSICAL, ALL)
+    assert not mapped(plan)
+    for name in ("experts.down_proj", "experts.gate_up_proj"):
+        assert reasons(plan)[name] == "experts' weights, whose shapes do not tell [out, in] from [in, out]"
 
 
 def test_listed_experts_and_their_router() -> None:
