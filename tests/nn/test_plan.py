@@ -157,6 +157,9 @@ def test_attention_by_name() -> None:
         "a.v_proj": (4, 5),
         "a.out_proj": (4, 4),
     }
+    odd = plan_tensors({"a.in_proj_weight": (10, 4), "a.out_proj.weight": (4, 4)}, PHYSICAL, ALL)
+    assert mapped(odd) == ["a.out_proj"]
+    assert reasons(odd) == {"a.in_proj_weight": "2-dimensional, but not named <layer>.weight"}
     plan = plan_tensors({"a.in_proj_weight": (12, 4), "a.out_proj.weight": (4, 4)}, PHYSICAL, Selection(["*.q_proj"]))
     assert reasons(plan) == dict.fromkeys(["a.k_proj", "a.v_proj", "a.out_proj.weight"], "not in --include")
 
@@ -400,12 +403,13 @@ def test_experts_by_shape(turned: bool, bias: bool, gated: bool) -> None:
     [
         {"experts.gate_up_proj": (3, 12, 5), "experts.gate_up_proj_bias": (3, 7)},  # as many as neither dimension
         {"experts.gate_up_proj": (3, 13, 5)},  # neither of the inner size nor twice it
+        {"experts.w2": (3, 5, 6)},  # two that lead back
     ],
 )
 def test_experts_that_do_not_fit_together(other: Mapping[str, tuple[int, ...]]) -> None:
     plan = plan_tensors({"experts.down_proj": (3, 5, 6), **other}, PHYSICAL, ALL)
     assert not mapped(plan)
-    for name in ("experts.down_proj", "experts.gate_up_proj"):
+    for name in ("experts.down_proj", next(iter(other))):
         assert reasons(plan)[name] == "experts' weights, whose shapes do not tell [out, in] from [in, out]"
 
 

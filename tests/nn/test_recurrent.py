@@ -69,10 +69,15 @@ def test_packed_sequences(kind: str, bidirectional: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
-    [nn.LSTMCell, nn.GRUCell, nn.RNNCell, lambda *sizes, **options: nn.RNNCell(*sizes, nonlinearity="relu", **options)],
+    ("make", "mode"),
+    [
+        (nn.LSTMCell, "LSTM"),
+        (nn.GRUCell, "GRU"),
+        (nn.RNNCell, "RNN_TANH"),
+        (lambda *sizes, **options: nn.RNNCell(*sizes, nonlinearity="relu", **options), "RNN_RELU"),
+    ],
 )
-def test_recurrent_cells(make: Callable[..., nn.Module]) -> None:
+def test_recurrent_cells(make: Callable[..., nn.Module], mode: str) -> None:
     for bias, batch in product((True, False), ((), (4,))):
         net = drawn(lambda b=bias: make(3, 5, bias=b))
         cell, chip = net[0], exact(net)[0]
@@ -81,6 +86,7 @@ def test_recurrent_cells(make: Callable[..., nn.Module]) -> None:
         x = normal(*batch, 3)
         is_close(chip(x), cell(x))
         is_close(chip(x, given), cell(x, given))
+        assert f"MappedRecurrentCell(\n  {mode}, 3, 5\n" in repr(chip)
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
