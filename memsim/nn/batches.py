@@ -99,7 +99,7 @@ def _fits(model: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any] |
 def _signature(model: nn.Module) -> inspect.Signature | None:
     try:
         return inspect.signature(model.forward)
-    except (TypeError, ValueError):  # TorchScript has no signatures
+    except (TypeError, ValueError):  # TorchScript that was traced or loaded has none
         return None
 
 

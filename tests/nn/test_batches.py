@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import memsim
 from memsim.errors import InputError
+from memsim.nn.batches import run_batch
 from tests.nn.layers import normal
 
 X, LABELS = normal(12, 6), torch.arange(12) % 3
@@ -138,6 +140,38 @@ def test_a_batch_is_described() -> None:
         memsim.measure_inputs(Lengths(), [(X, {"boxes": LABELS}, "a.png")])
 
 
+def test_errors_of_a_kind_that_no_layer_raises_are_the_networks_own() -> None:
+    class RefusalError(ValueError):
+        pass
+
+    class Refusing(One):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            raise RefusalError("no such data")
+
+    with pytest.raises(RefusalError, match=r"^no such data$"):
+        memsim.measure_inputs(Refusing(), [(X, LABELS)])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated")
+def test_networks_of_torch_script_take_their_arguments_as_they_are() -> None:
+    """What was loaded does not tell how many arguments it takes, so a second one is never left out as a label."""
+    file = BytesIO()
+    torch.jit.save(torch.jit.script(Masked()), file)
+    file.seek(0)
+    net = torch.jit.load(file)
+    run_batch(net, (X, X > 0))
+    with pytest.raises(InputError) as raised:
+        run_batch(net, (X, LABELS))
+    assert str(raised.value).startswith("calibration: the network fails on a batch of (float32 [12, 6], int64 [12]): ")
+    assert "a batch is the argument of the network, forward(...), a tuple of its arguments" in str(raised.value)
+
+
 def test_what_a_network_raises_of_an_only_argument_is_its_own() -> None:
+    class Checking(One):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("too few examples")
+
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         memsim.measure_inputs(One(), [X[:, :5]])
+    with pytest.raises(ValueError, match=r"^too few examples$"):
+        memsim.measure_inputs(Checking(), [X])

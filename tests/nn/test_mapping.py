@@ -233,6 +233,31 @@ def test_networks_that_cannot_be_mapped_as_they_are() -> None:
         chip_of(net)
     with pytest.raises(InputError, match=r"^1: is a LazyLinear that has no weights yet; run the network once"):
         memsim.map_model(nn.Sequential(nn.Linear(6, 3), nn.LazyLinear(2)), "ideal")
+    with pytest.raises(InputError, match=r"^the model is mapped already; map the original, or use remap for other h"):
+        memsim.map_model(memsim.map_model(Net(), "ideal"), "ideal")
+    net = Net()
+    net.mapping = {"first": "second"}
+    with pytest.raises(InputError, match=r"^Net has an attribute `mapping` of its own, where memsim keeps its report"):
+        memsim.map_model(net, "ideal")
+
+
+def test_what_a_network_raises_as_it_is_copied_is_its_own() -> None:
+    class Single(nn.Module):
+        def __deepcopy__(self, memo: Any) -> nn.Module:
+            raise NotImplementedError("there is only one")
+
+    with pytest.raises(NotImplementedError, match=r"^there is only one$"):
+        memsim.map_model(nn.Sequential(Single(), nn.Linear(6, 3)), "ideal")
+
+
+def test_the_compensation_of_drift_needs_inputs() -> None:
+    spec = {**PHYSICAL, "cell": "pcm-hermes", "read_at_seconds": 3600, "drift_compensation": "layer"}
+    with pytest.raises(
+        InputError,
+        match=r"^drift_compensation: needs the inputs of first, second, last, which are not known; calibrate "
+        r"\(--calibrate DATA; in Python, calibration=batches\), or set it to none$",
+    ):
+        memsim.map_model(Net(), spec)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

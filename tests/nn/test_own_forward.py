@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from threading import Lock
 
 import pytest
 import torch
@@ -16,9 +17,11 @@ from torch.nn import functional as F
 
 import memsim
 from memsim.errors import InputError
+from memsim.hardware import load_hardware
 from memsim.nn.chip import mapping_of, remap
 from memsim.nn.mapping import measure_inputs
-from tests.nn.layers import PHYSICAL, drawn, exact, is_close, normal
+from memsim.nn.plan import Selection, plan_modules
+from tests.nn.layers import EXACT, PHYSICAL, drawn, exact, is_close, normal
 
 
 class TurnedConv(nn.Conv1d):
@@ -93,6 +96,16 @@ class Pair(nn.Linear):
         return torch.stack([F.linear(x, self.weight), self.bias.expand(*x.shape[:-1], -1)]).sum(0)
 
 
+class Added(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight.t()).view(*x.shape[:-1], -1)
+
+
+class InItsType(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.double().type_as(self.weight), self.weight.type_as(x), self.bias)
+
+
 RESHAPING: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "turned": (lambda: TurnedConv(6, 4, 1), normal(2, 9, 6)),
     "turned, a kernel of 3 and groups": (lambda: TurnedConv(6, 4, 3, groups=2, stride=2), normal(2, 9, 6)),
@@ -109,6 +122,8 @@ RESHAPING: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "twice": (lambda: Twice(5, 5), normal(2, 3, 5)),
     "adapted": (lambda: Adapted(6, 4), normal(2, 3, 6)),
     "pair": (lambda: Pair(6, 4), normal(2, 3, 6)),
+    "added": (lambda: Added(6, 4), normal(2, 3, 6)),
+    "type": (lambda: InItsType(6, 4), normal(2, 3, 6)),
 }
 
 
@@ -139,10 +154,13 @@ def test_a_forward_around_the_product_stays(name: str) -> None:
 
 def test_what_is_in_such_a_layer_is_mapped_apart() -> None:
     net = drawn(lambda: Adapted(6, 4))
-    mapping = mapping_of(exact(net))
+    chip = exact(net)
+    for line in ("(0): AdaptedOnArrays(\n", "(down): MappedLinear(6 -> 2, 16 bits, ", "(matrix): MappedMatrix("):
+        assert line in repr(chip)
+    mapping = mapping_of(chip)
     assert [layer.name for layer in mapping.mapped] == ["0", "0.down"]
     assert [(layer.name, layer.shape, layer.weights) for layer in mapping.digital] == [("0.up", (4, 2), 8)]
-    assert mapping.plan.weights_on_arrays == 6 * 4 + 2 * 6
+    assert (mapping.weights_on_arrays, mapping.weights) == (6 * 4 + 2 * 6, 44)
     assert mapping.fraction_on_arrays == 36 / 44
 
 
@@ -200,6 +218,27 @@ class Raising(nn.Linear):
         raise SystemError("no trials")
 
 
+class HalfAdded(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight.t(), beta=0.5).view(*x.shape[:-1], -1)
+
+
+class OfItself(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight @ self.weight, self.bias)
+
+
+class Unbound(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        first, *_ = self.weight.unbind()
+        return F.linear(x, self.weight, self.bias) * first.sum()
+
+
+class TurnedTaps(nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv1d(x, self.weight.transpose(0, 1), self.bias)
+
+
 class OtherGroups(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv1d(x[:, :2], self.weight, self.bias, groups=1)
@@ -217,6 +256,10 @@ COMPUTING: dict[str, Callable[[], nn.Module]] = {
     "call": lambda: OwnCall(6, 4),
     "raising": lambda: Raising(6, 4),
     "groups": lambda: OtherGroups(4, 4, 3, groups=2),
+    "half added": lambda: HalfAdded(6, 4),
+    "of itself": lambda: OfItself(5, 5),
+    "unbound": lambda: Unbound(6, 4),
+    "turned taps": lambda: TurnedTaps(4, 4, 3),
 }
 
 
@@ -228,6 +271,37 @@ def test_a_forward_that_computes_something_else_stays_digital(name: str) -> None
     (digital,) = mapping.digital
     assert "with a forward of its own, stays digital" in digital.reason
     assert digital.weights == net[0].weight.numel()
+
+
+class HalfOfStates(nn.GRU):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)[0] / 2
+
+
+def test_a_forward_around_a_recurrent_layer_stays_digital() -> None:
+    net, x = drawn(lambda: HalfOfStates(4, 3)), normal(5, 2, 4)
+    chip = exact(net)
+    assert not mapping_of(chip).mapped
+    assert torch.equal(chip(x), net(x))
+
+
+class Locked(nn.Linear):
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__(features, outputs)
+        self.lock = Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return super().forward(x)
+
+
+def test_a_layer_that_cannot_be_copied_is_not_tried() -> None:
+    net = nn.Sequential(Locked(6, 4), nn.Linear(4, 4))
+    plan = plan_modules(net, load_hardware(EXACT), Selection())
+    assert [layer.name for layer in plan.mapped] == ["1"]
+    assert [layer.name for layer in plan.digital] == ["0"]
+    with pytest.raises(InputError, match=r"^0\.lock: cannot be copied, so the network cannot: cannot pickle"):
+        exact(net)
 
 
 class Counting(TurnedConv):
@@ -302,6 +376,31 @@ class TurnedExperts(Experts):
         return x @ weight
 
 
+class UnboundExperts(Experts):
+    """With the weights of each expert by iteration, and by a tensor of its number."""
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        result = torch.zeros_like(hidden_states)
+        downs = self.down_proj.unbind()
+        for number, gate_up in zip(torch.arange(self.num_experts), self.gate_up_proj, strict=True):
+            token, place = torch.where(top_k_index == number)
+            gate, up = F.linear(hidden_states[token], gate_up).chunk(2, dim=-1)
+            down = downs[number] if number % 2 else self.down_proj[number]
+            result.index_add_(0, token, F.linear(gate.sigmoid() * up, down) * top_k_weights[token, place, None])
+        return result
+
+
+class BatchedExperts(TurnedExperts):
+    """Every expert multiplies every row, as OpenAI's open models do in training."""
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        rows = hidden_states.expand(self.num_experts, *hidden_states.shape)
+        gate, up = torch.bmm(rows, self.gate_up_proj).chunk(2, dim=-1)
+        each = (gate.sigmoid() * up) @ self.down_proj  # [experts, rows, hidden]
+        weights = torch.zeros(len(hidden_states), self.num_experts).scatter(1, top_k_index, top_k_weights)
+        return torch.einsum("ne,enh->nh", weights, each)
+
+
 class Mixture(nn.Module):
     def __init__(self, kind: type[Experts], experts: int, hidden: int, inner: int) -> None:
         super().__init__()
@@ -313,13 +412,9 @@ class Mixture(nn.Module):
         return result
 
 
-@settings(max_examples=12)
-@given(
-    kind=st.sampled_from([Experts, TurnedExperts]),
-    experts=st.integers(1, 4),
-    hidden=st.integers(2, 7),
-    inner=st.integers(1, 6),
-)
+@pytest.mark.parametrize("kind", [Experts, TurnedExperts, UnboundExperts, BatchedExperts])
+@settings(max_examples=5)
+@given(experts=st.integers(1, 4), hidden=st.integers(2, 7), inner=st.integers(1, 6))
 def test_each_expert_is_a_matrix(kind: type[Experts], experts: int, hidden: int, inner: int) -> None:
     net = drawn(lambda: Mixture(kind, experts, hidden, inner))
     x = normal(40, hidden)
@@ -368,7 +463,30 @@ class NeverTheLast(Experts):
         return super().forward(hidden_states, top_k_index.clamp(max=self.num_experts - 2), top_k_weights)
 
 
-@pytest.mark.parametrize("kind", [InEinsum, SharedScale, NeverTheLast])
+class LockedExperts(Experts):
+    def __init__(self, experts: int, hidden: int, inner: int) -> None:
+        super().__init__(experts, hidden, inner)
+        self.lock = Lock()
+
+
+def test_experts_that_cannot_be_copied_are_not_tried() -> None:
+    plan = plan_modules(drawn(lambda: Mixture(LockedExperts, 3, 6, 4)), load_hardware(EXACT), Selection())
+    assert [layer.name for layer in plan.mapped] == ["0.gate"]
+    assert [layer.name for layer in plan.digital] == ["0.experts.gate_up_proj", "0.experts.down_proj"]
+
+
+class FewerRows(Experts):
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        return hidden_states[None] @ self.gate_up_proj.mT @ self.down_proj.mT
+
+
+class ByOutput(Experts):
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        super().forward(hidden_states, top_k_index, top_k_weights)
+        return hidden_states @ self.down_proj.unbind(1)[0].mT
+
+
+@pytest.mark.parametrize("kind", [InEinsum, SharedScale, NeverTheLast, FewerRows, ByOutput])
 def test_experts_that_compute_otherwise_are_named_in_full(kind: type[Experts]) -> None:
     mapping = mapping_of(exact(drawn(lambda: Mixture(kind, 3, 6, 4))))
     assert [layer.name for layer in mapping.mapped] == ["0.gate"]

@@ -75,6 +75,19 @@ def test_foreign_names(name: str, shape: tuple[int, ...], reason: str | None) ->
         assert reason in digital.reason
 
 
+def test_whole_numbers_have_no_scale() -> None:
+    shapes = {"fc.weight": (4, 3), "other.weight": (4, 3)}
+    plan = plan_tensors(shapes, PHYSICAL, ALL, integers={"other.weight"})
+    assert mapped(plan) == ["fc"]
+    assert reasons(plan) == {"other.weight": "whole numbers, whose scale is unknown"}
+
+
+def test_a_layer_without_weights_stays_digital() -> None:
+    plan = plan_modules(nn.Sequential(nn.Linear(0, 3), nn.Linear(3, 2)), PHYSICAL, ALL)
+    assert mapped(plan) == ["1"]
+    assert reasons(plan) == {"0": "empty"}
+
+
 def test_biases_and_statistics_are_not_worth_a_line() -> None:
     shapes: Mapping[str, tuple[int, ...]] = {
         "fc.weight": (4, 3),
@@ -144,6 +157,9 @@ def test_attention_by_name() -> None:
         "a.v_proj": (4, 5),
         "a.out_proj": (4, 4),
     }
+    odd = plan_tensors({"a.in_proj_weight": (10, 4), "a.out_proj.weight": (4, 4)}, PHYSICAL, ALL)
+    assert mapped(odd) == ["a.out_proj"]
+    assert reasons(odd) == {"a.in_proj_weight": "2-dimensional, but not named <layer>.weight"}
     plan = plan_tensors({"a.in_proj_weight": (12, 4), "a.out_proj.weight": (4, 4)}, PHYSICAL, Selection(["*.q_proj"]))
     assert reasons(plan) == dict.fromkeys(["a.k_proj", "a.v_proj", "a.out_proj.weight"], "not in --include")
 
@@ -380,6 +396,21 @@ def test_experts_by_shape(turned: bool, bias: bool, gated: bool) -> None:
         assert source.fits(tuple(weight.shape))
         assert torch.equal(source.matrix(weight), weight[expert].T if turned else weight[expert])
     assert plan.fraction_on_arrays == (3 * (up[0] * up[1] + 30) + 15) / plan.weights
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"experts.gate_up_proj": (3, 12, 5), "experts.gate_up_proj_bias": (3, 7)},  # as many as neither dimension
+        {"experts.gate_up_proj": (3, 13, 5)},  # neither of the inner size nor twice it
+        {"experts.w2": (3, 5, 6)},  # two that lead back
+    ],
+)
+def test_experts_that_do_not_fit_together(other: Mapping[str, tuple[int, ...]]) -> None:
+    plan = plan_tensors({"experts.down_proj": (3, 5, 6), **other}, PHYSICAL, ALL)
+    assert not mapped(plan)
+    for name in ("experts.down_proj", next(iter(other))):
+        assert reasons(plan)[name] == "experts' weights, whose shapes do not tell [out, in] from [in, out]"
 
 
 def test_listed_experts_and_their_router() -> None:

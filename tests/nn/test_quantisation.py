@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import memsim
 from memsim.errors import InputError
-from memsim.hardware import load_hardware
+from memsim.hardware import HardwareSpec, load_hardware
 from memsim.nn.calibration import CalibrationData
 from memsim.nn.chip import mapping_of, remap
 from memsim.nn.layer_adapters import mappable_layers, quantised_matrices
@@ -66,7 +66,9 @@ def test_linear_layers_are_quantised_and_others_are_left() -> None:
         trained(full_precision=["front"])
 
 
-@pytest.mark.parametrize("changes", [{"rotation": "none", "digital_rows": 0}, {"digital_rows": 0.2}])
+@pytest.mark.parametrize(
+    "changes", [{"rotation": "none", "digital_rows": 0}, {"digital_rows": 0.2}, {"digital_rows": 0}]
+)
 @pytest.mark.parametrize("scale", ["per_tile", "per_channel"])
 def test_training_starts_from_what_a_mapping_recipe_fits(
     scale: Literal["per_tile", "per_channel"], changes: dict[str, Any], tmp_path: Path
@@ -122,6 +124,64 @@ def test_recipes_that_training_cannot_start_from_are_refused(
     with pytest.raises(InputError, match=found) as caught:
         Quantisation(QuantisationConfig.model_validate(config), 3, SPEC)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_layer_that_no_data_reached_is_named() -> None:
+    net = drawn(Mixed)[0]
+    statistics = measure_inputs(net, [X])
+    del statistics["last"]
+    with pytest.raises(InputError, match=r"^last: no training data reached this layer; keep it in full_precision$"):
+        Quantisation(QuantisationConfig(), 3, SPEC).apply(net, statistics)
+
+
+def test_training_through_hardware_takes_the_bits_of_its_dac() -> None:
+    with pytest.raises(InputError) as caught:
+        trained(hardware={}, overrides=[{"match": "last", "input_bits": 6}])
+    assert str(caught.value) == (
+        "last: inputs of 6 bits, but hardware custom has 8; bits: dac takes the number of its DAC"
+    )
+    for overrides in ([], [{"match": "last", "input_bits": 8}], [{"match": "last", "input_bits": "dac"}]):
+        assert int(trained(hardware={}, overrides=overrides).last.input_quantiser.bits) == 8
+
+
+def with_transform(spec: HardwareSpec, file: Path) -> tuple[nn.Module, list[Tensor]]:
+    """A layer in training through `spec`, whose recipe rotates its inputs and keeps the large ones digital."""
+    net, x = drawn(lambda: nn.Linear(19, 7)), normal(40, 19) * torch.where(torch.arange(19) == 5, 20.0, 1.0)
+    file.write_text(json.dumps({"base": "feedback", "scale": "per_channel", "digital_rows": 0.1, "trim": "none"}))
+    config = {"hardware": {}, "weights": {"scale": "per_channel"}, "mapping": str(file)}
+    statistics = CalibrationData(net, [x]).statistics(with_moments=True)
+    Quantisation(QuantisationConfig.model_validate(config), 3, spec).apply(net, statistics)
+    places = net[0].trained_transform.places.tolist()
+    assert len(places) == 2
+    assert 5 in places
+    assert net[0].trained_transform.rotated
+    return net, [x]
+
+
+def test_hardware_is_calibrated_to_inputs_as_they_come_from_their_transform(tmp_path: Path) -> None:
+    spec = load_hardware({**PHYSICAL, "read_noise": None})
+    net, batches = with_transform(spec, tmp_path / "own.yaml")
+    statistics = measure_inputs(net, batches)
+    Quantisation(QuantisationConfig(layers="all"), 3, spec).calibrate(net, statistics)
+    chip = map_model(net, spec.with_settings({"programming.exact": True}), calibration=statistics)
+    on_chip = mapping_of(chip).layers["0"]
+    assert on_chip.input_transform is not None
+    assert net[0].transfer.gain_per_ampere == pytest.approx(float(on_chip.gain_per_ampere), rel=1e-4)
+    torch.testing.assert_close(net[0].transfer.adc_range, on_chip.adc_range, rtol=1e-4, atol=0)
+    with torch.no_grad():
+        wanted = chip(batches[0])
+        assert (net(batches[0]) - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_a_transform_of_training_is_not_that_of_other_bits(tmp_path: Path) -> None:
+    """Its range for inputs goes with it: weights of other bits are mapped as if they had not been trained for any."""
+    spec = load_hardware(PHYSICAL)
+    net, batches = with_transform(spec, tmp_path / "own.yaml")
+    plain = nn.Sequential(nn.Linear(19, 7))
+    plain.load_state_dict(net.state_dict(), strict=False)
+    other, wanted = (map_model(model, spec, bits=5, calibration=batches) for model in (net, plain))
+    assert mapping_of(other).layers["0"].input_transform is None
+    assert torch.equal(other(batches[0]), wanted(batches[0]))
 
 
 def test_a_recipe_leaves_some_layer_to_quantise() -> None:

@@ -60,6 +60,22 @@ def test_all_layers_on_arrays_are_quantised_if_the_recipe_says_so() -> None:
         quantised(drawn(Mixed)[0], X, full_precision=["lstm.weight"])
 
 
+def test_layers_print_their_sizes_and_how_they_round() -> None:
+    spec = load_hardware({**PHYSICAL, "dac": {"bits": 7}})
+    shown = repr(quantised(drawn(Mixed)[0], X, spec=spec, hardware={}, inputs={"method": "minmax"}))
+    for text in (
+        "(front): QuantisedConvolution(\n    kernel_size=(3,), stride=(1,), dilation=(1,)\n",
+        "(middle): QuantisedLinear(\n    in_features=6, out_features=4\n",
+        "(lstm): QuantisedRecurrent(\n    LSTM, 4, 7, num_layers=1\n",
+        "(weight_quantiser): WeightQuantiser(levels=+-3, lsq)",
+        "(input_quantiser): ActivationQuantiser(bits=7, minmax)",
+        "(transfer): HardwareTransfer(hardware=custom)",
+    ):
+        assert text in shown
+    shown = repr(mapped(drawn(Mixed)[0], X, bits=4))
+    assert "(lstm): MappedRecurrent(\n    LSTM, 4, 7, num_layers=1\n" in shown
+
+
 @pytest.mark.parametrize("excluded", ["attention.k_proj", "attention.out_proj", "lstm.weight_hh_l0", "front"])
 def test_what_is_not_on_arrays_stays_as_it_was_trained(excluded: str) -> None:
     net = quantised(drawn(Mixed)[0], X, outputs={"bits": 8})

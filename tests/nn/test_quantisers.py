@@ -305,6 +305,15 @@ def test_quantisers_of_other_layers_are_left_to_the_loading_of_the_state() -> No
     assert type(net[0]) is nn.Linear
 
 
+@pytest.mark.parametrize(("quantiser", "value"), [("weight_quantiser", "scale"), ("input_quantiser", "range")])
+def test_a_quantiser_without_its_values_is_a_damaged_file(quantiser: str, value: str) -> None:
+    state = nn.Sequential(layer_of(3, nn.Linear(40, 6))).state_dict()
+    del state[f"0.{quantiser}.{value}"]
+    said = rf"^the file has 0\.{quantiser}\.bits but not 0\.{quantiser}\.{value}; it is damaged$"
+    with pytest.raises(InputError, match=said):
+        restore_quantisers(nn.Sequential(nn.Linear(40, 6)), state)
+
+
 def test_a_trained_transform_of_another_size_is_refused_by_its_name_in_the_file(tmp_path: Path) -> None:
     learner = nn.Sequential(layer_of(3, nn.Linear(40, 6)))
     factors = torch.ones(40)

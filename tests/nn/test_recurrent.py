@@ -69,10 +69,15 @@ def test_packed_sequences(kind: str, bidirectional: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
-    [nn.LSTMCell, nn.GRUCell, nn.RNNCell, lambda *sizes, **options: nn.RNNCell(*sizes, nonlinearity="relu", **options)],
+    ("make", "mode"),
+    [
+        (nn.LSTMCell, "LSTM"),
+        (nn.GRUCell, "GRU"),
+        (nn.RNNCell, "RNN_TANH"),
+        (lambda *sizes, **options: nn.RNNCell(*sizes, nonlinearity="relu", **options), "RNN_RELU"),
+    ],
 )
-def test_recurrent_cells(make: Callable[..., nn.Module]) -> None:
+def test_recurrent_cells(make: Callable[..., nn.Module], mode: str) -> None:
     for bias, batch in product((True, False), ((), (4,))):
         net = drawn(lambda b=bias: make(3, 5, bias=b))
         cell, chip = net[0], exact(net)[0]
@@ -81,6 +86,7 @@ def test_recurrent_cells(make: Callable[..., nn.Module]) -> None:
         x = normal(*batch, 3)
         is_close(chip(x), cell(x))
         is_close(chip(x, given), cell(x, given))
+        assert f"MappedRecurrentCell(\n  {mode}, 3, 5\n" in repr(chip)
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
@@ -93,6 +99,19 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         chip(normal(7, 4, 2))
     with pytest.raises(ValueError, match="does not fit LSTM"):
         chip(normal(7, 4, 3), normal(1, 4, 5))
+    cell = exact(drawn(lambda: nn.GRUCell(3, 5)))[0]
+    with pytest.raises(ValueError, match=r"an input of \[7, 4, 3\]; expected 1 \(one sequence\) or 2 dimensions"):
+        cell(normal(7, 4, 3))
+
+
+def test_dropout_lies_between_the_layers_in_training_alone() -> None:
+    """With a probability of 1 nothing is left to chance: the second layer sees zeros."""
+    net, x = drawn(lambda: nn.LSTM(3, 5, num_layers=2, dropout=1.0)), normal(6, 4, 3)
+    layer, chip = net[0].train(), exact(net)[0].train()
+    in_training = chip(x)
+    is_close(in_training, layer(x))
+    is_close(chip.eval()(x), layer.eval()(x))
+    assert not torch.allclose(in_training[0], chip(x)[0], atol=0.01)
 
 
 def test_each_time_step_reads_the_same_arrays_with_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

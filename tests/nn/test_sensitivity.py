@@ -69,6 +69,41 @@ def test_losses_that_are_given():
     assert found["1"] == pytest.approx(exact, rel=1e-4)
 
 
+def test_losses_without_products_count_for_nothing():
+    model, x = nn.Sequential(nn.Linear(5, 4)), torch.randn(6, 5)
+
+    def losses(network, others):
+        for row in x:
+            if others:
+                yield torch.ones(())
+            yield network(row).square().sum()
+
+    alone, among_others = (
+        CalibrationData(model, [x], losses=lambda network, others=others: losses(network, others)).sensitivities()
+        for others in (False, True)
+    )
+    assert alone["0"] > 0
+    assert alone == among_others
+
+
+def test_outputs_in_tuples_and_lists_count_as_one_alone_does():
+    class _Wrapped(nn.Module):
+        def __init__(self, wrap):
+            super().__init__()
+            self.layer, self.wrap = nn.Linear(5, 4), wrap
+
+        def forward(self, x):
+            return self.wrap(self.layer(x))
+
+    def found(wrap):
+        torch.manual_seed(0)
+        return CalibrationData(_Wrapped(wrap), [torch.randn(6, 5)]).sensitivities()["layer"]
+
+    alone = found(lambda y: y)
+    assert alone > 0
+    assert found(lambda y: (y, torch.arange(3))) == found(lambda y: {"y": [y], "length": 3}) == alone
+
+
 class _Mixed(nn.Module):
     def __init__(self):
         super().__init__()

@@ -44,3 +44,18 @@ def test_rows_of_a_tensor() -> None:
     source = WeightSource.of("w", (12, 4), rows=(4, 8))
     assert source.shape == (4, 4)
     assert torch.equal(source.matrix(weight), weight[4:8])
+
+
+def test_a_tensor_fits_the_matrix_that_it_holds() -> None:
+    weight = WeightSource.of("w", (6, 4))
+    transposed = WeightSource.transposed("w", (6, 2, 3), groups=2)  # [in, out / groups, kernel]
+    expert = WeightSource("w", (6, 4), index=2)
+    rows = WeightSource.of("w", (12, 4), rows=(8, 12))
+    for source, fitting, others in (
+        (weight, [(6, 4), (6, 2, 2)], [(6,), (24,), (4, 6), (6, 5)]),
+        (transposed, [(6, 2, 3), (6, 6)], [(6,), (5, 2, 3), (2, 6, 3)]),
+        (expert, [(3, 6, 4)], [(2, 6, 4), (3, 4, 6), (6, 4), (3, 24)]),
+        (rows, [(12, 4), (16, 4)], [(11, 4), (4,), (12, 5)]),
+    ):
+        assert [source.fits(shape) for shape in fitting] == [True] * len(fitting)
+        assert [source.fits(shape) for shape in others] == [False] * len(others)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from memsim.errors import InputError
 from tests.nn.layers import drawn, exact, is_close, normal
+from tests.nn.test_quantised_layers import Conv1D
 
 
 class LooksUp(nn.Module):
@@ -35,6 +36,7 @@ class LooksUp(nn.Module):
         lambda: nn.Conv1d(4, 6, 3, groups=2),
         lambda: nn.Conv2d(4, 6, (1, 3)),
         lambda: nn.ConvTranspose1d(4, 6, 3, groups=2),
+        lambda: Conv1D(3, 6),
     ],
 )
 def test_a_weight_on_arrays_has_its_shape_dtype_and_device(make: Callable[[], nn.Module]) -> None:

@@ -231,3 +231,12 @@ def test_a_layer_that_was_calibrated_at_zero_is_calibrated_when_it_comes_alive(m
     known = transfer.adc_range.clone()
     through(transfer, 3 * x, levels, scale)
     assert torch.equal(transfer.adc_range, known)
+
+
+def test_a_loaded_state_replaces_what_was_computed_from_the_one_before() -> None:
+    spec, scale = spec_of("physical"), torch.full((20,), 0.01)
+    one, other = transfer_of(spec), transfer_of(spec, full_scale=9.0)
+    before, wanted = (through(transfer, X, LEVELS, scale) for transfer in (one, other))
+    assert not torch.equal(before, wanted)
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(through(one, X, LEVELS, scale), wanted)

@@ -121,6 +121,12 @@ def test_moments_without_an_inverse_are_damped_more() -> None:
     assert damping == pytest.approx(1.0)
 
 
+def test_moments_that_no_damping_helps_are_refused() -> None:
+    moments = torch.tensor([[1.0, 1e9], [1e9, 1.0]])
+    with pytest.raises(ValueError, match=r"^the second moments are not those of any inputs$"):
+        feedback(weight_of(3, 2, 0), torch.ones(3, 2), moments, 7, 0.01)
+
+
 def test_it_takes_much_of_the_error_away() -> None:
     x = inputs_of(100, 20, 0) + 0.01 * inputs_of(100, 100, 1)
     weight, step = weight_of(30, 100, 0), torch.full((30, 100), 0.4, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,25 @@ def test_signs_are_drawn_by_name() -> None:
     assert torch.equal(one.factors, again.factors)
     assert not torch.equal(one.factors, other.factors)
     assert len(one.factors.unique()) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "full_scale", "is_trained", "reason"),
+    [
+        (ALL, None, True, "trained with scales"),
+        (ALL, 2.5, False, "trained with scales"),
+        ({"input_scales": {}, "digital_rows": 0.05}, None, False, "not reached by calibration"),
+    ],
+)
+def test_inputs_that_stay_as_they_are(
+    recipe: dict[str, object], full_scale: float | None, is_trained: bool, reason: str
+) -> None:
+    weight, x = outliers()
+    own = None if reason.startswith("not reached") else replace(statistics_of(x), full_scale=full_scale)
+    found = chosen_transform(
+        "l", weight, memsim.load_hardware("ideal"), load_mapping(recipe), own, is_trained=is_trained
+    )
+    assert found == (None, InputFit(128, reason=reason))
 
 
 class Net(nn.Module):
