@@ -70,6 +70,9 @@ _SPECIAL = {
 }  # fmt: skip
 """Operations that take a special function for each element of their output."""
 
+_OTHER_OUTPUTS = ("argmax", "max", "_fft_r2c")
+"""Operations that are counted although their output is none of real numbers."""
+
 _OF_INPUT = {"mean": 1, "sum": 1, "var": 3, "amax": 1, "max": 1, "argmax": 1, "cumsum": 1, "linalg_vector_norm": 2}
 """Element-wise operations for each element of the input, of operations that reduce it."""
 
@@ -140,7 +143,7 @@ class _Counter(TorchDispatchMode):
     def _count(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
-        if not outputs or (not outputs[0].is_floating_point() and name not in ("argmax", "max")):
+        if not outputs or not (outputs[0].is_floating_point() or name in _OTHER_OUTPUTS):
             return
         macs, special, elementwise, over_time = _operations(name, inputs, outputs[0])
         over_time = over_time and not any(_address(x) in self._weights for x in inputs)  # one factor may be a weight

@@ -90,6 +90,17 @@ def test_attention_of_torch_and_convolutions(mapped: bool) -> None:
     assert all(step.over_time for step in operations if step.macs)
 
 
+def test_a_spectrum_takes_the_operations_of_a_fast_fourier_transform() -> None:
+    """A real transform of n values takes half of the 5 n log2 n additions and multiplications of a complex one."""
+
+    class Spectrum(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.rfft(x).real
+
+    (step,) = (step for step in counted(Spectrum(), torch.randn(3, 64)) if isinstance(step, OperationStep))
+    assert (step.macs, step.special, step.elementwise) == (0, 0, 3 * 2.5 * 64 * 6)
+
+
 def test_recurrent_matrices_are_told() -> None:
     model = nn.LSTM(4, 5, batch_first=True).eval()
     (layer,) = (step for step in counted(model, torch.randn(1, 3, 4)) if isinstance(step, LayerStep))
