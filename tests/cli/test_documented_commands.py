@@ -40,7 +40,7 @@ MAPPINGS = {
     "no-rotation": {"rotation": "none"},
     "rounding": {"feedback": "none"},
     "mixed-5": {"allot": {"budget": "cells_per_weight", "at_most": 5}},
-    "mixed-4": {"allot": {"budget": "cells_per_weight", "at_most": 4}},
+    "mixed-4.5": {"allot": {"budget": "cells_per_weight", "at_most": 4.5}},
 }
 """The recipes of the guide of mapping, which says what is in them."""
 TINY_MODEL = {
