@@ -68,7 +68,13 @@ def folder(tmp_path, tiny_recogniser, memsim):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"base": "feedback", **change}))
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_MODEL))
     rows = ["audio\ttext", *(f"{u.audio}\t{u.text}" for u in load_corpus("demo", limit=4).utterances)]
-    for name in ("SYNTH/manifest.tsv", "SYNTH5000/manifest.tsv", "SYNTH5000/first2000.tsv", "HELDOUT/manifest.tsv"):
+    for name in (
+        "last12.tsv",
+        "SYNTH/manifest.tsv",
+        "SYNTH5000/manifest.tsv",
+        "SYNTH5000/first2000.tsv",
+        "HELDOUT/manifest.tsv",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("\n".join(rows) + "\n")
     for name in ("runs", "tests/figures", "memsim/assets/checkpoints"):
