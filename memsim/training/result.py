@@ -34,10 +34,10 @@ class TrainingResult:
     dev: Mapping[str, int | float]
     """Scores of the best epoch on the dev set: `wer` and `cer` (fractions) and the counts that they are made of."""
     seed: int
-    dev_loss: float | None = None
-    """The mean loss on the dev set of the best epoch; None where its WER made it the best."""
     epochs: tuple[EpochResult, ...] = field(default=(), repr=False)
     """Losses and dev scores of every epoch; empty where an earlier call had finished the training."""
+    dev_loss: float | None = None
+    """The mean loss on the dev set of the best epoch; None where its WER made it the best."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `memsim qat --json` writes."""

@@ -228,7 +228,7 @@ def train(
             narrator = Narrator(listener, recipe.epochs)
             with listener.working():
                 best = loop.run(job, narrator, resume=resume, workers=workers, stop_request=stop_request)
-    return TrainingResult(out, best.epoch, best.dev, seed, best.dev_loss, tuple(narrator.results))
+    return TrainingResult(out, best.epoch, best.dev, seed, tuple(narrator.results), best.dev_loss)
 
 
 def _weight_bits(bits: int | str) -> int | None:
