@@ -179,6 +179,36 @@ FAULTS = {
         "evaluation/results_file.py", "parts = known.parts\n", "parts = [*known.parts, *known.parts]\n",
         "evaluation/test_run.py::test_a_stopped_study_goes_on",
     ),
+    "rows of small calls lost at the end": Fault(
+        "nn/collect.py", "        for collector in gathered.values():\n            collector.pass_on()\n", "",
+        "nn/test_collect.py::test_rows_of_small_calls_count_like_others",
+    ),
+    "rows of small calls after those of later ones": Fault(
+        "nn/collect.py", "            self.pass_on()\n            self._pass(rows)\n", "            self._pass(rows)\n",
+        "nn/test_collect.py::test_rows_of_small_calls_count_like_others",
+    ),
+    "bfloat16 without units for it": Fault(
+        "precision.py", 'return bool(found.get("avx512_bf16") or found.get("amx_bf16"))', "return True",
+        "test_precision.py",
+    ),
+    "epoch of most dev loss kept": Fault(
+        "training/state.py", "self.dev_loss is None else self.dev_loss", "self.dev_loss is None else -self.dev_loss",
+        "training/test_loop.py::test_the_dev_loss_is_that_of_the_network_that_is_kept",
+    ),
+    "offset of a trim with the wrong sign": Fault(
+        "post_training/trims.py", "found[:, -1].float()", "-found[:, -1].float()",
+        "post_training/test_trims.py::test_known_gains_and_offsets_are_found",
+    ),
+    "offsets of a chip in the loop learn away from their gradient": Fault(
+        "nn/trained_chip.py", "gradient.sum(dim=0)", "-gradient.sum(dim=0)", "nn/test_trained_chip.py"
+    ),
+    "Fourier transform not counted": Fault(
+        "nn/operations.py", '("argmax", "max", "_fft_r2c")', '("argmax", "max")', "nn/test_operations.py"
+    ),
+    "budget of allotted bits exceeded by rounding": Fault(
+        "post_training/allotment.py", "return -(-cost * steps // left)", "return cost * steps // left",
+        "post_training/test_allotment.py",
+    ),
 }  # fmt: skip
 
 

@@ -161,6 +161,12 @@ def test_rows_of_small_calls_count_like_others(sizes: list[Any]) -> None:
     torch.testing.assert_close(moments.result(), (rows.mT @ rows / len(rows))[None])
     heaviest = rows[rows.norm(dim=1).argsort(descending=True)[: min(64, len(rows))]]
     torch.testing.assert_close(result.sample[: len(heaviest)], heaviest)
+    at_once = statistics_collectors(layers)[name]
+    at_once.add(rows)
+    whole = at_once.result()
+    assert whole is not None
+    assert torch.equal(result.sample, whole.sample)  # its light rows are drawn by their places
+    assert torch.equal(result.weights, whole.weights)
     with pytest.raises(InputError, match=f"{name}: .*NaN"), collecting(layers, {name: MomentCollector()}):
         net(torch.full((1, 3), torch.nan))
 
