@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memsim.crossbar.ranges import dac_range
@@ -35,13 +35,15 @@ def test_percentiles_are_numpys_within_a_bin(seed: int, percent: float, kind: st
 
 @settings(deadline=None)
 @given(st.integers(0, 1000), st.floats(50.1, 99.99), st.floats(1e-4, 0.4))
+@example(1, 60.0, 0.4)
 def test_a_percentile_that_zeros_reach_is_that_of_the_other_values(seed: int, percent: float, share: float) -> None:
     """Otherwise an input that is seldom other than 0 has no range at all."""
     values = torch.rand(max(1, round(20_000 * share)), generator=torch.Generator().manual_seed(seed)) + 0.5
     x = torch.zeros(20_000)
     x[: len(values)] = values
     got = statistics_of(x[:, None]).percentile(percent)
-    if len(values) / len(x) <= 1 - percent / 100:
+    # where zeros just fail to reach it, the rounding of the histogram (float32) decides, and both answers are right
+    if len(values) / len(x) < 1 - percent / 100 - 1e-7:
         low, high = (float(np.percentile(values.numpy(), percent, method=method)) for method in ("lower", "higher"))
         assert 0.87 * low <= got <= 1.13 * high
     assert got > 0.4
