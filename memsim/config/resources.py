@@ -26,19 +26,16 @@ def find_config(
     Raises InputError that names the shipped files, and the file or name that may have been meant, when there is
     neither; relative paths of files that may have been meant start from the folder `near`.
     """
-    path = Path(name_or_path)
+    path, folder = Path(name_or_path), configs_root() / kind
+    is_name = path.name == str(name_or_path)
+    shipped = [folder / f"{path.name}{suffix}" for suffix in suffixes] if is_name else []
     try:
         is_folder = path.is_dir()
-        if path.is_file():
-            return path
+        for candidate in (path, *shipped):
+            if candidate.is_file():
+                return candidate
     except OSError as error:
         raise InputError(f"{name_or_path}: cannot be read ({error.strerror})") from None
-    folder = configs_root() / kind
-    if path.name == str(name_or_path):
-        for suffix in suffixes:
-            shipped = folder / f"{path.name}{suffix}"
-            if shipped.is_file():
-                return shipped
     if is_folder:
         raise InputError(
             f"{name_or_path}: is a folder; expected a {'YAML ' if set(suffixes) <= {'.yaml', '.yml'} else ''}file"

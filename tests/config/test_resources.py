@@ -97,9 +97,10 @@ def test_a_folder(tmp_path: Path) -> None:
         find_config("models", tmp_path)
 
 
-def test_a_name_that_no_file_can_have() -> None:
+@pytest.mark.parametrize("length", [300, 253], ids=["too long", "too long with its ending"])
+def test_a_name_that_no_file_can_have(length: int) -> None:
     with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
-        find_config("models", "x" * 300)
+        find_config("models", "x" * length)
 
 
 def test_an_installed_package_has_its_configs_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
