@@ -12,6 +12,7 @@ install -e '.[fuzz]') inputs are drawn at random. The last line gives the number
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -30,9 +31,17 @@ try:
 except ImportError:
     atheris = None
 
-_COMPILED = ["memsim.crossbar.compiled"]  # numba cannot compile what is instrumented
+_REPOSITORY = Path(__file__).parents[2]
 
-with atheris.instrument_imports(include=["memsim"], exclude=_COMPILED) if atheris else nullcontext():
+
+def _modules_with_kernels() -> list[str]:
+    """Return the modules that numba compiles functions of, which it cannot where they are instrumented."""
+    kernels = re.compile(r"^from memsim\.portable\.kernels import .*\b(kernel|inlined)\b", re.MULTILINE)
+    files = [file for file in (_REPOSITORY / "memsim").rglob("*.py") if kernels.search(file.read_text())]
+    return [".".join(file.relative_to(_REPOSITORY).with_suffix("").parts) for file in files]
+
+
+with atheris.instrument_imports(include=["memsim"], exclude=_modules_with_kernels()) if atheris else nullcontext():
     from memsim.errors import InputError
     from tests.fuzz.readers import READERS, Reader
 
