@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--unguided", action="store_true", help="do without atheris")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    options.findings.mkdir(parents=True, exist_ok=True)
     if atheris is None:
         options.unguided = True
     reader = READERS[options.name]
