@@ -21,6 +21,8 @@ SHARED = "Parts of several results"
 SOMETIMES = {
     "babbling",
     "cells_error",
+    "cut_short",
+    "cut_short_errors",
     "decoding.options.**",
     "decoding.tuning.**",
     "mapping.allotment.**",

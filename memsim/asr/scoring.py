@@ -17,6 +17,10 @@ BABBLE = 2.0
 """The length, in lengths of the reference, above which a hypothesis counts as babbling."""
 BABBLE_WORDS = 10
 """The number of words beyond that length from which the hypothesis of a single utterance counts as babbling."""
+CUT_SHORT = 0.5
+"""The length, in lengths of the reference, below which a hypothesis counts as cut short."""
+CUT_SHORT_WORDS = 10
+"""The number of words of the reference beyond those of a hypothesis from which this counts as cut short."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,22 @@ class Score:
         words = sum(words for _, words in kept)
         return sum(errors for errors, _ in kept) / words if words else None
 
+    @cached_property
+    def cut_short(self) -> tuple[int, ...]:
+        """The numbers of utterances whose hypothesis ends early.
+
+        It has less than CUT_SHORT times the words of the reference, and over CUT_SHORT_WORDS words fewer.
+        """
+        return tuple(
+            i
+            for i, (text, (_, words)) in enumerate(zip(self.hypotheses, self.utterance_errors, strict=True))
+            if len(text.split()) < min(CUT_SHORT * words, words - CUT_SHORT_WORDS)
+        )
+
+    def errors_of(self, utterances: Sequence[int]) -> int:
+        """Return the word errors of these `utterances` together."""
+        return sum(self.utterance_errors[i][0] for i in utterances)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the entries of a result file."""
         names = ["wer", "cer", "hits", "substitutions", "insertions", "deletions"]
@@ -114,6 +134,8 @@ class Score:
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.babbling:
             found |= {"babbling": len(self.babbling), "wer_without_babbling": self.wer_without_babbling}
+        if self.cut_short:
+            found |= {"cut_short": len(self.cut_short), "cut_short_errors": self.errors_of(self.cut_short)}
         return found
 
     def worst(self, count: int) -> list[int]:

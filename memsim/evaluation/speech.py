@@ -185,7 +185,7 @@ class SpeechTask(Task):
 
     @classmethod
     def problems(cls, found: SpeechScore, baseline: SpeechScore | None, baseline_name: str) -> Mapping[str, str]:
-        """Texts that are empty, repeated, babbling, short or lost."""
+        """Texts that are empty, repeated, babbling, cut short or lost."""
         if id(baseline) not in found.lost:
             found.lost[id(baseline)] = lost_text(found, baseline, baseline_name)
         return found.lost[id(baseline)]

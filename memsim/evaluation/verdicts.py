@@ -33,9 +33,11 @@ def why_unusable(scores: Sequence[scoring.Score]) -> str | None:
 
 
 def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, baseline_name: str = "") -> dict[str, str]:
-    """Find what is wrong with the texts of a network, by kind: empty, repeated, babbling, short, lost, or some babble.
+    """Find what is wrong with the texts of a network, by kind.
 
-    `baseline` is a network that this one is made from, on the same utterances; words that it wrote can be lost.
+    The kinds are empty, repeated, babbling, short, lost, some babble, and some end early. `baseline` is a network that
+    this one is made from, on the same utterances: words that it wrote can be lost, and texts end early only where it
+    goes on.
     """
     texts = [" ".join(text.split()) for text in found.hypotheses]
     references = [" ".join(text.split()) for text in found.references]
@@ -65,6 +67,15 @@ def lost_text(found: scoring.Score, baseline: scoring.Score | None = None, basel
             f"{counted(len(found.babbling), 'transcript is', 'transcripts are')} more than twice as long as the "
             f"reference (babbling); the others have a WER of {others:.2%}"
         )
+    if not said and baseline is not None:
+        early = [i for i in found.cut_short if i not in baseline.cut_short]
+        if early:
+            errors = found.substitutions + found.insertions + found.deletions
+            said["some end early"] = (
+                f"{counted(len(early), 'transcript has', 'transcripts have')} less than half of the reference's words "
+                f"(cut short), where the {baseline_name} network goes on; {found.errors_of(early)} of the "
+                f"{counted(errors, 'word error')} are theirs"
+            )
     return said
 
 

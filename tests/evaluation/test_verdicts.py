@@ -93,6 +93,28 @@ def test_some_babble_is_said_and_counted_apart() -> None:
     assert "babbling" not in score_of(long, long).to_dict()
 
 
+def test_texts_that_end_early_are_said_and_counted() -> None:
+    """A hypothesis is cut short from less than half of the words of its reference on, over ten of which it lacks."""
+    half, less = " ".join(["alpha"] * 15), " ".join(["alpha"] * 14)
+    long = [f"{half} {half}"] * 8
+    baseline = score_of(long, [*long[:6], less, half])
+    assert baseline.cut_short == (6,)
+    found = score_of(long, [*long[:4], "alpha", less, less, half])
+    assert found.cut_short == (4, 5, 6)
+    assert lost_text(found, baseline, "digital") == {
+        "some end early": "2 transcripts have less than half of the reference's words (cut short), where the digital "
+        "network goes on; 45 of the 76 word errors are theirs"
+    }
+    assert not lost_text(found)
+    assert not lost_text(baseline, found, "digital")
+    assert {key: found.to_dict()[key] for key in ("cut_short", "cut_short_errors")} == {
+        "cut_short": 3,
+        "cut_short_errors": 61,
+    }
+    assert "cut_short" not in score_of(long, long).to_dict()
+    assert not score_of(["alpha bravo charlie delta"], ["alpha"]).cut_short
+
+
 def test_one_command_said_by_all_is_no_repetition() -> None:
     assert not lost_text(score(["yes"] * 4, ["yes"] * 4))
     assert not lost_text(score(["yes", "yes", "yes", "no"], ["yes"] * 4))
