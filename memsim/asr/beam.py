@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from memsim.asr.extras import require
 from memsim.asr.lexicon import load_lexicon
-from memsim.asr.ngram import read_arpa_words
+from memsim.asr.ngram import read_arpa_words, require_possible_counts
 from memsim.asr.text import canonical
 from memsim.asr.tokens import BLANK, PhonemeTokens, Tokens
 from memsim.errors import InputError
@@ -237,6 +237,7 @@ def _language_model(path: Path | None, dictionary: Any) -> Any:
         return require("flashlight.lib.text.decoder", "beam search").ZeroLM()
     if not path.is_file():
         raise InputError(f"{path}: no such language model")
+    require_possible_counts(path)
     kenlm = require("flashlight.lib.text.decoder.kenlm", "language models")
     try:
         with _standard_error_discarded():

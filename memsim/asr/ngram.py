@@ -7,9 +7,11 @@ import gzip
 import io
 import lzma
 import math
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -132,15 +134,30 @@ def read_arpa_words(path: Path) -> list[str]:
     return words
 
 
+def require_possible_counts(path: Path) -> None:
+    """Raise InputError for a file whose ARPA header gives impossible numbers of n-grams, on which KenLM crashes.
+
+    Other files pass, whatever they are.
+    """
+    with suppress(OSError, *_NOT_PACKED), _opened(path, errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            line = line.strip()
+            if line and not line.startswith(("\\data\\", "ngram")):
+                return
+            if re.match(r"ngram[^=]*=\s*(-|\+?[0-9]{14})", line):
+                raise InputError(f"{path}:{number}: expected a number of n-grams from 0 to 10^13, found {line[:80]!r}")
+
+
+_NOT_PACKED = (EOFError, zlib.error, lzma.LZMAError)
 _OPENERS: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-def _opened(path: Path) -> IO[str]:
-    """Open a file as text, unpacked by its suffix."""
+def _opened(path: Path, errors: str = "strict") -> IO[str]:
+    """Open a file as text, unpacked by its suffix; `errors` is what is done with bytes that are no text."""
     if path.suffix not in _OPENERS:
-        return path.open(encoding="utf-8")
+        return path.open(encoding="utf-8", errors=errors)
     unpacked = Unpacked(_OPENERS[path.suffix](path), path)
-    return io.TextIOWrapper(io.BufferedReader(unpacked), encoding="utf-8")
+    return io.TextIOWrapper(io.BufferedReader(unpacked), encoding="utf-8", errors=errors)
 
 
 def _unigram_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -156,7 +173,7 @@ def _unigram_lines(path: Path) -> Iterator[tuple[int, str]]:
                     inside = line == "\\1-grams:"
                 elif inside and line:
                     yield number, line
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError):
+    except (UnicodeDecodeError, gzip.BadGzipFile, *_NOT_PACKED):
         raise InputError(
             f"{path}: not an ARPA file; a binary language model does not give its words: name them by --lexicon FILE"
         ) from None

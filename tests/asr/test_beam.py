@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import itertools
 import math
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,17 @@ def test_words_without_a_spelling_are_left_out(arpa) -> None:
     assert BeamSearch(CHARACTERS, [*WORDS, "caf\u00e9"], arpa).words == 3
     with pytest.raises(InputError, match="none of 1 word to recognise can be written"):
         BeamSearch(CHARACTERS, ["caf\u00e9"], arpa)
+
+
+@pytest.mark.parametrize("count", ["-6", "18446744073709551610"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_counts_on_which_kenlm_crashes(tmp_path: Path, arpa: Path, count: str, suffix: str) -> None:
+    """They wrap around in 64 bits."""
+    text = re.sub(r"ngram 2=.*", f"ngram 2={count}", arpa.read_text())
+    path = tmp_path / f"model.arpa{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix else text.encode() + b"\xb0")
+    with pytest.raises(InputError, match=rf"arpa{suffix}:3: expected a number of n-grams .*, found 'ngram 2={count}'"):
+        BeamSearch(CHARACTERS, WORDS, path)
 
 
 def test_bad_input(tmp_path, arpa, capfd) -> None:
