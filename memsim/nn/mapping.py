@@ -56,7 +56,7 @@ from memsim.nn.sources import effective_weight
 from memsim.post_training.allotment import Allotment
 from memsim.post_training.fitting import LayerFit, MappingReport, fitted
 from memsim.post_training.inputs import InputFit, chosen_transform, describe
-from memsim.post_training.moments import MOST_INPUTS, mean_of, moments_of
+from memsim.post_training.moments import mean_of, moments_of
 from memsim.post_training.read_back import cell_outcomes
 from memsim.post_training.recipe import NEAREST, MappingRecipe, load_mapping, measurements
 
@@ -402,7 +402,7 @@ def _why_without(statistics: InputStatistics | None) -> str:
     """Return why there are no second moments of the inputs."""
     if statistics is None:
         return "not reached by calibration"
-    return "one-hot inputs" if statistics.is_one_hot else f"more than {MOST_INPUTS} inputs"
+    return "one-hot inputs" if statistics.is_one_hot else "second moments of its inputs take too much memory"
 
 
 def _calibration_data(

@@ -9,10 +9,19 @@ from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
 
 MOST_INPUTS = 8192
-"""The number of inputs of a block of a matrix up to which moments are collected: they take half a gigabyte then."""
+"""The number of inputs of a matrix up to which moments are collected: they take half a gigabyte then.
+
+A matrix of groups may have as many values, and so fewer inputs in a block: the positional convolution of Wav2Vec2, 16
+groups of 6144 inputs, would take 5 GB.
+"""
 
 _ROWS_AT_ONCE = 2048
 _NEGLIGIBLE = 1e-4  # the variance of an input relative to its second moment, up to which float32 sums may leave one
+
+
+def _are_kept(groups: int, block: int) -> bool:
+    """Whether moments of `groups` blocks of `block` inputs have no more values than those of MOST_INPUTS inputs."""
+    return groups * block**2 <= MOST_INPUTS**2
 
 
 class MomentCollector:
@@ -31,7 +40,7 @@ class MomentCollector:
         """Add the rows of `x` [..., features]. Raises InputError where they hold NaN or Inf."""
         rows = x.detach().reshape(-1, x.shape[-1]).float().cpu()
         block = rows.shape[1] // self._groups
-        if not rows.numel() or block > MOST_INPUTS:
+        if not rows.numel() or not _are_kept(self._groups, block):
             return
         if self._sum is None or self._inputs is None:
             self._sum = torch.zeros(self._groups, block, block, dtype=torch.float64)
@@ -47,7 +56,7 @@ class MomentCollector:
     def result(self) -> Tensor | None:
         """Return the mean of x x^T over the rows, [groups, in / groups, in / groups], float32.
 
-        Returns None where no rows were added, and for blocks of more than MOST_INPUTS inputs.
+        Returns None where no rows were added, and where they have more values than those of MOST_INPUTS inputs.
         """
         return None if self._sum is None else (self._sum / self.rows).float()
 
@@ -70,12 +79,12 @@ def moments_of(
     """Return the second moments [groups, in / groups, in / groups] that `statistics` hold, or those of the sample.
 
     Each row of the sample counts by its weight. None for one-hot inputs, whose moments are diagonal and all alike, and
-    for blocks of more than MOST_INPUTS inputs. `centred` moments are those of what the inputs differ from their mean
-    by, and 0 for an input that is the same in all rows. `shrunk` ones estimate those of the inputs that the matrix will
-    meet (see `shrinkage`).
+    for moments of more values than those of MOST_INPUTS inputs. `centred` moments are those of what the inputs differ
+    from their mean by, and 0 for an input that is the same in all rows. `shrunk` ones estimate those of the inputs that
+    the matrix will meet (see `shrinkage`).
     """
     block = statistics.sample.shape[1] // groups
-    if statistics.is_one_hot or block > MOST_INPUTS:
+    if statistics.is_one_hot or not _are_kept(groups, block):
         return None
     weights = statistics.weights.double()
     if statistics.moments is not None:

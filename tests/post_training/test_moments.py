@@ -40,13 +40,17 @@ def test_inputs_that_cannot_be_used() -> None:
         MomentCollector().add(torch.tensor([[1.0, 1e30]]))
 
 
-def test_blocks_of_very_many_inputs_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_INPUTS", 3)
-    few, many = MomentCollector(2), MomentCollector()
-    for collector in (few, many):
-        collector.add(rows_of(10, 6))
-    assert few.result() is not None
-    assert many.result() is None
+def test_moments_of_too_many_values_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups count together: 2 of 3 inputs have 18 values, 3 of 2 have 12, and 6 inputs 36."""
+    monkeypatch.setattr(module, "MOST_INPUTS", 4)
+    x = rows_of(10, 6)
+    sample = StatisticsCollector(torch.Generator().manual_seed(0))
+    sample.add(x)
+    for groups, are_kept in ((3, True), (2, False), (1, False)):
+        collector = MomentCollector(groups)
+        collector.add(x)
+        assert (collector.result() is not None) == are_kept
+        assert (moments_of(sample.result(), groups) is not None) == are_kept
 
 
 def test_the_estimate_from_a_sample() -> None:
