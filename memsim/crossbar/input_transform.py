@@ -194,10 +194,14 @@ class InputTransform(nn.Module):
         return plain
 
     def moments(self, moments: Tensor) -> Tensor:
-        """Return the second moments [1, in, in], float32, of the inputs at the DAC, for those of plain inputs."""
-        factors = self.factors.double().to(moments.device)
-        scaled = moments.double() * factors * factors[:, None]
-        return rotated(rotated(scaled[0], self._block).T.contiguous(), self._block).float()[None]
+        """Return the second moments [parts, size, size], float32, of the inputs at the DAC, for those of plain inputs.
+
+        The block of the rotation divides the size of a part where there are several.
+        """
+        factors = self.factors.double().to(moments.device).view(len(moments), -1)
+        scaled = moments.double() * factors[:, None] * factors[:, :, None]
+        both = [rotated(rotated(own, self._block).T.contiguous(), self._block) for own in scaled]
+        return torch.stack(both).float()
 
     def statistics(self, statistics: InputStatistics) -> InputStatistics:
         """Return the statistics of the inputs at the DAC, for those of plain inputs.

@@ -45,9 +45,9 @@ class InputStatistics:
             are those of largest norm, and one same number for the others.
         full_scale: the input at the DAC's full scale that training chose, if any.
         is_one_hot: whether the input rows are all rows with a single 1, of which the sample has some.
-        moments: [groups, in / groups, in / groups], the mean of x x^T over all input rows, by block of the matrix; None
-            where it was not asked for. Files do not hold it.
-        mean: [groups, in / groups], the mean of x over all input rows; None where `moments` are.
+        moments: [parts, size, size], the mean of x x^T over all input rows, by group of the matrix, or parts of groups
+            (see `memsim.post_training.moments.part_size`); None where it was not asked for. Files do not hold it.
+        mean: [parts, size], the mean of x over all input rows; None where `moments` are.
         sensitivity: the rise of the network's loss where the matrix's products err by as much as they are, in second
             order, of which a relative error of e gives e^2 (see `memsim.nn.sensitivity`); None where it was not asked
             for or is not known. Files do not hold it.

@@ -357,11 +357,10 @@ def _fitted_matrix(
     """
     name, groups, spec = layer.name, layer.source.groups, layer.spec
     moments, measured, mean = None, None, None
-    if statistics is not None and recipe.needs_moments:
+    if statistics is not None and recipe.needs_moments and trained is None:
         moments = moments_of(statistics, groups, centred=recipe.offsets, shrunk=True)
         measured = moments_of(statistics, groups, centred=recipe.offsets)
         mean = mean_of(statistics, groups) if recipe.offsets and moments is not None else None
-    is_trained = trained is not None
     transform: InputTransform | None
     changed: InputFit | None
     if trained is not None and trained.transform is not None:
@@ -369,7 +368,7 @@ def _fitted_matrix(
         changed, weight = describe(transform), trained.transform.weight(weight).detach()
     else:
         transform, changed = chosen_transform(
-            name, weight, spec, recipe, statistics, groups=groups, is_trained=is_trained
+            name, weight, spec, recipe, statistics, groups=groups, is_trained=trained is not None
         )
         weight = weight if transform is None else transform.weight(weight)
     if transform is not None:
@@ -377,7 +376,7 @@ def _fitted_matrix(
         mean = None if mean is None else transform(mean.to(weight.device)).cpu()
     scale = None if trained is None else trained.scale
     outcomes = None
-    if recipe.reads_back and moments is not None and not is_trained:
+    if recipe.reads_back and moments is not None:
         outcomes = cell_outcomes(name, weight.shape, spec, seed, groups, weight.device)
     why = _why_without(statistics)
     found = fitted(weight, spec, recipe, moments, scale, groups, why, outcomes, mean, measured)
@@ -400,9 +399,7 @@ def _require_inputs(what: str, names: Sequence[str], statistics: Mapping[str, In
 
 def _why_without(statistics: InputStatistics | None) -> str:
     """Return why there are no second moments of the inputs."""
-    if statistics is None:
-        return "not reached by calibration"
-    return "one-hot inputs" if statistics.is_one_hot else "second moments of its inputs take too much memory"
+    return "not reached by calibration" if statistics is None else "one-hot inputs"
 
 
 def _calibration_data(

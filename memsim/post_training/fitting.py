@@ -17,6 +17,7 @@ from memsim.hardware import HardwareSpec
 from memsim.post_training.allotment import Allotment
 from memsim.post_training.feedback import feedback, product_errors
 from memsim.post_training.inputs import InputFit
+from memsim.post_training.moments import by_part, from_parts
 from memsim.post_training.read_back import CellOutcomes
 from memsim.post_training.recipe import FeedbackConfig, MappingRecipe
 from memsim.post_training.refinement import damped, descend, refitted_scale
@@ -156,7 +157,8 @@ def fitted(
         weight: the matrix, or its blocks one below the other.
         spec: the spec of the layer, with its bits chosen.
         recipe: the recipe.
-        moments: the second moments of the inputs, [groups, in / groups, in / groups]; without them weights are rounded.
+        moments: the second moments of the inputs, [parts, size, size]: of each group, or of the parts of all groups.
+            Without them weights are rounded.
         trained: the scale of training, which is kept, and whose levels are the nearest ones.
         groups: the number of blocks.
         why_without: the reason why there are no moments.
@@ -176,7 +178,7 @@ def fitted(
     measured = moments if measured is None else measured.cpu()
     values = weight.detach().cpu().float()
     if recipe.scale_error == "inputs" and config.scale_method == "mse":
-        scale = _weighted_scale(values, moments, spec)
+        scale = _weighted_scale(values, moments.diagonal(dim1=1, dim2=2).reshape(groups, -1), spec)
     else:
         scale = encode.fit_scale(values, bits, config, tile_rows)
     step = encode.scale_of_weights(scale, values.shape[1], tile_rows).expand_as(values)
@@ -184,11 +186,11 @@ def fitted(
     levels, damping = nearest, None
     if recipe.feedback is not None:
         largest, by_importance = encode.max_level(bits), recipe.feedback.order == "importance"
-        parts, dampings = [], []
-        outputs = len(values) // groups
-        for group, (rows, steps, own) in enumerate(zip(values.chunk(groups), step.chunk(groups), moments, strict=True)):
-            own_cells = None if cells is None else cells.outputs(group * outputs, (group + 1) * outputs)
-            found, used = feedback(
+        found, dampings = [], []
+        blocks = by_part(values, groups, len(moments)), by_part(step, groups, len(moments)), moments
+        for part, (rows, steps, own) in enumerate(zip(*blocks, strict=True)):
+            own_cells = None if cells is None else _of_part(cells, part, len(moments), groups)
+            own_levels, used = feedback(
                 rows,
                 steps,
                 own,
@@ -197,22 +199,29 @@ def fitted(
                 by_importance=by_importance,
                 cells=own_cells,
             )
-            parts.append(found)
+            found.append(own_levels)
             dampings.append(used)
-        levels, damping = torch.cat(parts).to(nearest.dtype), max(dampings)
-    rounding_error = _error(values, nearest * step.double(), measured, mean)
+        levels, damping = from_parts(torch.stack(found), groups).to(nearest.dtype), max(dampings)
+    rounding_error = _error(values, nearest * step.double(), measured, mean, groups)
     if recipe.feedback is not None and damping is not None:
-        levels, scale = _refined(values, levels, scale, moments, spec, recipe.feedback, damping, cells)
+        levels, scale = _refined(values, levels, scale, moments, spec, recipe.feedback, damping, cells, groups)
     step = encode.scale_of_weights(scale, values.shape[1], tile_rows).double()
     method = NEAREST if recipe.feedback is None else FEEDBACK
     became = levels * step
-    fit = LayerFit(method, None, _error(values, became, measured, mean), rounding_error, damping)
+    fit = LayerFit(method, None, _error(values, became, measured, mean, groups), rounding_error, damping)
     if cells is not None and recipe.reads_back:
         became = cells.became(levels) * step
-        fit = replace(fit, cells_error=_error(values, became, measured, mean))
+        fit = replace(fit, cells_error=_error(values, became, measured, mean, groups))
     used_scale = encode.without_idle_channels(scale, levels, tile_rows)
     offset = None if mean is None else _means(values - became, mean).float().to(weight.device)
     return FittedMatrix(levels.to(weight.device), used_scale.to(weight.device), fit, offset)
+
+
+def _of_part(cells: CellOutcomes, part: int, parts: int, groups: int) -> CellOutcomes:
+    """Return the outcomes of the cells of one of the `parts` of all `groups` of a matrix."""
+    group, place = divmod(part, parts // groups)
+    outputs, size = cells.states.shape[5] // groups, cells.states.shape[4] * groups // parts
+    return cells.outputs(group * outputs, (group + 1) * outputs).inputs(place * size, (place + 1) * size)
 
 
 def _means(weight: Tensor, mean: Tensor) -> Tensor:
@@ -231,37 +240,39 @@ def _refined(
     config: FeedbackConfig,
     damping: float,
     cells: CellOutcomes | None,
+    groups: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the levels [out, in / groups] and the scale after the descent and the refits of `config`.
 
     The levels of cells that are read back stay, as these are programmed, and scales are refitted to what they became.
     """
     moments = torch.stack([damped(own, damping) for own in moments])
-    groups, tile_rows, largest = len(moments), spec.tile.rows, encode.max_level(encode.bits_of(spec))
+    parts, tile_rows, largest = len(moments), spec.tile.rows, encode.max_level(encode.bits_of(spec))
     passes = config.passes if cells is None else 0
     for done in range(passes + 1):
         if config.refit_scales:
             became = levels if cells is None else cells.became(levels)
-            scale = refitted_scale(weight, became, scale, moments, tile_rows)
+            scale = refitted_scale(weight, became, scale, moments, tile_rows, groups)
         if done == passes:
             break
         step = encode.scale_of_weights(scale, weight.shape[1], tile_rows).expand_as(weight)
-        blocks = zip(weight.chunk(groups), levels.chunk(groups), step.chunk(groups), moments, strict=True)
-        found = [descend(*block, largest) for block in blocks]
-        levels = torch.cat([own for own, _ in found]).to(levels.dtype)
+        exact, own, steps = (by_part(each, groups, parts) for each in (weight, levels, step))
+        found = [descend(*block, largest) for block in zip(exact, own, steps, moments, strict=True)]
+        levels = from_parts(torch.stack([own for own, _ in found]), groups).to(levels.dtype)
         if not any(changed for _, changed in found):
             break
     return levels, scale
 
 
-def _error(weight: Tensor, found: Tensor, moments: Tensor, mean: Tensor | None) -> float:
+def _error(weight: Tensor, found: Tensor, moments: Tensor, mean: Tensor | None, groups: int) -> float:
     """Return the relative error of the product by `found` [out, in / groups] in place of `weight`.
 
     Where `moments` are centred about a `mean`, an offset takes out the error of the mean.
     """
-    square, groups = 0.0, len(moments)
+    square, parts = 0.0, len(moments)
     whole = 0.0 if mean is None else float(_means(weight, mean).square().sum())
-    for rows, exact, own in zip((found - weight).chunk(groups), weight.chunk(groups), moments, strict=True):
+    blocks = by_part(found - weight, groups, parts), by_part(weight, groups, parts), moments
+    for rows, exact, own in zip(*blocks, strict=True):
         square += float(product_errors(rows, own).sum())
         whole += float(product_errors(exact, own).sum())
     return math.sqrt(max(square, 0.0) / whole) if whole > 0 else 0.0
@@ -272,9 +283,9 @@ def _rounded(weight: Tensor, scale: Tensor, spec: HardwareSpec, fit: LayerFit) -
     return FittedMatrix(levels, encode.without_idle_channels(scale, levels, spec.tile.rows), fit)
 
 
-def _weighted_scale(weight: Tensor, moments: Tensor, spec: HardwareSpec) -> Tensor:
-    """Return the scale as the spec shapes it, of least error weighted with the moments' diagonal."""
-    largest, importance = encode.max_level(encode.bits_of(spec)), moments.diagonal(dim1=1, dim2=2)
+def _weighted_scale(weight: Tensor, importance: Tensor, spec: HardwareSpec) -> Tensor:
+    """Return the scale as the spec shapes it, of least error weighted with the `importance` [groups, in / groups]."""
+    largest = encode.max_level(encode.bits_of(spec))
     if spec.weights.scale == "per_tensor":
         each = importance.repeat_interleave(len(weight) // len(importance), dim=0)
         scale = weighted_scale(weight.reshape(-1, 1), each.reshape(-1), largest)

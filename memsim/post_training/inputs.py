@@ -11,6 +11,7 @@ from memsim import rng
 from memsim.crossbar.input_transform import InputTransform
 from memsim.crossbar.statistics import InputStatistics
 from memsim.hardware import HardwareSpec
+from memsim.post_training.moments import part_size
 from memsim.post_training.recipe import MappingRecipe
 
 _LEAST = 1e-4  # of the largest magnitude of an input or a weight; smaller ones count as this
@@ -113,10 +114,10 @@ def _why_not(recipe: MappingRecipe, statistics: InputStatistics | None, groups: 
 def block_for(inputs: int, tile_rows: int) -> int:
     """Return the block of a rotation: the largest power of 2 that divides a tile's rows and is at most `inputs`.
 
-    No block then spans two tiles.
+    No block then spans two tiles, nor two parts of the inputs' second moments.
     """
-    block = tile_rows & -tile_rows
-    while block > inputs:
+    block, part = tile_rows & -tile_rows, part_size(inputs)
+    while block > inputs or (part < inputs and part % block):
         block //= 2
     return block
 
@@ -125,7 +126,7 @@ def _sizes(statistics: InputStatistics) -> tuple[Tensor, Tensor]:
     """Return the largest magnitude [in] of each input and its second moment [in], float64."""
     rows, weights = statistics.sample.cpu().double(), statistics.weights.cpu().double()
     if statistics.moments is not None:
-        squares = statistics.moments[0].diagonal().cpu().double()
+        squares = statistics.moments.diagonal(dim1=1, dim2=2).flatten().cpu().double()
     else:
         squares = (rows.square() * weights[:, None]).sum(dim=0) / weights.sum()
     return rows.abs().amax(dim=0), squares

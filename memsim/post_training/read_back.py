@@ -40,6 +40,10 @@ class CellOutcomes:
         """Return the outcomes of the outputs `first` to `last` - 1."""
         return CellOutcomes(self.states[..., first:last], self.steps, self.cell_bits)
 
+    def inputs(self, first: int, last: int) -> CellOutcomes:
+        """Return the outcomes of the inputs `first` to `last` - 1 of each group."""
+        return CellOutcomes(self.states[..., first:last, :], self.steps, self.cell_bits)
+
     def parts(self) -> Tensor:
         """Return the part of a level [out, in / groups, 2, slices, digits], float32, that a cell is at each digit.
 

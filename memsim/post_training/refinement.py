@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from memsim.portable.kernels import as_array, in_threads, is_compiled, kernel
+from memsim.post_training.moments import by_part
 
 BLOCK = 64
 """Inputs whose errors are multiplied by the moments together."""
@@ -103,7 +104,9 @@ def _descend_of(weight, step, moments, order, largest, levels, first, last):  # 
 _descend = kernel(_descend_of)
 
 
-def refitted_scale(weight: Tensor, levels: Tensor, scale: Tensor, moments: Tensor, tile_rows: int) -> Tensor:
+def refitted_scale(
+    weight: Tensor, levels: Tensor, scale: Tensor, moments: Tensor, tile_rows: int, groups: int = 1
+) -> Tensor:
     """Return the scale of least error of the product by `levels`, float32, in the shape of `scale`.
 
     The scales of an output's tiles are found together. They stay as they are where least squares gives one that is not
@@ -113,19 +116,28 @@ def refitted_scale(weight: Tensor, levels: Tensor, scale: Tensor, moments: Tenso
         weight: [out, in / groups].
         levels: [out, in / groups], or what their cells became.
         scale: the scale before, [out], [1] or [row_tiles, out].
-        moments: the second moments of the inputs, damped, [groups, in / groups, in / groups].
+        moments: the second moments of the inputs, damped, [parts, size, size].
         tile_rows: the number of inputs that a scale for each tile spans.
+        groups: the number of blocks of the matrix.
     """
-    size = tile_rows if scale.ndim == 2 else weight.shape[1]
-    parts = [slice(first, first + size) for first in range(0, weight.shape[1], size)]
+    inputs, size = weight.shape[1], moments.shape[1]
+    spanned = tile_rows if scale.ndim == 2 else inputs
     grams, sides = [], []
-    groups = len(moments)
-    for exact, own, second in zip(weight.double().chunk(groups), levels.double().chunk(groups), moments, strict=True):
-        weighted = [own[:, part] @ second[part].double() for part in parts]  # of each tile, [out, in]
-        rows = [torch.stack([(each * own)[:, part].sum(dim=1) for part in parts], dim=1) for each in weighted]
-        grams.append(torch.stack(rows, dim=1))  # [out, tiles, tiles]
-        sides.append(torch.stack([(each * exact).sum(dim=1) for each in weighted], dim=1))  # [out, tiles]
-    gram, side = torch.cat(grams), torch.cat(sides)
+    blocks = (by_part(each.double(), groups, len(moments)) for each in (weight, levels))
+    for part, (exact, own, second) in enumerate(zip(*blocks, moments.double(), strict=True)):
+        start = part * size % inputs  # of the part's inputs
+        tiles = [  # the inputs of each tile that are in the part
+            slice(max(first - start, 0), max(first + spanned - start, 0)) for first in range(0, inputs, spanned)
+        ]
+        gram, side = [], []
+        for tile in tiles:
+            weighted = own[:, tile] @ second[tile]  # [out, size]
+            products = weighted * own
+            gram.append(torch.stack([products[:, other].sum(dim=1) for other in tiles], dim=1))
+            side.append((weighted * exact).sum(dim=1))
+        grams.append(torch.stack(gram, dim=1))  # [out, tiles, tiles]
+        sides.append(torch.stack(side, dim=1))  # [out, tiles]
+    gram, side = (torch.stack(each).unflatten(0, (groups, -1)).sum(dim=1).flatten(0, 1) for each in (grams, sides))
     before = scale.double().T if scale.ndim == 2 else scale.double()[:, None]
     if len(before) != len(gram):  # one scale of all outputs
         gram, side = gram.sum(dim=0, keepdim=True), side.sum(dim=0, keepdim=True)

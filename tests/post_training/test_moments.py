@@ -14,7 +14,7 @@ from memsim.errors import InputError
 from memsim.nn.collect import StatisticsCollector
 from memsim.post_training import moments as module
 from memsim.post_training.feedback import feedback, product_errors
-from memsim.post_training.moments import MomentCollector, moments_of, shrinkage
+from memsim.post_training.moments import MomentCollector, mean_of, moments_of, part_size, shrinkage
 
 
 def rows_of(n: int, features: int) -> torch.Tensor:
@@ -40,17 +40,49 @@ def test_inputs_that_cannot_be_used() -> None:
         MomentCollector().add(torch.tensor([[1.0, 1e30]]))
 
 
-def test_moments_of_too_many_values_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups count together: 2 of 3 inputs have 18 values, 3 of 2 have 12, and 6 inputs 36."""
-    monkeypatch.setattr(module, "MOST_INPUTS", 4)
-    x = rows_of(10, 6)
-    sample = StatisticsCollector(torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("groups", "inputs", "size"), [(1, 12, 6), (2, 6, 6), (3, 4, 4), (1, 24, 3), (2, 12, 3)])
+def test_moments_of_too_many_values_are_kept_in_parts(monkeypatch, groups: int, inputs: int, size: int) -> None:
+    """They have 81 values at most: 144 of 12 inputs are too many, 72 of two groups of 6 inputs are not."""
+    monkeypatch.setattr(module, "MOST_INPUTS", 9)
+    assert part_size(inputs, groups) == size
+    x = rows_of(10, groups * inputs)
+    sample, collector = StatisticsCollector(torch.Generator().manual_seed(0)), MomentCollector(groups)
     sample.add(x)
-    for groups, are_kept in ((3, True), (2, False), (1, False)):
-        collector = MomentCollector(groups)
-        collector.add(x)
-        assert (collector.result() is not None) == are_kept
-        assert (moments_of(sample.result(), groups) is not None) == are_kept
+    collector.add(x)
+    parts = x.view(10, -1, size)
+    expected = torch.einsum("npi,npj->pij", parts, parts) / 10
+    torch.testing.assert_close(collector.result(), expected)
+    torch.testing.assert_close(moments_of(sample.result(), groups), expected)
+    measured = replace(sample.result(), moments=collector.result(), mean=collector.mean())
+    torch.testing.assert_close(mean_of(measured, groups), x.mean(dim=0).view(groups, inputs))
+    about = (x - x.mean(dim=0)).view(10, -1, size)
+    centred = torch.einsum("npi,npj->pij", about, about) / 10
+    torch.testing.assert_close(moments_of(measured, groups, centred=True), centred, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "mapping"),
+    [("ideal", "feedback"), ("ideal", {"base": "feedback", "offsets": True}), ("physical", "read-back")],
+)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_levels_are_fed_back_within_parts(monkeypatch, hardware: str, mapping: object, grouped: bool) -> None:
+    """The error of the product lies between that of rounding and that with all moments, or near the latter."""
+    torch.manual_seed(3)
+    layer = nn.Conv1d(8, 20, 12, groups=2) if grouped else nn.Linear(96, 20)
+    x = nn.functional.avg_pool1d(torch.randn(2, 8, 1200) + 0.1, 7, 1)  # neighbours are alike
+    x = x if grouped else x.unfold(2, 12, 4).transpose(1, 2).flatten(2)
+    exact = layer(x).detach()
+
+    def error(mapping: object) -> float:
+        chip = memsim.map_model(layer, hardware, bits=3, calibration=[x], mapping=mapping)
+        (fit,) = chip.mapping.report.layers.values()
+        assert fit.method == ("nearest" if mapping == "nearest" else "feedback")
+        return float((chip(x) - exact).norm() / exact.norm())
+
+    whole, nearest = error(mapping), error("nearest")
+    monkeypatch.setattr(module, "MOST_INPUTS", 48)
+    in_parts = error(mapping)
+    assert whole < 1.05 * in_parts < 0.95 * nearest
 
 
 def test_the_estimate_from_a_sample() -> None:

@@ -12,6 +12,7 @@ import memsim
 from memsim.crossbar import encode
 from memsim.post_training.feedback import feedback
 from memsim.post_training.fitting import FittedMatrix, fitted
+from memsim.post_training.moments import by_part, from_parts
 from memsim.post_training.read_back import cell_outcomes
 from memsim.post_training.recipe import load_mapping
 from memsim.post_training.refinement import BLOCK, damped, descend, refitted_scale
@@ -133,7 +134,7 @@ def test_refitted_scales_are_those_of_least_squares(kind: str, groups: int) -> N
     weight = torch.cat([own for own, _ in problems])
     scale = scale_of(kind, out, features)
     levels = (weight / 0.4).round().clamp(-3, 3)
-    found = refitted_scale(weight, levels, scale, torch.stack([moments_of(x) for _, x in problems]), TILE)
+    found = refitted_scale(weight, levels, scale, torch.stack([moments_of(x) for _, x in problems]), TILE, groups)
     assert found.shape == scale.shape
     assert found.dtype == torch.float32
     size = TILE if kind == "per_tile" else features
@@ -176,11 +177,14 @@ def test_refitting_never_raises_the_error(kind, features, rank, idle, seed) -> N
         assert torch.equal(found[0], scale[0])
 
 
-def mapped(keys: dict[str, object], *, cells: bool = False, scale: str = "per_tile", groups: int = 1) -> FittedMatrix:
-    name = "physical" if cells else "ideal"
-    spec = memsim.load_hardware(
-        {"base": name, "weights": {"bits": 4, "scale": scale}, "tile": {"rows": 16}, "overrides": []}
+def spec_of(base: str, scale: str) -> memsim.HardwareSpec:
+    return memsim.load_hardware(
+        {"base": base, "weights": {"bits": 4, "scale": scale}, "tile": {"rows": 16}, "overrides": []}
     )
+
+
+def mapped(keys: dict[str, object], *, cells: bool = False, scale: str = "per_tile", groups: int = 1) -> FittedMatrix:
+    spec = spec_of("physical" if cells else "ideal", scale)
     weight, x = problem(12, 40, 3, rank=20)
     second = moments_of(x).float().expand(groups, -1, -1)
     outcomes = cell_outcomes("layer", weight.shape, spec, 0, groups) if cells else None
@@ -212,3 +216,31 @@ def test_cells_that_are_read_back_keep_their_levels_and_set_the_scales() -> None
     assert found.fit.cells_error is not None
     assert plain.fit.cells_error is not None
     assert found.fit.cells_error < plain.fit.cells_error
+
+
+@pytest.mark.parametrize("scale", ["per_tile", "per_channel", "per_tensor"])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("cells", [False, True])
+def test_moments_in_parts_are_those_of_parts_without_covariances(scale: str, groups: int, cells: bool) -> None:
+    """Parts of 20 inputs end within tiles of 16 rows."""
+    weight = torch.cat([problem(12 // groups, 40, seed)[0] for seed in range(groups)])
+    parts = torch.stack([moments_of(problem(1, 20, seed)[1]).float() for seed in range(2 * groups)])
+    whole = torch.stack([torch.block_diag(*own) for own in parts.unflatten(0, (groups, 2))])
+    assert torch.equal(from_parts(by_part(weight, groups, 2 * groups), groups), weight)
+    spec = spec_of("physical" if cells else "ideal", scale)
+    outcomes = cell_outcomes("layer", weight.shape, spec, 0, groups) if cells else None
+    keys = {"damping": 1e-9, "passes": 4, "refit_scales": True, "read_back": "rows" if cells else None}
+    recipe = load_mapping({"scale_error": "inputs", "feedback": keys})
+    found, expected = (
+        fitted(weight.float(), spec, recipe, moments, groups=groups, cells=outcomes) for moments in (parts, whole)
+    )
+    alike = (found.levels == expected.levels).all(dim=1)
+    assert alike.all() if cells else alike.sum() >= 10  # an output is rounded where that is better, or a part of it
+    assert 0.98 * expected.fit.product_error < found.fit.product_error <= (1 + 1e-6) * expected.fit.product_error
+    assert found.fit.rounding_error == pytest.approx(expected.fit.rounding_error, rel=1e-6)
+    if cells:
+        assert found.fit.cells_error == pytest.approx(expected.fit.cells_error, rel=1e-6)
+    if scale != "per_tensor":
+        torch.testing.assert_close(found.scale[..., alike], expected.scale[..., alike])
+    elif cells:
+        torch.testing.assert_close(found.scale, expected.scale)
