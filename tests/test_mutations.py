@@ -117,6 +117,14 @@ FAULTS = {
     "read noise once a chip": Fault(
         "crossbar/read_context.py", '"read", self.batch, self._calls[name])', '"read")', "crossbar/test_matrix.py"
     ),
+    "cells of the first part": Fault(
+        "post_training/fitting.py", ".inputs(place * size, (place + 1) * size)", ".inputs(0, size)",
+        "post_training/test_refinement.py",
+    ),
+    "tiles of the first part": Fault(
+        "post_training/refinement.py", "divmod(part * size, inputs)", "part * size // inputs, 0",
+        "post_training/test_refinement.py",
+    ),
     "second moments of the first layer": Fault(
         "nn/calibration.py", "own = moments.get(name)", "own = moments.get(next(iter(moments), name))",
         "post_training/test_moments.py",

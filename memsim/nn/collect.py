@@ -30,6 +30,11 @@ clip together.
 
 FEW_ROWS, ROWS_TOGETHER = 16, 256
 """Calls of up to FEW_ROWS rows are collected up to ROWS_TOGETHER rows, or MOST_VALUES values, at a time."""
+WIDE = 8192
+"""Calls of up to ROWS_TOGETHER rows of more features are collected up to as many rows.
+
+Long windows of convolutions come ten at a time, and adding to their second moments takes as long as hundreds of rows.
+"""
 
 
 class Collector(Protocol):
@@ -66,13 +71,14 @@ class _Gathered:
     def add(self, x: Tensor) -> None:
         """Add the rows of `x` [..., features] in their order. Raises InputError where they hold NaN or Inf."""
         rows = x.detach()[None].flatten(end_dim=-2)
-        if len(rows) > FEW_ROWS:
+        is_wide = rows.shape[-1] > WIDE
+        if len(rows) > (ROWS_TOGETHER if is_wide else FEW_ROWS):
             self.pass_on()
             self._pass(rows)
             return
         self._waiting.append(rows.clone())
         self._count += len(rows)
-        if self._count >= min(ROWS_TOGETHER, MOST_VALUES // max(1, x.shape[-1])):
+        if self._count >= (ROWS_TOGETHER if is_wide else min(ROWS_TOGETHER, MOST_VALUES // max(1, x.shape[-1]))):
             self.pass_on()
 
     def pass_on(self) -> None:

@@ -122,22 +122,23 @@ def refitted_scale(
     """
     inputs, size = weight.shape[1], moments.shape[1]
     spanned = tile_rows if scale.ndim == 2 else inputs
-    grams, sides = [], []
+    tiles = -(-inputs // spanned)
+    gram = torch.zeros(groups, len(weight) // groups, tiles, tiles, dtype=torch.float64)
+    side = torch.zeros(groups, len(weight) // groups, tiles, dtype=torch.float64)
     blocks = (by_part(each.double(), groups, len(moments)) for each in (weight, levels))
     for part, (exact, own, second) in enumerate(zip(*blocks, moments.double(), strict=True)):
-        start = part * size % inputs  # of the part's inputs
-        tiles = [  # the inputs of each tile that are in the part
-            slice(max(first - start, 0), max(first + spanned - start, 0)) for first in range(0, inputs, spanned)
-        ]
-        gram, side = [], []
-        for tile in tiles:
-            weighted = own[:, tile] @ second[tile]  # [out, size]
+        group, start = divmod(part * size, inputs)  # the first of the part's inputs
+        inside = {  # the inputs of each tile that are in the part
+            tile: slice(max(tile * spanned - start, 0), (tile + 1) * spanned - start)
+            for tile in range(start // spanned, -(-(start + size) // spanned))
+        }
+        for tile, of_tile in inside.items():
+            weighted = own[:, of_tile] @ second[of_tile]  # [out, size]
             products = weighted * own
-            gram.append(torch.stack([products[:, other].sum(dim=1) for other in tiles], dim=1))
-            side.append((weighted * exact).sum(dim=1))
-        grams.append(torch.stack(gram, dim=1))  # [out, tiles, tiles]
-        sides.append(torch.stack(side, dim=1))  # [out, tiles]
-    gram, side = (torch.stack(each).unflatten(0, (groups, -1)).sum(dim=1).flatten(0, 1) for each in (grams, sides))
+            for other, of_other in inside.items():
+                gram[group, :, tile, other] += products[:, of_other].sum(dim=1)
+            side[group, :, tile] += (weighted * exact).sum(dim=1)
+    gram, side = gram.flatten(0, 1), side.flatten(0, 1)
     before = scale.double().T if scale.ndim == 2 else scale.double()[:, None]
     if len(before) != len(gram):  # one scale of all outputs
         gram, side = gram.sum(dim=0, keepdim=True), side.sum(dim=0, keepdim=True)

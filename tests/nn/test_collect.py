@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from memsim.crossbar.statistics import InputStatistics
 from memsim.errors import InputError
+from memsim.nn import collect as module
 from memsim.nn.collect import Collectors, StatisticsCollector, collecting, statistics_collectors
 from memsim.nn.layer_adapters import mappable_layers, matrix_sources
 from memsim.post_training.moments import MomentCollector
@@ -141,19 +143,33 @@ class Net(nn.Module):
         return self.second(self.first(x).relu())
 
 
-@pytest.mark.parametrize("sizes", [[1] * 700, [1, 40, 3, 16, 17, 1, 300, 2], [(), 1, (2, 3), 0]])
-def test_rows_of_small_calls_count_like_others(sizes: list[Any]) -> None:
+@pytest.mark.parametrize("is_wide", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "together", "together_if_wide"),
+    [
+        ([1] * 700, [256, 256, 188], [256, 256, 188]),
+        ([1, 40, 3, 16, 17, 1, 300, 2], [1, 40, 19, 17, 1, 300, 2], [78, 300, 2]),
+        ([(), 1, (2, 3), 0], [8], [8]),
+    ],
+)
+def test_rows_of_small_calls_count_like_others(
+    monkeypatch, sizes: list[Any], together: list[int], together_if_wide: list[int], is_wide: bool
+) -> None:
     """However the rows are shared out to calls, all are counted, in their order."""
-    net = nn.Linear(3, 4)
+    if is_wide:
+        monkeypatch.setattr(module, "WIDE", 2)
+    net, passed = nn.Linear(3, 4), list[int]()
     layers = mappable_layers(net)
     draws = generator()
     calls = [torch.randn(*((n,) if isinstance(n, int) else n), 3, generator=draws) for n in sizes]
     rows = torch.cat([call.reshape(-1, 3) for call in calls])
     (name,) = matrix_sources(layers)
     statistics, moments = statistics_collectors(layers), MomentCollector()
-    with collecting(layers, {name: Collectors(statistics[name], moments)}):
+    counter = SimpleNamespace(add=lambda x: passed.append(len(x)))
+    with collecting(layers, {name: Collectors(statistics[name], moments, counter)}):
         for call in calls:
             net(call)
+    assert passed == (together_if_wide if is_wide else together)
     result = statistics[name].result()
     assert result is not None
     assert statistics[name].rows == moments.rows == len(rows)
