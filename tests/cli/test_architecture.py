@@ -301,7 +301,7 @@ def test_the_guides_bundle_commands_name_a_bundle():
 def test_the_bundle_in_its_real_size(folder):
     """The guide's lines, but for little data and few bits: 94 million weights on 380 million cells.
 
-    Each is a process of its own, whose memory (4 GB) is free again for the next.
+    Each is a process of its own, whose memory (5 GB) is free again for the next.
     """
     save_bundle(folder / "wav2vec2.safetensors", "WAV2VEC2_ASR_BASE_960H")
     for line in BUNDLE:
@@ -310,5 +310,5 @@ def test_the_bundle_in_its_real_size(folder):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "wav2vec2.mapped.safetensors on physical, 3-bit weights" in said
+    assert "wav2vec2.mapped.safetensors on physical with weights.scale=per_tile, dac.method=mse, 3-bit weights" in said
     assert "real-time factor of the simulation" in said
